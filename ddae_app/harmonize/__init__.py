@@ -1,0 +1,1 @@
+"""Harmonisation methods behind one protocol."""

@@ -1,0 +1,1 @@
+"""The three analysis levels, one story each."""

@@ -1,0 +1,1 @@
+"""The Disentangled Diffusion Autoencoder: tensors only."""

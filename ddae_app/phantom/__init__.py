@@ -1,0 +1,1 @@
+"""Multi-site brain phantoms with known truth."""
