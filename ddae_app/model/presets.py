@@ -1,0 +1,260 @@
+"""What a network looks like and how it is trained: frozen, self-validating settings."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from ddae_app.errors import ModelError
+
+SCHEDULES = ('linear', 'cosine')
+PREDICTIONS = ('epsilon', 'v')
+
+
+def _within(config: object, name: str, low: float, high: float) -> None:
+    value = getattr(config, name)
+    if not low <= value <= high:
+        raise ModelError(f'{name} is {value}; give a number from {low} to {high}')
+
+
+def _among(config: object, name: str, choices: tuple) -> None:
+    value = getattr(config, name)
+    if value not in choices:
+        raise ModelError(f'{name} is {value!r}; choose among {", ".join(map(str, choices))}')
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Shape of the networks and of the noise process.
+
+    Attributes
+    ----------
+    image_size : int
+        Height and width of a slice, pixels (paper: 128).
+    unshuffle : {1, 2, 4}
+        The networks see ``unshuffle**2`` channels at ``image_size / unshuffle``.
+    channels : int
+        Channels of the first level, a multiple of 4.
+    multipliers : tuple of int
+        Channels of each level over ``channels``; each further level halves the resolution.
+    blocks : int
+        Residual blocks per level of the noise network; the encoder has one.
+    attention : tuple of int
+        Feature-map sizes that get self-attention.
+    z_u_dim : int
+        Size of the unknown-variance latent.
+    z_u_noise : float
+        Above 0, ``z_u`` has unit variance and training adds noise of this standard deviation.
+    age_dim, sex_dim, site_dim : int
+        Sizes of the three groups that make up the known-variance latent ``z_k``.
+    dropout : float
+        In the residual blocks of the noise network.
+    timesteps : int
+        Noise levels T.
+    schedule : {'linear', 'cosine'}
+        Linear betas (Ho et al. 2020) or cosine alpha-bar (Nichol and Dhariwal 2021).
+    prediction : {'epsilon', 'v'}
+        What the network is asked for: the noise, or v (Salimans and Ho 2022).
+    condition_dropout : float
+        Chance, per group and image, that training shows the null token. At 0 the null tokens are
+        untrained unless labels are missing.
+    encoder_augment : bool
+        Whether training randomises the contrast of the semantic encoder's input.
+
+    Raises
+    ------
+    ModelError
+        If a value is out of range or the sizes do not divide.
+    """
+
+    image_size: int = 128
+    unshuffle: int = 1
+    channels: int = 32
+    multipliers: tuple[int, ...] = (1, 2, 3, 4)
+    blocks: int = 2
+    attention: tuple[int, ...] = (16,)
+    z_u_dim: int = 512
+    z_u_noise: float = 0.0
+    age_dim: int = 32
+    sex_dim: int = 8
+    site_dim: int = 32
+    dropout: float = 0.1
+    timesteps: int = 1000
+    schedule: str = 'linear'
+    prediction: str = 'epsilon'
+    condition_dropout: float = 0.0
+    encoder_augment: bool = False
+
+    def __post_init__(self) -> None:
+        _within(self, 'image_size', 8, 1024)
+        _among(self, 'unshuffle', (1, 2, 4))
+        _within(self, 'channels', 4, 1024)
+        _within(self, 'blocks', 1, 8)
+        for name in ('z_u_dim', 'age_dim', 'sex_dim', 'site_dim'):
+            _within(self, name, 1, 4096)
+        _within(self, 'z_u_noise', 0, 10)
+        _within(self, 'dropout', 0, 0.9)
+        _within(self, 'condition_dropout', 0, 0.9)
+        _within(self, 'timesteps', 2, 10_000)
+        _among(self, 'schedule', SCHEDULES)
+        _among(self, 'prediction', PREDICTIONS)
+        if not 1 <= len(self.multipliers) <= 8 or not all(1 <= m <= 16 for m in self.multipliers):
+            raise ModelError(
+                f'multipliers is {self.multipliers}; give 1 to 8 integers from 1 to 16'
+            )
+        if self.channels % 4:
+            raise ModelError(f'channels is {self.channels}; give a multiple of 4')
+        divisor = self.unshuffle * 2 ** (len(self.multipliers) - 1)
+        if self.image_size % divisor:
+            raise ModelError(
+                f'image_size {self.image_size} is not divisible by {divisor}, as unshuffle '
+                f'{self.unshuffle} and {len(self.multipliers)} levels need; change one of them'
+            )
+        if not set(self.attention) <= set(self.resolutions):
+            raise ModelError(
+                f'attention is {self.attention}, but the feature maps have sizes '
+                f'{self.resolutions}; choose among these'
+            )
+
+    @property
+    def resolutions(self) -> tuple[int, ...]:
+        """Feature-map size of each level, finest first."""
+        first = self.image_size // self.unshuffle
+        return tuple(first // 2**i for i in range(len(self.multipliers)))
+
+    @property
+    def z_k_dim(self) -> int:
+        """Size of the known-variance latent ``z_k = [age | sex | site]``."""
+        return self.age_dim + self.sex_dim + self.site_dim
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How a network is trained; every duration is counted in images seen.
+
+    Attributes
+    ----------
+    images : int
+        Images seen in all.
+    batch_size : int
+    learning_rate : float
+        AdamW, constant after the warm-up.
+    warmup_images : int
+        The learning rate rises linearly over these.
+    weight_decay : float
+    ema_halflife_images : int
+        Half-life of the weights' moving average, which is what a bundle holds.
+    grad_clip : float
+        Largest gradient norm.
+    validation_interval_images : int
+        Images between two rows of ``losses.tsv``.
+    validation_fraction : float
+        Part of each site's subjects that is held out.
+    rotation_degrees, shift_pixels : float
+        Largest random rotation and translation of the training image itself.
+    hsic_weight : float
+        Weight of the penalty on the dependence of ``z_u`` on the site, given age and sex.
+
+    Raises
+    ------
+    ModelError
+        If a value is out of range.
+    """
+
+    images: int = 1_000_000
+    batch_size: int = 16
+    learning_rate: float = 1e-4
+    warmup_images: int = 0
+    weight_decay: float = 0.0
+    ema_halflife_images: int = 100_000
+    grad_clip: float = 1.0
+    validation_interval_images: int = 10_000
+    validation_fraction: float = 0.1
+    rotation_degrees: float = 0.0
+    shift_pixels: float = 0.0
+    hsic_weight: float = 0.0
+
+    def __post_init__(self) -> None:
+        _within(self, 'images', 1, 10**10)
+        _within(self, 'batch_size', 1, 65_536)
+        _within(self, 'learning_rate', 1e-8, 1)
+        _within(self, 'warmup_images', 0, 10**10)
+        _within(self, 'weight_decay', 0, 1)
+        _within(self, 'ema_halflife_images', 1, 10**10)
+        _within(self, 'grad_clip', 1e-6, 1e6)
+        _within(self, 'validation_interval_images', 1, 10**10)
+        _within(self, 'validation_fraction', 0, 0.9)
+        _within(self, 'rotation_degrees', 0, 45)
+        _within(self, 'shift_pixels', 0, 64)
+        _within(self, 'hsic_weight', 0, 1e3)
+
+    @property
+    def steps(self) -> int:
+        """Optimiser steps in all."""
+        return math.ceil(self.images / self.batch_size)
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A network and the training that suits it."""
+
+    model: ModelConfig
+    train: TrainConfig
+
+
+PRESETS = {
+    # Reconstructed, not stated in the paper: the small configuration of its authors' earlier
+    # brain-age diffusion autoencoder (128 x 128, 32 channels, one 512-d code, eps-MSE, EMA 0.9999).
+    'paper': Preset(
+        ModelConfig(),
+        TrainConfig(images=3_000_000, ema_halflife_images=110_000),
+    ),
+    # For a GPU: half resolution inside, wide.
+    'base': Preset(
+        ModelConfig(
+            unshuffle=2,
+            channels=64,
+            multipliers=(1, 2, 4),
+            z_u_dim=64,
+            z_u_noise=0.3,
+            condition_dropout=0.15,
+            encoder_augment=True,
+        ),
+        TrainConfig(
+            images=2_000_000,
+            batch_size=64,
+            learning_rate=2e-4,
+            warmup_images=10_000,
+            weight_decay=0.01,
+            rotation_degrees=3,
+            shift_pixels=2,
+        ),
+    ),
+    # For two CPU cores: 48 evaluations of a slice take less than half a second.
+    'tiny': Preset(
+        ModelConfig(
+            unshuffle=4,
+            channels=32,
+            multipliers=(1, 2, 4),
+            blocks=1,
+            attention=(16,),
+            z_u_dim=32,
+            z_u_noise=0.3,
+            dropout=0.0,
+            condition_dropout=0.15,
+            encoder_augment=True,
+        ),
+        TrainConfig(
+            images=64_000,
+            batch_size=32,
+            learning_rate=1e-3,
+            warmup_images=3_200,
+            weight_decay=0.01,
+            ema_halflife_images=3_200,
+            validation_interval_images=3_200,
+            rotation_degrees=3,
+            shift_pixels=2,
+        ),
+    ),
+}
+"""Named settings: ``paper`` for comparison, ``base`` for a GPU, ``tiny`` for a CPU."""
