@@ -9,8 +9,11 @@ from scipy import ndimage
 
 from ddae_app.phantom.atlas import FIELD_STEP, Atlas, load_atlas
 
-AGE_RANGE = (18.0, 90.0)
-"""Ages that can be drawn, in years."""
+AGE_RANGE = (18.0, 89.0)
+"""Ages that can be drawn, in years; BIDS asks not to publish ages above 89."""
+
+BRAIN_CENTRE_MM = (0.0, -17.0, 5.0)
+"""Middle of the template's brain, which lies at the isocentre of a scanner."""
 
 SHAPE_STEP_MM = 5.0
 """Voxel size of the random displacement; it varies too slowly to need a finer one."""

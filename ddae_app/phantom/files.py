@@ -1,0 +1,154 @@
+"""The files of a phantom dataset: images, sidecars and descriptions, each whole or not there."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+
+from ddae_app import __version__
+from ddae_app.phantom.population import Subject
+from ddae_app.phantom.scanner import Scanner
+
+BIDS_VERSION = '1.10.0'
+
+MAX_INT16 = 32000
+"""The brightest voxel, before the header's slope."""
+
+TEMPLATE_DOI = 'doi:10.1016/j.neuroimage.2010.07.033'
+"""Fonov et al. 2011: the template from which every brain is made."""
+
+
+def write_image(path: Path, image: np.ndarray, points: np.ndarray, scanner: Scanner) -> None:
+    """Write what a scanner would: 16-bit integers with a slope, in its own axis order.
+
+    Parameters
+    ----------
+    path : Path
+        Ends in ``.nii.gz``; its folders are made.
+    image : np.ndarray, shape (X, Y, Z)
+        Not negative; 0 stays exactly 0.
+    points : np.ndarray, shape (X, Y, Z, 3)
+        Voxel centres in mm, axes RAS, as :func:`~ddae_app.phantom.dataset.acquire` returns them.
+    scanner : Scanner
+        Its voxel size and orientation.
+    """
+    affine = np.diag([*scanner.voxel_mm, 1.0])
+    affine[:3, 3] = points[0, 0, 0]
+    slope = float(image.max()) / MAX_INT16
+    stored = np.rint(image / slope).astype(np.int16)
+    turn = nib.orientations.ornt_transform(
+        nib.io_orientation(affine), nib.orientations.axcodes2ornt(scanner.orientation)
+    )
+    nifti = nib.Nifti1Image(stored, affine).as_reoriented(turn)
+    nifti.header.set_slope_inter(slope, 0)
+    nifti.header.set_xyzt_units('mm', 'sec')
+    nifti.set_qform(nifti.affine, code=1)
+    nifti.set_sform(nifti.affine, code=1)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f'.{path.name.removesuffix(".nii.gz")}.part.nii.gz')
+    nib.save(nifti, temporary)
+    temporary.replace(path)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write UTF-8 text; the folders are made."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f'.{path.name}.part')
+    temporary.write_text(text, encoding='utf-8')
+    temporary.replace(path)
+
+
+def write_json(path: Path, content: dict) -> None:
+    """Write JSON, keys in the order given."""
+    write_text(path, json.dumps(content, indent=2) + '\n')
+
+
+def sidecar(path: Path) -> Path:
+    """The JSON file beside an image."""
+    return path.with_name(path.name.replace('.nii.gz', '.json'))
+
+
+def _truthsidecar(raw: Path, scanner: Scanner) -> dict:
+    return {
+        'Description': f'The same head, same position, without noise, in the scanner of '
+        f'{scanner.site}',
+        'Sources': [f'bids:raw:{raw.as_posix()}'],
+        'SkullStripped': True,
+        'TargetSite': scanner.site,
+    }
+
+
+def write_raw_description(out: Path, subjects: list[Subject], design: str) -> None:
+    """Write the raw dataset's description, README and participants table."""
+    write_json(
+        out / 'dataset_description.json',
+        {
+            'Name': 'Multi-site brain phantoms',
+            'BIDSVersion': BIDS_VERSION,
+            'DatasetType': 'raw',
+            'License': 'CC0',
+            'GeneratedBy': [_generated_by('ddae-phantom')],
+            'SourceDatasets': [{'DOI': TEMPLATE_DOI}],
+        },
+    )
+    write_text(out / 'README', README.format(version=__version__, design=design))
+    rows = [f'sub-{s.label}\t{s.site}\t{s.age}\t{s.sex}\n' for s in subjects]
+    write_text(out / 'participants.tsv', 'participant_id\tsite\tage\tsex\n' + ''.join(rows))
+    write_json(
+        out / 'participants.json',
+        {
+            'site': {'Description': 'Simulated scanner on which the participant was scanned'},
+            'age': {'Description': 'Age of the participant', 'Units': 'year'},
+            'sex': {
+                'Description': 'Sex of the participant',
+                'Levels': {'F': 'female', 'M': 'male'},
+            },
+        },
+    )
+
+
+def write_truth_description(out: Path) -> None:
+    """Write the description and README of the derivative that holds the truth."""
+    write_json(
+        out / 'dataset_description.json',
+        {
+            'Name': 'Multi-site brain phantoms: every scan at every other site',
+            'BIDSVersion': BIDS_VERSION,
+            'DatasetType': 'derivative',
+            'License': 'CC0',
+            'GeneratedBy': [_generated_by('truth')],
+            'SourceDatasets': [{'URL': '../..'}],
+            'DatasetLinks': {'raw': '../..'},
+        },
+    )
+    write_text(out / 'README', TRUTH_README)
+
+
+def _generated_by(name: str) -> dict:
+    # In derivatives/ the validator wants the name of the generator to be part of the folder's.
+    return {'Name': name, 'Version': __version__, 'Description': 'ddae-phantom, of ddae-app'}
+
+
+README = """\
+Multi-site brain phantoms
+=========================
+
+Simulated T1-weighted scans without skull, written by ddae-phantom (ddae-app {version}).
+No person was scanned. The anatomy is a random deformation of the MNI152NLin2009aSym template
+(Fonov et al. 2011) that depends on age and sex; each site has a scanner with its own contrast,
+bias field, resolution, orientation, noise and intensity scale, and its own distribution of age
+and sex.
+
+{design}
+"""
+
+TRUTH_README = """\
+Every scan of the dataset above at every other site
+===================================================
+
+desc-siteX is the same head at the same position, on the voxels of the source scan, rendered
+with the scanner of site X: its contrast, mean bias field, blur and intensity scale, no noise.
+"""

@@ -1,0 +1,188 @@
+"""What a site does to a picture: contrast, bias field, blur, noise and intensity scale."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import ndimage
+from scipy.interpolate import PchipInterpolator
+
+from ddae_app.phantom.seeds import generator
+
+CURVE_KNOTS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.3)
+"""Signals at which a scanner's contrast curve is given; white matter is 1."""
+
+ORIENTATIONS = ('LAS', 'RAS', 'PSR', 'LPS', 'ASR', 'RSA')
+"""Axes, in file order, that scanners write."""
+
+BIAS_SITE_SD = 0.13
+"""Standard deviation of the log bias field's coefficients among sites, per 100 mm."""
+
+BIAS_SCAN_SD = 0.04
+"""The same among the scans of one site."""
+
+
+Tissues = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
+"""CSF, GM and WM fractions and detail, as ``Anatomy.tissues`` returns them."""
+
+
+@dataclass(frozen=True)
+class Scanner:
+    """A site's scanner and protocol, the same for everyone who lies in it.
+
+    Attributes
+    ----------
+    site : str
+    voxel_mm : tuple of float
+        Voxel edges along x, y, z (right, front, up), before reorientation.
+    orientation : str
+        Axis codes of the written file, e.g. ``'PSR'``.
+    levels : tuple of float
+        Signal of CSF, GM and WM before the curve; rising, WM is 1.
+    curve : tuple of float
+        Values of the contrast curve at ``CURVE_KNOTS``; rising, 0 at 0 and 1 at 1.
+    bias : tuple of float
+        Nine coefficients of the log bias field, a quadratic in the position over 100 mm.
+    blur_mm : tuple of float
+        Standard deviation of the point-spread function along x, y, z.
+    noise : float
+        Standard deviation of each channel of the Rician noise; white matter is 1.
+    scale : float
+        Intensity, in the file, of white matter where the bias field is 1.
+    acquisition : dict
+        BIDS sidecar keys of the scanner and the sequence.
+    """
+
+    site: str
+    voxel_mm: tuple[float, float, float]
+    orientation: str
+    levels: tuple[float, float, float]
+    curve: tuple[float, ...]
+    bias: tuple[float, ...]
+    blur_mm: tuple[float, float, float]
+    noise: float
+    scale: float
+    acquisition: dict[str, str | float]
+
+    def contrast(self, signal: np.ndarray) -> np.ndarray:
+        """Apply the smooth, rising contrast curve to signals between 0 and 1.3."""
+        table = np.linspace(0, CURVE_KNOTS[-1], 1024)
+        return np.interp(signal, table, PchipInterpolator(CURVE_KNOTS, self.curve)(table))
+
+    def bias_field(self, points: np.ndarray, jitter: np.ndarray | float = 0.0) -> np.ndarray:
+        """Multiplicative bias field.
+
+        Parameters
+        ----------
+        points : np.ndarray, shape (..., 3)
+            Scanner mm; the isocentre is 0.
+        jitter : np.ndarray, shape (9,), or float
+            Added to the site's coefficients, for one scan.
+
+        Returns
+        -------
+        np.ndarray, shape (...)
+            About 0.6 to 1.6 in the brain.
+        """
+        x, y, z = np.moveaxis(points, -1, 0) / 100
+        terms = (x, y, z, x * x, y * y, z * z, x * y, x * z, y * z)
+        coefficients = np.asarray(self.bias) + jitter
+        return np.exp(sum(c * term for c, term in zip(coefficients, terms, strict=True)))
+
+
+def draw_scanner(site: str, seed: int = 0) -> Scanner:
+    """The scanner of a site; it depends on the site's name and the scanner seed alone."""
+    rng = generator(seed, 'scanner', site)
+    knots = np.array(CURVE_KNOTS)
+    steps = np.diff(knots ** rng.uniform(0.7, 1.45)) * np.exp(rng.normal(0, 0.15, knots.size - 1))
+    curve = np.concatenate([[0.0], np.cumsum(steps)])
+    curve /= curve[CURVE_KNOTS.index(1.0)]
+    in_plane = rng.uniform(1.2, 1.7)
+    voxel = np.full(3, in_plane)
+    voxel[rng.integers(3)] = rng.uniform(in_plane, 2.2)
+    x, y, z = np.round(voxel, 2)
+    blur = voxel * rng.uniform(0.35, 0.6)
+    return Scanner(
+        site=site,
+        voxel_mm=(float(x), float(y), float(z)),
+        orientation=str(rng.choice(ORIENTATIONS)),
+        levels=(float(rng.uniform(0.15, 0.35)), float(rng.uniform(0.62, 0.8)), 1.0),
+        curve=tuple(curve.tolist()),
+        bias=tuple(rng.normal(0, BIAS_SITE_SD, 9).tolist()),
+        blur_mm=(float(blur[0]), float(blur[1]), float(blur[2])),
+        noise=float(rng.uniform(0.01, 0.035)),
+        scale=float(np.exp(rng.uniform(np.log(200), np.log(4000)))),
+        acquisition={
+            'Modality': 'MR',
+            'Manufacturer': 'ddae-app',
+            'ManufacturersModelName': f'Simulated {site}',
+            'InstitutionName': site,
+            'StationName': site,
+            'DeviceSerialNumber': f'{site}-{seed}',
+            'MRAcquisitionType': '3D',
+            'PulseSequenceType': 'Simulated MPRAGE',
+            'MagneticFieldStrength': float(rng.choice([1.5, 3.0])),
+            'RepetitionTime': float(np.round(rng.uniform(1.9, 2.5), 2)),
+            'EchoTime': float(np.round(rng.uniform(0.002, 0.004), 5)),
+            'InversionTime': float(np.round(rng.uniform(0.8, 1.1), 2)),
+            'FlipAngle': float(rng.integers(7, 13)),
+        },
+    )
+
+
+def render(
+    scanner: Scanner,
+    tissues: Tissues,
+    points: np.ndarray,
+    rng: np.random.Generator | None = None,
+    bias_strength: float = 1.0,
+) -> np.ndarray:
+    """Take a picture of tissues lying on a regular grid, in two or three dimensions.
+
+    Parameters
+    ----------
+    scanner : Scanner
+    tissues : tuple of np.ndarray, each of shape (H, W) or (X, Y, Z)
+        CSF, GM and WM fractions and detail, as :meth:`Anatomy.tissues` returns them.
+    points : np.ndarray, shape (H, W, 3) or (X, Y, Z, 3)
+        Where they lie, in scanner mm. In two dimensions the blur across the slice is left out.
+    rng : np.random.Generator, optional
+        Makes noise and the scan's own part of the bias field; None renders without either.
+    bias_strength : float
+        1 for a raw scan; less for what bias correction leaves behind; 0 for none.
+
+    Returns
+    -------
+    np.ndarray, float32
+        Intensities of the scanner, not negative; 0 outside the brain.
+    """
+    csf, gm, wm, detail = tissues
+    level_csf, level_gm, level_wm = scanner.levels
+    signal = level_csf * csf + level_gm * gm + level_wm * wm + (level_wm - level_gm) * detail
+    head = np.nonzero(signal > 0)
+    jitter = 0.0 if rng is None else rng.normal(0, BIAS_SCAN_SD, len(scanner.bias))
+    image = np.zeros(signal.shape, dtype=np.float32)
+    image[head] = (
+        scanner.contrast(signal[head]) * scanner.bias_field(points[head], jitter) ** bias_strength
+    )
+    image = ndimage.gaussian_filter(image, _blur_in_voxels(scanner, points))
+    brain = csf + gm + wm > 0.5
+    inside = image[brain]
+    if rng is not None:
+        real, imaginary = scanner.noise * rng.standard_normal((2, inside.size))
+        inside = np.hypot(inside + real, imaginary)
+    out = np.zeros_like(image)
+    out[brain] = scanner.scale * inside
+    return out
+
+
+def _blur_in_voxels(scanner: Scanner, points: np.ndarray) -> list[float]:
+    """Blur along each axis of the grid, whose steps may point anywhere."""
+    origin = points[(0,) * (points.ndim - 1)]
+    sigmas = []
+    for axis in range(points.ndim - 1):
+        step = np.abs(points[(0,) * axis + (1,) + (0,) * (points.ndim - 2 - axis)] - origin)
+        # Component-wise: the blur along an oblique step lies between those along the axes.
+        sigmas.append(float(np.dot(scanner.blur_mm, step) / np.dot(step, step)))
+    return sigmas
