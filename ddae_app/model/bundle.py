@@ -262,7 +262,7 @@ def _parse(path: Path, metadata: dict[str, str]) -> BundleInfo:
     text = metadata.get(METADATA_KEY)
     if text is None:
         raise ModelError(
-            f'{path}: a safetensors file, but not a ddae-app model (no {METADATA_KEY!r} metadata); '
+            f'{path}: safetensors, but not a ddae-app model (no {METADATA_KEY!r} metadata); '
             'give a file written by ddae-app train'
         )
     try:

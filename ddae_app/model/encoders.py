@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.nn import functional as nnf
 
 from ddae_app.model.presets import ModelConfig
 from ddae_app.model.unet import ResBlock, group_norm
@@ -33,17 +33,12 @@ class Condition:
     def __len__(self) -> int:
         return len(self.age)
 
+    def __getitem__(self, rows: slice) -> Condition:
+        return Condition(self.age[rows], self.sex[rows], self.site[rows])
+
     def to(self, device: torch.device) -> Condition:
         """The same on another device."""
         return Condition(self.age.to(device), self.sex.to(device), self.site.to(device))
-
-    def then(self, other: Condition) -> Condition:
-        """Both, one after the other along the batch."""
-        return Condition(
-            torch.cat([self.age, other.age]),
-            torch.cat([self.sex, other.sex]),
-            torch.cat([self.site, other.site]),
-        )
 
     def dropped(self, probability: float, generator: torch.Generator) -> Condition:
         """Each of the three facts of each image made unknown with this probability."""
@@ -81,11 +76,11 @@ class SemanticEncoder(nn.Module):
 
     def forward(self, x_0: Tensor) -> Tensor:
         """``z_u``, shape (B, z_u_dim), of images (B, 1, H, W) in [-1, 1]."""
-        h = self.stem(F.pixel_unshuffle(x_0, self.unshuffle))
+        h = self.stem(nnf.pixel_unshuffle(x_0, self.unshuffle))
         for block in self.blocks:
-            h = F.avg_pool2d(block(h), 2)
-        z_u = self.head(F.silu(self.norm(h)).mean(dim=(2, 3)))
-        return F.layer_norm(z_u, z_u.shape[1:]) if self.normalise else z_u
+            h = nnf.avg_pool2d(block(h), 2)
+        z_u = self.head(nnf.silu(self.norm(h)).mean(dim=(2, 3)))
+        return nnf.layer_norm(z_u, z_u.shape[1:]) if self.normalise else z_u
 
 
 class ConditionEncoder(nn.Module):

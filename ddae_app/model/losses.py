@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
+from torch.nn import functional as nnf
 
 from ddae_app.model.ddae import DDAE
 from ddae_app.model.diffusion import q_sample, training_target
@@ -62,15 +62,16 @@ def training_loss(
     -------
     torch.Tensor, shape ()
     """
-    config, draw = model.config, {'generator': generator, 'device': x_0.device}
+    config = model.config
     z_u = model.encode(view)
     z_k = model.embed(condition.dropped(config.condition_dropout, generator))
-    z_noisy = z_u + config.z_u_noise * torch.randn(z_u.shape, **draw)
-    t = torch.randint(1, config.timesteps + 1, (len(x_0),), **draw)
-    noise = torch.randn(x_0.shape, **draw)
+    z_noisy = z_u + config.z_u_noise * _normal(z_u, generator)
+    t = torch.randint(1, config.timesteps + 1, (len(x_0),), generator=generator, device=x_0.device)
+    noise = _normal(x_0, generator)
     loss = denoising_loss(model, x_0, z_k, z_noisy, t, noise).mean()
     if hsic_weight:
-        loss = loss + hsic_weight * partial_hsic(z_u.float(), condition)
+        with torch.autocast(x_0.device.type, enabled=False):
+            loss = loss + hsic_weight * partial_hsic(z_u.float(), condition)
     return loss
 
 
@@ -88,7 +89,7 @@ def partial_hsic(z_u: Tensor, condition: Condition) -> Tensor:
     condition : Condition
         Images of unknown site belong to a site of their own.
     """
-    site = F.one_hot(condition.site + 1).to(z_u.dtype)
+    site = nnf.one_hot(condition.site + 1).to(z_u.dtype)
     residual = site - _regress(site, _covariates(condition).to(z_u.dtype))
     distance = torch.cdist(z_u, z_u, compute_mode='donot_use_mm_for_euclid_dist').square()
     K = _centre(torch.exp(-distance / distance.detach().median().clamp(min=1e-6)))
@@ -115,3 +116,7 @@ def _regress(y: Tensor, design: Tensor) -> Tensor:
 
 def _centre(K: Tensor) -> Tensor:
     return K - K.mean(dim=0) - K.mean(dim=1, keepdim=True) + K.mean()
+
+
+def _normal(like: Tensor, generator: torch.Generator) -> Tensor:
+    return torch.randn(like.shape, generator=generator, device=like.device)

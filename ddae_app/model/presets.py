@@ -98,6 +98,9 @@ class ModelConfig:
         _within(self, 'timesteps', 2, 10_000)
         _among(self, 'schedule', SCHEDULES)
         _among(self, 'prediction', PREDICTIONS)
+        if (self.schedule, self.prediction) == ('cosine', 'epsilon'):
+            # At its last time no signal is left, and DDIM would divide by it.
+            raise ModelError('schedule cosine needs prediction v; with epsilon, take linear')
         if not 1 <= len(self.multipliers) <= 8 or not all(1 <= m <= 16 for m in self.multipliers):
             raise ModelError(
                 f'multipliers is {self.multipliers}; give 1 to 8 integers from 1 to 16'
@@ -204,7 +207,7 @@ class Preset:
 
 PRESETS = {
     # Reconstructed, not stated in the paper: the small configuration of its authors' earlier
-    # brain-age diffusion autoencoder (128 x 128, 32 channels, one 512-d code, eps-MSE, EMA 0.9999).
+    # brain-age diffusion autoencoder (32 channels, a 512-d code, eps-MSE, EMA 0.9999, batch 16).
     'paper': Preset(
         ModelConfig(),
         TrainConfig(images=3_000_000, ema_halflife_images=110_000),
@@ -217,6 +220,8 @@ PRESETS = {
             multipliers=(1, 2, 4),
             z_u_dim=64,
             z_u_noise=0.3,
+            schedule='cosine',
+            prediction='v',
             condition_dropout=0.15,
             encoder_augment=True,
         ),
@@ -241,6 +246,8 @@ PRESETS = {
             z_u_dim=32,
             z_u_noise=0.3,
             dropout=0.0,
+            schedule='cosine',
+            prediction='v',
             condition_dropout=0.15,
             encoder_augment=True,
         ),

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.nn import functional as nnf
 
 from ddae_app.model.presets import ModelConfig
 
@@ -95,9 +95,9 @@ class ResBlock(nn.Module):
         nn.init.zeros_(self.conv2.bias)  # type: ignore[arg-type]
 
     def forward(self, x: Tensor, codes: Codes | None = None) -> Tensor:
-        h = self.conv1(F.silu(self.norm1(x)))
+        h = self.conv1(nnf.silu(self.norm1(x)))
         h = self.norm2(h) if codes is None else self.norm2(h, codes)
-        return self.skip(x) + self.conv2(self.dropout(F.silu(h)))
+        return self.skip(x) + self.conv2(self.dropout(nnf.silu(h)))
 
 
 class SelfAttention(nn.Module):
@@ -114,7 +114,7 @@ class SelfAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         pixels = self.norm(x).flatten(2).transpose(1, 2)  # (B, H W, C)
         q, k, v = self.qkv(pixels).chunk(3, dim=-1)
-        h = self.out(F.scaled_dot_product_attention(q, k, v))
+        h = self.out(nnf.scaled_dot_product_attention(q, k, v))
         return x + h.transpose(1, 2).reshape(x.shape)
 
 
@@ -166,19 +166,19 @@ class UNet(nn.Module):
 
     def forward(self, x_t: Tensor, t: Tensor, z_k: Tensor, z_u: Tensor) -> Tensor:
         """The network's prediction, shape (B, 1, H, W); see :class:`~ddae_app.model.ddae.DDAE`."""
-        codes = Codes(F.silu(self.time(time_embedding(t, self.channels))), z_k, z_u)
-        h = self.stem(F.pixel_unshuffle(x_t, self.unshuffle))
+        codes = Codes(nnf.silu(self.time(time_embedding(t, self.channels))), z_k, z_u)
+        h = self.stem(nnf.pixel_unshuffle(x_t, self.unshuffle))
         skips = []
         for i, level in enumerate(self.down):
-            h = F.avg_pool2d(h, 2) if i else h
-            for block, attention in level:  # type: ignore[misc, union-attr]
+            h = nnf.avg_pool2d(h, 2) if i else h
+            for block, attention in level:  # type: ignore[attr-defined]
                 h = attention(block(h, codes))
                 skips.append(h)
         for block in self.middle:
             h = block(h, codes)
         for i, level in enumerate(self.up):
-            h = F.interpolate(h, scale_factor=2, mode='nearest') if i else h
-            for block, attention in level:  # type: ignore[misc, union-attr]
+            h = nnf.interpolate(h, scale_factor=2, mode='nearest') if i else h
+            for block, attention in level:  # type: ignore[attr-defined]
                 h = attention(block(torch.cat([h, skips.pop()], dim=1), codes))
-        h = self.head(F.silu(self.norm(h)))
-        return F.pixel_shuffle(h, self.unshuffle)
+        h = self.head(nnf.silu(self.norm(h)))
+        return nnf.pixel_shuffle(h, self.unshuffle)

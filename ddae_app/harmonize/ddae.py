@@ -1,0 +1,194 @@
+"""The Disentangled Diffusion Autoencoder as a harmoniser."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ddae_app.errors import ModelError, UsageError
+from ddae_app.harmonize.base import check_request
+from ddae_app.harmonize.device import resolve_device
+from ddae_app.model.bundle import Bundle, load_bundle, save_bundle
+from ddae_app.model.diffusion import decode_difference
+from ddae_app.model.presets import PRESETS, Preset
+from ddae_app.settings import Protocol
+from ddae_app.training.dataset import SliceData, make_condition
+from ddae_app.training.loop import train
+
+UNSEEN_SITE = ('refuse', 'agnostic')
+
+
+@dataclass(frozen=True)
+class DDAEHarmonizer:
+    """Slices plus what a DDAE changes between the source site and the target site.
+
+    Deterministic: there is no random draw in :meth:`transform`.
+
+    Attributes
+    ----------
+    bundle : Bundle, optional
+        The trained model; :meth:`fit` or :meth:`load` supply it.
+    steps : int
+        DDIM steps; there are three network evaluations per step and slice.
+    unseen_site : {'refuse', 'agnostic'}
+        What to do with a source site that the model does not know: an error, or the code of an
+        unknown site (the weakest point of the method: check the result).
+    use_covariates : bool
+        Whether age and sex, where given, enter both decodes. By default they do not: a decoder
+        that is told the age writes it into the image.
+    batch_size : int
+        Slices at once.
+    device : str
+        See :func:`~ddae_app.harmonize.device.resolve_device`.
+    preset, protocol, seed
+        What :meth:`fit` trains, how its images were preprocessed, and its random seed.
+    """
+
+    bundle: Bundle | None = None
+    steps: int = 16
+    unseen_site: str = 'refuse'
+    use_covariates: bool = False
+    batch_size: int = 8
+    device: str = 'auto'
+    preset: Preset = PRESETS['tiny']
+    protocol: Protocol = field(default_factory=Protocol)
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.unseen_site not in UNSEEN_SITE:
+            raise UsageError(
+                f'--unseen-site {self.unseen_site!r}; choose among {", ".join(UNSEEN_SITE)}'
+            )
+        if self.steps < 1 or self.batch_size < 1:
+            raise UsageError(
+                f'steps is {self.steps} and batch_size {self.batch_size}; give at least 1'
+            )
+
+    @property
+    def sites(self) -> tuple[str, ...]:
+        """The sites of the model; any of them can be a target."""
+        return self._fitted().info.sites
+
+    def fit(self, data: SliceData) -> DDAEHarmonizer:
+        """A copy with a model trained on these slices by :func:`ddae_app.training.loop.train`."""
+        device = resolve_device(self.device)
+        with tempfile.TemporaryDirectory() as folder:
+            path = train(
+                data,
+                self.preset.model,
+                self.preset.train,
+                self.protocol,
+                folder,
+                device=device,
+                seed=self.seed,
+            )
+            return replace(self, bundle=load_bundle(path, device))
+
+    def transform(
+        self,
+        images: np.ndarray,
+        source_sites: str | Sequence[str],
+        target_site: str,
+        ages: Sequence[float] | None = None,
+        sexes: Sequence[str | None] | None = None,
+    ) -> np.ndarray:
+        """Render slices at the target site; see :class:`ddae_app.harmonize.base.Harmonizer`.
+
+        Raises
+        ------
+        UsageError
+            If the target is unknown, a source is unknown and ``unseen_site`` is ``refuse``, or
+            shapes do not fit.
+        ModelError
+            If the model was trained without condition dropout, so that it cannot do without the
+            covariates or the site.
+        """
+        bundle = self._fitted()
+        info, n, size = bundle.info, len(images), bundle.info.config.image_size
+        sources = check_request(images, source_sites, target_site, info.sites)
+        if images.shape[1:] != (size, size):
+            raise UsageError(
+                f'images are {images.shape[1:]} pixels, the model {info.name!r} takes {size} '
+                f'squared; preprocess with the protocol of the model'
+            )
+        told = self.use_covariates
+        known_ages = [np.nan] * n if ages is None or not told else list(ages)
+        known_sexes = [None] * n if sexes is None or not told else list(sexes)
+        if not len(known_ages) == len(known_sexes) == n:
+            raise UsageError(f'{n} images with {len(known_ages)} ages, {len(known_sexes)} sexes')
+        numbers = self._source_numbers(sources)
+        self._check_null_tokens(known_ages, known_sexes, numbers)
+        source = make_condition(known_ages, known_sexes, numbers)
+        target = make_condition(known_ages, known_sexes, [info.sites.index(target_site)] * n)
+        device = bundle.model.alpha_bar.device
+        parts = []
+        for i in range(0, n, self.batch_size):
+            rows = slice(i, i + self.batch_size)
+            x = torch.from_numpy(images[rows])[:, None].to(device)
+            y = decode_difference(
+                bundle.model, x, source[rows].to(device), target[rows].to(device), self.steps
+            )
+            parts.append(torch.where(x > 0, y.clamp(min=0), 0)[:, 0].cpu().numpy())
+        return np.concatenate(parts) if parts else images.copy()
+
+    def save(self, path: str | Path) -> None:
+        """Write the model as a bundle."""
+        bundle = self._fitted()
+        save_bundle(path, bundle.model, bundle.info)
+
+    @classmethod
+    def load(cls, path: str | Path, device: str = 'auto') -> DDAEHarmonizer:
+        """From a bundle; each file is read once per process and device.
+
+        Raises
+        ------
+        ModelError
+            If the bundle is unusable.
+        UsageError
+            If the device is not there.
+        """
+        path = Path(path)
+        version: tuple[int, int] = (0, 0)
+        if path.is_file():  # if not, load_bundle says so
+            stat = path.stat()
+            version = (stat.st_mtime_ns, stat.st_size)
+        bundle = _cached_bundle(str(path.resolve()), version, str(resolve_device(device)))
+        return cls(bundle=bundle, device=device)
+
+    def _fitted(self) -> Bundle:
+        if self.bundle is None:
+            raise UsageError('this DDAE has no model yet; call fit or load first')
+        return self.bundle
+
+    def _source_numbers(self, sources: list[str]) -> list[int]:
+        known = self.sites
+        unseen = sorted(set(sources) - set(known))
+        if unseen and self.unseen_site == 'refuse':
+            raise UsageError(
+                f'source site {", ".join(unseen)} was not seen in training; the model knows '
+                f'{", ".join(known)}; give --source-site, or --unseen-site agnostic'
+            )
+        return [known.index(s) if s in known else -1 for s in sources]
+
+    def _check_null_tokens(
+        self, ages: Sequence[float], sexes: Sequence[str | None], sites: Sequence[int]
+    ) -> None:
+        info = self._fitted().info
+        needs = bool(np.isnan(ages).any()) or None in sexes or -1 in sites
+        if needs and info.config.condition_dropout == 0:
+            raise ModelError(
+                f'the model {info.name!r} was trained without condition dropout, so it cannot '
+                'do without age, sex and site; give all three (use_covariates) or another model'
+            )
+
+
+@lru_cache(maxsize=2)
+def _cached_bundle(path: str, version: tuple[int, int], device: str) -> Bundle:
+    """``version`` (modification time and size) makes a file that changed be read again."""
+    return load_bundle(path, device)

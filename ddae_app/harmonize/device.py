@@ -1,0 +1,36 @@
+"""Where the networks run."""
+
+from __future__ import annotations
+
+import re
+
+import torch
+
+from ddae_app.errors import UsageError
+
+
+def resolve_device(name: str) -> torch.device:
+    """The device that a user asked for.
+
+    Parameters
+    ----------
+    name : str
+        ``auto`` (a GPU if there is one), ``cpu``, ``cuda`` or ``cuda:n``.
+
+    Raises
+    ------
+    UsageError
+        If the name is none of these, or that GPU is not there.
+    """
+    if not re.fullmatch(r'auto|cpu|cuda(:\d+)?', name):
+        raise UsageError(f'--device {name!r} is unknown; give auto, cpu, cuda or cuda:n')
+    n_gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if name == 'auto':
+        return torch.device('cuda' if n_gpus else 'cpu')
+    device = torch.device(name)
+    if device.type == 'cuda' and (device.index or 0) >= n_gpus:
+        raise UsageError(
+            f'--device {name}: PyTorch sees {n_gpus} CUDA devices; give --device cpu or auto, or '
+            'make the GPU visible (docker run --gpus all, singularity --nv)'
+        )
+    return device

@@ -1,0 +1,276 @@
+"""Training, from slices to a bundle; a run that was killed goes on where it left off."""
+
+from __future__ import annotations
+
+import math
+import re
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+import ddae_app
+from ddae_app.errors import DdaeError, UsageError
+from ddae_app.model.bundle import BundleInfo, TrainingRecord, save_bundle, write_atomically
+from ddae_app.model.ddae import DDAE
+from ddae_app.model.losses import denoising_loss, training_loss
+from ddae_app.model.presets import ModelConfig, TrainConfig
+from ddae_app.settings import Protocol
+from ddae_app.training.augment import random_contrast, random_position
+from ddae_app.training.checkpoint import TrainState, resume, save_checkpoint
+from ddae_app.training.dataset import SliceData, balanced_rows, site_quantiles, split_subjects
+
+CHECKPOINT_NAME = 'checkpoint.safetensors'
+LOSSES_NAME = 'losses.tsv'
+MAX_VALIDATION_IMAGES = 256
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a training run stands, after each step.
+
+    Attributes
+    ----------
+    images_seen, images : int
+        So far, and in all.
+    loss : float
+        Of the last batch.
+    validation_loss : float or None
+        The latest; None before the first, or if no subject is held out.
+    seconds_left : float
+        At the pace so far.
+    """
+
+    images_seen: int
+    images: int
+    loss: float
+    validation_loss: float | None
+    seconds_left: float
+
+
+def train(
+    data: SliceData,
+    model_config: ModelConfig,
+    train_config: TrainConfig,
+    protocol: Protocol,
+    out_dir: str | Path,
+    *,
+    device: torch.device | str = 'cpu',
+    seed: int = 0,
+    name: str = 'model',
+    dataset: str = 'unknown',
+    phantom: bool = False,
+    notes: str = '',
+    progress: Callable[[Progress], None] | None = None,
+    checkpoint_seconds: float = 300.0,
+) -> Path:
+    """Train a DDAE and write its bundle.
+
+    On the CPU, with the same number of threads, a run that was stopped and started again writes
+    the same bytes as one that was not.
+
+    Parameters
+    ----------
+    data : SliceData
+        ``model_config.image_size`` squared.
+    model_config : ModelConfig
+    train_config : TrainConfig
+    protocol : Protocol
+        How ``data`` was preprocessed; stored in the bundle.
+    out_dir : path
+        Gets ``<name>.safetensors``, ``losses.tsv`` and ``checkpoint.safetensors``. A checkpoint
+        found there is resumed.
+    device : torch.device
+    seed : int
+        Of the held-out subjects, the first weights and every random draw.
+    name, dataset, notes : str
+        Stored in the bundle: the model's name, the training dataset's name, licence and notes.
+    phantom : bool
+        Whether ``data`` is simulated.
+    progress : callable, optional
+        Called with a :class:`Progress` after every step; what it raises stops the run.
+    checkpoint_seconds : float
+        Time between checkpoints; there is always one at the end.
+
+    Returns
+    -------
+    Path
+        The bundle.
+
+    Raises
+    ------
+    UsageError
+        If the slices have another size than the network, or the name cannot be a file name.
+    ModelError
+        If the folder holds a checkpoint of other settings or data.
+    DdaeError
+        If the loss is no longer finite.
+    """
+    if data.images.shape[1:] != (model_config.image_size, model_config.image_size):
+        raise UsageError(
+            f'slices are {data.images.shape[1:]} pixels, the network takes '
+            f'{model_config.image_size} squared; change image_size or the slice shape'
+        )
+    if not re.fullmatch(r'[A-Za-z0-9][A-Za-z0-9._-]*', name):
+        raise UsageError(f'model name {name!r}; use letters, digits, dots, hyphens, underscores')
+    out_dir, device = Path(out_dir), torch.device(device)
+    settings = {
+        'model': asdict(model_config),
+        'train': asdict(train_config),
+        'protocol': asdict(protocol),
+        'run': {'seed': seed, 'device': device.type, 'data': data.fingerprint()},
+    }
+    train_rows, held_out = split_subjects(data, train_config.validation_fraction, seed)
+    ages = data.ages[train_rows]
+    ages = ages[~np.isnan(ages)] if not np.isnan(ages).all() else np.zeros(1)
+    scale = {'age_mean': float(ages.mean()), 'age_sd': max(float(ages.std()), 1.0)}
+    sites = np.array(data.sites)[train_rows]
+    site_rows = [train_rows[sites == site] for site in data.site_names]
+    # Only dropout and the first weights use the global generator; the caller's is left alone.
+    with torch.random.fork_rng(devices=[device] if device.type == 'cuda' else []):
+        torch.manual_seed(_seed(seed, 0, 'weights'))
+        model = DDAE(model_config, len(data.site_names), **scale).to(device)
+        state = TrainState.fresh(model, train_config.learning_rate, train_config.weight_decay)
+        checkpoint = out_dir / CHECKPOINT_NAME
+        if checkpoint.exists():
+            resume(checkpoint, state, settings)
+        _write_losses(out_dir, state)
+        first_step, started, saved = state.step, time.monotonic(), time.monotonic()
+        while state.step < train_config.steps:
+            loss = _step(state, data, site_rows, train_config, seed, device)
+            if _row_is_due(state.step, train_config):
+                validation = _validation_loss(state.average, data, held_out, seed, device)
+                seen = state.step * train_config.batch_size
+                state.history.append((seen, float(np.mean(state.losses)), validation))
+                state.losses = []
+                _write_losses(out_dir, state)
+            if time.monotonic() - saved >= checkpoint_seconds or state.step == train_config.steps:
+                save_checkpoint(checkpoint, state, settings)
+                saved = time.monotonic()
+            if progress:
+                pace = (time.monotonic() - started) / (state.step - first_step)
+                progress(_progress(state, train_config, loss, pace))
+    seen, train_loss, validation = state.history[-1]
+    record = TrainingRecord(
+        dataset=dataset,
+        scans_per_site=tuple(len(rows) for rows in site_rows),
+        seed=seed,
+        images_seen=seen,
+        train_loss=train_loss,
+        validation_loss=validation,
+    )
+    info = BundleInfo(
+        name=name,
+        config=model_config,
+        sites=data.site_names,
+        **scale,
+        protocol=protocol,
+        quantiles=site_quantiles(data),
+        training=record,
+        versions={'ddae-app': ddae_app.__version__, 'torch': torch.__version__},
+        phantom=phantom,
+        notes=notes,
+    )
+    path = out_dir / f'{name}.safetensors'
+    save_bundle(path, state.average, info)
+    return path
+
+
+def _step(
+    state: TrainState,
+    data: SliceData,
+    site_rows: list[np.ndarray],
+    config: TrainConfig,
+    seed: int,
+    device: torch.device,
+) -> float:
+    """One optimiser step; everything random in it follows from (seed, step)."""
+    step, model = state.step, state.model
+    torch.manual_seed(_seed(seed, step, 'dropout'))
+    generator = torch.Generator(device).manual_seed(_seed(seed, step, 'draws'))
+    rows = balanced_rows(
+        site_rows, config.batch_size, np.random.default_rng(_seed(seed, step, 'rows'))
+    )
+    x = data.batch(rows).to(device)
+    x = random_position(x, config.rotation_degrees, config.shift_pixels, generator)
+    view = random_contrast(x, generator) if model.config.encoder_augment else x
+    condition = data.condition(rows).to(device)
+    warm = min(1.0, (step + 1) * config.batch_size / max(config.warmup_images, 1))
+    state.optimizer.param_groups[0]['lr'] = config.learning_rate * warm
+    model.train()
+    with torch.autocast(device.type, torch.bfloat16, enabled=device.type == 'cuda'):
+        loss = training_loss(
+            model, 2 * x - 1, 2 * view - 1, condition, config.hsic_weight, generator
+        )
+    value = loss.item()
+    if not math.isfinite(value):
+        raise DdaeError(
+            f'the training loss is {value} after {step * config.batch_size} images, a finite '
+            f'number is expected; lower learning_rate (now {config.learning_rate})'
+        )
+    state.optimizer.zero_grad()
+    loss.backward()
+    nn.utils.clip_grad_norm_(model.parameters(), config.grad_clip)
+    state.optimizer.step()
+    # The average forgets the first, random weights quickly: its half-life grows with the run.
+    decay = min(0.5 ** (config.batch_size / config.ema_halflife_images), (1 + step) / (10 + step))
+    for mean, new in zip(state.average.parameters(), model.parameters(), strict=True):
+        mean.lerp_(new, 1 - decay)
+    state.step += 1
+    state.losses.append(value)
+    return value
+
+
+@torch.inference_mode()
+def _validation_loss(
+    model: DDAE, data: SliceData, rows: np.ndarray, seed: int, device: torch.device
+) -> float | None:
+    """Denoising loss of held-out subjects, at the same times and noise whenever it is asked."""
+    if not len(rows):
+        return None
+    n = min(len(rows), MAX_VALIDATION_IMAGES)
+    rows = rows[np.linspace(0, len(rows) - 1, n).astype(int)]
+    generator = torch.Generator().manual_seed(_seed(seed, 0, 'validation'))
+    T, losses = model.config.timesteps, []
+    # Evenly spread times, in an order that has nothing to do with the order of the images.
+    times = (torch.randperm(n, generator=generator) * T) // n + 1
+    for part in np.array_split(np.arange(n), math.ceil(n / 32)):
+        x_0 = 2 * data.batch(rows[part]) - 1
+        noise = torch.randn(x_0.shape, generator=generator)
+        x_0, noise, t = (v.to(device) for v in (x_0, noise, times[part]))
+        z_k = model.embed(data.condition(rows[part]).to(device))
+        losses.append(denoising_loss(model, x_0, z_k, model.encode(x_0), t, noise))
+    return torch.cat(losses).mean().item()
+
+
+def _row_is_due(step: int, config: TrainConfig) -> bool:
+    interval = max(1, config.validation_interval_images // config.batch_size)
+    return step % interval == 0 or step == config.steps
+
+
+def _write_losses(out_dir: Path, state: TrainState) -> None:
+    lines = ['images_seen\ttrain_loss\tvalidation_loss']
+    for seen, loss, validation in state.history:
+        held_out = 'n/a' if validation is None else f'{validation:.6g}'
+        lines.append(f'{seen}\t{loss:.6g}\t{held_out}')
+    write_atomically(out_dir / LOSSES_NAME, ('\n'.join(lines) + '\n').encode())
+
+
+def _progress(state: TrainState, config: TrainConfig, loss: float, pace: float) -> Progress:
+    return Progress(
+        images_seen=state.step * config.batch_size,
+        images=config.steps * config.batch_size,
+        loss=loss,
+        validation_loss=state.history[-1][2] if state.history else None,
+        seconds_left=pace * (config.steps - state.step),
+    )
+
+
+def _seed(seed: int, step: int, purpose: str) -> int:
+    """A 63-bit seed for one purpose at one step."""
+    words = np.random.SeedSequence((seed, step, *purpose.encode())).generate_state(2, np.uint32)
+    return int(words[0]) << 31 | int(words[1]) >> 1
