@@ -130,7 +130,7 @@ class DDAEHarmonizer:
         parts = []
         for i in range(0, n, self.batch_size):
             rows = slice(i, i + self.batch_size)
-            x = torch.from_numpy(images[rows])[:, None].to(device)
+            x = torch.tensor(images[rows], device=device)[:, None]
             y = decode_difference(
                 bundle.model, x, source[rows].to(device), target[rows].to(device), self.steps
             )

@@ -100,9 +100,10 @@ def partial_hsic(z_u: Tensor, condition: Condition) -> Tensor:
 def _covariates(condition: Condition) -> Tensor:
     """Intercept, age, age squared, sex, and flags for what is missing; shape (B, 6)."""
     unknown = condition.age.isnan()
-    known = condition.age[~unknown]
-    age = (condition.age - known.mean()) / known.std(unbiased=False).clamp(min=1e-3)
-    age = torch.where(unknown, 0, age)
+    n_known = (~unknown).sum().clamp(min=1)
+    mean = condition.age.nansum() / n_known
+    age = torch.where(unknown, 0, condition.age - mean)
+    age = age / (age.square().sum() / n_known).sqrt().clamp(min=1e-3)
     columns = [torch.ones_like(age), age, age**2, unknown]
     columns += [condition.sex == 1, condition.sex < 0]
     return torch.stack([c.to(age.dtype) for c in columns], dim=1)

@@ -1,0 +1,186 @@
+"""The harmoniser: it moves images towards the truth, and keeps its promises on the way."""
+
+import os
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from ddae_app.errors import ModelError, UsageError
+from ddae_app.harmonize.base import Harmonizer
+from ddae_app.harmonize.ddae import DDAEHarmonizer
+from ddae_app.model.bundle import load_bundle
+
+from .toy import PRESET, PROTOCOL, anatomy, cohort, scan
+
+
+@pytest.fixture(scope='module')
+def fitted() -> DDAEHarmonizer:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    harmonizer = DDAEHarmonizer(preset=PRESET, protocol=PROTOCOL, device='cpu').fit(cohort())
+    torch.set_num_threads(threads)
+    return harmonizer
+
+
+@pytest.fixture(scope='module')
+def brains():
+    return [anatomy(1000 + i) for i in range(10)]
+
+
+@pytest.fixture(scope='module')
+def images(brains):
+    return np.stack([scan(b, 'A') for b in brains])
+
+
+def rmse(a, b):
+    return float(np.sqrt(np.mean((a - b) ** 2)))
+
+
+@pytest.mark.parametrize(('source', 'target'), ['AB', 'BA'])
+def test_images_move_towards_the_truth_at_the_target(fitted, brains, source, target):
+    before, truth = (np.stack([scan(b, s) for b in brains]) for s in (source, target))
+    after = fitted.transform(before, source, target)
+    assert after.shape == before.shape
+    assert after.dtype == np.float32
+    assert rmse(after, truth) < 0.5 * rmse(before, truth)
+
+
+def test_source_equal_to_target_changes_nothing(fitted, images):
+    assert np.array_equal(fitted.transform(images, 'A', 'A'), images)
+    mixed = fitted.transform(images, ['A', 'B'] * 5, 'A')
+    assert np.array_equal(mixed[::2], images[::2])
+    assert not np.array_equal(mixed[1::2], images[1::2])
+
+
+def test_background_and_range(fitted, images):
+    bright = images.copy()
+    bright[:, 16, 8] = 1.4
+    out = fitted.transform(bright, 'A', 'B')
+    assert (out[bright == 0] == 0).all()
+    assert (out >= 0).all()
+    at_one = np.minimum(bright, 1)
+    kept = out - fitted.transform(at_one, 'A', 'B')
+    np.testing.assert_allclose(kept[:, 16, 8], 0.4, atol=1e-5)
+
+
+def test_deterministic_and_independent_of_the_batch(fitted, images):
+    out = fitted.transform(images, 'A', 'B')
+    assert np.array_equal(fitted.transform(images, 'A', 'B'), out)
+    one_by_one = replace(fitted, batch_size=1).transform(images, 'A', 'B')
+    np.testing.assert_allclose(one_by_one, out, atol=1e-4)
+
+
+def test_input_is_left_alone(fitted, images):
+    before = images.copy()
+    images.flags.writeable = False
+    fitted.transform(images, 'A', 'B')
+    images.flags.writeable = True
+    assert np.array_equal(images, before)
+
+
+def test_blind_to_age_and_sex_unless_told(fitted, images):
+    ages, sexes = [20.0] * 10, ['M'] * 10
+    blind = fitted.transform(images, 'A', 'B')
+    assert np.array_equal(fitted.transform(images, 'A', 'B', ages, sexes), blind)
+    told = replace(fitted, use_covariates=True)
+    assert not np.array_equal(told.transform(images, 'A', 'B', ages, sexes), blind)
+    assert np.array_equal(told.transform(images, 'A', 'B'), blind)
+
+
+def test_unknown_target_lists_the_sites(fitted, images):
+    with pytest.raises(UsageError, match="--target-site 'C' is not a site .* knows A, B"):
+        fitted.transform(images, 'A', 'C')
+
+
+def test_unseen_source(fitted, images):
+    with pytest.raises(UsageError, match='source site X was not seen .* --unseen-site agnostic'):
+        fitted.transform(images, 'X', 'B')
+    agnostic = replace(fitted, unseen_site='agnostic')
+    out = agnostic.transform(images, ['X'] * 5 + ['A'] * 5, 'B')
+    assert np.isfinite(out).all()
+    assert np.array_equal(out, agnostic.transform(images, ['Y'] * 5 + ['A'] * 5, 'B'))
+    np.testing.assert_allclose(out[5:], fitted.transform(images, 'A', 'B')[5:], atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ('change', 'message'),
+    [
+        (lambda x: x[0], r'float32 \(32, 32\)'),
+        (lambda x: x.astype(float), 'float64'),
+        (lambda x: x - 0.5, 'negative'),
+        (lambda x: x * np.float32(np.nan), 'non-finite'),
+        (lambda x: x[:, :16, :16], r'\(16, 16\) pixels, the model .* takes 32'),
+    ],
+)
+def test_wrong_images_are_refused(fitted, images, change, message):
+    with pytest.raises(UsageError, match=message):
+        fitted.transform(change(images), 'A', 'B')
+
+
+def test_wrong_numbers_of_labels_are_refused(fitted, images):
+    with pytest.raises(UsageError, match='10 images with 2 source sites'):
+        fitted.transform(images, ['A', 'B'], 'B')
+    with pytest.raises(UsageError, match='10 images with 1 ages'):
+        replace(fitted, use_covariates=True).transform(images, 'A', 'B', [3.0])
+
+
+def test_no_images(fitted):
+    assert fitted.transform(np.zeros((0, 32, 32), np.float32), 'A', 'B').shape == (0, 32, 32)
+
+
+@pytest.mark.parametrize('options', [{'unseen_site': 'guess'}, {'steps': 0}, {'batch_size': 0}])
+def test_wrong_options_are_refused(options):
+    with pytest.raises(UsageError):
+        DDAEHarmonizer(**options)
+
+
+def test_not_fitted(images):
+    with pytest.raises(UsageError, match='call fit or load first'):
+        DDAEHarmonizer().transform(images, 'A', 'B')
+
+
+def test_without_condition_dropout_null_tokens_are_refused(fitted, images):
+    bundle = fitted.bundle
+    config = replace(bundle.info.config, condition_dropout=0.0)
+    paper = replace(bundle, info=replace(bundle.info, config=config))
+    plain = replace(fitted, bundle=paper)
+    with pytest.raises(ModelError, match='without condition dropout'):
+        plain.transform(images, 'A', 'B')
+    told = replace(plain, use_covariates=True, unseen_site='agnostic')
+    known = ([50.0] * 10, ['F'] * 10)
+    assert told.transform(images, 'A', 'B', *known).shape == images.shape
+    with pytest.raises(ModelError, match='without condition dropout'):
+        told.transform(images, 'X', 'B', *known)
+
+
+def test_save_and_load(fitted, images, tmp_path):
+    path = tmp_path / 'model.safetensors'
+    fitted.save(path)
+    loaded: Harmonizer = DDAEHarmonizer.load(path, device='cpu')
+    assert loaded.sites == fitted.sites == ('A', 'B')
+    assert np.array_equal(loaded.transform(images, 'A', 'B'), fitted.transform(images, 'A', 'B'))
+
+
+def test_a_bundle_is_read_once_until_it_changes(fitted, tmp_path, monkeypatch):
+    reads = []
+
+    def counted(*arguments):
+        reads.append(arguments)
+        return load_bundle(*arguments)
+
+    monkeypatch.setattr('ddae_app.harmonize.ddae.load_bundle', counted)
+    path = tmp_path / 'model.safetensors'
+    fitted.save(path)
+    first = DDAEHarmonizer.load(path, 'cpu')
+    assert DDAEHarmonizer.load(path, 'cpu').bundle is first.bundle
+    assert len(reads) == 1
+    os.utime(path, ns=(1, 1))
+    DDAEHarmonizer.load(path, 'cpu')
+    assert len(reads) == 2
+
+
+def test_a_missing_bundle_says_so(tmp_path):
+    with pytest.raises(ModelError, match='no such model file'):
+        DDAEHarmonizer.load(tmp_path / 'none', 'cpu')

@@ -1,0 +1,199 @@
+"""The bundle: what goes in comes out, and nothing bad gets in."""
+
+import json
+import os
+import struct
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from ddae_app.errors import ModelError
+from ddae_app.model.bundle import load_bundle, read_bundle_info, save_bundle
+
+from .toy import CONFIG, condition, info, random_model
+
+
+@pytest.fixture
+def bundle(tmp_path):
+    path = tmp_path / 'toy.safetensors'
+    save_bundle(path, random_model(), info())
+    return path
+
+
+def rewrite(path, change_header=None, change_weights=None):
+    """The same file with another header or other weights."""
+    size = struct.unpack('<Q', path.read_bytes()[:8])[0]
+    header = json.loads(json.loads(path.read_bytes()[8 : 8 + size])['__metadata__']['ddae'])
+    weights = load_file(path)
+    if change_header:
+        change_header(header)
+    if change_weights:
+        change_weights(weights)
+    save_file(weights, path, {'ddae': json.dumps(header)})
+
+
+def test_round_trip(bundle):
+    model, loaded = random_model(), load_bundle(bundle)
+    assert loaded.info == info() == read_bundle_info(bundle)
+    assert loaded.path == bundle
+    assert len(loaded.sha256) == 64
+    x = torch.rand(2, 1, 16, 16)
+    t, z_k = torch.tensor([3, 50]), model.embed(condition())
+    assert torch.equal(
+        loaded.model(x, t, loaded.model.embed(condition()), loaded.model.encode(x)),
+        model(x, t, z_k, model.encode(x)),
+    )
+    assert not loaded.model.training
+
+
+def test_same_content_same_bytes(bundle, tmp_path):
+    other = tmp_path / 'elsewhere' / 'other.safetensors'
+    save_bundle(other, random_model(), info())
+    assert other.read_bytes() == bundle.read_bytes()
+    loaded = load_bundle(bundle)
+    save_bundle(other, loaded.model, loaded.info)
+    assert other.read_bytes() == bundle.read_bytes()
+
+
+def test_written_whole_or_not_at_all(bundle, monkeypatch):
+    before = bundle.read_bytes()
+
+    def fail(*_):
+        raise OSError('disk full')
+
+    monkeypatch.setattr(os, 'fsync', fail)
+    with pytest.raises(OSError, match='disk full'):
+        save_bundle(bundle, random_model(), info(name='other'))
+    assert bundle.read_bytes() == before
+    assert list(bundle.parent.iterdir()) == [bundle]
+
+
+def test_info_is_read_without_a_network(bundle, monkeypatch):
+    monkeypatch.setattr('ddae_app.model.bundle.DDAE', None)
+    assert read_bundle_info(bundle).sites == ('A', 'B')
+
+
+def test_missing_file(tmp_path):
+    for read in (load_bundle, read_bundle_info):
+        with pytest.raises(ModelError, match='no such model file; check'):
+            read(tmp_path / 'none.safetensors')
+
+
+@pytest.mark.parametrize('content', [b'', b'not a model', b'\xff' * 64, b'{}' * 500])
+def test_not_safetensors(tmp_path, content):
+    path = tmp_path / 'bad'
+    path.write_bytes(content)
+    with pytest.raises(ModelError, match='not a safetensors file, or truncated'):
+        load_bundle(path)
+
+
+@pytest.mark.parametrize('keep', [4, 100, -1000, -1])
+def test_truncated(bundle, keep):
+    bundle.write_bytes(bundle.read_bytes()[:keep])
+    for read in (load_bundle, read_bundle_info):
+        with pytest.raises(ModelError, match='truncated'):
+            read(bundle)
+
+
+def test_another_programs_safetensors(tmp_path):
+    path = tmp_path / 'other.safetensors'
+    save_file({'w': torch.zeros(3)}, path, {'format': 'pt'})
+    with pytest.raises(ModelError, match='not a ddae-app model'):
+        load_bundle(path)
+
+
+@pytest.mark.parametrize('version', [0, 2, '1', None])
+def test_other_format_version(bundle, version):
+    rewrite(bundle, lambda h: h.update(format_version=version))
+    with pytest.raises(ModelError, match=f'format version {version}, but this ddae-app reads 1'):
+        load_bundle(bundle)
+
+
+@pytest.mark.parametrize(
+    ('key', 'value'),
+    [
+        ('name', 3),
+        ('sites', 'AB'),
+        ('sites', ['A', 'A']),
+        ('sites', ['A']),
+        ('sites', [f's{i}' for i in range(1001)]),
+        ('age_sd', 0),
+        ('age_mean', None),
+        ('age_mean', True),
+        ('phantom', 'yes'),
+        ('config', {}),
+        ('protocol', {'template': 'x'}),
+        ('versions', {'torch': 2}),
+        ('quantiles', {'levels': [0.5], 'low': [], 'median': [], 'high': []}),
+        ('extra', 1),
+    ],
+)
+def test_wrong_metadata(bundle, key, value):
+    rewrite(bundle, lambda h: h['info'].update({key: value}))
+    for read in (load_bundle, read_bundle_info):
+        with pytest.raises(ModelError) as caught:
+            read(bundle)
+        assert str(bundle) in str(caught.value)
+        assert '\n' not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    'header', ['[', '[]', '{}', 'NaN', '{"format_version": 1, "info": 3}', '[' * 100_000]
+)
+def test_unreadable_metadata(bundle, header):
+    save_file(load_file(bundle), bundle, {'ddae': header})
+    with pytest.raises(ModelError):
+        load_bundle(bundle)
+
+
+@pytest.mark.parametrize(
+    'change',
+    [
+        {'channels': 10**9},
+        {'channels': 1024, 'multipliers': [16] * 3, 'blocks': 8, 'attention': []},
+        {'z_u_dim': 16},
+        {'prediction': 'magic'},
+        {'image_size': 17},
+        {'image_size': 32, 'attention': []},
+        {'dropout': float('nan')},
+    ],
+)
+def test_hostile_or_other_configuration(bundle, change):
+    rewrite(bundle, lambda h: h['info']['config'].update(change))
+    with pytest.raises(ModelError):
+        load_bundle(bundle)
+
+
+def test_huge_metadata(bundle):
+    save_file(load_file(bundle), bundle, {'ddae': '"' + 'x' * 5_000_000 + '"'})
+    with pytest.raises(ModelError, match='at most 4000000'):
+        read_bundle_info(bundle)
+
+
+def test_missing_and_misshapen_weights(bundle):
+    rewrite(bundle, change_weights=lambda w: w.pop('unet.head.bias'))
+    with pytest.raises(ModelError, match="'unet.head.bias' has shape None"):
+        load_bundle(bundle)
+    rewrite(bundle, change_weights=lambda w: w.update({'unet.head.bias': torch.zeros(7)}))
+    with pytest.raises(ModelError, match=r'has shape \(7,\), but .* needs \(4,\)'):
+        load_bundle(bundle)
+
+
+@pytest.mark.parametrize('value', [float('nan'), float('inf')])
+def test_weights_that_are_not_finite(bundle, value):
+    rewrite(bundle, change_weights=lambda w: w['unet.head.bias'].fill_(value))
+    with pytest.raises(ModelError, match="'unet.head.bias' is not finite"):
+        load_bundle(bundle)
+
+
+def test_weights_of_another_type(bundle):
+    rewrite(bundle, change_weights=lambda w: w.update({k: v.half() for k, v in w.items()}))
+    with pytest.raises(ModelError, match='float32'):
+        load_bundle(bundle)
+
+
+def test_a_bundle_that_contradicts_itself_cannot_be_made():
+    with pytest.raises(ModelError, match='slices of'):
+        info(protocol=info().protocol.__class__(slice_shape=(128, 128)))
+    assert CONFIG.image_size == 16

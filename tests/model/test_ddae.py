@@ -1,0 +1,187 @@
+"""The networks: shapes, what depends on what, and the presets' sizes."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from ddae_app.errors import ModelError
+from ddae_app.model.bundle import save_bundle
+from ddae_app.model.ddae import DDAE
+from ddae_app.model.diffusion import decode_difference
+from ddae_app.model.losses import partial_hsic, training_loss
+from ddae_app.model.presets import PRESETS, ModelConfig, TrainConfig
+
+from .toy import CONFIG, condition, info, random_model
+
+NAN = float('nan')
+
+
+@pytest.fixture
+def inputs():
+    generator = torch.Generator().manual_seed(1)
+    x = torch.rand((2, 1, 16, 16), generator=generator) * 2 - 1
+    return x, torch.tensor([10, 90])
+
+
+@pytest.mark.parametrize('unshuffle', [1, 2, 4])
+def test_shapes(unshuffle):
+    config = replace(CONFIG, unshuffle=unshuffle, attention=())
+    model = random_model(config)
+    x = torch.zeros(2, 1, 16, 16)
+    z_k, z_u = model.embed(condition()), model.encode(x)
+    assert z_k.shape == (2, config.z_k_dim)
+    assert z_u.shape == (2, config.z_u_dim)
+    assert model(x, torch.tensor([1, 100]), z_k, z_u).shape == x.shape
+
+
+def test_an_untrained_network_answers_zero(inputs):
+    x, t = inputs
+    model = DDAE(CONFIG, 2)
+    assert not model(x, t, model.embed(condition()), model.encode(x)).any()
+
+
+@pytest.mark.parametrize('which', ['t', 'z_k', 'z_u', 'x_t'])
+def test_output_depends_on_each_input(inputs, which):
+    x, t = inputs
+    model = random_model()
+    arguments = {'x_t': x, 't': t, 'z_k': model.embed(condition()), 'z_u': model.encode(x)}
+    before = model(**arguments)
+    arguments[which] = arguments[which].flip(0)
+    assert (model(**arguments) - before).abs().max() > 1e-3
+
+
+def test_gradients_reach_both_encoders(inputs):
+    x, _ = inputs
+    model = random_model()
+    generator = torch.Generator().manual_seed(0)
+    training_loss(model, x, x, condition(), 0.0, generator).backward()
+    for part in (model.semantic, model.condition, model.unet):
+        grads = [p.grad for p in part.parameters()]
+        assert all(g is not None and g.isfinite().all() for g in grads)
+        assert any(g.any() for g in grads)
+
+
+def test_each_missing_fact_gives_its_null_token():
+    model = random_model()
+    known = model.embed(condition())
+    missing = model.embed(condition((NAN, NAN), (-1, -1), (-1, -1)))
+    assert torch.equal(missing[0], missing[1])
+    null = torch.cat([model.condition.null_age, model.condition.sex[2], model.condition.site[2]])
+    assert torch.equal(missing[0], null)
+    a, s = CONFIG.age_dim, CONFIG.sex_dim
+    groups = [slice(0, a), slice(a, a + s), slice(a + s, None)]
+    changes = [{'age': (NAN, NAN)}, {'sex': (-1, -1)}, {'site': (-1, -1)}]
+    for i, change in enumerate(changes):
+        z_k = model.embed(condition(**change))
+        for j, group in enumerate(groups):
+            assert torch.equal(z_k[:, group], (missing if i == j else known)[:, group])
+
+
+def test_a_missing_age_gives_finite_gradients():
+    model = random_model()
+    model.embed(condition(age=(NAN, 40.0))).sum().backward()
+    assert all(p.grad.isfinite().all() for p in model.condition.parameters())
+
+
+def test_condition_dropout_drops_groups_independently():
+    n = 4000
+    known = condition((40.0,) * n, (1,) * n, (0,) * n)
+    dropped = known.dropped(0.15, torch.Generator().manual_seed(0))
+    missing = torch.stack([dropped.age.isnan(), dropped.sex < 0, dropped.site < 0]).float()
+    assert missing.mean(dim=1).tolist() == pytest.approx([0.15] * 3, abs=0.02)
+    assert (missing[0] * missing[1]).mean().item() == pytest.approx(0.15**2, abs=0.01)
+
+
+def test_nothing_changes_when_source_is_target():
+    x = torch.rand((2, 1, 16, 16), generator=torch.Generator().manual_seed(0)) * 1.2
+    model = random_model()
+    assert torch.equal(decode_difference(model, x, condition(), condition(), 3), x)
+    # One image of two: the other one still changes.
+    out = decode_difference(model, x, condition(), condition(site=(0, 0)), 3)
+    assert torch.equal(out[0], x[0])
+    assert (out[1] - x[1]).abs().max() > 1e-3
+
+
+def test_values_above_one_are_kept():
+    x = torch.rand((1, 1, 16, 16), generator=torch.Generator().manual_seed(0))
+    x[..., 5] = 1.0
+    brighter = x.clone()
+    brighter[..., 5] = 1.5
+    one = [condition((NAN,), (-1,), (s,)) for s in (0, 1)]
+    model = random_model()
+    change = [decode_difference(model, v, *one, 3) - v for v in (x, brighter)]
+    torch.testing.assert_close(change[0], change[1], atol=1e-6, rtol=0)
+
+
+def test_partial_hsic_sees_the_site_but_not_what_age_explains():
+    generator = torch.Generator().manual_seed(0)
+    n = 512
+    site = torch.randint(0, 2, (n,), generator=generator)
+    age = 40 + 20 * site + 15 * torch.randn(n, generator=generator)
+    labels = condition(age.tolist(), [0] * n, site.tolist())
+    noise = torch.randn((n, 4), generator=generator)
+    by_chance = partial_hsic(noise, labels)
+    by_site = partial_hsic(noise + 3 * site[:, None], labels)
+    by_age = partial_hsic(noise + 3 * (age[:, None] - 50) / 20, labels)
+    assert by_chance < 0.03 < 0.2 < by_site
+    assert by_age < by_site / 5
+
+
+def test_partial_hsic_with_no_labels_at_all_is_finite():
+    labels = condition((NAN, NAN, NAN), (-1, -1, -1), (0, 1, 1))
+    z_u = torch.randn(3, 4, requires_grad=True)
+    partial_hsic(z_u, labels).backward()
+    assert z_u.grad is not None
+    assert z_u.grad.isfinite().all()
+
+
+def test_tiny_is_tiny(tmp_path):
+    config = PRESETS['tiny'].model
+    model = DDAE(config, n_sites=20)
+    assert sum(p.numel() for p in model.parameters()) <= 2.5e6
+    sites = tuple(f'site{i}' for i in range(20))
+    rows = (tuple([0.12345] * 101),) * 20
+    training = replace(info().training, scans_per_site=(1,) * 20)
+    quantiles = replace(info().quantiles, levels=rows[0], low=rows, median=rows, high=rows)
+    details = info(config, sites=sites, training=training, quantiles=quantiles)
+    save_bundle(tmp_path / 'tiny', model, details)
+    assert (tmp_path / 'tiny').stat().st_size < 16e6
+
+
+def test_paper_preset_is_the_reconstruction():
+    paper = PRESETS['paper'].model
+    assert (paper.channels, paper.multipliers, paper.attention) == (32, (1, 2, 3, 4), (16,))
+    assert (paper.z_u_dim, paper.z_u_noise, paper.timesteps) == (512, 0, 1000)
+    assert (paper.schedule, paper.prediction) == ('linear', 'epsilon')
+    assert not paper.encoder_augment
+    assert paper.condition_dropout == 0
+    model = DDAE(paper, 7)
+    x = torch.zeros(1, 1, 128, 128)
+    out = model(x, torch.ones(1), model.embed(condition((40.0,), (0,), (0,))), model.encode(x))
+    assert out.shape == x.shape
+
+
+@pytest.mark.parametrize(
+    ('change', 'message'),
+    [
+        ({'unshuffle': 3}, 'unshuffle is 3; choose among 1, 2, 4'),
+        ({'image_size': 130}, 'image_size 130 is not divisible by 8'),
+        ({'attention': (5,)}, 'attention is'),
+        ({'channels': 6}, 'multiple of 4'),
+        ({'multipliers': ()}, 'multipliers is'),
+        ({'schedule': 'sigmoid'}, 'choose among linear, cosine'),
+        ({'schedule': 'cosine'}, 'cosine needs prediction v'),
+        ({'prediction': 'x'}, 'choose among epsilon, v'),
+        ({'condition_dropout': 1.5}, 'condition_dropout is 1.5'),
+        ({'timesteps': 1}, 'timesteps is 1'),
+    ],
+)
+def test_wrong_model_settings_are_refused(change, message):
+    with pytest.raises(ModelError, match=message):
+        ModelConfig(**change)
+
+
+def test_wrong_training_settings_are_refused():
+    with pytest.raises(ModelError, match='batch_size is 0; give a number from 1'):
+        TrainConfig(batch_size=0)

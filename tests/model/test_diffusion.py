@@ -1,0 +1,104 @@
+"""The noise process, against identities and a data distribution whose denoiser is known."""
+
+import pytest
+import torch
+
+from ddae_app.model.diffusion import (
+    ddim_decode,
+    ddim_invert,
+    noise_schedule,
+    q_sample,
+    split_prediction,
+    step_times,
+    training_target,
+)
+
+MEAN, SD = 0.3, 0.5
+
+
+def gaussian_denoiser(alpha_bar, mean=MEAN, sd=SD):
+    """The exact denoiser of data distributed as N(mean, sd^2), each pixel by itself."""
+
+    def denoise(x_t, t):
+        a = alpha_bar[t]
+        x_0 = mean + a.sqrt() * sd**2 * (x_t - a.sqrt() * mean) / (a * sd**2 + 1 - a)
+        return x_0, (x_t - a.sqrt() * x_0) / (1 - a).sqrt()
+
+    return denoise
+
+
+@pytest.mark.parametrize('name', ['linear', 'cosine'])
+@pytest.mark.parametrize('timesteps', [100, 1000])
+def test_schedule_falls_from_all_signal_to_almost_none(name, timesteps):
+    alpha_bar = noise_schedule(name, timesteps)
+    assert alpha_bar.shape == (timesteps + 1,)
+    assert alpha_bar[0] == 1
+    assert (alpha_bar.diff() < 0).all()
+    assert 0 < alpha_bar[-1] < 1e-4
+
+
+def test_schedules_are_the_published_ones():
+    linear, cosine = noise_schedule('linear', 1000), noise_schedule('cosine', 1000)
+    assert linear[1] == pytest.approx(1 - 1e-4)
+    assert linear[1000].sqrt() == pytest.approx(0.00635, abs=1e-5)
+    assert cosine[500] == pytest.approx(0.494, abs=1e-3)
+
+
+@pytest.mark.parametrize('prediction', ['epsilon', 'v'])
+def test_conversion_undoes_q_sample(prediction):
+    generator = torch.Generator().manual_seed(0)
+    x_0 = torch.rand((4, 1, 8, 8), generator=generator) * 2 - 1
+    noise = torch.randn(x_0.shape, generator=generator)
+    alpha_bar = noise_schedule('linear', 100)[[1, 20, 50, 80]][:, None, None, None]
+    x_t = q_sample(x_0, noise, alpha_bar)
+    answer = training_target(prediction, x_0, noise, alpha_bar)
+    found_x_0, found_noise = split_prediction(prediction, answer, x_t, alpha_bar)
+    torch.testing.assert_close(found_x_0, x_0, atol=1e-4, rtol=0)
+    torch.testing.assert_close(found_noise, noise, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize('steps', [1, 7, 16, 100])
+def test_step_times_rise_from_0_to_T(steps):
+    times = step_times(100, steps)
+    assert len(times) == steps + 1
+    assert (times[0], times[-1]) == (0, 100)
+    assert all(a < b for a, b in zip(times, times[1:], strict=False))
+
+
+def test_decode_carries_noise_onto_the_data():
+    alpha_bar = noise_schedule('cosine', 1000)
+    x_T = torch.randn((1, 1, 100, 100), generator=torch.Generator().manual_seed(0))
+    x_0 = ddim_decode(gaussian_denoiser(alpha_bar), x_T, alpha_bar, 200)
+    # The flow of a Gaussian is known in closed form: x_0 = mean + sd x_T.
+    torch.testing.assert_close(x_0, MEAN + SD * x_T, atol=0.02, rtol=0)
+
+
+def test_inversion_finds_the_noise():
+    alpha_bar = noise_schedule('cosine', 1000)
+    x_0 = torch.linspace(-1, 1, 64).reshape(1, 1, 8, 8)
+    x_T = ddim_invert(gaussian_denoiser(alpha_bar), x_0, alpha_bar, 200)
+    torch.testing.assert_close(x_T, (x_0 - MEAN) / SD, atol=0.04, rtol=0)
+
+
+def test_round_trip_error_falls_with_steps():
+    alpha_bar = noise_schedule('cosine', 1000)
+    denoise = gaussian_denoiser(alpha_bar)
+    x_0 = torch.linspace(-1, 1, 64).reshape(1, 1, 8, 8)
+    errors = []
+    for steps in (4, 16, 64, 256):
+        x_T = ddim_invert(denoise, x_0, alpha_bar, steps)
+        errors.append((ddim_decode(denoise, x_T, alpha_bar, steps) - x_0).abs().max().item())
+    assert all(later < earlier / 2 for earlier, later in zip(errors, errors[1:], strict=False))
+    assert errors[-1] < 0.02
+
+
+def test_the_difference_cancels_the_error_of_inversion():
+    # The site is a shift and a gain: the exact map from A to B is known.
+    alpha_bar = noise_schedule('cosine', 1000)
+    site_a, site_b = (gaussian_denoiser(alpha_bar, m, s) for m, s in ((0.0, 0.5), (0.2, 0.6)))
+    x = torch.linspace(-0.5, 0.5, 64).reshape(1, 1, 8, 8)
+    truth = 0.2 + 0.6 / 0.5 * x
+    x_T = ddim_invert(site_a, x, alpha_bar, 16)
+    at_a, at_b = (ddim_decode(d, x_T, alpha_bar, 16) for d in (site_a, site_b))
+    plain, difference = (at_b - truth).abs().mean(), (x + at_b - at_a - truth).abs().mean()
+    assert difference < plain / 2
