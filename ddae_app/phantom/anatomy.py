@@ -21,6 +21,9 @@ SHAPE_STEP_MM = 5.0
 SHAPE_SCALES_MM = ((26.0, 2.6), (10.0, 1.1))
 """Smoothness and standard deviation of the random displacement: lobes, then gyri."""
 
+MAX_VENTRICLE_MM = 5.6
+"""Further than this the displacement would fold in the middle of the ventricles."""
+
 MEAN_HEAD_SCALE = 0.91
 """The MNI152 brain (1.9 L) is larger than people's (about 1.5 L), by this along each axis."""
 
@@ -127,13 +130,14 @@ def draw_anatomy(age: float, sex: str, rng: np.random.Generator) -> Anatomy:
     years = (age - AGE_RANGE[0]) / (AGE_RANGE[1] - AGE_RANGE[0])
     growth = 0.25 * years + 0.75 * years**2.2
     spread = rng.standard_normal(4)
+    ventricle = -1.0 + 5.6 * growth + 0.3 * male + (0.5 + 0.8 * years) * spread[0]
     scale = MEAN_HEAD_SCALE * (1 + SEX_HEAD_SCALE * male + 0.022 * rng.standard_normal())
     proportions = np.clip(1 + 0.02 * rng.standard_normal(3), 0.95, 1.05)
     return Anatomy(
         atlas=load_atlas(),
         age=age,
         sex=sex,
-        ventricle_mm=-1.0 + 6.0 * growth + 0.3 * male + (0.5 + 0.8 * years) * spread[0],
+        ventricle_mm=float(np.clip(ventricle, -1.5, MAX_VENTRICLE_MM)),
         sulcus_mm=-0.3 + 2.0 * growth + 0.25 * spread[1],
         csf_weight=float(np.exp(-0.2 + 1.1 * growth + 0.12 * spread[2])),
         gm_weight=float(np.exp(0.25 - 0.6 * years - 0.04 * male + 0.06 * spread[3])),

@@ -85,7 +85,7 @@ def load_atlas() -> Atlas:
     atlas = Atlas(
         tissues=np.stack([csf, gm, wm, detail]),
         origin=origin,
-        ventricles=_attraction(ventricle, sigma_mm=7),
+        ventricles=_attraction(ventricle, sigma_mm=8),
         sulci=_attraction(sulcus, sigma_mm=3),
         near=ndimage.distance_transform_edt(~brain[coarse], sampling=FIELD_STEP) < NEAR_MM,
     )

@@ -12,6 +12,8 @@ from ddae_app import __version__
 from ddae_app.phantom.population import Subject
 from ddae_app.phantom.scanner import Scanner
 
+AUTHORS = ['ddae-phantom (software)', 'The ddae-app developers']
+
 BIDS_VERSION = '1.10.0'
 
 MAX_INT16 = 32000
@@ -71,7 +73,8 @@ def sidecar(path: Path) -> Path:
     return path.with_name(path.name.replace('.nii.gz', '.json'))
 
 
-def _truthsidecar(raw: Path, scanner: Scanner) -> dict:
+def truth_metadata(raw: Path, scanner: Scanner) -> dict:
+    """Sidecar of a truth image: `raw` (relative to the dataset) as `scanner` would see it."""
     return {
         'Description': f'The same head, same position, without noise, in the scanner of '
         f'{scanner.site}',
@@ -89,7 +92,8 @@ def write_raw_description(out: Path, subjects: list[Subject], design: str) -> No
             'Name': 'Multi-site brain phantoms',
             'BIDSVersion': BIDS_VERSION,
             'DatasetType': 'raw',
-            'License': 'CC0',
+            'License': 'See README',
+            'Authors': AUTHORS,
             'GeneratedBy': [_generated_by('ddae-phantom')],
             'SourceDatasets': [{'DOI': TEMPLATE_DOI}],
         },
@@ -118,7 +122,8 @@ def write_truth_description(out: Path) -> None:
             'Name': 'Multi-site brain phantoms: every scan at every other site',
             'BIDSVersion': BIDS_VERSION,
             'DatasetType': 'derivative',
-            'License': 'CC0',
+            'License': 'See README',
+            'Authors': AUTHORS,
             'GeneratedBy': [_generated_by('truth')],
             'SourceDatasets': [{'URL': '../..'}],
             'DatasetLinks': {'raw': '../..'},
@@ -142,6 +147,15 @@ No person was scanned. The anatomy is a random deformation of the MNI152NLin2009
 bias field, resolution, orientation, noise and intensity scale, and its own distribution of age
 and sex.
 
+License: the images are yours to use for any purpose, with the notice of the template:
+Copyright (C) 1993-2004 Louis Collins, McConnell Brain Imaging Centre, Montreal Neurological
+Institute, McGill University. Permission to use, copy, modify, and distribute this software and
+its documentation for any purpose and without fee is hereby granted, provided that the above
+copyright notice appear in all copies. The authors and McGill University make no representations
+about the suitability of this software for any purpose. It is provided "as is" without express or
+implied warranty. The authors are not responsible for any data loss, equipment damage, property
+loss, or injury to subjects or patients resulting from the use or misuse of this software package.
+
 {design}
 """
 
@@ -151,4 +165,5 @@ Every scan of the dataset above at every other site
 
 desc-siteX is the same head at the same position, on the voxels of the source scan, rendered
 with the scanner of site X: its contrast, mean bias field, blur and intensity scale, no noise.
+License and notice: as in the README of that dataset.
 """

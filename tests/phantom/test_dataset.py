@@ -1,0 +1,208 @@
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from ddae_app.cli.phantom import main
+from ddae_app.errors import UsageError
+from ddae_app.phantom.dataset import Design, acquire, write_dataset
+from ddae_app.phantom.population import draw_subjects, site_names
+from ddae_app.phantom.scanner import draw_scanner, render
+from ddae_app.phantom.seeds import generator
+from ddae_app.phantom.slices import draw_slices
+
+SMALL = Design(n_sites=2, subjects_per_site=2, voxel_mm=5.0)
+TRAVELLING = replace(SMALL, travelling=True)
+
+
+def hashes(folder: Path) -> dict[str, str]:
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob('*'))
+        if path.is_file()
+    }
+
+
+@pytest.fixture(scope='module')
+def dataset(tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp('phantom') / 'ds'
+    write_dataset(out, TRAVELLING)
+    return out
+
+
+def test_same_seed_same_bytes(dataset, tmp_path):
+    write_dataset(tmp_path / 'again', TRAVELLING)
+    assert hashes(tmp_path / 'again') == hashes(dataset)
+
+
+def test_other_seed_other_people_in_the_same_scanners(dataset, tmp_path):
+    scans = write_dataset(tmp_path / 'other', replace(SMALL, seed=1))
+    for scan in scans:
+        same = dataset / scan.relative_to(tmp_path / 'other')
+        assert scan.read_bytes() != same.read_bytes()
+        sidecar = Path(str(scan).replace('.nii.gz', '.json'))
+        assert json.loads(sidecar.read_text()) == json.loads(
+            Path(str(same).replace('.nii.gz', '.json')).read_text()
+        )
+
+
+def test_no_temporary_file_is_left(dataset):
+    assert not [path for path in dataset.rglob('*') if '.part' in path.name]
+
+
+def test_images_are_what_a_scanner_writes(dataset):
+    for site in site_names(2):
+        image = nib.load(dataset / f'sub-{site[-1]}01/anat/sub-{site[-1]}01_T1w.nii.gz')
+        assert image.get_data_dtype() == np.int16
+        assert ''.join(nib.aff2axcodes(image.affine)) == draw_scanner(site).orientation
+        assert image.header['qform_code'] == image.header['sform_code'] == 1
+        np.testing.assert_allclose(image.header.get_qform(), image.affine, atol=1e-4)
+        data = image.get_fdata()
+        assert (data == 0).mean() > 0.5
+        assert 0.4 < np.median(data[data > 0]) / draw_scanner(site).scale < 1.6
+
+
+def test_truth_is_the_target_scanner_without_noise(dataset):
+    subject = draw_subjects('PhantomA', 1, seed=0)[0]
+    source, target = (
+        replace(draw_scanner(site), voxel_mm=(5.0, 5.0, 5.0)) for site in ('PhantomA', 'PhantomB')
+    )
+    tissues, points = acquire(subject.anatomy(), source, generator(0, 'scan', 'sub-A01'))
+    expected = render(target, tissues, points)
+    path = dataset / 'derivatives/truth/sub-A01/anat/sub-A01_desc-sitePhantomB_T1w.nii.gz'
+    written = nib.load(path)
+    raw = nib.load(dataset / 'sub-A01/anat/sub-A01_T1w.nii.gz')
+    np.testing.assert_array_equal(written.affine, raw.affine)
+    np.testing.assert_array_equal(written.get_fdata() > 0, raw.get_fdata() > 0)
+    data = nib.as_closest_canonical(written).get_fdata()
+    np.testing.assert_allclose(data, expected, atol=expected.max() / 20000)
+    assert np.corrcoef(data[data > 0], expected[data > 0])[0, 1] > 0.9999
+
+
+def test_sites_differ_in_their_people():
+    ages = [np.mean([p.age for p in draw_subjects(s, 60, 0)]) for s in site_names(7)]
+    women = [np.mean([p.sex == 'F' for p in draw_subjects(s, 60, 0)]) for s in site_names(7)]
+    assert np.ptp(ages) > 10
+    assert np.ptp(women) > 0.1
+    assert {p.age for s in site_names(7) for p in draw_subjects(s, 60, 0)} <= set(range(18, 90))
+
+
+def test_more_people_do_not_change_the_first():
+    assert draw_subjects('PhantomB', 5, 3)[:2] == draw_subjects('PhantomB', 2, 3)
+
+
+@pytest.mark.skipif(shutil.which('bids-validator-deno') is None, reason='validator not on PATH')
+@pytest.mark.parametrize('repeats', [0, 2])
+def test_bids_validator_finds_no_error(tmp_path, dataset, repeats):
+    folder = dataset
+    if repeats:
+        folder = tmp_path / 'ds'
+        write_dataset(
+            folder, replace(TRAVELLING, subjects_per_site=1, sessions=repeats, runs=repeats)
+        )
+    done = subprocess.run(
+        ['bids-validator-deno', str(folder), '--recursive', '--format', 'json'],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    report = json.loads(done.stdout)
+    truth = report['derivativesSummary']['/derivatives/truth/']
+    assert not [
+        i for part in (report, truth) for i in part['issues']['issues'] if i['severity'] == 'error'
+    ]
+    assert done.returncode == 0
+
+
+def test_sessions_and_runs_are_other_scans_of_the_same_head(tmp_path):
+    design = Design(n_sites=1, subjects_per_site=1, sessions=2, runs=2, voxel_mm=6.0)
+    scans = write_dataset(tmp_path / 'ds', design)
+    assert [scan.name for scan in scans] == [
+        f'sub-A01_ses-{session:02d}_run-{run}_T1w.nii.gz' for session in (1, 2) for run in (1, 2)
+    ]
+    data = [nib.load(scan).get_fdata() for scan in scans]
+    volumes = [np.count_nonzero(image) for image in data]
+    assert np.ptp(volumes) < 0.03 * np.mean(volumes)
+    assert not np.array_equal(data[0], data[1])
+
+
+def test_slices_are_the_datasets_people(axial_slice):
+    drawn = draw_slices(2, site_names(2), 0, axial_slice, target='PhantomB')
+    people = [p for site in site_names(2) for p in draw_subjects(site, 2, 0)]
+    assert drawn.subject.tolist() == [p.label for p in people]
+    assert drawn.age.tolist() == [p.age for p in people]
+    assert drawn.images.shape == drawn.mask.shape == (4, *axial_slice.shape[:2])
+    assert drawn.images.dtype == np.float32
+    assert ((drawn.images > 0) <= drawn.mask).all()
+    again = draw_slices(2, site_names(2), 0, axial_slice)
+    np.testing.assert_array_equal(again.images, drawn.images)
+    assert again.truth is None
+    # At the target site itself, only noise and the scan's own bias part image and truth.
+    own, other = drawn.mask[2:], drawn.mask[:2]
+    scale = draw_scanner('PhantomB').scale
+    assert np.abs(drawn.images[2:] - drawn.truth[2:])[own].mean() < 0.06 * scale
+    assert np.abs(drawn.images[:2] - drawn.truth[:2])[other].mean() > 0.1 * scale
+
+
+def test_refuses_a_folder_in_use(tmp_path, capsys):
+    (tmp_path / 'precious.txt').write_text('mine')
+    assert main([str(tmp_path), '--sites', '1']) == 2
+    error = capsys.readouterr().err
+    assert error.startswith('ddae-phantom: error: ')
+    assert str(tmp_path) in error
+    assert error.count('\n') == 1
+    assert [path.name for path in tmp_path.iterdir()] == ['precious.txt']
+
+
+@pytest.mark.parametrize(
+    'arguments',
+    [
+        ['--sites', '0'],
+        ['--sites', '27'],
+        ['--subjects-per-site', '0'],
+        ['--seed', '-1'],
+        ['--resolution', '0'],
+        ['--runs', '-1'],
+    ],
+)
+def test_refuses_what_cannot_be(tmp_path, capsys, arguments):
+    assert main([str(tmp_path / 'ds'), *arguments]) == 2
+    assert arguments[1] in capsys.readouterr().err
+    assert not (tmp_path / 'ds').exists()
+
+
+def test_refuses_a_file_as_folder(tmp_path):
+    (tmp_path / 'file').touch()
+    with pytest.raises(UsageError, match='not an empty folder'):
+        write_dataset(tmp_path / 'file', SMALL)
+
+
+def test_command_writes_and_says_so(tmp_path, capsys):
+    out = tmp_path / 'ds'
+    assert main([str(out), '--sites', '1', '--subjects-per-site', '1', '--resolution', '8']) == 0
+    assert capsys.readouterr().out == f'{out}: 1 T1w images from 1 sites\n'
+    assert (out / 'sub-A01/anat/sub-A01_T1w.nii.gz').is_file()
+
+
+def test_help_imports_nothing_heavy():
+    code = (
+        'import sys\n'
+        'from ddae_app.cli.phantom import build_parser\n'
+        'build_parser().format_help()\n'
+        "print(sorted({'numpy', 'nibabel', 'scipy', 'nilearn', 'torch'} & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [shutil.which('python') or 'python', '-c', code],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.strip() == '[]'
