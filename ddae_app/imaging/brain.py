@@ -1,0 +1,181 @@
+"""Brain extraction: HD-BET's network, the template's mask, or a scan that is stripped already."""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import ants
+import nibabel as nib
+import numpy as np
+from scipy import ndimage
+
+from ddae_app.errors import ImageError, WeightsError
+from ddae_app.imaging.registration import RANDOM_SEED, to_ants
+
+if TYPE_CHECKING:
+    from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+
+CHECKPOINT = Path('fold_all', 'checkpoint_final.pth')
+WEIGHTS_FILES = (Path('plans.json'), Path('dataset.json'), CHECKPOINT)
+BRAIN_VOLUME_ML = (700.0, 2600.0)
+"""Plausible brain volume in template space, where every brain is scaled to about 1.9 L."""
+
+
+def hd_bet_mask(image: nib.Nifti1Image, weights: Path, device: str) -> np.ndarray:
+    """Brain mask by HD-BET's network (Isensee et al., 2019), run through nnU-Net's predictor.
+
+    The predictor runs in this process: HD-BET's own command starts sixteen worker processes,
+    which starve in containers with little shared memory.
+
+    Parameters
+    ----------
+    image : nib.Nifti1Image
+        Bias-corrected head, RAS.
+    weights : Path
+        Folder with ``plans.json``, ``dataset.json`` and ``fold_all/checkpoint_final.pth``.
+    device : str
+        A torch device; test-time mirroring is used on a GPU only, as HD-BET advises.
+
+    Returns
+    -------
+    np.ndarray, bool
+        On the image's grid.
+
+    Raises
+    ------
+    WeightsError
+        A file is missing or is no nnU-Net model.
+    ImageError
+        No plausible brain was found.
+    """
+    predictor = _predictor(weights, device)
+    data = np.asarray(image.dataobj, dtype=np.float32).T[None]
+    spacing = nib.affines.voxel_sizes(image.affine)[::-1].tolist()
+    labels = predictor.predict_single_npy_array(data, {'spacing': spacing}, None, None, False)
+    return _largest_object(np.asarray(labels).T > 0, image)
+
+
+def check_weights(weights: Path) -> str:
+    """SHA-256 of HD-BET's checkpoint.
+
+    Raises
+    ------
+    WeightsError
+        A file is missing.
+    """
+    for name in WEIGHTS_FILES:
+        if not (weights / name).is_file():
+            raise WeightsError(
+                f'{weights / name}: HD-BET weights are not there; run "ddae-app-fetch hd-bet" on a '
+                'machine with network access, point --hd-bet-weights or HDBET_WEIGHTS to them, '
+                'or choose --skull-strip template'
+            )
+    with (weights / CHECKPOINT).open('rb') as file:
+        return hashlib.file_digest(file, 'sha256').hexdigest()
+
+
+@lru_cache(maxsize=1)
+def _predictor(weights: Path, device: str) -> nnUNetPredictor:
+    check_weights(weights)
+    import torch
+    from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+
+    chosen = torch.device(device)
+    predictor = nnUNetPredictor(
+        use_mirroring=chosen.type == 'cuda',
+        perform_everything_on_device=chosen.type == 'cuda',
+        device=chosen,
+        allow_tqdm=False,
+    )
+    try:
+        predictor.initialize_from_trained_model_folder(str(weights), 'all')
+    except Exception as e:  # nnU-Net and torch raise whatever the broken file leads to
+        raise WeightsError(
+            f'{weights}: not usable as HD-BET weights ({type(e).__name__}: {e}); fetch them again '
+            'with "ddae-app-fetch hd-bet"'
+        ) from e
+    return predictor
+
+
+def template_mask(
+    image: nib.Nifti1Image,
+    template: nib.Nifti1Image,
+    mask: nib.Nifti1Image,
+    *,
+    sloppy: bool = False,
+) -> np.ndarray:
+    """Brain mask of the template, warped to the scan by SyN (Avants et al., 2008).
+
+    Parameters
+    ----------
+    image : nib.Nifti1Image
+        Bias-corrected scan in template space.
+    template, mask : nib.Nifti1Image
+        Template image of the same kind (head or brain) and its brain mask.
+    sloppy : bool
+        Fewer iterations, for trying things out.
+
+    Returns
+    -------
+    np.ndarray, bool
+        On the image's grid; zero voxels of the image are not brain.
+
+    Raises
+    ------
+    ImageError
+        No plausible brain was found.
+    """
+    moving = to_ants(image)
+    with tempfile.TemporaryDirectory() as folder:
+        result = ants.registration(
+            to_ants(template),
+            moving,
+            'SyNOnly',
+            initial_transform='Identity',
+            outprefix=f'{folder}/',
+            reg_iterations=(10, 0, 0) if sloppy else (40, 20, 0),
+            random_seed=RANDOM_SEED,
+        )
+        warped = ants.apply_transforms(
+            moving, to_ants(mask), result['invtransforms'], interpolator='linear'
+        )
+    return _largest_object((warped.numpy() > 0.5) & (np.asarray(image.dataobj) > 0), image)
+
+
+def foreground_mask(image: nib.Nifti1Image) -> np.ndarray:
+    """Brain mask of a scan that is skull-stripped already: what is not background.
+
+    Raises
+    ------
+    ImageError
+        The foreground is no plausible brain.
+    """
+    data = np.asarray(image.dataobj)
+    # Interpolation smears the edge over one voxel: ask for a little more than zero.
+    return _largest_object(data > 0.05 * np.percentile(data[data > 0], 98), image)
+
+
+def _largest_object(mask: np.ndarray, image: nib.Nifti1Image) -> np.ndarray:
+    labels, count = ndimage.label(mask)
+    volume = 0.0
+    if count:
+        largest = labels == 1 + np.bincount(labels.ravel())[1:].argmax()
+        mask = ndimage.binary_fill_holes(largest)
+        volume = mask.sum() * abs(np.linalg.det(image.affine[:3, :3])) / 1000
+    low, high = BRAIN_VOLUME_ML
+    if not low <= volume <= high:
+        raise ImageError(
+            f'brain extraction found {volume:.0f} mL of brain in template space; expected '
+            f'{low:.0f} to {high:.0f} mL. Look at the scan, or try another --skull-strip'
+        )
+    return mask
+
+
+def dice(a: np.ndarray, b: np.ndarray) -> float:
+    """Overlap of two masks on one grid, 0 to 1 (Dice, 1945)."""
+    total = np.count_nonzero(a) + np.count_nonzero(b)
+    return 2 * np.count_nonzero(a & b) / total if total else 0.0

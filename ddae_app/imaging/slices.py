@@ -1,0 +1,104 @@
+"""Axial slices for the network, and the way back into template space."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ddae_app.errors import ImageError
+from ddae_app.imaging.grid import Grid
+from ddae_app.settings import Protocol
+
+MIN_BRAIN_FRACTION = 0.02
+"""``all`` takes the slices where at least this part of the crop is brain."""
+
+
+@dataclass(frozen=True)
+class SliceStack:
+    """Slices of one scan, ready for the network.
+
+    Attributes
+    ----------
+    data : np.ndarray, shape (N, H, W), float32
+        0 outside the brain; the protocol's percentile of the brain is 1 (a few voxels exceed it).
+        The axes are (slice, left to right, back to front).
+    indices : tuple of int
+        Slice positions along the grid's z axis, ascending and contiguous.
+    affine : np.ndarray, shape (4, 4)
+        From (left to right, back to front, slice) indices to mm.
+    scale : float
+        ``data * scale`` is on the preprocessed image's own intensity scale.
+    """
+
+    data: np.ndarray
+    indices: tuple[int, ...]
+    affine: np.ndarray
+    scale: float
+
+
+def crop_start(grid_shape: tuple[int, ...], slice_shape: tuple[int, int]) -> tuple[int, int]:
+    """First voxel, along x and y, of the centre crop of an axial slice."""
+    x, y = ((n - m) // 2 for n, m in zip(grid_shape[:2], slice_shape, strict=True))
+    return x, y
+
+
+def slice_indices(mask: np.ndarray, protocol: Protocol) -> tuple[int, ...]:
+    """Positions of the slices that the protocol asks for, along z.
+
+    ``medial`` is the middle slice of the grid, a fixed place in template space (z = 18 mm in
+    MNI152NLin2009cAsym, through the lateral ventricles), whatever the mask.
+
+    Parameters
+    ----------
+    mask : np.ndarray, shape (X, Y, Z), bool
+        The brain on the model's grid.
+    protocol : Protocol
+        Its ``slices`` is ``medial`` or ``all``.
+    """
+    if protocol.slices == 'medial':
+        return (mask.shape[2] // 2,)
+    enough = mask.sum(axis=(0, 1)) >= MIN_BRAIN_FRACTION * np.prod(protocol.slice_shape)
+    found = np.flatnonzero(enough)
+    return tuple(range(found[0], found[-1] + 1)) if found.size else ()
+
+
+def extract_slices(
+    volume: np.ndarray, mask: np.ndarray, grid: Grid, protocol: Protocol
+) -> SliceStack:
+    """Cut the protocol's slices out of a preprocessed volume and scale them.
+
+    Parameters
+    ----------
+    volume : np.ndarray, shape (X, Y, Z)
+        Bias-corrected image on the model's grid.
+    mask : np.ndarray, shape (X, Y, Z), bool
+        The brain.
+    grid : Grid
+        Where the volume lies.
+    protocol : Protocol
+        Slice and intensity rules.
+
+    Raises
+    ------
+    ImageError
+        The slices hold no brain.
+    """
+    scale = (
+        float(np.percentile(volume[mask], protocol.intensity_percentile)) if mask.any() else 0.0
+    )
+    indices = slice_indices(mask, protocol)
+    if scale <= 0 or not indices or not mask[:, :, list(indices)].any():
+        raise ImageError('no brain in the slices to harmonise; look at the brain mask')
+    x, y = crop_start(volume.shape, protocol.slice_shape)
+    height, width = protocol.slice_shape
+    box = (slice(x, x + height), slice(y, y + width), slice(indices[0], indices[-1] + 1))
+    cut = np.where(mask[box], np.maximum(volume[box], 0), 0) / scale
+    affine = grid.affine.copy()
+    affine[:3, 3] = (grid.affine @ [x, y, indices[0], 1])[:3]
+    return SliceStack(
+        data=np.ascontiguousarray(np.moveaxis(cut, 2, 0), dtype=np.float32),
+        indices=indices,
+        affine=affine,
+        scale=scale,
+    )
