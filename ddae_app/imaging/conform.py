@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import zlib
 from pathlib import Path
 
@@ -49,13 +50,14 @@ def load_t1w(path: Path) -> nib.Nifti1Image:
     except (nib.filebasedimages.ImageFileError, nib.spatialimages.HeaderDataError, OSError) as e:
         raise ImageError(f'{path}: not a readable NIfTI image ({_first_line(e)})') from e
     shape = _checked_shape(path, image)
+    _check_affine(path, image)
     try:
         data = np.asanyarray(image.dataobj, dtype=np.float32).reshape(shape)
+        _check_to_the_end(path)
     except (OSError, EOFError, ValueError, TypeError, zlib.error) as e:
         raise ImageError(
-            f'{path}: the image data cannot be read ({_first_line(e)}); is the file truncated?'
+            f'{path}: the image data cannot be read ({_first_line(e)}); is the file truncated or damaged?'
         ) from e
-    _check_affine(path, image)
     return nib.Nifti1Image(_checked_intensities(path, data), image.affine)
 
 
@@ -67,6 +69,14 @@ def conform(image: nib.Nifti1Image) -> nib.Nifti1Image:
     # The quaternion cannot hold shear, and ITK reads the qform first: let both say the same.
     out.set_sform(out.get_qform(), code=1)
     return out
+
+
+def _check_to_the_end(path: Path) -> None:
+    # nibabel stops reading after the last voxel, but gzip's checksum comes after that.
+    if path.suffix == '.gz':
+        with gzip.open(path) as file:
+            while file.read(2**20):
+                pass
 
 
 def _checked_shape(path: Path, image: nib.spatialimages.SpatialImage) -> tuple[int, ...]:
@@ -97,14 +107,14 @@ def _check_affine(path: Path, image: nib.spatialimages.SpatialImage) -> None:
             'set the orientation in the header'
         )
     affine = image.affine
-    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-6:
-        raise ImageError(f'{path}: the orientation matrix is not invertible; repair the header')
     zooms = nib.affines.voxel_sizes(affine)
     low, high = VOXEL_SIZE_MM
-    if zooms.min() < low or zooms.max() > high:
+    if not (zooms.min() >= low and zooms.max() <= high):  # so that NaN fails, too
         raise ImageError(
             f'{path}: voxel size {_mm(zooms)} mm; expected {low} to {high} mm (is the unit mm?)'
         )
+    if not (np.isfinite(affine).all() and abs(np.linalg.det(affine[:3, :3] / zooms)) > 1e-3):
+        raise ImageError(f'{path}: the orientation matrix is not invertible; repair the header')
     extent = zooms * image.shape[:3]
     if extent.min() < MIN_EXTENT_MM:
         raise ImageError(

@@ -1,0 +1,50 @@
+"""Reading and writing the images that this program makes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+
+from ddae_app.errors import ImageError
+from ddae_app.files import staged
+
+MNI_CODE = 4
+"""NIfTI's code for coordinates in MNI152 space."""
+
+
+def read(path: Path | str) -> nib.Nifti1Image:
+    """Read an image that an earlier step wrote, data and all.
+
+    Raises
+    ------
+    ImageError
+        The file is missing or damaged.
+    """
+    try:
+        image = nib.load(path)
+        return nib.Nifti1Image(np.asanyarray(image.dataobj), image.affine)
+    except (OSError, EOFError, ValueError, nib.filebasedimages.ImageFileError) as e:
+        raise ImageError(f'{path}: not readable ({e}); run the preprocessing again') from e
+
+
+def write(path: Path | str, data: np.ndarray, affine: np.ndarray) -> None:
+    """Write an image in template space, whole or not at all; the same bytes every time.
+
+    Parameters
+    ----------
+    path : Path or str
+        ``.nii``, or ``.nii.gz`` to compress.
+    data : np.ndarray, shape (X, Y, Z)
+        Booleans are stored as uint8, everything else as float32.
+    affine : np.ndarray, shape (4, 4)
+        Voxel index to mm, RAS.
+    """
+    kind = np.uint8 if data.dtype == bool else np.float32
+    image = nib.Nifti1Image(np.ascontiguousarray(data, dtype=kind), affine)
+    image.set_sform(affine, MNI_CODE)
+    image.set_qform(affine, MNI_CODE)
+    image.header.set_xyzt_units('mm')
+    with staged(Path(path)) as temporary:
+        nib.save(image, temporary)
