@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import tomllib
+from dataclasses import dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import Any, get_args, get_origin, get_type_hints
+
+import tomli_w
+
+from ddae_app.errors import UsageError
 
 
 @dataclass(frozen=True)
@@ -28,3 +35,173 @@ class Protocol:
     slices: str = 'medial'
     slice_shape: tuple[int, int] = (128, 128)
     intensity_percentile: float = 99.9
+
+
+def protocol_from(values: dict[str, Any]) -> Protocol:
+    """A protocol from its fields, lists for tuples, as JSON and nipype hold them."""
+    return Protocol(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+
+
+@dataclass(frozen=True)
+class SelectSettings:
+    """Which scans, and what is known about them; see the flags of the same names."""
+
+    participant_label: tuple[str, ...] = ()
+    session_label: tuple[str, ...] = ()
+    bids_filter_file: Path | None = None
+    bids_database_dir: Path | None = None
+    skip_bids_validation: bool = False
+    derivatives: tuple[str, ...] = ()
+    site_column: str | None = None
+    source_site: str | None = None
+
+
+@dataclass(frozen=True)
+class PreprocSettings:
+    """How scans are brought to the model's grid."""
+
+    skull_strip: str = 'hd-bet'
+    hd_bet_weights: Path | None = None
+    template: str | None = None
+    templateflow_home: Path | None = None
+    slices: str | None = None
+    sloppy: bool = False
+
+
+@dataclass(frozen=True)
+class HarmonizeSettings:
+    """What is done to the slices."""
+
+    target_site: str | None = None
+    model: Path | None = None
+    method: str = 'ddae'
+    unseen_site: str = 'refuse'
+    stage: str = 'all'
+    device: str = 'auto'
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """How a model is trained."""
+
+    preset: str = 'base'
+    train_images: int | None = None
+    model_name: str = 'ddae'
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """How the work is carried out; changes no result."""
+
+    work_dir: Path = Path('work')
+    clean_workdir: bool = False
+    nprocs: int = 1
+    omp_nthreads: int = 1
+    mem_mb: int | None = None
+    low_mem: bool = False
+    use_plugin: Path | None = None
+    boilerplate_only: bool = False
+    reports_only: bool = False
+    write_graph: bool = False
+    stop_on_first_crash: bool = False
+    resource_monitor: bool = False
+    notrack: bool = False
+    verbose_count: int = 0
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything that one run was asked to do."""
+
+    bids_dir: Path
+    output_dir: Path
+    analysis_level: str
+    random_seed: int = 0
+    select: SelectSettings = field(default_factory=SelectSettings)
+    preproc: PreprocSettings = field(default_factory=PreprocSettings)
+    harmonize: HarmonizeSettings = field(default_factory=HarmonizeSettings)
+    train: TrainSettings = field(default_factory=TrainSettings)
+    run: RunSettings = field(default_factory=RunSettings)
+
+
+def to_toml(settings: Settings) -> str:
+    """Settings as TOML; what is not set is left out, since TOML has no null."""
+    return tomli_w.dumps(_plain(settings))
+
+
+def read_flat(path: Path) -> dict[str, Any]:
+    """Read a settings file back, as one value per flag.
+
+    Raises
+    ------
+    UsageError
+        Not readable, not TOML, or a name that is no setting.
+    """
+    try:
+        content = tomllib.loads(path.read_text(encoding='utf-8'))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as e:
+        raise UsageError(f'--config-file {path}: not readable as TOML ({e})') from e
+    flat = {key: value for key, value in content.items() if not isinstance(value, dict)}
+    for section in (value for value in content.values() if isinstance(value, dict)):
+        flat |= section
+    unknown = sorted(set(flat) - set(flag_names()))
+    if unknown:
+        raise UsageError(
+            f'--config-file {path}: {unknown[0]!r} is no setting; a file of an earlier run, '
+            'logs/<run id>/settings.toml, shows what there is'
+        )
+    return flat
+
+
+def from_flat(values: dict[str, Any]) -> Settings:
+    """Settings from one value per flag; values that are not given keep their defaults.
+
+    Raises
+    ------
+    UsageError
+        A value is of the wrong type.
+    """
+    return _build(Settings, values)
+
+
+def flag_names() -> list[str]:
+    """The names of all settings, without their sections."""
+    names = []
+    for item in fields(Settings):
+        section = item.default_factory
+        is_section = isinstance(section, type) and is_dataclass(section)
+        names += [f.name for f in fields(section)] if is_section else [item.name]  # type: ignore[arg-type]
+    return names
+
+
+def _build(kind: type, values: dict[str, Any]) -> Any:
+    hints = get_type_hints(kind)
+    arguments: dict[str, Any] = {}
+    for item in fields(kind):
+        hint = hints[item.name]
+        if is_dataclass(hint):
+            arguments[item.name] = _build(hint, values)  # type: ignore[arg-type]
+        elif values.get(item.name) is not None:
+            arguments[item.name] = _convert(item.name, values[item.name], hint)
+    return kind(**arguments)
+
+
+def _convert(name: str, value: Any, hint: Any) -> Any:
+    accepted = {kind for kind in (get_args(hint) or (hint,)) if kind is not type(None)}
+    if get_origin(hint) is tuple and isinstance(value, list | tuple):
+        if all(isinstance(v, str) for v in value):
+            return tuple(value)
+    elif Path in accepted and isinstance(value, str | Path):
+        return Path(value)
+    elif (bool in accepted) == isinstance(value, bool) and isinstance(value, tuple(accepted)):
+        return value
+    raise UsageError(f'setting {name} is {value!r}; expected {getattr(hint, "__name__", hint)}')
+
+
+def _plain(value: Any) -> Any:
+    if is_dataclass(value):
+        items = ((f.name, getattr(value, f.name)) for f in fields(value))
+        return {name: _plain(v) for name, v in items if v is not None}
+    if isinstance(value, Path):
+        return str(value)
+    return list(value) if isinstance(value, tuple) else value

@@ -1,0 +1,166 @@
+"""What makes the output folder a BIDS derivative dataset."""
+
+from __future__ import annotations
+
+import csv
+import fcntl
+import io
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from ddae_app import __version__
+from ddae_app.bids.names import Scan
+from ddae_app.bids.sidecars import DESCRIPTIONS
+from ddae_app.files import write_atomically
+
+# No trailing slashes: the validator would not silence the folders (bids-validator#291).
+BIDSIGNORE = '*.html\nfigures\n*_xfm.*\ngroup_*\nmodels\n.*.lock\n'
+
+QC_MEANING = {
+    'registration_correlation': 'Correlation with the template inside its brain mask',
+    'scale_min': 'Smallest stretch from scan to template along a principal axis',
+    'scale_max': 'Largest stretch from scan to template along a principal axis',
+    'brain_volume_template_ml': 'Brain volume in template space, in mL',
+    'mask_template_dice': 'Overlap of the brain mask with the one of the template',
+    'ssim': 'Structural similarity of the slices before and after harmonization',
+    'gradient_correlation': 'Correlation of edges before and after harmonization',
+    'mean_absolute_change': 'Mean absolute change of brain intensities, on the scale 0 to 1',
+    'target_distance_before': 'Wasserstein distance of brain intensities to those typical of '
+    'the target site, before harmonization',
+    'target_distance_after': 'The same after harmonization',
+    'source_site': 'Where the scan was acquired',
+    'target_site': 'The site whose look it was given',
+}
+
+
+def write_description(output_dir: Path, bids_dir: Path) -> None:
+    """Write what describes the output dataset; every job writes the same.
+
+    That is ``dataset_description.json``, ``README.md``, ``.bidsignore`` and
+    ``descriptions.tsv`` with its dictionary.
+    """
+    raw = _raw_description(bids_dir)
+    description = {
+        'Name': 'ddae-app: harmonized T1-weighted images',
+        'BIDSVersion': '1.10.0',
+        'DatasetType': 'derivative',
+        'License': raw.get('License') or 'as the source dataset',
+        'Authors': raw.get('Authors') or ['not given by the source dataset'],
+        'GeneratedBy': [{'Name': 'ddae-app', 'Version': __version__}],
+        'SourceDatasets': [_source(bids_dir, raw)],
+        'DatasetLinks': {'raw': bids_dir.resolve().as_uri()},
+    }
+    rows = [{'desc_id': key, 'description': text} for key, text in DESCRIPTIONS.items()]
+    dictionary = {
+        'Description': 'Meaning of the desc- labels',
+        'desc_id': {'Description': 'Value of the desc entity'},
+        'description': {'Description': 'What an image with this label shows'},
+    }
+    write_json(output_dir / 'dataset_description.json', description)
+    write_atomically(output_dir / 'README.md', _README)
+    write_atomically(output_dir / '.bidsignore', BIDSIGNORE)
+    write_atomically(output_dir / 'descriptions.tsv', to_tsv(rows))
+    write_json(output_dir / 'descriptions.json', dictionary)
+
+
+def update_scans(output_dir: Path, rows: Mapping[Scan, Mapping[str, Any]], image: str) -> None:
+    """Put the QC of each scan into its ``*_scans.tsv``, keeping what other runs wrote there.
+
+    Parameters
+    ----------
+    output_dir : Path
+        Root of the output dataset.
+    rows : mapping of Scan to mapping
+        QC by name; see `QC_MEANING`.
+    image : str
+        Ending of the image that stands for the scan, after the scan's stem.
+    """
+    tables: dict[Path, dict[str, dict[str, Any]]] = {}
+    for scan, values in rows.items():
+        session = f'_ses-{scan.session}' if scan.session else ''
+        name = f'sub-{scan.participant}{session}_scans.tsv'
+        table = tables.setdefault(output_dir / scan.folder.parent / name, {})
+        filename = f'anat/{scan.stem}{image}'
+        table[filename] = {'filename': filename, **values}
+    for path, table in tables.items():
+        with _locked(path):
+            known = {row['filename']: row for row in read_tsv(path)} if path.is_file() else {}
+            merged = {name: known.get(name, {}) | row for name, row in table.items()}
+            ordered = sorted((known | merged).items())
+            write_atomically(path, to_tsv([row for _, row in ordered]))
+            meaning = {name: {'Description': text} for name, text in QC_MEANING.items()}
+            write_json(path.with_suffix('.json'), meaning)
+
+
+def read_tsv(path: Path) -> list[dict[str, str]]:
+    """Rows of a table that this program wrote."""
+    with path.open(encoding='utf-8', newline='') as file:
+        return list(csv.DictReader(file, delimiter='\t'))
+
+
+def to_tsv(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Rows as BIDS wants tables: tabs, n/a where there is nothing."""
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    out = io.StringIO()
+    writer = csv.writer(out, delimiter='\t', lineterminator='\n', quoting=csv.QUOTE_MINIMAL)
+    writer.writerow(columns)
+    writer.writerows([_cell(row.get(column)) for column in columns] for row in rows)
+    return out.getvalue()
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write JSON whole or not at all."""
+    write_atomically(path, json.dumps(content, indent=2, ensure_ascii=False) + '\n')
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    # The kernel lets go of it when a process dies, so no lock outlives a killed job.
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with (path.parent / f'.{path.name}.lock').open('w') as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _cell(value: Any) -> str:
+    if value is None or value == '' or value != value:
+        return 'n/a'
+    if isinstance(value, float):
+        return f'{value:.5g}'
+    return str(value).replace('\t', ' ').replace('\n', ' ')
+
+
+def _raw_description(bids_dir: Path) -> dict[str, Any]:
+    try:
+        text = (bids_dir / 'dataset_description.json').read_text(encoding='utf-8-sig')
+        content = json.loads(text)
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _source(bids_dir: Path, raw: dict[str, Any]) -> dict[str, str]:
+    doi = raw.get('DatasetDOI')
+    return {'DOI': doi} if isinstance(doi, str) else {'URL': bids_dir.resolve().as_uri()}
+
+
+_README = """# Harmonized T1-weighted images
+
+Written by ddae-app: each T1w image of the source dataset registered to an MNI152 template,
+bias-corrected, stripped of the skull, and re-rendered as if acquired at one target site.
+
+- `desc-preproc`: preprocessed image in template space, brain only
+- `desc-brain_mask`: brain mask
+- `from-T1w_to-*_xfm.txt`: affine in ITK's format, resamples the T1w into template space
+- `desc-slices`: axial slices as the network sees them, brain scaled to [0, 1]
+- `desc-harmonized`: the same slices at the target site
+- `sub-*_scans.tsv`: quality measures of each scan, explained in the JSON beside it
+- `sub-*.html`: a page with pictures per participant
+- `logs/`: settings and log of each run
+
+Intensities of `desc-slices` and `desc-harmonized` times the sidecar's `IntensityScale` are on
+the scale of `desc-preproc`.
+"""

@@ -1,0 +1,138 @@
+"""Contents of the JSON sidecars."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ddae_app import __version__
+from ddae_app.bids.cohort import Covariates
+from ddae_app.bids.names import Scan
+from ddae_app.settings import Protocol
+
+Metadata = dict[str, Any]
+
+DESCRIPTIONS = {
+    'preproc': 'Registered to the template, resampled to the grid of the model, bias-corrected, '
+    'brain only',
+    'brain': 'Brain mask',
+    'slices': 'Axial slices as the model sees them; the brain scaled to [0, 1]',
+    'harmonized': 'Axial slices re-rendered as if acquired at the target site; same scale as '
+    'desc-slices',
+}
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """What the sidecars tell of the model.
+
+    Attributes
+    ----------
+    name, sha256 : str
+    phantom : bool
+        Trained on simulated images.
+    """
+
+    name: str
+    sha256: str
+    phantom: bool
+
+
+@dataclass(frozen=True)
+class Space:
+    """Where the outputs of a run lie.
+
+    Attributes
+    ----------
+    protocol : Protocol
+    uri : str
+        Of the template.
+    """
+
+    protocol: Protocol
+    uri: str
+
+    @property
+    def entities(self) -> dict[str, str]:
+        """``space`` and ``res`` of the outputs."""
+        return {
+            'space': self.protocol.template,
+            'res': 'x'.join(map(str, dict.fromkeys(self.protocol.grid))),
+        }
+
+    def metadata(self) -> Metadata:
+        """The part that all images in this space share."""
+        grid = ' x '.join(map(str, self.protocol.grid))
+        return {
+            'SpatialReference': self.uri,
+            'Resolution': f'{grid} voxels over the field of view of {self.protocol.template}',
+        }
+
+
+def raw_uri(scan: Scan, bids_dir: Path) -> str:
+    """BIDS URI of the image that everything came from."""
+    return f'bids:raw:{scan.path.relative_to(bids_dir).as_posix()}'
+
+
+def own_uri(path: Path) -> str:
+    """BIDS URI of another image in the output dataset."""
+    return f'bids::{path.as_posix()}'
+
+
+def preproc(space: Space, source: str, skull_strip: str, weights_sha256: str | None) -> Metadata:
+    """Sidecar of the preprocessed image."""
+    weights = {'SkullStripWeightsSHA256': weights_sha256} if weights_sha256 else {}
+    return {
+        'Description': DESCRIPTIONS['preproc'],
+        'Sources': [source],
+        'SkullStripped': True,
+        'SkullStripMethod': skull_strip,
+        'GeneratedByVersion': __version__,
+        **weights,
+        **space.metadata(),
+    }
+
+
+def mask(space: Space, source: str) -> Metadata:
+    """Sidecar of the brain mask."""
+    return {
+        'Description': DESCRIPTIONS['brain'],
+        'Type': 'Brain',
+        'Sources': [source],
+        **space.metadata(),
+    }
+
+
+def slices(space: Space, source: Path, *, harmonized: Metadata | None = None) -> Metadata:
+    """Sidecar of the slice stack, or with `harmonized` of what became of it."""
+    kind = 'slices' if harmonized is None else 'harmonized'
+    return {
+        'Description': DESCRIPTIONS[kind],
+        'Sources': [own_uri(source)],
+        'SkullStripped': True,
+        'SliceAxis': 'axial',
+        'IntensityPercentile': space.protocol.intensity_percentile,
+        **space.metadata(),
+        **(harmonized or {}),
+    }
+
+
+def harmonization(
+    model: ModelFacts, covariates: Covariates, target_site: str, unseen_site: str, seed: int
+) -> Metadata:
+    """What was done to the slices, as far as it is known before the run."""
+    return {
+        'HarmonizationMethod': 'DDAE',
+        'SourceSite': covariates.site or 'n/a',
+        'TargetSite': target_site,
+        'UnseenSitePolicy': unseen_site,
+        'Age': None if math.isnan(covariates.age) else covariates.age,
+        'Sex': covariates.sex,
+        'ModelName': model.name,
+        'ModelSHA256': model.sha256,
+        'PhantomModel': model.phantom,
+        'RandomSeed': seed,
+        'SoftwareVersion': __version__,
+    }

@@ -1,0 +1,355 @@
+"""The command line of ddae-app."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+from pathlib import Path
+
+from ddae_app import __version__
+
+DESCRIPTION = """\
+Takes T1-weighted images of a BIDS dataset to MNI152 space and re-renders them as if they had
+been acquired at one target site, keeping anatomy, age and sex, with a Disentangled Diffusion
+Autoencoder."""
+
+EPILOG = """\
+exit codes: 0 every T1w produced its outputs; 1 some failed (listed); 2 usage; 16 the input is
+not valid BIDS; 18 the filters selected nothing"""
+
+LEVELS = ('participant', 'train', 'group')
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser; a flag that is not given stays out of the result, so that files can fill it."""
+    parser = argparse.ArgumentParser(
+        prog='ddae-app',
+        description=DESCRIPTION,
+        epilog=EPILOG,
+        argument_default=argparse.SUPPRESS,
+        allow_abbrev=False,
+    )
+    parser.add_argument('bids_dir', type=Path, help='root of a raw BIDS dataset')
+    parser.add_argument('output_dir', type=Path, help='where the derivative dataset is written')
+    parser.add_argument(
+        'analysis_level',
+        choices=LEVELS,
+        help='participant: preprocess and harmonize each T1w; train: fit a model on the whole '
+        'dataset; group: gather the quality measures of all participants',
+    )
+    parser.add_argument('--version', action='version', version=f'ddae-app {__version__}')
+    _add_selection(parser)
+    _add_preprocessing(parser)
+    _add_harmonization(parser)
+    _add_training(parser)
+    _add_run(parser)
+    return parser
+
+
+def _flag(group: argparse._ArgumentGroup, *names: str, **options) -> None:
+    """Add a flag with its underscore spelling, which older BIDS-Apps use, as an alias."""
+    aliases = [
+        '--' + n[2:].replace('-', '_') for n in names if n.startswith('--') and '-' in n[2:]
+    ]
+    action = group.add_argument(*names, *aliases, **options)
+    # The aliases work but would make the help twice as long.
+    action.option_strings = [s for s in action.option_strings if s not in aliases]
+
+
+def _add_selection(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group('which scans')
+    _flag(
+        group,
+        '--participant-label',
+        nargs='+',
+        metavar='LABEL',
+        help='participants to process, with or without "sub-" (default: all)',
+    )
+    _flag(
+        group,
+        '--session-label',
+        nargs='+',
+        metavar='LABEL',
+        help='sessions to process, with or without "ses-" (default: all)',
+    )
+    _flag(
+        group,
+        '--bids-filter-file',
+        type=Path,
+        metavar='FILE',
+        help='JSON {"t1w": {"entity": value}} to select T1w images; null: without the entity, '
+        '"*": with any value',
+    )
+    _flag(
+        group,
+        '--bids-database-dir',
+        type=Path,
+        metavar='PATH',
+        help='folder of a pybids index, made if it is not there; saves indexing large datasets',
+    )
+    _flag(
+        group,
+        '--skip-bids-validation',
+        action='store_true',
+        help='assume that the input is valid BIDS',
+    )
+    _flag(
+        group,
+        '-d',
+        '--derivatives',
+        nargs='+',
+        metavar='PACKAGE=PATH',
+        help='earlier outputs to take preprocessed scans from: ddae-app=PATH',
+    )
+    _flag(
+        group,
+        '--site-column',
+        metavar='NAME',
+        help='column of participants.tsv (or sessions.tsv) that names the site '
+        '(default: the first of site, site_id, scanner, center, centre, institution, ...)',
+    )
+    _flag(
+        group,
+        '--source-site',
+        metavar='NAME',
+        help='the site of every scan, where the tables do not tell',
+    )
+
+
+def _add_preprocessing(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group('preprocessing')
+    _flag(
+        group,
+        '--skull-strip',
+        choices=('hd-bet', 'template', 'none'),
+        help="hd-bet: its network; template: the template's brain mask, warped by SyN; "
+        'none: the scans are skull-stripped already (default: hd-bet)',
+    )
+    _flag(
+        group,
+        '--hd-bet-weights',
+        type=Path,
+        metavar='PATH',
+        help="folder of HD-BET's weights (default: $HDBET_WEIGHTS, else HD-BET's own folder)",
+    )
+    _flag(
+        group,
+        '--template',
+        metavar='NAME',
+        help='MNI152NLin2009cAsym, from TEMPLATEFLOW_HOME, or the packaged, skull-stripped '
+        "MNI152NLin2009aSym (default: the model's; without a model MNI152NLin2009cAsym)",
+    )
+    _flag(
+        group,
+        '--slices',
+        choices=('medial', 'all'),
+        help="axial slices to harmonize or to train on (default: the model's; without a model "
+        'medial, as in the paper)',
+    )
+    _flag(
+        group,
+        '--sloppy',
+        action='store_true',
+        help='few iterations everywhere: for trying things out, not for results',
+    )
+
+
+def _add_harmonization(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group('harmonization')
+    _flag(
+        group,
+        '--target-site',
+        metavar='NAME',
+        help="the site whose look every scan is given; one of the model's sites",
+    )
+    _flag(
+        group,
+        '--model',
+        type=Path,
+        metavar='FILE',
+        help='model file (default: $DDAE_MODEL, else <output_dir>/models/, else the packaged '
+        'model of simulated scanners)',
+    )
+    _flag(group, '--method', choices=('ddae',), help='harmonization method (default: ddae)')
+    _flag(
+        group,
+        '--unseen-site',
+        choices=('refuse', 'agnostic'),
+        help='a scan from a site that the model does not know: refuse it, or harmonize it as '
+        'from an unknown site, which is less accurate (default: refuse)',
+    )
+    _flag(
+        group,
+        '--stage',
+        choices=('all', 'preproc', 'harmonize'),
+        help='preproc: stop before the network, so that no GPU is needed; harmonize: start from '
+        'preprocessed outputs (default: all)',
+    )
+    _flag(
+        group,
+        '--device',
+        type=_device,
+        metavar='{auto,cpu,cuda[:n]}',
+        help='where the networks run (default: auto)',
+    )
+
+
+def _add_training(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group('training')
+    _flag(
+        group,
+        '--preset',
+        choices=('tiny', 'base', 'paper'),
+        help='size of the model: tiny trains on a CPU, base on a GPU, paper is the '
+        'reconstruction of the published one (default: base)',
+    )
+    _flag(
+        group,
+        '--train-images',
+        type=_positive,
+        metavar='N',
+        help="slices to show the network in all (default: the preset's)",
+    )
+    _flag(
+        group,
+        '--model-name',
+        metavar='NAME',
+        help='the model is written to <output_dir>/models/NAME.safetensors (default: ddae)',
+    )
+
+
+def _add_run(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group('how to run')
+    _flag(
+        group,
+        '-w',
+        '--work-dir',
+        type=Path,
+        metavar='PATH',
+        help='intermediate results; a rerun with the same folder resumes (default: ./work)',
+    )
+    _flag(
+        group,
+        '--clean-workdir',
+        action='store_true',
+        help='empty the work directory first; not while another run uses it',
+    )
+    _flag(
+        group,
+        '--nprocs',
+        '--nthreads',
+        '--n-cpus',
+        dest='nprocs',
+        type=_positive,
+        metavar='N',
+        help='processes at once (default: all CPUs)',
+    )
+    _flag(
+        group,
+        '--omp-nthreads',
+        type=_positive,
+        metavar='N',
+        help='threads per process of the networks; ANTs and N4 use one, to give the same '
+        'result every time (default: one less than --nprocs, at most 8)',
+    )
+    _flag(
+        group,
+        '--mem-mb',
+        '--mem',
+        dest='mem_mb',
+        type=_memory_mb,
+        metavar='MB',
+        help='memory for all processes, in MB or with a suffix K, M, G or T',
+    )
+    _flag(
+        group,
+        '--low-mem',
+        action='store_true',
+        help='harmonize one slice at a time: slower, less memory',
+    )
+    _flag(
+        group,
+        '--use-plugin',
+        '--nipype-plugin-file',
+        dest='use_plugin',
+        type=Path,
+        metavar='FILE',
+        help='YAML with a nipype plugin and its arguments',
+    )
+    _flag(
+        group,
+        '--config-file',
+        type=Path,
+        metavar='FILE',
+        help='settings of an earlier run, logs/<run id>/settings.toml; flags win over the file',
+    )
+    _flag(group, '--boilerplate-only', action='store_true', help='write the methods text only')
+    _flag(
+        group,
+        '--reports-only',
+        action='store_true',
+        help='write the HTML pages anew from existing outputs',
+    )
+    _flag(
+        group,
+        '--write-graph',
+        action='store_true',
+        help="write the workflow's graph to the run's log folder",
+    )
+    _flag(
+        group,
+        '--stop-on-first-crash',
+        action='store_true',
+        help='stop when one scan fails (default: finish the others)',
+    )
+    _flag(group, '--random-seed', type=_seed, metavar='N', help='seed of training (default: 0)')
+    _flag(
+        group,
+        '--resource-monitor',
+        action='store_true',
+        help='record memory and CPU use of every step in the work directory',
+    )
+    _flag(
+        group,
+        '--notrack',
+        action='store_true',
+        help='accepted for compatibility: ddae-app never sends anything anywhere',
+    )
+    group.add_argument(
+        '-v', '--verbose', dest='verbose_count', action='count', help='say more; -vv for debugging'
+    )
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f'{text}: expected 1 or more')
+    return number
+
+
+def _seed(text: str) -> int:
+    number = int(text)
+    if not 0 <= number < 2**31:
+        raise argparse.ArgumentTypeError(f'{text}: expected 0 to 2147483647')
+    return number
+
+
+def _memory_mb(text: str) -> int:
+    match = re.fullmatch(r'(\d+)([KMGT]?)B?', text.strip().upper())
+    if not match or int(match[1]) == 0:
+        raise argparse.ArgumentTypeError(f'{text}: expected a size such as 16000 or 16G')
+    return max(1, int(int(match[1]) * {'K': 1e-3, '': 1, 'M': 1, 'G': 1e3, 'T': 1e6}[match[2]]))
+
+
+def _device(text: str) -> str:
+    if not re.fullmatch(r'auto|cpu|cuda(:\d+)?', text):
+        raise argparse.ArgumentTypeError(f'{text}: expected auto, cpu, cuda or cuda:N')
+    return text
+
+
+def default_nprocs() -> int:
+    """CPUs that this process may use; a batch job often has fewer than the machine."""
+    return (
+        len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
+    )

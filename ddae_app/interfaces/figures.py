@@ -1,0 +1,79 @@
+"""Nipype interfaces over :mod:`ddae_app.reports.figures`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from nipype.interfaces.base import (
+    BaseInterfaceInputSpec,
+    File,
+    SimpleInterface,
+    TraitedSpec,
+    traits,
+)
+
+from ddae_app.imaging import volumes
+from ddae_app.reports import figures
+
+
+class _PlotPreprocInputSpec(BaseInterfaceInputSpec):
+    in_file = File(exists=True, mandatory=True, desc='bias-corrected image in template space')
+    mask = File(exists=True, mandatory=True, desc='its brain mask')
+    fixed = File(exists=True, mandatory=True, desc='template image')
+    fixed_mask = File(exists=True, mandatory=True, desc='brain mask of the template')
+
+
+class _PlotPreprocOutputSpec(TraitedSpec):
+    registration = File(desc='scan and template in turn')
+    brain = File(desc='scan with the outline of its brain mask')
+
+
+class PlotPreproc(SimpleInterface):
+    """Pictures of the registration and of the brain mask."""
+
+    input_spec = _PlotPreprocInputSpec
+    output_spec = _PlotPreprocOutputSpec
+
+    def _run_interface(self, runtime):
+        scan = volumes.read(self.inputs.in_file)
+        registration, brain = (Path(runtime.cwd) / f'{n}.svg' for n in ('registration', 'brain'))
+        fixed, fixed_mask = volumes.read(self.inputs.fixed), volumes.read(self.inputs.fixed_mask)
+        figures.plot_registration(scan, fixed, fixed_mask, registration)
+        figures.plot_mask(scan, volumes.read(self.inputs.mask), brain)
+        self._results |= {'registration': str(registration), 'brain': str(brain)}
+        return runtime
+
+
+class _PlotHarmonizationInputSpec(BaseInterfaceInputSpec):
+    before = File(exists=True, mandatory=True, desc='slices, brain in [0, 1]')
+    after = File(exists=True, mandatory=True, desc='the same, harmonised')
+    source_site = traits.Str(mandatory=True)
+    target_site = traits.Str(mandatory=True)
+    reference = traits.Dict(mandatory=True, desc='intensity quantiles of the target site')
+
+
+class _PlotHarmonizationOutputSpec(TraitedSpec):
+    harmonized = File(desc='before, after, difference')
+    histogram = File(desc='intensities before and after, and those of the target site')
+
+
+class PlotHarmonization(SimpleInterface):
+    """Pictures of what harmonisation changed."""
+
+    input_spec = _PlotHarmonizationInputSpec
+    output_spec = _PlotHarmonizationOutputSpec
+
+    def _run_interface(self, runtime):
+        images = [volumes.read(path) for path in (self.inputs.before, self.inputs.after)]
+        before, after = (np.moveaxis(np.asarray(image.dataobj), 2, 0) for image in images)
+        target = self.inputs.target_site
+        harmonized, histogram = (
+            Path(runtime.cwd) / f'{n}.svg' for n in ('harmonized', 'histogram')
+        )
+        figures.plot_harmonization(
+            before, after, harmonized, self.inputs.source_site, target, images[0].affine
+        )
+        figures.plot_histogram(before, after, self.inputs.reference, histogram, target)
+        self._results |= {'harmonized': str(harmonized), 'histogram': str(histogram)}
+        return runtime

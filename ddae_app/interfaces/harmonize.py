@@ -1,0 +1,80 @@
+"""Nipype interface over :mod:`ddae_app.harmonize`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from nipype.interfaces.base import (
+    BaseInterfaceInputSpec,
+    File,
+    SimpleInterface,
+    TraitedSpec,
+    traits,
+)
+
+from ddae_app.harmonize.ddae import DDAEHarmonizer
+from ddae_app.harmonize.device import resolve_device
+from ddae_app.imaging import quality, volumes
+
+
+class _HarmonizeInputSpec(BaseInterfaceInputSpec):
+    in_file = File(exists=True, mandatory=True, desc='slices, brain in [0, 1]')
+    model = File(exists=True, mandatory=True, desc='model bundle')
+    source_site = traits.Str(mandatory=True, desc='where the scan was acquired')
+    target_site = traits.Str(mandatory=True, desc='whose look it is given')
+    unseen_site = traits.Enum('refuse', 'agnostic', usedefault=True)
+    # NaN differs from itself, so that nipype would never find the step done.
+    age = traits.Float(-1.0, usedefault=True, desc='years, negative if unknown')
+    sex = traits.Enum('', 'M', 'F', usedefault=True)
+    sloppy = traits.Bool(False, usedefault=True, desc='few steps')
+    batch_size = traits.Int(8, usedefault=True, nohash=True, desc='slices at once')
+    device = traits.Str('auto', usedefault=True, nohash=True)
+    use_gpu = traits.Bool(False, usedefault=True, nohash=True, desc='queue for the GPU')
+
+
+class _HarmonizeOutputSpec(TraitedSpec):
+    out_file = File(desc='slices at the target site, same scale as the input')
+    qc = traits.Dict(desc='similarity to the input, distance to the target site')
+    provenance = traits.Dict(desc='what was run')
+
+
+class Harmonize(SimpleInterface):
+    """Render the slices of one scan as if acquired at the target site."""
+
+    input_spec = _HarmonizeInputSpec
+    output_spec = _HarmonizeOutputSpec
+
+    def _run_interface(self, runtime):
+        inputs = self.inputs
+        harmonizer = DDAEHarmonizer.load(inputs.model, inputs.device).prepared(
+            unseen_site=inputs.unseen_site,
+            batch_size=inputs.batch_size,
+            steps=4 if inputs.sloppy else None,
+        )
+        image = volumes.read(inputs.in_file)
+        before = np.ascontiguousarray(np.moveaxis(np.asarray(image.dataobj), 2, 0))
+        after = harmonizer.transform(
+            before,
+            inputs.source_site,
+            inputs.target_site,
+            ages=[inputs.age if inputs.age >= 0 else float('nan')] * len(before),
+            sexes=[inputs.sex or None] * len(before),
+        )
+        out = Path(runtime.cwd) / 'harmonized.nii'
+        volumes.write(out, np.moveaxis(after, 0, 2), image.affine)
+        levels, reference = harmonizer.typical_intensities(inputs.target_site)
+        self._results |= {
+            'out_file': str(out),
+            'qc': quality.fidelity(before, after)
+            | {
+                'target_distance_before': quality.quantile_distance(before, levels, reference),
+                'target_distance_after': quality.quantile_distance(after, levels, reference),
+            },
+            'provenance': {
+                'SamplingSteps': harmonizer.steps,
+                'LabelBlind': not harmonizer.use_covariates,
+                'Device': str(resolve_device(inputs.device)),
+            },
+        }
+        return runtime

@@ -1,0 +1,116 @@
+"""From a preprocessed image to harmonised slices."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from nipype.interfaces import utility as niu
+from nipype.pipeline import engine as pe
+
+from ddae_app.bids.cohort import Covariates
+from ddae_app.interfaces.harmonize import Harmonize
+from ddae_app.interfaces.preproc import ExtractSlices
+from ddae_app.settings import Protocol
+
+
+@dataclass(frozen=True)
+class HarmonizeRequest:
+    """What is asked of the model, for all scans of a run.
+
+    Attributes
+    ----------
+    model : Path
+        Model bundle.
+    target_site : str
+    unseen_site : {'refuse', 'agnostic'}
+    device : str
+        A torch device, resolved: ``cpu``, ``cuda`` or ``cuda:n``.
+    batch_size : int
+        Slices at once.
+    """
+
+    model: Path
+    target_site: str
+    unseen_site: str
+    device: str
+    batch_size: int
+
+
+def init_harmonize_wf(
+    *,
+    protocol: Protocol,
+    request: HarmonizeRequest,
+    covariates: Covariates,
+    omp_nthreads: int = 1,
+    sloppy: bool = False,
+    name: str = 'harmonize_wf',
+) -> pe.Workflow:
+    """Cut the slices that the model takes out of a preprocessed image and harmonise them.
+
+    Parameters
+    ----------
+    protocol : Protocol
+        Of the model.
+    request : HarmonizeRequest
+        Model, target site and device.
+    covariates : Covariates
+        Of this scan.
+    omp_nthreads : int
+        Threads of the network on a CPU.
+    sloppy : bool
+        Few steps.
+
+    Inputs
+    ------
+    t1w_preproc, mask
+        Preprocessed image on the model's grid, and its brain mask.
+
+    Outputs
+    -------
+    slices, harmonized
+        Slices before and after, brain in [0, 1].
+    slice_facts
+        ``IntensityScale`` and ``SliceIndices``, for the sidecars.
+    qc, provenance
+        Quality measures; steps and device that were used.
+    """
+    workflow = pe.Workflow(name=name)
+    workflow.__desc__ = (
+        'Axial slices were re-rendered at the target site with a Disentangled Diffusion '
+        'Autoencoder (Ijishakin, Lawry Aguila et al., 2024): the image plus the difference '
+        'between its decodings at the target and at its own site, from one inverted noise.'
+    )
+    inputnode = pe.Node(niu.IdentityInterface(fields=['t1w_preproc', 'mask']), name='inputnode')
+    fields = ['slices', 'harmonized', 'slice_facts', 'qc', 'provenance']
+    outputnode = pe.Node(niu.IdentityInterface(fields=fields), name='outputnode')
+    extract_slices = pe.Node(
+        ExtractSlices(protocol=asdict(protocol)), name='extract_slices', mem_gb=0.5
+    )
+    harmonize = pe.Node(
+        Harmonize(
+            model=str(request.model),
+            source_site=covariates.site or 'n/a',
+            target_site=request.target_site,
+            unseen_site=request.unseen_site,
+            age=covariates.age if not math.isnan(covariates.age) else -1.0,
+            sex=covariates.sex or '',
+            sloppy=sloppy,
+            batch_size=request.batch_size,
+            device=request.device,
+            use_gpu=request.device.startswith('cuda'),
+        ),
+        name='harmonize',
+        mem_gb=1.5,
+        n_procs=omp_nthreads,
+    )
+    workflow.connect([
+        (inputnode, extract_slices, [('t1w_preproc', 'in_file'), ('mask', 'in_mask')]),
+        (extract_slices, harmonize, [('out_file', 'in_file')]),
+        (extract_slices, outputnode, [('out_file', 'slices'), ('facts', 'slice_facts')]),
+        (harmonize, outputnode, [
+            ('out_file', 'harmonized'), ('qc', 'qc'), ('provenance', 'provenance'),
+        ]),
+    ])  # fmt: skip
+    return workflow

@@ -1,0 +1,189 @@
+"""The whole way of a scan, and of all scans of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from nipype.interfaces import utility as niu
+from nipype.pipeline import engine as pe
+
+from ddae_app.bids.cohort import Covariates
+from ddae_app.bids.names import Scan
+from ddae_app.bids.sidecars import Metadata, Space
+from ddae_app.imaging.templates import TemplateFiles
+from ddae_app.workflows.derivatives import (
+    init_harmonize_derivatives_wf,
+    init_preproc_derivatives_wf,
+)
+from ddae_app.workflows.harmonize import HarmonizeRequest, init_harmonize_wf
+from ddae_app.workflows.preproc import init_preproc_wf
+
+PREPROC_FIELDS = (
+    't1w_grid', 't1w_preproc', 'mask', 'xfm', 'fixed', 'kind', 'registration_qc', 'brain_qc',
+)  # fmt: skip
+HARMONIZE_FIELDS = ('slices', 'harmonized', 'slice_facts', 'qc', 'provenance')
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How every scan of a run is preprocessed; see :func:`init_preproc_wf`."""
+
+    template: TemplateFiles
+    skull_strip: str
+    weights: Path | None
+    weights_sha256: str | None
+    device: str
+
+
+@dataclass(frozen=True)
+class ScanPlan:
+    """What is to be done for one scan.
+
+    Attributes
+    ----------
+    scan : Scan
+    covariates : Covariates
+    raw : str
+        BIDS URI of the T1w.
+    preprocessed : tuple of Path or None
+        Image and mask that an earlier run made; None to make them.
+    harmonization : dict or None
+        Sidecar entries known before the run; None to stop after preprocessing.
+    """
+
+    scan: Scan
+    covariates: Covariates
+    raw: str
+    preprocessed: tuple[Path, Path] | None
+    harmonization: Metadata | None
+
+
+def init_participant_wf(
+    plans: Sequence[ScanPlan],
+    *,
+    output_dir: Path,
+    space: Space,
+    preprocessing: Preprocessing | None,
+    request: HarmonizeRequest | None,
+    reference: dict[str, list[float]] | None,
+    omp_nthreads: int,
+    sloppy: bool,
+    name: str = 'ddae_wf',
+) -> pe.Workflow:
+    """One workflow per scan, independent of each other.
+
+    Parameters
+    ----------
+    plans : sequence of ScanPlan
+    output_dir : Path
+        Root of the output dataset.
+    space : Space
+        Where the outputs lie.
+    preprocessing : Preprocessing or None
+        None if every plan starts from preprocessed images.
+    request : HarmonizeRequest or None
+        None if every plan stops after preprocessing.
+    reference : dict or None
+        Intensity quantiles of the target site.
+    omp_nthreads : int
+        Threads of the networks.
+    sloppy : bool
+        Few iterations.
+    """
+    workflow = pe.Workflow(name=name)
+    for plan in plans:
+        scan_wf = pe.Workflow(name=plan.scan.workflow)
+        if plan.preprocessed is None:
+            assert preprocessing is not None
+            source = _add_preproc(
+                scan_wf, plan, output_dir, space, preprocessing, omp_nthreads, sloppy
+            )
+        else:
+            source = _preprocessed_node(plan.preprocessed)
+        if plan.harmonization is not None:
+            assert request is not None and reference is not None
+            harmonize_wf = init_harmonize_wf(
+                protocol=space.protocol,
+                request=request,
+                covariates=plan.covariates,
+                omp_nthreads=omp_nthreads,
+                sloppy=sloppy,
+            )
+            derivatives_wf = init_harmonize_derivatives_wf(
+                scan=plan.scan,
+                output_dir=output_dir,
+                space=space,
+                metadata=plan.harmonization,
+                reference=reference,
+            )
+            prefix = '' if plan.preprocessed else 'outputnode.'
+            images = ('t1w_preproc', 'mask')
+            pairs = [(f'{prefix}{field}', f'inputnode.{field}') for field in images]
+            scan_wf.connect([
+                (source, harmonize_wf, pairs),
+                (harmonize_wf, derivatives_wf, _same(HARMONIZE_FIELDS)),
+            ])  # fmt: skip
+        workflow.add_nodes([scan_wf])
+    return workflow
+
+
+def methods(workflow: pe.Workflow) -> str:
+    """What the workflow does, as a paragraph for a paper: what its parts say, once each."""
+    parts: dict[str, None] = {}
+
+    def visit(part) -> None:
+        parts[getattr(part, '__desc__', '')] = None
+        for node in part._graph.nodes:
+            if isinstance(node, pe.Workflow):
+                visit(node)
+
+    visit(workflow)
+    # The graph does not keep the order of its nodes; the text follows the order of the work.
+    said = sorted((text for text in parts if text), key=lambda text: text.startswith('Axial'))
+    return ' '.join(said)
+
+
+def _add_preproc(
+    scan_wf: pe.Workflow,
+    plan: ScanPlan,
+    output_dir: Path,
+    space: Space,
+    preprocessing: Preprocessing,
+    omp_nthreads: int,
+    sloppy: bool,
+) -> pe.Workflow:
+    preproc_wf = init_preproc_wf(
+        protocol=space.protocol,
+        template=preprocessing.template,
+        skull_strip=preprocessing.skull_strip,
+        weights=preprocessing.weights,
+        device=preprocessing.device,
+        omp_nthreads=omp_nthreads,
+        sloppy=sloppy,
+    )
+    preproc_wf.inputs.inputnode.in_file = str(plan.scan.path)
+    derivatives_wf = init_preproc_derivatives_wf(
+        scan=plan.scan,
+        output_dir=output_dir,
+        space=space,
+        template=preprocessing.template,
+        raw=plan.raw,
+        skull_strip=preprocessing.skull_strip,
+        weights_sha256=preprocessing.weights_sha256,
+    )
+    scan_wf.connect([(preproc_wf, derivatives_wf, _same(PREPROC_FIELDS))])
+    return preproc_wf
+
+
+def _preprocessed_node(images: tuple[Path, Path]) -> pe.Node:
+    preprocessed = pe.Node(
+        niu.IdentityInterface(fields=['t1w_preproc', 'mask']), name='preprocessed'
+    )
+    preprocessed.inputs.t1w_preproc, preprocessed.inputs.mask = map(str, images)
+    return preprocessed
+
+
+def _same(names: Sequence[str]) -> list[tuple[str, str]]:
+    return [(f'outputnode.{name}', f'inputnode.{name}') for name in names]
