@@ -137,6 +137,29 @@ class DDAEHarmonizer:
             parts.append(torch.where(x > 0, y.clamp(min=0), 0)[:, 0].cpu().numpy())
         return np.concatenate(parts) if parts else images.copy()
 
+    def prepared(
+        self, *, unseen_site: str, batch_size: int, steps: int | None = None
+    ) -> DDAEHarmonizer:
+        """A copy for one request; without `steps` it keeps its own.
+
+        A model without null tokens, such as preset ``paper``, cannot do without age and sex: it
+        is given them, and its outputs say so (``LabelBlind: false``).
+        """
+        dropout = self._fitted().info.config.condition_dropout
+        return replace(
+            self,
+            unseen_site=unseen_site,
+            batch_size=batch_size,
+            steps=steps or self.steps,
+            use_covariates=dropout == 0,
+        )
+
+    def typical_intensities(self, site: str) -> tuple[np.ndarray, np.ndarray]:
+        """Quantile levels and a site's median brain intensity at each, shape (Q,)."""
+        quantiles = self._fitted().info.quantiles
+        median = quantiles.median[self.sites.index(site)]
+        return np.array(quantiles.levels), np.array(median)
+
     def save(self, path: str | Path) -> None:
         """Write the model as a bundle."""
         bundle = self._fitted()

@@ -240,7 +240,7 @@ PRESETS = {
         ModelConfig(
             unshuffle=4,
             channels=32,
-            multipliers=(1, 2, 4),
+            multipliers=(1, 2, 3),
             blocks=1,
             attention=(16,),
             z_u_dim=32,

@@ -1,0 +1,114 @@
+"""Finding the model that a run uses."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from hashlib import file_digest
+from importlib.resources import files
+from pathlib import Path
+
+from ddae_app.errors import ModelError, UsageError
+from ddae_app.model.bundle import BundleInfo, read_bundle_info
+from ddae_app.settings import Protocol
+
+PHANTOM_MODEL = 'phantom-tiny.safetensors'
+"""The packaged model, trained on simulated scanners by ``make demo-model``."""
+
+
+@dataclass(frozen=True)
+class FoundModel:
+    """A model and where it was found.
+
+    Attributes
+    ----------
+    path : Path
+    info : BundleInfo
+    sha256 : str
+    origin : str
+        Which rule found it.
+    """
+
+    path: Path
+    info: BundleInfo
+    sha256: str
+    origin: str
+
+    def describe(self) -> str:
+        """One line for the log."""
+        kind = 'PHANTOM model, of simulated scanners only' if self.info.phantom else 'model'
+        return (
+            f'{kind} {self.info.name!r} from {self.path} ({self.origin}); '
+            f'sites: {", ".join(self.info.sites)}; SHA-256 {self.sha256[:16]}'
+        )
+
+    def reference(self, site: str) -> dict[str, list[float]]:
+        """Brain-intensity quantiles of a site: ``levels``, ``p25``, ``median``, ``p75``."""
+        row, quantiles = self.info.sites.index(site), self.info.quantiles
+        tables = {'p25': quantiles.low, 'median': quantiles.median, 'p75': quantiles.high}
+        return {'levels': list(quantiles.levels)} | {k: list(t[row]) for k, t in tables.items()}
+
+
+def find_model(named: Path | None, environment: Path | None, output_dir: Path) -> FoundModel:
+    """The model of a run: ``--model``, ``$DDAE_MODEL``, ``<output_dir>/models/``, the packaged.
+
+    Raises
+    ------
+    ModelError
+        The file is missing, corrupt or of another version, or several lie in the folder.
+    """
+    if named is not None:
+        return _read(named, '--model')
+    if environment is not None:
+        return _read(environment, 'DDAE_MODEL')
+    trained = sorted((output_dir / 'models').glob('*.safetensors'))
+    if len(trained) > 1:
+        raise ModelError(
+            f'{output_dir / "models"} holds {len(trained)} models '
+            f'({", ".join(path.name for path in trained)}); choose one with --model'
+        )
+    if trained:
+        return _read(trained[0], 'trained in this output folder')
+    return _read(Path(str(files('ddae_app') / 'data' / PHANTOM_MODEL)), 'packaged')
+
+
+def check_target(model: FoundModel, target_site: str | None) -> str:
+    """The target site, if the model knows it.
+
+    Raises
+    ------
+    UsageError
+        Not given, or not one of the model's.
+    """
+    if target_site not in model.info.sites:
+        found = 'is missing' if target_site is None else f'{target_site!r} is unknown to the model'
+        raise UsageError(
+            f'--target-site {found}; {model.info.name!r} knows {", ".join(model.info.sites)}'
+        )
+    return target_site
+
+
+def check_protocol(model: FoundModel, template: str | None, slices: str | None) -> Protocol:
+    """The model's preprocessing protocol, if it is what was asked for.
+
+    Raises
+    ------
+    ModelError
+        A flag asks for another template or other slices.
+    """
+    protocol = model.info.protocol
+    for flag, asked, needed in (
+        ('--template', template, protocol.template),
+        ('--slices', slices, protocol.slices),
+    ):
+        if asked is not None and asked != needed:
+            raise ModelError(
+                f'{flag} {asked}: the model {model.info.name!r} was trained with {needed}; '
+                f'leave the flag out, or give a model that was trained with {asked}'
+            )
+    return protocol
+
+
+def _read(path: Path, origin: str) -> FoundModel:
+    info = read_bundle_info(path)
+    with path.open('rb') as file:
+        return FoundModel(path.resolve(), info, file_digest(file, 'sha256').hexdigest(), origin)
