@@ -66,6 +66,19 @@ def write_description(output_dir: Path, bids_dir: Path) -> None:
     write_json(output_dir / 'descriptions.json', dictionary)
 
 
+def dataset_name(bids_dir: Path) -> str:
+    """The name that a dataset gives itself."""
+    return str(_raw_description(bids_dir).get('Name') or bids_dir.resolve().name)
+
+
+def is_phantom(bids_dir: Path) -> bool:
+    """Whether a dataset was written by ``ddae-phantom``."""
+    generators = _raw_description(bids_dir).get('GeneratedBy')
+    return isinstance(generators, list) and any(
+        isinstance(g, dict) and g.get('Name') == 'ddae-phantom' for g in generators
+    )
+
+
 def update_scans(output_dir: Path, rows: Mapping[Scan, Mapping[str, Any]], image: str) -> None:
     """Put the QC of each scan into its ``*_scans.tsv``, keeping what other runs wrote there.
 

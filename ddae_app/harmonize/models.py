@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import file_digest
 from importlib.resources import files
 from pathlib import Path
 
 from ddae_app.errors import ModelError, UsageError
 from ddae_app.model.bundle import BundleInfo, read_bundle_info
+from ddae_app.model.presets import PRESETS, Preset
 from ddae_app.settings import Protocol
 
 PHANTOM_MODEL = 'phantom-tiny.safetensors'
@@ -106,6 +107,23 @@ def check_protocol(model: FoundModel, template: str | None, slices: str | None) 
                 f'leave the flag out, or give a model that was trained with {asked}'
             )
     return protocol
+
+
+def training_preset(name: str, images: int | None) -> Preset:
+    """A preset, with another length of training where one is asked for."""
+    preset = PRESETS[name]
+    if images is None:
+        return preset
+    # Averaging and warm-up keep their share of the run.
+    shrink = min(1.0, images / preset.train.images)
+    train = replace(
+        preset.train,
+        images=images,
+        warmup_images=int(preset.train.warmup_images * shrink),
+        ema_halflife_images=max(1, int(preset.train.ema_halflife_images * shrink)),
+        validation_interval_images=max(1, int(preset.train.validation_interval_images * shrink)),
+    )
+    return replace(preset, train=train)
 
 
 def _read(path: Path, origin: str) -> FoundModel:

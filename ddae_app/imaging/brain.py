@@ -15,6 +15,7 @@ from scipy import ndimage
 
 from ddae_app.errors import ImageError, WeightsError
 from ddae_app.imaging.registration import RANDOM_SEED, to_ants
+from ddae_app.imaging.templates import HeadKind
 
 if TYPE_CHECKING:
     from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
@@ -146,17 +147,41 @@ def template_mask(
     return _largest_object((warped.numpy() > 0.5) & (np.asarray(image.dataobj) > 0), image)
 
 
-def foreground_mask(image: nib.Nifti1Image) -> np.ndarray:
+def stripped_mask(image: nib.Nifti1Image, kind: HeadKind) -> np.ndarray:
     """Brain mask of a scan that is skull-stripped already: what is not background.
 
     Raises
     ------
     ImageError
-        The foreground is no plausible brain.
+        The scan shows a whole head, or its foreground is no plausible brain.
     """
+    if kind == 'head':
+        raise ImageError(
+            'the scan shows a whole head, but --skull-strip none expects skull-stripped scans; '
+            'use --skull-strip hd-bet or template'
+        )
     data = np.asarray(image.dataobj)
     # Interpolation smears the edge over one voxel: ask for a little more than zero.
     return _largest_object(data > 0.05 * np.percentile(data[data > 0], 98), image)
+
+
+def volume_ml(mask: np.ndarray, affine: np.ndarray) -> float:
+    """Volume of a mask."""
+    return float(np.count_nonzero(mask) * abs(np.linalg.det(affine[:3, :3])) / 1000)
+
+
+def overlap_with_template(
+    mask: np.ndarray, affine: np.ndarray, template_mask: nib.Nifti1Image
+) -> float:
+    """Dice overlap of a brain mask in template space with the template's own."""
+    to_template = np.linalg.inv(template_mask.affine) @ affine
+    expected = ndimage.affine_transform(
+        np.asarray(template_mask.dataobj, dtype=np.float32),
+        to_template,
+        output_shape=mask.shape,
+        order=1,
+    )
+    return dice(mask, expected > 0.5)
 
 
 def _largest_object(mask: np.ndarray, image: nib.Nifti1Image) -> np.ndarray:
@@ -165,7 +190,7 @@ def _largest_object(mask: np.ndarray, image: nib.Nifti1Image) -> np.ndarray:
     if count:
         largest = labels == 1 + np.bincount(labels.ravel())[1:].argmax()
         mask = ndimage.binary_fill_holes(largest)
-        volume = mask.sum() * abs(np.linalg.det(image.affine[:3, :3])) / 1000
+        volume = volume_ml(mask, image.affine)
     low, high = BRAIN_VOLUME_ML
     if not low <= volume <= high:
         raise ImageError(

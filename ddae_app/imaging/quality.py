@@ -1,4 +1,4 @@
-"""What harmonisation did to a scan, in numbers: similarity to the input, distance to the target."""
+"""What harmonisation did to a scan: similarity to the input, distance to the target."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -12,6 +12,10 @@ from ddae_app.settings import Protocol
 
 MIN_BRAIN_FRACTION = 0.02
 """``all`` takes the slices where at least this part of the crop is brain."""
+
+
+TRAINING_NEIGHBOURS = 4
+"""Slices above and below the medial one that training sees as well."""
 
 
 @dataclass(frozen=True)
@@ -102,3 +106,30 @@ def extract_slices(
         affine=affine,
         scale=scale,
     )
+
+
+def training_slices(
+    volume: np.ndarray, mask: np.ndarray, grid: Grid, protocol: Protocol
+) -> np.ndarray:
+    """Slices of one scan for training: with ``medial``, the neighbours of the medial slice too.
+
+    They show the same scanner on slightly different anatomy, which a small dataset is short of.
+
+    Returns
+    -------
+    np.ndarray, shape (N, H, W), float32
+        Scaled as :func:`extract_slices` scales.
+
+    Raises
+    ------
+    ImageError
+        The slices hold no brain.
+    """
+    if protocol.slices != 'medial':
+        return extract_slices(volume, mask, grid, protocol).data
+    everything = extract_slices(volume, mask, grid, replace(protocol, slices='all'))
+    medial = mask.shape[2] // 2
+    near = [abs(index - medial) <= TRAINING_NEIGHBOURS for index in everything.indices]
+    if not any(near):
+        raise ImageError('no brain near the medial slice; look at the brain mask')
+    return everything.data[near]

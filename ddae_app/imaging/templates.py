@@ -11,6 +11,7 @@ import numpy as np
 from nilearn import datasets, image
 
 from ddae_app.errors import TemplateError
+from ddae_app.imaging import volumes
 
 TEMPLATES = ('MNI152NLin2009cAsym', 'MNI152NLin2009aSym')
 """The second one is packaged with nilearn, without skull, and works offline."""
@@ -56,12 +57,17 @@ class Template:
         if kind == 'brain':
             return self.brain
         if self.head is None:
-            raise TemplateError(
-                f'the scan shows a whole head, but {self.name} is a skull-stripped template and '
-                'heads register badly to it; use --template MNI152NLin2009cAsym '
-                '(ddae-app-fetch templates) or strip the scans first'
-            )
+            raise no_head(self.name)
         return self.head
+
+
+def no_head(name: str) -> TemplateError:
+    """The error for a whole head where only a skull-stripped template is at hand."""
+    return TemplateError(
+        f'the scan shows a whole head, but {name} is a skull-stripped template and heads '
+        'register badly to it; use --template MNI152NLin2009cAsym (ddae-app-fetch templates) '
+        'or strip the scans first'
+    )
 
 
 def load_template(name: str, templateflow_home: Path | None) -> Template:
@@ -145,3 +151,34 @@ def _at_working_resolution(path: Path, interpolation: str) -> nib.Nifti1Image:
         copy_header=True,
         force_resample=True,
     )
+
+
+@dataclass(frozen=True)
+class TemplateFiles:
+    """A template as files, for steps that run in other processes.
+
+    Attributes
+    ----------
+    name, uri : str
+        As in :class:`Template`.
+    head : Path or None
+    brain, mask : Path
+    """
+
+    name: str
+    uri: str
+    head: Path | None
+    brain: Path
+    mask: Path
+
+
+def write_template(template: Template, folder: Path) -> TemplateFiles:
+    """Write a template's images into a folder, where every step finds them."""
+    paths = {}
+    for part in ('head', 'brain', 'mask'):
+        picture = getattr(template, part)
+        paths[part] = folder / f'{template.name}_{part}.nii' if picture is not None else None
+        if picture is not None:
+            data = np.asarray(picture.dataobj)
+            volumes.write(paths[part], data > 0 if part == 'mask' else data, picture.affine)
+    return TemplateFiles(template.name, template.uri, **paths)

@@ -1,0 +1,180 @@
+"""From a command line to an exit code; the only place that reads the environment."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shlex
+import shutil
+import sys
+import time
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from ddae_app import __version__
+from ddae_app.cli.parser import build_parser, default_nprocs
+from ddae_app.errors import DdaeError, UsageError
+from ddae_app.files import write_atomically
+from ddae_app.settings import Settings, from_flat, read_flat, to_toml
+
+log = logging.getLogger('ddae_app')
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run ddae-app; returns its exit code.
+
+    Parameters
+    ----------
+    argv : sequence of str, optional
+        Arguments without the program's name; else those of the process.
+    """
+    arguments = vars(build_parser().parse_args(argv))
+    _say_on_terminal(arguments.get('verbose_count', 0))
+    try:
+        return _run(resolve(arguments, os.environ), shlex.join(argv or sys.argv[1:]))
+    except DdaeError as error:
+        log.error('%s', error)
+        return error.exit_code
+    except KeyboardInterrupt:
+        log.error('interrupted; run the same command again to go on')
+        return 130
+
+
+def resolve(arguments: dict[str, Any], environment: Mapping[str, str]) -> Settings:
+    """Settings from flags, a settings file and the environment, in this order of weight.
+
+    Raises
+    ------
+    UsageError
+        A file that cannot be read, or values that cannot be.
+    """
+    given = dict(arguments)
+    file = given.pop('config_file', None)
+    values = (read_flat(file) if file else {}) | given
+    nprocs = values.setdefault('nprocs', default_nprocs())
+    if values['analysis_level'] == 'train':
+        values.setdefault('omp_nthreads', nprocs)
+    values.setdefault('omp_nthreads', max(1, min(nprocs - 1, 8)))
+    home = Path(environment.get('HOME') or '/')
+    values.setdefault(
+        'templateflow_home',
+        environment.get('TEMPLATEFLOW_HOME') or home / '.cache' / 'templateflow',
+    )
+    values.setdefault(
+        'hd_bet_weights',
+        environment.get('HDBET_WEIGHTS') or home / 'hd-bet_params' / 'release_2.0.0',
+    )
+    settings = from_flat(values)
+    settings = replace(
+        settings,
+        bids_dir=settings.bids_dir.absolute(),
+        output_dir=settings.output_dir.absolute(),
+    )
+    _check_folders(settings)
+    return settings
+
+
+def _check_folders(settings: Settings) -> None:
+    bids_dir, output_dir = settings.bids_dir.resolve(), settings.output_dir.resolve()
+    work_dir = settings.run.work_dir.resolve()
+    if not bids_dir.is_dir():
+        raise UsageError(f'{settings.bids_dir}: no such folder; expected a BIDS dataset')
+    if output_dir == bids_dir:
+        raise UsageError(
+            'the output folder is the dataset itself, which is never written to; name another, '
+            f'for example {settings.bids_dir / "derivatives" / "ddae-app"}'
+        )
+    if work_dir == bids_dir or bids_dir in work_dir.parents and output_dir not in work_dir.parents:
+        raise UsageError(
+            f'the work directory {work_dir} lies inside the dataset, which is never written to; '
+            'name another with -w'
+        )
+    for what, folder in (('output folder', output_dir), ('work directory', work_dir)):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            probe = folder / f'.probe-{uuid.uuid4().hex}'
+            probe.touch()
+            probe.unlink()
+        except OSError as e:
+            raise UsageError(
+                f'the {what} {folder} cannot be written to ({e.strerror}); name another'
+            ) from e
+
+
+def _run(settings: Settings, command: str) -> int:
+    _prepare_environment(settings)
+    if settings.run.clean_workdir:
+        for entry in settings.run.work_dir.iterdir():
+            shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
+    run_id = f'{time.strftime("%Y%m%d-%H%M%S")}_{uuid.uuid4()}'
+    log_dir = settings.output_dir / 'logs' / run_id
+    log_dir.mkdir(parents=True)
+    write_atomically(log_dir / 'settings.toml', to_toml(settings))
+    _say_in_file(log_dir / 'ddae-app.log')
+    log.info('ddae-app %s, run %s', __version__, run_id)
+    log.debug('command: ddae-app %s', command)
+    started = time.monotonic()
+    code = _run_level(settings, log_dir)
+    log.info('finished in %.0f s with exit code %d', time.monotonic() - started, code)
+    return code
+
+
+def _run_level(settings: Settings, log_dir: Path) -> int:
+    # Imported here so that --help and wrong usage do not wait for torch and nipype.
+    if settings.analysis_level == 'participant':
+        from ddae_app.levels.participant import run_participant
+
+        named = os.environ.get('DDAE_MODEL')
+        return run_participant(settings, log_dir, Path(named) if named else None)
+    if settings.analysis_level == 'train':
+        from ddae_app.levels.train import run_train
+
+        return run_train(settings, log_dir)
+    from ddae_app.levels.group import run_group
+
+    return run_group(settings)
+
+
+def _prepare_environment(settings: Settings) -> None:
+    """Threads, seeds and silence, for this process and those that it starts."""
+    threads = str(settings.run.omp_nthreads)
+    os.environ |= {
+        # ANTs gives the same result twice only on one thread and with this seed, both of which
+        # it reads when it is loaded.
+        'ANTS_RANDOM_SEED': '14193',
+        'ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS': '1',
+        'OMP_NUM_THREADS': threads,
+        'MKL_NUM_THREADS': threads,
+        'OPENBLAS_NUM_THREADS': threads,
+        'TEMPLATEFLOW_AUTOUPDATE': 'off',
+        'NO_ET': '1',
+        'NIPYPE_NO_ET': '1',
+        'MPLBACKEND': 'Agg',
+    }
+    # nnU-Net complains on standard output where these are missing; it does not need them here.
+    for name in ('nnUNet_raw', 'nnUNet_preprocessed', 'nnUNet_results'):
+        os.environ.setdefault(name, str(settings.run.work_dir.resolve()))
+
+
+def _say_on_terminal(verbosity: int) -> None:
+    log.handlers = [logging.StreamHandler()]
+    pattern = '%(message)s' if sys.stderr.isatty() else '%(asctime)s %(levelname)s %(message)s'
+    log.handlers[0].setFormatter(_OneLine(pattern))
+    log.handlers[0].setLevel(logging.DEBUG if verbosity else logging.INFO)
+    log.setLevel(logging.DEBUG)
+    log.propagate = False
+
+
+def _say_in_file(path: Path) -> None:
+    handler = logging.FileHandler(path)
+    handler.setFormatter(_OneLine('%(asctime)s %(levelname)s %(message)s'))
+    log.addHandler(handler)
+
+
+class _OneLine(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        text = ' '.join(super().format(record).splitlines())
+        return f'ddae-app: error: {text}' if record.levelno >= logging.ERROR else text

@@ -1,0 +1,162 @@
+"""Running a workflow: progress in words, and one line for each scan that failed."""
+
+from __future__ import annotations
+
+import logging
+import re
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import nipype
+import yaml
+from nipype.pipeline import engine as pe
+
+from ddae_app.bids.names import Scan
+from ddae_app.errors import UsageError
+from ddae_app.settings import RunSettings
+
+log = logging.getLogger('ddae_app')
+
+STEPS = {
+    'conform': 'conform',
+    'register_mni': 'register to MNI',
+    'correct_bias': 'correct bias field',
+    'extract_brain': 'extract brain',
+    'harmonize': 'harmonize',
+    'ds_preproc': 'preprocessed',
+    'ds_harmonized': 'harmonized',
+}
+"""Nodes whose end is worth a line."""
+
+OUR_ERROR = re.compile(r'ddae_app\.errors\.\w+: (.+)')
+
+
+def run_workflow(
+    workflow: pe.Workflow, scans: Sequence[Scan], run: RunSettings, log_dir: Path
+) -> dict[Scan, str]:
+    """Run a workflow of independent scans to its end.
+
+    Parameters
+    ----------
+    workflow : pe.Workflow
+        One sub-workflow per scan, named by `Scan.workflow`.
+    scans : sequence of Scan
+        The scans in it.
+    run : RunSettings
+        Processes, memory and what to do when a scan fails.
+    log_dir : Path
+        For crash files and nipype's own log.
+
+    Returns
+    -------
+    dict of Scan to str
+        Why each scan that failed did, in one line.
+    """
+    _configure(workflow, run, log_dir)
+    if run.write_graph:
+        workflow.write_graph(
+            str(log_dir / 'graph.dot'), graph2use='colored', simple_form=True, format='svg'
+        )
+    plugin, arguments = _plugin(run)
+    arguments['status_callback'] = _Narrator(scans)
+    before = set(log_dir.glob('crash-*.txt'))
+    try:
+        workflow.run(plugin=plugin, plugin_args=arguments)
+    except Exception as e:
+        # Nipype raises once at the end, for whatever failed; the crash files tell what.
+        failures = _failures(scans, set(log_dir.glob('crash-*.txt')) - before)
+        if not failures:
+            raise
+        log.debug('nipype: %s', e)
+        return failures
+    return {}
+
+
+def _configure(workflow: pe.Workflow, run: RunSettings, log_dir: Path) -> None:
+    workflow.base_dir = str(run.work_dir.resolve())
+    workflow.config['execution'] = {
+        'crashdump_dir': str(log_dir),
+        'crashfile_format': 'txt',
+        # Times of files change when a dataset is copied; contents do not.
+        'hash_method': 'content',
+        'poll_sleep_duration': 0.1,
+        'stop_on_first_crash': str(run.stop_on_first_crash).lower(),
+        'check_version': 'false',
+    }
+    workflow.config['monitoring'] = {'enabled': str(run.resource_monitor).lower()}
+    nipype.config.update_config({'monitoring': workflow.config['monitoring']})
+    if run.resource_monitor:
+        nipype.config.enable_resource_monitor()
+    handler = logging.FileHandler(log_dir / 'nipype.log')
+    handler.setFormatter(logging.Formatter('%(asctime)s %(name)s %(levelname)s: %(message)s'))
+    for name in ('nipype.workflow', 'nipype.interface', 'nipype.utils', 'nipype.filemanip'):
+        logger = logging.getLogger(name)
+        logger.handlers = [handler]
+        logger.propagate = False
+
+
+def _plugin(run: RunSettings) -> tuple[str, dict[str, Any]]:
+    if run.use_plugin is not None:
+        try:
+            content = yaml.safe_load(run.use_plugin.read_text())
+            return content['plugin'], dict(content.get('plugin_args') or {})
+        except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError) as e:
+            raise UsageError(
+                f'--use-plugin {run.use_plugin}: expected YAML with "plugin" and "plugin_args" '
+                f'({e})'
+            ) from e
+    if run.nprocs == 1:
+        return 'Linear', {}
+    arguments: dict[str, Any] = {
+        'n_procs': run.nprocs,
+        'raise_insufficient': False,
+        # A forked child of a process that has used torch or ITK may hang; a new one does not.
+        'mp_context': 'spawn',
+    }
+    if run.mem_mb:
+        arguments['memory_gb'] = run.mem_mb / 1000
+    return 'MultiProc', arguments
+
+
+class _Narrator:
+    """Says what has been done, as nipype reports it."""
+
+    def __init__(self, scans: Sequence[Scan]) -> None:
+        self.scans = {scan.workflow: scan for scan in scans}
+        self.started: dict[str, float] = {}
+
+    def __call__(self, node: Any, status: str) -> None:
+        parts = str(node.fullname).split('.')
+        scan = next((self.scans[part] for part in parts if part in self.scans), None)
+        step = STEPS.get(parts[-1])
+        if scan is None or step is None:
+            return
+        if status == 'start':
+            self.started[node.fullname] = time.monotonic()
+        elif status == 'end':
+            seconds = time.monotonic() - self.started.get(node.fullname, time.monotonic())
+            log.info('%s: %s (%.0f s)', scan.stem, step, seconds)
+        else:
+            log.warning('%s: %s failed', scan.stem, step)
+
+
+def _failures(scans: Sequence[Scan], crashes: set[Path]) -> dict[Scan, str]:
+    by_workflow = {scan.workflow: scan for scan in scans}
+    found: dict[Scan, str] = {}
+    for path in sorted(crashes):
+        text = path.read_text(errors='replace')
+        node = re.search(r'^Node: (\S+)', text, re.MULTILINE)
+        parts = node[1].split('.') if node else []
+        scan = next((by_workflow[part] for part in parts if part in by_workflow), None)
+        if scan is None:
+            continue
+        ours = OUR_ERROR.findall(text)
+        last = (text.strip().splitlines() or ['unknown'])[-1].strip()
+        found[scan] = (
+            ours[-1].strip()
+            if ours
+            else f'step {parts[-1]} failed unexpectedly ({last}); details in {path}'
+        )
+    return found

@@ -1,0 +1,33 @@
+"""Group level: the quality measures of all participants in one table and one page."""
+
+from __future__ import annotations
+
+import logging
+
+from ddae_app.bids.dataset import QC_MEANING, read_tsv, to_tsv
+from ddae_app.errors import NothingSelectedError
+from ddae_app.files import write_atomically
+from ddae_app.settings import Settings
+
+log = logging.getLogger('ddae_app')
+
+
+def run_group(settings: Settings) -> int:
+    """Gather every ``*_scans.tsv`` into ``group_T1w.tsv`` and ``group_T1w.html``.
+
+    Raises
+    ------
+    NothingSelectedError
+        The output folder holds no participant-level results.
+    """
+    rows = []
+    for path in sorted(settings.output_dir.glob('sub-*/**/*_scans.tsv')):
+        rows += [{'bids_name': row.pop('filename').split('/')[-1], **row} for row in read_tsv(path)]
+    if not rows:
+        raise NothingSelectedError(
+            f'{settings.output_dir}: no sub-*_scans.tsv; run the participant level first'
+        )
+    table = settings.output_dir / 'group_T1w.tsv'
+    write_atomically(table, to_tsv(rows))
+    log.info('%d scans: %s', len(rows), table)
+    return 0

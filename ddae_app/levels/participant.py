@@ -1,0 +1,197 @@
+"""Participant level: preprocess and harmonise every selected T1w."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from ddae_app.bids import sidecars
+from ddae_app.bids.cohort import Cohort
+from ddae_app.bids.dataset import write_description
+from ddae_app.bids.names import Scan
+from ddae_app.errors import UsageError
+from ddae_app.files import write_atomically
+from ddae_app.harmonize.device import resolve_device
+from ddae_app.harmonize.models import FoundModel, check_protocol, check_target, find_model
+from ddae_app.imaging.templates import load_template
+from ddae_app.levels.execution import run_workflow
+from ddae_app.levels.outputs import outputs_missing, write_results
+from ddae_app.levels.preparation import (
+    check_sites_known,
+    derivative_roots,
+    find_preprocessed,
+    prepare_preprocessing,
+    select_scans,
+)
+from ddae_app.settings import Protocol, Settings
+from ddae_app.workflows.harmonize import HarmonizeRequest
+from ddae_app.workflows.participant import ScanPlan, init_participant_wf, methods
+
+log = logging.getLogger('ddae_app')
+
+BATCH_SIZE = 16
+
+
+def run_participant(settings: Settings, log_dir: Path, default_model: Path | None) -> int:
+    """Preprocess and harmonise the selected scans; one that fails hurts no other.
+
+    Parameters
+    ----------
+    settings : Settings
+    log_dir : Path
+        Folder of this run's logs.
+    default_model : Path or None
+        Model to use where --model is not given (``$DDAE_MODEL``).
+
+    Returns
+    -------
+    int
+        0 if every scan has its outputs, else 1.
+
+    Raises
+    ------
+    DdaeError
+        Something is wrong that concerns every scan.
+    """
+    scans, cohort = select_scans(settings)
+    model = None
+    if settings.harmonize.stage != 'preproc':
+        model = find_model(settings.harmonize.model, default_model, settings.output_dir)
+        log.info('%s', model.describe())
+        check_target(model, settings.harmonize.target_site)
+        check_sites_known(settings, cohort)
+    protocol = (
+        check_protocol(model, settings.preproc.template, settings.preproc.slices)
+        if model
+        else protocol_without_model(settings)
+    )
+    uri = load_template(protocol.template, settings.preproc.templateflow_home).uri
+    space = sidecars.Space(protocol, uri)
+    write_description(settings.output_dir, settings.bids_dir)
+    if settings.run.reports_only:
+        return _finish(settings, scans, cohort, space, model, {}, '', log_dir)
+    plans, failures = plan_scans(settings, scans, cohort, space, model)
+    workflow, text = _workflow(settings, plans, space, model)
+    write_atomically(log_dir / 'CITATION.md', text + '\n')
+    if settings.run.boilerplate_only:
+        log.info('methods text: %s', log_dir / 'CITATION.md')
+        return 0
+    if plans:
+        planned = [plan.scan for plan in plans]
+        failures |= run_workflow(workflow, planned, settings.run, log_dir)
+    return _finish(settings, scans, cohort, space, model, failures, text, log_dir)
+
+
+def protocol_without_model(settings: Settings) -> Protocol:
+    """The protocol of a run that has no model to ask: the paper's, but for what was named."""
+    asked = settings.preproc
+    named = {'template': asked.template, 'slices': asked.slices}
+    return Protocol(**{key: value for key, value in named.items() if value is not None})
+
+
+def plan_scans(
+    settings: Settings,
+    scans: Sequence[Scan],
+    cohort: Cohort,
+    space: sidecars.Space,
+    model: FoundModel | None,
+) -> tuple[list[ScanPlan], dict[Scan, str]]:
+    """What is to be done for each scan, and why not for the others."""
+    roots = derivative_roots(settings)
+    asked = settings.harmonize
+    plans, failures = [], {}
+    for scan in scans:
+        covariates = cohort[scan]
+        if model and asked.unseen_site == 'refuse' and covariates.site not in model.info.sites:
+            failures[scan] = (
+                f'source site {covariates.site or "n/a"} is unknown to {model.info.name!r} '
+                f'(it knows {", ".join(model.info.sites)}); give --source-site, '
+                '--unseen-site agnostic, or a model trained with this site'
+            )
+            continue
+        search = roots if asked.stage == 'harmonize' else roots[1:]
+        preprocessed = find_preprocessed(scan, space, search)
+        if asked.stage == 'harmonize' and preprocessed is None:
+            failures[scan] = (
+                f'no preprocessed image in {", ".join(map(str, roots))}; run --stage preproc '
+                'first, with the template of the model'
+            )
+            continue
+        harmonization = None
+        if model and asked.target_site:
+            facts = sidecars.ModelFacts(model.info.name, model.sha256, model.info.phantom)
+            harmonization = sidecars.harmonization(
+                facts, covariates, asked.target_site, asked.unseen_site, settings.random_seed
+            )
+        raw = sidecars.raw_uri(scan, settings.bids_dir)
+        plans.append(ScanPlan(scan, covariates, raw, preprocessed, harmonization))
+    return plans, failures
+
+
+def _workflow(
+    settings: Settings,
+    plans: Sequence[ScanPlan],
+    space: sidecars.Space,
+    model: FoundModel | None,
+):
+    request = reference = None
+    if model and settings.harmonize.target_site:
+        request = HarmonizeRequest(
+            model=model.path,
+            target_site=settings.harmonize.target_site,
+            unseen_site=settings.harmonize.unseen_site,
+            device=str(resolve_device(settings.harmonize.device)),
+            batch_size=1 if settings.run.low_mem else BATCH_SIZE,
+        )
+        reference = model.reference(request.target_site)
+    raw = any(plan.preprocessed is None for plan in plans)
+    workflow = init_participant_wf(
+        plans,
+        output_dir=settings.output_dir,
+        space=space,
+        preprocessing=prepare_preprocessing(settings, space.protocol) if raw else None,
+        request=request,
+        reference=reference,
+        omp_nthreads=settings.run.omp_nthreads,
+        sloppy=settings.preproc.sloppy,
+    )
+    return workflow, methods(workflow)
+
+
+def _finish(
+    settings: Settings,
+    scans: Sequence[Scan],
+    cohort: Cohort,
+    space: sidecars.Space,
+    model: FoundModel | None,
+    failures: Mapping[Scan, str],
+    text: str,
+    log_dir: Path,
+) -> int:
+    missing = outputs_missing(settings.output_dir, scans, space, harmonized=model is not None)
+    failed = {scan: failures.get(scan, reason) for scan, reason in missing.items()} | failures
+    pages = write_results(
+        settings, scans, cohort, space, model=model, failures=failed, text=text, log_dir=log_dir
+    )
+    for scan, reason in failed.items():
+        log.error('%s failed: %s', scan.stem, reason)
+    log.info('%d of %d T1w done', len(scans) - len(failed), len(scans))
+    for page in pages:
+        log.info('report: %s', page)
+    return 1 if failed else 0
+
+
+def require_target(settings: Settings) -> None:
+    """Fail early, before torch is imported, where the target site is missing.
+
+    Raises
+    ------
+    UsageError
+        The run would harmonise, but to no site.
+    """
+    if settings.harmonize.stage != 'preproc' and not settings.harmonize.target_site:
+        raise UsageError(
+            '--target-site is missing; name the site whose look every scan is given, or use '
+            '--stage preproc'
+        )

@@ -1,0 +1,140 @@
+"""One look for all figures, and files that appear whole or not at all, always the same bytes."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from uuid import uuid4
+
+import matplotlib.style
+from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.figure import Figure
+
+# Okabe and Ito's palette: told apart with any common colour blindness.
+BEFORE, AFTER, TARGET = '#D55E00', '#0072B2', '#5A5A5A'
+OUTLINE = '#FFB000'
+NIGHT, PAPER, INK = '#101216', '#FFFFFF', '#E8EAED'
+DIFFERENCE = LinearSegmentedColormap.from_list(
+    'difference', ['#9BE1FF', '#2F8FD0', '#12324A', NIGHT, '#54300B', '#DE7F1B', '#FFD9A0']
+)
+"""Blue below zero, the background's dark at zero, orange above; safe for colour-blind eyes."""
+
+WIDTH_IN = 11.0
+DPI = 130
+
+STYLE = {
+    'font.family': 'DejaVu Sans',  # ships with matplotlib, so looks the same everywhere
+    'font.size': 9,
+    'axes.titlesize': 10,
+    'axes.titleweight': 'bold',
+    'axes.titlelocation': 'left',
+    'axes.spines.top': False,
+    'axes.spines.right': False,
+    'legend.frameon': False,
+    'svg.fonttype': 'path',
+    'svg.hashsalt': 'ddae-app',
+    'text.parse_math': False,  # a site may have dollar signs in its name
+}
+FLICKER = """<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}">
+<title>{title}</title>
+<style>
+.front {{ animation: flicker 3s infinite; }}
+svg:hover .front {{ animation-play-state: paused; }}
+@keyframes flicker {{ 0%, 46% {{ opacity: 1; }} 50%, 96% {{ opacity: 0; }} 100% {{ opacity: 1; }} }}
+@media (prefers-reduced-motion: reduce) {{
+  .front {{ animation: none; }}
+  svg:hover .front {{ opacity: 0; }}
+}}
+</style>
+<image width="{width}" height="{height}" href="data:image/png;base64,{back}"/>
+<image class="front" width="{width}" height="{height}" href="data:image/png;base64,{front}"/>
+</svg>
+"""
+
+
+@contextmanager
+def house_style() -> Iterator[None]:
+    """Draw and save in our style, whatever the user's ``matplotlibrc`` says."""
+    with matplotlib.style.context(STYLE, after_reset=True):
+        yield
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file under a temporary name beside it, then rename."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f'.{uuid4().hex}.tmp')
+    try:
+        temporary.write_bytes(content)
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def render(figure: Figure, kind: str) -> bytes:
+    """A figure as the bytes of a ``png`` or ``svg`` file, without date or program version."""
+    dateless = {'svg': {'Date': None, 'Creator': None}, 'png': {'Software': None}}
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format=kind, dpi=DPI, metadata=dateless[kind])
+    return buffer.getvalue()
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write a figure; the suffix, ``.png`` or ``.svg``, is the format."""
+    write_whole(path, render(figure, path.suffix.removeprefix('.').lower()))
+
+
+def save_flicker(front: Figure, back: Figure, path: Path, title: str) -> None:
+    """Write two figures of one size as an SVG that shows them in turn, and rests under the mouse.
+
+    Parameters
+    ----------
+    front, back : Figure
+        Seen first and second.
+    path : Path
+        Ends in ``.svg``.
+    title : str
+        For screen readers; plain text without markup.
+    """
+    width, height = (round(inches * DPI) for inches in front.get_size_inches())
+    encoded = {
+        name: base64.b64encode(render(figure, 'png')).decode()
+        for name, figure in (('front', front), ('back', back))
+    }
+    text = FLICKER.format(width=width, height=height, title=title, **encoded)
+    write_whole(path, text.encode())
+
+
+def draw_panel(axes: Axes, image, extent, letters: str, note: str = '', **imshow) -> None:  # noqa: ANN001
+    """Show one cut without ticks, its ends named by letters.
+
+    Parameters
+    ----------
+    axes : Axes
+    image : np.ndarray, shape (A, B)
+        First axis left to right, second axis bottom to top.
+    extent : tuple of float
+        Left, right, bottom, top in mm; gives voxels their true shape.
+    letters : str
+        Two letters, for the left and the right end.
+    note : str
+        Where the cut lies.
+    **imshow
+        Window and colours.
+    """
+    axes.set_axis_off()
+    axes.imshow(
+        image.T, origin='lower', extent=extent, aspect='equal', interpolation='nearest', **imshow
+    )
+    words = [(0.03, 'left', letters[0]), (0.97, 'right', letters[1])]
+    for x, side, letter in words:
+        axes.text(
+            x, 0.5, letter, ha=side, va='center', color=INK, fontsize=8, transform=axes.transAxes
+        )
+    axes.text(
+        0.03, 0.02, note, ha='left', va='bottom', color=INK, fontsize=7, transform=axes.transAxes
+    )
