@@ -53,7 +53,7 @@ def write_description(output_dir: Path, bids_dir: Path) -> None:
         'SourceDatasets': [_source(bids_dir, raw)],
         'DatasetLinks': {'raw': bids_dir.resolve().as_uri()},
     }
-    rows = [{'desc_id': key, 'description': text} for key, text in DESCRIPTIONS.items()]
+    rows = [{'desc_id': f'desc-{key}', 'description': text} for key, text in DESCRIPTIONS.items()]
     dictionary = {
         'Description': 'Meaning of the desc- labels',
         'desc_id': {'Description': 'Value of the desc entity'},
@@ -104,7 +104,8 @@ def update_scans(output_dir: Path, rows: Mapping[Scan, Mapping[str, Any]], image
             merged = {name: known.get(name, {}) | row for name, row in table.items()}
             ordered = sorted((known | merged).items())
             write_atomically(path, to_tsv([row for _, row in ordered]))
-            meaning = {name: {'Description': text} for name, text in QC_MEANING.items()}
+            fields = {name: {'Description': text} for name, text in QC_MEANING.items()}
+            meaning = {'Description': 'Quality measures of each scan', **fields}
             write_json(path.with_suffix('.json'), meaning)
 
 

@@ -1,0 +1,42 @@
+# make demo, make test, make lint: each makes the environment first, in .venv.
+VENV ?= .venv
+PYTHON ?= python3
+BIN := $(VENV)/bin
+DEMO ?= demo
+INSTALLED := $(VENV)/.installed
+
+.PHONY: env demo demo-model test lint clean
+
+env: $(INSTALLED)
+
+# torch goes first: it keeps the other packages from choosing a torch of their own.
+$(INSTALLED): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet -c constraints.txt torch
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[dev]'
+	touch $@
+
+# Simulated people at four simulated sites, all rendered as if scanned at PhantomA.
+demo: $(INSTALLED)
+	test -d $(DEMO)/bids || $(BIN)/ddae-phantom $(DEMO)/bids --sites 4 --subjects-per-site 2 --travelling
+	$(BIN)/ddae-app $(DEMO)/bids $(DEMO)/out participant -w $(DEMO)/work --skull-strip none --target-site PhantomA
+	@echo "Open in a browser: $$(ls $(DEMO)/out/sub-*.html | tail -n 1)"
+
+# The packaged model: other simulated people than the demo's, at the same simulated sites.
+demo-model: $(INSTALLED)
+	test -d $(DEMO)/train/bids || $(BIN)/ddae-phantom $(DEMO)/train/bids --sites 7 --subjects-per-site 14 --seed 1000
+	$(BIN)/ddae-app $(DEMO)/train/bids $(DEMO)/train/out train -w $(DEMO)/train/work --skull-strip none \
+	  --template MNI152NLin2009aSym --preset tiny --model-name phantom-tiny --device cpu
+	cp $(DEMO)/train/out/models/phantom-tiny.safetensors ddae_app/data/
+
+test: $(INSTALLED)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/codespell
+
+clean:
+	rm -rf $(DEMO)
