@@ -22,6 +22,11 @@ from ddae_app.settings import Settings, from_flat, read_flat, to_toml
 
 log = logging.getLogger('ddae_app')
 
+# Every process of a run reads it; what nipype has to say is in its crash files.
+_NIPYPE_CONFIG = '[logging]\n' + ''.join(
+    f'{name}_level = CRITICAL\n' for name in ('workflow', 'interface', 'utils')
+)
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run ddae-app; returns its exit code.
@@ -140,7 +145,7 @@ def _run_level(settings: Settings, log_dir: Path) -> int:
 
 def _prepare_environment(settings: Settings) -> None:
     """Threads, seeds and silence, for this process and those that it starts."""
-    threads = str(settings.run.omp_nthreads)
+    threads, work_dir = str(settings.run.omp_nthreads), settings.run.work_dir.resolve()
     os.environ |= {
         # ANTs gives the same result twice only on one thread and with this seed, both of which
         # it reads when it is loaded.
@@ -153,10 +158,13 @@ def _prepare_environment(settings: Settings) -> None:
         'NO_ET': '1',
         'NIPYPE_NO_ET': '1',
         'MPLBACKEND': 'Agg',
+        # Else nipype makes a folder in the home directory, which may not be writable.
+        'NIPYPE_CONFIG_DIR': str(work_dir / 'nipype'),
     }
+    write_atomically(work_dir / 'nipype' / 'nipype.cfg', _NIPYPE_CONFIG)
     # nnU-Net complains on standard output where these are missing; it does not need them here.
     for name in ('nnUNet_raw', 'nnUNet_preprocessed', 'nnUNet_results'):
-        os.environ.setdefault(name, str(settings.run.work_dir.resolve()))
+        os.environ.setdefault(name, str(work_dir))
 
 
 def _say_on_terminal(verbosity: int) -> None:

@@ -47,7 +47,7 @@ def run_workflow(
     run : RunSettings
         Processes, memory and what to do when a scan fails.
     log_dir : Path
-        For crash files and nipype's own log.
+        For crash files.
 
     Returns
     -------
@@ -81,7 +81,7 @@ def _configure(workflow: pe.Workflow, run: RunSettings, log_dir: Path) -> None:
         'crashfile_format': 'txt',
         # Times of files change when a dataset is copied; contents do not.
         'hash_method': 'content',
-        'poll_sleep_duration': 0.1,
+        'poll_sleep_duration': 0.2,
         'stop_on_first_crash': str(run.stop_on_first_crash).lower(),
         'check_version': 'false',
     }
@@ -89,12 +89,6 @@ def _configure(workflow: pe.Workflow, run: RunSettings, log_dir: Path) -> None:
     nipype.config.update_config({'monitoring': workflow.config['monitoring']})
     if run.resource_monitor:
         nipype.config.enable_resource_monitor()
-    handler = logging.FileHandler(log_dir / 'nipype.log')
-    handler.setFormatter(logging.Formatter('%(asctime)s %(name)s %(levelname)s: %(message)s'))
-    for name in ('nipype.workflow', 'nipype.interface', 'nipype.utils', 'nipype.filemanip'):
-        logger = logging.getLogger(name)
-        logger.handlers = [handler]
-        logger.propagate = False
 
 
 def _plugin(run: RunSettings) -> tuple[str, dict[str, Any]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from ddae_app.bids.dataset import QC_MEANING, read_tsv, to_tsv
+from ddae_app.bids.dataset import read_tsv, to_tsv
 from ddae_app.errors import NothingSelectedError
 from ddae_app.files import write_atomically
 from ddae_app.settings import Settings
@@ -22,7 +22,9 @@ def run_group(settings: Settings) -> int:
     """
     rows = []
     for path in sorted(settings.output_dir.glob('sub-*/**/*_scans.tsv')):
-        rows += [{'bids_name': row.pop('filename').split('/')[-1], **row} for row in read_tsv(path)]
+        for row in read_tsv(path):
+            name = row.pop('filename').split('/')[-1]
+            rows.append({'bids_name': name, **row})
     if not rows:
         raise NothingSelectedError(
             f'{settings.output_dir}: no sub-*_scans.tsv; run the participant level first'

@@ -10,7 +10,6 @@ from ddae_app.bids import sidecars
 from ddae_app.bids.cohort import Cohort
 from ddae_app.bids.dataset import write_description
 from ddae_app.bids.names import Scan
-from ddae_app.errors import UsageError
 from ddae_app.files import write_atomically
 from ddae_app.harmonize.device import resolve_device
 from ddae_app.harmonize.models import FoundModel, check_protocol, check_target, find_model
@@ -54,12 +53,13 @@ def run_participant(settings: Settings, log_dir: Path, default_model: Path | Non
     DdaeError
         Something is wrong that concerns every scan.
     """
-    scans, cohort = select_scans(settings)
     model = None
     if settings.harmonize.stage != 'preproc':
         model = find_model(settings.harmonize.model, default_model, settings.output_dir)
         log.info('%s', model.describe())
         check_target(model, settings.harmonize.target_site)
+    scans, cohort = select_scans(settings)
+    if model:
         check_sites_known(settings, cohort)
     protocol = (
         check_protocol(model, settings.preproc.template, settings.preproc.slices)
@@ -103,12 +103,8 @@ def plan_scans(
     plans, failures = [], {}
     for scan in scans:
         covariates = cohort[scan]
-        if model and asked.unseen_site == 'refuse' and covariates.site not in model.info.sites:
-            failures[scan] = (
-                f'source site {covariates.site or "n/a"} is unknown to {model.info.name!r} '
-                f'(it knows {", ".join(model.info.sites)}); give --source-site, '
-                '--unseen-site agnostic, or a model trained with this site'
-            )
+        if model and (refusal := _refusal(model, covariates.site, asked.unseen_site)):
+            failures[scan] = refusal
             continue
         search = roots if asked.stage == 'harmonize' else roots[1:]
         preprocessed = find_preprocessed(scan, space, search)
@@ -127,6 +123,24 @@ def plan_scans(
         raw = sidecars.raw_uri(scan, settings.bids_dir)
         plans.append(ScanPlan(scan, covariates, raw, preprocessed, harmonization))
     return plans, failures
+
+
+def _refusal(model: FoundModel, site: str | None, unseen_site: str) -> str | None:
+    """Why a scan from this site cannot be harmonised; None if it can."""
+    if site in model.info.sites:
+        return None
+    found = f'source site {site or "n/a"} is unknown to {model.info.name!r}'
+    if model.info.phantom:
+        return (
+            f'{found}, which is a phantom model: it knows simulated scanners only; train a model '
+            'on your data (ddae-app BIDS_DIR OUTPUT_DIR train)'
+        )
+    if unseen_site == 'agnostic':
+        return None
+    return (
+        f'{found} (it knows {", ".join(model.info.sites)}); give --source-site, '
+        '--unseen-site agnostic, or a model trained with this site'
+    )
 
 
 def _workflow(
@@ -181,17 +195,3 @@ def _finish(
         log.info('report: %s', page)
     return 1 if failed else 0
 
-
-def require_target(settings: Settings) -> None:
-    """Fail early, before torch is imported, where the target site is missing.
-
-    Raises
-    ------
-    UsageError
-        The run would harmonise, but to no site.
-    """
-    if settings.harmonize.stage != 'preproc' and not settings.harmonize.target_site:
-        raise UsageError(
-            '--target-site is missing; name the site whose look every scan is given, or use '
-            '--stage preproc'
-        )

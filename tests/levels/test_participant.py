@@ -1,0 +1,266 @@
+"""The participant level as a user runs it, on phantoms."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import shutil
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from ddae_app.bids.dataset import read_tsv
+from ddae_app.bids.validation import run_validator
+from tests.levels.conftest import TEMPLATE, contents, error_lines, run, write_model
+
+FAST = ('--skull-strip', 'none', '--sloppy', '--skip-bids-validation', '--nprocs', '1')
+ANAT = f'sub-A01/anat/sub-A01_space-{TEMPLATE}_res-130'
+
+
+@pytest.fixture(scope='session')
+def done(bids_dir, model, tmp_path_factory):
+    """Output folder of an undisturbed run to site PhantomA, validation of the input included."""
+    out = tmp_path_factory.mktemp('out')
+    fast = [flag for flag in FAST if flag != '--skip-bids-validation']
+    result = run(
+        bids_dir, out, 'participant', '--target-site', 'PhantomA', '--model', model,
+        '-w', out.with_name('work'), *fast,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    assert "2 T1w of 2 participants; site from column 'site': 2 sites" in result.stderr
+    assert 'PHANTOM model' in result.stderr
+    return out
+
+
+def test_output_tree(done):
+    files = set(contents(done))
+    for participant in ('A01', 'B01'):
+        anat = f'sub-{participant}/anat/sub-{participant}'
+        space = f'{anat}_space-{TEMPLATE}_res-130'
+        figure = f'sub-{participant}/figures/sub-{participant}_desc'
+        expected = {
+            f'{anat}_from-T1w_to-{TEMPLATE}_mode-image_xfm.txt',
+            *(f'{space}_desc-{desc}_T1w{ending}'
+              for desc in ('preproc', 'slices', 'harmonized') for ending in ('.nii.gz', '.json')),
+            f'{space}_desc-brain_mask.nii.gz', f'{space}_desc-brain_mask.json',
+            *(f'{figure}-{name}_T1w.svg'
+              for name in ('registration', 'brain', 'harmonized', 'histogram')),
+            f'sub-{participant}/sub-{participant}_scans.tsv',
+            f'sub-{participant}/sub-{participant}_scans.json',
+            f'sub-{participant}.html',
+        }  # fmt: skip
+        assert expected <= files
+    assert not [name for name in files if '.tmp' in name]
+
+
+def test_validator_finds_nothing(done):
+    issues = run_validator(done, kind='derivative')['issues']['issues']
+    assert issues == []
+
+
+def test_target_equal_to_source_changes_nothing(done):
+    before, after = (
+        np.asarray(nib.load(done / f'{ANAT}_desc-{desc}_T1w.nii.gz').dataobj)
+        for desc in ('slices', 'harmonized')
+    )
+    assert before.shape == (128, 128, 1)
+    assert np.array_equal(before, after)
+
+
+def test_other_site_changes_brain_only(done):
+    name = ANAT.replace('A01', 'B01')
+    before, after = (
+        np.asarray(nib.load(done / f'{name}_desc-{desc}_T1w.nii.gz').dataobj)
+        for desc in ('slices', 'harmonized')
+    )
+    assert not np.allclose(before, after)
+    assert (after[before == 0] == 0).all()
+
+
+def test_slices_lie_where_the_volume_does(done):
+    volume = nib.load(done / f'{ANAT}_desc-preproc_T1w.nii.gz')
+    stack = nib.load(done / f'{ANAT}_desc-slices_T1w.nii.gz')
+    scale = json.loads((done / f'{ANAT}_desc-slices_T1w.json').read_text())['IntensityScale']
+    data, cut = np.asarray(volume.dataobj), np.asarray(stack.dataobj)
+    inside = np.argwhere(cut > 0)[::500]
+    mm = nib.affines.apply_affine(stack.affine, inside)
+    where = np.linalg.inv(volume.affine)
+    voxels = np.rint(nib.affines.apply_affine(where, mm)).astype(int)
+    assert np.allclose(cut[tuple(inside.T)] * scale, data[tuple(voxels.T)], rtol=1e-4)
+
+
+def test_sidecar_tells_what_was_done(done, model):
+    sidecar = json.loads(
+        (done / f'{ANAT.replace("A01", "B01")}_desc-harmonized_T1w.json').read_text()
+    )
+    assert sidecar['SourceSite'] == 'PhantomB'
+    assert sidecar['TargetSite'] == 'PhantomA'
+    assert sidecar['PhantomModel'] is True
+    assert sidecar['LabelBlind'] is True
+    assert sidecar['Device'] == 'cpu'
+    assert sidecar['SamplingSteps'] == 4
+    assert len(sidecar['ModelSHA256']) == 64
+    assert 0 < sidecar['ssim'] < 1
+    assert sidecar['Sources'] == [f'bids::{ANAT.replace("A01", "B01")}_desc-slices_T1w.nii.gz']
+
+
+def test_quality_table(done):
+    (row,) = read_tsv(done / 'sub-B01' / 'sub-B01_scans.tsv')
+    assert (done / 'sub-B01' / row['filename']).is_file()
+    assert row['source_site'] == 'PhantomB'
+    assert float(row['registration_correlation']) > 0.5
+    assert float(row['target_distance_before']) >= 0
+
+
+def test_settings_of_a_run_repeat_it(done, bids_dir, tmp_path):
+    (settings,) = (done / 'logs').glob('*/settings.toml')
+    out = tmp_path / 'again'
+    result = run(
+        bids_dir, out, 'participant', '--config-file', settings, '-w', tmp_path / 'work',
+        '--participant-label', 'sub-B01',
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    first, second = contents(done), contents(out)
+    shared = [name for name in second if name.startswith('sub-B01/anat')]
+    assert len(shared) == 9
+    assert all(first[name] == second[name] for name in shared)
+    assert not [name for name in second if 'A01' in name]
+
+
+def test_stages_apart_equal_one_run(done, bids_dir, model, tmp_path):
+    flags = ('-w', tmp_path / 'work', '--participant-label', 'B01', *FAST)
+    preproc = run(
+        bids_dir, tmp_path / 'pre', 'participant', '--stage', 'preproc', '--template', TEMPLATE,
+        *flags,
+    )  # fmt: skip
+    assert preproc.returncode == 0, preproc.stderr
+    assert not list((tmp_path / 'pre').rglob('*harmonized*'))
+    harmonize = run(
+        bids_dir, tmp_path / 'post', 'participant', '--stage', 'harmonize', '--model', model,
+        '--target-site', 'PhantomA', '-d', f'ddae-app={tmp_path / "pre"}', *flags,
+    )  # fmt: skip
+    assert harmonize.returncode == 0, harmonize.stderr
+    name = f'{ANAT.replace("A01", "B01")}_desc-harmonized_T1w.nii.gz'
+    assert (tmp_path / 'post' / name).read_bytes() == (done / name).read_bytes()
+
+
+def test_harmonize_stage_without_preprocessing_fails_with_a_reason(bids_dir, model, tmp_path):
+    result = run(
+        bids_dir, tmp_path / 'out', 'participant', '--stage', 'harmonize', '--model', model,
+        '--target-site', 'PhantomA', '-w', tmp_path / 'work', *FAST,
+    )  # fmt: skip
+    assert result.returncode == 1
+    assert len(error_lines(result)) == 2
+    assert '--stage preproc' in error_lines(result)[0]
+
+
+def test_reports_only_writes_the_pages_again(done, bids_dir, model, tmp_path):
+    out = tmp_path / 'out'
+    shutil.copytree(done, out)
+    pages = sorted(out.glob('sub-*.html'))
+    for page in pages:
+        page.unlink()
+    result = run(
+        bids_dir, out, 'participant', '--reports-only', '--model', model, '--target-site',
+        'PhantomA', '-w', tmp_path / 'work', *FAST,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    assert sorted(out.glob('sub-*.html')) == pages
+
+
+def test_boilerplate_names_the_steps(bids_dir, model, tmp_path):
+    result = run(
+        bids_dir, tmp_path, 'participant', '--boilerplate-only', '--model', model,
+        '--target-site', 'PhantomA', '-w', tmp_path / 'work', *FAST,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    (text,) = (tmp_path / 'logs').glob('*/CITATION.md')
+    assert all(word in text.read_text() for word in (TEMPLATE, 'N4', 'Disentangled Diffusion'))
+
+
+def test_bad_scans_cost_the_others_nothing(bids_dir, model, done, tmp_path):
+    bids = tmp_path / 'bids'
+    shutil.copytree(bids_dir, bids)
+    good = bids / 'sub-A01' / 'anat' / 'sub-A01_T1w.nii.gz'
+    data = np.asarray(nib.load(good).dataobj)
+    bad = {
+        'truncated': lambda p: p.write_bytes(good.read_bytes()[:20_000]),
+        'nongzip': lambda p: p.write_bytes(gzip.decompress(good.read_bytes())),
+        'fourd': lambda p: _save(p, np.stack([data, data], axis=-1)),
+        'twod': lambda p: _save(p, data[:, :, :1]),
+        'zeros': lambda p: _save(p, np.zeros_like(data)),
+        'nan': lambda p: _save(p, np.where(data > 0, np.nan, data)),
+    }
+    for label, write in bad.items():
+        path = bids / f'sub-{label}' / 'anat' / f'sub-{label}_T1w.nii.gz'
+        path.parent.mkdir(parents=True)
+        write(path)
+    rows = ''.join(f'sub-{label}\tPhantomA\t40\tF\n' for label in bad)
+    with (bids / 'participants.tsv').open('a') as table:
+        table.write(rows)
+    out = tmp_path / 'out'
+    result = run(
+        bids, out, 'participant', '--target-site', 'PhantomA', '--model', model,
+        '-w', tmp_path / 'work', *FAST,
+    )  # fmt: skip
+    assert result.returncode == 1
+    lines = error_lines(result)
+    reasons = {
+        'truncated': 'truncated', 'nongzip': 'gzip', 'fourd': '4D', 'twod': '3D',
+        'zeros': 'every voxel is 0', 'nan': 'NaN',
+    }  # fmt: skip
+    assert len(lines) == len(bad)
+    for label, reason in reasons.items():
+        (line,) = [line for line in lines if f'sub-{label} ' in line]
+        assert reason in line or reason == '4D' and '(31' in line or 'shape' in line
+        assert (out / f'sub-{label}.html').is_file()
+    assert '2 of 8 T1w done' in result.stderr
+    name = f'{ANAT}_desc-harmonized_T1w.nii.gz'
+    assert (out / name).read_bytes() == (done / name).read_bytes()
+
+
+def _save(path: Path, data: np.ndarray) -> None:
+    nib.save(nib.Nifti1Image(data.astype(np.float32), np.diag([3.0, 3.0, 3.0, 1.0])), path)
+
+
+def test_missing_age_and_sex_go_on_label_blind(bids_dir, model, tmp_path):
+    bids = tmp_path / 'bids'
+    shutil.copytree(bids_dir, bids)
+    (bids / 'participants.tsv').write_text('participant_id\tsite\nsub-A01\tPhantomA\n')
+    (bids / 'participants.json').unlink()
+    result = run(
+        bids, tmp_path / 'out', 'participant', '--target-site', 'PhantomB', '--model', model,
+        '-w', tmp_path / 'work', '--participant-label', 'A01', *FAST,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    assert 'age unknown' in result.stderr
+
+
+def test_unknown_source_site_is_refused_alone(bids_dir, tmp_path):
+    bids = tmp_path / 'bids'
+    shutil.copytree(bids_dir, bids)
+    table = bids / 'participants.tsv'
+    table.write_text(table.read_text().replace('PhantomB', 'Elsewhere'))
+    model = write_model(tmp_path / 'real.safetensors', phantom=False)
+    flags = (
+        'participant', '--target-site', 'PhantomA', '--model', model, '-w', tmp_path / 'work',
+        *FAST,
+    )  # fmt: skip
+    refused = run(bids, tmp_path / 'out', *flags)
+    assert refused.returncode == 1
+    (line,) = error_lines(refused)
+    assert 'Elsewhere' in line and '--unseen-site agnostic' in line
+    assert (tmp_path / 'out' / f'{ANAT}_desc-harmonized_T1w.nii.gz').is_file()
+    agnostic = run(bids, tmp_path / 'out', *flags, '--unseen-site', 'agnostic')
+    assert agnostic.returncode == 0, agnostic.stderr
+
+
+def test_a_phantom_model_refuses_sites_it_does_not_know(bids_dir, model, tmp_path):
+    result = run(
+        bids_dir, tmp_path / 'out', 'participant', '--target-site', 'PhantomA', '--model', model,
+        '--source-site', 'IXI', '--unseen-site', 'agnostic', '-w', tmp_path / 'work', *FAST,
+    )  # fmt: skip
+    assert result.returncode == 1
+    assert all('phantom model' in line for line in error_lines(result))

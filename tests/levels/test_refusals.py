@@ -1,0 +1,159 @@
+"""What concerns every scan is refused at once: one line, the right exit code."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+
+from ddae_app.settings import Protocol
+from tests.levels.conftest import error_lines, run, write_model
+
+NONE = ('--skull-strip', 'none', '--skip-bids-validation')
+
+
+def refused(code, word, *arguments, **environment):
+    result = run(*arguments, **environment)
+    assert result.returncode == code, result.stderr
+    (line,) = error_lines(result)
+    assert word in line
+    assert 'Traceback' not in result.stderr
+
+
+@pytest.fixture
+def flags(bids_dir, model, tmp_path):
+    return (
+        bids_dir, tmp_path / 'out', 'participant', '--model', model, '-w', tmp_path / 'work',
+        *NONE,
+    )  # fmt: skip
+
+
+def test_target_site_missing_or_unknown(flags):
+    refused(2, 'PhantomA, PhantomB', *flags)
+    refused(2, 'PhantomA, PhantomB', *flags, '--target-site', 'IXI')
+
+
+@pytest.mark.parametrize(
+    ('write', 'word'),
+    [
+        (lambda path: None, 'safetensors'),
+        (lambda path: path.write_bytes(b'not a model'), 'model.safetensors'),
+        (lambda path: path.write_bytes(write_model(path).read_bytes()[:5000]), 'safetensors'),
+    ],
+    ids=['missing', 'other', 'truncated'],
+)
+def test_model_file_unusable(bids_dir, tmp_path, write, word):
+    path = tmp_path / 'model.safetensors'
+    write(path)
+    refused(
+        2, word, bids_dir, tmp_path / 'out', 'participant', '--target-site', 'PhantomA',
+        '--model', path, '-w', tmp_path / 'work', *NONE,
+    )  # fmt: skip
+
+
+def test_model_of_another_version(bids_dir, tmp_path):
+    path = write_model(tmp_path / 'model.safetensors')
+    content = path.read_bytes()
+    old, new = b'\\"format_version\\":1', b'\\"format_version\\":9'
+    if old not in content:
+        old, new = b'\\"format_version\\": 1', b'\\"format_version\\": 9'
+    assert old in content
+    path.write_bytes(content.replace(old, new))
+    refused(
+        2, 'version', bids_dir, tmp_path / 'out', 'participant', '--target-site', 'PhantomA',
+        '--model', path, '-w', tmp_path / 'work', *NONE,
+    )  # fmt: skip
+
+
+def test_model_of_another_protocol(flags):
+    asked = ('--target-site', 'PhantomA')
+    refused(2, '--slices', *flags, *asked, '--slices', 'all')
+    refused(2, '--template', *flags, *asked, '--template', 'MNI152NLin2009cAsym')
+
+
+def test_template_not_there(bids_dir, tmp_path):
+    model = write_model(tmp_path / 'model.safetensors', protocol=Protocol())
+    refused(
+        2, 'ddae-app-fetch templates', bids_dir, tmp_path / 'out', 'participant', '--target-site',
+        'PhantomA', '--model', model, '-w', tmp_path / 'work', *NONE,
+        TEMPLATEFLOW_HOME=str(tmp_path / 'empty'),
+    )  # fmt: skip
+
+
+def test_weights_not_there(flags, tmp_path):
+    refused(
+        2, 'ddae-app-fetch hd-bet', *flags, '--target-site', 'PhantomA', '--skull-strip', 'hd-bet',
+        HDBET_WEIGHTS=str(tmp_path / 'nowhere'),
+    )  # fmt: skip
+
+
+def test_gpu_asked_for_and_absent(flags):
+    refused(
+        2, '--device', *flags, '--target-site', 'PhantomA', '--device', 'cuda',
+        CUDA_VISIBLE_DEVICES='',
+    )  # fmt: skip
+
+
+def test_no_site_column_and_no_table(bids_dir, model, tmp_path):
+    bids = tmp_path / 'bids'
+    shutil.copytree(bids_dir, bids)
+    flags = (
+        bids, tmp_path / 'out', 'participant', '--target-site', 'PhantomA', '--model', model,
+        '-w', tmp_path / 'work', *NONE,
+    )  # fmt: skip
+    (bids / 'participants.tsv').write_text('participant_id\tage\nsub-A01\t40\n')
+    refused(2, 'no site column (found participant_id, age)', *flags)
+    refused(2, "'hospital'", *flags, '--site-column', 'hospital')
+    (bids / 'participants.tsv').unlink()
+    refused(2, 'participants.tsv is not there', *flags)
+
+
+def test_nothing_selected(flags, bids_dir, tmp_path):
+    asked = ('--target-site', 'PhantomA')
+    refused(18, 'sub-Z99', *flags, *asked, '--participant-label', 'Z99')
+    filters = tmp_path / 'filters.json'
+    filters.write_text(json.dumps({'t1w': {'acquisition': 'mprage'}}))
+    refused(18, 'acquisition=mprage', *flags, *asked, '--bids-filter-file', filters)
+
+
+def test_no_t1w_at_all(bids_dir, model, tmp_path):
+    bids = tmp_path / 'bids'
+    bids.mkdir()
+    shutil.copy(bids_dir / 'dataset_description.json', bids)
+    refused(
+        18, 'no T1w', bids, tmp_path / 'out', 'participant', '--target-site', 'PhantomA',
+        '--model', model, '-w', tmp_path / 'work', *NONE,
+    )  # fmt: skip
+
+
+def test_input_not_bids(bids_dir, model, tmp_path):
+    bids = tmp_path / 'bids'
+    shutil.copytree(bids_dir, bids)
+    (bids / 'sub-A01' / 'anat' / 'sub-A01_T1.nii.gz').write_bytes(b'wrong suffix')
+    refused(
+        16, 'sub-A01_T1.nii.gz', bids, tmp_path / 'out', 'participant', '--target-site',
+        'PhantomA', '--model', model, '-w', tmp_path / 'work', '--skull-strip', 'none',
+    )  # fmt: skip
+    (bids / 'dataset_description.json').unlink()
+    refused(
+        16, 'dataset_description.json', bids, tmp_path / 'out', 'participant', '--target-site',
+        'PhantomA', '--model', model, '-w', tmp_path / 'work', *NONE,
+    )  # fmt: skip
+
+
+def test_dataset_is_never_written_to(bids_dir, model, tmp_path):
+    bids = tmp_path / 'bids'
+    shutil.copytree(bids_dir, bids)
+    before = sorted(bids.rglob('*'))
+    refused(2, 'never written to', bids, bids, 'participant', '-w', tmp_path / 'work')
+    refused(2, 'never written to', bids, tmp_path / 'out', 'participant', '-w', bids / 'work')
+    assert sorted(bids.rglob('*')) == before
+
+
+def test_output_not_writable(bids_dir, tmp_path):
+    (tmp_path / 'file').touch()
+    refused(
+        2, 'cannot be written to', bids_dir, tmp_path / 'file' / 'out', 'participant',
+        '-w', tmp_path / 'work',
+    )  # fmt: skip
