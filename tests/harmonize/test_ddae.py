@@ -184,3 +184,9 @@ def test_a_bundle_is_read_once_until_it_changes(fitted, tmp_path, monkeypatch):
 def test_a_missing_bundle_says_so(tmp_path):
     with pytest.raises(ModelError, match='no such model file'):
         DDAEHarmonizer.load(tmp_path / 'none', 'cpu')
+
+
+def test_nothing_is_negative(fitted, images, monkeypatch):
+    monkeypatch.setattr('ddae_app.harmonize.ddae.decode_difference', lambda _, x, *rest: x - 0.5)
+    out = fitted.transform(images, 'A', 'B')
+    np.testing.assert_array_equal(out, np.where(images > 0, np.maximum(images - 0.5, 0), 0))

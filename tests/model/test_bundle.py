@@ -54,6 +54,9 @@ def test_same_content_same_bytes(bundle, tmp_path):
     other = tmp_path / 'elsewhere' / 'other.safetensors'
     save_bundle(other, random_model(), info())
     assert other.read_bytes() == bundle.read_bytes()
+    turned = dict(reversed(info().versions.items()))
+    save_bundle(other, random_model(), info(versions=turned))
+    assert other.read_bytes() == bundle.read_bytes()
     loaded = load_bundle(bundle)
     save_bundle(other, loaded.model, loaded.info)
     assert other.read_bytes() == bundle.read_bytes()

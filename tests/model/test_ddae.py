@@ -8,9 +8,10 @@ import torch
 from ddae_app.errors import ModelError
 from ddae_app.model.bundle import save_bundle
 from ddae_app.model.ddae import DDAE
-from ddae_app.model.diffusion import decode_difference
+from ddae_app.model.diffusion import ddim_decode, ddim_invert, decode_difference, denoiser
 from ddae_app.model.losses import partial_hsic, training_loss
 from ddae_app.model.presets import PRESETS, ModelConfig, TrainConfig
+from ddae_app.model.unet import AdaptiveNorm, Codes
 
 from .toy import CONFIG, condition, info, random_model
 
@@ -185,3 +186,41 @@ def test_wrong_model_settings_are_refused(change, message):
 def test_wrong_training_settings_are_refused():
     with pytest.raises(ModelError, match='batch_size is 0; give a number from 1'):
         TrainConfig(batch_size=0)
+
+
+def test_the_difference_is_of_the_two_decodes():
+    x = torch.rand((2, 1, 16, 16), generator=torch.Generator().manual_seed(0))
+    model, source, target = random_model(), condition(site=(0, 0)), condition(site=(1, 1))
+    with torch.no_grad():
+        x_0, steps = 2 * x - 1, 4
+        z_u = model.encode(x_0)
+        at_source, at_target = (denoiser(model, model.embed(c), z_u) for c in (source, target))
+        x_T = ddim_invert(at_source, x_0, model.alpha_bar, steps)
+        a, b = (ddim_decode(d, x_T, model.alpha_bar, steps) for d in (at_source, at_target))
+    out = decode_difference(model, x, source, target, steps)
+    torch.testing.assert_close(out, x + (b - a) / 2, atol=1e-4, rtol=1e-4)
+
+
+def test_nothing_changes_even_if_the_rows_of_a_batch_round_differently(monkeypatch):
+    model = random_model()
+    exact = model.unet.forward
+
+    def uneven(x_t, *codes):
+        return exact(x_t, *codes) + 1e-3 * torch.arange(len(x_t))[:, None, None, None]
+
+    monkeypatch.setattr(model.unet, 'forward', uneven)
+    x = torch.full((1, 1, 16, 16), 0.5)
+    one = condition((40.0,), (0,), (0,))
+    assert torch.equal(decode_difference(model, x, one, one, 3), x)
+
+
+def test_codes_modulate_in_the_published_order():
+    generator = torch.Generator().manual_seed(0)
+    layer = AdaptiveNorm(8, 3, 4, 5)
+    x = torch.randn((2, 8, 6, 6), generator=generator)
+    codes = Codes(*(torch.randn((2, n), generator=generator) for n in (3, 4, 5)))
+    t, k = layer.time(codes.time)[..., None, None], layer.z_k(codes.z_k)[..., None, None]
+    h = layer.norm(x) * (1 + t[:, :8]) + t[:, 8:]
+    h = h * (1 + k[:, :8]) + k[:, 8:]
+    h = h * (1 + layer.z_u(codes.z_u)[..., None, None])
+    torch.testing.assert_close(layer(x, codes), h)

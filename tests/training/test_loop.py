@@ -9,9 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from ddae_app.errors import DdaeError, ModelError, UsageError
 from ddae_app.model.bundle import load_bundle
+from ddae_app.model.losses import training_loss
 from ddae_app.training.loop import train
 
 from .toy import MODEL, PROTOCOL, TRAIN, changed, slices
@@ -180,3 +182,39 @@ def test_no_known_age(tmp_path):
     data = changed(slices(), ages=np.full(20, np.nan))
     path = train(data, MODEL, replace(TRAIN, images=8), PROTOCOL, tmp_path)
     assert load_bundle(path).info.age_sd == 1
+
+
+@pytest.mark.parametrize('augmented', [True, False])
+def test_only_the_encoder_sees_another_contrast(tmp_path, monkeypatch, augmented):
+    seen = []
+
+    def spy(model, x_0, view, *rest):
+        seen.append((x_0, view))
+        return training_loss(model, x_0, view, *rest)
+
+    monkeypatch.setattr('ddae_app.training.loop.training_loss', spy)
+    still = replace(TRAIN, images=8, rotation_degrees=0, shift_pixels=0)
+    data = slices()
+    train(data, replace(MODEL, encoder_augment=augmented), still, PROTOCOL, tmp_path)
+    x_0, view = seen[0]
+    assert torch.equal(x_0, view) != augmented
+    known = torch.from_numpy(2 * data.images - 1)
+    assert all(any(torch.equal(x[0], image) for image in known) for x in x_0)
+
+
+def test_every_step_draws_its_own_times_and_noise(tmp_path):
+    # One image again and again, and a network that hardly learns.
+    data = changed(slices(1, ('A',)), sexes=('M',))
+    config = replace(TRAIN, images=12, batch_size=1, learning_rate=1e-8, rotation_degrees=0)
+    config = replace(config, shift_pixels=0, hsic_weight=0)
+    reports = []
+    train(data, MODEL, config, PROTOCOL, tmp_path, progress=reports.append)
+    assert np.std([r.loss for r in reports]) > 0.01
+
+
+def test_the_bundle_holds_the_average(finished):
+    path, _ = finished
+    saved = load_file(path.with_name('checkpoint.safetensors'))
+    weights = load_file(path)
+    assert all(torch.equal(v, saved[f'average.{k}']) for k, v in weights.items())
+    assert not all(torch.equal(v, saved[f'model.{k}']) for k, v in weights.items())
