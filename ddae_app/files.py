@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+PREFIX = '.tmp-'
+
 
 @contextmanager
 def staged(path: Path) -> Iterator[Path]:
@@ -17,7 +19,7 @@ def staged(path: Path) -> Iterator[Path]:
     starts with a dot, since it must not count as part of a dataset.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix='.tmp-', suffix=path.name, dir=path.parent)
+    handle, name = tempfile.mkstemp(prefix=PREFIX, suffix=path.name, dir=path.parent)
     os.close(handle)
     temporary = Path(name)
     try:
@@ -26,6 +28,15 @@ def staged(path: Path) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def remove_leftovers(folder: Path, name_part: str) -> None:
+    """Delete what killed runs left of files whose names contain `name_part`.
+
+    Not while another process writes such files.
+    """
+    for path in folder.glob(f'{PREFIX}*{name_part}*'):
+        path.unlink(missing_ok=True)
 
 
 def write_atomically(path: Path, content: bytes | str) -> None:

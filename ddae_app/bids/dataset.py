@@ -17,7 +17,7 @@ from ddae_app.bids.sidecars import DESCRIPTIONS
 from ddae_app.files import write_atomically
 
 # No trailing slashes: the validator would not silence the folders (bids-validator#291).
-BIDSIGNORE = '*.html\nfigures\n*_xfm.*\ngroup_*\nmodels\n.*.lock\n'
+BIDSIGNORE = '*.html\nfigures\n*_xfm.*\ngroup_*\nmodels\n.*.lock\n.tmp-*\n'
 
 QC_MEANING = {
     'registration_correlation': 'Correlation with the template inside its brain mask',

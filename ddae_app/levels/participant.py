@@ -10,7 +10,7 @@ from ddae_app.bids import sidecars
 from ddae_app.bids.cohort import Cohort
 from ddae_app.bids.dataset import write_description
 from ddae_app.bids.names import Scan
-from ddae_app.files import write_atomically
+from ddae_app.files import remove_leftovers, write_atomically
 from ddae_app.harmonize.device import resolve_device
 from ddae_app.harmonize.models import FoundModel, check_protocol, check_target, find_model
 from ddae_app.imaging.templates import load_template
@@ -79,6 +79,9 @@ def run_participant(settings: Settings, log_dir: Path, default_model: Path | Non
         return 0
     if plans:
         planned = [plan.scan for plan in plans]
+        for scan in planned:
+            for folder in (scan.folder, scan.figure('any', '').parent):
+                remove_leftovers(settings.output_dir / folder, f'{scan.stem}_')
         failures |= run_workflow(workflow, planned, settings.run, log_dir)
     return _finish(settings, scans, cohort, space, model, failures, text, log_dir)
 

@@ -77,8 +77,8 @@ def run(*arguments, **environment) -> subprocess.CompletedProcess[str]:
     )
 
 
-def error_lines(result: subprocess.CompletedProcess[str]) -> list[str]:
-    return [line for line in result.stderr.splitlines() if 'error:' in line]
+def error_lines(stderr: str) -> list[str]:
+    return [line for line in stderr.splitlines() if 'error:' in line]
 
 
 def contents(folder: Path) -> dict[str, bytes]:

@@ -152,8 +152,8 @@ def test_harmonize_stage_without_preprocessing_fails_with_a_reason(bids_dir, mod
         '--target-site', 'PhantomA', '-w', tmp_path / 'work', *FAST,
     )  # fmt: skip
     assert result.returncode == 1
-    assert len(error_lines(result)) == 2
-    assert '--stage preproc' in error_lines(result)[0]
+    assert len(error_lines(result.stderr)) == 2
+    assert '--stage preproc' in error_lines(result.stderr)[0]
 
 
 def test_reports_only_writes_the_pages_again(done, bids_dir, model, tmp_path):
@@ -206,7 +206,7 @@ def test_bad_scans_cost_the_others_nothing(bids_dir, model, done, tmp_path):
         '-w', tmp_path / 'work', *FAST,
     )  # fmt: skip
     assert result.returncode == 1
-    lines = error_lines(result)
+    lines = error_lines(result.stderr)
     reasons = {
         'truncated': 'truncated', 'nongzip': 'gzip', 'fourd': '4D', 'twod': '3D',
         'zeros': 'every voxel is 0', 'nan': 'NaN',
@@ -250,7 +250,7 @@ def test_unknown_source_site_is_refused_alone(bids_dir, tmp_path):
     )  # fmt: skip
     refused = run(bids, tmp_path / 'out', *flags)
     assert refused.returncode == 1
-    (line,) = error_lines(refused)
+    (line,) = error_lines(refused.stderr)
     assert 'Elsewhere' in line and '--unseen-site agnostic' in line
     assert (tmp_path / 'out' / f'{ANAT}_desc-harmonized_T1w.nii.gz').is_file()
     agnostic = run(bids, tmp_path / 'out', *flags, '--unseen-site', 'agnostic')
@@ -263,4 +263,4 @@ def test_a_phantom_model_refuses_sites_it_does_not_know(bids_dir, model, tmp_pat
         '--source-site', 'IXI', '--unseen-site', 'agnostic', '-w', tmp_path / 'work', *FAST,
     )  # fmt: skip
     assert result.returncode == 1
-    assert all('phantom model' in line for line in error_lines(result))
+    assert all('phantom model' in line for line in error_lines(result.stderr))

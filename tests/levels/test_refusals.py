@@ -3,22 +3,32 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 
 import pytest
 
+from ddae_app.cli.main import main
 from ddae_app.settings import Protocol
-from tests.levels.conftest import error_lines, run, write_model
+from tests.levels.conftest import error_lines, write_model
 
 NONE = ('--skull-strip', 'none', '--skip-bids-validation')
 
 
-def refused(code, word, *arguments, **environment):
-    result = run(*arguments, **environment)
-    assert result.returncode == code, result.stderr
-    (line,) = error_lines(result)
-    assert word in line
-    assert 'Traceback' not in result.stderr
+@pytest.fixture
+def refused(capsys, monkeypatch):
+    """Run the program in this process, which has loaded torch, and look at what it says."""
+
+    def check(code, word, *arguments, **environment):
+        # The program sets variables for the processes that it starts: forget them afterwards.
+        monkeypatch.setattr(os, 'environ', os.environ.copy() | environment)
+        assert main([str(argument) for argument in arguments]) == code
+        stderr = capsys.readouterr().err
+        (line,) = error_lines(stderr)
+        assert word in line
+        assert 'Traceback' not in stderr
+
+    return check
 
 
 @pytest.fixture
@@ -29,7 +39,7 @@ def flags(bids_dir, model, tmp_path):
     )  # fmt: skip
 
 
-def test_target_site_missing_or_unknown(flags):
+def test_target_site_missing_or_unknown(flags, refused):
     refused(2, 'PhantomA, PhantomB', *flags)
     refused(2, 'PhantomA, PhantomB', *flags, '--target-site', 'IXI')
 
@@ -43,7 +53,7 @@ def test_target_site_missing_or_unknown(flags):
     ],
     ids=['missing', 'other', 'truncated'],
 )
-def test_model_file_unusable(bids_dir, tmp_path, write, word):
+def test_model_file_unusable(bids_dir, tmp_path, write, word, refused):
     path = tmp_path / 'model.safetensors'
     write(path)
     refused(
@@ -52,7 +62,7 @@ def test_model_file_unusable(bids_dir, tmp_path, write, word):
     )  # fmt: skip
 
 
-def test_model_of_another_version(bids_dir, tmp_path):
+def test_model_of_another_version(bids_dir, tmp_path, refused):
     path = write_model(tmp_path / 'model.safetensors')
     content = path.read_bytes()
     old, new = b'\\"format_version\\":1', b'\\"format_version\\":9'
@@ -66,13 +76,13 @@ def test_model_of_another_version(bids_dir, tmp_path):
     )  # fmt: skip
 
 
-def test_model_of_another_protocol(flags):
+def test_model_of_another_protocol(flags, refused):
     asked = ('--target-site', 'PhantomA')
     refused(2, '--slices', *flags, *asked, '--slices', 'all')
     refused(2, '--template', *flags, *asked, '--template', 'MNI152NLin2009cAsym')
 
 
-def test_template_not_there(bids_dir, tmp_path):
+def test_template_not_there(bids_dir, tmp_path, refused):
     model = write_model(tmp_path / 'model.safetensors', protocol=Protocol())
     refused(
         2, 'ddae-app-fetch templates', bids_dir, tmp_path / 'out', 'participant', '--target-site',
@@ -81,21 +91,21 @@ def test_template_not_there(bids_dir, tmp_path):
     )  # fmt: skip
 
 
-def test_weights_not_there(flags, tmp_path):
+def test_weights_not_there(flags, tmp_path, refused):
     refused(
         2, 'ddae-app-fetch hd-bet', *flags, '--target-site', 'PhantomA', '--skull-strip', 'hd-bet',
         HDBET_WEIGHTS=str(tmp_path / 'nowhere'),
     )  # fmt: skip
 
 
-def test_gpu_asked_for_and_absent(flags):
+def test_gpu_asked_for_and_absent(flags, refused):
     refused(
         2, '--device', *flags, '--target-site', 'PhantomA', '--device', 'cuda',
         CUDA_VISIBLE_DEVICES='',
     )  # fmt: skip
 
 
-def test_no_site_column_and_no_table(bids_dir, model, tmp_path):
+def test_no_site_column_and_no_table(bids_dir, model, tmp_path, refused):
     bids = tmp_path / 'bids'
     shutil.copytree(bids_dir, bids)
     flags = (
@@ -109,7 +119,7 @@ def test_no_site_column_and_no_table(bids_dir, model, tmp_path):
     refused(2, 'participants.tsv is not there', *flags)
 
 
-def test_nothing_selected(flags, bids_dir, tmp_path):
+def test_nothing_selected(flags, bids_dir, tmp_path, refused):
     asked = ('--target-site', 'PhantomA')
     refused(18, 'sub-Z99', *flags, *asked, '--participant-label', 'Z99')
     filters = tmp_path / 'filters.json'
@@ -117,7 +127,7 @@ def test_nothing_selected(flags, bids_dir, tmp_path):
     refused(18, 'acquisition=mprage', *flags, *asked, '--bids-filter-file', filters)
 
 
-def test_no_t1w_at_all(bids_dir, model, tmp_path):
+def test_no_t1w_at_all(bids_dir, model, tmp_path, refused):
     bids = tmp_path / 'bids'
     bids.mkdir()
     shutil.copy(bids_dir / 'dataset_description.json', bids)
@@ -127,7 +137,7 @@ def test_no_t1w_at_all(bids_dir, model, tmp_path):
     )  # fmt: skip
 
 
-def test_input_not_bids(bids_dir, model, tmp_path):
+def test_input_not_bids(bids_dir, model, tmp_path, refused):
     bids = tmp_path / 'bids'
     shutil.copytree(bids_dir, bids)
     (bids / 'sub-A01' / 'anat' / 'sub-A01_T1.nii.gz').write_bytes(b'wrong suffix')
@@ -142,7 +152,7 @@ def test_input_not_bids(bids_dir, model, tmp_path):
     )  # fmt: skip
 
 
-def test_dataset_is_never_written_to(bids_dir, model, tmp_path):
+def test_dataset_is_never_written_to(bids_dir, model, tmp_path, refused):
     bids = tmp_path / 'bids'
     shutil.copytree(bids_dir, bids)
     before = sorted(bids.rglob('*'))
@@ -151,7 +161,7 @@ def test_dataset_is_never_written_to(bids_dir, model, tmp_path):
     assert sorted(bids.rglob('*')) == before
 
 
-def test_output_not_writable(bids_dir, tmp_path):
+def test_output_not_writable(bids_dir, tmp_path, refused):
     (tmp_path / 'file').touch()
     refused(
         2, 'cannot be written to', bids_dir, tmp_path / 'file' / 'out', 'participant',

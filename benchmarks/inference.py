@@ -1,0 +1,52 @@
+"""Seconds and memory to harmonise a slice on the CPU.
+
+    python benchmarks/inference.py [--model FILE] [--threads 2] [--slices 16]
+
+Aim: at most 0.5 s and 1.5 GB a slice on 2 cores. Prints one table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import resource
+import time
+from importlib.resources import files
+from pathlib import Path
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('--model', type=Path)
+    parser.add_argument('--threads', type=int, default=2)
+    parser.add_argument('--slices', type=int, default=16)
+    parser.add_argument('--repeats', type=int, default=3)
+    args = parser.parse_args()
+    os.environ['OMP_NUM_THREADS'] = str(args.threads)
+
+    import numpy as np
+
+    from ddae_app.harmonize.ddae import DDAEHarmonizer
+    from ddae_app.harmonize.models import PHANTOM_MODEL
+
+    path = args.model or Path(str(files('ddae_app') / 'data' / PHANTOM_MODEL))
+    harmonizer = DDAEHarmonizer.load(path, 'cpu')
+    source, target = harmonizer.sites[0], harmonizer.sites[-1]
+    rng = np.random.default_rng(0)
+    images = rng.uniform(0.1, 1, (args.slices, 128, 128)).astype(np.float32)
+    print(f'{path.name}, {3 * harmonizer.steps} evaluations a slice, {args.threads} threads')
+    print('batch\tseconds per slice (fastest of the repeats)\tpeak memory, GB')
+    for batch in (1, args.slices):
+        ready = harmonizer.prepared(unseen_site='refuse', batch_size=batch)
+        ready.transform(images[:1], source, target)
+        seconds = []
+        for _ in range(args.repeats):
+            started = time.perf_counter()
+            ready.transform(images, source, target)
+            seconds.append((time.perf_counter() - started) / args.slices)
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+        print(f'{batch}\t{min(seconds):.3f}\t{peak:.2f}')
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,53 @@
+"""Killed at any moment and started again, a run ends with the bytes of an undisturbed one."""
+
+from __future__ import annotations
+
+import random
+import shutil
+import signal
+import subprocess
+import time
+
+from tests.levels.conftest import command, contents, run
+
+KILLS = 10
+
+
+def test_killed_ten_times_gives_the_same_bytes(bids_dir, model, tmp_path):
+    flags = (
+        'participant', '--target-site', 'PhantomA', '--model', model, '--skull-strip', 'none',
+        '--sloppy', '--skip-bids-validation', '--nprocs', '1',
+    )  # fmt: skip
+    undisturbed = tmp_path / 'undisturbed'
+    started = time.monotonic()
+    first = run(bids_dir, undisturbed, *flags, '-w', tmp_path / 'work1')
+    seconds = time.monotonic() - started
+    assert first.returncode == 0, first.stderr
+    killed, work = tmp_path / 'killed', tmp_path / 'work2'
+    moments = random.Random(0)
+    interrupted = 0
+    for attempt in range(KILLS):
+        if attempt == KILLS // 2:  # from the start once more: early moments are as dangerous
+            shutil.rmtree(work, ignore_errors=True)
+            shutil.rmtree(killed, ignore_errors=True)
+        process = subprocess.Popen(
+            command(bids_dir, killed, *flags, '-w', work),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        try:
+            process.wait(moments.uniform(0.3, 1.0) * seconds)
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGKILL)
+            interrupted += 1
+        process.wait()
+        # What is there is whole, at any moment.
+        whole = contents(undisturbed)
+        for name, content in contents(killed).items():
+            if '/.tmp-' not in name and name.endswith(('.nii.gz', '.json', '.txt', '.svg')):
+                assert content == whole[name], name
+    assert interrupted >= KILLS // 2
+    last = run(bids_dir, killed, *flags, '-w', work)
+    assert last.returncode == 0, last.stderr
+    assert contents(killed) == contents(undisturbed)
+
