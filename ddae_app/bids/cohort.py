@@ -5,9 +5,11 @@ from __future__ import annotations
 import csv
 import json
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from ddae_app.bids.names import Scan
 from ddae_app.errors import InvalidBIDSError, UsageError
@@ -20,8 +22,12 @@ SITE_COLUMNS = (
 
 AGE_COLUMNS = ('age', 'age_at_scan', 'age_years', 'participant_age')
 SEX_COLUMNS = ('sex', 'gender')
-MISSING = {'', 'n/a', 'na', 'nan', 'none', 'unknown'}
+MISSING = {'', 'n/a', 'na', 'n.a.', 'nan', 'none', 'null', 'unknown'}
 SEXES = {'m': 'M', 'male': 'M', 'man': 'M', 'f': 'F', 'female': 'F', 'woman': 'F'}
+YEARS = {'month': 1 / 12, 'week': 7 / 365.25, 'day': 1 / 365.25}
+"""Years in the units that a data dictionary may name; others are taken for years."""
+
+MAX_AGE = 130
 
 
 @dataclass(frozen=True)
@@ -51,7 +57,7 @@ class Cohort:
     covariates : dict of str to Covariates
         By the scan's stem.
     site_column : str or None
-        The column that named the sites; None where there was none.
+        The column that named the sites, or ``--source-site``; None where there was neither.
     columns : tuple of str
         All columns of participants.tsv.
     """
@@ -65,21 +71,23 @@ class Cohort:
 
     def summary(self, scans: Sequence[Scan]) -> str:
         """One line that says what was found."""
-        found = [self[scan] for scan in scans]
-        people = len({scan.participant for scan in scans})
-        sites = sorted({c.site for c in found if c.site})
-        ages = [c.age for c in found if not math.isnan(c.age)]
+        known = [self[scan] for scan in scans]
+        people = {scan.participant for scan in scans}
+        sites = {c.site for c in known if c.site}
+        ages = [c.age for c in known if not math.isnan(c.age)]
+        unknown_sites = sum(c.site is None for c in known)
+        unknown_sexes = sum(c.sex is None for c in known)
+        column = self.site_column or ''
+        where = column if column.startswith('--') else f'column {column!r}'
+        site = f'site from {where}: {_plural(len(sites), "site")}{_missing(unknown_sites)}'
+        age = f'age {min(ages):.0f}-{max(ages):.0f}' if ages else 'age unknown'
+        sex = f'sex {unknown_sexes} missing' if unknown_sexes else 'sex known'
         return '; '.join(
             [
-                f'{len(scans)} T1w of {people} participant{"s" * (people != 1)}',
-                f"site from column '{self.site_column}': {len(sites)} "
-                f'site{"s" * (len(sites) != 1)}{_missing(sum(c.site is None for c in found))}'
-                if self.site_column
-                else 'site unknown',
-                (f'age {min(ages):.0f}-{max(ages):.0f}' if ages else 'age unknown')
-                + (_missing(len(found) - len(ages)) if ages else ''),
-                f'sex {sum(c.sex == "F" for c in found)} F, {sum(c.sex == "M" for c in found)} M'
-                + _missing(sum(c.sex is None for c in found)),
+                f'{len(scans)} T1w of {_plural(len(people), "participant")}',
+                site if column else 'site unknown',
+                age + (_missing(len(known) - len(ages)) if ages else ''),
+                'sex unknown' if unknown_sexes == len(known) else sex,
             ]
         )
 
@@ -111,72 +119,109 @@ def read_cohort(
     InvalidBIDSError
         A table is not readable.
     """
-    people, columns = _read_table(bids_dir / 'participants.tsv', 'participant_id', 'sub-')
+    people = _read_table(bids_dir / 'participants.tsv', 'participant_id', 'sub-')
     dictionary = _read_dictionary(bids_dir / 'participants.json')
-    reader = _Reader(columns, dictionary, site_column)
-    if site_column and not source_site and reader.site is None:
-        raise UsageError(
-            f'--site-column {site_column!r}: participants.tsv has no such column; '
-            f'it has {", ".join(columns) or "no columns"}'
-        )
+    reader = _Reader(people.columns, dictionary, site_column)
+    dictionary |= _read_dictionary(bids_dir / 'sessions.json')
+    sessions: dict[str, tuple[_Table, _Reader]] = {}
     covariates = {}
     for scan in scans:
-        known = reader.covariates(people.get(scan.participant, {}))
+        known = reader.covariates(people.row(scan.participant))
         if scan.session:
-            known = _with_session(bids_dir, scan, known, site_column, dictionary)
+            if scan.participant not in sessions:
+                sessions[scan.participant] = _read_sessions(
+                    bids_dir, scan, dictionary, site_column
+                )
+            table, own = sessions[scan.participant]
+            known = _newer(own.covariates(table.row(scan.session)), known)
         covariates[scan.stem] = replace(known, site=source_site) if source_site else known
-    found = '--source-site' if source_site else reader.site
-    return Cohort(covariates, found, columns)
+    readers = [reader, *(own for _, own in sessions.values())]
+    found = next((r.site for r in readers if r.site), None)
+    if site_column and not source_site and found is None:
+        raise UsageError(
+            f'--site-column {site_column!r}: no such column in participants.tsv, which '
+            + (f'has {", ".join(people.columns)}' if people.columns else 'is not there')
+        )
+    return Cohort(covariates, '--source-site' if source_site else found, people.columns)
+
+
+@dataclass(frozen=True)
+class _Table:
+    """Rows of a table by label; `twice` are the labels whose rows contradict each other."""
+
+    path: Path
+    rows: dict[str, dict[str, str]]
+    columns: tuple[str, ...]
+    twice: frozenset[str]
+
+    def row(self, label: str) -> dict[str, str]:
+        if label in self.twice:
+            raise InvalidBIDSError(
+                f'{self.path}: {label} has several rows, which differ; expected one '
+                '(what changes between sessions belongs into sub-*_sessions.tsv)'
+            )
+        return self.rows.get(label, {})
 
 
 class _Reader:
     """Finds the columns of one table and makes covariates of its rows."""
 
     def __init__(self, columns: Sequence[str], dictionary: dict, site_column: str | None) -> None:
-        by_name = {column.lower(): column for column in reversed(columns)}
+        by_name = {column.strip().lower(): column for column in reversed(columns)}
         names = (site_column,) if site_column else SITE_COLUMNS
         self.site = next((by_name[n.lower()] for n in names if n.lower() in by_name), None)
         self.age = next((by_name[n] for n in AGE_COLUMNS if n in by_name), None)
         self.sex = next((by_name[n] for n in SEX_COLUMNS if n in by_name), None)
-        age = dictionary.get(self.age, {}) if self.age else {}
-        self.years = 1 / 12 if str(age.get('Units', '')).lower().startswith('month') else 1.0
-        levels = dictionary.get(self.sex, {}).get('Levels', {}) if self.sex else {}
+        units = str(dictionary.get(self.age or '', {}).get('Units', '')).strip().lower()
+        self.years = next((y for unit, y in YEARS.items() if units.startswith(unit)), 1.0)
+        levels = dictionary.get(self.sex or '', {}).get('Levels')
         # Codes such as 1 and 2 mean nothing without a dictionary that explains them.
-        self.levels = {str(k).lower(): str(v).lower() for k, v in levels.items()}
+        self.levels = _meanings(levels) if isinstance(levels, dict) else {}
 
     def covariates(self, row: dict[str, str]) -> Covariates:
         sex = (_value(row, self.sex) or '').lower()
-        meaning = self.levels.get(sex, sex).split()[:1]
         return Covariates(
             site=_value(row, self.site),
-            age=_age(_value(row, self.age)) * self.years,
-            sex=SEXES.get(sex) or SEXES.get(meaning[0] if meaning else ''),
+            age=_age(_value(row, self.age), self.years),
+            sex=SEXES.get(sex) or self.levels.get(sex),
         )
 
 
-def _with_session(
-    bids_dir: Path, scan: Scan, known: Covariates, site_column: str | None, dictionary: dict
-) -> Covariates:
+def _meanings(levels: dict[str, Any]) -> dict[str, str]:
+    """Sex by code, from the ``Levels`` of a data dictionary: texts, or objects that hold one."""
+    found = {}
+    for code, level in levels.items():
+        text = level.get('Description', '') if isinstance(level, dict) else level
+        word = re.search(r'[a-z]+', str(text).lower())
+        if word and word[0] in SEXES:
+            found[code.lower()] = SEXES[word[0]]
+    return found
+
+
+def _read_sessions(
+    bids_dir: Path, scan: Scan, dictionary: dict, site_column: str | None
+) -> tuple[_Table, _Reader]:
     path = bids_dir / f'sub-{scan.participant}' / f'sub-{scan.participant}_sessions.tsv'
-    rows, columns = _read_table(path, 'session_id', 'ses-')
-    own = _Reader(columns, _read_dictionary(path.with_suffix('.json')) or dictionary, site_column)
-    here = own.covariates(rows.get(scan.session or '', {}))
+    table = _read_table(path, 'session_id', 'ses-')
+    own = dictionary | _read_dictionary(path.with_suffix('.json'))
+    return table, _Reader(table.columns, own, site_column)
+
+
+def _newer(own: Covariates, participant: Covariates) -> Covariates:
     return Covariates(
-        site=here.site or known.site,
-        age=known.age if math.isnan(here.age) else here.age,
-        sex=here.sex or known.sex,
+        site=own.site or participant.site,
+        age=participant.age if math.isnan(own.age) else own.age,
+        sex=own.sex or participant.sex,
     )
 
 
-def _read_table(
-    path: Path, key: str, prefix: str
-) -> tuple[dict[str, dict[str, str]], tuple[str, ...]]:
+def _read_table(path: Path, key: str, prefix: str) -> _Table:
     if not path.is_file():
-        return {}, ()
+        return _Table(path, {}, (), frozenset())
     try:
         with path.open(encoding='utf-8-sig', newline='') as file:
             reader = csv.DictReader(file, delimiter='\t', quoting=csv.QUOTE_NONE)
-            rows = list(reader)
+            lines = list(reader)
             columns = tuple(c for c in reader.fieldnames or () if c)
     except (OSError, UnicodeDecodeError, csv.Error) as e:
         raise InvalidBIDSError(f'{path}: not readable as a UTF-8 table ({e})') from e
@@ -185,7 +230,13 @@ def _read_table(
             f'{path}: no column {key!r} (found {", ".join(columns) or "nothing"}); '
             'are the columns separated by tabs?'
         )
-    return {(row[key] or '').strip().removeprefix(prefix): row for row in rows}, columns
+    rows: dict[str, dict[str, str]] = {}
+    twice = set()
+    for line in lines:
+        label = (line[key] or '').strip().removeprefix(prefix)
+        if rows.setdefault(label, line) != line:
+            twice.add(label)
+    return _Table(path, rows, columns, frozenset(twice))
 
 
 def _read_dictionary(path: Path) -> dict[str, dict]:
@@ -195,6 +246,8 @@ def _read_dictionary(path: Path) -> dict[str, dict]:
         content = json.loads(path.read_text(encoding='utf-8-sig'))
     except (OSError, ValueError) as e:
         raise InvalidBIDSError(f'{path}: not readable as JSON ({e})') from e
+    if not isinstance(content, dict):
+        raise InvalidBIDSError(f'{path}: expected a JSON object that describes columns')
     return {k: v for k, v in content.items() if isinstance(v, dict)}
 
 
@@ -203,13 +256,17 @@ def _value(row: dict[str, str], column: str | None) -> str | None:
     return None if text.lower() in MISSING else text
 
 
-def _age(text: str | None) -> float:
+def _age(text: str | None, years: float) -> float:
     try:
         # Ages above 89 are often written 89+, to keep people from being recognised.
-        age = float((text or 'nan').rstrip('+').replace(',', '.'))
+        age = float((text or 'nan').rstrip('+').replace(',', '.')) * years
     except ValueError:
         return math.nan
-    return age if 0 <= age <= 130 * 12 else math.nan
+    return age if 0 <= age <= MAX_AGE else math.nan
+
+
+def _plural(count: int, thing: str) -> str:
+    return f'{count} {thing}{"s" * (count != 1)}'
 
 
 def _missing(count: int) -> str:

@@ -6,6 +6,7 @@ import csv
 import fcntl
 import io
 import json
+import numbers
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -43,12 +44,14 @@ def write_description(output_dir: Path, bids_dir: Path) -> None:
     ``descriptions.tsv`` with its dictionary.
     """
     raw = _raw_description(bids_dir)
+    license_, named = raw.get('License'), raw.get('Authors')
+    authors = [a for a in named if isinstance(a, str) and a] if isinstance(named, list) else []
     description = {
         'Name': 'ddae-app: harmonized T1-weighted images',
         'BIDSVersion': '1.10.0',
         'DatasetType': 'derivative',
-        'License': raw.get('License') or 'as the source dataset',
-        'Authors': raw.get('Authors') or ['not given by the source dataset'],
+        'License': license_ if isinstance(license_, str) and license_ else 'as the source dataset',
+        'Authors': authors or ['not given by the source dataset'],
         'GeneratedBy': [{'Name': 'ddae-app', 'Version': __version__}],
         'SourceDatasets': [_source(bids_dir, raw)],
         'DatasetLinks': {'raw': bids_dir.resolve().as_uri()},
@@ -142,9 +145,9 @@ def _locked(path: Path) -> Iterator[None]:
 def _cell(value: Any) -> str:
     if value is None or value == '' or value != value:
         return 'n/a'
-    if isinstance(value, float):
-        return f'{value:.5g}'
-    return str(value).replace('\t', ' ').replace('\n', ' ')
+    if isinstance(value, numbers.Real) and not isinstance(value, numbers.Integral):
+        return f'{float(value):.5g}'
+    return ' '.join(str(value).split()) or 'n/a'
 
 
 def _raw_description(bids_dir: Path) -> dict[str, Any]:
@@ -158,7 +161,7 @@ def _raw_description(bids_dir: Path) -> dict[str, Any]:
 
 def _source(bids_dir: Path, raw: dict[str, Any]) -> dict[str, str]:
     doi = raw.get('DatasetDOI')
-    return {'DOI': doi} if isinstance(doi, str) else {'URL': bids_dir.resolve().as_uri()}
+    return {'DOI': doi} if isinstance(doi, str) and doi else {'URL': bids_dir.resolve().as_uri()}
 
 
 _README = """# Harmonized T1-weighted images

@@ -12,7 +12,8 @@ from typing import Any
 from ddae_app.bids.names import Scan
 from ddae_app.errors import InvalidBIDSError, NothingSelectedError, UsageError
 
-IGNORED = [re.compile(p) for p in (r'^/(code|derivatives|models|sourcedata|stimuli)', r'/\.')]
+# What lies in folders such as derivatives/ and sourcedata/ is not the dataset's own.
+IGNORED = [re.compile(p) for p in (r'^/(?!sub-)[^/]+/', r'/\.')]
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,8 @@ class Selection:
         Labels, with or without ``sub-`` and ``ses-``; empty takes all.
     filters : dict
         Entities and values that a T1w must have: the ``t1w`` part of a filter file as fMRIPrep
-        reads it, where null means "without this entity" and ``"*"`` "with any value of it".
+        reads it, where null means "without this entity", ``"*"`` "with any value of it", and a
+        list "one of these".
     database : Path or None
         Folder of a pybids index, made if it is not there.
     """
@@ -37,7 +39,7 @@ class Selection:
 
 
 def read_filters(path: Path) -> dict[str, Any]:
-    """The ``t1w`` query of a BIDS filter file.
+    """The ``t1w`` query of a BIDS filter file; queries of other names are for other programs.
 
     Raises
     ------
@@ -53,7 +55,18 @@ def read_filters(path: Path) -> dict[str, Any]:
             f'--bids-filter-file {path}: expected {{"t1w": {{"session": "01"}}}}, an object of '
             'queries'
         )
-    return content.get('t1w', {})
+    misspelt = [name for name in content if name != 't1w' and name.lower() in ('t1', 't1w')]
+    if misspelt:
+        raise UsageError(f'--bids-filter-file {path}: query {misspelt[0]!r}; expected "t1w"')
+    filters = content.get('t1w', {})
+    for entity, value in filters.items():
+        values = value if isinstance(value, list) else [value]
+        if not values or not all(v is None or isinstance(v, str | int) for v in values):
+            raise UsageError(
+                f'--bids-filter-file {path}: {entity} is {json.dumps(value)}; expected a text, a '
+                'number, null (without it), "*" (any), or a list of these'
+            )
+    return filters
 
 
 def find_scans(bids_dir: Path, selection: Selection) -> list[Scan]:
@@ -69,53 +82,84 @@ def find_scans(bids_dir: Path, selection: Selection) -> list[Scan]:
     Raises
     ------
     NothingSelectedError
-        No image, or a label that the dataset does not have.
+        No image, or a participant or session that was named has none.
     InvalidBIDSError
         The folder is no BIDS dataset, or two files have the same name but for the ending.
+    UsageError
+        A filter of an entity that BIDS does not have, or an unusable database folder.
     """
-    import bids
     from bids.layout import Query
 
-    indexer = bids.BIDSLayoutIndexer(validate=False, index_metadata=False, ignore=IGNORED)
-    if not (bids_dir / 'dataset_description.json').is_file():
-        raise InvalidBIDSError(
-            f'{bids_dir}: no dataset_description.json; expected the root of a BIDS dataset'
-        )
-    try:
-        layout = bids.BIDSLayout(
-            bids_dir,
-            indexer=indexer,
-            database_path=selection.database,
-            is_derivative=False,
-        )
-    except (ValueError, TypeError, KeyError) as e:
-        raise InvalidBIDSError(f'{bids_dir}: not readable as a BIDS dataset ({e})') from e
+    layout = _index(bids_dir, selection.database)
+    _check_entities(selection.filters, layout)
     query: dict[str, Any] = {
         'datatype': 'anat',
         'suffix': 'T1w',
         'extension': ['.nii', '.nii.gz'],
+        # The phase of a complex image shows no anatomy.
+        'part': [None, 'mag'],
     }
     participants = _labels(selection.participants, 'sub', layout.get_subjects())
     sessions = _labels(selection.sessions, 'ses', layout.get_sessions())
     query |= {'subject': participants} if participants else {}
     query |= {'session': sessions} if sessions else {}
+    query |= selection.filters
     special = {None: Query.NONE, '*': Query.ANY}
-    for entity, value in selection.filters.items():
-        query[entity] = special.get(value, value) if not isinstance(value, list) else value
-    files = layout.get(return_type='object', invalid_filters='allow', **query)
-    if not files:
-        raise NothingSelectedError(
-            f'{bids_dir}: no T1w image matches {_words(query)}; '
-            f'the dataset has {len(layout.get_subjects())} participants, '
-            f'{len(layout.get(suffix="T1w", extension=[".nii", ".nii.gz"]))} T1w images'
-        )
+    chosen = {
+        key: [special.get(v, v) for v in value]
+        if isinstance(value, list)
+        else special.get(value, value)
+        for key, value in query.items()
+    }
+    files = layout.get(return_type='object', invalid_filters='allow', **chosen)
     scans = sorted((_scan(file) for file in files), key=lambda scan: scan.stem)
+    # Other folders of a dataset may hold copies, for example the outputs of an earlier run.
+    scans = [scan for scan in scans if scan.path.parent == Path(layout.root) / scan.folder]
+    without = sorted(set(participants) - {scan.participant for scan in scans})
+    if without or not scans:
+        raise NothingSelectedError(_nothing(bids_dir, layout, selection, without[:1]))
     _check_unique(scans)
     return scans
 
 
+def _index(bids_dir: Path, database: Path | None) -> Any:
+    import bids
+    from sqlalchemy.exc import SQLAlchemyError
+
+    if not (bids_dir / 'dataset_description.json').is_file():
+        raise InvalidBIDSError(
+            f'{bids_dir}: no dataset_description.json; expected the root of a BIDS dataset'
+        )
+    indexer = bids.BIDSLayoutIndexer(validate=False, index_metadata=False, ignore=IGNORED)
+    try:
+        return bids.BIDSLayout(
+            bids_dir, indexer=indexer, database_path=database, is_derivative=False
+        )
+    except (ValueError, TypeError, KeyError) as e:
+        raise InvalidBIDSError(
+            f'{bids_dir}: not readable as a BIDS dataset ({_first_line(e)})'
+        ) from e
+    except (OSError, SQLAlchemyError) as e:
+        if database is None:
+            raise
+        raise UsageError(
+            f'--bids-database-dir {database}: not usable ({_first_line(e)}); remove the folder, '
+            'so that it is made anew, or name another'
+        ) from e
+
+
+def _check_entities(filters: dict[str, Any], layout: Any) -> None:
+    known = sorted(layout.get_entities())
+    unknown = sorted(set(filters) - {*known, 'regex_search'})
+    if unknown:
+        raise UsageError(
+            f'--bids-filter-file: {unknown[0]!r} is no BIDS entity; expected one of '
+            f'{", ".join(known)}'
+        )
+
+
 def _labels(wanted: Sequence[str], prefix: str, present: Sequence[str]) -> list[str]:
-    labels = [label.removeprefix(f'{prefix}-') for label in wanted]
+    labels = list(dict.fromkeys(label.removeprefix(f'{prefix}-') for label in wanted))
     missing = [label for label in labels if label not in present]
     if missing:
         found = ', '.join(sorted(present)[:10]) + (', ...' if len(present) > 10 else '')
@@ -127,7 +171,7 @@ def _labels(wanted: Sequence[str], prefix: str, present: Sequence[str]) -> list[
 
 def _scan(file: Any) -> Scan:
     entities = file.get_entities()
-    stem = file.filename.removesuffix('.gz').removesuffix('.nii').removesuffix('_T1w')
+    stem = file.filename.removesuffix('.gz').removesuffix('.nii').rpartition('_')[0]
     return Scan(Path(file.path), entities['subject'], entities.get('session'), stem)
 
 
@@ -139,5 +183,24 @@ def _check_unique(scans: Sequence[Scan]) -> None:
             )
 
 
-def _words(query: dict[str, Any]) -> str:
-    return ', '.join(f'{key}={getattr(value, "name", value)}' for key, value in query.items())
+def _nothing(bids_dir: Path, layout: Any, selection: Selection, named: list[str]) -> str:
+    asked: dict[str, Any] = {'session': list(selection.sessions)} if selection.sessions else {}
+    special = {None: 'none', '*': 'any'}
+    conditions = [
+        f'{key} '
+        + ' or '.join(
+            str(special.get(v, v)) for v in (value if isinstance(value, list) else [value])
+        )
+        for key, value in (asked | selection.filters).items()
+    ]
+    people = len(layout.get_subjects())
+    images = len(layout.get(suffix='T1w', extension=['.nii', '.nii.gz']))
+    return (
+        f'{bids_dir}: {"".join(f"sub-{label} has " for label in named)}no T1w image'
+        f'{" with " if conditions else ""}{", ".join(conditions)}; the dataset has '
+        f'{people} participant{"s" * (people != 1)}, {images} T1w image{"s" * (images != 1)}'
+    )
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -25,22 +26,42 @@ def validate_input(bids_dir: Path, scans: Sequence[Scan]) -> None:
     InvalidBIDSError
         With the first error, the file, and how many more there are.
     """
+    _check_raw(bids_dir)
     config = files('ddae_app') / 'data' / 'bids_validator_config' / 'input.json'
     report = run_validator(bids_dir, Path(str(config)))
     participants = {f'sub-{scan.participant}' for scan in scans}
+    meanings = report['issues'].get('codeMessages') or {}
     errors = []
     for issue in report['issues']['issues']:
-        place = str(issue.get('location', '')).lstrip('/')
+        place = (issue.get('location') or '').lstrip('/')
         elsewhere = place.startswith('sub-') and place.split('/')[0] not in participants
         if issue.get('severity') == 'error' and not elsewhere:
-            errors.append((issue.get('code', '?'), place, issue.get('issueMessage', '')))
+            errors.append((place, issue))
     if errors:
-        code, place, message = errors[0]
-        others = f', and {len(errors) - 1} more errors' if len(errors) > 1 else ''
+        place, issue = errors[0]
+        rule = f'{issue.get("code", "?")} {issue.get("subCode") or ""}'.strip()
+        text = issue.get('issueMessage') or meanings.get(issue.get('code')) or ''
+        why = f' ({" ".join(text.split())[:200].rstrip(".")})' if text.strip() else ''
+        others = len(errors) - 1
+        more = f', and {others} more error{"s" * (others != 1)}' if others else ''
         raise InvalidBIDSError(
-            f'{bids_dir}: not valid BIDS: {code} {place} {message}'.rstrip().rstrip('.')
-            + f'{others}; run bids-validator-deno to see all, mend them, or use '
-            '--skip-bids-validation'
+            f'{bids_dir / place}: not valid BIDS: {rule}{why}{more}; run bids-validator-deno to '
+            'see all, mend them, or use --skip-bids-validation'
+        )
+
+
+def _check_raw(bids_dir: Path) -> None:
+    # The validator itself breaks down when it is told to expect a raw dataset and finds another.
+    path = bids_dir / 'dataset_description.json'
+    try:
+        content = json.loads(path.read_text(encoding='utf-8-sig'))
+    except (OSError, ValueError):
+        return  # the validator says what is wrong with it
+    kind = content.get('DatasetType', 'raw') if isinstance(content, dict) else 'raw'
+    if kind != 'raw':
+        raise InvalidBIDSError(
+            f'{path}: DatasetType is {kind!r}; expected a raw dataset, since preprocessing starts '
+            'from the images of the scanner. Name the raw dataset, or use --skip-bids-validation'
         )
 
 
@@ -71,11 +92,12 @@ def run_validator(folder: Path, config: Path | None = None, kind: str = 'raw') -
     command = [program, str(folder), '--format', 'json', '--datasetTypes', kind]
     if config is not None:
         command += ['--config', str(config)]
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    result = subprocess.run(command, capture_output=True, encoding='utf-8', check=False)
     try:
         return json.loads(result.stdout)
     except json.JSONDecodeError:
-        lines = (result.stderr or result.stdout).strip().splitlines() or ['no output']
+        said = re.sub(r'\x1b\[\d*m', '', result.stderr or result.stdout)  # without colours
+        lines = said.strip().splitlines() or ['no output']
         raise InvalidBIDSError(
             f'{folder}: the BIDS validator failed ({lines[0]}); use --skip-bids-validation'
         ) from None
