@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
@@ -10,6 +11,31 @@ from typing import Any, get_args, get_origin, get_type_hints
 import tomli_w
 
 from ddae_app.errors import UsageError
+
+CHOICES = {
+    'analysis_level': ('participant', 'train', 'group'),
+    'skull_strip': ('hd-bet', 'template', 'none'),
+    'slices': ('medial', 'all'),
+    'method': ('ddae',),
+    'unseen_site': ('refuse', 'agnostic'),
+    'stage': ('all', 'preproc', 'harmonize'),
+    'preset': ('tiny', 'base', 'paper'),
+}
+"""What the settings that are one of a few words may be."""
+
+PATTERNS = {
+    'device': (r'auto|cpu|cuda(:\d+)?', 'auto, cpu, cuda or cuda:N'),
+    'model_name': (r'[A-Za-z0-9][\w.+-]*', 'letters, digits and any of . _ + -'),
+}
+"""What other words must look like, and how to say so."""
+
+LEAST = {
+    'nprocs': 1, 'omp_nthreads': 1, 'mem_mb': 1, 'train_images': 1, 'random_seed': 0,
+    'verbose_count': 0,
+}  # fmt: skip
+"""Lower bounds of the numbers."""
+
+MAX_SEED = 2**31 - 1
 
 
 @dataclass(frozen=True)
@@ -159,9 +185,30 @@ def from_flat(values: dict[str, Any]) -> Settings:
     Raises
     ------
     UsageError
-        A value is of the wrong type.
+        A value is of the wrong type, or none of those that there are.
     """
     return _build(Settings, values)
+
+
+def check_value(name: str, value: Any) -> None:
+    """Refuse a value of the right type that means nothing.
+
+    Raises
+    ------
+    ValueError
+        With what was expected.
+    """
+    expected = None
+    if name in CHOICES and value not in CHOICES[name]:
+        expected = ' or '.join(CHOICES[name])
+    elif name in PATTERNS and not re.fullmatch(PATTERNS[name][0], value):
+        expected = PATTERNS[name][1]
+    elif name in LEAST and value < LEAST[name]:
+        expected = f'{LEAST[name]} or more'
+    elif name == 'random_seed' and value > MAX_SEED:
+        expected = f'0 to {MAX_SEED}'
+    if expected:
+        raise ValueError(f'{value!r}: expected {expected}')
 
 
 def flag_names() -> list[str]:
@@ -183,6 +230,10 @@ def _build(kind: type, values: dict[str, Any]) -> Any:
             arguments[item.name] = _build(hint, values)  # type: ignore[arg-type]
         elif values.get(item.name) is not None:
             arguments[item.name] = _convert(item.name, values[item.name], hint)
+            try:
+                check_value(item.name, arguments[item.name])
+            except ValueError as e:
+                raise UsageError(f'setting {item.name} is {e}') from e
     return kind(**arguments)
 
 

@@ -5,9 +5,12 @@ from __future__ import annotations
 import argparse
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, NoReturn
 
 from ddae_app import __version__
+from ddae_app.settings import CHOICES, check_value
 
 DESCRIPTION = """\
 Takes T1-weighted images of a BIDS dataset to MNI152 space and re-renders them as if they had
@@ -18,12 +21,16 @@ EPILOG = """\
 exit codes: 0 every T1w produced its outputs; 1 some failed (listed); 2 usage; 16 the input is
 not valid BIDS; 18 the filters selected nothing"""
 
-LEVELS = ('participant', 'train', 'group')
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """One line: the usage of so many flags would hide what is wrong."""
+        self.exit(2, f'{self.prog}: error: {message}; {self.prog} --help tells all flags\n')
 
 
 def build_parser() -> argparse.ArgumentParser:
     """The parser; a flag that is not given stays out of the result, so that files can fill it."""
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog='ddae-app',
         description=DESCRIPTION,
         epilog=EPILOG,
@@ -34,7 +41,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument('output_dir', type=Path, help='where the derivative dataset is written')
     parser.add_argument(
         'analysis_level',
-        choices=LEVELS,
+        choices=CHOICES['analysis_level'],
         help='participant: preprocess and harmonize each T1w; train: fit a model on the whole '
         'dataset; group: gather the quality measures of all participants',
     )
@@ -122,7 +129,7 @@ def _add_preprocessing(parser: argparse.ArgumentParser) -> None:
     _flag(
         group,
         '--skull-strip',
-        choices=('hd-bet', 'template', 'none'),
+        choices=CHOICES['skull_strip'],
         help="hd-bet: its network; template: the template's brain mask, warped by SyN; "
         'none: the scans are skull-stripped already (default: hd-bet)',
     )
@@ -143,7 +150,7 @@ def _add_preprocessing(parser: argparse.ArgumentParser) -> None:
     _flag(
         group,
         '--slices',
-        choices=('medial', 'all'),
+        choices=CHOICES['slices'],
         help="axial slices to harmonize or to train on (default: the model's; without a model "
         'medial, as in the paper)',
     )
@@ -171,25 +178,27 @@ def _add_harmonization(parser: argparse.ArgumentParser) -> None:
         help='model file (default: $DDAE_MODEL, else <output_dir>/models/, else the packaged '
         'model of simulated scanners)',
     )
-    _flag(group, '--method', choices=('ddae',), help='harmonization method (default: ddae)')
+    _flag(
+        group, '--method', choices=CHOICES['method'], help='harmonization method (default: ddae)'
+    )
     _flag(
         group,
         '--unseen-site',
-        choices=('refuse', 'agnostic'),
+        choices=CHOICES['unseen_site'],
         help='a scan from a site that the model does not know: refuse it, or harmonize it as '
         'from an unknown site, which is less accurate (default: refuse)',
     )
     _flag(
         group,
         '--stage',
-        choices=('all', 'preproc', 'harmonize'),
+        choices=CHOICES['stage'],
         help='preproc: stop before the network, so that no GPU is needed; harmonize: start from '
         'preprocessed outputs (default: all)',
     )
     _flag(
         group,
         '--device',
-        type=_device,
+        type=_checked('device'),
         metavar='{auto,cpu,cuda[:n]}',
         help='where the networks run (default: auto)',
     )
@@ -200,20 +209,21 @@ def _add_training(parser: argparse.ArgumentParser) -> None:
     _flag(
         group,
         '--preset',
-        choices=('tiny', 'base', 'paper'),
+        choices=CHOICES['preset'],
         help='size of the model: tiny trains on a CPU, base on a GPU, paper is the '
         'reconstruction of the published one (default: base)',
     )
     _flag(
         group,
         '--train-images',
-        type=_positive,
+        type=_number('train_images'),
         metavar='N',
         help="slices to show the network in all (default: the preset's)",
     )
     _flag(
         group,
         '--model-name',
+        type=_checked('model_name'),
         metavar='NAME',
         help='the model is written to <output_dir>/models/NAME.safetensors (default: ddae)',
     )
@@ -241,14 +251,14 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
         '--nthreads',
         '--n-cpus',
         dest='nprocs',
-        type=_positive,
+        type=_number('nprocs'),
         metavar='N',
         help='processes at once (default: all CPUs)',
     )
     _flag(
         group,
         '--omp-nthreads',
-        type=_positive,
+        type=_number('omp_nthreads'),
         metavar='N',
         help='threads per process of the networks; ANTs and N4 use one, to give the same '
         'result every time (default: one less than --nprocs, at most 8)',
@@ -303,7 +313,13 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
         action='store_true',
         help='stop when one scan fails (default: finish the others)',
     )
-    _flag(group, '--random-seed', type=_seed, metavar='N', help='seed of training (default: 0)')
+    _flag(
+        group,
+        '--random-seed',
+        type=_number('random_seed'),
+        metavar='N',
+        help='seed of training (default: 0)',
+    )
     _flag(
         group,
         '--resource-monitor',
@@ -321,18 +337,28 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f'{text}: expected 1 or more')
-    return number
+def _checked(name: str, convert: Callable[[str], Any] = str) -> Callable[[str], Any]:
+    """A type for argparse that knows what the setting may be."""
+
+    def check(text: str) -> Any:
+        try:
+            value = convert(text)
+            check_value(name, value)
+        except ValueError as e:
+            raise argparse.ArgumentTypeError(str(e)) from e
+        return value
+
+    return check
 
 
-def _seed(text: str) -> int:
-    number = int(text)
-    if not 0 <= number < 2**31:
-        raise argparse.ArgumentTypeError(f'{text}: expected 0 to 2147483647')
-    return number
+def _number(name: str) -> Callable[[str], Any]:
+    def convert(text: str) -> int:
+        try:
+            return int(text)
+        except ValueError:
+            raise ValueError(f'{text!r}: expected a whole number') from None
+
+    return _checked(name, convert)
 
 
 def _memory_mb(text: str) -> int:
@@ -340,12 +366,6 @@ def _memory_mb(text: str) -> int:
     if not match or int(match[1]) == 0:
         raise argparse.ArgumentTypeError(f'{text}: expected a size such as 16000 or 16G')
     return max(1, int(int(match[1]) * {'K': 1e-3, '': 1, 'M': 1, 'G': 1e3, 'T': 1e6}[match[2]]))
-
-
-def _device(text: str) -> str:
-    if not re.fullmatch(r'auto|cpu|cuda(:\d+)?', text):
-        raise argparse.ArgumentTypeError(f'{text}: expected auto, cpu, cuda or cuda:N')
-    return text
 
 
 def default_nprocs() -> int:
