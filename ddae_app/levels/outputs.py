@@ -3,17 +3,43 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ddae_app import __version__
 from ddae_app.bids import sidecars
-from ddae_app.bids.cohort import Cohort
+from ddae_app.bids.cohort import Cohort, Covariates
 from ddae_app.bids.dataset import QC_MEANING, update_scans
 from ddae_app.bids.names import Scan, sidecar
 from ddae_app.harmonize.models import FoundModel
+from ddae_app.reports.participant import (
+    Measure,
+    ParticipantReport,
+    Picture,
+    ScanReport,
+    write_participant_report,
+)
 from ddae_app.settings import Settings
 from ddae_app.workflows.derivatives import harmonized_path, mask_path, preproc_path, slices_path
+
+FIGURES = {
+    'registration': (
+        'Registration',
+        "The scan and the template in turn; the line is the outline of the template's brain.",
+    ),
+    'brain': ('Brain mask', 'The line is the outline of the brain that was found.'),
+    'harmonized': (
+        'Harmonization',
+        'Before, after, and the difference; before and after in one fixed window.',
+    ),
+    'histogram': (
+        'Intensities',
+        "Of the brain, before and after, against the target site's scans in training.",
+    ),
+}
+"""Figures of a scan by their desc label: title and caption, in the order of the page."""
 
 
 def outputs_missing(
@@ -67,4 +93,76 @@ def write_results(
             rows[scan] = sites | {key: facts[key] for key in QC_MEANING if key in facts}
     image = preproc_path(Scan(Path(), '', None, ''), space).name
     update_scans(settings.output_dir, rows, image)
-    return []
+    pages = []
+    for participant in dict.fromkeys(scan.participant for scan in scans):
+        page = settings.output_dir / f'sub-{participant}.html'
+        own = [scan for scan in scans if scan.participant == participant]
+        report = ParticipantReport(
+            participant=participant,
+            version=__version__,
+            run_id=log_dir.name,
+            warnings=_warnings(settings, model),
+            scans=tuple(
+                _scan_report(settings.output_dir, scan, cohort[scan], space, failures.get(scan))
+                for scan in own
+            ),
+            methods=text,
+        )
+        write_participant_report(page, report)
+        pages.append(page)
+    return pages
+
+
+def _scan_report(
+    output_dir: Path,
+    scan: Scan,
+    covariates: Covariates,
+    space: sidecars.Space,
+    error: str | None,
+) -> ScanReport:
+    if error:
+        return ScanReport(scan.stem, error, (('T1w', scan.path.name),), (), ())
+    facts = quality(output_dir, scan, space)
+    age = 'not known' if math.isnan(covariates.age) else f'{covariates.age:g} years'
+    summary = {
+        'T1w': scan.path.name,
+        'Shows': {'head': 'a whole head', 'brain': 'a skull-stripped brain'}.get(
+            facts.get('HeadKind', ''), 'not recorded'
+        ),
+        'Site': covariates.site or 'not known',
+        'Age, sex': f'{age}, {covariates.sex or "not known"}',
+        'Space': f'{space.protocol.template}, {facts.get("Resolution", "")}',
+        'Brain extraction': facts.get('SkullStripMethod', 'not recorded'),
+    }
+    if 'TargetSite' in facts:
+        phantom = ' (phantom model)' if facts.get('PhantomModel') else ''
+        summary |= {
+            'Rendered as': facts['TargetSite'],
+            'Model': f'{facts["ModelName"]}{phantom}, SHA-256 {facts["ModelSHA256"][:16]}',
+            'Sampling': f'{facts["SamplingSteps"]} steps, '
+            + ('age and sex not used' if facts['LabelBlind'] else 'age and sex used')
+            + f', on {facts["Device"]}',
+        }
+    measures = tuple(
+        Measure(name, f'{facts[name]:.4g}', meaning)
+        for name, meaning in QC_MEANING.items()
+        if isinstance(facts.get(name), float | int)
+    )
+    pictures = tuple(
+        Picture(title, caption, path.as_posix())
+        for desc, (title, caption) in FIGURES.items()
+        if (output_dir / (path := scan.figure(desc, '.svg'))).is_file()
+    )
+    return ScanReport(scan.stem, None, tuple(summary.items()), measures, pictures)
+
+
+def _warnings(settings: Settings, model: FoundModel | None) -> tuple[str, ...]:
+    found = []
+    if model and model.info.phantom:
+        found.append(
+            f'The model {model.info.name} is a phantom model: it was trained on simulated '
+            'scanners and is of no use for real scans.'
+        )
+    if settings.preproc.sloppy:
+        found.append('--sloppy: few iterations were made; not for results.')
+    return tuple(found)

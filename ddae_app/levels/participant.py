@@ -197,4 +197,3 @@ def _finish(
     for page in pages:
         log.info('report: %s', page)
     return 1 if failed else 0
-

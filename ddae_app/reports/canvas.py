@@ -7,12 +7,13 @@ import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from uuid import uuid4
 
 import matplotlib.style
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
+
+from ddae_app.files import write_atomically
 
 # Okabe and Ito's palette: told apart with any common colour blindness.
 BEFORE, AFTER, TARGET = '#D55E00', '#0072B2', '#5A5A5A'
@@ -44,7 +45,11 @@ FLICKER = """<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {heigh
 <style>
 .front {{ animation: flicker 3s infinite; }}
 svg:hover .front {{ animation-play-state: paused; }}
-@keyframes flicker {{ 0%, 46% {{ opacity: 1; }} 50%, 96% {{ opacity: 0; }} 100% {{ opacity: 1; }} }}
+@keyframes flicker {{
+  0%, 46% {{ opacity: 1; }}
+  50%, 96% {{ opacity: 0; }}
+  100% {{ opacity: 1; }}
+}}
 @media (prefers-reduced-motion: reduce) {{
   .front {{ animation: none; }}
   svg:hover .front {{ opacity: 0; }}
@@ -63,18 +68,6 @@ def house_style() -> Iterator[None]:
         yield
 
 
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file under a temporary name beside it, then rename."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f'.{uuid4().hex}.tmp')
-    try:
-        temporary.write_bytes(content)
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-
-
 def render(figure: Figure, kind: str) -> bytes:
     """A figure as the bytes of a ``png`` or ``svg`` file, without date or program version."""
     dateless = {'svg': {'Date': None, 'Creator': None}, 'png': {'Software': None}}
@@ -85,7 +78,7 @@ def render(figure: Figure, kind: str) -> bytes:
 
 def save(figure: Figure, path: Path) -> None:
     """Write a figure; the suffix, ``.png`` or ``.svg``, is the format."""
-    write_whole(path, render(figure, path.suffix.removeprefix('.').lower()))
+    write_atomically(path, render(figure, path.suffix.removeprefix('.').lower()))
 
 
 def save_flicker(front: Figure, back: Figure, path: Path, title: str) -> None:
@@ -106,7 +99,7 @@ def save_flicker(front: Figure, back: Figure, path: Path, title: str) -> None:
         for name, figure in (('front', front), ('back', back))
     }
     text = FLICKER.format(width=width, height=height, title=title, **encoded)
-    write_whole(path, text.encode())
+    write_atomically(path, text.encode())
 
 
 def draw_panel(axes: Axes, image, extent, letters: str, note: str = '', **imshow) -> None:  # noqa: ANN001

@@ -291,8 +291,9 @@ def _draw_densities(axes: Axes, curves, reference, target_site: str) -> None:  #
     centres = (edges[1:] + edges[:-1]) / 2
     if reference is not None:
         below = np.interp(edges, reference['median'], reference['levels'], left=0, right=1)
-        axes.fill_between(centres, _smooth(np.diff(below) / np.diff(edges)), color=TARGET,
-                          alpha=0.25, linewidth=0, label=f'median scan of {target_site}')  # fmt: skip
+        height = _smooth(np.diff(below) / np.diff(edges))
+        label = f'median scan of {target_site}'
+        axes.fill_between(centres, height, color=TARGET, alpha=0.25, linewidth=0, label=label)
     for name, values, colour, line in curves:
         if values.size:
             height = _smooth(np.histogram(values, edges, density=True)[0])

@@ -1,0 +1,31 @@
+"""What the HTML pages share: one look, everything escaped, nothing from the network."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
+
+from ddae_app.files import write_atomically
+
+
+def write_page(path: Path, template: str, **content: Any) -> None:
+    """Fill a template of ``ddae_app/data/report`` and write it, whole or not at all.
+
+    Parameters
+    ----------
+    path : Path
+        The page.
+    template : str
+        Name of the template.
+    **content
+        Its variables; text in them is escaped.
+    """
+    folder = files('ddae_app') / 'data' / 'report'
+    environment = Environment(autoescape=True, undefined=StrictUndefined)
+    page = environment.from_string((folder / template).read_text(encoding='utf-8'))
+    css = Markup((folder / 'page.css').read_text(encoding='utf-8'))  # noqa: S704 - our own file
+    write_atomically(path, page.render(css=css, **content))
