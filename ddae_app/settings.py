@@ -65,7 +65,10 @@ class Protocol:
 
 def protocol_from(values: dict[str, Any]) -> Protocol:
     """A protocol from its fields, lists for tuples, as JSON and nipype hold them."""
-    return Protocol(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+    arguments: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in values.items()
+    }
+    return Protocol(**arguments)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,228 @@
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+
+from ddae_app.bids.query import Selection, find_scans, read_filters
+from ddae_app.errors import InvalidBIDSError, NothingSelectedError, UsageError
+
+
+@pytest.fixture
+def found(bids_dir):
+    """Stems of what is selected: ``found(participants=('01',))``."""
+    return lambda **asked: [scan.stem for scan in find_scans(bids_dir, Selection(**asked))]
+
+
+@pytest.fixture
+def dataset(add):
+    """Two participants; the second has sessions."""
+    for stem in (
+        'sub-01', 'sub-01_acq-a', 'sub-01_acq-b+c', 'sub-01_run-01', 'sub-02_ses-1',
+        'sub-02_ses-2_acq-a',
+    ):  # fmt: skip
+        add(stem)
+
+
+def test_all_t1w_are_found_by_name(dataset, found):
+    assert found() == [
+        'sub-01', 'sub-01_acq-a', 'sub-01_acq-b+c', 'sub-01_run-01', 'sub-02_ses-1',
+        'sub-02_ses-2_acq-a',
+    ]  # fmt: skip
+
+
+def test_a_scan_knows_its_participant_and_session(dataset, bids_dir):
+    scan = find_scans(bids_dir, Selection())[-1]
+    assert (scan.participant, scan.session) == ('02', '2')
+    assert scan.path == bids_dir / 'sub-02/ses-2/anat/sub-02_ses-2_acq-a_T1w.nii.gz'
+
+
+@pytest.mark.parametrize('label', ['02', 'sub-02'])
+def test_participants_with_and_without_prefix(dataset, found, label):
+    assert found(participants=(label,)) == ['sub-02_ses-1', 'sub-02_ses-2_acq-a']
+
+
+@pytest.mark.parametrize('label', ['2', 'ses-2'])
+def test_sessions_with_and_without_prefix(dataset, found, label):
+    assert found(sessions=(label,)) == ['sub-02_ses-2_acq-a']
+
+
+def test_a_label_named_twice_counts_once(dataset, found):
+    assert found(participants=('02', 'sub-02'), sessions=('1',)) == ['sub-02_ses-1']
+
+
+@pytest.mark.parametrize(
+    ('filters', 'stems'),
+    [
+        ({'acquisition': None}, ['sub-01', 'sub-01_run-01', 'sub-02_ses-1']),
+        ({'acquisition': '*'}, ['sub-01_acq-a', 'sub-01_acq-b+c', 'sub-02_ses-2_acq-a']),
+        ({'acquisition': ['a', 'b+c'], 'session': None}, ['sub-01_acq-a', 'sub-01_acq-b+c']),
+        ({'acquisition': [None, 'a'], 'session': '*'}, ['sub-02_ses-1', 'sub-02_ses-2_acq-a']),
+        ({'run': 1}, ['sub-01_run-01']),
+        ({'run': '01'}, ['sub-01_run-01']),
+        ({'session': ['1', '2'], 'acquisition': 'a'}, ['sub-02_ses-2_acq-a']),
+        ({'ceagent': None, 'run': None, 'subject': '01', 'acquisition': None}, ['sub-01']),
+    ],
+)
+def test_filters_mean_what_they_mean_to_fmriprep(dataset, found, filters, stems):
+    assert found(filters=filters) == stems
+
+
+def test_both_endings_are_found(add, found):
+    add('sub-01', extension='.nii')
+    add('sub-02')
+    assert found() == ['sub-01', 'sub-02']
+
+
+def test_one_image_in_both_endings_is_refused(add, found):
+    add('sub-01', extension='.nii')
+    add('sub-01')
+    with pytest.raises(InvalidBIDSError, match='same BIDS name; remove one'):
+        found()
+
+
+@pytest.mark.parametrize(
+    'folder',
+    ['derivatives/ddae-app/sub-01/anat', 'sourcedata/sub-01/anat', 'code', 'results/sub-01/anat',
+     'sub-01/anat/old', '.git/annex/sub-01/anat'],
+)  # fmt: skip
+def test_images_outside_the_raw_folders_are_not_taken(add, save_image, found, bids_dir, folder):
+    add('sub-01')
+    save_image(bids_dir / folder / 'sub-01_desc-preproc_T1w.nii.gz')
+    assert found() == ['sub-01']
+
+
+def test_other_images_are_not_taken(add, found):
+    add('sub-01')
+    for suffix in ('T2w', 'T1map', 'defacemask', 'dT1w'):
+        add('sub-01', suffix=suffix)
+    assert found() == ['sub-01']
+
+
+def test_the_phase_of_a_complex_image_is_not_taken(add, found):
+    for stem in ('sub-01_part-mag', 'sub-01_part-phase', 'sub-01_part-real', 'sub-02'):
+        add(stem)
+    assert found() == ['sub-01_part-mag', 'sub-02']
+    assert found(filters={'part': 'phase'}) == ['sub-01_part-phase']
+
+
+def test_unknown_entities_and_odd_labels_stay_in_the_name(add, found, bids_dir):
+    add('sub-01_foo-1')
+    add('sub-XYZ007_acq-MPRAGE+2')
+    assert found() == ['sub-01_foo-1', 'sub-XYZ007_acq-MPRAGE+2']
+    workflow = find_scans(bids_dir, Selection())[-1].workflow
+    assert workflow == 'sub_XYZ007_acq_MPRAGE_2_wf'
+
+
+@pytest.mark.parametrize(
+    ('asked', 'message'),
+    [
+        ({'participants': ('09',)}, 'no sub-09 in the dataset; it has sub: 01, 02'),
+        ({'sessions': ('ses-9',)}, 'no ses-9 in the dataset; it has ses: 1, 2'),
+        (
+            {'sessions': ('1',), 'filters': {'acquisition': ['a', None], 'run': '*'}},
+            'no T1w image with session 1, acquisition a or none, run any; '
+            'the dataset has 2 participants, 6 T1w images',
+        ),
+        ({'participants': ('01', '02'), 'sessions': ('1',)}, 'sub-01 has no T1w image with ses'),
+    ],
+)
+def test_nothing_selected_says_what_is_there(dataset, found, asked, message):
+    with pytest.raises(NothingSelectedError) as error:
+        found(**asked)
+    assert message in str(error.value)
+    assert error.value.exit_code == 18
+
+
+def test_a_named_participant_without_t1w_is_not_passed_over(add, found):
+    add('sub-01')
+    add('sub-02', suffix='T2w')
+    assert found() == ['sub-01']
+    with pytest.raises(NothingSelectedError, match='sub-02 has no T1w image; the dataset has 2'):
+        found(participants=('01', '02'))
+
+
+def test_a_dataset_without_images(found):
+    with pytest.raises(NothingSelectedError, match='no T1w image; the dataset has 0 participants'):
+        found()
+
+
+def test_a_folder_that_is_no_dataset(found, bids_dir):
+    (bids_dir / 'dataset_description.json').unlink()
+    with pytest.raises(InvalidBIDSError, match='no dataset_description.json'):
+        found()
+
+
+@pytest.mark.parametrize('text', ['{', '[]', '{"Name": "x"}', ''])
+def test_a_broken_description_is_told_in_one_line(add, found, bids_dir, text):
+    add('sub-01')
+    (bids_dir / 'dataset_description.json').write_text(text)
+    with pytest.raises(InvalidBIDSError, match='not readable as a BIDS dataset') as error:
+        found()
+    assert '\n' not in str(error.value)
+
+
+def test_the_index_is_made_and_used_again(add, found, bids_dir, tmp_path):
+    add('sub-01')
+    database = tmp_path / 'deep' / 'index'
+    assert found(database=database) == ['sub-01']
+    shutil.rmtree(bids_dir / 'sub-01')
+    assert found(database=database) == ['sub-01'], 'the dataset was indexed again'
+    with pytest.raises(NothingSelectedError):
+        found()
+
+
+@pytest.mark.parametrize('kind', ['a file', 'below a file', 'broken'])
+def test_an_unusable_index_folder(add, found, tmp_path, kind):
+    add('sub-01')
+    database = tmp_path / 'index'
+    if kind == 'broken':
+        database.mkdir()
+        (database / 'layout_index.sqlite').write_text('this is no database' * 10)
+    else:
+        database.write_text('')
+    with pytest.raises(UsageError, match='--bids-database-dir .*not usable') as error:
+        found(database=database / 'x' if kind == 'below a file' else database)
+    assert '\n' not in str(error.value)
+
+
+def test_a_filter_of_an_unknown_entity_is_refused(dataset, found):
+    with pytest.raises(UsageError, match=r"'acq' is no BIDS entity.* acquisition, "):
+        found(filters={'acq': None})
+
+
+def test_filters_are_read_from_the_t1w_query(tmp_path):
+    path = tmp_path / 'filters.json'
+    path.write_text('\ufeff{"t1w": {"session": "1", "run": null}, "bold": {"task": ["a"]}}')
+    assert read_filters(path) == {'session': '1', 'run': None}
+    path.write_text('{"bold": {"task": "rest"}}')
+    assert read_filters(path) == {}
+
+
+@pytest.mark.parametrize(
+    'content',
+    [
+        '{"t1w": ',
+        '["t1w"]',
+        '{"t1w": "session"}',
+        '{"t1w": {"session": {"a": 1}}}',
+        '{"t1w": {"session": []}}',
+        '{"t1w": {"session": [["1"]]}}',
+        '{"T1w": {"session": "1"}}',
+        None,
+    ],
+)
+def test_a_malformed_filter_file_is_refused_in_one_line(tmp_path, content):
+    path = tmp_path / 'filters.json'
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(UsageError, match='--bids-filter-file .*filters.json') as error:
+        read_filters(path)
+    assert '\n' not in str(error.value)
+
+
+def test_a_list_in_json_stays_a_list(tmp_path):
+    path = tmp_path / 'filters.json'
+    path.write_text(json.dumps({'t1w': {'run': [1, None]}}))
+    assert read_filters(path) == {'run': [1, None]}
