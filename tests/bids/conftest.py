@@ -20,7 +20,9 @@ def _save_image(path: Path, shape: tuple[int, ...] = (6, 6, 6)) -> Path:
     """An image of noise; small, since nothing here looks at it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     voxels = np.random.default_rng(0).integers(0, 99, shape).astype(np.int16)
-    nib.save(nib.Nifti1Image(voxels, np.eye(4)), path)
+    image = nib.Nifti1Image(voxels, np.eye(4))
+    image.header.set_xyzt_units('mm')
+    nib.save(image, path)
     return path
 
 

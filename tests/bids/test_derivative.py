@@ -1,0 +1,180 @@
+"""What is written into the output dataset: descriptions, tables, sidecars."""
+
+from __future__ import annotations
+
+import json
+import math
+import multiprocessing
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ddae_app.bids import sidecars
+from ddae_app.bids.cohort import Covariates
+from ddae_app.bids.dataset import (
+    dataset_name,
+    is_phantom,
+    read_tsv,
+    to_tsv,
+    update_scans,
+    write_description,
+    write_json,
+)
+from ddae_app.bids.names import Scan, sidecar
+from ddae_app.bids.validation import run_validator
+from ddae_app.settings import Protocol
+
+IMAGE = '_desc-preproc_T1w.nii.gz'
+CONFIG = Path(__file__).parents[2] / 'bids_validator_config' / 'derivatives.json'
+
+
+def scan(participant: str, session: str | None = None, run: int = 1) -> Scan:
+    middle = f'_ses-{session}' if session else ''
+    stem = f'sub-{participant}{middle}_run-{run}'
+    return Scan(Path(f'{stem}_T1w.nii.gz'), participant, session, stem)
+
+
+@pytest.mark.parametrize(
+    ('value', 'cell'),
+    [
+        (None, 'n/a'), ('', 'n/a'), (' ', 'n/a'), (math.nan, 'n/a'), (np.float32('nan'), 'n/a'),
+        (0.123456789, '0.12346'), (np.float32(0.5), '0.5'), (3, '3'),
+        (np.int64(1234567), '1234567'), (0, '0'), (False, 'False'), ('Site\tA\r\nB', 'Site A B'),
+    ],
+)  # fmt: skip
+def test_cells_of_a_table(value, cell):
+    assert to_tsv([{'x': value, 'y': 1}]).splitlines() == ['x\ty', f'{cell}\t1']
+
+
+def test_rows_may_lack_columns():
+    assert to_tsv([{'a': 1}, {'b': 2}]) == 'a\tb\n1\tn/a\nn/a\t2\n'
+
+
+def test_a_table_can_be_read_back(tmp_path):
+    rows = [{'a': '1', 'b': 'two "words"'}, {'a': 'n/a', 'b': 'Köln'}]
+    (tmp_path / 'x.tsv').write_text(to_tsv(rows), encoding='utf-8')
+    assert read_tsv(tmp_path / 'x.tsv') == rows
+
+
+def test_quality_of_other_runs_is_kept(tmp_path):
+    first, second = scan('01', run=1), scan('01', run=2)
+    update_scans(tmp_path, {second: {'ssim': 0.9, 'scale_min': 1}}, IMAGE)
+    update_scans(tmp_path, {first: {'ssim': 0.8}, scan('02'): {'ssim': 0.5}}, IMAGE)
+    update_scans(tmp_path, {second: {'ssim': 0.7, 'target_site': 'IXI'}}, IMAGE)
+    assert read_tsv(tmp_path / 'sub-01' / 'sub-01_scans.tsv') == [
+        {'filename': f'anat/sub-01_run-1{IMAGE}', 'ssim': '0.8', 'scale_min': 'n/a',
+         'target_site': 'n/a'},
+        {'filename': f'anat/sub-01_run-2{IMAGE}', 'ssim': '0.7', 'scale_min': '1',
+         'target_site': 'IXI'},
+    ]  # fmt: skip
+    assert [row['ssim'] for row in read_tsv(tmp_path / 'sub-02' / 'sub-02_scans.tsv')] == ['0.5']
+
+
+def test_sessions_have_tables_of_their_own(tmp_path):
+    update_scans(tmp_path, {scan('01', 'a'): {'ssim': 1}, scan('01', 'b'): {'ssim': 2}}, IMAGE)
+    for session, value in (('a', '1'), ('b', '2')):
+        path = tmp_path / f'sub-01/ses-{session}/sub-01_ses-{session}_scans.tsv'
+        (row,) = read_tsv(path)
+        assert row == {'filename': f'anat/sub-01_ses-{session}_run-1{IMAGE}', 'ssim': value}
+        assert 'ssim' in json.loads(path.with_suffix('.json').read_text())
+
+
+def _update_often(folder: Path, process: int) -> None:
+    for number in range(20):
+        update_scans(folder, {scan('01', run=100 * process + number): {'ssim': number}}, IMAGE)
+
+
+def test_jobs_that_write_at_once_lose_nothing(tmp_path):
+    context = multiprocessing.get_context('spawn')
+    jobs = [context.Process(target=_update_often, args=(tmp_path, process)) for process in (1, 2)]
+    for job in jobs:
+        job.start()
+    for job in jobs:
+        job.join()
+    assert [job.exitcode for job in jobs] == [0, 0]
+    assert len(read_tsv(tmp_path / 'sub-01' / 'sub-01_scans.tsv')) == 40
+
+
+def test_the_source_is_described(tmp_path, bids_dir):
+    description = {
+        'Name': 'T',
+        'License': 'CC0',
+        'Authors': ['A', 'B'],
+        'DatasetDOI': 'doi:10.1/x',
+    }
+    write_json(bids_dir / 'dataset_description.json', description)
+    write_description(tmp_path / 'out', bids_dir)
+    written = json.loads((tmp_path / 'out' / 'dataset_description.json').read_text())
+    assert (written['License'], written['Authors']) == ('CC0', ['A', 'B'])
+    assert written['SourceDatasets'] == [{'DOI': 'doi:10.1/x'}]
+    assert written['DatasetLinks']['raw'].startswith('file:///')
+    assert dataset_name(bids_dir) == 'T'
+
+
+@pytest.mark.parametrize('text', [None, '{', '[]', '{"GeneratedBy": "x"}', '{"GeneratedBy": [1]}'])
+def test_a_source_that_tells_nothing_of_itself(bids_dir, text):
+    path = bids_dir / 'dataset_description.json'
+    path.unlink() if text is None else path.write_text(text)
+    assert dataset_name(bids_dir) == 'bids'
+    assert not is_phantom(bids_dir)
+
+
+def test_phantoms_are_recognised(bids_dir):
+    write_json(bids_dir / 'dataset_description.json', {'GeneratedBy': [{'Name': 'ddae-phantom'}]})
+    assert is_phantom(bids_dir)
+
+
+def test_what_is_not_known_of_a_person_is_null():
+    model = sidecars.ModelFacts('m', 'abc', True)
+    facts = sidecars.harmonization(model, Covariates(), 'IXI', 'agnostic', 3)
+    assert (facts['SourceSite'], facts['Age'], facts['Sex']) == ('n/a', None, None)
+    known = sidecars.harmonization(model, Covariates('A', 30.5, 'F'), 'IXI', 'refuse', 3)
+    assert (known['SourceSite'], known['Age'], known['Sex']) == ('A', 30.5, 'F')
+    assert known['PhantomModel'] and known['ModelSHA256'] == 'abc' and known['RandomSeed'] == 3
+
+
+def test_resolution_of_a_grid_that_is_no_cube():
+    space = sidecars.Space(Protocol(grid=(97, 115, 97)), 'https://example.org/t')
+    assert space.entities == {'space': 'MNI152NLin2009cAsym', 'res': '97x115'}
+
+
+@pytest.mark.parametrize('description', [{}, {'License': 3, 'Authors': 'A', 'DatasetDOI': ''}])
+@pytest.mark.parametrize('session', [None, 'a'])
+def test_the_official_validator_has_no_complaint(
+    tmp_path, bids_dir, save_image, session, description
+):
+    """Everything that a participant run writes, with images of noise; no error, no warning."""
+    out = tmp_path / 'out'
+    write_json(bids_dir / 'dataset_description.json', description)
+    one = Scan(bids_dir / f'sub-01/anat/sub-01{"_ses-a" if session else ""}_T1w.nii.gz',
+               '01', session, f'sub-01{"_ses-a" if session else ""}')  # fmt: skip
+    space = sidecars.Space(Protocol(), 'https://templateflow.s3.amazonaws.com/x_T1w.nii.gz')
+    model = sidecars.ModelFacts('m', 'abc', False)
+    write_description(out, bids_dir)
+    preproc, brain, slices, harmonized = (
+        one.derivative(suffix, desc=desc, **space.entities)
+        for suffix, desc in (
+            ('T1w', 'preproc'), ('mask', 'brain'), ('T1w', 'slices'), ('T1w', 'harmonized'),
+        )
+    )  # fmt: skip
+    facts = sidecars.harmonization(model, Covariates('A'), 'IXI', 'refuse', 0)
+    raw = sidecars.raw_uri(one, bids_dir)
+    for path, metadata in (
+        (preproc, sidecars.preproc(space, raw, 'hd-bet', 'abc')),
+        (brain, sidecars.mask(space, sidecars.own_uri(preproc))),
+        (slices, sidecars.slices(space, preproc)),
+        (harmonized, sidecars.slices(space, slices, harmonized=facts)),
+    ):
+        save_image(out / path)
+        write_json(out / sidecar(path), metadata)
+    quality = {'ssim': 0.9, 'source_site': 'A', 'target_site': 'IXI'}
+    update_scans(out, {one: quality}, preproc.name.removeprefix(one.stem))
+    for path in (
+        one.transform('MNI152NLin2009cAsym'), one.figure('brain', '.svg'), Path('sub-01.html'),
+        Path('group_T1w.tsv'), Path('models/ddae.safetensors'), Path('logs/1/CITATION.md'),
+    ):  # fmt: skip
+        (out / path).parent.mkdir(parents=True, exist_ok=True)
+        (out / path).write_text('text\n')
+    issues = run_validator(out, CONFIG, 'derivative')['issues']['issues']
+    assert [(i['code'], i.get('subCode'), i.get('location')) for i in issues] == []
