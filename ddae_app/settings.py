@@ -242,9 +242,10 @@ def _build(kind: type, values: dict[str, Any]) -> Any:
 
 def _convert(name: str, value: Any, hint: Any) -> Any:
     accepted = {kind for kind in (get_args(hint) or (hint,)) if kind is not type(None)}
-    if get_origin(hint) is tuple and isinstance(value, list | tuple):
-        if all(isinstance(v, str) for v in value):
+    if get_origin(hint) is tuple:
+        if isinstance(value, list | tuple) and all(isinstance(v, str) for v in value):
             return tuple(value)
+        hint = 'a list of texts'
     elif Path in accepted and isinstance(value, str | Path):
         return Path(value)
     elif (bool in accepted) == isinstance(value, bool) and isinstance(value, tuple(accepted)):
