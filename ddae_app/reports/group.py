@@ -49,7 +49,7 @@ def write_group_report(
     table = [
         {
             'page': pages.get(row['bids_name']),
-            'values': {column: row.get(column, 'n/a') for column in columns},
+            'cells': {column: row.get(column, 'n/a') for column in columns},
         }
         for row in rows
     ]
