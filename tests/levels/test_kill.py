@@ -50,4 +50,3 @@ def test_killed_ten_times_gives_the_same_bytes(bids_dir, model, tmp_path):
     last = run(bids_dir, killed, *flags, '-w', work)
     assert last.returncode == 0, last.stderr
     assert contents(killed) == contents(undisturbed)
-

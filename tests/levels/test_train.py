@@ -1,0 +1,88 @@
+"""Train, then use what was trained; then the group level on what came out."""
+
+from __future__ import annotations
+
+import shutil
+from xml.etree import ElementTree
+
+import pytest
+
+from ddae_app.bids.dataset import read_tsv
+from ddae_app.bids.validation import run_validator
+from ddae_app.model.bundle import read_bundle_info
+from tests.levels.conftest import TEMPLATE, error_lines, run
+
+FLAGS = (
+    '--skull-strip', 'none', '--template', TEMPLATE, '--sloppy', '--skip-bids-validation',
+    '--nprocs', '1',
+)  # fmt: skip
+TRAIN = ('--preset', 'tiny', '--train-images', '64', '--random-seed', '7')
+
+
+@pytest.fixture(scope='module')
+def trained(bids_dir, tmp_path_factory):
+    folder = tmp_path_factory.mktemp('trained')
+    result = run(bids_dir, folder / 'out', 'train', '-w', folder / 'work', *FLAGS, *TRAIN)
+    assert result.returncode == 0, result.stderr
+    return folder, result.stderr
+
+
+def test_model_tells_how_it_came_about(trained):
+    folder, said = trained
+    info = read_bundle_info(folder / 'out' / 'models' / 'ddae.safetensors')
+    assert info.sites == ('PhantomA', 'PhantomB')
+    assert info.phantom
+    assert info.protocol.template == TEMPLATE
+    assert info.training.seed == 7
+    assert info.training.images_seen == 64
+    assert 'trained on 64 of 64 images' in said
+    losses = folder / 'out' / 'models' / 'ddae_losses.tsv'
+    assert read_tsv(losses)
+    assert ElementTree.parse(losses.with_suffix('.svg')).getroot().tag.endswith('svg')
+
+
+def test_training_again_is_resumed_from_its_end(trained, bids_dir):
+    folder, _ = trained
+    path = folder / 'out' / 'models' / 'ddae.safetensors'
+    before = path.read_bytes()
+    result = run(bids_dir, folder / 'out', 'train', '-w', folder / 'work', *FLAGS, *TRAIN)
+    assert result.returncode == 0, result.stderr
+    assert '2 of 2 T1w are preprocessed already' in result.stderr
+    assert path.read_bytes() == before
+
+
+def test_trained_model_is_found_and_used_and_group_gathers(trained, bids_dir):
+    folder, _ = trained
+    out = folder / 'out'
+    flags = [flag for flag in FLAGS if flag not in ('--template', TEMPLATE)]
+    result = run(
+        bids_dir, out, 'participant', '--target-site', 'PhantomB', '-w', folder / 'work', *flags
+    )
+    assert result.returncode == 0, result.stderr
+    assert 'trained in this output folder' in result.stderr
+    group = run(bids_dir, out, 'group', '-w', folder / 'work')
+    assert group.returncode == 0, group.stderr
+    rows = read_tsv(out / 'group_T1w.tsv')
+    assert [row['source_site'] for row in rows] == ['PhantomA', 'PhantomB']
+    assert (out / 'group_T1w.html').read_text().count('href="sub-') == 2
+    assert run_validator(out, kind='derivative')['issues']['issues'] == []
+
+
+def test_group_without_results(bids_dir, tmp_path):
+    result = run(bids_dir, tmp_path / 'out', 'group', '-w', tmp_path / 'work')
+    assert result.returncode == 18
+    assert 'participant level first' in error_lines(result.stderr)[0]
+
+
+def test_one_site_cannot_be_trained_on(trained, bids_dir, tmp_path):
+    folder, _ = trained
+    bids = tmp_path / 'bids'
+    shutil.copytree(bids_dir, bids)
+    table = bids / 'participants.tsv'
+    table.write_text(table.read_text().replace('PhantomB', 'PhantomA'))
+    result = run(
+        bids, tmp_path / 'out', 'train', '-w', tmp_path / 'work', '-d',
+        f'ddae-app={folder / "out"}', *FLAGS, *TRAIN,
+    )  # fmt: skip
+    assert result.returncode == 2
+    assert 'at least two' in error_lines(result.stderr)[0]
