@@ -164,7 +164,7 @@ def read_flat(path: Path) -> dict[str, Any]:
     Raises
     ------
     UsageError
-        Not readable, not TOML, or a name that is no setting.
+        Not readable, not TOML, a name that is no setting, or a value that none may have.
     """
     try:
         content = tomllib.loads(path.read_text(encoding='utf-8'))
@@ -179,7 +179,11 @@ def read_flat(path: Path) -> dict[str, Any]:
             f'--config-file {path}: {unknown[0]!r} is no setting; a file of an earlier run, '
             'logs/<run id>/settings.toml, shows what there is'
         )
-    return flat
+    hints = _all_hints()
+    try:
+        return {name: _convert(name, value, hints[name]) for name, value in flat.items()}
+    except UsageError as e:
+        raise UsageError(f'--config-file {path}: {e}') from e
 
 
 def from_flat(values: dict[str, Any]) -> Settings:
@@ -216,12 +220,14 @@ def check_value(name: str, value: Any) -> None:
 
 def flag_names() -> list[str]:
     """The names of all settings, without their sections."""
-    names = []
-    for item in fields(Settings):
-        section = item.default_factory
-        is_section = isinstance(section, type) and is_dataclass(section)
-        names += [f.name for f in fields(section)] if is_section else [item.name]  # type: ignore[arg-type]
-    return names
+    return list(_all_hints())
+
+
+def _all_hints() -> dict[str, Any]:
+    hints: dict[str, Any] = {}
+    for name, hint in get_type_hints(Settings).items():
+        hints |= get_type_hints(hint) if is_dataclass(hint) else {name: hint}
+    return hints
 
 
 def _build(kind: type, values: dict[str, Any]) -> Any:
@@ -233,24 +239,31 @@ def _build(kind: type, values: dict[str, Any]) -> Any:
             arguments[item.name] = _build(hint, values)  # type: ignore[arg-type]
         elif values.get(item.name) is not None:
             arguments[item.name] = _convert(item.name, values[item.name], hint)
-            try:
-                check_value(item.name, arguments[item.name])
-            except ValueError as e:
-                raise UsageError(f'setting {item.name} is {e}') from e
     return kind(**arguments)
 
 
 def _convert(name: str, value: Any, hint: Any) -> Any:
-    accepted = {kind for kind in (get_args(hint) or (hint,)) if kind is not type(None)}
+    converted = _typed(value, hint)
+    if converted is None:
+        kind = 'a list of texts' if get_origin(hint) is tuple else getattr(hint, '__name__', hint)
+        raise UsageError(f'setting {name} is {value!r}; expected {kind}')
+    try:
+        check_value(name, converted)
+    except ValueError as e:
+        raise UsageError(f'setting {name} is {e}') from e
+    return converted
+
+
+def _typed(value: Any, hint: Any) -> Any:
+    """The value as the type that a setting has; None if it is of another."""
     if get_origin(hint) is tuple:
-        if isinstance(value, list | tuple) and all(isinstance(v, str) for v in value):
-            return tuple(value)
-        hint = 'a list of texts'
-    elif Path in accepted and isinstance(value, str | Path):
-        return Path(value)
-    elif (bool in accepted) == isinstance(value, bool) and isinstance(value, tuple(accepted)):
-        return value
-    raise UsageError(f'setting {name} is {value!r}; expected {getattr(hint, "__name__", hint)}')
+        texts = isinstance(value, list | tuple) and all(isinstance(v, str) for v in value)
+        return tuple(value) if texts else None
+    accepted = {kind for kind in (get_args(hint) or (hint,)) if kind is not type(None)}
+    if Path in accepted:
+        return Path(value) if isinstance(value, str | Path) else None
+    fits = (bool in accepted) == isinstance(value, bool) and isinstance(value, tuple(accepted))
+    return value if fits else None
 
 
 def _plain(value: Any) -> Any:

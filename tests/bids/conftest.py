@@ -1,7 +1,4 @@
-"""Small datasets, made file by file.
-
-This folder has no __init__.py: it would be imported as ``bids`` and hide pybids.
-"""
+"""Small datasets, made file by file."""
 
 from __future__ import annotations
 

@@ -1,0 +1,45 @@
+"""``ddae-app-fetch`` without a network: the calls that would use it are replaced."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from ddae_app.cli.fetch import main
+
+
+class OfflineError(OSError):
+    """What libraries raise: several lines long."""
+
+
+def _fail(*arguments, **options):
+    raise OfflineError('Max retries exceeded with url: /x\nCaused by NameResolutionError\n')
+
+
+@pytest.fixture(autouse=True)
+def _environment(monkeypatch, tmp_path):
+    monkeypatch.setattr(os, 'environ', dict(os.environ))
+
+
+@pytest.mark.parametrize(
+    ('what', 'call', 'mend'),
+    [
+        ('templates', 'templateflow.api.get', '$TEMPLATEFLOW_HOME/tpl-MNI152NLin2009cAsym/'),
+        ('hd-bet', 'HD_BET.checkpoint_download.maybe_download_parameters', '--hd-bet-weights'),
+    ],
+)
+def test_without_a_network_one_line_says_what_to_do(monkeypatch, capsys, what, call, mend):
+    monkeypatch.setattr(call, _fail)
+    assert main([what]) == 2
+    said = capsys.readouterr()
+    assert said.err.startswith('ddae-app-fetch: error: ') and said.err.count('\n') == 1
+    assert 'OfflineError: Max retries exceeded' in said.err and mend in said.err
+    assert said.out == ''
+
+
+@pytest.mark.parametrize('arguments', [[], ['weights']])
+def test_wrong_usage(arguments, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    assert stop.value.code == 2

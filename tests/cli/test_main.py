@@ -1,0 +1,193 @@
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ddae_app import __version__
+from ddae_app.cli import main as cli
+from ddae_app.cli.main import main, resolve
+from ddae_app.errors import UsageError
+from ddae_app.settings import from_flat, read_flat, to_toml
+
+HEAVY = {'torch', 'nipype', 'ants', 'bids', 'numpy', 'pandas', 'nibabel', 'templateflow'}
+
+
+@pytest.fixture
+def bids_dir(tmp_path, monkeypatch) -> Path:
+    """A folder that passes for a dataset; the current folder is another."""
+    folder = tmp_path / 'bids'
+    (folder / 'sub-01').mkdir(parents=True)
+    (folder / 'dataset_description.json').write_text('{}')
+    (tmp_path / 'here').mkdir()
+    monkeypatch.chdir(tmp_path / 'here')
+    return folder
+
+
+@pytest.fixture
+def settings(bids_dir, tmp_path):
+    """Resolve arguments: ``settings(nprocs=3)``."""
+
+    def from_arguments(environment: dict[str, str] | None = None, **arguments):
+        places = {
+            'bids_dir': bids_dir, 'output_dir': tmp_path / 'out', 'analysis_level': 'participant',
+        }  # fmt: skip
+        return resolve(places | arguments, environment or {'HOME': str(tmp_path)})
+
+    return from_arguments
+
+
+def _tree(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob('*'))
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'code'), [(['--help'], 0), (['--version'], 0), (['/nowhere', 'out', 'group'], 2)]
+)
+def test_an_answer_does_not_wait_for_heavy_libraries(tmp_path, arguments, code):
+    program = (
+        'import json, sys\n'
+        'from ddae_app.cli.main import main\n'
+        'try:\n    code = main(sys.argv[1:])\n'
+        'except SystemExit as stop:\n    code = stop.code\n'
+        'print(json.dumps([code or 0, sorted({name.split(".")[0] for name in sys.modules})]))\n'
+    )
+    command = [sys.executable, '-c', program, *arguments]
+    result = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path)
+    found, modules = json.loads(result.stdout.splitlines()[-1])
+    assert found == code
+    assert 'ddae_app' in modules
+    assert not HEAVY & set(modules)
+
+
+@pytest.mark.parametrize('command', [['ddae-app'], ['ddae-app-fetch'], ['ddae-phantom']])
+def test_version(command):
+    program = Path(sys.executable).with_name(command[0])
+    result = subprocess.run([program, '--version'], capture_output=True, text=True, check=True)
+    assert result.stdout.split()[-1] == __version__
+
+
+def test_the_module_is_the_program():
+    command = [sys.executable, '-m', 'ddae_app', '--version']
+    result = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert result.stdout == f'ddae-app {__version__}\n'
+
+
+@pytest.mark.parametrize(
+    ('output', 'flags', 'message'),
+    [
+        ('bids', [], 'the output folder is the dataset itself'),
+        ('here/../bids', [], 'the output folder is the dataset itself'),
+        ('link', [], 'the output folder is the dataset itself'),
+        ('out', ['-w', 'BIDS/work'], 'lies inside the dataset, which is never written to'),
+        ('out', ['-w', 'BIDS'], 'lies inside the dataset, which is never written to'),
+        ('out', ['-w', 'LINK/sub-01/work'], 'lies inside the dataset'),
+        ('file', [], 'the output folder'),
+        ('file/deep/out', [], 'the output folder'),
+        ('out', ['-w', 'FILE/work'], 'the work directory'),
+        ('out', ['--config-file', 'nowhere.toml'], '--config-file nowhere.toml'),
+        ('out', ['--config-file', 'FILE'], 'not readable as TOML'),
+    ],
+)
+def test_wrong_places_end_with_one_line_and_touch_nothing(
+    bids_dir, tmp_path, capsys, output, flags, message
+):
+    (tmp_path / 'file').write_text('=')
+    (tmp_path / 'link').symlink_to(bids_dir)
+    places = {
+        'BIDS': str(bids_dir),
+        'LINK': str(tmp_path / 'link'),
+        'FILE': str(tmp_path / 'file'),
+    }
+    for name, path in places.items():
+        flags = [flag.replace(name, path) for flag in flags]
+    before = _tree(bids_dir)
+    assert main([str(bids_dir), str(tmp_path / output), 'participant', *flags]) == 2
+    said = capsys.readouterr()
+    assert message in said.err
+    assert said.err.count('\n') == 1 and said.err.startswith('ddae-app: error: ')
+    assert said.out == ''
+    assert _tree(bids_dir) == before
+
+
+@pytest.mark.parametrize('name', ['nowhere', 'bids/dataset_description.json'])
+def test_a_dataset_that_is_not_there(bids_dir, tmp_path, capsys, name):
+    assert main([str(tmp_path / name), str(tmp_path / 'out'), 'participant']) == 2
+    said = capsys.readouterr().err
+    assert f'{tmp_path / name}: no such folder' in said and said.count('\n') == 1
+    assert not (tmp_path / 'out').exists()
+
+
+def test_the_work_directory_is_not_put_into_the_dataset_by_default(
+    bids_dir, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.chdir(bids_dir)
+    assert main(['.', str(tmp_path / 'out'), 'group']) == 2
+    assert 'name another with -w' in capsys.readouterr().err
+    assert _tree(bids_dir) == ['dataset_description.json', 'sub-01']
+
+
+def test_outputs_may_lie_in_derivatives(settings, bids_dir):
+    output = bids_dir / 'derivatives' / 'ddae-app'
+    assert settings(output_dir=output, work_dir=output / 'work').output_dir == output
+
+
+def test_settings_of_a_run_give_the_same_settings(settings, tmp_path):
+    first = settings(
+        participant_label=['01'], nprocs=3, target_site='IXI', device='cpu', work_dir=Path('w')
+    )
+    file = tmp_path / 'settings.toml'
+    file.write_text(to_toml(first))
+    assert from_flat(read_flat(file)) == first
+    assert settings({'HOME': '/elsewhere'}, config_file=file) == first
+
+
+def test_flags_win_over_the_file(settings, tmp_path):
+    file = tmp_path / 'settings.toml'
+    file.write_text('random_seed = 1\n[run]\nnprocs = 5\n[harmonize]\ntarget_site = "A"\n')
+    found = settings(config_file=file, nprocs=2)
+    assert (found.run.nprocs, found.run.omp_nthreads) == (2, 1)
+    assert (found.harmonize.target_site, found.random_seed) == ('A', 1)
+
+
+def test_the_file_wins_over_the_environment(settings, tmp_path):
+    file = tmp_path / 'settings.toml'
+    file.write_text('[preproc]\nhd_bet_weights = "/mine"\n')
+    environment = {'HOME': '/h', 'HDBET_WEIGHTS': '/theirs', 'TEMPLATEFLOW_HOME': '/tf'}
+    found = settings(environment, config_file=file).preproc
+    assert (found.hd_bet_weights, found.templateflow_home) == (Path('/mine'), Path('/tf'))
+    usual = settings({'HOME': '/h'}).preproc
+    assert usual.templateflow_home == Path('/h/.cache/templateflow')
+    assert usual.hd_bet_weights == Path('/h/hd-bet_params/release_2.0.0')
+
+
+@pytest.mark.parametrize(
+    ('nprocs', 'level', 'threads'),
+    [(1, 'participant', 1), (4, 'participant', 3), (64, 'participant', 8), (4, 'train', 4)],
+)
+def test_threads_follow_from_processes(settings, nprocs, level, threads):
+    assert settings(nprocs=nprocs, analysis_level=level).run.omp_nthreads == threads
+
+
+def test_a_wrong_value_in_the_file(settings, tmp_path):
+    file = tmp_path / 'settings.toml'
+    file.write_text('[run]\nnprocs = "all"\n')
+    with pytest.raises(UsageError, match=r"settings.toml: setting nprocs is 'all'; expected int"):
+        settings(config_file=file)
+
+
+def test_a_run_keeps_its_settings_and_its_log(settings, bids_dir, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(os, 'environ', dict(os.environ))
+    monkeypatch.setattr(cli, '_run_level', lambda *arguments: 0)
+    work = tmp_path / 'work'
+    assert main([str(bids_dir), str(tmp_path / 'out'), 'group', '-w', str(work), '-v']) == 0
+    (logs,) = (tmp_path / 'out' / 'logs').iterdir()
+    assert _tree(logs) == ['ddae-app.log', 'settings.toml']
+    assert from_flat(read_flat(logs / 'settings.toml')).bids_dir == bids_dir
+    assert f'command: ddae-app {bids_dir}' in (logs / 'ddae-app.log').read_text()
+    assert 'finished in' in capsys.readouterr().err
+    assert _tree(bids_dir) == ['dataset_description.json', 'sub-01']
