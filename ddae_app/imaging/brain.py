@@ -71,8 +71,8 @@ def check_weights(weights: Path) -> str:
     for name in WEIGHTS_FILES:
         if not (weights / name).is_file():
             raise WeightsError(
-                f'{weights / name}: HD-BET weights are not there; run "ddae-app-fetch hd-bet" on a '
-                'machine with network access, point --hd-bet-weights or HDBET_WEIGHTS to them, '
+                f'{weights / name}: HD-BET weights are not there; run "ddae-app-fetch hd-bet" '
+                'with network access, point --hd-bet-weights or HDBET_WEIGHTS to them, '
                 'or choose --skull-strip template'
             )
     with (weights / CHECKPOINT).open('rb') as file:
@@ -139,6 +139,9 @@ def template_mask(
             initial_transform='Identity',
             outprefix=f'{folder}/',
             reg_iterations=(10, 0, 0) if sloppy else (40, 20, 0),
+            # Mutual information stops short of the cortex at the vertex.
+            syn_metric='CC',
+            syn_sampling=2,
             random_seed=RANDOM_SEED,
         )
         warped = ants.apply_transforms(

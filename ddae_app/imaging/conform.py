@@ -1,10 +1,11 @@
-"""Reading a T1w image and bringing it to one form: RAS, three-dimensional, float32, not negative."""
+"""Reading a T1w image and bringing it to one form: RAS, 3D, float32, not negative."""
 
 from __future__ import annotations
 
 import gzip
 import zlib
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -44,7 +45,7 @@ def load_t1w(path: Path) -> nib.Nifti1Image:
         intensities; no orientation; implausible voxel sizes or field of view.
     """
     try:
-        image = nib.load(path)
+        image: Any = nib.load(path)
     except FileNotFoundError:
         raise ImageError(f'{path}: no such file; is a link broken or data not fetched?') from None
     except (nib.filebasedimages.ImageFileError, nib.spatialimages.HeaderDataError, OSError) as e:
@@ -56,7 +57,8 @@ def load_t1w(path: Path) -> nib.Nifti1Image:
         _check_to_the_end(path)
     except (OSError, EOFError, ValueError, TypeError, zlib.error) as e:
         raise ImageError(
-            f'{path}: the image data cannot be read ({_first_line(e)}); is the file truncated or damaged?'
+            f'{path}: the image data cannot be read ({_first_line(e)}); '
+            'is the file truncated or damaged?'
         ) from e
     return nib.Nifti1Image(_checked_intensities(path, data), image.affine)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import nibabel as nib
 import numpy as np
@@ -137,9 +137,9 @@ def _find(home: Path, name: str, what: str) -> Path:
 
 def _at_working_resolution(path: Path, interpolation: str) -> nib.Nifti1Image:
     try:
-        loaded = nib.load(path)
+        loaded: Any = nib.load(path)
         data = np.asarray(loaded.dataobj, dtype=np.float32)
-    except (OSError, EOFError, ValueError, nib.filebasedimages.ImageFileError) as e:
+    except volumes.DAMAGED as e:
         raise TemplateError(f'{path}: not a readable image ({e}); fetch it again') from e
     source = nib.Nifti1Image(data, loaded.affine)
     if min(nib.affines.voxel_sizes(loaded.affine)) >= RESOLUTION_MM:
@@ -174,11 +174,17 @@ class TemplateFiles:
 
 def write_template(template: Template, folder: Path) -> TemplateFiles:
     """Write a template's images into a folder, where every step finds them."""
-    paths = {}
-    for part in ('head', 'brain', 'mask'):
-        picture = getattr(template, part)
-        paths[part] = folder / f'{template.name}_{part}.nii' if picture is not None else None
-        if picture is not None:
-            data = np.asarray(picture.dataobj)
-            volumes.write(paths[part], data > 0 if part == 'mask' else data, picture.affine)
-    return TemplateFiles(template.name, template.uri, **paths)
+
+    def save(part: str, picture: nib.Nifti1Image) -> Path:
+        path = folder / f'{template.name}_{part}.nii'
+        data = np.asarray(picture.dataobj)
+        volumes.write(path, data > 0 if part == 'mask' else data, picture.affine)
+        return path
+
+    return TemplateFiles(
+        name=template.name,
+        uri=template.uri,
+        head=None if template.head is None else save('head', template.head),
+        brain=save('brain', template.brain),
+        mask=save('mask', template.mask),
+    )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import zlib
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -12,6 +14,16 @@ from ddae_app.files import staged
 
 MNI_CODE = 4
 """NIfTI's code for coordinates in MNI152 space."""
+
+DAMAGED = (
+    OSError,
+    EOFError,
+    ValueError,
+    zlib.error,
+    nib.filebasedimages.ImageFileError,
+    nib.spatialimages.HeaderDataError,
+)
+"""What nibabel raises on files that are cut short, overwritten or no images at all."""
 
 
 def read(path: Path | str) -> nib.Nifti1Image:
@@ -23,9 +35,9 @@ def read(path: Path | str) -> nib.Nifti1Image:
         The file is missing or damaged.
     """
     try:
-        image = nib.load(path)
+        image: Any = nib.load(path)
         return nib.Nifti1Image(np.asanyarray(image.dataobj), image.affine)
-    except (OSError, EOFError, ValueError, nib.filebasedimages.ImageFileError) as e:
+    except DAMAGED as e:
         raise ImageError(f'{path}: not readable ({e}); run the preprocessing again') from e
 
 

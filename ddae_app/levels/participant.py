@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from ddae_app.bids import sidecars
@@ -89,8 +90,10 @@ def run_participant(settings: Settings, log_dir: Path, default_model: Path | Non
 def protocol_without_model(settings: Settings) -> Protocol:
     """The protocol of a run that has no model to ask: the paper's, but for what was named."""
     asked = settings.preproc
-    named = {'template': asked.template, 'slices': asked.slices}
-    return Protocol(**{key: value for key, value in named.items() if value is not None})
+    usual = Protocol()
+    return replace(
+        usual, template=asked.template or usual.template, slices=asked.slices or usual.slices
+    )
 
 
 def plan_scans(
@@ -187,7 +190,7 @@ def _finish(
     log_dir: Path,
 ) -> int:
     missing = outputs_missing(settings.output_dir, scans, space, harmonized=model is not None)
-    failed = {scan: failures.get(scan, reason) for scan, reason in missing.items()} | failures
+    failed = missing | dict(failures)
     pages = write_results(
         settings, scans, cohort, space, model=model, failures=failed, text=text, log_dir=log_dir
     )

@@ -100,8 +100,15 @@ def draw_mosaic(volume: Volume, outline: np.ndarray, box: tuple[slice, ...], tit
         )
         axes = figure.add_axes((0, top / total, 1, height / total))
         axes.set_axis_off()
-        colours = {'cmap': 'gray', 'vmin': low, 'vmax': high}
-        axes.imshow(image.T, origin='lower', aspect='auto', interpolation='nearest', **colours)
+        axes.imshow(
+            image.T,
+            origin='lower',
+            aspect='auto',
+            interpolation='nearest',
+            cmap='gray',
+            vmin=low,
+            vmax=high,
+        )
         if (line >= 0.5).any() and (line < 0.5).any():
             axes.contour(line.T, levels=[0.5], colors=OUTLINE, linewidths=0.9)
         for column, index in enumerate(chosen):
