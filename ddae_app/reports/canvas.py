@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import matplotlib.style
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 
 from ddae_app.files import write_atomically
 
 # Okabe and Ito's palette: told apart with any common colour blindness.
 BEFORE, AFTER, TARGET = '#D55E00', '#0072B2', '#5A5A5A'
 OUTLINE = '#FFB000'
-NIGHT, PAPER, INK = '#101216', '#FFFFFF', '#E8EAED'
+NIGHT, PAPER, INK = '#000000', '#FFFFFF', '#E8EAED'
 DIFFERENCE = LinearSegmentedColormap.from_list(
     'difference', ['#9BE1FF', '#2F8FD0', '#12324A', NIGHT, '#54300B', '#DE7F1B', '#FFD9A0']
 )
@@ -40,7 +43,8 @@ STYLE = {
     'svg.hashsalt': 'ddae-app',
     'text.parse_math': False,  # a site may have dollar signs in its name
 }
-FLICKER = """<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}">
+FLICKER = """<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}"
+ viewBox="0 0 {width} {height}">
 <title>{title}</title>
 <style>
 .front {{ animation: flicker 3s infinite; }}
@@ -102,8 +106,13 @@ def save_flicker(front: Figure, back: Figure, path: Path, title: str) -> None:
     write_atomically(path, text.encode())
 
 
-def draw_panel(axes: Axes, image, extent, letters: str, note: str = '', **imshow) -> None:  # noqa: ANN001
-    """Show one cut without ticks, its ends named by letters.
+def draw_panel(
+    axes: Axes,
+    image: np.ndarray,
+    extent: tuple[float, float, float, float],
+    colours: Mapping[str, Any],
+) -> None:
+    """Show one cut without ticks.
 
     Parameters
     ----------
@@ -112,22 +121,36 @@ def draw_panel(axes: Axes, image, extent, letters: str, note: str = '', **imshow
         First axis left to right, second axis bottom to top.
     extent : tuple of float
         Left, right, bottom, top in mm; gives voxels their true shape.
-    letters : str
-        Two letters, for the left and the right end.
-    note : str
-        Where the cut lies.
-    **imshow
-        Window and colours.
+    colours : mapping
+        Window and colour map, as ``imshow`` takes them.
     """
     axes.set_axis_off()
     axes.imshow(
-        image.T, origin='lower', extent=extent, aspect='equal', interpolation='nearest', **imshow
+        image.T, origin='lower', extent=extent, aspect='equal', interpolation='nearest', **colours
     )
-    words = [(0.03, 'left', letters[0]), (0.97, 'right', letters[1])]
-    for x, side, letter in words:
-        axes.text(
-            x, 0.5, letter, ha=side, va='center', color=INK, fontsize=8, transform=axes.transAxes
+
+
+def label_cut(axes: Axes, letters: str, note: str, start: float = 0.0, width: float = 1.0) -> None:
+    """Name the ends of a cut, and where it lies.
+
+    Parameters
+    ----------
+    axes : Axes
+    letters : str
+        Two letters, for the left and the right end.
+    note : str
+        Where the cut lies; may be empty.
+    start, width : float
+        The cut's part of the axes.
+    """
+    words = (
+        (0.03, 0.97, letters[0], 'left', 'top'),
+        (0.97, 0.97, letters[1], 'right', 'top'),
+        (0.03, 0.03, note, 'left', 'bottom'),
+    )
+    for x, y, word, ha, va in words:
+        text = axes.text(
+            start + x * width, y, word, ha=ha, va=va, color=INK, transform=axes.transAxes
         )
-    axes.text(
-        0.03, 0.02, note, ha='left', va='bottom', color=INK, fontsize=7, transform=axes.transAxes
-    )
+        # A dark rim: the words may lie on bright tissue.
+        text.set(fontsize=7.5, path_effects=[withStroke(linewidth=2, foreground=NIGHT)])

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import nibabel as nib
@@ -12,28 +11,35 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from nibabel.processing import resample_from_to
 
-from ddae_app.errors import DdaeError
 from ddae_app.reports.canvas import (
-    AFTER,
-    BEFORE,
     DIFFERENCE,
     INK,
     NIGHT,
-    PAPER,
-    TARGET,
     WIDTH_IN,
     draw_panel,
     house_style,
+    label_cut,
     save,
     save_flicker,
 )
+from ddae_app.reports.charts import plot_histogram, plot_losses
 from ddae_app.reports.mosaic import Volume, bounding_box, draw_mosaic
 
+__all__ = [
+    'plot_harmonization',
+    'plot_histogram',
+    'plot_losses',
+    'plot_mask',
+    'plot_registration',
+]
+
 MAX_SLICES = 7
-MAX_CELL_IN = 3.3
+CELL_IN = {1: 3.4, 2: 2.2}
+"""Widest panel, for one slice and for more."""
+
+MARGIN = 4
 MIN_DIFFERENCE = 0.05
 """The difference's colours never span less, so that rounding does not look like a change."""
 
@@ -116,108 +122,28 @@ def plot_harmonization(
     before, after = np.asarray(before, float), np.asarray(after, float)
     if before.shape != after.shape or before.ndim != 3:
         raise ValueError(f'before is {before.shape}, after is {after.shape}; give two (N, H, W)')
-    chosen = _spread(len(before))
-    change = after - before
-    limit = _round_up(max(float(np.percentile(np.abs(change[change != 0]), 99.5)), MIN_DIFFERENCE)
-                      if change.any() else MIN_DIFFERENCE)  # fmt: skip
+    box = _around_brain((before > 0) | (after > 0))
+    stacks = before[box], after[box], (after - before)[box]
+    limit = _difference_limit(stacks[2])
     grey = {'cmap': 'gray', 'vmin': 0, 'vmax': 1}
     rows = (
-        (f'Before: as acquired at {source_site}', before, grey),
-        (f'After: rendered as {target_site}', after, grey),
-        ('Difference: after \N{MINUS SIGN} before', change,
-         {'cmap': DIFFERENCE, 'vmin': -limit, 'vmax': limit}),
-    )  # fmt: skip
-    with house_style():
-        figure, grid = _slice_grid(len(chosen), before.shape[1:], affine)
-        for panels, (title, stack, colours) in zip(grid, rows, strict=True):
-            panels[0].set_title(title, color=INK)
-            for axes, i in zip(panels, chosen, strict=True):
-                note = '' if affine is None else f'z = {(affine @ [0, 0, i, 1])[2]:.0f} mm'
-                extent = _extent(before.shape[1:], affine)
-                draw_panel(axes, stack[i], extent, 'LR', note, **colours)
-        _side_bar(figure, grid[-1][-1], limit)
-        save(figure, Path(path))
-
-
-def plot_histogram(
-    before: np.ndarray,
-    after: np.ndarray,
-    reference: Mapping[str, Sequence[float]] | None,
-    path: Path,
-    target_site: str,
-) -> None:
-    """Brain intensities before and after, and those of the target site's scans.
-
-    Left: densities. Right: how far each intensity quantile is from the target site's median
-    scan, on the band between that site's quartiles.
-
-    Parameters
-    ----------
-    before, after : np.ndarray, any shape
-        Intensities; those above 0 are brain.
-    reference : mapping or None
-        Of the target site: ``levels`` (quantile levels, ascending from 0 to 1) and, across its
-        scans, ``p25``, ``median`` and ``p75`` of the intensity at each level. None draws the
-        densities alone.
-    path : Path
-        Ends in ``.png`` or ``.svg``.
-    target_site : str
-    """
-    curves = (
-        ('before', _brain(before), BEFORE, '--'),
-        ('after', _brain(after), AFTER, '-'),
+        (f'Before: as acquired at {source_site}', grey),
+        (f'After: rendered as {target_site}', grey),
+        (
+            'Difference: after \N{MINUS SIGN} before',
+            {'cmap': DIFFERENCE, 'vmin': -limit, 'vmax': limit},
+        ),
     )
+    chosen, extent = _spread(len(before)), _extent(stacks[0].shape, affine)
     with house_style():
-        panels = 1 if reference is None else 2
-        figure = Figure(figsize=(WIDTH_IN, 3.5), facecolor=PAPER, layout='constrained')
-        axes = figure.subplots(1, panels, squeeze=False)[0]
-        _draw_densities(axes[0], curves, reference, target_site)
-        if reference is not None:
-            _draw_deviations(axes[1], curves, reference, target_site)
-        save(figure, Path(path))
-
-
-def plot_losses(losses: Path, path: Path) -> None:
-    """Training and validation loss over the images seen.
-
-    Parameters
-    ----------
-    losses : Path
-        ``losses.tsv`` of a training run: ``images_seen``, ``train_loss``, ``validation_loss``;
-        ``n/a`` where unknown.
-    path : Path
-        Ends in ``.png`` or ``.svg``.
-
-    Raises
-    ------
-    DdaeError
-        The file lacks a column.
-    """
-    with Path(losses).open(newline='') as file:
-        rows = list(csv.DictReader(file, delimiter='\t'))
-    names = (('train_loss', 'training', BEFORE, '--'), ('validation_loss', 'held out', AFTER, '-'))
-    missing = {'images_seen', *(n[0] for n in names)} - set(rows[0] if rows else ())
-    if rows and missing:
-        raise DdaeError(f'{losses} lacks the columns {sorted(missing)}; give a losses.tsv')
-    with house_style():
-        figure = Figure(figsize=(WIDTH_IN * 0.7, 3.5), facecolor=PAPER, layout='constrained')
-        axes = figure.subplots()
-        for column, label, colour, line in names:
-            seen = [
-                (float(r['images_seen']), float(r[column])) for r in rows if r[column] != 'n/a'
-            ]
-            if seen:
-                marker = 'o' if len(seen) < 20 else ''
-                axes.plot(*zip(*seen, strict=True), line, color=colour, label=label,
-                          marker=marker, markersize=3)  # fmt: skip
-        axes.set(xlabel='images seen', ylabel='loss', title='Training', yscale='log')
-        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f'{value:g}'))
-        axes.yaxis.set_minor_formatter(NullFormatter())
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f'{value:,.0f}'))
-        axes.grid(axis='y', color='#E3E5E8')
-        if axes.lines:
-            axes.legend()
+        figure, grid = _slice_grid(len(chosen), extent)
+        for panels, stack, (title, colours) in zip(grid, stacks, rows, strict=True):
+            panels[0].set_title(f' {title}', color=INK)
+            for axes, i in zip(panels, chosen, strict=True):
+                draw_panel(axes, stack[i], extent, colours)
+                note = '' if affine is None else f'z = {(affine @ [0, 0, i, 1])[2]:.0f} mm'
+                label_cut(axes, 'LR', note)
+        _side_bar(figure, grid[-1][-1], limit)
         save(figure, Path(path))
 
 
@@ -234,94 +160,56 @@ def _spread(n: int) -> list[int]:
     return np.rint(np.linspace(0, n - 1, MAX_SLICES + 2)[1:-1]).astype(int).tolist()
 
 
-def _round_up(value: float) -> float:
-    return float(np.ceil(value * 20) / 20)
+def _around_brain(brain: np.ndarray) -> tuple[slice, ...]:
+    """All slices, cropped alike to the brain and a margin; whole where there is no brain."""
+    box = [slice(None)]
+    for axis in (1, 2):
+        inside = np.flatnonzero(brain.any(axis=(0, 3 - axis)))
+        low, high = (inside[0], inside[-1] + 1) if inside.size else (0, brain.shape[axis])
+        box.append(slice(max(int(low) - MARGIN, 0), int(high) + MARGIN))
+    return tuple(box)
 
 
-def _extent(shape: tuple[int, ...], affine: np.ndarray | None) -> tuple[float, ...]:
+def _difference_limit(change: np.ndarray) -> float:
+    """Where the difference's colours end: about its largest value, rounded up to .05."""
+    changed = np.abs(change[change != 0])
+    largest = float(np.percentile(changed, 99.5)) if changed.size else 0.0
+    return max(float(np.ceil(largest * 20) / 20), MIN_DIFFERENCE)
+
+
+def _extent(
+    shape: tuple[int, ...], affine: np.ndarray | None
+) -> tuple[float, float, float, float]:
+    """Left, right, bottom, top in mm of the slices of a stack."""
     edges = np.ones(2) if affine is None else np.linalg.norm(affine[:3, :2], axis=0)
-    return 0, float(shape[0] * edges[0]), 0, float(shape[1] * edges[1])
+    return 0.0, float(shape[1] * edges[0]), 0.0, float(shape[2] * edges[1])
 
 
-def _slice_grid(
-    n: int, shape: tuple[int, ...], affine: np.ndarray | None
-) -> tuple[Figure, list[list[Axes]]]:
+def _slice_grid(n: int, extent: Sequence[float]) -> tuple[Figure, list[list[Axes]]]:
     """Axes of three rows of n slices; of three columns for one slice."""
-    _, width, _, height = _extent(shape, affine)
     columns, lines = (3, 1) if n == 1 else (n, 3)
     bar, title = 0.75, 0.32  # inches
-    cell = min((WIDTH_IN - bar) / columns, MAX_CELL_IN)
-    tall = cell * height / width
-    size = (columns * cell + bar, lines * (tall + title) + 0.06)
-    figure = Figure(figsize=size, facecolor=NIGHT)
-    boxes = [
-        (
-            c * cell / size[0],
-            1 - (r + 1) * (tall + title) / size[1],
-            cell / size[0],
-            tall / size[1],
-        )
-        for r in range(lines)
-        for c in range(columns)
-    ]
-    flat = [figure.add_axes(box) for box in boxes]
+    cell = min((WIDTH_IN - bar) / columns, CELL_IN[min(n, 2)])
+    tall = cell * extent[3] / extent[1]
+    width, height = columns * cell + bar, lines * (tall + title) + 0.06
+    figure = Figure(figsize=(width, height), facecolor=NIGHT)
+    flat = []
+    for row in range(lines):
+        bottom = 1 - (row + 1) * (tall + title) / height
+        for column in range(columns):
+            box = (column * cell / width, bottom, cell / width, tall / height)
+            flat.append(figure.add_axes(box))
     return figure, [flat[i * n : (i + 1) * n] for i in range(3)]
 
 
 def _side_bar(figure: Figure, beside: Axes, limit: float) -> None:
     box = beside.get_position()
     inch = 1 / figure.get_size_inches()[0]
-    axes = figure.add_axes((box.x1 + 0.1 * inch, box.y0 + 0.1 * box.height,
-                            0.12 * inch, 0.8 * box.height))  # fmt: skip
+    axes = figure.add_axes(
+        (box.x1 + 0.1 * inch, box.y0 + 0.1 * box.height, 0.12 * inch, 0.8 * box.height)
+    )
     colours = ScalarMappable(Normalize(-limit, limit), DIFFERENCE)
     bar = figure.colorbar(colours, cax=axes, ticks=[-limit, 0, limit])
     bar.ax.set_yticklabels([f'\N{MINUS SIGN}{limit:g}', '0', f'+{limit:g}'])
     bar.ax.tick_params(colors=INK, labelsize=8)
     bar.outline.set_edgecolor(INK)
-
-
-def _brain(values: np.ndarray) -> np.ndarray:
-    values = np.asarray(values, float).ravel()
-    return values[np.isfinite(values) & (values > 0)]
-
-
-def _draw_densities(axes: Axes, curves, reference, target_site: str) -> None:  # noqa: ANN001
-    tops = [1.0, *(values.max() for _, values, _, _ in curves if values.size)]
-    edges = np.linspace(0, max(tops), 81)
-    centres = (edges[1:] + edges[:-1]) / 2
-    if reference is not None:
-        below = np.interp(edges, reference['median'], reference['levels'], left=0, right=1)
-        height = _smooth(np.diff(below) / np.diff(edges))
-        label = f'median scan of {target_site}'
-        axes.fill_between(centres, height, color=TARGET, alpha=0.25, linewidth=0, label=label)
-    for name, values, colour, line in curves:
-        if values.size:
-            height = _smooth(np.histogram(values, edges, density=True)[0])
-            axes.plot(centres, height, line, color=colour, label=name, linewidth=1.8)
-    axes.set(xlabel='intensity', ylabel='density', xlim=(0, edges[-1]), yticks=[])
-    axes.set_title('Brain intensities')
-    axes.set_ylim(bottom=0)
-    axes.legend(loc='upper left')
-
-
-def _smooth(height: np.ndarray) -> np.ndarray:
-    """Gaussian of 1.2 bins: quantiles 1 % apart, and few pixels, make ragged densities."""
-    kernel = np.exp(-0.5 * (np.arange(-4, 5) / 1.2) ** 2)
-    return np.convolve(np.pad(height, 4, mode='edge'), kernel / kernel.sum(), mode='valid')
-
-
-def _draw_deviations(axes: Axes, curves, reference, target_site: str) -> None:  # noqa: ANN001
-    levels = np.asarray(reference['levels'], float)
-    middle = np.asarray(reference['median'], float)
-    band = [np.asarray(reference[key], float) - middle for key in ('p25', 'p75')]
-    percent = 100 * levels
-    axes.fill_between(percent, *band, color=TARGET, alpha=0.25, linewidth=0,
-                      label=f'half of the scans of {target_site}')  # fmt: skip
-    axes.axhline(0, color=TARGET, linewidth=1)
-    for name, values, colour, line in curves:
-        if values.size:
-            gap = np.quantile(values, levels) - middle
-            axes.plot(percent, gap, line, color=colour, label=name, linewidth=1.8)
-    axes.set(xlabel='percentile of the brain', ylabel='intensity difference', xlim=(0, 100))
-    axes.set_title(f'Distance from the median scan of {target_site}')
-    axes.legend(loc='best')

@@ -6,10 +6,9 @@ from dataclasses import dataclass
 
 import nibabel as nib
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ddae_app.reports.canvas import INK, NIGHT, OUTLINE, WIDTH_IN
+from ddae_app.reports.canvas import INK, NIGHT, OUTLINE, WIDTH_IN, label_cut
 
 PLANES = (('z', 2, 0, 1, 'LR'), ('y', 1, 0, 2, 'LR'), ('x', 0, 1, 2, 'PA'))
 """Axial, coronal, sagittal: name, axis cut, axes shown left to right and upwards, ends."""
@@ -113,19 +112,5 @@ def draw_mosaic(volume: Volume, outline: np.ndarray, box: tuple[slice, ...], tit
             axes.contour(line.T, levels=[0.5], colors=OUTLINE, linewidths=0.9)
         for column, index in enumerate(chosen):
             note = f'{name} = {volume.centre(cut, index):.0f} mm'
-            _letter(axes, column, letters, note)
+            label_cut(axes, letters, note, column / CUTS, 1 / CUTS)
     return figure
-
-
-def _letter(axes: Axes, column: int, letters: str, note: str) -> None:
-    """Name the ends and the place of one of the cuts in a row."""
-    places = (
-        (0.03, 0.5, 'left', 'center', letters[0], 8),
-        (0.97, 0.5, 'right', 'center', letters[1], 8),
-        (0.03, 0.02, 'left', 'bottom', note, 7),
-    )
-    for x, y, side, height, words, size in places:
-        axes.text(
-            (column + x) / CUTS, y, words, ha=side, va=height, color=INK, fontsize=size,
-            transform=axes.transAxes,
-        )  # fmt: skip

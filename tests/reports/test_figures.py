@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from xml.etree import ElementTree
 
+import matplotlib
 import nibabel as nib
 import numpy as np
 import pytest
 
+from ddae_app.errors import DdaeError
 from ddae_app.reports import figures
 
 AFFINE = np.diag([6.0, 7.0, 6.0, 1.0])
@@ -63,6 +65,40 @@ def test_difference_shows(stacks, tmp_path):
     assert (tmp_path / 'a.svg').read_bytes() != (tmp_path / 'b.svg').read_bytes()
 
 
+def test_difference_limit_is_of_the_change_and_never_tiny():
+    change = np.zeros((1, 8, 8))
+    assert figures._difference_limit(change) == 0.05
+    change[0, :4] = -0.31
+    assert figures._difference_limit(change) == pytest.approx(0.35)
+
+
+@pytest.mark.parametrize('n', [1, 2, 7, 90])
+def test_at_most_seven_slices_are_shown_in_order(n):
+    chosen = figures._spread(n)
+    assert len(chosen) == min(n, 7)
+    assert chosen == sorted(set(chosen))
+    assert 0 <= chosen[0] <= chosen[-1] < n
+
+
+def test_pixels_keep_their_shape_and_slices_are_cropped_to_the_brain():
+    brain = np.zeros((2, 32, 40), dtype=bool)
+    brain[1, 10:20, 12:30] = True
+    box = figures._around_brain(brain)
+    assert brain[box].shape == (2, 10 + 8, 18 + 8)
+    assert figures._extent(brain[box].shape, AFFINE) == (0, 18 * 6, 0, 26 * 7)
+
+
+def test_user_style_changes_nothing(stacks, tmp_path):
+    before, after = stacks
+    figures.plot_harmonization(before, after, tmp_path / 'a.png', 'A', 'B')
+    with matplotlib.rc_context({'font.size': 30, 'savefig.dpi': 10}):
+        figures.plot_harmonization(before, after, tmp_path / 'b.png', 'A', 'B')
+        assert matplotlib.rcParams['font.size'] == 30
+    content = (tmp_path / 'a.png').read_bytes()
+    assert content.startswith(b'\x89PNG')
+    assert content == (tmp_path / 'b.png').read_bytes()
+
+
 def test_shapes_must_agree(scan, stacks, tmp_path):
     before, after = stacks
     with pytest.raises(ValueError, match='before is'):
@@ -77,3 +113,17 @@ def test_losses(tmp_path):
     table.write_text('images_seen\ttrain_loss\tvalidation_loss\n100\t0.9\t0.95\n200\t0.5\tn/a\n')
     figures.plot_losses(table, tmp_path / 'losses.svg')
     assert ElementTree.parse(tmp_path / 'losses.svg').getroot().tag.endswith('svg')
+
+
+def test_losses_before_the_first_row_are_an_empty_plot(tmp_path):
+    table = tmp_path / 'losses.tsv'
+    table.write_text('images_seen\ttrain_loss\tvalidation_loss\n')
+    figures.plot_losses(table, tmp_path / 'losses.png')
+    assert (tmp_path / 'losses.png').read_bytes().startswith(b'\x89PNG')
+
+
+def test_losses_of_another_table_are_refused(tmp_path):
+    table = tmp_path / 'losses.tsv'
+    table.write_text('epoch\tloss\n1\t0.5\n')
+    with pytest.raises(DdaeError, match='images_seen'):
+        figures.plot_losses(table, tmp_path / 'losses.svg')
