@@ -97,7 +97,7 @@ def find_scans(bids_dir: Path, selection: Selection) -> list[Scan]:
         'suffix': 'T1w',
         'extension': ['.nii', '.nii.gz'],
         # The phase of a complex image shows no anatomy.
-        
+        'part': [None, 'mag'],
     }
     participants = _labels(selection.participants, 'sub', layout.get_subjects())
     sessions = _labels(selection.sessions, 'ses', layout.get_sessions())
