@@ -187,7 +187,7 @@ def _nothing(bids_dir: Path, layout: Any, selection: Selection, named: list[str]
     asked: dict[str, Any] = {'session': list(selection.sessions)} if selection.sessions else {}
     special = {None: 'none', '*': 'any'}
     conditions = [
-        f'{key} '
+        f'{key}='
         + ' or '.join(
             str(special.get(v, v)) for v in (value if isinstance(value, list) else [value])
         )

@@ -95,8 +95,9 @@ def _predictor(weights: Path, device: str) -> nnUNetPredictor:
     try:
         predictor.initialize_from_trained_model_folder(str(weights), 'all')
     except Exception as e:  # nnU-Net and torch raise whatever the broken file leads to
+        what = ' '.join(f'{type(e).__name__}: {e}'.split())
         raise WeightsError(
-            f'{weights}: not usable as HD-BET weights ({type(e).__name__}: {e}); fetch them again '
+            f'{weights}: not usable as HD-BET weights ({what}); fetch them again '
             'with "ddae-app-fetch hd-bet"'
         ) from e
     return predictor
@@ -164,8 +165,9 @@ def stripped_mask(image: nib.Nifti1Image, kind: HeadKind) -> np.ndarray:
             'use --skull-strip hd-bet or template'
         )
     data = np.asarray(image.dataobj)
+    bright = np.percentile(data[data > 0], 98) if (data > 0).any() else 0.0
     # Interpolation smears the edge over one voxel: ask for a little more than zero.
-    return _largest_object(data > 0.05 * np.percentile(data[data > 0], 98), image)
+    return _largest_object(data > 0.05 * bright, image)
 
 
 def volume_ml(mask: np.ndarray, affine: np.ndarray) -> float:

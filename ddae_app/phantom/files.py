@@ -9,6 +9,7 @@ import nibabel as nib
 import numpy as np
 
 from ddae_app import __version__
+from ddae_app.files import staged, write_atomically
 from ddae_app.phantom.population import Subject
 from ddae_app.phantom.scanner import Scanner
 
@@ -49,23 +50,13 @@ def write_image(path: Path, image: np.ndarray, points: np.ndarray, scanner: Scan
     nifti.header.set_xyzt_units('mm', 'sec')
     nifti.set_qform(nifti.affine, code=1)
     nifti.set_sform(nifti.affine, code=1)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f'.{path.name.removesuffix(".nii.gz")}.part.nii.gz')
-    nib.save(nifti, temporary)
-    temporary.replace(path)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write UTF-8 text; the folders are made."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f'.{path.name}.part')
-    temporary.write_text(text, encoding='utf-8')
-    temporary.replace(path)
+    with staged(path) as temporary:
+        nib.save(nifti, temporary)
 
 
 def write_json(path: Path, content: dict) -> None:
     """Write JSON, keys in the order given."""
-    write_text(path, json.dumps(content, indent=2) + '\n')
+    write_atomically(path, json.dumps(content, indent=2) + '\n')
 
 
 def sidecar(path: Path) -> Path:
@@ -98,9 +89,9 @@ def write_raw_description(out: Path, subjects: list[Subject], design: str) -> No
             'SourceDatasets': [{'DOI': TEMPLATE_DOI}],
         },
     )
-    write_text(out / 'README', README.format(version=__version__, design=design))
+    write_atomically(out / 'README', README.format(version=__version__, design=design))
     rows = [f'sub-{s.label}\t{s.site}\t{s.age}\t{s.sex}\n' for s in subjects]
-    write_text(out / 'participants.tsv', 'participant_id\tsite\tage\tsex\n' + ''.join(rows))
+    write_atomically(out / 'participants.tsv', 'participant_id\tsite\tage\tsex\n' + ''.join(rows))
     write_json(
         out / 'participants.json',
         {
@@ -129,7 +120,7 @@ def write_truth_description(out: Path) -> None:
             'DatasetLinks': {'raw': '../..'},
         },
     )
-    write_text(out / 'README', TRUTH_README)
+    write_atomically(out / 'README', TRUTH_README)
 
 
 def _generated_by(name: str) -> dict:

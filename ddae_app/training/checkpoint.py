@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from ddae_app.errors import ModelError
-from ddae_app.model.bundle import write_atomically
+from ddae_app.files import write_atomically
 from ddae_app.model.ddae import DDAE
 
 REMEDY = 'delete it to start again, or give another folder'

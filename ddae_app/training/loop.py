@@ -15,7 +15,8 @@ from torch import nn
 
 import ddae_app
 from ddae_app.errors import DdaeError, UsageError
-from ddae_app.model.bundle import BundleInfo, TrainingRecord, save_bundle, write_atomically
+from ddae_app.files import write_atomically
+from ddae_app.model.bundle import BundleInfo, TrainingRecord, save_bundle
 from ddae_app.model.ddae import DDAE
 from ddae_app.model.losses import denoising_loss, training_loss
 from ddae_app.model.presets import ModelConfig, TrainConfig
