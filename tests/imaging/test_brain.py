@@ -1,0 +1,240 @@
+from __future__ import annotations
+
+import hashlib
+import shutil
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from ddae_app.errors import ImageError, WeightsError
+from ddae_app.imaging.brain import (
+    CHECKPOINT,
+    WEIGHTS_FILES,
+    check_weights,
+    dice,
+    hd_bet_mask,
+    overlap_with_template,
+    stripped_mask,
+    template_mask,
+    volume_ml,
+)
+from ddae_app.imaging.grid import model_grid
+from ddae_app.imaging.registration import resample_to_grid
+from tests.imaging.heads import packaged
+from tests.imaging.nnunet_model import write_model
+
+THRESHOLD = 0.25
+
+
+@pytest.fixture(scope='module')
+def weights(tmp_path_factory) -> Path:
+    return write_model(tmp_path_factory.mktemp('weights') / 'release_2.0.0', THRESHOLD)
+
+
+def brain_on(*voxel_mm: float) -> nib.Nifti1Image:
+    """The packaged brain on a grid of given voxels."""
+    brain = packaged().brain
+    extent = np.array(brain.shape) * 2
+    grid = model_grid('MNI152NLin2009aSym', tuple(int(n) for n in extent / voxel_mm))
+    image = resample_to_grid(brain, np.eye(4), grid)
+    return nib.Nifti1Image(1000 * np.asarray(image.dataobj), image.affine)
+
+
+def above_threshold(image: nib.Nifti1Image) -> np.ndarray:
+    """What the network computes, by hand: z-scores of the box that is not zero."""
+    data = np.asarray(image.dataobj)
+    box = data[ndimage.find_objects((data > 0).astype(int))[0]]
+    bright, _ = ndimage.label((data - box.mean()) / box.std() > THRESHOLD)
+    largest = bright == 1 + np.bincount(bright.ravel())[1:].argmax()
+    return ndimage.binary_fill_holes(largest)
+
+
+def test_mask_follows_the_network(weights):
+    """Several tiles, at the network's own resolution: no voxel may be elsewhere."""
+    image = brain_on(4, 4, 4)
+    assert max(image.shape) > 32
+    mask = hd_bet_mask(image, weights, 'cpu')
+    assert mask.dtype == bool
+    assert mask.shape == image.shape
+    expected = above_threshold(image)
+    assert 0.05 < expected.mean() < 0.5
+    assert np.count_nonzero(mask ^ expected) <= 5
+
+
+def test_anisotropic_voxels_reach_the_network_in_its_own_size(weights, monkeypatch):
+    from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+
+    seen = []
+    predict = nnUNetPredictor.predict_logits_from_preprocessed_data
+    monkeypatch.setattr(
+        nnUNetPredictor,
+        'predict_logits_from_preprocessed_data',
+        lambda self, data: seen.append(data.shape) or predict(self, data),
+    )
+    image = brain_on(3, 4, 5)
+    mask = hd_bet_mask(image, weights, 'cpu')
+    assert mask.shape == image.shape
+    assert dice(mask, above_threshold(image)) > 0.97
+    (shape,) = seen
+    # nnU-Net's axes are z, y, x, cropped to the brain.
+    (box,) = ndimage.find_objects((np.asarray(image.dataobj) > 0).astype(int))
+    extent = [(s.stop - s.start) * mm for s, mm in zip(box, (3, 4, 5), strict=True)]
+    np.testing.assert_allclose(np.array(shape[1:]) * 4, extent[::-1], atol=4)
+
+
+def test_no_process_is_started(weights, monkeypatch):
+    import multiprocessing.process
+
+    def refuse(self):
+        raise AssertionError('a process was started')
+
+    monkeypatch.setattr(multiprocessing.process.BaseProcess, 'start', refuse)
+    assert hd_bet_mask(brain_on(4, 4, 4), weights, 'cpu').any()
+
+
+def test_network_that_finds_nothing(tmp_path):
+    blind = write_model(tmp_path / 'blind', threshold=100)
+    with pytest.raises(ImageError, match='found 0 mL of brain.*--skull-strip'):
+        hd_bet_mask(brain_on(4, 4, 4), blind, 'cpu')
+
+
+def test_network_that_finds_brain_everywhere(tmp_path):
+    greedy = write_model(tmp_path / 'greedy', threshold=-100)
+    with pytest.raises(ImageError, match='expected 700 to 2600 mL'):
+        hd_bet_mask(brain_on(4, 4, 4), greedy, 'cpu')
+
+
+@pytest.mark.parametrize('name', WEIGHTS_FILES)
+def test_missing_weights(weights, tmp_path, name):
+    part = shutil.copytree(weights, tmp_path / 'part')
+    (part / name).unlink()
+    with pytest.raises(WeightsError, match='ddae-app-fetch hd-bet') as caught:
+        hd_bet_mask(brain_on(4, 4, 4), part, 'cpu')
+    assert str(part / name) in str(caught.value)
+    with pytest.raises(WeightsError):
+        check_weights(part)
+
+
+@pytest.mark.parametrize('name', WEIGHTS_FILES)
+@pytest.mark.parametrize('content', [b'', b'{"not": "a model"}', b'PK\x03\x04' + bytes(500)])
+def test_corrupt_weights(weights, tmp_path, name, content):
+    bad = shutil.copytree(weights, tmp_path / 'bad')
+    (bad / name).write_bytes(content)
+    with pytest.raises(WeightsError, match='not usable as HD-BET weights') as caught:
+        hd_bet_mask(brain_on(4, 4, 4), bad, 'cpu')
+    assert str(bad) in str(caught.value)
+    assert '\n' not in str(caught.value)
+
+
+def test_truncated_checkpoint(weights, tmp_path):
+    bad = shutil.copytree(weights, tmp_path / 'bad')
+    content = (bad / CHECKPOINT).read_bytes()
+    (bad / CHECKPOINT).write_bytes(content[: len(content) // 2])
+    with pytest.raises(WeightsError, match='not usable'):
+        hd_bet_mask(brain_on(4, 4, 4), bad, 'cpu')
+
+
+def test_weights_of_another_network(weights, tmp_path):
+    bad = shutil.copytree(weights, tmp_path / 'bad')
+    plans = (bad / 'plans.json').read_text().replace('[2, 4]', '[3, 4]')
+    (bad / 'plans.json').write_text(plans)
+    with pytest.raises(WeightsError) as caught:
+        hd_bet_mask(brain_on(4, 4, 4), bad, 'cpu')
+    assert '\n' not in str(caught.value)
+
+
+def test_checksum(weights):
+    content = (weights / 'fold_all' / 'checkpoint_final.pth').read_bytes()
+    assert check_weights(weights) == hashlib.sha256(content).hexdigest()
+
+
+def test_foreground_of_a_stripped_scan():
+    image, mask = brain_on(4, 4, 4), packaged().mask
+    truth = resample_to_grid(
+        nib.Nifti1Image(np.asarray(mask.dataobj, np.float32), mask.affine),
+        np.eye(4),
+        model_grid('MNI152NLin2009aSym', image.shape),
+    )
+    assert dice(stripped_mask(image, 'brain'), np.asarray(truth.dataobj) > 0.5) > 0.97
+
+
+def test_foreground_leaves_out_crumbs_and_fills_holes():
+    image = brain_on(4, 4, 4)
+    data = np.asarray(image.dataobj).copy()
+    whole = stripped_mask(image, 'brain')
+    inside = tuple(np.argwhere(ndimage.binary_erosion(whole, iterations=5))[0])
+    data[inside], data[:2, :2, :2] = 0, data.max()
+    np.testing.assert_array_equal(
+        stripped_mask(nib.Nifti1Image(data, image.affine), 'brain'), whole
+    )
+
+
+def test_whole_head_is_not_stripped():
+    with pytest.raises(ImageError, match='whole head.*--skull-strip hd-bet'):
+        stripped_mask(brain_on(4, 4, 4), 'head')
+
+
+def test_foreground_of_nothing_is_refused():
+    with pytest.raises(ImageError, match='found 0 mL'):
+        stripped_mask(
+            nib.Nifti1Image(np.zeros((50, 50, 50), np.float32), np.diag([4, 4, 4, 1])), 'brain'
+        )
+
+
+def pushed(image: nib.Nifti1Image, mm: float) -> nib.Nifti1Image:
+    """The image with its front pushed outwards and its sides inwards, which no affine undoes."""
+    data, spacing = np.asarray(image.dataobj, np.float32), nib.affines.voxel_sizes(image.affine)
+    index = np.stack(np.meshgrid(*[np.arange(n, dtype=float) for n in data.shape], indexing='ij'))
+    x, y, _ = nib.affines.apply_affine(image.affine, np.moveaxis(index, 0, -1)).T
+    index[1] -= mm / spacing[1] * np.clip(y.T / 60, 0, 1) ** 2
+    index[0] += mm / spacing[0] * np.sin(x.T / 45)
+    return nib.Nifti1Image(ndimage.map_coordinates(data, index, order=1), image.affine)
+
+
+def test_template_mask_follows_a_deformation():
+    template, brain = packaged(), brain_on(3, 3, 3)
+    grid = model_grid('MNI152NLin2009aSym', brain.shape)
+    as_float = nib.Nifti1Image(template.mask.get_fdata(dtype=np.float32), template.mask.affine)
+    mask = resample_to_grid(as_float, np.eye(4), grid)
+    truth = np.asarray(pushed(mask, 8).dataobj) > 0.5
+    found = template_mask(pushed(brain, 8), brain, mask)
+    assert dice(np.asarray(mask.dataobj) > 0.5, truth) < 0.93
+    assert dice(found, truth) > 0.97
+
+
+def test_template_mask_leaves_out_what_is_zero():
+    template = packaged()
+    data = np.asarray(template.brain.dataobj).copy()
+    data[:, :, :15] = 0
+    image = nib.Nifti1Image(data, template.brain.affine)
+    mask = template_mask(image, template.brain, template.mask, sloppy=True)
+    assert mask.any()
+    assert not mask[:, :, :14].any()
+
+
+def test_volume():
+    mask = np.zeros((20, 20, 20), bool)
+    mask[5:15, 5:15, 5:15] = True
+    assert volume_ml(mask, np.diag([-2, 3, 4, 1])) == pytest.approx(24)
+
+
+def test_overlap_with_template_is_measured_in_millimetres():
+    mask = packaged().mask
+    inside = np.asarray(mask.dataobj) > 0
+    assert overlap_with_template(inside, mask.affine, mask) == 1
+    shifted = mask.affine.copy()
+    shifted[0, 3] += 8
+    expected = dice(inside, np.roll(inside, 4, axis=0))
+    assert expected < 0.95
+    assert overlap_with_template(inside, shifted, mask) == pytest.approx(expected, abs=0.002)
+
+
+def test_dice():
+    a = np.array([True, True, False, False])
+    assert dice(a, a) == 1
+    assert dice(a, ~a) == 0
+    assert dice(a, np.array([True, True, True, False])) == pytest.approx(0.8)
+    assert dice(np.zeros(4, bool), np.zeros(4, bool)) == 0
