@@ -122,7 +122,7 @@ def test_unknown_entities_and_odd_labels_stay_in_the_name(add, found, bids_dir):
         ({'sessions': ('ses-9',)}, 'no ses-9 in the dataset; it has ses: 1, 2'),
         (
             {'sessions': ('1',), 'filters': {'acquisition': ['a', None], 'run': '*'}},
-            'no T1w image with session 1, acquisition a or none, run any; '
+            'no T1w image with session=1, acquisition=a or none, run=any; '
             'the dataset has 2 participants, 6 T1w images',
         ),
         ({'participants': ('01', '02'), 'sessions': ('1',)}, 'sub-01 has no T1w image with ses'),
