@@ -26,7 +26,7 @@ demo: $(INSTALLED)
 demo-model: $(INSTALLED)
 	test -d $(DEMO)/train/bids || $(BIN)/ddae-phantom $(DEMO)/train/bids --sites 7 --subjects-per-site 14 --seed 1000
 	$(BIN)/ddae-app $(DEMO)/train/bids $(DEMO)/train/out train -w $(DEMO)/train/work --skull-strip none \
-	  --template MNI152NLin2009aSym --preset tiny --model-name phantom-tiny --device cpu
+	  --template MNI152NLin2009aSym --preset tiny --train-images 30000 --model-name phantom-tiny --device cpu --omp-nthreads 1
 	cp $(DEMO)/train/out/models/phantom-tiny.safetensors ddae_app/data/
 
 test: $(INSTALLED)

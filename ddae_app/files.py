@@ -41,12 +41,11 @@ def remove_leftovers(folder: Path, name_part: str) -> None:
 
 def write_atomically(path: Path, content: bytes | str) -> None:
     """Write `content`, UTF-8 where it is text, whole or not at all."""
-    with staged(path) as temporary:
-        with temporary.open('wb') as file:
-            file.write(content.encode() if isinstance(content, str) else content)
-            file.flush()
-            # A name that points to blocks which never reached the disk is no file.
-            os.fsync(file.fileno())
+    with staged(path) as temporary, temporary.open('wb') as file:
+        file.write(content.encode() if isinstance(content, str) else content)
+        file.flush()
+        # A name that points to blocks which never reached the disk is no file.
+        os.fsync(file.fileno())
 
 
 def _umask() -> int:

@@ -1,4 +1,4 @@
-"""Nipype interfaces over :mod:`ddae_app.reports.figures`."""
+"""Nipype interfaces over :mod:`ddae_app.reports`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from nipype.interfaces.base import (
 )
 
 from ddae_app.imaging import volumes
-from ddae_app.reports import figures
+from ddae_app.reports import charts, figures
 
 
 class _PlotPreprocInputSpec(BaseInterfaceInputSpec):
@@ -74,6 +74,6 @@ class PlotHarmonization(SimpleInterface):
         figures.plot_harmonization(
             before, after, harmonized, self.inputs.source_site, target, images[0].affine
         )
-        figures.plot_histogram(before, after, self.inputs.reference, histogram, target)
+        charts.plot_histogram(before, after, self.inputs.reference, histogram, target)
         self._results |= {'harmonized': str(harmonized), 'histogram': str(histogram)}
         return runtime

@@ -33,7 +33,7 @@ from ddae_app.levels.preparation import (
     prepare_preprocessing,
     select_scans,
 )
-from ddae_app.reports.figures import plot_losses
+from ddae_app.reports.charts import plot_losses
 from ddae_app.settings import Protocol, Settings
 from ddae_app.training.dataset import SliceData
 from ddae_app.training.loop import Progress, train
