@@ -27,5 +27,8 @@ def write_page(path: Path, template: str, **content: Any) -> None:
     folder = files('ddae_app') / 'data' / 'report'
     environment = Environment(autoescape=True, undefined=StrictUndefined)
     page = environment.from_string((folder / template).read_text(encoding='utf-8'))
-    css = Markup((folder / 'page.css').read_text(encoding='utf-8'))  # noqa: S704 - our own file
-    write_atomically(path, page.render(css=css, **content))
+    # Style and script are our own files and go into the page as they are.
+    css, script = (
+        Markup((folder / name).read_text(encoding='utf-8')) for name in ('page.css', 'sort.js')
+    )
+    write_atomically(path, page.render(css=css, script=script, **content))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,11 +11,22 @@ from ddae_app.reports.page import write_page
 
 @dataclass(frozen=True)
 class Measure:
-    """A quality measure: its name, its value as text, and what it means."""
+    """A quality measure.
+
+    Attributes
+    ----------
+    name : str
+    value : str
+        As it is to be read.
+    meaning : str
+    flagged : bool
+        Outside of what is usual, so that somebody should look.
+    """
 
     name: str
     value: str
     meaning: str
+    flagged: bool = False
 
 
 @dataclass(frozen=True)
@@ -47,6 +59,8 @@ class ScanReport:
         Facts: name and value.
     quality : tuple of Measure
     figures : tuple of Picture
+    warnings : tuple of str
+        Said above the summary.
     """
 
     name: str
@@ -54,6 +68,14 @@ class ScanReport:
     summary: tuple[tuple[str, str], ...]
     quality: tuple[Measure, ...]
     figures: tuple[Picture, ...]
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def state(self) -> str:
+        """Whether somebody should look: ``failed``, ``look`` or ``fine``."""
+        if self.error:
+            return 'failed'
+        return 'look' if self.warnings or any(row.flagged for row in self.quality) else 'fine'
 
 
 @dataclass(frozen=True)
@@ -70,7 +92,9 @@ class ParticipantReport:
         Said at the top, for example that the model is of phantoms.
     scans : tuple of ScanReport
     methods : str
-        Paragraph for a paper.
+        Text for a paper; a blank line parts paragraphs.
+    command : str
+        Command line of the run.
     """
 
     participant: str
@@ -79,6 +103,12 @@ class ParticipantReport:
     warnings: tuple[str, ...]
     scans: tuple[ScanReport, ...]
     methods: str
+    command: str = ''
+
+    @property
+    def paragraphs(self) -> tuple[str, ...]:
+        """The methods, a paragraph each."""
+        return tuple(part.strip() for part in re.split(r'\n\s*\n', self.methods) if part.strip())
 
 
 def write_participant_report(path: Path, report: ParticipantReport) -> None:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import re
+from html.parser import HTMLParser
 
-from ddae_app.reports.group import write_group_report
+import pytest
+
+from ddae_app.reports.group import LEFT, MAX_DOTS, RIGHT, write_group_report
 from ddae_app.reports.participant import (
     Measure,
     ParticipantReport,
@@ -14,6 +17,24 @@ from ddae_app.reports.participant import (
 )
 
 HOSTILE = '<script>alert("x")</script>'
+
+
+class Balance(HTMLParser):
+    """Fails on a tag that is closed without having been opened."""
+
+    def __init__(self):
+        super().__init__()
+        self.open = []
+
+    def handle_starttag(self, tag, attrs):
+        if tag not in ('meta', 'br', 'img'):
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        pass
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
 
 
 def report(**changes):
@@ -69,8 +90,10 @@ def test_group_page_has_a_dot_per_scan_and_measure(tmp_path):
     page = path.read_text()
     assert page.count('<circle') == 3
     assert page.count('<svg') == 1
-    assert 'href="sub-00.html"' in page
-    assert '<script' not in page
+    assert page.count('href="sub-00.html"') == 2  # from the table and from the dot
+    assert HOSTILE not in page
+    assert page.count('<script') == 1  # our own
+    assert page.count('<tr>') == 1 + len(rows)
 
 
 def test_group_page_leaves_missing_values_out(tmp_path):
@@ -80,3 +103,74 @@ def test_group_page_leaves_missing_values_out(tmp_path):
     ]
     write_group_report(tmp_path / 'g.html', rows, {}, {})
     assert (tmp_path / 'g.html').read_text().count('<circle') == 1
+
+
+def test_group_page_does_not_take_sites_for_measures(tmp_path):
+    rows = [{'bids_name': 'a', 'source_site': '1', 'target_site': '2', 'ssim': '0.5'}]
+    write_group_report(tmp_path / 'g.html', rows, {}, {})
+    assert (tmp_path / 'g.html').read_text().count('<svg') == 1
+
+
+def test_group_page_stays_small_and_keeps_the_extremes(tmp_path):
+    rows = [{'bids_name': f's{i}', 'source_site': 'A', 'ssim': f'{i / 1000}'} for i in range(1000)]
+    write_group_report(tmp_path / 'g.html', rows, {}, {})
+    page = (tmp_path / 'g.html').read_text()
+    assert page.count('<circle') == MAX_DOTS
+    assert f'{1000 - MAX_DOTS} scans' in page
+    assert '<title>s0: 0</title>' in page
+    assert '<title>s999: 0.999</title>' in page
+
+
+def test_group_page_draws_inside_its_frame(tmp_path):
+    values = ['-1e-7', '0', '3', '1e9', 'inf']
+    rows = [
+        {'bids_name': f's{i}', 'source_site': 'A', 'x': v, 'same': '5'}
+        for i, v in enumerate(values)
+    ]
+    write_group_report(tmp_path / 'g.html', rows, {}, {})
+    places = [float(x) for x in re.findall(r'cx="([^"]+)"', (tmp_path / 'g.html').read_text())]
+    assert len(places) == 9  # infinity has no place
+    assert all(LEFT <= x <= RIGHT for x in places)
+
+
+def test_flags_warnings_and_command_show(tmp_path):
+    path = tmp_path / 'sub-01.html'
+    scans = (
+        ScanReport('a', None, (), (Measure('dice', '0.5', 'overlap', flagged=True),), ()),
+        ScanReport('b', None, (), (), (), warnings=('age is not known',)),
+    )
+    write_participant_report(path, report(scans=scans, command='ddae-app /in /out participant'))
+    page = path.read_text()
+    assert page.count('(look)') == 2
+    assert page.count('class="flagged"') == 1
+    assert 'age is not known' in page
+    assert 'ddae-app /in /out participant' in page
+
+
+def test_figure_paths_cannot_leave_the_folder_for_the_network(tmp_path):
+    path = tmp_path / 'sub-01.html'
+    picture = Picture('t', 'c', 'https://example.org/a b.svg')
+    write_participant_report(path, report(scans=(ScanReport('a', None, (), (), (picture,)),)))
+    assert 'src="https%3A//example.org/a%20b.svg"' in path.read_text()
+
+
+def test_methods_are_paragraphs_with_links(tmp_path):
+    path = tmp_path / 'sub-01.html'
+    write_participant_report(path, report(methods=f'One.\n\nSee https://doi.org/1 {HOSTILE}\n'))
+    page = path.read_text()
+    assert '<p>One.</p>' in page
+    assert 'href="https://doi.org/1"' in page
+    assert HOSTILE not in page
+
+
+@pytest.mark.parametrize('write', ['participant', 'group'])
+def test_pages_are_well_formed(write, tmp_path):
+    path = tmp_path / 'page.html'
+    if write == 'participant':
+        write_participant_report(path, report(command='a && b'))
+    else:
+        rows = [{'bids_name': f's{i}', 'source_site': '<A>', 'x': f'{i}'} for i in range(6)]
+        write_group_report(path, rows, {'x': '"quoted"'}, {'s1': 'sub-1.html'})
+    checker = Balance()
+    checker.feed(path.read_text())
+    assert checker.open == []
