@@ -47,12 +47,12 @@ class Space:
     Attributes
     ----------
     protocol : Protocol
-    uri : str
-        Of the template.
+    reference : str
+        URI of the template.
     """
 
     protocol: Protocol
-    uri: str
+    reference: str
 
     @property
     def entities(self) -> dict[str, str]:
@@ -66,7 +66,7 @@ class Space:
         """The part that all images in this space share."""
         grid = ' x '.join(map(str, self.protocol.grid))
         return {
-            'SpatialReference': self.uri,
+            'SpatialReference': self.reference,
             'Resolution': f'{grid} voxels over the field of view of {self.protocol.template}',
         }
 

@@ -167,7 +167,7 @@ def stripped_mask(image: nib.Nifti1Image, kind: HeadKind) -> np.ndarray:
     data = np.asarray(image.dataobj)
     bright = np.percentile(data[data > 0], 98) if (data > 0).any() else 0.0
     # Interpolation smears the edge over one voxel: ask for a little more than zero.
-    return _largest_object(data > 0.3 * bright, image)
+    return _largest_object(data > 0.05 * bright, image)
 
 
 def volume_ml(mask: np.ndarray, affine: np.ndarray) -> float:

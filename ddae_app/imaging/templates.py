@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,8 +13,12 @@ from nilearn import datasets, image
 from ddae_app.errors import TemplateError
 from ddae_app.imaging import volumes
 
-TEMPLATES = ('MNI152NLin2009cAsym', 'MNI152NLin2009aSym')
-"""The second one is packaged with nilearn, without skull, and works offline."""
+TEMPLATES = {
+    'MNI152NLin2009cAsym': 'https://www.templateflow.org/browse/#MNI152NLin2009cAsym',
+    'MNI152NLin2009aSym': 'https://nilearn.github.io/stable/modules/generated/'
+    'nilearn.datasets.load_mni152_template.html',
+}
+"""Where people find each template; the second is packaged with nilearn, without skull."""
 
 RESOLUTION_MM = 2
 """An affine gains nothing from more: 6 s at 2 mm, 64 s at 1 mm, equal brain overlap."""
@@ -36,15 +40,12 @@ class Template:
         Brain only, 0 elsewhere.
     mask : nib.Nifti1Image
         Brain mask, 0 or 1.
-    uri : str
-        Where users find the template.
     """
 
     name: str
     head: nib.Nifti1Image | None
     brain: nib.Nifti1Image
     mask: nib.Nifti1Image
-    uri: str
 
     def matching(self, kind: HeadKind) -> nib.Nifti1Image:
         """The image of the same kind as a scan: a head registers to a head, a brain to a brain.
@@ -95,18 +96,17 @@ def load_template(name: str, templateflow_home: Path | None) -> Template:
     mask_path = _find(templateflow_home, name, 'desc-brain_mask')
     head = _at_working_resolution(head_path, 'continuous')
     mask = _at_working_resolution(mask_path, 'nearest')
-    return _template(name, head, mask, f'https://www.templateflow.org/browse/#{name}')
+    return _template(name, head, mask)
 
 
 def _packaged() -> Template:
     brain = datasets.load_mni152_template(resolution=RESOLUTION_MM)
     mask = datasets.load_mni152_brain_mask(resolution=RESOLUTION_MM)
-    uri = 'https://nilearn.github.io/stable/modules/generated/nilearn.datasets.load_mni152_template.html'
-    packaged = _template('MNI152NLin2009aSym', brain, mask, uri)
-    return Template(packaged.name, None, packaged.brain, packaged.mask, uri)
+    packaged = _template('MNI152NLin2009aSym', brain, mask)
+    return replace(packaged, head=None)
 
 
-def _template(name: str, head: nib.Nifti1Image, mask: nib.Nifti1Image, uri: str) -> Template:
+def _template(name: str, head: nib.Nifti1Image, mask: nib.Nifti1Image) -> Template:
     inside = mask.get_fdata() > 0.5
     intensities = np.asarray(head.dataobj, dtype=np.float32)
     return Template(
@@ -114,7 +114,6 @@ def _template(name: str, head: nib.Nifti1Image, mask: nib.Nifti1Image, uri: str)
         head=nib.Nifti1Image(intensities, head.affine),
         brain=nib.Nifti1Image(np.where(inside, intensities, np.float32(0)), head.affine),
         mask=nib.Nifti1Image(inside.astype(np.uint8), head.affine),
-        uri=uri,
     )
 
 
@@ -159,14 +158,12 @@ class TemplateFiles:
 
     Attributes
     ----------
-    name, uri : str
-        As in :class:`Template`.
+    name : str
     head : Path or None
     brain, mask : Path
     """
 
     name: str
-    uri: str
     head: Path | None
     brain: Path
     mask: Path
@@ -183,7 +180,6 @@ def write_template(template: Template, folder: Path) -> TemplateFiles:
 
     return TemplateFiles(
         name=template.name,
-        uri=template.uri,
         head=None if template.head is None else save('head', template.head),
         brain=save('brain', template.brain),
         mask=save('mask', template.mask),

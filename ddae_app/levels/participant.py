@@ -14,13 +14,13 @@ from ddae_app.bids.names import Scan
 from ddae_app.files import remove_leftovers, write_atomically
 from ddae_app.harmonize.device import resolve_device
 from ddae_app.harmonize.models import FoundModel, check_protocol, check_target, find_model
-from ddae_app.imaging.templates import load_template
 from ddae_app.levels.execution import run_workflow
 from ddae_app.levels.outputs import outputs_missing, write_results
 from ddae_app.levels.preparation import (
     check_sites_known,
     derivative_roots,
     find_preprocessed,
+    output_space,
     prepare_preprocessing,
     select_scans,
 )
@@ -67,8 +67,7 @@ def run_participant(settings: Settings, log_dir: Path, default_model: Path | Non
         if model
         else protocol_without_model(settings)
     )
-    uri = load_template(protocol.template, settings.preproc.templateflow_home).uri
-    space = sidecars.Space(protocol, uri)
+    space = output_space(protocol)
     write_description(settings.output_dir, settings.bids_dir)
     if settings.run.reports_only:
         return _finish(settings, scans, cohort, space, model, {}, '', log_dir)

@@ -10,10 +10,10 @@ from ddae_app.bids.cohort import Cohort, read_cohort
 from ddae_app.bids.names import Scan
 from ddae_app.bids.query import Selection, find_scans, read_filters
 from ddae_app.bids.validation import validate_input
-from ddae_app.errors import UsageError, WeightsError
+from ddae_app.errors import TemplateError, UsageError, WeightsError
 from ddae_app.harmonize.device import resolve_device
 from ddae_app.imaging.brain import check_weights
-from ddae_app.imaging.templates import load_template, write_template
+from ddae_app.imaging.templates import TEMPLATES, load_template, write_template
 from ddae_app.settings import Protocol, Settings
 from ddae_app.workflows.derivatives import mask_path, preproc_path
 from ddae_app.workflows.participant import Preprocessing
@@ -70,6 +70,21 @@ def check_sites_known(settings: Settings, cohort: Cohort) -> None:
         f'{found}, so the sites of the scans are unknown; name the column with --site-column, '
         'or the one site of all scans with --source-site'
     )
+
+
+def output_space(protocol: Protocol) -> sidecars.Space:
+    """Where the outputs of a protocol lie; needs no template at hand.
+
+    Raises
+    ------
+    TemplateError
+        Unknown template.
+    """
+    if protocol.template not in TEMPLATES:
+        raise TemplateError(
+            f'template {protocol.template!r} is unknown; expected {" or ".join(TEMPLATES)}'
+        )
+    return sidecars.Space(protocol, TEMPLATES[protocol.template])
 
 
 def prepare_preprocessing(settings: Settings, protocol: Protocol) -> Preprocessing:

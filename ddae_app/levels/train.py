@@ -23,13 +23,13 @@ from ddae_app.harmonize.models import training_preset
 from ddae_app.imaging import volumes
 from ddae_app.imaging.grid import model_grid
 from ddae_app.imaging.slices import training_slices
-from ddae_app.imaging.templates import load_template
 from ddae_app.levels.execution import run_workflow
 from ddae_app.levels.participant import protocol_without_model
 from ddae_app.levels.preparation import (
     check_sites_known,
     derivative_roots,
     find_preprocessed,
+    output_space,
     prepare_preprocessing,
     select_scans,
 )
@@ -64,8 +64,7 @@ def run_train(settings: Settings, log_dir: Path) -> int:
     scans, cohort = select_scans(settings)
     check_sites_known(settings, cohort)
     protocol = protocol_without_model(settings)
-    uri = load_template(protocol.template, settings.preproc.templateflow_home).uri
-    space = sidecars.Space(protocol, uri)
+    space = output_space(protocol)
     write_description(settings.output_dir, settings.bids_dir)
     failures = {
         scan: 'its site is not known; fill in the site column, or leave the scan out'
