@@ -1,0 +1,104 @@
+"""The graphs: which steps there are for which request, without running any."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ddae_app.bids import sidecars
+from ddae_app.bids.cohort import Covariates
+from ddae_app.bids.names import Scan
+from ddae_app.imaging.templates import TemplateFiles
+from ddae_app.settings import Protocol
+from ddae_app.workflows.harmonize import HarmonizeRequest
+from ddae_app.workflows.participant import (
+    Preprocessing,
+    ScanPlan,
+    init_participant_wf,
+    methods,
+)
+
+
+@pytest.fixture
+def build(tmp_path):
+    """Build the workflow of two runs of one person."""
+    image = tmp_path / 'x.nii'
+    image.touch()
+
+    def make(*, preproc=True, harmonize=True, device='cpu', skull_strip='none'):
+        facts = sidecars.harmonization(
+            sidecars.ModelFacts('m', 'f' * 64, False), Covariates('A'), 'B', 'refuse', 0
+        )
+        plans = [
+            ScanPlan(
+                Scan(tmp_path / f'sub-01_run-{i}_T1w.nii.gz', '01', None, f'sub-01_run-{i}'),
+                Covariates('A'),
+                'bids:raw:x',
+                None if preproc else (image, image),
+                facts if harmonize else None,
+            )
+            for i in (1, 2)
+        ]
+        template = TemplateFiles('MNI152NLin2009aSym', None, image, image)
+        return init_participant_wf(
+            plans,
+            output_dir=tmp_path / 'out',
+            space=sidecars.Space(Protocol(), 'https://example.org'),
+            preprocessing=Preprocessing(template, skull_strip, tmp_path, None, device)
+            if preproc
+            else None,
+            request=HarmonizeRequest(image, 'B', 'refuse', device, 4) if harmonize else None,
+            reference={'levels': [0.0, 1.0]} if harmonize else None,
+            omp_nthreads=2,
+            sloppy=False,
+        )
+
+    return make
+
+
+def steps(workflow, run=1):
+    prefix = f'sub_01_run_{run}_wf.'
+    names = [name.split(prefix)[1] for name in workflow.list_node_names() if prefix in name]
+    return {name.split('.')[-1] for name in names}
+
+
+def test_every_scan_has_the_whole_way(build):
+    workflow = build()
+    expected = {
+        'conform', 'register_mni', 'resample_grid', 'correct_bias', 'extract_brain',
+        'extract_slices', 'harmonize', 'ds_preproc', 'ds_mask', 'ds_xfm', 'ds_slices',
+        'ds_harmonized',
+    }  # fmt: skip
+    assert expected <= steps(workflow, 1)
+    assert steps(workflow, 1) == steps(workflow, 2)
+    assert Path(workflow.get_node('sub_01_run_2_wf.preproc_wf.inputnode').inputs.in_file).name == (
+        'sub-01_run-2_T1w.nii.gz'
+    )
+
+
+def test_stages(build):
+    assert 'harmonize' not in steps(build(harmonize=False))
+    later = steps(build(preproc=False))
+    assert 'harmonize' in later and 'register_mni' not in later
+
+
+def test_networks_queue_for_the_gpu_only_where_there_is_one(build):
+    for device, expected in (('cpu', False), ('cuda:0', True)):
+        workflow = build(device=device, skull_strip='hd-bet')
+        for step in ('harmonize_wf.harmonize', 'preproc_wf.extract_brain'):
+            node = workflow.get_node(f'sub_01_run_1_wf.{step}')
+            assert node.inputs.use_gpu is expected
+            assert node.n_procs == 2
+    assert (
+        not build(device='cuda:0')
+        .get_node('sub_01_run_1_wf.preproc_wf.extract_brain')
+        .inputs.use_gpu
+    )
+
+
+def test_methods_follow_the_work(build):
+    text = methods(build(skull_strip='hd-bet'))
+    assert 0 < text.index('registered') < text.index('HD-BET') < text.index('Autoencoder')
+    assert text.count('HD-BET') == 1
+    assert 'Autoencoder' not in methods(build(harmonize=False))
