@@ -1,0 +1,206 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import ants
+import nibabel as nib
+import numpy as np
+import pytest
+import SimpleITK as sitk  # noqa: N813
+
+from ddae_app.errors import ImageError, RegistrationError
+from ddae_app.imaging.conform import conform, load_t1w
+from ddae_app.imaging.grid import model_grid
+from ddae_app.imaging.registration import (
+    HEAD_VOLUME_ML,
+    LPS,
+    Registration,
+    foreground_volume,
+    head_kind,
+    read_itk_affine,
+    register_affine,
+    resample_to_grid,
+    to_ants,
+    write_itk_affine,
+)
+from ddae_app.imaging.templates import load_template
+from tests.imaging.heads import known_affine, moved, packaged
+
+
+@pytest.fixture(scope='module')
+def scan():
+    return moved(known_affine())
+
+
+@pytest.fixture(scope='module')
+def found(scan):
+    template = packaged()
+    return register_affine(scan, template.brain, template.mask, sloppy=True)
+
+
+def test_known_affine_is_found(found):
+    mask = packaged().mask
+    points = nib.affines.apply_affine(mask.affine, np.argwhere(np.asarray(mask.dataobj))[::50])
+    truth, ours = (nib.affines.apply_affine(m, points) for m in (known_affine(), found.matrix))
+    assert np.linalg.norm(truth - points, axis=1).mean() > 15  # there was something to find
+    error = np.linalg.norm(truth - ours, axis=1)
+    assert error.mean() < 1  # 0.6 measured with few iterations, 0.26 with all; voxels are 3 mm
+    assert error.max() < 2
+
+
+def test_scales_and_correlation_of_the_known_affine(found):
+    stretch = np.sort(1 / np.linalg.svd(known_affine()[:3, :3], compute_uv=False))
+    np.testing.assert_allclose(found.scales, stretch, atol=0.02)
+    assert found.correlation > 0.9
+    found.check()
+
+
+@pytest.mark.parametrize(
+    ('correlation', 'scales', 'word'),
+    [
+        (0.26, (1.0, 1.1, 1.2), r'correlation 0\.26'),
+        (0.0, (1.0, 1.1, 1.2), r'correlation 0\.00'),
+        (-0.5, (1.0, 1.1, 1.2), 'correlation -0.50'),
+        (0.5, (0.58, 0.79, 0.91), r'stretch 0\.58 to 0\.91'),
+        (0.5, (1.29, 1.32, 2.08), r'stretch 1\.29 to 2\.08'),
+    ],
+)
+def test_check_refuses(correlation, scales, word):
+    with pytest.raises(RegistrationError, match=word):
+        Registration(np.eye(4), correlation, scales).check()
+
+
+@pytest.mark.parametrize(
+    ('correlation', 'scales'), [(0.42, (0.95, 1.08, 1.14)), (0.57, (1.15, 1.21, 1.34))]
+)
+def test_check_accepts_what_was_measured_on_good_registrations(correlation, scales):
+    Registration(np.eye(4), correlation, scales).check()
+
+
+def test_what_shows_no_head_is_refused():
+    template = packaged()
+    noise = np.random.default_rng(0).random((50, 50, 50), np.float32)
+    image = nib.Nifti1Image(noise, np.diag([4.0, 4, 4, 1]))
+    with pytest.raises(ImageError):
+        register_affine(image, template.brain, template.mask, sloppy=True).check()
+
+
+AGAIN = """
+from ddae_app.imaging.registration import register_affine
+from ddae_app.imaging.templates import load_template
+from tests.imaging.heads import known_affine, moved, packaged
+template = packaged()
+found = register_affine(moved(known_affine(), 4.0), template.brain, template.mask, sloppy=True)
+print(found.matrix.tobytes().hex(), found.correlation.hex())
+"""
+
+
+def test_same_bytes_in_every_process(pytestconfig):
+    one, two = (
+        subprocess.run(
+            [sys.executable, '-c', AGAIN],
+            cwd=pytestconfig.rootpath,
+            check=True,
+            capture_output=True,
+            text=True,
+        ).stdout
+        for _ in range(2)
+    )
+    assert len(one) > 256
+    assert one == two
+
+
+def test_affine_file_round_trip(tmp_path):
+    path = tmp_path / 'a_xfm.txt'
+    write_itk_affine(known_affine(), path)
+    np.testing.assert_allclose(read_itk_affine(path), known_affine(), atol=1e-12)
+
+
+def test_simpleitk_reads_the_affine_file(tmp_path):
+    path = tmp_path / 'a_xfm.txt'
+    write_itk_affine(known_affine(), path)
+    point = np.array([20.0, -35.0, 50.0, 1.0])
+    moved_point = sitk.ReadTransform(str(path)).TransformPoint((LPS @ point)[:3])
+    np.testing.assert_allclose(LPS[:3, :3] @ moved_point, (known_affine() @ point)[:3])
+
+
+def test_affine_file_with_a_centre(tmp_path):
+    """ANTs rotates about a centre that is not the origin."""
+    path = tmp_path / 'centred.mat'
+    transform = ants.create_ants_transform(
+        transform_type='AffineTransform',
+        matrix=known_affine()[:3, :3],
+        translation=(3.0, 4.0, 5.0),
+        center=(10.0, -20.0, 30.0),
+    )
+    ants.write_transform(transform, str(path))
+    point = np.array([20.0, -35.0, 50.0, 1.0])
+    expected = LPS[:3, :3] @ sitk.ReadTransform(str(path)).TransformPoint((LPS @ point)[:3])
+    np.testing.assert_allclose((read_itk_affine(path) @ point)[:3], expected)
+
+
+def test_resampling_agrees_with_ants(scan, tmp_path):
+    grid = model_grid('MNI152NLin2009aSym', (65, 66, 67))
+    ours = np.asarray(resample_to_grid(scan, known_affine(), grid).dataobj)
+    path = tmp_path / 'a_xfm.txt'
+    write_itk_affine(known_affine(), path)
+    box = to_ants(nib.Nifti1Image(np.zeros(grid.shape, np.float32), grid.affine))
+    theirs = ants.apply_transforms(box, to_ants(scan), [str(path)], interpolator='linear').numpy()
+    assert theirs.max() > 50
+    np.testing.assert_allclose(ours, theirs, atol=1e-3 * theirs.max())
+
+
+def test_outside_the_scan_is_zero(scan):
+    far = np.eye(4)
+    far[:3, 3] = 500
+    grid = model_grid('MNI152NLin2009aSym', (20, 20, 20))
+    assert not np.asarray(resample_to_grid(scan, far, grid).dataobj).any()
+
+
+def test_oblique_image_keeps_its_place_in_ants():
+    image = nib.Nifti1Image(
+        np.zeros((5, 6, 7), np.float32), known_affine() @ np.diag([2, 3, 4, 1])
+    )
+    shear_free = conform(image)
+    point = ants.transform_index_to_physical_point(to_ants(shear_free), (2, 3, 4))
+    np.testing.assert_allclose(
+        LPS[:3, :3] @ point, (shear_free.affine @ [2, 3, 4, 1])[:3], atol=1e-4
+    )
+
+
+def test_phantom_is_a_brain(stripped_scan):
+    assert head_kind(conform(load_t1w(stripped_scan))) == 'brain'
+
+
+def test_packaged_brain_is_a_brain():
+    assert head_kind(packaged().brain) == 'brain'
+
+
+def test_foreground_volume_of_a_hollow_ball():
+    """Holes count, the brighter crumb does not."""
+    radius = 70
+    axes = [np.arange(-80, 80, 2.5), np.arange(-80, 80, 4), np.arange(-80, 80, 2.5)]
+    distance = np.sqrt(sum(a**2 for a in np.meshgrid(*axes, indexing='ij')))
+    data = np.where((distance < radius) & (distance > 40), 100, 0).astype(np.float32)
+    data[:2, :2, :2] = 100
+    image = nib.Nifti1Image(data, np.diag([2.5, 4, 2.5, 1]))
+    ball = 4 / 3 * np.pi * radius**3 / 1000
+    assert foreground_volume(image) == pytest.approx(ball, rel=0.1)
+
+
+def test_real_scans_heads_and_brains(test_data):
+    scans = sorted((test_data / 'data' / 'multisite').glob('sub-*/anat/*_T1w.nii.gz'))
+    assert len(scans) == 12
+    for path in scans:
+        image = conform(load_t1w(path))
+        expected = 'brain' if path.name.startswith('sub-nsk') else 'head'
+        assert head_kind(image) == expected, path.name
+        # Far enough from the boundary that another scan need not fall on the wrong side.
+        assert abs(np.log(foreground_volume(image) / HEAD_VOLUME_ML)) > 0.15, path.name
+
+
+def test_template_is_a_head_and_its_brain_a_brain(templateflow_home):
+    template = load_template('MNI152NLin2009cAsym', templateflow_home)
+    assert head_kind(template.matching('head')) == 'head'
+    assert head_kind(template.matching('brain')) == 'brain'
