@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import sys
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 
 from ddae_app import __version__
 from ddae_app.errors import DdaeError, TemplateError, WeightsError
+from ddae_app.files import staged
 
 TEMPLATE = 'MNI152NLin2009cAsym'
 
@@ -34,46 +38,77 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run ``ddae-app-fetch``; returns its exit code."""
     what = build_parser().parse_args(argv).what
+    fetch = _fetch_templates if what == 'templates' else _fetch_hd_bet
     try:
-        for line in _fetch_templates() if what == 'templates' else _fetch_hd_bet():
-            print(line)
+        with tempfile.TemporaryDirectory() as folder:
+            lines = fetch(Path(folder))
     except DdaeError as error:
         print(f'ddae-app-fetch: error: {error}', file=sys.stderr)
         return error.exit_code
+    print('\n'.join(lines))
     return 0
 
 
-def _fetch_templates() -> list[str]:
-    os.environ['TEMPLATEFLOW_AUTOUPDATE'] = 'on'
+def _fetch_templates(folder: Path) -> list[str]:
+    """Download into `folder`, then copy: a broken download must not count as a template."""
+    default = Path.home() / '.cache' / 'templateflow'
+    home = Path(os.environ.get('TEMPLATEFLOW_HOME') or default)
+    os.environ |= {'TEMPLATEFLOW_HOME': str(folder), 'TEMPLATEFLOW_AUTOUPDATE': 'on'}
     try:
-        from templateflow import api
+        with _silence():
+            from templateflow import api
 
-        found = [
-            api.get(TEMPLATE, resolution=2, desc=None, suffix='T1w', raise_empty=True),
-            api.get(TEMPLATE, resolution=2, desc='brain', suffix='mask', raise_empty=True),
-        ]
+            found = [
+                api.get(TEMPLATE, resolution=2, desc=None, suffix='T1w', raise_empty=True),
+                api.get(TEMPLATE, resolution=2, desc='brain', suffix='mask', raise_empty=True),
+            ]
     except Exception as e:  # requests, urllib3, S3 and TemplateFlow each raise their own
         raise TemplateError(
-            f'{TEMPLATE} could not be fetched ({type(e).__name__}: {str(e).splitlines()[0]}); is '
-            'there network access? Or copy the files by hand into '
-            f'$TEMPLATEFLOW_HOME/tpl-{TEMPLATE}/'
+            f'{TEMPLATE} could not be fetched ({_reason(e)}); is there network access? Or copy '
+            f'the files by hand into {home / f"tpl-{TEMPLATE}"}'
         ) from e
-    return [str(path) for path in found]
+    return [_copy(Path(path), home / Path(path).relative_to(folder)) for path in found]
 
 
-def _fetch_hd_bet() -> list[str]:
+def _fetch_hd_bet(folder: Path) -> list[str]:
+    """Download into `folder`, check, then copy, the checkpoint last: it says that all is there."""
+    target = Path.home() / 'hd-bet_params' / 'release_2.0.0'
+    os.environ['HOME'] = str(folder)
     try:
-        from HD_BET.checkpoint_download import maybe_download_parameters
-        from HD_BET.paths import folder_with_parameter_files
+        with _silence():
+            from HD_BET.checkpoint_download import maybe_download_parameters
+            from HD_BET.paths import folder_with_parameter_files
 
-        maybe_download_parameters()
+            maybe_download_parameters()
     except Exception as e:  # requests, zipfile and the file system each raise their own
         raise WeightsError(
-            f'the weights of HD-BET could not be fetched ({type(e).__name__}: '
-            f'{str(e).splitlines()[0]}); is there network access? Or unpack them by hand into a '
-            'folder and name it with --hd-bet-weights'
+            f'the weights of HD-BET could not be fetched ({_reason(e)}); is there network '
+            'access? Or unpack them by hand into a folder and name it with --hd-bet-weights'
         ) from e
-    from ddae_app.imaging.brain import check_weights
+    from ddae_app.imaging.brain import WEIGHTS_FILES, check_weights
 
-    folder = Path(folder_with_parameter_files)
-    return [str(folder), f'SHA-256 {check_weights(folder)}']
+    fetched = Path(folder_with_parameter_files)
+    sha256 = check_weights(fetched)
+    lines = [_copy(fetched / name, target / name) for name in WEIGHTS_FILES]
+    return [*lines, f'SHA-256 {sha256}']
+
+
+def _copy(source: Path, target: Path) -> str:
+    with staged(target) as temporary:
+        shutil.copyfile(source, temporary)
+    return str(target)
+
+
+def _reason(error: Exception) -> str:
+    return f'{type(error).__name__}: {" ".join(str(error).split())[:200]}'
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    """The libraries tell of their progress; this command says what was fetched, or why not."""
+    with (
+        open(os.devnull, 'w') as nowhere,  # noqa: PTH123
+        redirect_stdout(nowhere),
+        redirect_stderr(nowhere),
+    ):
+        yield

@@ -92,11 +92,27 @@ def _check_folders(settings: Settings) -> None:
             'the output folder is the dataset itself, which is never written to; name another, '
             f'for example {settings.bids_dir / "derivatives" / "ddae-app"}'
         )
-    if work_dir == bids_dir or bids_dir in work_dir.parents and output_dir not in work_dir.parents:
+    inside = output_dir.relative_to(bids_dir).parts if bids_dir in output_dir.parents else ()
+    if inside and inside[0] != 'derivatives':
+        raise UsageError(
+            f'the output folder {output_dir} lies inside the dataset, which is never written to; '
+            f'only {bids_dir / "derivatives"} may hold outputs'
+        )
+    if (work_dir == bids_dir or bids_dir in work_dir.parents) and output_dir not in (
+        work_dir,
+        *work_dir.parents,
+    ):
         raise UsageError(
             f'the work directory {work_dir} lies inside the dataset, which is never written to; '
             'name another with -w'
         )
+    if settings.run.clean_workdir:
+        held = [f for f in (bids_dir, output_dir) if work_dir in (f, *f.parents)]
+        if held:
+            raise UsageError(
+                f'--clean-workdir would delete {held[0]}, which lies in the work directory '
+                f'{work_dir}; name another with -w'
+            )
     for what, folder in (('output folder', output_dir), ('work directory', work_dir)):
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -170,7 +186,7 @@ def _prepare_environment(settings: Settings) -> None:
 def _say_on_terminal(verbosity: int) -> None:
     log.handlers = [logging.StreamHandler()]
     pattern = '%(message)s' if sys.stderr.isatty() else '%(asctime)s %(levelname)s %(message)s'
-    log.handlers[0].setFormatter(_OneLine(pattern))
+    log.handlers[0].setFormatter(_Terminal(pattern))
     log.handlers[0].setLevel(logging.DEBUG if verbosity else logging.INFO)
     log.setLevel(logging.DEBUG)
     log.propagate = False
@@ -184,5 +200,13 @@ def _say_in_file(path: Path) -> None:
 
 class _OneLine(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
-        text = ' '.join(super().format(record).splitlines())
-        return f'ddae-app: error: {text}' if record.levelno >= logging.ERROR else text
+        return ' '.join(super().format(record).splitlines())
+
+
+class _Terminal(_OneLine):
+    """Errors look as those of argparse do, wherever they are read."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        if record.levelno >= logging.ERROR:
+            return f'ddae-app: error: {" ".join(record.getMessage().splitlines())}'
+        return super().format(record)

@@ -25,7 +25,7 @@ def _environment(monkeypatch, tmp_path):
 @pytest.mark.parametrize(
     ('what', 'call', 'mend'),
     [
-        ('templates', 'templateflow.api.get', '$TEMPLATEFLOW_HOME/tpl-MNI152NLin2009cAsym/'),
+        ('templates', 'templateflow.api.get', 'tpl-MNI152NLin2009cAsym'),
         ('hd-bet', 'HD_BET.checkpoint_download.maybe_download_parameters', '--hd-bet-weights'),
     ],
 )
@@ -36,6 +36,20 @@ def test_without_a_network_one_line_says_what_to_do(monkeypatch, capsys, what, c
     assert said.err.startswith('ddae-app-fetch: error: ') and said.err.count('\n') == 1
     assert 'OfflineError: Max retries exceeded' in said.err and mend in said.err
     assert said.out == ''
+
+
+def test_a_broken_download_leaves_nothing_behind(monkeypatch, tmp_path):
+    os.environ['TEMPLATEFLOW_HOME'] = str(tmp_path / 'home')
+
+    def break_off(*arguments, **options):
+        partial = tmp_path / 'home' / 'tpl-MNI152NLin2009cAsym' / 'partial_T1w.nii.gz'
+        assert os.environ['TEMPLATEFLOW_HOME'] != str(tmp_path / 'home')
+        assert not partial.exists()
+        _fail()
+
+    monkeypatch.setattr('templateflow.api.get', break_off)
+    assert main(['templates']) == 2
+    assert not (tmp_path / 'home').exists()
 
 
 @pytest.mark.parametrize('arguments', [[], ['weights']])

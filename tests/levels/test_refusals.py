@@ -167,3 +167,23 @@ def test_output_not_writable(bids_dir, tmp_path, refused):
         2, 'cannot be written to', bids_dir, tmp_path / 'file' / 'out', 'participant',
         '-w', tmp_path / 'work',
     )  # fmt: skip
+
+
+def test_cleaning_never_deletes_data(bids_dir, model, tmp_path, refused):
+    data = tmp_path / 'data'
+    shutil.copytree(bids_dir, data / 'bids')
+    before = sorted(data.rglob('*'))
+    for out, work in ((tmp_path / 'out', data), (data / 'out', data), (data, data)):
+        refused(
+            2, 'would delete', data / 'bids', out, 'participant', '-w', work, '--clean-workdir'
+        )
+    assert sorted(data.rglob('*')) == before
+
+
+def test_output_inside_the_dataset_only_under_derivatives(bids_dir, tmp_path, refused):
+    bids = tmp_path / 'bids'
+    shutil.copytree(bids_dir, bids)
+    refused(2, 'derivatives', bids, bids / 'sub-A01', 'group', '-w', tmp_path / 'work')
+    assert not (bids / 'sub-A01' / 'logs').exists()
+    out = bids / 'derivatives' / 'ddae-app'
+    refused(18, 'participant level first', bids, out, 'group', '-w', tmp_path / 'work')
