@@ -109,12 +109,14 @@ def test_truncated(tmp_path, name, kept):
     assert_refused(tmp_path / name, 'truncated|not a readable')
 
 
-def test_damaged_in_the_middle(tmp_path):
+@pytest.mark.parametrize('where', ['middle', 'checksum'])
+def test_damaged(tmp_path, where):
     noise = np.random.default_rng(0).random(SHAPE, np.float32)
-    content = bytearray(written(tmp_path / 'a.nii.gz', noise).read_bytes())
-    content[len(content) // 2 : len(content) // 2 + 50] = bytes(50)
-    (tmp_path / 'a.nii.gz').write_bytes(content)
-    assert_refused(tmp_path / 'a.nii.gz', 'damaged')
+    path = written(tmp_path / 'a.nii.gz', noise)
+    content = bytearray(path.read_bytes())
+    content[-8 if where == 'checksum' else len(content) // 2] ^= 1
+    path.write_bytes(content)
+    assert_refused(path, 'truncated or damaged')
 
 
 @pytest.mark.parametrize('shape', [(*SHAPE, 2), (24, 28), (24, 28, 1), (24, 1, 26, 3)])
