@@ -23,7 +23,7 @@ stripped scans, phantoms and templates 1212 to 1896 mL, whole heads 2675 to 4612
 MIN_CORRELATION = 0.33
 """Least correlation with the template inside its brain mask. Measured: 15 real scans with the
 matching template .43 to .57, phantoms .65 and more; with the wrong template, turned by 60 degrees
-or more, flipped back to front or upside down, and noise .22 or less. A scan turned by 45 degrees
+or more, flipped back to front or upside down, and noise .26 or less. A scan turned by 45 degrees
 is found. One that is flipped left to right cannot be told from another person's."""
 
 SCALE_RANGE = (0.7, 1.6)
