@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -88,3 +90,9 @@ def test_the_rules_see_the_imports(tmp_path):
     path = tmp_path / 'x.py'
     path.write_text('import a.b\ndef f():\n    from ddae_app.model import ddae\n')
     assert _imported(path) == {'a.b', 'ddae_app.model.ddae'}
+
+
+def test_preprocessing_alone_needs_no_torch():
+    """200 MB in every process of a run, in the way of --stage preproc on small nodes."""
+    code = 'import sys, ddae_app.levels.participant; sys.exit("torch" in sys.modules)'
+    assert subprocess.run([sys.executable, '-c', code]).returncode == 0

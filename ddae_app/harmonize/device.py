@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
-
-import torch
+from typing import TYPE_CHECKING
 
 from ddae_app.errors import UsageError
+
+if TYPE_CHECKING:
+    import torch
 
 
 def resolve_device(name: str) -> torch.device:
@@ -22,6 +24,8 @@ def resolve_device(name: str) -> torch.device:
     UsageError
         If the name is none of these, or that GPU is not there.
     """
+    import torch  # takes memory and seconds that preprocessing alone can do without
+
     if not re.fullmatch(r'auto|cpu|cuda(:\d+)?', name):
         raise UsageError(f'--device {name!r} is unknown; give auto, cpu, cuda or cuda:n')
     n_gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0

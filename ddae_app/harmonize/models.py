@@ -8,7 +8,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from ddae_app.errors import ModelError, UsageError
-from ddae_app.model.bundle import BundleInfo, read_bundle_info
+from ddae_app.model.info import BundleInfo, read_bundle_info
 from ddae_app.model.presets import PRESETS, Preset
 from ddae_app.settings import Protocol
 

@@ -13,7 +13,6 @@ from nipype.interfaces.base import (
     traits,
 )
 
-from ddae_app.harmonize.ddae import DDAEHarmonizer
 from ddae_app.harmonize.device import resolve_device
 from ddae_app.imaging import quality, volumes
 
@@ -46,6 +45,8 @@ class Harmonize(SimpleInterface):
     output_spec = _HarmonizeOutputSpec
 
     def _run_interface(self, runtime):
+        from ddae_app.harmonize.ddae import DDAEHarmonizer  # takes PyTorch into memory
+
         inputs = self.inputs
         harmonizer = DDAEHarmonizer.load(inputs.model, inputs.device).prepared(
             unseen_site=inputs.unseen_site,

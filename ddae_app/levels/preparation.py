@@ -98,18 +98,19 @@ def prepare_preprocessing(settings: Settings, protocol: Protocol) -> Preprocessi
     asked = settings.preproc
     template = load_template(protocol.template, asked.templateflow_home)
     folder = settings.run.work_dir.resolve() / 'templates'
-    weights_sha256 = None
+    weights_sha256, device = None, 'cpu'
     if asked.skull_strip == 'hd-bet':
         if asked.hd_bet_weights is None:
             raise WeightsError('no folder of HD-BET weights; give --hd-bet-weights')
         weights_sha256 = check_weights(asked.hd_bet_weights)
+        device = str(resolve_device(settings.harmonize.device))
         log.info('HD-BET weights %s, SHA-256 %s', asked.hd_bet_weights, weights_sha256)
     return Preprocessing(
         template=write_template(template, folder),
         skull_strip=asked.skull_strip,
         weights=asked.hd_bet_weights,
         weights_sha256=weights_sha256,
-        device=str(resolve_device(settings.harmonize.device)),
+        device=device,
     )
 
 

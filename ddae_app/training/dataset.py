@@ -10,8 +10,8 @@ import numpy as np
 import torch
 
 from ddae_app.errors import UsageError
-from ddae_app.model.bundle import SiteQuantiles
 from ddae_app.model.encoders import Condition
+from ddae_app.model.info import SiteQuantiles
 
 SEXES = {'M': 0, 'F': 1, None: -1}
 CHUNK = 256

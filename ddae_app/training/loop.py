@@ -16,8 +16,9 @@ from torch import nn
 import ddae_app
 from ddae_app.errors import DdaeError, UsageError
 from ddae_app.files import write_atomically
-from ddae_app.model.bundle import BundleInfo, TrainingRecord, save_bundle
+from ddae_app.model.bundle import save_bundle
 from ddae_app.model.ddae import DDAE
+from ddae_app.model.info import BundleInfo, TrainingRecord
 from ddae_app.model.losses import denoising_loss, training_loss
 from ddae_app.model.presets import ModelConfig, TrainConfig
 from ddae_app.settings import Protocol

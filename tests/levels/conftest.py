@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from ddae_app.model.bundle import BundleInfo, SiteQuantiles, TrainingRecord, save_bundle
+from ddae_app.model.bundle import build_network, save_bundle
+from ddae_app.model.info import BundleInfo, SiteQuantiles, TrainingRecord
 from ddae_app.model.presets import ModelConfig
 from ddae_app.phantom.dataset import Design, write_dataset
 from ddae_app.settings import Protocol
@@ -55,7 +56,7 @@ def write_model(path: Path, *, phantom: bool = True, protocol: Protocol | None =
     )
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        network = info.build()
+        network = build_network(info)
         for parameter in network.parameters():  # the last layers start at zero
             torch.nn.init.normal_(parameter, std=0.05)
     save_bundle(path, network, info)

@@ -9,8 +9,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from ddae_app.errors import ModelError
-from ddae_app.model.bundle import load_bundle, read_bundle_info, save_bundle
+from ddae_app.model.bundle import load_bundle, save_bundle
 from ddae_app.model.diffusion import decode_difference
+from ddae_app.model.info import read_bundle_info
 
 from .toy import CONFIG, condition, info, random_model
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from ddae_app.model.bundle import BundleInfo, SiteQuantiles, TrainingRecord
 from ddae_app.model.ddae import DDAE
 from ddae_app.model.encoders import Condition
+from ddae_app.model.info import BundleInfo, SiteQuantiles, TrainingRecord
 from ddae_app.model.presets import ModelConfig
 from ddae_app.settings import Protocol
 

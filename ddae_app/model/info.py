@@ -1,0 +1,177 @@
+"""What a model file says of itself: read without PyTorch, which takes memory and seconds."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+
+from ddae_app.errors import ModelError
+from ddae_app.model.presets import ModelConfig
+from ddae_app.model.records import from_json
+from ddae_app.settings import Protocol
+
+FORMAT_VERSION = 1
+"""Raised whenever an older program could no longer read a bundle correctly."""
+
+METADATA_KEY = 'ddae'
+MAX_METADATA = 4_000_000
+MAX_SITES = 1000
+ADVICE = 'give another model, or copy or train this one again'
+
+
+@dataclass(frozen=True)
+class SiteQuantiles:
+    """Brain intensities of each site, for figures.
+
+    Attributes
+    ----------
+    levels : tuple of float, length Q
+        Quantile levels, 0 to 1, of the non-zero pixels of one scan.
+    low, median, high : tuple of tuple of float, shape (S, Q)
+        25th, 50th and 75th percentile, across the site's scans, of each quantile.
+    """
+
+    levels: tuple[float, ...]
+    low: tuple[tuple[float, ...], ...]
+    median: tuple[tuple[float, ...], ...]
+    high: tuple[tuple[float, ...], ...]
+
+
+@dataclass(frozen=True)
+class TrainingRecord:
+    """How a model came about.
+
+    Attributes
+    ----------
+    dataset : str
+        Name of the training dataset.
+    scans_per_site : tuple of int, length S
+        Training scans, without those held out for validation.
+    seed : int
+    images_seen : int
+    train_loss, validation_loss : float or None
+        Last row of ``losses.tsv``; there is no validation loss if no subject was held out.
+    """
+
+    dataset: str
+    scans_per_site: tuple[int, ...]
+    seed: int
+    images_seen: int
+    train_loss: float | None
+    validation_loss: float | None
+
+
+@dataclass(frozen=True)
+class BundleInfo:
+    """Everything in a bundle but the weights.
+
+    Attributes
+    ----------
+    name : str
+    config : ModelConfig
+    sites : tuple of str, length S
+        In the order of the network's site codes.
+    age_mean, age_sd : float
+        Years.
+    protocol : Protocol
+        The preprocessing that the model expects of its input.
+    quantiles : SiteQuantiles
+    training : TrainingRecord
+    versions : dict of str
+        Of ``ddae-app`` and ``torch`` at training time.
+    phantom : bool
+        Trained on simulated images; no use for real ones.
+    notes : str
+        Licence and provenance, for people.
+
+    Raises
+    ------
+    ModelError
+        If the parts contradict each other or are out of range.
+    """
+
+    name: str
+    config: ModelConfig
+    sites: tuple[str, ...]
+    age_mean: float
+    age_sd: float
+    protocol: Protocol
+    quantiles: SiteQuantiles
+    training: TrainingRecord
+    versions: dict[str, str]
+    phantom: bool
+    notes: str = ''
+
+    def __post_init__(self) -> None:
+        n, q, size = len(self.sites), len(self.quantiles.levels), self.config.image_size
+        tables = (self.quantiles.low, self.quantiles.median, self.quantiles.high)
+        checks = {
+            f'{n} sites; 1 to {MAX_SITES} are allowed': 1 <= n <= MAX_SITES,
+            'site names that are empty or repeated': len({s for s in self.sites if s}) == n,
+            f'an age_sd of {self.age_sd}; it must be above 0': self.age_sd > 0,
+            f'slices of {self.protocol.slice_shape} for a network of {size}': (
+                tuple(self.protocol.slice_shape) == (size, size)
+            ),
+            'intensity quantiles that do not fit its sites': all(
+                len(table) == n and all(len(row) == q for row in table) for table in tables
+            ),
+            'scan counts that do not fit its sites': len(self.training.scans_per_site) == n,
+        }
+        for found, fine in checks.items():
+            if not fine:
+                raise ModelError(f'the model {self.name!r} has {found}')
+
+
+def read_bundle_info(path: str | os.PathLike) -> BundleInfo:
+    """Everything but the weights; reads only the head of the file.
+
+    Raises
+    ------
+    ModelError
+        If the file is missing, truncated, not a bundle, of another format version or
+        inconsistent; one line, with what to do.
+    """
+    path = Path(path)
+    with open_bundle(path, 'np') as file:
+        return parse_info(path, file.metadata() or {})
+
+
+def open_bundle(path: Path, framework: str):  # noqa: ANN201 - safetensors exports no type
+    """Open a safetensors file for the arrays of a framework, ``np`` or ``pt``."""
+    if not path.is_file():
+        raise ModelError(f'{path}: no such model file; check the path given as --model')
+    try:
+        return safe_open(path, framework=framework)
+    except (SafetensorError, OSError) as error:
+        raise ModelError(
+            f'{path}: not a safetensors file, or truncated ({error}); {ADVICE}'
+        ) from error
+
+
+def parse_info(path: Path, metadata: dict[str, str]) -> BundleInfo:
+    """Check the metadata of a bundle."""
+    text = metadata.get(METADATA_KEY)
+    if text is None:
+        raise ModelError(
+            f'{path}: safetensors, but not a ddae-app model (no {METADATA_KEY!r} metadata); '
+            'give a file written by ddae-app train'
+        )
+    try:
+        if len(text) > MAX_METADATA:
+            raise ModelError(f'metadata of {len(text)} bytes; at most {MAX_METADATA} are allowed')
+        header = json.loads(text)
+        version = header['format_version']
+        if version != FORMAT_VERSION:
+            raise ModelError(
+                f'format version {version}, but this ddae-app reads {FORMAT_VERSION}; '
+                'use the ddae-app that wrote the model, or train it again'
+            )
+        return from_json(BundleInfo, header['info'], 'info')
+    except ModelError as error:
+        raise ModelError(f'{path}: {error}') from error
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ModelError(f'{path}: metadata that cannot be read ({error!r}); {ADVICE}') from error
