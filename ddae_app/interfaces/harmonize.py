@@ -73,6 +73,7 @@ class Harmonize(SimpleInterface):
                 'target_distance_after': quality.quantile_distance(after, levels, reference),
             },
             'provenance': {
+                'SourceSiteKnown': inputs.source_site in harmonizer.sites,
                 'SamplingSteps': harmonizer.steps,
                 'LabelBlind': not harmonizer.use_covariates,
                 'Device': str(resolve_device(inputs.device)),

@@ -24,6 +24,9 @@ from ddae_app.reports.participant import (
 from ddae_app.settings import Settings
 from ddae_app.workflows.derivatives import harmonized_path, mask_path, preproc_path, slices_path
 
+USUAL_CORRELATION = 0.40
+"""Fifteen real scans registered at .44 to .56; less is worth a look, much less is refused."""
+
 FIGURES = {
     'registration': (
         'Registration',
@@ -144,7 +147,7 @@ def _scan_report(
             + f', on {facts["Device"]}',
         }
     measures = tuple(
-        Measure(name, f'{facts[name]:.4g}', meaning)
+        Measure(name, f'{facts[name]:.4g}', meaning, flagged=is_unusual(name, facts))
         for name, meaning in QC_MEANING.items()
         if isinstance(facts.get(name), float | int)
     )
@@ -153,7 +156,28 @@ def _scan_report(
         for desc, (title, caption) in FIGURES.items()
         if (output_dir / (path := scan.figure(desc, '.svg'))).is_file()
     )
-    return ScanReport(scan.stem, None, tuple(summary.items()), measures, pictures)
+    return ScanReport(
+        scan.stem, None, tuple(summary.items()), measures, pictures, _scan_warnings(facts)
+    )
+
+
+def is_unusual(name: str, facts: Mapping[str, Any]) -> bool:
+    """Whether somebody should look at a measure."""
+    if name == 'registration_correlation':
+        return facts[name] < USUAL_CORRELATION
+    if name == 'target_distance_after':
+        return facts[name] > facts['target_distance_before']
+    return False
+
+
+def _scan_warnings(facts: Mapping[str, Any]) -> tuple[str, ...]:
+    found = []
+    if not facts.get('SourceSiteKnown', True):
+        found.append(
+            'The model was not trained on the site of this scan: it was rendered from the null '
+            'site, which is less accurate.'
+        )
+    return tuple(found)
 
 
 def _warnings(settings: Settings, model: FoundModel | None) -> tuple[str, ...]:

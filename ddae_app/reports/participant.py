@@ -93,8 +93,6 @@ class ParticipantReport:
     scans : tuple of ScanReport
     methods : str
         Text for a paper; a blank line parts paragraphs.
-    command : str
-        Command line of the run.
     """
 
     participant: str
@@ -103,7 +101,6 @@ class ParticipantReport:
     warnings: tuple[str, ...]
     scans: tuple[ScanReport, ...]
     methods: str
-    command: str = ''
 
     @property
     def paragraphs(self) -> tuple[str, ...]:

@@ -255,6 +255,9 @@ def test_unknown_source_site_is_refused_alone(bids_dir, tmp_path):
     assert (tmp_path / 'out' / f'{ANAT}_desc-harmonized_T1w.nii.gz').is_file()
     agnostic = run(bids, tmp_path / 'out', *flags, '--unseen-site', 'agnostic')
     assert agnostic.returncode == 0, agnostic.stderr
+    known, unseen = ((tmp_path / 'out' / f'sub-{s}.html').read_text() for s in ('A01', 'B01'))
+    assert 'null site' not in known
+    assert 'null site' in unseen
 
 
 def test_a_phantom_model_refuses_sites_it_does_not_know(bids_dir, model, tmp_path):
