@@ -27,6 +27,8 @@ class PhantomSlices:
         Years.
     truth : np.ndarray, shape (N, H, W), float32, or None
         The same slices in the target site's scanner, without noise.
+    retest : np.ndarray, shape (N, H, W), float32, or None
+        The same slices as a real visit to the target site would show them, noise and all.
     """
 
     images: np.ndarray
@@ -36,6 +38,7 @@ class PhantomSlices:
     sex: np.ndarray
     subject: np.ndarray
     truth: np.ndarray | None
+    retest: np.ndarray | None
 
 
 def draw_slices(
@@ -84,15 +87,17 @@ def draw_slices(
     ]
     shape = (len(subjects), *points.shape[:-1])
     images, mask = np.zeros(shape, np.float32), np.zeros(shape, bool)
-    truth = None if target is None else np.zeros(shape, np.float32)
+    truth, retest = (None if target is None else np.zeros(shape, np.float32) for _ in range(2))
     in_scanner = points - np.array(BRAIN_CENTRE_MM)
     for n, subject in enumerate(subjects):
         tissues = subject.anatomy().tissues(points)
         rng = generator(seed, 'slice', subject.label)
         images[n] = render(scanners[subject.site], tissues, in_scanner, rng, bias_strength)
         mask[n] = sum(tissues[:3]) > 0.5
-        if truth is not None and target_scanner is not None:
+        if truth is not None and retest is not None and target_scanner is not None:
             truth[n] = render(target_scanner, tissues, in_scanner, None, bias_strength)
+            visit = generator(seed, 'retest', subject.label)
+            retest[n] = render(target_scanner, tissues, in_scanner, visit, bias_strength)
     return PhantomSlices(
         images=images,
         mask=mask,
@@ -101,4 +106,5 @@ def draw_slices(
         sex=np.array([subject.sex for subject in subjects]),
         subject=np.array([subject.label for subject in subjects]),
         truth=truth,
+        retest=retest,
     )

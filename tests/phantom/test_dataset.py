@@ -155,7 +155,7 @@ def test_slices_are_the_datasets_people(axial_slice):
     assert ((drawn.images > 0) <= drawn.mask).all()
     again = draw_slices(2, site_names(2), 0, axial_slice)
     np.testing.assert_array_equal(again.images, drawn.images)
-    assert again.truth is None
+    assert again.truth is None and again.retest is None
     tissues = people[0].anatomy().tissues(axial_slice)
     in_scanner = axial_slice - np.array(BRAIN_CENTRE_MM)
     expected = render(draw_scanner('PhantomB'), tissues, in_scanner, bias_strength=0.3)
@@ -165,6 +165,9 @@ def test_slices_are_the_datasets_people(axial_slice):
     scale = draw_scanner('PhantomB').scale
     assert np.abs(drawn.images[2:] - drawn.truth[2:])[own].mean() < 0.06 * scale
     assert np.abs(drawn.images[:2] - drawn.truth[:2])[other].mean() > 0.1 * scale
+    # A second visit is everybody's truth but for noise, and other noise than the first visit's.
+    assert 0 < np.abs(drawn.retest - drawn.truth)[drawn.mask].mean() < 0.06 * scale
+    assert not np.array_equal(drawn.retest[2:], drawn.images[2:])
 
 
 def test_refuses_a_folder_in_use(tmp_path, capsys):

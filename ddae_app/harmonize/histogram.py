@@ -1,0 +1,65 @@
+"""Histogram matching: each scan's brain intensities become the target site's typical ones."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ddae_app.errors import UsageError
+from ddae_app.harmonize.base import check_request
+from ddae_app.training.dataset import SliceData
+
+LEVELS = np.linspace(0, 1, 257)
+
+
+@dataclass(frozen=True)
+class HistogramMatching:
+    """A rising intensity curve per scan; knows no place, no tissue and no source site.
+
+    Attributes
+    ----------
+    sites : tuple of str
+    reference : np.ndarray, shape (S, Q)
+        Median over the site's scans of each intensity quantile (Nyul and Udupa 1999, with all
+        quantiles as landmarks).
+    """
+
+    sites: tuple[str, ...] = ()
+    reference: np.ndarray | None = None
+
+    def fit(self, data: SliceData) -> HistogramMatching:
+        """A copy that knows the sites of these slices."""
+        sites = np.array(data.sites)
+        own = np.stack([_quantiles(image) for image in data.images])
+        medians = [np.median(own[sites == site], axis=0) for site in data.site_names]
+        return HistogramMatching(data.site_names, np.stack(medians))
+
+    def transform(
+        self,
+        images: np.ndarray,
+        source_sites: str | Sequence[str],
+        target_site: str,
+        ages: Sequence[float] | None = None,
+        sexes: Sequence[str | None] | None = None,
+    ) -> np.ndarray:
+        """Render slices at the target site; see :class:`ddae_app.harmonize.base.Harmonizer`.
+
+        The source sites, ages and sexes play no part.
+        """
+        if self.reference is None:
+            raise UsageError('this histogram matching knows no sites yet; call fit first')
+        check_request(images, source_sites, target_site, self.sites)
+        reference = self.reference[self.sites.index(target_site)]
+        out = np.zeros_like(images)
+        for image, matched in zip(images, out, strict=True):
+            brain = image > 0
+            if brain.any():
+                matched[brain] = np.interp(image[brain], _quantiles(image), reference)
+        return out
+
+
+def _quantiles(image: np.ndarray) -> np.ndarray:
+    brain = image[image > 0]
+    return np.quantile(brain, LEVELS) if brain.size else np.zeros_like(LEVELS)
