@@ -22,12 +22,10 @@ demo: $(INSTALLED)
 	$(BIN)/ddae-app $(DEMO)/bids $(DEMO)/out participant -w $(DEMO)/work --skull-strip none --target-site PhantomA
 	@echo "Open in a browser: $$(ls $(DEMO)/out/sub-*.html | tail -n 1)"
 
-# The packaged model: other simulated people than the demo's, at the same simulated sites.
+# The packaged model: other simulated people than the demo's, in the same simulated scanners.
 demo-model: $(INSTALLED)
-	test -d $(DEMO)/train/bids || $(BIN)/ddae-phantom $(DEMO)/train/bids --sites 7 --subjects-per-site 14 --seed 1000
-	$(BIN)/ddae-app $(DEMO)/train/bids $(DEMO)/train/out train -w $(DEMO)/train/work --skull-strip none \
-	  --template MNI152NLin2009aSym --preset tiny --train-images 30000 --model-name phantom-tiny --device cpu --omp-nthreads 1
-	cp $(DEMO)/train/out/models/phantom-tiny.safetensors ddae_app/data/
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/quality.py $(DEMO)/quality --methods ddae
+	cp $(DEMO)/quality/seed-0/ddae/phantom-tiny.safetensors ddae_app/data/
 
 test: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile

@@ -107,6 +107,7 @@ class HarmonizeSettings:
     model: Path | None = None
     method: str = 'ddae'
     unseen_site: str = 'refuse'
+    keep_noise: bool = False
     stage: str = 'all'
     device: str = 'auto'
 

@@ -190,6 +190,13 @@ def _add_harmonization(parser: argparse.ArgumentParser) -> None:
     )
     _flag(
         group,
+        '--keep-noise',
+        action='store_true',
+        help='leave each scan its own noise; by default harmonized slices are denoised, because '
+        'noise tells the scanner',
+    )
+    _flag(
+        group,
         '--stage',
         choices=CHOICES['stage'],
         help='preproc: stop before the network, so that no GPU is needed; harmonize: start from '

@@ -14,8 +14,9 @@ import torch
 from ddae_app.errors import ModelError, UsageError
 from ddae_app.harmonize.base import check_request
 from ddae_app.harmonize.device import resolve_device
+from ddae_app.imaging.noise import noise_sd
 from ddae_app.model.bundle import Bundle, load_bundle, save_bundle
-from ddae_app.model.diffusion import decode_difference
+from ddae_app.model.diffusion import denoise_at_site, render_at_site
 from ddae_app.model.presets import PRESETS, Preset
 from ddae_app.settings import Protocol
 from ddae_app.training.dataset import SliceData, make_condition
@@ -35,10 +36,13 @@ class DDAEHarmonizer:
     bundle : Bundle, optional
         The trained model; :meth:`fit` or :meth:`load` supply it.
     steps : int
-        DDIM steps; there are three network evaluations per step and slice.
+        Noise levels; there are two network evaluations per level and slice.
     unseen_site : {'refuse', 'agnostic'}
         What to do with a source site that the model does not know: an error, or the code of an
         unknown site (the weakest point of the method: check the result).
+    keep_noise : bool
+        Whether to leave each scan the noise it has. By default the rendered slices are denoised as
+        much as they are noisy, those of the target site too: noise tells the scanner.
     use_covariates : bool
         Whether age and sex, where given, enter both decodes. By default they do not: a decoder
         that is told the age writes it into the image.
@@ -51,8 +55,9 @@ class DDAEHarmonizer:
     """
 
     bundle: Bundle | None = None
-    steps: int = 16
+    steps: int = 8
     unseen_site: str = 'refuse'
+    keep_noise: bool = False
     use_covariates: bool = False
     batch_size: int = 8
     device: str = 'auto'
@@ -131,14 +136,17 @@ class DDAEHarmonizer:
         for i in range(0, n, self.batch_size):
             rows = slice(i, i + self.batch_size)
             x = torch.tensor(images[rows], device=device)[:, None]
-            y = decode_difference(
-                bundle.model, x, source[rows].to(device), target[rows].to(device), self.steps
-            )
+            at_source, at_target = source[rows].to(device), target[rows].to(device)
+            y = render_at_site(bundle.model, x, at_source, at_target, self.steps)
+            if not self.keep_noise:
+                y = torch.where(x > 0, y, 0)
+                sd = torch.tensor([noise_sd(image) for image in y[:, 0].cpu().numpy()])
+                y = denoise_at_site(bundle.model, y, at_target, sd.to(y))
             parts.append(torch.where(x > 0, y.clamp(min=0), 0)[:, 0].cpu().numpy())
         return np.concatenate(parts) if parts else images.copy()
 
     def prepared(
-        self, *, unseen_site: str, batch_size: int, steps: int | None = None
+        self, *, unseen_site: str, keep_noise: bool, batch_size: int, steps: int | None = None
     ) -> DDAEHarmonizer:
         """A copy for one request; without `steps` it keeps its own.
 
@@ -149,6 +157,7 @@ class DDAEHarmonizer:
         return replace(
             self,
             unseen_site=unseen_site,
+            keep_noise=keep_noise,
             batch_size=batch_size,
             steps=steps or self.steps,
             use_covariates=dropout == 0,

@@ -23,6 +23,7 @@ class _HarmonizeInputSpec(BaseInterfaceInputSpec):
     source_site = traits.Str(mandatory=True, desc='where the scan was acquired')
     target_site = traits.Str(mandatory=True, desc='whose look it is given')
     unseen_site = traits.Enum('refuse', 'agnostic', usedefault=True)
+    keep_noise = traits.Bool(False, usedefault=True, desc='do not denoise')
     # NaN differs from itself, so that nipype would never find the step done.
     age = traits.Float(-1.0, usedefault=True, desc='years, negative if unknown')
     sex = traits.Enum('', 'M', 'F', usedefault=True)
@@ -50,6 +51,7 @@ class Harmonize(SimpleInterface):
         inputs = self.inputs
         harmonizer = DDAEHarmonizer.load(inputs.model, inputs.device).prepared(
             unseen_site=inputs.unseen_site,
+            keep_noise=inputs.keep_noise,
             batch_size=inputs.batch_size,
             steps=4 if inputs.sloppy else None,
         )
@@ -75,6 +77,7 @@ class Harmonize(SimpleInterface):
             'provenance': {
                 'SourceSiteKnown': inputs.source_site in harmonizer.sites,
                 'SamplingSteps': harmonizer.steps,
+                'Denoised': not inputs.keep_noise,
                 'LabelBlind': not harmonizer.use_covariates,
                 'Device': str(resolve_device(inputs.device)),
             },

@@ -143,6 +143,7 @@ def _scan_report(
             'Rendered as': facts['TargetSite'],
             'Model': f'{facts["ModelName"]}{phantom}, SHA-256 {facts["ModelSHA256"][:16]}',
             'Sampling': f'{facts["SamplingSteps"]} steps, '
+            + ('denoised, ' if facts['Denoised'] else 'noise kept, ')
             + ('age and sex not used' if facts['LabelBlind'] else 'age and sex used')
             + f', on {facts["Device"]}',
         }

@@ -160,6 +160,7 @@ def _workflow(
             model=model.path,
             target_site=settings.harmonize.target_site,
             unseen_site=settings.harmonize.unseen_site,
+            keep_noise=settings.harmonize.keep_noise,
             device=str(resolve_device(settings.harmonize.device)),
             batch_size=1 if settings.run.low_mem else BATCH_SIZE,
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from ddae_app.model.diffusion import noise_schedule
@@ -28,9 +29,16 @@ class DDAE(nn.Module):
     ----------
     alpha_bar : torch.Tensor, shape (T + 1,)
         The noise schedule; follows from ``config``, so it is not among the weights.
+    average : torch.Tensor, shape (n_sites + 1, 1, H, W)
+        Average image of each site, and last of an unknown one, brain in [0, 1]; 0.5 everywhere
+        where ``config.site_average`` is off.
+    deviation : torch.Tensor, shape ()
+        Root mean square distance of images from these; 0.5 where it is off.
     """
 
     alpha_bar: Tensor
+    average: Tensor
+    deviation: Tensor
 
     def __init__(
         self, config: ModelConfig, n_sites: int, age_mean: float = 0.0, age_sd: float = 1.0
@@ -42,19 +50,38 @@ class DDAE(nn.Module):
         self.condition = ConditionEncoder(config, n_sites, age_mean, age_sd)
         schedule = noise_schedule(config.schedule, config.timesteps)
         self.register_buffer('alpha_bar', schedule, persistent=False)
+        size = config.image_size
+        self.register_buffer('average', torch.full((n_sites + 1, 1, size, size), 0.5))
+        self.register_buffer('deviation', torch.tensor(0.5))
 
-    def encode(self, x_0: Tensor) -> Tensor:
-        """``z_u = s_phi(x_0)``.
+    def normalise(self, x: Tensor, site: Tensor) -> Tensor:
+        """Images as the networks see them.
 
         Parameters
         ----------
-        x_0 : torch.Tensor, shape (B, 1, H, W), range [-1, 1]
+        x : torch.Tensor, shape (B, 1, H, W), range [0, 1]
+        site : torch.Tensor, shape (B,), int64
+            As in :class:`~ddae_app.model.encoders.Condition`; -1 unknown.
+
+        Returns
+        -------
+        torch.Tensor, shape (B, 1, H, W)
+            Deviations from the average of the site, of about unit variance in the brain.
+        """
+        return (x - self.average[site]) / self.deviation
+
+    def encode(self, x: Tensor) -> Tensor:
+        """``z_u = s_phi(x)``; the site, which it must not tell, plays no part in what it sees.
+
+        Parameters
+        ----------
+        x : torch.Tensor, shape (B, 1, H, W), range [0, 1]
 
         Returns
         -------
         torch.Tensor, shape (B, z_u_dim)
         """
-        return self.semantic(x_0)
+        return self.semantic((x - self.average[-1:]) / self.deviation)
 
     def embed(self, condition: Condition) -> Tensor:
         """``z_k = f_psi(c)``, shape (B, z_k_dim)."""

@@ -1,6 +1,7 @@
 """The noise process and its deterministic reversal, as pure functions.
 
-Images are in [-1, 1] here, and time runs from 0 (clean) to T (noise): ``alpha_bar[0] = 1``.
+Images are normalised here (:meth:`ddae_app.model.ddae.DDAE.normalise`), and time runs from 0
+(clean) to T (noise): ``alpha_bar[0] = 1``.
 """
 
 from __future__ import annotations
@@ -15,6 +16,15 @@ from torch import Tensor
 if TYPE_CHECKING:
     from ddae_app.model.ddae import DDAE
     from ddae_app.model.encoders import Condition
+
+FIRST_NOISE = 3.0
+"""Noise level at which rendering starts, in deviations from the average of the site."""
+
+FIRST_NOISE_WITHOUT_AVERAGE = 20.0
+"""The same where the networks have to learn the average themselves, which takes more noise."""
+
+LAST_NOISE = 0.1
+RHO = 7.0
 
 Denoiser = Callable[[Tensor, int], tuple[Tensor, Tensor]]
 """Maps (x_t, t) to the clean image and the noise that it sees in x_t."""
@@ -133,14 +143,17 @@ def denoiser(model: DDAE, z_k: Tensor, z_u: Tensor) -> Denoiser:
 
 
 @torch.inference_mode()
-def decode_difference(
+def render_at_site(
     model: DDAE, x: Tensor, source: Condition, target: Condition, steps: int
 ) -> Tensor:
-    """The image plus what changes between its decodes under the source and under the target.
+    """The image plus what the model sees change between the source and the target.
 
-    ``z_u`` and ``x_T`` come from the source once. The error of the inversion is common to both
-    decodes and cancels, so the image keeps its own fine detail; not in the paper, which decodes
-    under the target alone.
+    The same noise is added to the image and to its rendering, and both are denoised, one as of the
+    source and one as of the target; what their clean images differ by moves the rendering. From
+    much noise to little, this follows the difference of two probability flows without inverting
+    either (FlowEdit: Kulikov et al. 2024, arXiv 2412.08629; here on a diffusion's clean images).
+    An error of the network that is common to both cancels, so the image keeps its own fine
+    detail. Not in the paper, which inverts under the source and decodes under the target.
 
     Parameters
     ----------
@@ -150,21 +163,73 @@ def decode_difference(
     source, target : Condition
         What ``x`` is known to be, and what it shall become.
     steps : int
-        DDIM steps; there are three evaluations per step and image.
+        Noise levels; there are two evaluations per level and image.
 
     Returns
     -------
     torch.Tensor, shape (B, 1, H, W)
         Not clipped. Exactly ``x`` where source and target agree.
     """
-    x_0 = 2 * x.clamp(0, 1) - 1
-    z_u, z_source, z_target = model.encode(x_0), model.embed(source), model.embed(target)
-    x_T = ddim_invert(denoiser(model, z_source, z_u), x_0, model.alpha_bar, steps)
-    # Both decodes in one batch: the weights are read once.
-    both = denoiser(model, torch.cat([z_source, z_target]), z_u.repeat(2, 1))
-    decoded = ddim_decode(both, x_T.repeat(2, 1, 1, 1), model.alpha_bar, steps)
-    from_source, from_target = decoded.chunk(2)
-    change = (from_target - from_source) / 2  # from [-1, 1] back to [0, 1]
+    seen = x.clamp(0, 1)
+    x_0, z_u = model.normalise(seen, source.site), model.encode(seen).repeat(2, 1)
+    z_source, z_target = model.embed(source), model.embed(target)
+    z_k = torch.cat([z_source, z_target])
+    first = FIRST_NOISE if model.config.site_average else FIRST_NOISE_WITHOUT_AVERAGE
+    times = noise_times(model.alpha_bar, first, LAST_NOISE, steps)
+    levels = [*(noise_level(model.alpha_bar[t]).item() for t in times), 0.0]
+    # Everybody gets the same noise, so that nothing depends on who else is in the batch.
+    generator = torch.Generator().manual_seed(0)
+    change = torch.zeros_like(x_0)
+    for t, now, after in zip(times, levels[:-1], levels[1:], strict=True):
+        noise = now * torch.randn(x.shape[1:], generator=generator).to(x.device)
+        noisy = torch.cat([x_0 + noise, x_0 + change + noise])
+        clean = denoiser(model, z_k, z_u)(model.alpha_bar[t].sqrt() * noisy, t)[0]
+        from_source, from_target = clean.chunk(2)
+        change = torch.lerp(from_target - from_source, change, after / now)
+    difference = model.deviation * change + model.average[target.site] - model.average[source.site]
     # Rounding may differ between the rows of a batch; where nothing changes, nothing may.
     same = (z_source == z_target).all(dim=1)
-    return x + change.masked_fill(same[:, None, None, None], 0)
+    return x + difference.masked_fill(same[:, None, None, None], 0)
+
+
+@torch.inference_mode()
+def denoise_at_site(model: DDAE, x: Tensor, target: Condition, noise_sd: Tensor) -> Tensor:
+    """What the model takes for the clean image, given that ``x`` has this much noise.
+
+    ``E[x_0 | x_t]`` at the time whose noise is that of the image itself; nothing is added.
+
+    Parameters
+    ----------
+    model : DDAE
+    x : torch.Tensor, shape (B, 1, H, W), range [0, 1]
+        Images that look like the target; what exceeds 1 is kept on top.
+    target : Condition
+    noise_sd : torch.Tensor, shape (B,)
+        Standard deviation of the noise in the units of ``x``; at 0 an image stays as it is.
+
+    Returns
+    -------
+    torch.Tensor, shape (B, 1, H, W)
+    """
+    seen = x.clamp(0, 1)
+    levels = noise_level(model.alpha_bar[1:])
+    t = (levels - (noise_sd / model.deviation)[:, None]).abs().argmin(dim=1) + 1
+    alpha_bar = model.alpha_bar[t][:, None, None, None]
+    x_t = alpha_bar.sqrt() * model.normalise(seen, target.site)
+    output = model(x_t, t, model.embed(target), model.encode(seen))
+    clean = split_prediction(model.config.prediction, output, x_t, alpha_bar)[0]
+    clean = model.deviation * clean + model.average[target.site]
+    return torch.where(noise_sd[:, None, None, None] > 0, clean + x - seen, x)
+
+
+def noise_level(alpha_bar: Tensor) -> Tensor:
+    """Standard deviation of the noise where the image's is 1: ``sqrt(1 / alpha_bar - 1)``."""
+    return ((1 - alpha_bar) / alpha_bar).sqrt()
+
+
+def noise_times(alpha_bar: Tensor, first: float, last: float, steps: int) -> list[int]:
+    """Times whose noise levels fall from `first` to `last` as in Karras et al. 2022, eq. 5."""
+    share = torch.linspace(0, 1, steps, device=alpha_bar.device)
+    wanted = (first ** (1 / RHO) + share * (last ** (1 / RHO) - first ** (1 / RHO))) ** RHO
+    levels = noise_level(alpha_bar[1:])
+    return [int((levels - level).abs().argmin()) + 1 for level in wanted]

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as nnf
 
 from ddae_app.model.presets import ModelConfig
-from ddae_app.model.unet import ResBlock, group_norm
+from ddae_app.model.unet import ResBlock, Stem, group_norm
 
 
 @dataclass(frozen=True)
@@ -65,9 +65,8 @@ class SemanticEncoder(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         widths = [config.channels * m for m in config.multipliers]
-        self.unshuffle = config.unshuffle
         self.normalise = config.z_u_noise > 0
-        self.stem = nn.Conv2d(config.unshuffle**2, widths[0], 3, padding=1)
+        self.stem = Stem(config, widths[0])
         self.blocks = nn.ModuleList(
             ResBlock(a, b) for a, b in zip([widths[0], *widths], widths, strict=False)
         )
@@ -75,8 +74,8 @@ class SemanticEncoder(nn.Module):
         self.head = nn.Linear(widths[-1], config.z_u_dim)
 
     def forward(self, x_0: Tensor) -> Tensor:
-        """``z_u``, shape (B, z_u_dim), of images (B, 1, H, W) in [-1, 1]."""
-        h = self.stem(nnf.pixel_unshuffle(x_0, self.unshuffle))
+        """``z_u``, shape (B, z_u_dim), of normalised images (B, 1, H, W)."""
+        h = self.stem(x_0)
         for block in self.blocks:
             h = nnf.avg_pool2d(block(h), 2)
         z_u = self.head(nnf.silu(self.norm(h)).mean(dim=(2, 3)))

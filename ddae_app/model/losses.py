@@ -22,7 +22,8 @@ def denoising_loss(
     Parameters
     ----------
     model : DDAE
-    x_0, noise : torch.Tensor, shape (B, 1, H, W), range of x_0 [-1, 1]
+    x_0, noise : torch.Tensor, shape (B, 1, H, W)
+        Normalised images, and noise of unit variance.
     z_k, z_u : torch.Tensor, shape (B, D)
     t : torch.Tensor, shape (B,), int64, range [1, T]
 
@@ -38,7 +39,7 @@ def denoising_loss(
 
 def training_loss(
     model: DDAE,
-    x_0: Tensor,
+    x: Tensor,
     view: Tensor,
     condition: Condition,
     hsic_weight: float,
@@ -49,14 +50,14 @@ def training_loss(
     Parameters
     ----------
     model : DDAE
-    x_0 : torch.Tensor, shape (B, 1, H, W), range [-1, 1]
-    view : torch.Tensor, shape (B, 1, H, W), range [-1, 1]
-        What the semantic encoder sees: ``x_0``, or the same anatomy in a random contrast.
+    x : torch.Tensor, shape (B, 1, H, W), range [0, 1]
+    view : torch.Tensor, shape (B, 1, H, W), range [0, 1]
+        What the semantic encoder sees: ``x``, or the same anatomy in a random contrast.
     condition : Condition
     hsic_weight : float
         0 leaves the penalty out.
     generator : torch.Generator
-        On the device of ``x_0``.
+        On the device of ``x``.
 
     Returns
     -------
@@ -64,7 +65,8 @@ def training_loss(
     """
     config = model.config
     z_u = model.encode(view)
-    z_k = model.embed(condition.dropped(config.condition_dropout, generator))
+    known = condition.dropped(config.condition_dropout, generator)
+    z_k, x_0 = model.embed(known), model.normalise(x, known.site)
     z_noisy = z_u + config.z_u_noise * _normal(z_u, generator)
     t = torch.randint(1, config.timesteps + 1, (len(x_0),), generator=generator, device=x_0.device)
     noise = _normal(x_0, generator)

@@ -120,6 +120,33 @@ class SelfAttention(nn.Module):
         return x + h.transpose(1, 2).reshape(x.shape)
 
 
+class Stem(nn.Module):
+    """First convolution of a network: pixels to channels, and where they lie.
+
+    In template space a place means something: bias fields and the average brain depend on it, and
+    convolutions alone cannot tell it.
+    """
+
+    grid: Tensor | None
+
+    def __init__(self, config: ModelConfig, width: int) -> None:
+        super().__init__()
+        self.unshuffle = config.unshuffle
+        side = torch.linspace(-1, 1, config.image_size // config.unshuffle)
+        y, x = torch.meshgrid(side, side, indexing='ij')
+        grid = torch.stack([y, x, x**2 + y**2])[None] if config.coordinates else None
+        self.register_buffer('grid', grid, persistent=False)
+        extra = 3 if config.coordinates else 0
+        self.conv = nn.Conv2d(config.unshuffle**2 + extra, width, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Feature maps of images, shape (B, 1, H, W)."""
+        h = nnf.pixel_unshuffle(x, self.unshuffle)
+        if self.grid is not None:
+            h = torch.cat([h, self.grid.expand(len(h), -1, -1, -1)], dim=1)
+        return self.conv(h)
+
+
 class UNet(nn.Module):
     """``eps_theta(x_t, t, z_k, z_u)``, or v, depending on the configuration.
 
@@ -139,7 +166,7 @@ class UNet(nn.Module):
         self.time = nn.Sequential(
             nn.Linear(config.channels, time_dim), nn.SiLU(), nn.Linear(time_dim, time_dim)
         )
-        self.stem = nn.Conv2d(pixels, widths[0], 3, padding=1)
+        self.stem = Stem(config, widths[0])
 
         def stage(c_in: int, c_out: int, size: int) -> nn.ModuleList:
             block = ResBlock(c_in, c_out, config.dropout, code_dims)
@@ -169,7 +196,7 @@ class UNet(nn.Module):
     def forward(self, x_t: Tensor, t: Tensor, z_k: Tensor, z_u: Tensor) -> Tensor:
         """The network's prediction, shape (B, 1, H, W); see :class:`~ddae_app.model.ddae.DDAE`."""
         codes = Codes(nnf.silu(self.time(time_embedding(t, self.channels))), z_k, z_u)
-        h = self.stem(nnf.pixel_unshuffle(x_t, self.unshuffle))
+        h = self.stem(x_t)
         skips = []
         for i, level in enumerate(self.down):
             h = nnf.avg_pool2d(h, 2) if i else h

@@ -23,6 +23,7 @@ from ddae_app.model.losses import denoising_loss, training_loss
 from ddae_app.model.presets import ModelConfig, TrainConfig
 from ddae_app.settings import Protocol
 from ddae_app.training.augment import random_contrast, random_position
+from ddae_app.training.averages import site_averages
 from ddae_app.training.checkpoint import TrainState, resume, save_checkpoint
 from ddae_app.training.dataset import SliceData, balanced_rows, site_quantiles, split_subjects
 
@@ -136,6 +137,10 @@ def train(
     with torch.random.fork_rng(devices=[device] if device.type == 'cuda' else []):
         torch.manual_seed(_seed(seed, 0, 'weights'))
         model = DDAE(model_config, len(data.site_names), **scale).to(device)
+        if model_config.site_average:
+            average, deviation = site_averages(data, train_rows)
+            model.average.copy_(torch.from_numpy(average)[:, None])
+            model.deviation.fill_(deviation)
         state = TrainState.fresh(model, train_config.learning_rate, train_config.weight_decay)
         checkpoint = out_dir / CHECKPOINT_NAME
         if checkpoint.exists():
@@ -201,13 +206,10 @@ def _step(
     x = random_position(x, config.rotation_degrees, config.shift_pixels, generator)
     view = random_contrast(x, generator) if model.config.encoder_augment else x
     condition = data.condition(rows).to(device)
-    warm = min(1.0, (step + 1) * config.batch_size / max(config.warmup_images, 1))
-    state.optimizer.param_groups[0]['lr'] = config.learning_rate * warm
+    state.optimizer.param_groups[0]['lr'] = _learning_rate(config, step)
     model.train()
     with torch.autocast(device.type, torch.bfloat16, enabled=device.type == 'cuda'):
-        loss = training_loss(
-            model, 2 * x - 1, 2 * view - 1, condition, config.hsic_weight, generator
-        )
+        loss = training_loss(model, x, view, condition, config.hsic_weight, generator)
     value = loss.item()
     if not math.isfinite(value):
         raise DdaeError(
@@ -227,6 +229,12 @@ def _step(
     return value
 
 
+def _learning_rate(config: TrainConfig, step: int) -> float:
+    warm = (step + 1) * config.batch_size / max(config.warmup_images, 1)
+    left = (config.steps - step) / max(config.steps * config.decay_fraction, 1)
+    return config.learning_rate * min(1.0, warm, left)
+
+
 @torch.inference_mode()
 def _validation_loss(
     model: DDAE, data: SliceData, rows: np.ndarray, seed: int, device: torch.device
@@ -241,11 +249,11 @@ def _validation_loss(
     # Evenly spread times, in an order that has nothing to do with the order of the images.
     times = (torch.randperm(n, generator=generator) * T) // n + 1
     for part in np.array_split(np.arange(n), math.ceil(n / 32)):
-        x_0 = 2 * data.batch(rows[part]) - 1
-        noise = torch.randn(x_0.shape, generator=generator)
-        x_0, noise, t = (v.to(device) for v in (x_0, noise, times[part]))
-        z_k = model.embed(data.condition(rows[part]).to(device))
-        losses.append(denoising_loss(model, x_0, z_k, model.encode(x_0), t, noise))
+        x, condition = data.batch(rows[part]), data.condition(rows[part]).to(device)
+        noise = torch.randn(x.shape, generator=generator)
+        x, noise, t = (v.to(device) for v in (x, noise, times[part]))
+        x_0, z_k = model.normalise(x, condition.site), model.embed(condition)
+        losses.append(denoising_loss(model, x_0, z_k, model.encode(x), t, noise))
     return torch.cat(losses).mean().item()
 
 

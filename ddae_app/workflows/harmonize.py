@@ -25,6 +25,7 @@ class HarmonizeRequest:
         Model bundle.
     target_site : str
     unseen_site : {'refuse', 'agnostic'}
+    keep_noise : bool
     device : str
         A torch device, resolved: ``cpu``, ``cuda`` or ``cuda:n``.
     batch_size : int
@@ -34,6 +35,7 @@ class HarmonizeRequest:
     model: Path
     target_site: str
     unseen_site: str
+    keep_noise: bool
     device: str
     batch_size: int
 
@@ -80,8 +82,14 @@ def init_harmonize_wf(
     workflow.__desc__ = (
         'Axial slices were re-rendered at the target site with a Disentangled Diffusion '
         'Autoencoder (Ijishakin, Lawry Aguila et al., 2024): the image plus the difference '
-        'between its decodings at the target and at its own site, from one inverted noise.'
+        'between what the model makes of it at the target and at its own site, under shared noise '
+        'that falls from level to level.'
     )
+    if not request.keep_noise:
+        workflow.__desc__ += (
+            ' The result was denoised by the same model, at the noise level measured in each slice '
+            '(Immerkaer, 1996).'
+        )
     inputnode = pe.Node(niu.IdentityInterface(fields=['t1w_preproc', 'mask']), name='inputnode')
     fields = ['slices', 'harmonized', 'slice_facts', 'qc', 'provenance']
     outputnode = pe.Node(niu.IdentityInterface(fields=fields), name='outputnode')
@@ -94,6 +102,7 @@ def init_harmonize_wf(
             source_site=covariates.site or 'n/a',
             target_site=request.target_site,
             unseen_site=request.unseen_site,
+            keep_noise=request.keep_noise,
             age=covariates.age if not math.isnan(covariates.age) else -1.0,
             sex=covariates.sex or '',
             sloppy=sloppy,

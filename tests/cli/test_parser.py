@@ -25,6 +25,7 @@ FLAGS = {
     '--model': (['m'], 'm'),
     '--method': (['ddae'], 'ddae'),
     '--unseen-site': (['agnostic'], 'agnostic'),
+    '--keep-noise': ([], True),
     '--stage': (['preproc'], 'preproc'),
     '--device': (['cuda:1'], 'cuda:1'),
     '--preset': (['tiny'], 'tiny'),

@@ -10,6 +10,7 @@ import torch
 from ddae_app.errors import ModelError, UsageError
 from ddae_app.harmonize.base import Harmonizer
 from ddae_app.harmonize.ddae import DDAEHarmonizer
+from ddae_app.imaging.noise import noise_sd
 from ddae_app.model.bundle import load_bundle
 
 from .toy import PRESET, PROTOCOL, anatomy, cohort, scan
@@ -47,7 +48,9 @@ def test_images_move_towards_the_truth_at_the_target(fitted, brains, source, tar
     assert rmse(after, truth) < 0.5 * rmse(before, truth)
 
 
-def test_source_equal_to_target_changes_nothing(fitted, images):
+def test_source_equal_to_target_changes_nothing_but_noise(fitted, images):
+    assert rmse(fitted.transform(images, 'A', 'A'), images) < 0.05
+    fitted = replace(fitted, keep_noise=True)
     assert np.array_equal(fitted.transform(images, 'A', 'A'), images)
     mixed = fitted.transform(images, ['A', 'B'] * 5, 'A')
     assert np.array_equal(mixed[::2], images[::2])
@@ -55,7 +58,7 @@ def test_source_equal_to_target_changes_nothing(fitted, images):
 
 
 def test_background_and_range(fitted, images):
-    bright = images.copy()
+    fitted, bright = replace(fitted, keep_noise=True), images.copy()
     bright[:, 16, 8] = 1.4
     out = fitted.transform(bright, 'A', 'B')
     assert (out[bright == 0] == 0).all()
@@ -63,6 +66,23 @@ def test_background_and_range(fitted, images):
     at_one = np.minimum(bright, 1)
     kept = out - fitted.transform(at_one, 'A', 'B')
     np.testing.assert_allclose(kept[:, 16, 8], 0.4, atol=1e-5)
+
+
+def test_rendered_slices_are_denoised_as_much_as_they_are_noisy(fitted, images, monkeypatch):
+    seen = []
+
+    def spy(model, x, target, noise_sd):
+        seen.append((x[:, 0].numpy(), noise_sd))
+        return 0.5 * x
+
+    monkeypatch.setattr('ddae_app.harmonize.ddae.denoise_at_site', spy)
+    out = fitted.transform(images, 'A', 'B')
+    kept = replace(fitted, keep_noise=True).transform(images, 'A', 'B')
+    rendered, sd = (np.concatenate(part) for part in zip(*seen, strict=True))
+    assert sd.tolist() == pytest.approx([noise_sd(image) for image in rendered])
+    assert (sd > 0).all()
+    np.testing.assert_allclose(np.maximum(rendered, 0), kept, atol=1e-6)
+    np.testing.assert_allclose(out, 0.5 * kept, atol=1e-6)
 
 
 def test_deterministic_and_independent_of_the_batch(fitted, images):
@@ -187,6 +207,6 @@ def test_a_missing_bundle_says_so(tmp_path):
 
 
 def test_nothing_is_negative(fitted, images, monkeypatch):
-    monkeypatch.setattr('ddae_app.harmonize.ddae.decode_difference', lambda _, x, *rest: x - 0.5)
-    out = fitted.transform(images, 'A', 'B')
+    monkeypatch.setattr('ddae_app.harmonize.ddae.render_at_site', lambda _, x, *rest: x - 0.5)
+    out = replace(fitted, keep_noise=True).transform(images, 'A', 'B')
     np.testing.assert_array_equal(out, np.where(images > 0, np.maximum(images - 0.5, 0), 0))

@@ -60,13 +60,25 @@ def test_validator_finds_nothing(done):
     assert issues == []
 
 
-def test_target_equal_to_source_changes_nothing(done):
-    before, after = (
-        np.asarray(nib.load(done / f'{ANAT}_desc-{desc}_T1w.nii.gz').dataobj)
-        for desc in ('slices', 'harmonized')
-    )
+def test_target_equal_to_source_changes_nothing_but_noise(done, bids_dir, model, tmp_path):
+    result = run(
+        bids_dir, tmp_path / 'out', 'participant', '--target-site', 'PhantomA', '--model', model,
+        '--keep-noise', '--stage', 'harmonize', '-d', f'ddae-app={done}', '-w', tmp_path / 'work',
+        '--participant-label', 'A01',
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    before, denoised = stacks(done)
     assert before.shape == (128, 128, 1)
-    assert np.array_equal(before, after)
+    assert not np.array_equal(before, denoised)
+    assert np.array_equal(*stacks(tmp_path / 'out'))
+
+
+def stacks(out):
+    """The slices of the first scan, before and after."""
+    return [
+        np.asarray(nib.load(out / f'{ANAT}_desc-{desc}_T1w.nii.gz').dataobj)
+        for desc in ('slices', 'harmonized')
+    ]
 
 
 def test_other_site_changes_brain_only(done):

@@ -65,9 +65,9 @@ def test_model_file_unusable(bids_dir, tmp_path, write, word, refused):
 def test_model_of_another_version(bids_dir, tmp_path, refused):
     path = write_model(tmp_path / 'model.safetensors')
     content = path.read_bytes()
-    old, new = b'\\"format_version\\":1', b'\\"format_version\\":9'
+    old, new = b'\\"format_version\\":2', b'\\"format_version\\":9'
     if old not in content:
-        old, new = b'\\"format_version\\": 1', b'\\"format_version\\": 9'
+        old, new = b'\\"format_version\\": 2', b'\\"format_version\\": 9'
     assert old in content
     path.write_bytes(content.replace(old, new))
     refused(

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from ddae_app.errors import ModelError
 from ddae_app.model.bundle import load_bundle, save_bundle
-from ddae_app.model.diffusion import decode_difference
+from ddae_app.model.diffusion import render_at_site
 from ddae_app.model.info import read_bundle_info
 
 from .toy import CONFIG, condition, info, random_model
@@ -44,8 +44,8 @@ def test_round_trip(bundle):
     assert len(loaded.sha256) == 64
     weights = model.state_dict()
     assert all(torch.equal(v, weights[k]) for k, v in loaded.model.state_dict().items())
-    out = decode_difference(model, torch.full((2, 1, 16, 16), 0.5), condition(), UNKNOWN, 3)
-    again = decode_difference(loaded.model, torch.full_like(out, 0.5), condition(), UNKNOWN, 3)
+    out = render_at_site(model, torch.full((2, 1, 16, 16), 0.5), condition(), UNKNOWN, 3)
+    again = render_at_site(loaded.model, torch.full_like(out, 0.5), condition(), UNKNOWN, 3)
     # Another memory layout, so another rounding.
     torch.testing.assert_close(again, out, atol=1e-4, rtol=0)
     assert not loaded.model.training
@@ -110,10 +110,10 @@ def test_another_programs_safetensors(tmp_path):
         load_bundle(path)
 
 
-@pytest.mark.parametrize('version', [0, 2, '1', None])
+@pytest.mark.parametrize('version', [1, 3, '2', None])
 def test_other_format_version(bundle, version):
     rewrite(bundle, lambda h: h.update(format_version=version))
-    with pytest.raises(ModelError, match=f'format version {version}, but this ddae-app reads 1'):
+    with pytest.raises(ModelError, match=f'format version {version}, but this ddae-app reads 2'):
         load_bundle(bundle)
 
 
@@ -146,7 +146,7 @@ def test_wrong_metadata(bundle, key, value):
 
 
 @pytest.mark.parametrize(
-    'header', ['[', '[]', '{}', 'NaN', '{"format_version": 1, "info": 3}', '[' * 100_000]
+    'header', ['[', '[]', '{}', 'NaN', '{"format_version": 2, "info": 3}', '[' * 100_000]
 )
 def test_unreadable_metadata(bundle, header):
     save_file(load_file(bundle), bundle, {'ddae': header})

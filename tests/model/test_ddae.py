@@ -8,10 +8,10 @@ import torch
 from ddae_app.errors import ModelError
 from ddae_app.model.bundle import save_bundle
 from ddae_app.model.ddae import DDAE
-from ddae_app.model.diffusion import ddim_decode, ddim_invert, decode_difference, denoiser
+from ddae_app.model.diffusion import render_at_site
 from ddae_app.model.losses import partial_hsic, training_loss
 from ddae_app.model.presets import PRESETS, ModelConfig, TrainConfig
-from ddae_app.model.unet import AdaptiveNorm, Codes
+from ddae_app.model.unet import AdaptiveNorm, Codes, Stem
 
 from .toy import CONFIG, condition, info, random_model
 
@@ -97,9 +97,9 @@ def test_condition_dropout_drops_groups_independently():
 def test_nothing_changes_when_source_is_target():
     x = torch.rand((2, 1, 16, 16), generator=torch.Generator().manual_seed(0)) * 1.2
     model = random_model()
-    assert torch.equal(decode_difference(model, x, condition(), condition(), 3), x)
+    assert torch.equal(render_at_site(model, x, condition(), condition(), 3), x)
     # One image of two: the other one still changes.
-    out = decode_difference(model, x, condition(), condition(site=(0, 0)), 3)
+    out = render_at_site(model, x, condition(), condition(site=(0, 0)), 3)
     assert torch.equal(out[0], x[0])
     assert (out[1] - x[1]).abs().max() > 1e-3
 
@@ -111,7 +111,7 @@ def test_values_above_one_are_kept():
     brighter[..., 5] = 1.5
     one = [condition((NAN,), (-1,), (s,)) for s in (0, 1)]
     model = random_model()
-    change = [decode_difference(model, v, *one, 3) - v for v in (x, brighter)]
+    change = [render_at_site(model, v, *one, 3) - v for v in (x, brighter)]
     torch.testing.assert_close(change[0], change[1], atol=1e-6, rtol=0)
 
 
@@ -188,17 +188,23 @@ def test_wrong_training_settings_are_refused():
         TrainConfig(batch_size=0)
 
 
-def test_the_difference_is_of_the_two_decodes():
-    x = torch.rand((2, 1, 16, 16), generator=torch.Generator().manual_seed(0))
-    model, source, target = random_model(), condition(site=(0, 0)), condition(site=(1, 1))
-    with torch.no_grad():
-        x_0, steps = 2 * x - 1, 4
-        z_u = model.encode(x_0)
-        at_source, at_target = (denoiser(model, model.embed(c), z_u) for c in (source, target))
-        x_T = ddim_invert(at_source, x_0, model.alpha_bar, steps)
-        a, b = (ddim_decode(d, x_T, model.alpha_bar, steps) for d in (at_source, at_target))
-    out = decode_difference(model, x, source, target, steps)
-    torch.testing.assert_close(out, x + (b - a) / 2, atol=1e-4, rtol=1e-4)
+@pytest.mark.parametrize('site_average', [False, True])
+def test_the_average_of_a_site_is_taken_off_and_put_back(site_average):
+    model = DDAE(replace(CONFIG, site_average=site_average), 2)  # untrained: all codes are alike
+    model.average[0], model.average[1], model.average[2] = 0.2, 0.6, 0.4
+    x = torch.full((2, 1, 16, 16), 0.3)
+    found = model.normalise(x, torch.tensor([1, -1]))
+    assert found[0].unique().tolist() == pytest.approx([-0.6])
+    assert found[1].unique().tolist() == pytest.approx([-0.2])
+    out = render_at_site(model, x, condition(site=(0, -1)), condition(site=(1, 1)), 3)
+    assert (out - x).mean(dim=(1, 2, 3)).tolist() == pytest.approx([0.4, 0.2], abs=1e-5)
+
+
+@pytest.mark.parametrize('told', [False, True])
+def test_coordinates_tell_places_apart(told):
+    stem = Stem(replace(CONFIG, coordinates=told), 8)
+    inner = stem(torch.zeros(1, 1, 16, 16))[0, :, 1:-1, 1:-1].flatten(1)
+    assert (inner.std(dim=1) > 1e-3).all() == told
 
 
 def test_nothing_changes_even_if_the_rows_of_a_batch_round_differently(monkeypatch):
@@ -211,7 +217,7 @@ def test_nothing_changes_even_if_the_rows_of_a_batch_round_differently(monkeypat
     monkeypatch.setattr(model.unet, 'forward', uneven)
     x = torch.full((1, 1, 16, 16), 0.5)
     one = condition((40.0,), (0,), (0,))
-    assert torch.equal(decode_difference(model, x, one, one, 3), x)
+    assert torch.equal(render_at_site(model, x, one, one, 3), x)
 
 
 def test_codes_modulate_in_the_published_order():

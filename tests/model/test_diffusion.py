@@ -1,17 +1,24 @@
 """The noise process, against identities and a data distribution whose denoiser is known."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
 from ddae_app.model.diffusion import (
     ddim_decode,
     ddim_invert,
+    denoise_at_site,
+    noise_level,
     noise_schedule,
+    noise_times,
     q_sample,
+    render_at_site,
     split_prediction,
     step_times,
     training_target,
 )
+from ddae_app.model.encoders import Condition
 
 MEAN, SD = 0.3, 0.5
 
@@ -102,3 +109,69 @@ def test_the_difference_cancels_the_error_of_inversion():
     at_a, at_b = (ddim_decode(d, x_T, alpha_bar, 16) for d in (site_a, site_b))
     plain, difference = (at_b - truth).abs().mean(), (x + at_b - at_a - truth).abs().mean()
     assert difference < plain / 2
+
+
+class Exact:
+    """The model that would be learnt from two sites whose pixels are Gaussian."""
+
+    config = SimpleNamespace(site_average=False, prediction='v')
+    deviation, average = torch.tensor(1.0), torch.zeros(3, 1, 1, 1)
+
+    def __init__(self, means, sds):
+        self.alpha_bar = noise_schedule('cosine', 1000)
+        self.means, self.sds = torch.tensor(means), torch.tensor(sds)
+
+    def normalise(self, x, site):
+        return x
+
+    def encode(self, x):
+        return torch.zeros(len(x), 1)
+
+    def embed(self, condition):
+        return condition.site[:, None].float()
+
+    def __call__(self, x_t, t, z_k, z_u):
+        rows = z_k[:, 0].long()
+        mean, sd = (v[rows][:, None, None, None] for v in (self.means, self.sds))
+        a = self.alpha_bar[t][:, None, None, None]
+        x_0 = mean + a.sqrt() * sd**2 * (x_t - a.sqrt() * mean) / (a * sd**2 + 1 - a)
+        noise = (x_t - a.sqrt() * x_0) / (1 - a).sqrt()
+        return a.sqrt() * noise - (1 - a).sqrt() * x_0
+
+
+@pytest.mark.parametrize('spread', [(0.5, 0.5), (0.5, 0.7)])
+def test_rendering_moves_one_gaussian_onto_another(spread):
+    """With exact denoisers of two Gaussians; the mean moves wholly, the spread in part."""
+    model = Exact((0.0, 0.4), spread)
+    x = torch.rand((1, 1, 8, 8), generator=torch.Generator().manual_seed(0))
+    at = [Condition(torch.zeros(1), torch.zeros(1), torch.tensor([site])) for site in (0, 1)]
+    out = render_at_site(model, x, *at, 64)
+    expected = 0.4 + x * spread[1] / spread[0]
+    mean_alone = x + 0.4
+    left = (mean_alone - expected).abs().mean()
+    assert (out - expected).abs().mean() < 0.01 + 0.5 * left
+    assert torch.equal(render_at_site(model, x, at[0], at[0], 8), x)
+
+
+def test_noise_times_fall_between_their_ends():
+    alpha_bar = noise_schedule('cosine', 1000)
+    times = noise_times(alpha_bar, 3.0, 0.1, 8)
+    levels = [noise_level(alpha_bar[t]).item() for t in times]
+    assert levels[0] == pytest.approx(3.0, rel=0.01)
+    assert levels[-1] == pytest.approx(0.1, rel=0.05)
+    assert times == sorted(times, reverse=True) and len(set(times)) == 8
+
+
+def test_denoising_is_the_posterior_mean_at_the_noise_of_each_image():
+    model, sd = Exact((0.0, 0.4), (0.5, 0.5)), torch.tensor([0.0, 0.2, 0.5])
+    x = torch.rand((3, 1, 8, 8), generator=torch.Generator().manual_seed(0))
+    at_b = Condition(torch.zeros(3), torch.zeros(3), torch.ones(3, dtype=torch.long))
+    out = denoise_at_site(model, x, at_b, sd)
+    kept = (0.25 / (0.25 + sd**2))[:, None, None, None]
+    torch.testing.assert_close(out, 0.4 + kept * (x - 0.4), atol=2e-3, rtol=0)
+    assert torch.equal(out[0], x[0])
+    brighter = x + 1
+    excess = denoise_at_site(model, brighter, at_b, sd) - denoise_at_site(
+        model, brighter.clamp(max=1), at_b, sd
+    )
+    torch.testing.assert_close(excess, brighter - 1, atol=1e-5, rtol=0)

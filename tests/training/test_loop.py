@@ -188,18 +188,18 @@ def test_no_known_age(tmp_path):
 def test_only_the_encoder_sees_another_contrast(tmp_path, monkeypatch, augmented):
     seen = []
 
-    def spy(model, x_0, view, *rest):
-        seen.append((x_0, view))
-        return training_loss(model, x_0, view, *rest)
+    def spy(model, x, view, *rest):
+        seen.append((x, view))
+        return training_loss(model, x, view, *rest)
 
     monkeypatch.setattr('ddae_app.training.loop.training_loss', spy)
     still = replace(TRAIN, images=8, rotation_degrees=0, shift_pixels=0)
     data = slices()
     train(data, replace(MODEL, encoder_augment=augmented), still, PROTOCOL, tmp_path)
-    x_0, view = seen[0]
-    assert torch.equal(x_0, view) != augmented
-    known = torch.from_numpy(2 * data.images - 1)
-    assert all(any(torch.equal(x[0], image) for image in known) for x in x_0)
+    images, view = seen[0]
+    assert torch.equal(images, view) != augmented
+    known = torch.from_numpy(data.images)
+    assert all(any(torch.equal(x[0], image) for image in known) for x in images)
 
 
 def test_every_step_draws_its_own_times_and_noise(tmp_path):

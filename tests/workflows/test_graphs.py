@@ -48,7 +48,9 @@ def build(tmp_path):
             preprocessing=Preprocessing(template, skull_strip, tmp_path, None, device)
             if preproc
             else None,
-            request=HarmonizeRequest(image, 'B', 'refuse', device, 4) if harmonize else None,
+            request=HarmonizeRequest(image, 'B', 'refuse', False, device, 4)
+            if harmonize
+            else None,
             reference={'levels': [0.0, 1.0]} if harmonize else None,
             omp_nthreads=2,
             sloppy=False,
