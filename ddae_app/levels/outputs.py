@@ -27,6 +27,9 @@ from ddae_app.workflows.derivatives import harmonized_path, mask_path, preproc_p
 USUAL_CORRELATION = 0.40
 """Fifteen real scans registered at .44 to .56; less is worth a look, much less is refused."""
 
+NOTABLE_DISTANCE = 0.01
+"""On the scale 0 to 1; scans of the target site itself move by about 0.0001."""
+
 FIGURES = {
     'registration': (
         'Registration',
@@ -167,7 +170,7 @@ def is_unusual(name: str, facts: Mapping[str, Any]) -> bool:
     if name == 'registration_correlation':
         return facts[name] < USUAL_CORRELATION
     if name == 'target_distance_after':
-        return facts[name] > facts['target_distance_before']
+        return facts[name] > facts['target_distance_before'] + NOTABLE_DISTANCE
     return False
 
 

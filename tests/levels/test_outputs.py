@@ -12,8 +12,8 @@ from ddae_app.levels.outputs import is_unusual
     [
         ('registration_correlation', 0.5, False),
         ('registration_correlation', 0.35, True),
-        ('target_distance_after', 0.05, False),
-        ('target_distance_after', 0.07, True),
+        ('target_distance_after', 0.065, False),
+        ('target_distance_after', 0.08, True),
         ('ssim', 0.1, False),
     ],
 )
