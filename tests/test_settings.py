@@ -39,7 +39,7 @@ FULL = Settings(
         source_site='Köln',
     ),
     preproc=PreprocSettings('none', Path('w'), 'T', Path('tf'), 'all', True),
-    harmonize=HarmonizeSettings('IXI', Path('m'), 'ddae', 'agnostic', 'preproc', 'cuda:1'),
+    harmonize=HarmonizeSettings('IXI', Path('m'), 'ddae', 'agnostic', True, 'preproc', 'cuda:1'),
     train=TrainSettings('tiny', 5, 'my-model'),
     run=RunSettings(
         Path('w'), True, 3, 2, 4000, True, Path('p.yml'), True, True, True, True, True, True, 2
