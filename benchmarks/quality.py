@@ -276,18 +276,20 @@ class Literal:
             source = make_condition(*told, [sites.index(s) for s in source_sites[rows]])
             target = make_condition(*told, [sites.index(target_site)] * len(x))
             with torch.inference_mode():
-                z_u = model.encode(x)
+                look = model.look(source.site)
+                common = model.to_common(x, look)
+                z_u = model.encode(common)
                 at_source, at_target = (
                     denoiser(model, model.embed(c), z_u) for c in (source, target)
                 )
-                x_0 = model.normalise(x, source.site)
+                x_0 = model.normalise(common, look)
                 x_T = (
                     torch.randn(x.shape, generator=generator)
                     if self.random
                     else ddim_invert(at_source, x_0, model.alpha_bar, self.steps)
                 )
                 y = ddim_decode(at_target, x_T, model.alpha_bar, self.steps)
-                y = y * model.deviation + model.average[target.site]
+                y = model.restore(y, model.look(target.site))
             parts.append(torch.where(x > 0, y.clamp(min=0), 0)[:, 0].numpy())
         return np.concatenate(parts)
 
@@ -324,8 +326,9 @@ def ddae(**changes: object) -> Method:
 def literal(random: bool) -> Method:
     """Everything off that is not in the paper; the network is of preset tiny's size."""
     off = {
-        'site_average': False, 'coordinates': False, 'encoder_augment': False, 'z_u_noise': 0.0,
-        'z_u_dim': 512, 'condition_dropout': 0.0, 'schedule': 'linear', 'prediction': 'epsilon',
+        'site_curve': False, 'site_average': False, 'coordinates': False, 'noise_corrected': False,
+        'encoder_augment': False, 'z_u_noise': 0.0, 'z_u_dim': 512, 'condition_dropout': 0.0,
+        'schedule': 'linear', 'prediction': 'epsilon',
     }  # fmt: skip
     return fitted(
         lambda bench, folder, images: Literal(
@@ -346,7 +349,9 @@ METHODS: dict[str, Method] = {
     'literal-inversion': literal(random=False),
     'literal-random': literal(random=True),
     'ddae': ddae(),
+    'ddae-without-site-curve': ddae(site_curve=False),
     'ddae-without-site-average': ddae(site_average=False),
+    'ddae-without-noise-correction': ddae(noise_corrected=False),
     'ddae-without-coordinates': ddae(coordinates=False),
     'ddae-without-encoder-augmentation': ddae(encoder_augment=False),
     'ddae-without-noise-on-z_u': ddae(z_u_noise=0.0),

@@ -17,7 +17,7 @@ CHOICES = {
     'skull_strip': ('hd-bet', 'template', 'none'),
     'slices': ('medial', 'all'),
     'method': ('ddae',),
-    'unseen_site': ('refuse', 'agnostic'),
+    'unseen_site': ('refuse', 'agnostic', 'adapt'),
     'stage': ('all', 'preproc', 'harmonize'),
     'preset': ('tiny', 'base', 'paper'),
 }

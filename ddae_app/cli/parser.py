@@ -185,8 +185,9 @@ def _add_harmonization(parser: argparse.ArgumentParser) -> None:
         group,
         '--unseen-site',
         choices=CHOICES['unseen_site'],
-        help='a scan from a site that the model does not know: refuse it, or harmonize it as '
-        'from an unknown site, which is less accurate (default: refuse)',
+        help='a scan from a site that the model does not know: refuse it; or take its look from '
+        'the scan alone, which costs some of what tells people apart (agnostic); or from all '
+        'preprocessed scans of its site, five people at least (adapt) (default: refuse)',
     )
     _flag(
         group,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
@@ -14,15 +14,18 @@ import torch
 from ddae_app.errors import ModelError, UsageError
 from ddae_app.harmonize.base import check_request
 from ddae_app.harmonize.device import resolve_device
+from ddae_app.harmonize.models import FEWEST_PEOPLE, too_few_to_adapt
 from ddae_app.imaging.noise import noise_sd
 from ddae_app.model.bundle import Bundle, load_bundle, save_bundle
 from ddae_app.model.diffusion import denoise_at_site, render_at_site
+from ddae_app.model.looks import Look
 from ddae_app.model.presets import PRESETS, Preset
 from ddae_app.settings import Protocol
 from ddae_app.training.dataset import SliceData, make_condition
+from ddae_app.training.looks import measure_look
 from ddae_app.training.loop import train
 
-UNSEEN_SITE = ('refuse', 'agnostic')
+UNSEEN_SITE = ('refuse', 'agnostic', 'adapt')
 
 
 @dataclass(frozen=True)
@@ -37,9 +40,12 @@ class DDAEHarmonizer:
         The trained model; :meth:`fit` or :meth:`load` supply it.
     steps : int
         Noise levels; there are two network evaluations per level and slice.
-    unseen_site : {'refuse', 'agnostic'}
-        What to do with a source site that the model does not know: an error, or the code of an
-        unknown site (the weakest point of the method: check the result).
+    unseen_site : {'refuse', 'agnostic', 'adapt'}
+        What to do with a source site that the model does not know: an error; or the code of an
+        unknown site, and the look of each scan by itself, at the price of some of what tells
+        people apart; or the look of the site, which :meth:`adapted` measures from its scans.
+    looks : mapping of str to Look
+        Sites that :meth:`adapted` measured.
     keep_noise : bool
         Whether to leave each scan the noise it has. By default the rendered slices are denoised as
         much as they are noisy, those of the target site too: noise tells the scanner.
@@ -57,6 +63,7 @@ class DDAEHarmonizer:
     bundle: Bundle | None = None
     steps: int = 8
     unseen_site: str = 'refuse'
+    looks: Mapping[str, Look] = field(default_factory=dict)
     keep_noise: bool = False
     use_covariates: bool = False
     batch_size: int = 8
@@ -137,13 +144,40 @@ class DDAEHarmonizer:
             rows = slice(i, i + self.batch_size)
             x = torch.tensor(images[rows], device=device)[:, None]
             at_source, at_target = source[rows].to(device), target[rows].to(device)
-            y = render_at_site(bundle.model, x, at_source, at_target, self.steps)
+            look = self._looks(images[rows], sources[rows])
+            y = render_at_site(bundle.model, x, at_source, at_target, self.steps, look)
             if not self.keep_noise:
                 y = torch.where(x > 0, y, 0)
-                sd = torch.tensor([noise_sd(image) for image in y[:, 0].cpu().numpy()])
+                common = bundle.model.to_common(y, bundle.model.look(at_target.site))
+                sd = torch.tensor([noise_sd(image) for image in common[:, 0].cpu().numpy()])
                 y = denoise_at_site(bundle.model, y, at_target, sd.to(y))
             parts.append(torch.where(x > 0, y.clamp(min=0), 0)[:, 0].cpu().numpy())
         return np.concatenate(parts) if parts else images.copy()
+
+    def adapted(self, images: np.ndarray, site: str, subjects: Sequence[str]) -> DDAEHarmonizer:
+        """A copy that also knows how a site looks which the model was not trained on.
+
+        Nothing is trained. :func:`ddae_app.training.looks.measure_look` takes the mean of the
+        site's scans for its look, so they should be of people like those of the training sites.
+
+        Parameters
+        ----------
+        images : np.ndarray, shape (N, H, W), float32, range [0, 1]
+            Slices of the site.
+        site : str
+        subjects : sequence of str, length N
+            Whose they are.
+
+        Raises
+        ------
+        UsageError
+            If they are of fewer than ``FEWEST_PEOPLE`` people.
+        """
+        people = len(set(subjects))
+        if people < FEWEST_PEOPLE:
+            raise UsageError(too_few_to_adapt(site, people))
+        look = measure_look(self._fitted().model, images, people)
+        return replace(self, looks={**self.looks, site: look})
 
     def prepared(
         self, *, unseen_site: str, keep_noise: bool, batch_size: int, steps: int | None = None
@@ -204,9 +238,30 @@ class DDAEHarmonizer:
         if unseen and self.unseen_site == 'refuse':
             raise UsageError(
                 f'source site {", ".join(unseen)} was not seen in training; the model knows '
-                f'{", ".join(known)}; give --source-site, or --unseen-site agnostic'
+                f'{", ".join(known)}; give --source-site, or --unseen-site agnostic or adapt'
+            )
+        unmeasured = sorted(set(unseen) - set(self.looks))
+        if unmeasured and self.unseen_site == 'adapt':
+            raise UsageError(
+                f'source site {", ".join(unmeasured)} was not seen in training, nor were its '
+                'scans given to adapt to; give them, or --unseen-site agnostic'
             )
         return [known.index(s) if s in known else -1 for s in sources]
+
+    def _looks(self, images: np.ndarray, sources: Sequence[str]) -> Look:
+        """How each image looks, by its site or, where that is unknown, by itself."""
+        model, known, looks = self._fitted().model, self.sites, []
+        for image, source in zip(images, sources, strict=True):
+            if source in known:
+                site = torch.tensor([known.index(source)], device=model.alpha_bar.device)
+                looks.append(model.look(site))
+            elif self.unseen_site == 'adapt':
+                looks.append(self.looks[source])
+            else:
+                looks.append(measure_look(model, image[None], 1))
+        return Look(
+            torch.cat([look.curve for look in looks]), torch.cat([look.average for look in looks])
+        )
 
     def _check_null_tokens(
         self, ages: Sequence[float], sexes: Sequence[str | None], sites: Sequence[int]

@@ -16,6 +16,10 @@ PHANTOM_MODEL = 'phantom-tiny.safetensors'
 """The packaged model, trained on simulated scanners by ``make demo-model``."""
 
 
+FEWEST_PEOPLE = 5
+"""With fewer, the look of a site is worse known from its scans than from each scan itself."""
+
+
 @dataclass(frozen=True)
 class FoundModel:
     """A model and where it was found.
@@ -86,6 +90,15 @@ def check_target(model: FoundModel, target_site: str | None) -> str:
             f'--target-site {found}; {model.info.name!r} knows {", ".join(model.info.sites)}'
         )
     return target_site
+
+
+def too_few_to_adapt(site: str, people: int) -> str:
+    """Why ``--unseen-site adapt`` cannot be done for a site."""
+    return (
+        f'site {site} is unknown to the model, and --unseen-site adapt needs preprocessed scans '
+        f'of {FEWEST_PEOPLE} of its people, {people} are there; preprocess more of them, or give '
+        '--unseen-site agnostic'
+    )
 
 
 def check_protocol(model: FoundModel, template: str | None, slices: str | None) -> Protocol:

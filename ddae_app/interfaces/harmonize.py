@@ -10,11 +10,14 @@ from nipype.interfaces.base import (
     File,
     SimpleInterface,
     TraitedSpec,
+    isdefined,
     traits,
 )
 
 from ddae_app.harmonize.device import resolve_device
 from ddae_app.imaging import quality, volumes
+from ddae_app.imaging.grid import model_grid
+from ddae_app.imaging.slices import training_slices
 
 
 class _HarmonizeInputSpec(BaseInterfaceInputSpec):
@@ -22,7 +25,10 @@ class _HarmonizeInputSpec(BaseInterfaceInputSpec):
     model = File(exists=True, mandatory=True, desc='model bundle')
     source_site = traits.Str(mandatory=True, desc='where the scan was acquired')
     target_site = traits.Str(mandatory=True, desc='whose look it is given')
-    unseen_site = traits.Enum('refuse', 'agnostic', usedefault=True)
+    unseen_site = traits.Enum('refuse', 'agnostic', 'adapt', usedefault=True)
+    site_scans = traits.List(File(exists=True), desc='preprocessed scans of an unseen site')
+    site_masks = traits.List(File(exists=True), desc='their brain masks')
+    site_people = traits.List(traits.Str, desc='whose they are')
     keep_noise = traits.Bool(False, usedefault=True, desc='do not denoise')
     # NaN differs from itself, so that nipype would never find the step done.
     age = traits.Float(-1.0, usedefault=True, desc='years, negative if unknown')
@@ -55,6 +61,8 @@ class Harmonize(SimpleInterface):
             batch_size=inputs.batch_size,
             steps=4 if inputs.sloppy else None,
         )
+        if isdefined(inputs.site_scans):
+            harmonizer = self._adapted(harmonizer)
         image = volumes.read(inputs.in_file)
         before = np.ascontiguousarray(np.moveaxis(np.asarray(image.dataobj), 2, 0))
         after = harmonizer.transform(
@@ -76,6 +84,7 @@ class Harmonize(SimpleInterface):
             },
             'provenance': {
                 'SourceSiteKnown': inputs.source_site in harmonizer.sites,
+                'ScansAdaptedTo': len(inputs.site_scans) if isdefined(inputs.site_scans) else 0,
                 'SamplingSteps': harmonizer.steps,
                 'Denoised': not inputs.keep_noise,
                 'LabelBlind': not harmonizer.use_covariates,
@@ -83,3 +92,15 @@ class Harmonize(SimpleInterface):
             },
         }
         return runtime
+
+    def _adapted(self, harmonizer):
+        """The harmoniser, knowing how the site of the scan looks from others of its scans."""
+        inputs, protocol = self.inputs, harmonizer.bundle.info.protocol
+        grid, stacks, people = model_grid(protocol.template, protocol.grid), [], []
+        for scan, mask, person in zip(
+            inputs.site_scans, inputs.site_masks, inputs.site_people, strict=True
+        ):
+            image, brain = (np.asarray(volumes.read(file).dataobj) for file in (scan, mask))
+            stacks.append(training_slices(image, brain > 0, grid, protocol))
+            people += [person] * len(stacks[-1])
+        return harmonizer.adapted(np.concatenate(stacks), inputs.source_site, people)

@@ -177,9 +177,11 @@ def is_unusual(name: str, facts: Mapping[str, Any]) -> bool:
 def _scan_warnings(facts: Mapping[str, Any]) -> tuple[str, ...]:
     found = []
     if not facts.get('SourceSiteKnown', True):
+        scans = facts.get('ScansAdaptedTo', 0)
+        look = f'{scans} scans of the site' if scans else 'this scan alone'
         found.append(
-            'The model was not trained on the site of this scan: it was rendered from the null '
-            'site, which is less accurate.'
+            'The model was not trained on the site of this scan: how the site looks was measured '
+            f'from {look}, and what people there differ in may have been taken for it.'
         )
     return tuple(found)
 

@@ -13,7 +13,14 @@ from ddae_app.bids.dataset import write_description
 from ddae_app.bids.names import Scan
 from ddae_app.files import remove_leftovers, write_atomically
 from ddae_app.harmonize.device import resolve_device
-from ddae_app.harmonize.models import FoundModel, check_protocol, check_target, find_model
+from ddae_app.harmonize.models import (
+    FEWEST_PEOPLE,
+    FoundModel,
+    check_protocol,
+    check_target,
+    find_model,
+    too_few_to_adapt,
+)
 from ddae_app.levels.execution import run_workflow
 from ddae_app.levels.outputs import outputs_missing, write_results
 from ddae_app.levels.preparation import (
@@ -22,15 +29,20 @@ from ddae_app.levels.preparation import (
     find_preprocessed,
     output_space,
     prepare_preprocessing,
+    preprocess_missing,
+    scans_by_site,
     select_scans,
 )
 from ddae_app.settings import Protocol, Settings
-from ddae_app.workflows.harmonize import HarmonizeRequest
+from ddae_app.workflows.harmonize import HarmonizeRequest, SiteScan
 from ddae_app.workflows.participant import ScanPlan, init_participant_wf, methods
 
 log = logging.getLogger('ddae_app')
 
 BATCH_SIZE = 16
+
+MOST_SITE_SCANS = 40
+"""The look of a site does not get better by more."""
 
 
 def run_participant(settings: Settings, log_dir: Path, default_model: Path | None) -> int:
@@ -71,7 +83,14 @@ def run_participant(settings: Settings, log_dir: Path, default_model: Path | Non
     write_description(settings.output_dir, settings.bids_dir)
     if settings.run.reports_only:
         return _finish(settings, scans, cohort, space, model, {}, '', log_dir)
-    plans, failures = plan_scans(settings, scans, cohort, space, model)
+    unprepared, mates = {}, None
+    if model and settings.harmonize.unseen_site == 'adapt' and not settings.run.boilerplate_only:
+        if settings.harmonize.stage != 'harmonize':
+            unprepared = preprocess_missing(settings, scans, cohort, space, log_dir)
+        mates = scans_by_site(settings, space)
+    todo = [scan for scan in scans if scan not in unprepared]
+    plans, failures = plan_scans(settings, todo, cohort, space, model, mates)
+    failures |= unprepared
     workflow, text = _workflow(settings, plans, space, model)
     write_atomically(log_dir / 'CITATION.md', text + '\n')
     if settings.run.boilerplate_only:
@@ -101,17 +120,28 @@ def plan_scans(
     cohort: Cohort,
     space: sidecars.Space,
     model: FoundModel | None,
+    mates: Mapping[str, Sequence[SiteScan]] | None = None,
 ) -> tuple[list[ScanPlan], dict[Scan, str]]:
-    """What is to be done for each scan, and why not for the others."""
+    """What is to be done for each scan, and why not for the others.
+
+    `mates` are the preprocessed scans of each site, where a site's look is taken from them.
+    """
     roots = derivative_roots(settings)
     asked = settings.harmonize
     plans, failures = [], {}
     for scan in scans:
         covariates = cohort[scan]
-        if model and (refusal := _refusal(model, covariates.site, asked.unseen_site)):
-            failures[scan] = refusal
-            continue
-        search = roots if asked.stage == 'harmonize' else roots[1:]
+        unseen = model is not None and covariates.site not in model.info.sites
+        of_site: tuple[SiteScan, ...] = ()
+        if model and unseen:
+            site = covariates.site
+            if mates is not None and site is not None:
+                of_site = _evenly(mates.get(site, ()), MOST_SITE_SCANS)
+            people = len({mate.participant for mate in of_site}) if mates is not None else None
+            if refusal := _refusal(model, site, asked.unseen_site, people):
+                failures[scan] = refusal
+                continue
+        search = roots if asked.stage == 'harmonize' or mates is not None else roots[1:]
         preprocessed = find_preprocessed(scan, space, search)
         if asked.stage == 'harmonize' and preprocessed is None:
             failures[scan] = (
@@ -126,26 +156,38 @@ def plan_scans(
                 facts, covariates, asked.target_site, asked.unseen_site, settings.random_seed
             )
         raw = sidecars.raw_uri(scan, settings.bids_dir)
-        plans.append(ScanPlan(scan, covariates, raw, preprocessed, harmonization))
+        plans.append(ScanPlan(scan, covariates, raw, preprocessed, harmonization, of_site))
     return plans, failures
 
 
-def _refusal(model: FoundModel, site: str | None, unseen_site: str) -> str | None:
-    """Why a scan from this site cannot be harmonised; None if it can."""
-    if site in model.info.sites:
-        return None
+def _refusal(
+    model: FoundModel, site: str | None, unseen_site: str, people: int | None
+) -> str | None:
+    """Why a scan from a site that the model does not know cannot be harmonised, if so.
+
+    `people` counts those whose scans can show the look of the site; None if nobody asked.
+    """
     found = f'source site {site or "n/a"} is unknown to {model.info.name!r}'
     if model.info.phantom:
         return (
             f'{found}, which is a phantom model: it knows simulated scanners only; train a model '
             'on your data (ddae-app BIDS_DIR OUTPUT_DIR train)'
         )
+    if unseen_site == 'adapt' and site:
+        enough = people is None or people >= FEWEST_PEOPLE
+        return None if enough else too_few_to_adapt(site, people or 0)
     if unseen_site == 'agnostic':
         return None
     return (
         f'{found} (it knows {", ".join(model.info.sites)}); give --source-site, '
-        '--unseen-site agnostic, or a model trained with this site'
+        '--unseen-site agnostic or adapt, or a model trained with this site'
     )
+
+
+def _evenly(scans: Sequence[SiteScan], most: int) -> tuple[SiteScan, ...]:
+    """At most so many, spread over all."""
+    step = max(len(scans) / most, 1)
+    return tuple(scans[int(i * step)] for i in range(min(len(scans), most)))
 
 
 def _workflow(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from ddae_app.bids import sidecars
@@ -14,9 +16,11 @@ from ddae_app.errors import TemplateError, UsageError, WeightsError
 from ddae_app.harmonize.device import resolve_device
 from ddae_app.imaging.brain import check_weights
 from ddae_app.imaging.templates import TEMPLATES, load_template, write_template
-from ddae_app.settings import Protocol, Settings
+from ddae_app.levels.execution import run_workflow
+from ddae_app.settings import Protocol, SelectSettings, Settings
 from ddae_app.workflows.derivatives import mask_path, preproc_path
-from ddae_app.workflows.participant import Preprocessing
+from ddae_app.workflows.harmonize import SiteScan
+from ddae_app.workflows.participant import Preprocessing, ScanPlan, init_participant_wf
 
 log = logging.getLogger('ddae_app')
 
@@ -30,15 +34,7 @@ def select_scans(settings: Settings) -> tuple[list[Scan], Cohort]:
         See :mod:`ddae_app.bids`.
     """
     select = settings.select
-    scans = find_scans(
-        settings.bids_dir,
-        Selection(
-            participants=select.participant_label,
-            sessions=select.session_label,
-            filters=read_filters(select.bids_filter_file) if select.bids_filter_file else {},
-            database=select.bids_database_dir,
-        ),
-    )
+    scans = find_scans(settings.bids_dir, _selection(select))
     if not select.skip_bids_validation:
         validate_input(settings.bids_dir, scans)
     cohort = read_cohort(
@@ -49,6 +45,15 @@ def select_scans(settings: Settings) -> tuple[list[Scan], Cohort]:
     )
     log.info(cohort.summary(scans))
     return scans, cohort
+
+
+def _selection(select: SelectSettings) -> Selection:
+    return Selection(
+        participants=select.participant_label,
+        sessions=select.session_label,
+        filters=read_filters(select.bids_filter_file) if select.bids_filter_file else {},
+        database=select.bids_database_dir,
+    )
 
 
 def check_sites_known(settings: Settings, cohort: Cohort) -> None:
@@ -142,3 +147,51 @@ def derivative_roots(settings: Settings) -> list[Path]:
             )
         roots.append(Path(path))
     return roots
+
+
+def preprocess_missing(
+    settings: Settings,
+    scans: Sequence[Scan],
+    cohort: Cohort,
+    space: sidecars.Space,
+    log_dir: Path,
+) -> dict[Scan, str]:
+    """Preprocess the scans that are not yet, and say why each that failed did."""
+    roots = derivative_roots(settings)
+    plans = [
+        ScanPlan(scan, cohort[scan], sidecars.raw_uri(scan, settings.bids_dir), None, None)
+        for scan in scans
+        if find_preprocessed(scan, space, roots) is None
+    ]
+    log.info('%d of %d T1w are preprocessed already', len(scans) - len(plans), len(scans))
+    if not plans:
+        return {}
+    workflow = init_participant_wf(
+        plans,
+        output_dir=settings.output_dir,
+        space=space,
+        preprocessing=prepare_preprocessing(settings, space.protocol),
+        request=None,
+        reference=None,
+        omp_nthreads=settings.run.omp_nthreads,
+        sloppy=settings.preproc.sloppy,
+    )
+    return run_workflow(workflow, [plan.scan for plan in plans], settings.run, log_dir)
+
+
+def scans_by_site(settings: Settings, space: sidecars.Space) -> dict[str, list[SiteScan]]:
+    """Every preprocessed scan of the dataset by its site, those of other participants too."""
+    roots, found = derivative_roots(settings), dict[str, list[SiteScan]]()
+    everybody = replace(settings.select, participant_label=(), session_label=())
+    scans = find_scans(settings.bids_dir, _selection(everybody))
+    cohort = read_cohort(
+        settings.bids_dir,
+        scans,
+        site_column=settings.select.site_column,
+        source_site=settings.select.source_site,
+    )
+    for scan in scans:
+        files = find_preprocessed(scan, space, roots)
+        if files and (site := cohort[scan].site):
+            found.setdefault(site, []).append(SiteScan(*files, scan.participant))
+    return found

@@ -23,21 +23,19 @@ from ddae_app.harmonize.models import training_preset
 from ddae_app.imaging import volumes
 from ddae_app.imaging.grid import model_grid
 from ddae_app.imaging.slices import training_slices
-from ddae_app.levels.execution import run_workflow
 from ddae_app.levels.participant import protocol_without_model
 from ddae_app.levels.preparation import (
     check_sites_known,
     derivative_roots,
     find_preprocessed,
     output_space,
-    prepare_preprocessing,
+    preprocess_missing,
     select_scans,
 )
 from ddae_app.reports.charts import plot_losses
 from ddae_app.settings import Protocol, Settings
 from ddae_app.training.dataset import SliceData
 from ddae_app.training.loop import Progress, train
-from ddae_app.workflows.participant import ScanPlan, init_participant_wf
 
 log = logging.getLogger('ddae_app')
 
@@ -72,7 +70,7 @@ def run_train(settings: Settings, log_dir: Path) -> int:
         if cohort[scan].site is None
     }
     usable = [scan for scan in scans if scan not in failures]
-    failures |= _preprocess_missing(settings, usable, cohort, space, log_dir)
+    failures |= preprocess_missing(settings, usable, cohort, space, log_dir)
     folder = settings.run.work_dir.resolve() / 'train' / settings.train.model_name
     data, unusable = _gather(settings, usable, cohort, space, folder)
     failures = unusable | failures
@@ -98,35 +96,6 @@ def run_train(settings: Settings, log_dir: Path) -> int:
     for scan, reason in failures.items():
         log.error('%s was left out: %s', scan.stem, reason)
     return 1 if failures else 0
-
-
-def _preprocess_missing(
-    settings: Settings,
-    scans: Sequence[Scan],
-    cohort: Cohort,
-    space: sidecars.Space,
-    log_dir: Path,
-) -> dict[Scan, str]:
-    roots = derivative_roots(settings)
-    plans = [
-        ScanPlan(scan, cohort[scan], sidecars.raw_uri(scan, settings.bids_dir), None, None)
-        for scan in scans
-        if find_preprocessed(scan, space, roots) is None
-    ]
-    log.info('%d of %d T1w are preprocessed already', len(scans) - len(plans), len(scans))
-    if not plans:
-        return {}
-    workflow = init_participant_wf(
-        plans,
-        output_dir=settings.output_dir,
-        space=space,
-        preprocessing=prepare_preprocessing(settings, space.protocol),
-        request=None,
-        reference=None,
-        omp_nthreads=settings.run.omp_nthreads,
-        sloppy=settings.preproc.sloppy,
-    )
-    return run_workflow(workflow, [plan.scan for plan in plans], settings.run, log_dir)
 
 
 def _gather(

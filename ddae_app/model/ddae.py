@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from ddae_app.model.diffusion import noise_schedule
 from ddae_app.model.encoders import Condition, ConditionEncoder, SemanticEncoder
+from ddae_app.model.looks import KNOTS, Look, map_intensities
 from ddae_app.model.presets import ModelConfig
 from ddae_app.model.unet import UNet
 
@@ -29,16 +30,24 @@ class DDAE(nn.Module):
     ----------
     alpha_bar : torch.Tensor, shape (T + 1,)
         The noise schedule; follows from ``config``, so it is not among the weights.
+    curve : torch.Tensor, shape (n_sites + 1, K)
+        Contrast curve of each site, and last the common one, which is that of an unknown site;
+        all are equal where ``config.site_curve`` is off.
     average : torch.Tensor, shape (n_sites + 1, 1, H, W)
-        Average image of each site, and last of an unknown one, brain in [0, 1]; 0.5 everywhere
-        where ``config.site_average`` is off.
+        Average image of each site on the common scale, and last of an unknown one, brain in
+        [0, 1]; 0.5 everywhere where ``config.site_average`` is off.
     deviation : torch.Tensor, shape ()
         Root mean square distance of images from these; 0.5 where it is off.
+    noise : torch.Tensor, shape (n_sites + 1,)
+        Standard deviation of the noise in the training images of each site, on the common scale;
+        0 where ``config.noise_corrected`` is off.
     """
 
     alpha_bar: Tensor
+    curve: Tensor
     average: Tensor
     deviation: Tensor
+    noise: Tensor
 
     def __init__(
         self, config: ModelConfig, n_sites: int, age_mean: float = 0.0, age_sd: float = 1.0
@@ -51,37 +60,62 @@ class DDAE(nn.Module):
         schedule = noise_schedule(config.schedule, config.timesteps)
         self.register_buffer('alpha_bar', schedule, persistent=False)
         size = config.image_size
+        self.register_buffer('curve', torch.linspace(0, 1, KNOTS).repeat(n_sites + 1, 1))
         self.register_buffer('average', torch.full((n_sites + 1, 1, size, size), 0.5))
         self.register_buffer('deviation', torch.tensor(0.5))
+        self.register_buffer('noise', torch.zeros(n_sites + 1))
 
-    def normalise(self, x: Tensor, site: Tensor) -> Tensor:
-        """Images as the networks see them.
+    def look(self, site: Tensor) -> Look:
+        """The looks of sites, as in :class:`~ddae_app.model.encoders.Condition`; -1 unknown."""
+        return Look(self.curve[site], self.average[site])
+
+    def to_common(self, x: Tensor, look: Look) -> Tensor:
+        """Images of some look on the intensity scale that all sites share.
 
         Parameters
         ----------
         x : torch.Tensor, shape (B, 1, H, W), range [0, 1]
-        site : torch.Tensor, shape (B,), int64
-            As in :class:`~ddae_app.model.encoders.Condition`; -1 unknown.
+        look : Look
+
+        Returns
+        -------
+        torch.Tensor, shape (B, 1, H, W), range [0, 1]
+        """
+        return map_intensities(x, look.curve, self.curve[-1:].expand_as(look.curve))
+
+    def normalise(self, common: Tensor, look: Look) -> Tensor:
+        """Images on the common scale as the networks see them.
+
+        Parameters
+        ----------
+        common : torch.Tensor, shape (B, 1, H, W), range [0, 1]
+        look : Look
 
         Returns
         -------
         torch.Tensor, shape (B, 1, H, W)
             Deviations from the average of the site, of about unit variance in the brain.
         """
-        return (x - self.average[site]) / self.deviation
+        return (common - look.average) / self.deviation
 
-    def encode(self, x: Tensor) -> Tensor:
+    def restore(self, x_0: Tensor, look: Look) -> Tensor:
+        """Deviations as images of some look: :meth:`normalise` and :meth:`to_common` undone."""
+        common = (x_0 * self.deviation + look.average).clamp(min=0)
+        return map_intensities(common, self.curve[-1:].expand_as(look.curve), look.curve)
+
+    def encode(self, common: Tensor) -> Tensor:
         """``z_u = s_phi(x)``; the site, which it must not tell, plays no part in what it sees.
 
         Parameters
         ----------
-        x : torch.Tensor, shape (B, 1, H, W), range [0, 1]
+        common : torch.Tensor, shape (B, 1, H, W), range [0, 1]
+            Images on the common scale.
 
         Returns
         -------
         torch.Tensor, shape (B, z_u_dim)
         """
-        return self.semantic((x - self.average[-1:]) / self.deviation)
+        return self.semantic((common - self.average[-1:]) / self.deviation)
 
     def embed(self, condition: Condition) -> Tensor:
         """``z_k = f_psi(c)``, shape (B, z_k_dim)."""

@@ -13,11 +13,13 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from ddae_app.model.looks import CEILING, Look
+
 if TYPE_CHECKING:
     from ddae_app.model.ddae import DDAE
     from ddae_app.model.encoders import Condition
 
-FIRST_NOISE = 3.0
+FIRST_NOISE = 1.0
 """Noise level at which rendering starts, in deviations from the average of the site."""
 
 FIRST_NOISE_WITHOUT_AVERAGE = 20.0
@@ -144,9 +146,14 @@ def denoiser(model: DDAE, z_k: Tensor, z_u: Tensor) -> Denoiser:
 
 @torch.inference_mode()
 def render_at_site(
-    model: DDAE, x: Tensor, source: Condition, target: Condition, steps: int
+    model: DDAE,
+    x: Tensor,
+    source: Condition,
+    target: Condition,
+    steps: int,
+    look: Look | None = None,
 ) -> Tensor:
-    """The image plus what the model sees change between the source and the target.
+    """The image with the look of the target, and what else the model sees change between the two.
 
     The same noise is added to the image and to its rendering, and both are denoised, one as of the
     source and one as of the target; what their clean images differ by moves the rendering. From
@@ -159,19 +166,24 @@ def render_at_site(
     ----------
     model : DDAE
     x : torch.Tensor, shape (B, 1, H, W), range [0, 1]
-        Values above 1 are allowed: the networks see 1 there.
+        What exceeds ``CEILING`` is kept on top.
     source, target : Condition
         What ``x`` is known to be, and what it shall become.
     steps : int
         Noise levels; there are two evaluations per level and image.
+    look : Look, optional
+        Of ``x``, where it is not that of the source site; :mod:`ddae_app.training.looks`
+        measures it.
 
     Returns
     -------
     torch.Tensor, shape (B, 1, H, W)
         Not clipped. Exactly ``x`` where source and target agree.
     """
-    seen = x.clamp(0, 1)
-    x_0, z_u = model.normalise(seen, source.site), model.encode(seen).repeat(2, 1)
+    seen, at_target = x.clamp(0, CEILING), model.look(target.site)
+    look = look or model.look(source.site)
+    common = model.to_common(seen, look)
+    x_0, z_u = model.normalise(common, look), model.encode(common).repeat(2, 1)
     z_source, z_target = model.embed(source), model.embed(target)
     z_k = torch.cat([z_source, z_target])
     first = FIRST_NOISE if model.config.site_average else FIRST_NOISE_WITHOUT_AVERAGE
@@ -186,10 +198,11 @@ def render_at_site(
         clean = denoiser(model, z_k, z_u)(model.alpha_bar[t].sqrt() * noisy, t)[0]
         from_source, from_target = clean.chunk(2)
         change = torch.lerp(from_target - from_source, change, after / now)
-    difference = model.deviation * change + model.average[target.site] - model.average[source.site]
+    rendering = x - seen + model.restore(x_0 + change, at_target)
     # Rounding may differ between the rows of a batch; where nothing changes, nothing may.
-    same = (z_source == z_target).all(dim=1)
-    return x + difference.masked_fill(same[:, None, None, None], 0)
+    same = (z_source == z_target).all(dim=1) & (look.curve == at_target.curve).all(dim=1)
+    same &= (look.average == at_target.average).flatten(1).all(dim=1)
+    return torch.where(same[:, None, None, None], x, rendering)
 
 
 @torch.inference_mode()
@@ -202,24 +215,25 @@ def denoise_at_site(model: DDAE, x: Tensor, target: Condition, noise_sd: Tensor)
     ----------
     model : DDAE
     x : torch.Tensor, shape (B, 1, H, W), range [0, 1]
-        Images that look like the target; what exceeds 1 is kept on top.
+        Images that look like the target; what exceeds ``CEILING`` is kept on top.
     target : Condition
     noise_sd : torch.Tensor, shape (B,)
-        Standard deviation of the noise in the units of ``x``; at 0 an image stays as it is.
+        Standard deviation of the noise on the common scale; at 0 an image stays as it is.
 
     Returns
     -------
     torch.Tensor, shape (B, 1, H, W)
     """
-    seen = x.clamp(0, 1)
+    seen, look = x.clamp(0, CEILING), model.look(target.site)
+    common = model.to_common(seen, look)
     levels = noise_level(model.alpha_bar[1:])
     t = (levels - (noise_sd / model.deviation)[:, None]).abs().argmin(dim=1) + 1
     alpha_bar = model.alpha_bar[t][:, None, None, None]
-    x_t = alpha_bar.sqrt() * model.normalise(seen, target.site)
-    output = model(x_t, t, model.embed(target), model.encode(seen))
+    x_t = alpha_bar.sqrt() * model.normalise(common, look)
+    output = model(x_t, t, model.embed(target), model.encode(common))
     clean = split_prediction(model.config.prediction, output, x_t, alpha_bar)[0]
-    clean = model.deviation * clean + model.average[target.site]
-    return torch.where(noise_sd[:, None, None, None] > 0, clean + x - seen, x)
+    denoised = x - seen + model.restore(clean, look)
+    return torch.where(noise_sd[:, None, None, None] > 0, denoised, x)
 
 
 def noise_level(alpha_bar: Tensor) -> Tensor:

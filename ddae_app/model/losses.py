@@ -7,17 +7,32 @@ from torch import Tensor
 from torch.nn import functional as nnf
 
 from ddae_app.model.ddae import DDAE
-from ddae_app.model.diffusion import q_sample, training_target
+from ddae_app.model.diffusion import noise_level, training_target
 from ddae_app.model.encoders import Condition
+
+LOG_LEVEL_MEAN, LOG_LEVEL_SD = -0.5, 1.2
+"""Of the noise levels in training, for images of unit variance (Karras et al. 2022, table 1)."""
+
+NOISE_MARGIN = 1.25
+"""Training times have at least this many times the noise that an image has itself."""
 
 
 def denoising_loss(
-    model: DDAE, x_0: Tensor, z_k: Tensor, z_u: Tensor, t: Tensor, noise: Tensor
+    model: DDAE,
+    x_0: Tensor,
+    z_k: Tensor,
+    z_u: Tensor,
+    uniform: Tensor,
+    noise: Tensor,
+    own_noise: Tensor,
 ) -> Tensor:
     """Mean squared error of the network's answer, per image.
 
     ``|| eps - eps_theta(x_t, t, z_k, z_u) ||^2`` (Ho et al. 2020, eq. 14, with both latents;
-    reconstructed, not stated in the paper), or the same on v.
+    reconstructed, not stated in the paper), or the same on v. An image that is noisy itself is
+    taken for the sum of a clean one and of a part of the noise of time t: only the rest is added,
+    and the network learns the clean image although no such image is there (Daras, Dimakis and
+    Daskalakis 2024, arXiv 2404.10177, theorem 4.1).
 
     Parameters
     ----------
@@ -25,21 +40,46 @@ def denoising_loss(
     x_0, noise : torch.Tensor, shape (B, 1, H, W)
         Normalised images, and noise of unit variance.
     z_k, z_u : torch.Tensor, shape (B, D)
-    t : torch.Tensor, shape (B,), int64, range [1, T]
+    uniform : torch.Tensor, shape (B,), range [0, 1)
+        Where to be between the first time that the image allows and the last.
+    own_noise : torch.Tensor, shape (B,)
+        Standard deviation of the noise in ``x_0``.
 
     Returns
     -------
     torch.Tensor, shape (B,)
     """
+    t = training_times(model, uniform, own_noise)
     alpha_bar = model.alpha_bar[t][:, None, None, None]
-    output = model(q_sample(x_0, noise, alpha_bar), t, z_k, z_u)
-    target = training_target(model.config.prediction, x_0, noise, alpha_bar)
-    return (output.float() - target).square().mean(dim=(1, 2, 3))
+    level, own = noise_level(alpha_bar), own_noise[:, None, None, None]
+    added = (level.square() - own.square()).sqrt() * noise
+    noisy, share = x_0 + added, (own / level).square()
+    # The noisy image is (1 - share) E[clean] + share (noisy + noise added); solved for the clean.
+    clean = x_0 - share / (1 - share) * added
+    output = model(alpha_bar.sqrt() * noisy, t, z_k, z_u).float()
+    target = training_target(model.config.prediction, clean, (noisy - clean) / level, alpha_bar)
+    return ((1 - share) * (output - target)).square().mean(dim=(1, 2, 3))
+
+
+def training_times(model: DDAE, uniform: Tensor, own_noise: Tensor) -> Tensor:
+    """Times for numbers that are evenly spread over [0, 1), shape (B,), int64.
+
+    Evenly spread too, or so that the logarithms of their noise levels are normally distributed
+    (Karras et al. 2022, table 1); none has less noise than the image itself.
+    """
+    levels = noise_level(model.alpha_bar[1:]).contiguous()
+    first = torch.searchsorted(levels, NOISE_MARGIN * own_noise.contiguous())
+    first = first.clamp(max=len(levels) - 1)
+    if model.config.times == 'uniform':
+        return 1 + first + ((len(levels) - first) * uniform).long()
+    below = torch.special.ndtr((levels.log() - LOG_LEVEL_MEAN) / LOG_LEVEL_SD)
+    share = torch.lerp(below[first], below[-1], uniform)
+    return 1 + torch.searchsorted(below, share).clamp(max=len(levels) - 1)
 
 
 def training_loss(
     model: DDAE,
-    x: Tensor,
+    x_0: Tensor,
     view: Tensor,
     condition: Condition,
     hsic_weight: float,
@@ -50,9 +90,11 @@ def training_loss(
     Parameters
     ----------
     model : DDAE
-    x : torch.Tensor, shape (B, 1, H, W), range [0, 1]
+    x_0 : torch.Tensor, shape (B, 1, H, W)
+        Normalised images.
     view : torch.Tensor, shape (B, 1, H, W), range [0, 1]
-        What the semantic encoder sees: ``x``, or the same anatomy in a random contrast.
+        What the semantic encoder sees: the same images on the common scale, or the same anatomy
+        in a random contrast.
     condition : Condition
     hsic_weight : float
         0 leaves the penalty out.
@@ -63,14 +105,14 @@ def training_loss(
     -------
     torch.Tensor, shape ()
     """
-    config = model.config
-    z_u = model.encode(view)
-    known = condition.dropped(config.condition_dropout, generator)
-    z_k, x_0 = model.embed(known), model.normalise(x, known.site)
+    config, z_u = model.config, model.encode(view)
+    # What is dropped of the site is its code alone: the look of an unknown site is measured.
+    z_k = model.embed(condition.dropped(config.condition_dropout, generator))
     z_noisy = z_u + config.z_u_noise * _normal(z_u, generator)
-    t = torch.randint(1, config.timesteps + 1, (len(x_0),), generator=generator, device=x_0.device)
+    uniform = torch.rand(len(x_0), generator=generator, device=x_0.device)
+    own_noise = model.noise[condition.site] / model.deviation
     noise = _normal(x_0, generator)
-    loss = denoising_loss(model, x_0, z_k, z_noisy, t, noise).mean()
+    loss = denoising_loss(model, x_0, z_k, z_noisy, uniform, noise, own_noise).mean()
     if hsic_weight:
         with torch.autocast(x_0.device.type, enabled=False):
             loss = loss + hsic_weight * partial_hsic(z_u.float(), condition)

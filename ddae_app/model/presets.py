@@ -9,6 +9,7 @@ from ddae_app.errors import ModelError
 
 SCHEDULES = ('linear', 'cosine')
 PREDICTIONS = ('epsilon', 'v')
+TIMES = ('uniform', 'lognormal')
 
 
 def _within(config: object, name: str, low: float, high: float) -> None:
@@ -55,16 +56,25 @@ class ModelConfig:
         Linear betas (Ho et al. 2020) or cosine alpha-bar (Nichol and Dhariwal 2021).
     prediction : {'epsilon', 'v'}
         What the network is asked for: the noise, or v (Salimans and Ho 2022).
+    times : {'uniform', 'lognormal'}
+        How training spreads over the noise levels: evenly in time (Ho et al. 2020), or most where
+        image and noise are about equal (Karras et al. 2022).
     condition_dropout : float
         Chance, per group and image, that training shows the null token. At 0 the null tokens are
         untrained unless labels are missing.
     encoder_augment : bool
         Whether training randomises the contrast of the semantic encoder's input.
+    site_curve : bool
+        Whether every image is brought to a common contrast by a curve of its site, and back by
+        that of the target.
     site_average : bool
         Whether the networks see deviations from the average image of the site; without it, from
         mid-grey. The site's part that is the same for everybody need not be learnt then.
     coordinates : bool
         Whether the networks are told where in the slice they are.
+    noise_corrected : bool
+        Whether training allows for the noise that the images themselves have, so that the
+        networks tell the clean image and not another noisy one.
 
     Raises
     ------
@@ -87,10 +97,13 @@ class ModelConfig:
     timesteps: int = 1000
     schedule: str = 'linear'
     prediction: str = 'epsilon'
+    times: str = 'uniform'
     condition_dropout: float = 0.0
     encoder_augment: bool = False
+    site_curve: bool = False
     site_average: bool = False
     coordinates: bool = False
+    noise_corrected: bool = False
 
     def __post_init__(self) -> None:
         _within(self, 'image_size', 8, 1024)
@@ -105,6 +118,7 @@ class ModelConfig:
         _within(self, 'timesteps', 2, 10_000)
         _among(self, 'schedule', SCHEDULES)
         _among(self, 'prediction', PREDICTIONS)
+        _among(self, 'times', TIMES)
         if (self.schedule, self.prediction) == ('cosine', 'epsilon'):
             # At its last time no signal is left, and DDIM would divide by it.
             raise ModelError('schedule cosine needs prediction v; with epsilon, take linear')
@@ -162,8 +176,8 @@ class TrainConfig:
         Images between two rows of ``losses.tsv``.
     validation_fraction : float
         Part of each site's subjects that is held out.
-    rotation_degrees, shift_pixels : float
-        Largest random rotation and translation of the training image itself.
+    shift_pixels : int
+        Largest random translation of the training image itself.
     hsic_weight : float
         Weight of the penalty on the dependence of ``z_u`` on the site, given age and sex.
 
@@ -183,8 +197,7 @@ class TrainConfig:
     grad_clip: float = 1.0
     validation_interval_images: int = 10_000
     validation_fraction: float = 0.1
-    rotation_degrees: float = 0.0
-    shift_pixels: float = 0.0
+    shift_pixels: int = 0
     hsic_weight: float = 0.0
 
     def __post_init__(self) -> None:
@@ -198,7 +211,6 @@ class TrainConfig:
         _within(self, 'grad_clip', 1e-6, 1e6)
         _within(self, 'validation_interval_images', 1, 10**10)
         _within(self, 'validation_fraction', 0, 0.9)
-        _within(self, 'rotation_degrees', 0, 45)
         _within(self, 'shift_pixels', 0, 64)
         _within(self, 'hsic_weight', 0, 1e3)
 
@@ -233,10 +245,13 @@ PRESETS = {
             z_u_noise=0.3,
             schedule='cosine',
             prediction='v',
+            times='lognormal',
             condition_dropout=0.15,
             encoder_augment=True,
+            site_curve=True,
             site_average=True,
             coordinates=True,
+            noise_corrected=True,
         ),
         TrainConfig(
             images=2_000_000,
@@ -245,7 +260,6 @@ PRESETS = {
             warmup_images=10_000,
             decay_fraction=0.3,
             weight_decay=0.01,
-            rotation_degrees=3,
             shift_pixels=2,
         ),
     ),
@@ -262,10 +276,13 @@ PRESETS = {
             dropout=0.0,
             schedule='cosine',
             prediction='v',
+            times='lognormal',
             condition_dropout=0.15,
             encoder_augment=True,
+            site_curve=True,
             site_average=True,
             coordinates=True,
+            noise_corrected=True,
         ),
         TrainConfig(
             images=64_000,
@@ -276,7 +293,6 @@ PRESETS = {
             weight_decay=0.01,
             ema_halflife_images=3_200,
             validation_interval_images=3_200,
-            rotation_degrees=3,
             shift_pixels=2,
         ),
     ),

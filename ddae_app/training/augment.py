@@ -1,4 +1,4 @@
-"""Random contrast for the semantic encoder's input, and random position for the image itself.
+"""Random contrast for the semantic encoder's input, and small random shifts of the image itself.
 
 Contrast is changed for the encoder alone, so that ``z_u`` cannot tell it and only ``z_k`` can
 explain it. Nothing here knows a label. Every draw comes from the generator that is passed in.
@@ -6,7 +6,7 @@ explain it. Nothing here knows a label. Every draw comes from the generator that
 
 from __future__ import annotations
 
-import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -82,32 +82,35 @@ def rician_noise(x: Tensor, generator: torch.Generator) -> Tensor:
     return torch.hypot(x + sigma * real, sigma * imaginary)
 
 
-def random_position(
-    x: Tensor, rotation_degrees: float, shift_pixels: float, generator: torch.Generator
-) -> Tensor:
-    """A random small rotation and translation per image, bilinear, zeros from outside.
+def random_shift(
+    images: Sequence[Tensor], pixels: int, generator: torch.Generator
+) -> list[Tensor]:
+    """The rows of several batches moved alike, by a random number of whole pixels.
+
+    Whole ones, for interpolation would change the noise and sharpness of a site.
 
     Parameters
     ----------
-    x : torch.Tensor, shape (B, 1, H, W)
-    rotation_degrees, shift_pixels : float
-        Largest values; 0 and 0 return ``x`` itself.
+    images : sequence of torch.Tensor, each of shape (B, 1, H, W)
+        Alike at opposite edges, for what leaves at one comes in at the other.
+    pixels : int
+        Largest shift along each axis; 0 returns the images themselves.
     generator : torch.Generator
-        On the device of ``x``.
+        On the device of the images.
+
+    Returns
+    -------
+    list of torch.Tensor, each of shape (B, 1, H, W)
     """
-    if not (rotation_degrees or shift_pixels):
-        return x
-    draw = 2 * _uniform((3, len(x)), x, generator) - 1
-    angle = math.radians(rotation_degrees) * draw[0]
-    # grid_sample's coordinates run from -1 to 1 over the image.
-    shift_y, shift_x = (
-        2 * shift_pixels * draw[1] / x.shape[2],
-        2 * shift_pixels * draw[2] / x.shape[3],
-    )
-    cos, sin = angle.cos(), angle.sin()
-    rows = [torch.stack([cos, -sin, shift_x], dim=1), torch.stack([sin, cos, shift_y], dim=1)]
-    grid = nnf.affine_grid(torch.stack(rows, dim=1), list(x.shape), align_corners=False)
-    return nnf.grid_sample(x, grid, align_corners=False)
+    if not pixels:
+        return list(images)
+    B, _, height, width = images[0].shape
+    device = images[0].device
+    shift = torch.randint(-pixels, pixels + 1, (2, B, 1), generator=generator, device=device)
+    row = (torch.arange(height, device=device) - shift[0]) % height
+    column = (torch.arange(width, device=device) - shift[1]) % width
+    each = torch.arange(B, device=device)[:, None, None]
+    return [x[each, 0, row[:, :, None], column[:, None, :]][:, None] for x in images]
 
 
 def _uniform(shape: tuple[int, ...], like: Tensor, generator: torch.Generator) -> Tensor:

@@ -12,6 +12,7 @@ import torch
 from ddae_app.errors import UsageError
 from ddae_app.model.encoders import Condition
 from ddae_app.model.info import SiteQuantiles
+from ddae_app.model.looks import CEILING
 
 SEXES = {'M': 0, 'F': 1, None: -1}
 CHUNK = 256
@@ -85,8 +86,8 @@ class SliceData:
         )
 
     def batch(self, rows: np.ndarray) -> torch.Tensor:
-        """Some images, shape (B, 1, H, W), clipped to [0, 1]."""
-        return torch.from_numpy(np.clip(self.images[rows], 0, 1))[:, None]
+        """Some images, shape (B, 1, H, W), clipped to what the networks see."""
+        return torch.from_numpy(np.clip(self.images[rows], 0, CEILING))[:, None]
 
     def fingerprint(self) -> str:
         """SHA-256 of the images and labels."""

@@ -22,10 +22,10 @@ from ddae_app.model.info import BundleInfo, TrainingRecord
 from ddae_app.model.losses import denoising_loss, training_loss
 from ddae_app.model.presets import ModelConfig, TrainConfig
 from ddae_app.settings import Protocol
-from ddae_app.training.augment import random_contrast, random_position
-from ddae_app.training.averages import site_averages
+from ddae_app.training.augment import random_contrast, random_shift
 from ddae_app.training.checkpoint import TrainState, resume, save_checkpoint
 from ddae_app.training.dataset import SliceData, balanced_rows, site_quantiles, split_subjects
+from ddae_app.training.looks import learn_looks
 
 CHECKPOINT_NAME = 'checkpoint.safetensors'
 LOSSES_NAME = 'losses.tsv'
@@ -137,10 +137,7 @@ def train(
     with torch.random.fork_rng(devices=[device] if device.type == 'cuda' else []):
         torch.manual_seed(_seed(seed, 0, 'weights'))
         model = DDAE(model_config, len(data.site_names), **scale).to(device)
-        if model_config.site_average:
-            average, deviation = site_averages(data, train_rows)
-            model.average.copy_(torch.from_numpy(average)[:, None])
-            model.deviation.fill_(deviation)
+        learn_looks(model, data, train_rows)
         state = TrainState.fresh(model, train_config.learning_rate, train_config.weight_decay)
         checkpoint = out_dir / CHECKPOINT_NAME
         if checkpoint.exists():
@@ -203,13 +200,16 @@ def _step(
         site_rows, config.batch_size, np.random.default_rng(_seed(seed, step, 'rows'))
     )
     x = data.batch(rows).to(device)
-    x = random_position(x, config.rotation_degrees, config.shift_pixels, generator)
-    view = random_contrast(x, generator) if model.config.encoder_augment else x
     condition = data.condition(rows).to(device)
+    look = model.look(condition.site)
+    common = model.to_common(x, look)
+    view = random_contrast(common, generator) if model.config.encoder_augment else common
+    x_0 = model.normalise(common, look)
+    x_0, view = random_shift((x_0, view), config.shift_pixels, generator)
     state.optimizer.param_groups[0]['lr'] = _learning_rate(config, step)
     model.train()
     with torch.autocast(device.type, torch.bfloat16, enabled=device.type == 'cuda'):
-        loss = training_loss(model, x, view, condition, config.hsic_weight, generator)
+        loss = training_loss(model, x_0, view, condition, config.hsic_weight, generator)
     value = loss.item()
     if not math.isfinite(value):
         raise DdaeError(
@@ -244,16 +244,18 @@ def _validation_loss(
         return None
     n = min(len(rows), MAX_VALIDATION_IMAGES)
     rows = rows[np.linspace(0, len(rows) - 1, n).astype(int)]
-    generator = torch.Generator().manual_seed(_seed(seed, 0, 'validation'))
-    T, losses = model.config.timesteps, []
+    generator, losses = torch.Generator().manual_seed(_seed(seed, 0, 'validation')), []
     # Evenly spread times, in an order that has nothing to do with the order of the images.
-    times = (torch.randperm(n, generator=generator) * T) // n + 1
+    uniform = torch.randperm(n, generator=generator) / n
     for part in np.array_split(np.arange(n), math.ceil(n / 32)):
         x, condition = data.batch(rows[part]), data.condition(rows[part]).to(device)
         noise = torch.randn(x.shape, generator=generator)
-        x, noise, t = (v.to(device) for v in (x, noise, times[part]))
-        x_0, z_k = model.normalise(x, condition.site), model.embed(condition)
-        losses.append(denoising_loss(model, x_0, z_k, model.encode(x), t, noise))
+        x, noise, share = (v.to(device) for v in (x, noise, uniform[part]))
+        look = model.look(condition.site)
+        common = model.to_common(x, look)
+        x_0, z_k, z_u = model.normalise(common, look), model.embed(condition), model.encode(common)
+        own = model.noise[condition.site] / model.deviation
+        losses.append(denoising_loss(model, x_0, z_k, z_u, share, noise, own))
     return torch.cat(losses).mean().item()
 
 

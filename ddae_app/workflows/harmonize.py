@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -24,7 +25,7 @@ class HarmonizeRequest:
     model : Path
         Model bundle.
     target_site : str
-    unseen_site : {'refuse', 'agnostic'}
+    unseen_site : {'refuse', 'agnostic', 'adapt'}
     keep_noise : bool
     device : str
         A torch device, resolved: ``cpu``, ``cuda`` or ``cuda:n``.
@@ -40,11 +41,21 @@ class HarmonizeRequest:
     batch_size: int
 
 
+@dataclass(frozen=True)
+class SiteScan:
+    """A preprocessed scan of a site: image, brain mask, and whose it is."""
+
+    image: Path
+    mask: Path
+    participant: str
+
+
 def init_harmonize_wf(
     *,
     protocol: Protocol,
     request: HarmonizeRequest,
     covariates: Covariates,
+    site_scans: Sequence[SiteScan] = (),
     omp_nthreads: int = 1,
     sloppy: bool = False,
     name: str = 'harmonize_wf',
@@ -59,6 +70,8 @@ def init_harmonize_wf(
         Model, target site and device.
     covariates : Covariates
         Of this scan.
+    site_scans : sequence of SiteScan
+        Where the model does not know the site of this scan: others, to measure its look from.
     omp_nthreads : int
         Threads of the network on a CPU.
     sloppy : bool
@@ -114,6 +127,10 @@ def init_harmonize_wf(
         mem_gb=1.5,
         n_procs=omp_nthreads,
     )
+    if site_scans:
+        harmonize.inputs.site_scans = [str(scan.image) for scan in site_scans]
+        harmonize.inputs.site_masks = [str(scan.mask) for scan in site_scans]
+        harmonize.inputs.site_people = [scan.participant for scan in site_scans]
     workflow.connect([
         (inputnode, extract_slices, [('t1w_preproc', 'in_file'), ('mask', 'in_mask')]),
         (extract_slices, harmonize, [('out_file', 'in_file')]),

@@ -17,7 +17,7 @@ from ddae_app.workflows.derivatives import (
     init_harmonize_derivatives_wf,
     init_preproc_derivatives_wf,
 )
-from ddae_app.workflows.harmonize import HarmonizeRequest, init_harmonize_wf
+from ddae_app.workflows.harmonize import HarmonizeRequest, SiteScan, init_harmonize_wf
 from ddae_app.workflows.preproc import init_preproc_wf
 
 PREPROC_FIELDS = (
@@ -51,6 +51,8 @@ class ScanPlan:
         Image and mask that an earlier run made; None to make them.
     harmonization : dict or None
         Sidecar entries known before the run; None to stop after preprocessing.
+    site_scans : tuple of SiteScan
+        Scans to measure the look of this one's site from, where the model does not know it.
     """
 
     scan: Scan
@@ -58,6 +60,7 @@ class ScanPlan:
     raw: str
     preprocessed: tuple[Path, Path] | None
     harmonization: Metadata | None
+    site_scans: tuple[SiteScan, ...] = ()
 
 
 def init_participant_wf(
@@ -108,6 +111,7 @@ def init_participant_wf(
                 protocol=space.protocol,
                 request=request,
                 covariates=plan.covariates,
+                site_scans=plan.site_scans,
                 omp_nthreads=omp_nthreads,
                 sloppy=sloppy,
             )

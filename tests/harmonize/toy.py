@@ -28,7 +28,6 @@ PRESET = Preset(
         learning_rate=3e-3,
         warmup_images=320,
         ema_halflife_images=320,
-        rotation_degrees=0,
         shift_pixels=0,
     ),
 )

@@ -13,6 +13,7 @@ import pytest
 
 from ddae_app.bids.dataset import read_tsv
 from ddae_app.bids.validation import run_validator
+from ddae_app.phantom.dataset import Design, write_dataset
 from tests.levels.conftest import TEMPLATE, contents, error_lines, run, write_model
 
 FAST = ('--skull-strip', 'none', '--sloppy', '--skip-bids-validation', '--nprocs', '1')
@@ -268,8 +269,30 @@ def test_unknown_source_site_is_refused_alone(bids_dir, tmp_path):
     agnostic = run(bids, tmp_path / 'out', *flags, '--unseen-site', 'agnostic')
     assert agnostic.returncode == 0, agnostic.stderr
     known, unseen = ((tmp_path / 'out' / f'sub-{s}.html').read_text() for s in ('A01', 'B01'))
-    assert 'null site' not in known
-    assert 'null site' in unseen
+    assert 'measured from this scan alone' not in known
+    assert 'measured from this scan alone' in unseen
+
+
+def test_adapting_takes_the_look_of_a_site_from_its_scans(tmp_path):
+    bids, out, work = (tmp_path / name for name in ('bids', 'out', 'work'))
+    write_dataset(bids, Design(n_sites=1, subjects_per_site=5, seed=5, voxel_mm=4.0))
+    table = bids / 'participants.tsv'
+    table.write_text(table.read_text().replace('PhantomA', 'Elsewhere'))
+    model = write_model(tmp_path / 'real.safetensors', phantom=False)
+    flags = (
+        'participant', '--target-site', 'PhantomA', '--model', model, '--unseen-site', 'adapt',
+        '-w', work, *FAST,
+    )  # fmt: skip
+    alone = run(bids, out, *flags, '--participant-label', 'A01')
+    assert alone.returncode == 1
+    (line,) = error_lines(alone.stderr)
+    assert 'Elsewhere' in line and '5 of its people, 1 are there' in line
+    result = run(bids, out, *flags)
+    assert result.returncode == 0, result.stderr
+    sidecar = json.loads((out / f'{ANAT}_desc-harmonized_T1w.json').read_text())
+    assert sidecar['ScansAdaptedTo'] == 5
+    assert sidecar['SourceSiteKnown'] is False
+    assert 'measured from 5 scans of the site' in (out / 'sub-A01.html').read_text()
 
 
 def test_a_phantom_model_refuses_sites_it_does_not_know(bids_dir, model, tmp_path):

@@ -9,6 +9,7 @@ from ddae_app.errors import ModelError
 from ddae_app.model.bundle import save_bundle
 from ddae_app.model.ddae import DDAE
 from ddae_app.model.diffusion import render_at_site
+from ddae_app.model.looks import CEILING
 from ddae_app.model.losses import partial_hsic, training_loss
 from ddae_app.model.presets import PRESETS, ModelConfig, TrainConfig
 from ddae_app.model.unet import AdaptiveNorm, Codes, Stem
@@ -104,11 +105,11 @@ def test_nothing_changes_when_source_is_target():
     assert (out[1] - x[1]).abs().max() > 1e-3
 
 
-def test_values_above_one_are_kept():
+def test_what_exceeds_the_ceiling_is_kept():
     x = torch.rand((1, 1, 16, 16), generator=torch.Generator().manual_seed(0))
-    x[..., 5] = 1.0
+    x[..., 5] = CEILING
     brighter = x.clone()
-    brighter[..., 5] = 1.5
+    brighter[..., 5] = 1.7
     one = [condition((NAN,), (-1,), (s,)) for s in (0, 1)]
     model = random_model()
     change = [render_at_site(model, v, *one, 3) - v for v in (x, brighter)]
@@ -193,7 +194,7 @@ def test_the_average_of_a_site_is_taken_off_and_put_back(site_average):
     model = DDAE(replace(CONFIG, site_average=site_average), 2)  # untrained: all codes are alike
     model.average[0], model.average[1], model.average[2] = 0.2, 0.6, 0.4
     x = torch.full((2, 1, 16, 16), 0.3)
-    found = model.normalise(x, torch.tensor([1, -1]))
+    found = model.normalise(x, model.look(torch.tensor([1, -1])))
     assert found[0].unique().tolist() == pytest.approx([-0.6])
     assert found[1].unique().tolist() == pytest.approx([-0.2])
     out = render_at_site(model, x, condition(site=(0, -1)), condition(site=(1, 1)), 3)

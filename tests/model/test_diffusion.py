@@ -19,6 +19,8 @@ from ddae_app.model.diffusion import (
     training_target,
 )
 from ddae_app.model.encoders import Condition
+from ddae_app.model.looks import CEILING, Look, map_intensities
+from ddae_app.model.losses import denoising_loss, training_times
 
 MEAN, SD = 0.3, 0.5
 
@@ -114,15 +116,24 @@ def test_the_difference_cancels_the_error_of_inversion():
 class Exact:
     """The model that would be learnt from two sites whose pixels are Gaussian."""
 
-    config = SimpleNamespace(site_average=False, prediction='v')
-    deviation, average = torch.tensor(1.0), torch.zeros(3, 1, 1, 1)
+    config = SimpleNamespace(site_average=False, prediction='v', times='lognormal')
+    deviation = torch.tensor(1.0)
 
     def __init__(self, means, sds):
         self.alpha_bar = noise_schedule('cosine', 1000)
         self.means, self.sds = torch.tensor(means), torch.tensor(sds)
 
-    def normalise(self, x, site):
+    def look(self, site):
+        return Look(torch.zeros(len(site), 1), torch.zeros(len(site), 1, 1, 1))
+
+    def to_common(self, x, look):
         return x
+
+    def normalise(self, common, look):
+        return common
+
+    def restore(self, x_0, look):
+        return x_0
 
     def encode(self, x):
         return torch.zeros(len(x), 1)
@@ -172,6 +183,48 @@ def test_denoising_is_the_posterior_mean_at_the_noise_of_each_image():
     assert torch.equal(out[0], x[0])
     brighter = x + 1
     excess = denoise_at_site(model, brighter, at_b, sd) - denoise_at_site(
-        model, brighter.clamp(max=1), at_b, sd
+        model, brighter.clamp(max=CEILING), at_b, sd
     )
-    torch.testing.assert_close(excess, brighter - 1, atol=1e-5, rtol=0)
+    torch.testing.assert_close(excess, brighter - brighter.clamp(max=CEILING), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize('own', [0.0, 0.3])
+def test_the_loss_is_least_for_what_tells_the_clean_image(own):
+    """Clean pixels of spread 0.5 that are seen with noise: the answer must be of spread 0.5."""
+    generator = torch.Generator().manual_seed(0)
+    n, spread = 4000, 0.5
+    x_0, seen, noise = (torch.randn((n, 1, 4, 4), generator=generator) for _ in range(3))
+    x_0 = spread * x_0 + own * seen
+    share = torch.rand(n, generator=generator)
+    losses = {}
+    for answer in (0.4, spread, (spread**2 + 0.3**2) ** 0.5):
+        model, z_k = Exact((0.0,), (answer,)), torch.zeros(n, 1)
+        loss = denoising_loss(model, x_0, z_k, z_k, share, noise, torch.full((n,), own))
+        losses[answer] = loss.mean().item()
+    assert min(losses, key=losses.__getitem__) == spread
+
+
+@pytest.mark.parametrize('times', ['uniform', 'lognormal'])
+def test_training_times_leave_out_what_is_less_noisy_than_the_image(times):
+    alpha_bar, share = noise_schedule('cosine', 1000), torch.linspace(0, 0.9999, 50)
+    model = SimpleNamespace(alpha_bar=alpha_bar, config=SimpleNamespace(times=times))
+    own = torch.tensor([0.0, 0.3, 1e9])[:, None].expand(3, 50).flatten()
+    t = training_times(model, share.repeat(3), own).reshape(3, 50)
+    assert t[0, 0] == 1 and (t[:, -1] > 950).all() and t.max() <= 1000
+    assert noise_level(alpha_bar[t[1, 0]]) >= 1.25 * 0.3 > noise_level(alpha_bar[t[1, 0] - 1])
+    assert (t[2] > 990).all()
+    assert (t.diff(dim=1) >= 0).all()
+    levels = noise_level(alpha_bar[t[0, 1:-1]]).log()
+    if times == 'lognormal':
+        assert levels.mean().item() == pytest.approx(-0.5, abs=0.1)
+        assert levels.std().item() == pytest.approx(1.2, abs=0.15)
+    else:
+        assert t[0].diff().float().std() < 1
+
+
+def test_intensities_follow_the_curve_and_go_on_above_it():
+    given, wanted = torch.tensor([[0.0, 0.5, 1.0]] * 2), torch.tensor([[0.0, 0.2, 0.8]] * 2)
+    x = torch.tensor([0.0, 0.25, 0.5, 0.75, 1.0, 1.2]).reshape(1, 1, 2, 3).repeat(2, 1, 1, 1)
+    y = map_intensities(x, given, wanted)
+    assert y[1].flatten().tolist() == pytest.approx([0, 0.1, 0.2, 0.5, 0.8, 1.0])
+    torch.testing.assert_close(map_intensities(y, wanted, given), x)

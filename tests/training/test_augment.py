@@ -83,15 +83,15 @@ def test_rician_noise_has_the_right_size():
     assert y.std().item() == pytest.approx(sigma, rel=0.05)
 
 
-def test_position_moves_by_at_most_what_it_says():
-    x = torch.zeros(50, 1, 33, 33)
+def test_a_shift_moves_all_alike_by_at_most_what_it_says():
+    x = torch.zeros(200, 1, 33, 33)
     x[:, :, 16, 16] = 1
-    y = augment.random_position(x, 0, 2, rng())
-    row = (y.sum(dim=3).squeeze(1) * torch.arange(33)).sum(dim=1) - 16
-    assert row.abs().max() <= 2
-    assert row.abs().max() > 1.5
-    torch.testing.assert_close(y.sum(dim=(1, 2, 3)), torch.ones(50))
+    y, z = augment.random_shift((x, 2 * x), 2, rng())
+    assert torch.equal(z, 2 * y) and y.sum() == x.sum()
+    row, column = (y.sum(dim=d).squeeze(1) @ torch.arange(33.0) - 16 for d in (3, 2))
+    assert set(row.tolist()) == set(column.tolist()) == {-2, -1, 0, 1, 2}
+    assert not torch.equal(row, column)
 
 
-def test_position_zero_is_the_image_itself(images):
-    assert augment.random_position(images, 0, 0, rng()) is images
+def test_no_shift_is_the_image_itself(images):
+    assert augment.random_shift((images,), 0, rng())[0] is images

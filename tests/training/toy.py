@@ -36,7 +36,6 @@ TRAIN = TrainConfig(
     ema_halflife_images=16,
     validation_interval_images=24,
     validation_fraction=0.2,
-    rotation_degrees=3,
     shift_pixels=1,
     hsic_weight=0.1,
 )

@@ -1,0 +1,189 @@
+"""What the sites look like: contrast curves, average images and noise, at equal age and sex."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+import torch
+from scipy.ndimage import gaussian_filter
+
+from ddae_app.imaging.noise import noise_sd
+from ddae_app.model.ddae import DDAE
+from ddae_app.model.looks import CEILING, LEVELS, Look
+from ddae_app.training.dataset import CHUNK, SEXES, SliceData
+
+CURVE_SMOOTHING_PIXELS = 0.7
+"""Takes enough of the noise out of an image for its quantiles to be those of the tissue."""
+
+AVERAGE_SMOOTHING_PIXELS = 3.0
+"""What an average knows of a site is smooth; what it has of its few people is not."""
+
+ONE_SCAN_SMOOTHING = 1 / 8
+"""The same, of the image's width, where a look is taken from one scan alone."""
+
+SMALLEST_RISE = 1e-4
+"""Between two knots of a curve, so that it can be followed both ways."""
+
+MAX_SCANS_FOR_NOISE = 100
+BRAIN = 0.05
+"""Where an average image exceeds this, there is brain."""
+
+
+def learn_looks(model: DDAE, data: SliceData, rows: np.ndarray) -> None:
+    """Measure how each site looks, and put it in the model's buffers.
+
+    What a site does is told from who its people are as in ComBat, by regression on site, age, age
+    squared and sex. First the intensity quantiles of each image: a site's, at the average age and
+    sex, against those of all sites make its contrast curve. Then, on the common scale, every
+    pixel: what a site adds to the average of all is smoothed. Both are shrunk (James and Stein
+    1961) by the part that chance alone would make, so that a site of few people keeps close to
+    the common look.
+
+    Parameters
+    ----------
+    model : DDAE
+        ``config.site_curve``, ``site_average`` and ``noise_corrected`` say what to measure.
+    data : SliceData
+        Its ``site_names`` are the sites of the model.
+    rows : np.ndarray of int
+        The images to use.
+    """
+    config, device = model.config, model.alpha_bar.device
+    design, people = _design(data, rows), _people(data, rows)
+    if config.site_curve:
+        quantiles = np.concatenate([brain_quantiles(_images(data, c)) for c in _chunks(rows)])
+        effects, common, _ = _site_effects(design, people, [quantiles])
+        curves = np.concatenate([common + effects, common[None]])
+        model.curve.copy_(torch.from_numpy(np.stack([_rising(curve) for curve in curves])))
+    if config.site_average:
+        images = (_common(model, data, chunk) for chunk in _chunks(rows))
+        effects, common, variance = _site_effects(design, people, images)
+        smooth = [gaussian_filter(effect, AVERAGE_SMOOTHING_PIXELS) for effect in effects]
+        averages = np.maximum(np.concatenate([common + smooth, common[None]]), 0)
+        model.average.copy_(torch.from_numpy(averages)[:, None])
+        brain = common > BRAIN
+        deviation = float(np.sqrt(variance[brain].mean())) if brain.any() else 0.0
+        model.deviation.fill_(max(deviation, 1e-2))
+    if config.noise_corrected:
+        sites = np.array(data.sites)[rows]
+        for i, site in enumerate(data.site_names):
+            some = rows[sites == site][:MAX_SCANS_FOR_NOISE]
+            typical = np.median([noise_sd(image) for image in _common(model, data, some)])
+            model.noise[i] = torch.tensor(typical, device=device)
+
+
+def measure_look(model: DDAE, images: np.ndarray, people: int) -> Look:
+    """The look of a site that the model does not know, from some scans of it.
+
+    The curve follows from the mean of their quantiles, and the average from their mean on the
+    common scale, the more smoothed the fewer they are. What their people differ in from those of
+    the training sites is taken for the look: one scan alone loses its own overall contrast.
+
+    Parameters
+    ----------
+    model : DDAE
+    images : np.ndarray, shape (N, H, W), range [0, 1]
+        0 outside the brain.
+    people : int
+        How many of them there are in the images.
+
+    Returns
+    -------
+    Look
+        Of one row.
+    """
+    device = model.alpha_bar.device
+    unknown = model.look(torch.tensor([-1], device=device))
+    if model.config.site_curve:
+        curve = torch.from_numpy(_rising(brain_quantiles(images).mean(axis=0))).to(device)[None]
+        unknown = Look(curve, unknown.average)
+    if not model.config.site_average:
+        return unknown
+    look = unknown.expand(len(images))
+    seen = torch.from_numpy(np.clip(images, 0, CEILING))[:, None].to(device)
+    mean = model.to_common(seen, look).mean(dim=0)[0].cpu().numpy()
+    null = unknown.average[0, 0].cpu().numpy()
+    brain = ((mean > BRAIN) & (null > BRAIN)).astype(np.float64)
+    sigma = max(ONE_SCAN_SMOOTHING * len(mean) / people**0.5, AVERAGE_SMOOTHING_PIXELS)
+    weight = np.maximum(gaussian_filter(brain, sigma), 1e-3)
+    effect = gaussian_filter((mean - null) * brain, sigma) / weight
+    average = np.maximum(null + np.where(null > 0, effect, 0), 0).astype(np.float32)
+    return Look(unknown.curve, torch.from_numpy(average).to(device)[None, None])
+
+
+def brain_quantiles(images: np.ndarray) -> np.ndarray:
+    """Intensities of the brain, rid of some noise, at even quantile levels; shape (N, LEVELS)."""
+    levels, quantiles = np.linspace(0, 1, LEVELS), []
+    for image in images:
+        brain = image > 0
+        weight = gaussian_filter(brain.astype(np.float64), CURVE_SMOOTHING_PIXELS)
+        smooth = gaussian_filter(image.astype(np.float64), CURVE_SMOOTHING_PIXELS)
+        inside = smooth[brain] / weight[brain] if brain.any() else np.zeros(1)
+        quantiles.append(np.quantile(inside, levels))
+    return np.array(quantiles)
+
+
+def _rising(quantiles: np.ndarray) -> np.ndarray:
+    """The knots of a curve, from 0 and strictly rising, float32."""
+    steps = np.diff(np.maximum(quantiles, 0), prepend=0)
+    return np.concatenate([[0], np.cumsum(np.maximum(steps, SMALLEST_RISE))]).astype(np.float32)
+
+
+def _site_effects(
+    design: np.ndarray, people: list[int], parts: Iterable[np.ndarray]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """What each site adds (shrunk), what is common to all, and the variance that is left.
+
+    Sums over parts, for not all images may fit into memory.
+    """
+    cross: np.ndarray | float = 0.0
+    square, start, n_sites = np.zeros(()), 0, len(people)
+    for part in parts:
+        values = part.astype(np.float64)
+        cross = cross + np.tensordot(design[start : start + len(part)].T, values, axes=1)
+        square = square + np.square(values).sum(axis=0)
+        start += len(part)
+    ridge = 1e-6 * start * np.eye(design.shape[1])  # for columns that say nothing
+    beta = np.tensordot(np.linalg.inv(design.T @ design + ridge), cross, axes=1)
+    variance = np.maximum(square - (beta * cross).sum(axis=0), 0) / start
+    common = beta[:n_sites].mean(axis=0)
+    effects = beta[:n_sites] - common
+    for effect, n in zip(effects, people, strict=True):
+        by_chance = variance.sum() / n
+        effect *= max(0.0, 1 - by_chance / max(float(np.square(effect).sum()), 1e-12))
+    return effects, common, variance
+
+
+def _design(data: SliceData, rows: np.ndarray) -> np.ndarray:
+    """One column per site, then age, age squared and sex, centred; the unknown is average."""
+    sites = np.array(data.sites)[rows]
+    member = np.stack([sites == site for site in data.site_names], axis=1)
+    ages = data.ages[rows]
+    known = ~np.isnan(ages)
+    scale = max(float(ages[known].std()), 1.0) if known.any() else 1.0
+    age = np.where(known, (ages - (ages[known].mean() if known.any() else 0)) / scale, 0)
+    squared = np.where(known, age**2, 0)
+    sex = np.array([SEXES[data.sexes[i]] for i in rows], dtype=float)
+    sex = np.where(sex < 0, 0, sex - (sex[sex >= 0].mean() if (sex >= 0).any() else 0))
+    return np.column_stack([member, age, squared - squared.mean(), sex]).astype(np.float64)
+
+
+def _people(data: SliceData, rows: np.ndarray) -> list[int]:
+    pairs = {(data.sites[i], data.subjects[i]) for i in rows}
+    return [sum(site == named for named, _ in pairs) for site in data.site_names]
+
+
+def _chunks(rows: np.ndarray) -> list[np.ndarray]:
+    return [rows[i : i + CHUNK] for i in range(0, len(rows), CHUNK)]
+
+
+def _images(data: SliceData, rows: np.ndarray) -> np.ndarray:
+    return np.clip(data.images[rows], 0, CEILING)
+
+
+def _common(model: DDAE, data: SliceData, rows: np.ndarray) -> np.ndarray:
+    """Images on the common scale, shape (N, H, W)."""
+    device = model.alpha_bar.device
+    site = data.condition(rows).site.to(device)
+    return model.to_common(data.batch(rows).to(device), model.look(site))[:, 0].cpu().numpy()
