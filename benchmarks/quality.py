@@ -303,6 +303,7 @@ def trained(folder: Path, bench: Bench, preset: Preset, **changes: object) -> DD
     path = train(
         bench.data, model, preset.train, PROTOCOL, folder, name='phantom-tiny', phantom=True
     )
+    assert path is not None  # there is no deadline
     return replace(DDAEHarmonizer.load(path, 'cpu'), unseen_site='agnostic', batch_size=BATCH)
 
 

@@ -31,7 +31,7 @@ PATTERNS = {
 
 LEAST = {
     'nprocs': 1, 'omp_nthreads': 1, 'mem_mb': 1, 'train_images': 1, 'random_seed': 0,
-    'verbose_count': 0,
+    'verbose_count': 0, 'max_hours': 0,
 }  # fmt: skip
 """Lower bounds of the numbers."""
 
@@ -118,6 +118,10 @@ class TrainSettings:
 
     preset: str = 'base'
     train_images: int | None = None
+    max_hours: float | None = None
+    init_from: Path | None = None
+    allow_few_scans: bool = False
+    allow_confounding: bool = False
     model_name: str = 'ddae'
 
 
@@ -265,6 +269,8 @@ def _typed(value: Any, hint: Any) -> Any:
     accepted = {kind for kind in (get_args(hint) or (hint,)) if kind is not type(None)}
     if Path in accepted:
         return Path(value) if isinstance(value, str | Path) else None
+    if float in accepted and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
     fits = (bool in accepted) == isinstance(value, bool) and isinstance(value, tuple(accepted))
     return value if fits else None
 

@@ -77,6 +77,11 @@ def dataset_name(bids_dir: Path) -> str:
     return str(_raw_description(bids_dir).get('Name') or bids_dir.resolve().name)
 
 
+def licence(bids_dir: Path) -> str:
+    """What a dataset says that its data may be used for."""
+    return str(_raw_description(bids_dir).get('License') or 'not stated')
+
+
 def is_phantom(bids_dir: Path) -> bool:
     """Whether a dataset was written by ``ddae-phantom``."""
     generators = _raw_description(bids_dir).get('GeneratedBy')

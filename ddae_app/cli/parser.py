@@ -230,6 +230,34 @@ def _add_training(parser: argparse.ArgumentParser) -> None:
     )
     _flag(
         group,
+        '--max-hours',
+        type=_checked('max_hours', _hours),
+        metavar='H',
+        help='stop training after so many hours from the start and exit with 0; the same command '
+        'goes on (default: no limit)',
+    )
+    _flag(
+        group,
+        '--init-from',
+        type=Path,
+        metavar='FILE',
+        help='start from the weights of this model, which also decides the size of the network; '
+        'sites that it does not know start as unknown ones',
+    )
+    _flag(
+        group,
+        '--allow-few-scans',
+        action='store_true',
+        help='train although a site has fewer than ten people',
+    )
+    _flag(
+        group,
+        '--allow-confounding',
+        action='store_true',
+        help='train although a site cannot be told from the age or sex of its people',
+    )
+    _flag(
+        group,
         '--model-name',
         type=_checked('model_name'),
         metavar='NAME',
@@ -367,6 +395,13 @@ def _number(name: str) -> Callable[[str], Any]:
             raise ValueError(f'{text!r}: expected a whole number') from None
 
     return _checked(name, convert)
+
+
+def _hours(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise ValueError(f'{text!r}: expected a number of hours') from None
 
 
 def _memory_mb(text: str) -> int:

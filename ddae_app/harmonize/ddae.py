@@ -17,7 +17,9 @@ from ddae_app.harmonize.device import resolve_device
 from ddae_app.harmonize.models import FEWEST_PEOPLE, too_few_to_adapt
 from ddae_app.imaging.noise import noise_sd
 from ddae_app.model.bundle import Bundle, load_bundle, save_bundle
+from ddae_app.model.ddae import DDAE
 from ddae_app.model.diffusion import denoise_at_site, render_at_site
+from ddae_app.model.encoders import Condition
 from ddae_app.model.looks import Look
 from ddae_app.model.presets import PRESETS, Preset
 from ddae_app.settings import Protocol
@@ -100,6 +102,7 @@ class DDAEHarmonizer:
                 device=device,
                 seed=self.seed,
             )
+            assert path is not None  # there is no deadline
             return replace(self, bundle=load_bundle(path, device))
 
     def transform(
@@ -144,13 +147,12 @@ class DDAEHarmonizer:
             rows = slice(i, i + self.batch_size)
             x = torch.tensor(images[rows], device=device)[:, None]
             at_source, at_target = source[rows].to(device), target[rows].to(device)
-            look = self._looks(images[rows], sources[rows])
-            y = render_at_site(bundle.model, x, at_source, at_target, self.steps, look)
+            y = render_at_site(
+                bundle.model, x, at_source, at_target, self.steps,
+                self._looks(images[rows], sources[rows]),
+            )  # fmt: skip
             if not self.keep_noise:
-                y = torch.where(x > 0, y, 0)
-                common = bundle.model.to_common(y, bundle.model.look(at_target.site))
-                sd = torch.tensor([noise_sd(image) for image in common[:, 0].cpu().numpy()])
-                y = denoise_at_site(bundle.model, y, at_target, sd.to(y))
+                y = denoised(bundle.model, torch.where(x > 0, y, 0), at_target)
             parts.append(torch.where(x > 0, y.clamp(min=0), 0)[:, 0].cpu().numpy())
         return np.concatenate(parts) if parts else images.copy()
 
@@ -273,6 +275,21 @@ class DDAEHarmonizer:
                 f'the model {info.name!r} was trained without condition dropout, so it cannot '
                 'do without age, sex and site; give all three (use_covariates) or another model'
             )
+
+
+def denoised(model: DDAE, x: torch.Tensor, target: Condition) -> torch.Tensor:
+    """Images of the target, as much denoised as their noise on the common scale is.
+
+    Parameters
+    ----------
+    model : DDAE
+    x : torch.Tensor, shape (B, 1, H, W), range [0, 1]
+        0 outside the brain.
+    target : Condition
+    """
+    common = model.to_common(x.clamp(min=0), model.look(target.site))
+    sd = torch.tensor([noise_sd(image) for image in common[:, 0].cpu().numpy()])
+    return denoise_at_site(model, x, target, sd.to(x))
 
 
 @lru_cache(maxsize=2)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import math
 import shutil
 import sys
+import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,15 +16,18 @@ from tqdm import tqdm
 
 from ddae_app.bids import sidecars
 from ddae_app.bids.cohort import Cohort
-from ddae_app.bids.dataset import dataset_name, is_phantom, write_description
+from ddae_app.bids.dataset import dataset_name, is_phantom, licence, write_description
 from ddae_app.bids.names import Scan
 from ddae_app.errors import DdaeError, UsageError
-from ddae_app.files import staged
+from ddae_app.files import staged, write_atomically
+from ddae_app.harmonize.ddae import DDAEHarmonizer
 from ddae_app.harmonize.device import resolve_device
-from ddae_app.harmonize.models import training_preset
+from ddae_app.harmonize.models import FoundModel, check_protocol, find_model, training_preset
+from ddae_app.harmonize.samples import render_samples
 from ddae_app.imaging import volumes
 from ddae_app.imaging.grid import model_grid
 from ddae_app.imaging.slices import training_slices
+from ddae_app.levels.card import make_card
 from ddae_app.levels.participant import protocol_without_model
 from ddae_app.levels.preparation import (
     check_sites_known,
@@ -32,12 +37,21 @@ from ddae_app.levels.preparation import (
     preprocess_missing,
     select_scans,
 )
+from ddae_app.reports.card import format_card
 from ddae_app.reports.charts import plot_losses
-from ddae_app.settings import Protocol, Settings
-from ddae_app.training.dataset import SliceData
+from ddae_app.reports.samples import plot_samples
+from ddae_app.settings import Protocol, Settings, TrainSettings
+from ddae_app.training.dataset import SliceData, split_subjects
 from ddae_app.training.loop import Progress, train
+from ddae_app.training.suitability import (
+    FEWEST_PEOPLE,
+    confounded_sites,
+    sites_with_few_people,
+)
 
 log = logging.getLogger('ddae_app')
+
+SAMPLES_NAME = 'samples.png'
 
 
 def run_train(settings: Settings, log_dir: Path) -> int:
@@ -59,9 +73,15 @@ def run_train(settings: Settings, log_dir: Path) -> int:
     DdaeError
         Something is wrong that concerns every scan.
     """
+    started = time.monotonic()
+    initial = _initial_model(settings)
+    protocol = (
+        check_protocol(initial[0], settings.preproc.template, settings.preproc.slices)
+        if initial
+        else protocol_without_model(settings)
+    )
     scans, cohort = select_scans(settings)
     check_sites_known(settings, cohort)
-    protocol = protocol_without_model(settings)
     space = output_space(protocol)
     write_description(settings.output_dir, settings.bids_dir)
     failures = {
@@ -74,28 +94,72 @@ def run_train(settings: Settings, log_dir: Path) -> int:
     folder = settings.run.work_dir.resolve() / 'train' / settings.train.model_name
     data, unusable = _gather(settings, usable, cohort, space, folder)
     failures = unusable | failures
-    _check_enough(data)
+    warnings = _check_cohort(data, settings.train)
     counts = Counter(data.sites)
     log.info('training slices: %s', ', '.join(f'{site} {n}' for site, n in counts.items()))
-    preset = training_preset(settings.train.preset, settings.train.train_images)
+    path = _train(settings, data, protocol, folder, initial, started)
+    if path:
+        _publish(settings, path, data, warnings)
+    for scan, reason in failures.items():
+        log.error('%s was left out: %s', scan.stem, reason)
+    return 1 if failures else 0
+
+
+def _initial_model(settings: Settings) -> tuple[FoundModel, DDAEHarmonizer] | None:
+    if settings.train.init_from is None:
+        return None
+    found = find_model(settings.train.init_from, None, settings.output_dir)
+    log.info('starting from %s', found.describe())
+    return found, DDAEHarmonizer.load(found.path, settings.harmonize.device)
+
+
+def _train(
+    settings: Settings,
+    data: SliceData,
+    protocol: Protocol,
+    folder: Path,
+    initial: tuple[FoundModel, DDAEHarmonizer] | None,
+    started: float,
+) -> Path | None:
+    """Train to the end, or to the time limit, which gives None."""
+    asked, hours = settings.train, settings.train.max_hours
+    preset = training_preset(asked.preset, asked.train_images)
+    model_config, notes, bundle = preset.model, '', None
+    if initial:
+        found, harmonizer = initial
+        model_config, bundle = found.info.config, harmonizer.bundle
+        notes = f'started from {found.info.name}, SHA-256 {found.sha256}'
+    _, held_out = split_subjects(data, preset.train.validation_fraction, settings.random_seed)
+
+    def draw(model, images_seen: int) -> None:
+        samples = render_samples(model, data, held_out)
+        title = f'{asked.model_name} after {images_seen:,} images'
+        plot_samples(samples.images, samples.sites, folder / SAMPLES_NAME, title)
+
     with _progress(preset.train.images) as progress:
         path = train(
             data,
-            preset.model,
+            model_config,
             preset.train,
             protocol,
             folder,
             device=resolve_device(settings.harmonize.device),
             seed=settings.random_seed,
-            name=settings.train.model_name,
+            name=asked.model_name,
             dataset=dataset_name(settings.bids_dir),
             phantom=is_phantom(settings.bids_dir),
+            notes=notes,
+            initial=bundle,
+            deadline=math.inf if hours is None else started + 3600 * hours,
+            snapshot=draw,
             progress=progress,
         )
-    _publish(path, settings.output_dir / 'models')
-    for scan, reason in failures.items():
-        log.error('%s was left out: %s', scan.stem, reason)
-    return 1 if failures else 0
+    if path is None:
+        log.info(
+            'stopped after --max-hours %g, before the end of training; to go on, run the same '
+            'command again, with the same --work-dir', hours,
+        )  # fmt: skip
+    return path
 
 
 def _gather(
@@ -143,12 +207,31 @@ def _slices_of(scan: Scan, space: sidecars.Space, roots: list[Path]) -> np.ndarr
     return training_slices(image, mask > 0, grid, protocol)
 
 
-def _check_enough(data: SliceData) -> None:
+def _check_cohort(data: SliceData, asked: TrainSettings) -> tuple[str, ...]:
+    """Refuse data from which no site can be learnt; what was allowed is told as a warning."""
     if len(data.site_names) < 2:
         raise UsageError(
             f'all scans come from {data.site_names[0]}; a model that tells sites apart needs at '
             'least two (is --site-column right?)'
         )
+    few = [
+        f'site {site} has {n} people, fewer than {FEWEST_PEOPLE}: what they happen to be may be '
+        'taken for the site'
+        for site, n in sites_with_few_people(data).items()
+    ]
+    confounded = [
+        f'site {site} cannot be told from {reason}'
+        for site, reason in confounded_sites(data).items()
+    ]
+    for found, allowed, flag in (
+        (few, asked.allow_few_scans, '--allow-few-scans'),
+        (confounded, asked.allow_confounding, '--allow-confounding'),
+    ):
+        if found and not allowed:
+            raise UsageError(f'{found[0]}; leave its scans out, or give {flag}')
+    for warning in (*few, *confounded):
+        log.warning('%s', warning)
+    return (*few, *confounded)
 
 
 class _progress:  # noqa: N801 - used like a function
@@ -180,12 +263,24 @@ class _progress:  # noqa: N801 - used like a function
             )  # fmt: skip
 
 
-def _publish(bundle: Path, models: Path) -> None:
+def _publish(settings: Settings, bundle: Path, data: SliceData, warnings: tuple[str, ...]) -> None:
+    """Copy the model out of the work directory, with its curve, its samples and its card."""
+    models, preset = settings.output_dir / 'models', settings.train.preset
     model = models / bundle.name
     losses = models / f'{bundle.stem}_losses.tsv'
-    for source, target in ((bundle, model), (bundle.with_name('losses.tsv'), losses)):
+    samples = models / f'{bundle.stem}_samples.png'
+    copies = [(bundle, model), (bundle.with_name('losses.tsv'), losses)]
+    for source, target in (*copies, (bundle.with_name(SAMPLES_NAME), samples)):
         with staged(target) as temporary:
             shutil.copyfile(source, temporary)
     plot_losses(losses, losses.with_suffix('.svg'))
-    log.info('model: %s', model)
-    log.info('training curve: %s', losses.with_suffix('.svg'))
+    fraction = training_preset(preset, None).train.validation_fraction
+    _, held_out = split_subjects(data, fraction, settings.random_seed)
+    harmonizer = DDAEHarmonizer.load(model, settings.harmonize.device)
+    card = make_card(harmonizer, data, held_out, licence(settings.bids_dir), warnings)
+    write_atomically(models / f'{bundle.stem}_MODEL.md', format_card(card).encode())
+    for name, path in (
+        ('model', model), ('training curve', losses.with_suffix('.svg')), ('samples', samples),
+        ('card', models / f'{bundle.stem}_MODEL.md'),
+    ):  # fmt: skip
+        log.info('%s: %s', name, path)

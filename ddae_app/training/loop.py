@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from torch import nn
 import ddae_app
 from ddae_app.errors import DdaeError, UsageError
 from ddae_app.files import write_atomically
-from ddae_app.model.bundle import save_bundle
+from ddae_app.model.bundle import Bundle, save_bundle
 from ddae_app.model.ddae import DDAE
 from ddae_app.model.info import BundleInfo, TrainingRecord
 from ddae_app.model.losses import denoising_loss, training_loss
@@ -68,9 +68,12 @@ def train(
     dataset: str = 'unknown',
     phantom: bool = False,
     notes: str = '',
+    initial: Bundle | None = None,
+    deadline: float = math.inf,
+    snapshot: Callable[[DDAE, int], None] | None = None,
     progress: Callable[[Progress], None] | None = None,
     checkpoint_seconds: float = 300.0,
-) -> Path:
+) -> Path | None:
     """Train a DDAE and write its bundle.
 
     On the CPU, with the same number of threads, a run that was stopped and started again writes
@@ -94,6 +97,12 @@ def train(
         Stored in the bundle: the model's name, the training dataset's name, licence and notes.
     phantom : bool
         Whether ``data`` is simulated.
+    initial : Bundle, optional
+        A model to start from; sites that it does not know start with its null token.
+    deadline : float
+        When to stop, as ``time.monotonic`` counts, after a checkpoint; there is always one step.
+    snapshot : callable, optional
+        Called ten times in all, with the averaged model and the images seen.
     progress : callable, optional
         Called with a :class:`Progress` after every step; what it raises stops the run.
     checkpoint_seconds : float
@@ -101,13 +110,14 @@ def train(
 
     Returns
     -------
-    Path
-        The bundle.
+    Path or None
+        The bundle; None if the deadline came first, and the same call goes on.
 
     Raises
     ------
     UsageError
-        If the slices have another size than the network, or the name cannot be a file name.
+        If the slices have another size than the network, the name cannot be a file name, or
+        ``initial`` is of another configuration.
     ModelError
         If the folder holds a checkpoint of other settings or data.
     DdaeError
@@ -125,18 +135,27 @@ def train(
         'model': asdict(model_config),
         'train': asdict(train_config),
         'protocol': asdict(protocol),
-        'run': {'seed': seed, 'device': device.type, 'data': data.fingerprint()},
+        'run': {
+            'seed': seed,
+            'device': device.type,
+            'data': data.fingerprint(),
+            'initial': initial.sha256 if initial else None,
+        },
     }
     train_rows, held_out = split_subjects(data, train_config.validation_fraction, seed)
     ages = data.ages[train_rows]
     ages = ages[~np.isnan(ages)] if not np.isnan(ages).all() else np.zeros(1)
     scale = {'age_mean': float(ages.mean()), 'age_sd': max(float(ages.std()), 1.0)}
+    if initial:
+        scale = {'age_mean': initial.info.age_mean, 'age_sd': initial.info.age_sd}
     sites = np.array(data.sites)[train_rows]
     site_rows = [train_rows[sites == site] for site in data.site_names]
     # Only dropout and the first weights use the global generator; the caller's is left alone.
     with torch.random.fork_rng(devices=[device] if device.type == 'cuda' else []):
         torch.manual_seed(_seed(seed, 0, 'weights'))
         model = DDAE(model_config, len(data.site_names), **scale).to(device)
+        if initial:
+            _start_from(model, initial, data.site_names)
         learn_looks(model, data, train_rows)
         state = TrainState.fresh(model, train_config.learning_rate, train_config.weight_decay)
         checkpoint = out_dir / CHECKPOINT_NAME
@@ -152,12 +171,19 @@ def train(
                 state.history.append((seen, float(np.mean(state.losses)), validation))
                 state.losses = []
                 _write_losses(out_dir, state)
-            if time.monotonic() - saved >= checkpoint_seconds or state.step == train_config.steps:
+            now, done = time.monotonic(), state.step == train_config.steps
+            if done or now >= deadline or now - saved >= checkpoint_seconds:
                 save_checkpoint(checkpoint, state, settings)
                 saved = time.monotonic()
+            if snapshot and state.step * 10 // train_config.steps > (
+                (state.step - 1) * 10 // train_config.steps
+            ):
+                snapshot(state.average, state.step * train_config.batch_size)
             if progress:
                 pace = (time.monotonic() - started) / (state.step - first_step)
                 progress(_progress(state, train_config, loss, pace))
+            if now >= deadline and not done:
+                return None
     seen, train_loss, validation = state.history[-1]
     record = TrainingRecord(
         dataset=dataset,
@@ -182,6 +208,22 @@ def train(
     path = out_dir / f'{name}.safetensors'
     save_bundle(path, state.average, info)
     return path
+
+
+def _start_from(model: DDAE, initial: Bundle, site_names: Sequence[str]) -> None:
+    """Copy the weights; a site's code by its name, the null token for a site that is new."""
+    if initial.info.config != model.config:
+        raise UsageError(
+            f'the model {initial.info.name!r} to start from is of another configuration; train '
+            'with its own'
+        )
+    weights, own = initial.model.state_dict(), model.state_dict()
+    code = 'condition.site'
+    known = [initial.info.sites.index(s) if s in initial.info.sites else -1 for s in site_names]
+    weights[code] = weights[code][[*known, -1]]
+    # The looks are measured anew on the data that are there.
+    buffers = {name for name, _ in model.named_buffers()}
+    model.load_state_dict({k: own[k] if k in buffers else weights[k] for k in own})
 
 
 def _step(

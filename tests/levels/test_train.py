@@ -16,7 +16,9 @@ FLAGS = (
     '--skull-strip', 'none', '--template', TEMPLATE, '--sloppy', '--skip-bids-validation',
     '--nprocs', '1',
 )  # fmt: skip
-TRAIN = ('--preset', 'tiny', '--train-images', '64', '--random-seed', '7')
+TRAIN = (
+    '--preset', 'tiny', '--train-images', '64', '--random-seed', '7', '--allow-few-scans',
+)  # fmt: skip
 
 
 @pytest.fixture(scope='module')
@@ -39,6 +41,59 @@ def test_model_tells_how_it_came_about(trained):
     losses = folder / 'out' / 'models' / 'ddae_losses.tsv'
     assert read_tsv(losses)
     assert ElementTree.parse(losses.with_suffix('.svg')).getroot().tag.endswith('svg')
+
+
+def test_a_model_comes_with_its_card_and_samples(trained):
+    folder, said = trained
+    models = folder / 'out' / 'models'
+    card = (models / 'ddae_MODEL.md').read_text()
+    assert '# ddae' in card and 'simulated scanners' in card
+    assert '| PhantomA | 1 | 0 |' in card and '| PhantomB | 1 | 0 |' in card
+    assert 'site PhantomA has 1 people, fewer than 10' in card
+    assert 'site PhantomA has 1 people' in said
+    assert 'Licence: See README' in card
+    assert (models / 'ddae_samples.png').read_bytes().startswith(b'\x89PNG')
+
+
+def test_few_scans_are_refused_unless_allowed(trained, bids_dir, tmp_path):
+    folder, _ = trained
+    flags = [flag for flag in TRAIN if flag != '--allow-few-scans']
+    result = run(
+        bids_dir, tmp_path / 'out', 'train', '-w', tmp_path / 'work', '-d',
+        f'ddae-app={folder / "out"}', *FLAGS, *flags,
+    )  # fmt: skip
+    assert result.returncode == 2
+    (line,) = error_lines(result.stderr)
+    assert 'site PhantomA has 1 people' in line and '--allow-few-scans' in line
+
+
+def test_a_time_limit_stops_training_and_the_next_run_goes_on(trained, bids_dir, tmp_path):
+    folder, _ = trained
+    flags = (
+        bids_dir, tmp_path / 'out', 'train', '-w', tmp_path / 'work', '-d',
+        f'ddae-app={folder / "out"}', *FLAGS, *TRAIN,
+    )  # fmt: skip
+    stopped = run(*flags, '--max-hours', '0')
+    assert stopped.returncode == 0, stopped.stderr
+    assert 'run the same command again' in stopped.stderr
+    assert not (tmp_path / 'out' / 'models').exists()
+    finished = run(*flags)
+    assert finished.returncode == 0, finished.stderr
+    # As without a stop, to the byte.
+    models = [path / 'out' / 'models' / 'ddae.safetensors' for path in (tmp_path, folder)]
+    assert models[0].read_bytes() == models[1].read_bytes()
+
+
+def test_training_can_start_from_another_model(trained, bids_dir, tmp_path):
+    folder, _ = trained
+    first = folder / 'out' / 'models' / 'ddae.safetensors'
+    result = run(
+        bids_dir, tmp_path / 'out', 'train', '-w', tmp_path / 'work', '-d',
+        f'ddae-app={folder / "out"}', '--init-from', first, *FLAGS, *TRAIN,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    info = read_bundle_info(tmp_path / 'out' / 'models' / 'ddae.safetensors')
+    assert info.notes.startswith('started from ddae, SHA-256 ')
 
 
 def test_training_again_is_resumed_from_its_end(trained, bids_dir):

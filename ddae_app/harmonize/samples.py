@@ -1,0 +1,66 @@
+"""What a model makes of some scans at every site, to be looked at."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from ddae_app.harmonize.ddae import denoised
+from ddae_app.model.ddae import DDAE
+from ddae_app.model.diffusion import render_at_site
+from ddae_app.training.dataset import SliceData, make_condition
+
+STEPS = 8
+
+
+@dataclass(frozen=True)
+class Samples:
+    """One scan of each site in every look.
+
+    Attributes
+    ----------
+    sites : tuple of str, length S
+    images : np.ndarray, shape (S, 2 + S, H, W), float32
+        The scan; what the model takes for its clean self; and its renderings at each site.
+    """
+
+    sites: tuple[str, ...]
+    images: np.ndarray
+
+
+@torch.inference_mode()
+def render_samples(model: DDAE, data: SliceData, rows: np.ndarray) -> Samples:
+    """Render one scan of each site at all sites, age and sex untold.
+
+    Parameters
+    ----------
+    model : DDAE
+    data : SliceData
+        Its ``site_names`` are the model's.
+    rows : np.ndarray of int
+        Images to choose from, those held out rather than those learnt from; a site without any
+        shows one of all its images.
+    """
+    sites, device = np.array(data.sites), model.alpha_bar.device
+    chosen = []
+    for site in data.site_names:
+        own = rows[sites[rows] == site]
+        own = own if len(own) else np.flatnonzero(sites == site)
+        brain = [np.count_nonzero(data.images[row]) for row in own]
+        chosen.append(own[np.argmax(brain)])
+    n = len(chosen)
+    x = data.batch(np.array(chosen)).to(device)
+
+    def at(numbers: list[int]):
+        return make_condition([np.nan] * n, [None] * n, numbers).to(device)
+
+    home = at(list(range(n)))
+    columns = [x, denoised(model, x, home)]
+    for target in range(n):
+        there = at([target] * n)
+        y = torch.where(x > 0, render_at_site(model, x, home, there, STEPS), 0)
+        columns.append(denoised(model, y, there))
+    sheet = torch.cat([torch.where(x > 0, y.clamp(min=0), 0) for y in columns], dim=1)
+    return Samples(data.site_names, sheet.cpu().numpy())

@@ -1,0 +1,119 @@
+"""What goes on the card of a model that has just been trained."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ddae_app.evaluation import fidelity
+from ddae_app.harmonize.ddae import DDAEHarmonizer
+from ddae_app.imaging.quality import quantile_distance
+from ddae_app.reports.card import ModelCard, SiteFacts
+from ddae_app.training.dataset import SliceData
+
+MOST_IMAGES = 64
+"""On which the figures are measured."""
+
+
+def make_card(
+    harmonizer: DDAEHarmonizer,
+    data: SliceData,
+    held_out: np.ndarray,
+    licence: str,
+    warnings: tuple[str, ...],
+) -> ModelCard:
+    """The card of a trained model.
+
+    Parameters
+    ----------
+    harmonizer : DDAEHarmonizer
+    data : SliceData
+        What it was trained on.
+    held_out : np.ndarray of int
+        The rows that training did not see.
+    licence : str
+        Of the data.
+    warnings : tuple of str
+        What was wrong with the data and accepted.
+    """
+    assert harmonizer.bundle is not None
+    info = harmonizer.bundle.info
+    record = info.training
+    training = {
+        'images seen': f'{record.images_seen:,}',
+        'seed': str(record.seed),
+        'training loss': f'{record.train_loss:.4g}' if record.train_loss is not None else 'n/a',
+        'protocol': ', '.join(f'{k} {v}' for k, v in vars(info.protocol).items()),
+        'network': ', '.join(f'{k} {v}' for k, v in vars(info.config).items()),
+        'versions': ', '.join(f'{k} {v}' for k, v in info.versions.items()),
+    }
+    if info.notes:
+        training['notes'] = info.notes
+    return ModelCard(
+        name=info.name,
+        dataset=record.dataset,
+        licence=licence,
+        phantom=info.phantom,
+        sites=tuple(_site(data, held_out, site) for site in data.site_names),
+        training=training,
+        figures=_figures(harmonizer, data, held_out),
+        warnings=warnings,
+    )
+
+
+def _site(data: SliceData, held_out: np.ndarray, site: str) -> SiteFacts:
+    rows = np.flatnonzero(np.array(data.sites) == site)
+    first = {data.subjects[row]: row for row in rows[::-1]}  # one row per person
+    ages = data.ages[list(first.values())]
+    ages = ages[~np.isnan(ages)]
+    sexes = [data.sexes[row] for row in first.values() if data.sexes[row]]
+    return SiteFacts(
+        name=site,
+        people=len(first),
+        slices=len(rows),
+        held_out=len({data.subjects[row] for row in set(rows) & set(held_out)}),
+        age_mean=float(ages.mean()) if len(ages) else float('nan'),
+        age_sd=float(ages.std()) if len(ages) else float('nan'),
+        female=sexes.count('F') / len(sexes) if sexes else float('nan'),
+    )
+
+
+def _figures(harmonizer: DDAEHarmonizer, data: SliceData, held_out: np.ndarray) -> dict[str, str]:
+    """Measured on scans that training did not see; without any, nothing can be said."""
+    if not len(held_out):
+        return {'nothing': 'nobody was held out'}
+    assert harmonizer.bundle is not None
+    rows = held_out[np.linspace(0, len(held_out) - 1, MOST_IMAGES).astype(int)]
+    rows = np.unique(rows)
+    images, sites = np.array(data.images[rows]), [data.sites[row] for row in rows]
+    loss = harmonizer.bundle.info.training.validation_loss
+    itself = np.concatenate(
+        [harmonizer.transform(x[None], s, s) for x, s in zip(images, sites, strict=True)]
+    )
+    found = {
+        'images': f'{len(rows)} slices',
+        'validation loss': f'{loss:.4g}' if loss is not None else 'n/a',
+        'rendered at its own site, SSIM to the scan': _mean(
+            fidelity.ssim(np.array(itself), images)
+        ),
+    }
+    for target in harmonizer.sites:
+        others = np.array([site != target for site in sites])
+        if not others.any():
+            continue
+        before = images[others]
+        after = harmonizer.transform(before, [s for s in sites if s != target], target)
+        levels, typical = harmonizer.typical_intensities(target)
+        distances = [
+            np.mean([quantile_distance(image[None], levels, typical) for image in stack])
+            for stack in (before, after)
+        ]
+        found[f'others rendered at {target}'] = (
+            f'distance to the intensities of {target} {distances[0]:.3f} before and '
+            f'{distances[1]:.3f} after; gradient correlation to the scan '
+            f'{_mean(fidelity.gradient_correlation(after, before))}'
+        )
+    return found
+
+
+def _mean(values: np.ndarray) -> str:
+    return f'{np.mean(values):.3f}'
