@@ -20,6 +20,7 @@ CHOICES = {
     'unseen_site': ('refuse', 'agnostic', 'adapt'),
     'stage': ('all', 'preproc', 'harmonize'),
     'preset': ('tiny', 'base', 'paper'),
+    'precision': ('auto', 'fp32', 'bf16'),
 }
 """What the settings that are one of a few words may be."""
 
@@ -118,6 +119,7 @@ class TrainSettings:
 
     preset: str = 'base'
     train_images: int | None = None
+    precision: str = 'auto'
     max_hours: float | None = None
     init_from: Path | None = None
     allow_few_scans: bool = False
@@ -217,7 +219,7 @@ def check_value(name: str, value: Any) -> None:
         expected = ' or '.join(CHOICES[name])
     elif name in PATTERNS and not re.fullmatch(PATTERNS[name][0], value):
         expected = PATTERNS[name][1]
-    elif name in LEAST and value < LEAST[name]:
+    elif name in LEAST and not value >= LEAST[name]:  # NaN is not either
         expected = f'{LEAST[name]} or more'
     elif name == 'random_seed' and value > MAX_SEED:
         expected = f'0 to {MAX_SEED}'

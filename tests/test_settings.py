@@ -40,7 +40,7 @@ FULL = Settings(
     ),
     preproc=PreprocSettings('none', Path('w'), 'T', Path('tf'), 'all', True),
     harmonize=HarmonizeSettings('IXI', Path('m'), 'ddae', 'agnostic', True, 'preproc', 'cuda:1'),
-    train=TrainSettings('tiny', 5, 'my-model'),
+    train=TrainSettings('tiny', 5, 'bf16', 11.5, Path('m'), True, True, 'my-model'),
     run=RunSettings(
         Path('w'), True, 3, 2, 4000, True, Path('p.yml'), True, True, True, True, True, True, 2
     ),

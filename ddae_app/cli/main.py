@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from ddae_app import __version__
-from ddae_app.cli.parser import build_parser, default_nprocs
+from ddae_app.cli.parser import build_parser
+from ddae_app.cli.values import default_nprocs
 from ddae_app.errors import DdaeError, UsageError
 from ddae_app.files import write_atomically
 from ddae_app.settings import Settings, from_flat, read_flat, to_toml
@@ -61,7 +62,9 @@ def resolve(arguments: dict[str, Any], environment: Mapping[str, str]) -> Settin
     values = (read_flat(file) if file else {}) | given
     nprocs = values.setdefault('nprocs', default_nprocs())
     if values['analysis_level'] == 'train':
-        values.setdefault('omp_nthreads', nprocs)
+        # torchrun starts several processes on a node, which share its CPUs.
+        local = int(environment.get('LOCAL_WORLD_SIZE', '1'))
+        values.setdefault('omp_nthreads', max(1, nprocs // local))
     values.setdefault('omp_nthreads', max(1, min(nprocs - 1, 8)))
     home = Path(environment.get('HOME') or '/')
     values.setdefault(
@@ -127,11 +130,15 @@ def _check_folders(settings: Settings) -> None:
 
 def _run(settings: Settings, command: str) -> int:
     _prepare_environment(settings)
-    if settings.run.clean_workdir:
+    if settings.run.clean_workdir and os.environ.get('RANK', '0') == '0':
         for entry in settings.run.work_dir.iterdir():
             shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
     run_id = f'{time.strftime("%Y%m%d-%H%M%S")}_{uuid.uuid4()}'
-    log_dir = settings.output_dir / 'logs' / run_id
+    # Of the processes that torchrun starts, the first speaks for all.
+    first = os.environ.get('RANK', '0') == '0'
+    log_dir = (settings.output_dir if first else settings.run.work_dir.resolve()) / 'logs' / run_id
+    if not first:
+        log.handlers[0].setLevel(logging.ERROR)
     log_dir.mkdir(parents=True)
     write_atomically(log_dir / 'settings.toml', to_toml(settings))
     _say_in_file(log_dir / 'ddae-app.log')
@@ -153,7 +160,7 @@ def _run_level(settings: Settings, log_dir: Path) -> int:
     if settings.analysis_level == 'train':
         from ddae_app.levels.train import run_train
 
-        return run_train(settings, log_dir)
+        return run_train(settings, log_dir, int(os.environ.get('LOCAL_WORLD_SIZE', '1')))
     from ddae_app.levels.group import run_group
 
     return run_group(settings)

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import os
-import re
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from ddae_app import __version__
-from ddae_app.settings import CHOICES, check_value
+from ddae_app.cli.values import checked, hours, memory_mb, number
+from ddae_app.settings import CHOICES
 
 DESCRIPTION = """\
 Takes T1-weighted images of a BIDS dataset to MNI152 space and re-renders them as if they had
@@ -51,6 +49,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_harmonization(parser)
     _add_training(parser)
     _add_run(parser)
+    _add_behaviour(parser)
     return parser
 
 
@@ -206,7 +205,7 @@ def _add_harmonization(parser: argparse.ArgumentParser) -> None:
     _flag(
         group,
         '--device',
-        type=_checked('device'),
+        type=checked('device'),
         metavar='{auto,cpu,cuda[:n]}',
         help='where the networks run (default: auto)',
     )
@@ -224,14 +223,20 @@ def _add_training(parser: argparse.ArgumentParser) -> None:
     _flag(
         group,
         '--train-images',
-        type=_number('train_images'),
+        type=number('train_images'),
         metavar='N',
         help="slices to show the network in all (default: the preset's)",
     )
     _flag(
         group,
+        '--precision',
+        choices=CHOICES['precision'],
+        help='of the arithmetic in training (default: auto, bf16 on a GPU and fp32 on a CPU)',
+    )
+    _flag(
+        group,
         '--max-hours',
-        type=_checked('max_hours', _hours),
+        type=checked('max_hours', hours),
         metavar='H',
         help='stop training after so many hours from the start and exit with 0; the same command '
         'goes on (default: no limit)',
@@ -259,7 +264,7 @@ def _add_training(parser: argparse.ArgumentParser) -> None:
     _flag(
         group,
         '--model-name',
-        type=_checked('model_name'),
+        type=checked('model_name'),
         metavar='NAME',
         help='the model is written to <output_dir>/models/NAME.safetensors (default: ddae)',
     )
@@ -287,14 +292,14 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
         '--nthreads',
         '--n-cpus',
         dest='nprocs',
-        type=_number('nprocs'),
+        type=number('nprocs'),
         metavar='N',
         help='processes at once (default: all CPUs)',
     )
     _flag(
         group,
         '--omp-nthreads',
-        type=_number('omp_nthreads'),
+        type=number('omp_nthreads'),
         metavar='N',
         help='threads per process of the networks; ANTs and N4 use one, to give the same '
         'result every time (default: one less than --nprocs, at most 8)',
@@ -304,7 +309,7 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
         '--mem-mb',
         '--mem',
         dest='mem_mb',
-        type=_memory_mb,
+        type=memory_mb,
         metavar='MB',
         help='memory for all processes, in MB or with a suffix K, M, G or T',
     )
@@ -323,6 +328,10 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
         metavar='FILE',
         help='YAML with a nipype plugin and its arguments',
     )
+
+
+def _add_behaviour(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group('what to do and say')
     _flag(
         group,
         '--config-file',
@@ -352,7 +361,7 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     _flag(
         group,
         '--random-seed',
-        type=_number('random_seed'),
+        type=number('random_seed'),
         metavar='N',
         help='seed of training (default: 0)',
     )
@@ -370,49 +379,4 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         '-v', '--verbose', dest='verbose_count', action='count', help='say more; -vv for debugging'
-    )
-
-
-def _checked(name: str, convert: Callable[[str], Any] = str) -> Callable[[str], Any]:
-    """A type for argparse that knows what the setting may be."""
-
-    def check(text: str) -> Any:
-        try:
-            value = convert(text)
-            check_value(name, value)
-        except ValueError as e:
-            raise argparse.ArgumentTypeError(str(e)) from e
-        return value
-
-    return check
-
-
-def _number(name: str) -> Callable[[str], Any]:
-    def convert(text: str) -> int:
-        try:
-            return int(text)
-        except ValueError:
-            raise ValueError(f'{text!r}: expected a whole number') from None
-
-    return _checked(name, convert)
-
-
-def _hours(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        raise ValueError(f'{text!r}: expected a number of hours') from None
-
-
-def _memory_mb(text: str) -> int:
-    match = re.fullmatch(r'(\d+)([KMGT]?)B?', text.strip().upper())
-    if not match or int(match[1]) == 0:
-        raise argparse.ArgumentTypeError(f'{text}: expected a size such as 16000 or 16G')
-    return max(1, int(int(match[1]) * {'K': 1e-3, '': 1, 'M': 1, 'G': 1e3, 'T': 1e6}[match[2]]))
-
-
-def default_nprocs() -> int:
-    """CPUs that this process may use; a batch job often has fewer than the machine."""
-    return (
-        len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
     )

@@ -9,13 +9,14 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from tqdm import tqdm
 
 from ddae_app.bids import sidecars
-from ddae_app.bids.cohort import Cohort
 from ddae_app.bids.dataset import dataset_name, is_phantom, licence, write_description
 from ddae_app.bids.names import Scan
 from ddae_app.errors import DdaeError, UsageError
@@ -43,18 +44,22 @@ from ddae_app.reports.samples import plot_samples
 from ddae_app.settings import Protocol, Settings, TrainSettings
 from ddae_app.training.dataset import SliceData, split_subjects
 from ddae_app.training.loop import Progress, train
+from ddae_app.training.parallel import start_fabric
 from ddae_app.training.suitability import (
     FEWEST_PEOPLE,
     confounded_sites,
     sites_with_few_people,
 )
 
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
 log = logging.getLogger('ddae_app')
 
-SAMPLES_NAME = 'samples.png'
+SAMPLES_NAME, STORE_NAME = 'samples.png', 'slices.f32'
 
 
-def run_train(settings: Settings, log_dir: Path) -> int:
+def run_train(settings: Settings, log_dir: Path, local_processes: int = 1) -> int:
     """Preprocess whoever is not, train a model, and write it to ``<output_dir>/models/``.
 
     Parameters
@@ -62,6 +67,8 @@ def run_train(settings: Settings, log_dir: Path) -> int:
     settings : Settings
     log_dir : Path
         Folder of this run's logs.
+    local_processes : int
+        How many ``torchrun`` started on this node; the first one prepares for all.
 
     Returns
     -------
@@ -80,6 +87,51 @@ def run_train(settings: Settings, log_dir: Path) -> int:
         if initial
         else protocol_without_model(settings)
     )
+    device = resolve_device(settings.harmonize.device)
+    fabric = start_fabric(device, settings.train.precision, local_processes)
+    folder = settings.run.work_dir.resolve() / 'train' / settings.train.model_name
+    first = _prepare(settings, protocol, folder, log_dir) if fabric.is_global_zero else None
+    prepared = fabric.broadcast(first)
+    assert prepared is not None
+    data = prepared.open(folder / STORE_NAME, protocol)
+    path = _train(settings, data, protocol, folder, initial, fabric, started)
+    if path and fabric.is_global_zero:
+        _publish(settings, path, data, prepared.warnings)
+    for scan, reason in prepared.failures.items():
+        log.error('%s was left out: %s', scan.stem, reason)
+    return 1 if prepared.failures else 0
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What is known of the slices that lie in the store, for every process.
+
+    Attributes
+    ----------
+    sites, ages, sexes, subjects
+        As in :class:`~ddae_app.training.dataset.SliceData`.
+    failures : dict of Scan to str
+        Scans that are not among them, and why.
+    warnings : tuple of str
+        What is wrong with the cohort and was allowed.
+    """
+
+    sites: tuple[str, ...]
+    ages: np.ndarray
+    sexes: tuple[str | None, ...]
+    subjects: tuple[str, ...]
+    failures: dict[Scan, str]
+    warnings: tuple[str, ...] = ()
+
+    def open(self, store: Path, protocol: Protocol) -> SliceData:
+        """The slices, mapped into memory, with their labels."""
+        shape = (len(self.sites), *protocol.slice_shape)
+        images = np.memmap(store, dtype=np.float32, mode='r', shape=shape)
+        return SliceData(images, self.sites, self.ages, self.sexes, self.subjects)
+
+
+def _prepare(settings: Settings, protocol: Protocol, folder: Path, log_dir: Path) -> Prepared:
+    """Preprocess whoever is not, and gather the slices of all."""
     scans, cohort = select_scans(settings)
     check_sites_known(settings, cohort)
     space = output_space(protocol)
@@ -91,18 +143,20 @@ def run_train(settings: Settings, log_dir: Path) -> int:
     }
     usable = [scan for scan in scans if scan not in failures]
     failures |= preprocess_missing(settings, usable, cohort, space, log_dir)
-    folder = settings.run.work_dir.resolve() / 'train' / settings.train.model_name
-    data, unusable = _gather(settings, usable, cohort, space, folder)
-    failures = unusable | failures
+    owners, unusable = _gather(settings, usable, space, folder / STORE_NAME)
+    known = [cohort[scan] for scan in owners]
+    prepared = Prepared(
+        sites=tuple(c.site or '' for c in known),
+        ages=np.array([c.age for c in known]),
+        sexes=tuple(c.sex for c in known),
+        subjects=tuple(scan.participant for scan in owners),
+        failures=unusable | failures,
+    )
+    data = prepared.open(folder / STORE_NAME, protocol)
     warnings = _check_cohort(data, settings.train)
     counts = Counter(data.sites)
     log.info('training slices: %s', ', '.join(f'{site} {n}' for site, n in counts.items()))
-    path = _train(settings, data, protocol, folder, initial, started)
-    if path:
-        _publish(settings, path, data, warnings)
-    for scan, reason in failures.items():
-        log.error('%s was left out: %s', scan.stem, reason)
-    return 1 if failures else 0
+    return replace(prepared, warnings=warnings)
 
 
 def _initial_model(settings: Settings) -> tuple[FoundModel, DDAEHarmonizer] | None:
@@ -119,6 +173,7 @@ def _train(
     protocol: Protocol,
     folder: Path,
     initial: tuple[FoundModel, DDAEHarmonizer] | None,
+    fabric: Fabric,
     started: float,
 ) -> Path | None:
     """Train to the end, or to the time limit, which gives None."""
@@ -143,7 +198,7 @@ def _train(
             preset.train,
             protocol,
             folder,
-            device=resolve_device(settings.harmonize.device),
+            fabric=fabric,
             seed=settings.random_seed,
             name=asked.model_name,
             dataset=dataset_name(settings.bids_dir),
@@ -163,17 +218,12 @@ def _train(
 
 
 def _gather(
-    settings: Settings,
-    scans: Sequence[Scan],
-    cohort: Cohort,
-    space: sidecars.Space,
-    folder: Path,
-) -> tuple[SliceData, dict[Scan, str]]:
-    """All slices, in one file that is mapped into memory, and what is known of each."""
-    protocol, roots = space.protocol, derivative_roots(settings)
+    settings: Settings, scans: Sequence[Scan], space: sidecars.Space, store: Path
+) -> tuple[list[Scan], dict[Scan, str]]:
+    """Write all slices to one file; whose each is, and which scans have none."""
+    roots = derivative_roots(settings)
     owners: list[Scan] = []
     unusable: dict[Scan, str] = {}
-    store = folder / 'slices.f32'
     with staged(store) as temporary, temporary.open('wb') as file:
         for scan in scans:
             try:
@@ -185,16 +235,7 @@ def _gather(
             owners += [scan] * len(stack)
     if not owners:
         raise UsageError('no scan could be preprocessed, so there is nothing to train on')
-    known = [cohort[scan] for scan in owners]
-    return SliceData(
-        images=np.memmap(
-            store, dtype=np.float32, mode='r', shape=(len(owners), *protocol.slice_shape)
-        ),
-        sites=tuple(c.site or '' for c in known),
-        ages=np.array([c.age for c in known]),
-        sexes=tuple(c.sex for c in known),
-        subjects=tuple(scan.participant for scan in owners),
-    ), unusable
+    return owners, unusable
 
 
 def _slices_of(scan: Scan, space: sidecars.Space, roots: list[Path]) -> np.ndarray:
@@ -215,8 +256,8 @@ def _check_cohort(data: SliceData, asked: TrainSettings) -> tuple[str, ...]:
             'least two (is --site-column right?)'
         )
     few = [
-        f'site {site} has {n} people, fewer than {FEWEST_PEOPLE}: what they happen to be may be '
-        'taken for the site'
+        f'site {site} has {n} {"person" if n == 1 else "people"}, fewer than {FEWEST_PEOPLE}: '
+        'what they happen to be may be taken for the site'
         for site, n in sites_with_few_people(data).items()
     ]
     confounded = [

@@ -84,6 +84,7 @@ def training_loss(
     condition: Condition,
     hsic_weight: float,
     generator: torch.Generator,
+    rows: slice = slice(None),
 ) -> Tensor:
     """Denoising loss at random times, plus the penalty on the site in ``z_u``.
 
@@ -100,22 +101,33 @@ def training_loss(
         0 leaves the penalty out.
     generator : torch.Generator
         On the device of ``x``.
+    rows : slice
+        The part of the batch that this process computes. Everything random is drawn for the
+        whole batch, so that the draws do not depend on how many processes there are.
 
     Returns
     -------
     torch.Tensor, shape ()
     """
-    config, z_u = model.config, model.encode(view)
+    config, z_u = model.config, model.encode(view[rows])
     # What is dropped of the site is its code alone: the look of an unknown site is measured.
-    z_k = model.embed(condition.dropped(config.condition_dropout, generator))
-    z_noisy = z_u + config.z_u_noise * _normal(z_u, generator)
+    z_k = model.embed(condition.dropped(config.condition_dropout, generator)[rows])
+    code_noise = torch.randn((len(x_0), config.z_u_dim), generator=generator, device=x_0.device)
     uniform = torch.rand(len(x_0), generator=generator, device=x_0.device)
+    noise = torch.randn(x_0.shape, generator=generator, device=x_0.device)
     own_noise = model.noise[condition.site] / model.deviation
-    noise = _normal(x_0, generator)
-    loss = denoising_loss(model, x_0, z_k, z_noisy, uniform, noise, own_noise).mean()
+    loss = denoising_loss(
+        model,
+        x_0[rows],
+        z_k,
+        z_u + config.z_u_noise * code_noise[rows],
+        uniform[rows],
+        noise[rows],
+        own_noise[rows],
+    ).mean()
     if hsic_weight:
         with torch.autocast(x_0.device.type, enabled=False):
-            loss = loss + hsic_weight * partial_hsic(z_u.float(), condition)
+            loss = loss + hsic_weight * partial_hsic(z_u.float(), condition[rows])
     return loss
 
 
@@ -161,7 +173,3 @@ def _regress(y: Tensor, design: Tensor) -> Tensor:
 
 def _centre(K: Tensor) -> Tensor:
     return K - K.mean(dim=0) - K.mean(dim=1, keepdim=True) + K.mean()
-
-
-def _normal(like: Tensor, generator: torch.Generator) -> Tensor:
-    return torch.randn(like.shape, generator=generator, device=like.device)

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -26,6 +27,9 @@ from ddae_app.training.augment import random_contrast, random_shift
 from ddae_app.training.checkpoint import TrainState, resume, save_checkpoint
 from ddae_app.training.dataset import SliceData, balanced_rows, site_quantiles, split_subjects
 from ddae_app.training.looks import learn_looks
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 CHECKPOINT_NAME = 'checkpoint.safetensors'
 LOSSES_NAME = 'losses.tsv'
@@ -63,6 +67,7 @@ def train(
     out_dir: str | Path,
     *,
     device: torch.device | str = 'cpu',
+    fabric: Fabric | None = None,
     seed: int = 0,
     name: str = 'model',
     dataset: str = 'unknown',
@@ -91,6 +96,10 @@ def train(
         Gets ``<name>.safetensors``, ``losses.tsv`` and ``checkpoint.safetensors``. A checkpoint
         found there is resumed.
     device : torch.device
+        Where there is no `fabric`.
+    fabric : Fabric, optional
+        The processes among which each batch is divided
+        (:func:`ddae_app.training.parallel.start_fabric`); the first one alone writes files.
     seed : int
         Of the held-out subjects, the first weights and every random draw.
     name, dataset, notes : str
@@ -116,8 +125,8 @@ def train(
     Raises
     ------
     UsageError
-        If the slices have another size than the network, the name cannot be a file name, or
-        ``initial`` is of another configuration.
+        If the slices have another size than the network, the name cannot be a file name,
+        ``initial`` is of another configuration, or the processes do not divide a batch.
     ModelError
         If the folder holds a checkpoint of other settings or data.
     DdaeError
@@ -130,7 +139,16 @@ def train(
         )
     if not re.fullmatch(r'[A-Za-z0-9][A-Za-z0-9._-]*', name):
         raise UsageError(f'model name {name!r}; use letters, digits, dots, hyphens, underscores')
-    out_dir, device = Path(out_dir), torch.device(device)
+    if fabric is None:
+        from ddae_app.training.parallel import start_fabric  # takes seconds
+
+        fabric = start_fabric(device)
+    if train_config.batch_size % fabric.world_size:
+        raise UsageError(
+            f'{fabric.world_size} processes cannot divide a batch of {train_config.batch_size} '
+            'images evenly; start another number of them'
+        )
+    out_dir, device, first = Path(out_dir), fabric.device, fabric.is_global_zero
     settings = {
         'model': asdict(model_config),
         'train': asdict(train_config),
@@ -161,29 +179,39 @@ def train(
         checkpoint = out_dir / CHECKPOINT_NAME
         if checkpoint.exists():
             resume(checkpoint, state, settings)
-        _write_losses(out_dir, state)
+        objective = fabric.setup_module(_Objective(state.model), move_to_device=False)
+        if first:
+            _write_losses(out_dir, state)
         first_step, started, saved = state.step, time.monotonic(), time.monotonic()
         while state.step < train_config.steps:
-            loss = _step(state, data, site_rows, train_config, seed, device)
-            if _row_is_due(state.step, train_config):
+            loss = _step(fabric, objective, state, data, site_rows, train_config, seed)
+            if first and _row_is_due(state.step, train_config):
                 validation = _validation_loss(state.average, data, held_out, seed, device)
                 seen = state.step * train_config.batch_size
                 state.history.append((seen, float(np.mean(state.losses)), validation))
                 state.losses = []
                 _write_losses(out_dir, state)
             now, done = time.monotonic(), state.step == train_config.steps
-            if done or now >= deadline or now - saved >= checkpoint_seconds:
+            stop = deadline < math.inf and fabric.broadcast(now >= deadline)
+            if first and (done or stop or now - saved >= checkpoint_seconds):
                 save_checkpoint(checkpoint, state, settings)
                 saved = time.monotonic()
-            if snapshot and state.step * 10 // train_config.steps > (
-                (state.step - 1) * 10 // train_config.steps
+            if (
+                first
+                and snapshot
+                and state.step * 10 // train_config.steps
+                > ((state.step - 1) * 10 // train_config.steps)
             ):
                 snapshot(state.average, state.step * train_config.batch_size)
-            if progress:
+            if first and progress:
                 pace = (time.monotonic() - started) / (state.step - first_step)
                 progress(_progress(state, train_config, loss, pace))
-            if now >= deadline and not done:
+            if stop and not done:
                 return None
+    path = out_dir / f'{name}.safetensors'
+    if not first:
+        fabric.barrier()
+        return path
     seen, train_loss, validation = state.history[-1]
     record = TrainingRecord(
         dataset=dataset,
@@ -205,9 +233,20 @@ def train(
         phantom=phantom,
         notes=notes,
     )
-    path = out_dir / f'{name}.safetensors'
     save_bundle(path, state.average, info)
+    fabric.barrier()
     return path
+
+
+class _Objective(nn.Module):
+    """The loss as a module, so that Fabric sees all the parameters that it takes."""
+
+    def __init__(self, model: DDAE) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, *arguments: Any) -> torch.Tensor:
+        return training_loss(self.model, *arguments)
 
 
 def _start_from(model: DDAE, initial: Bundle, site_names: Sequence[str]) -> None:
@@ -227,15 +266,16 @@ def _start_from(model: DDAE, initial: Bundle, site_names: Sequence[str]) -> None
 
 
 def _step(
+    fabric: Fabric,
+    objective: nn.Module,
     state: TrainState,
     data: SliceData,
     site_rows: list[np.ndarray],
     config: TrainConfig,
     seed: int,
-    device: torch.device,
 ) -> float:
     """One optimiser step; everything random in it follows from (seed, step)."""
-    step, model = state.step, state.model
+    step, model, device = state.step, state.model, fabric.device
     torch.manual_seed(_seed(seed, step, 'dropout'))
     generator = torch.Generator(device).manual_seed(_seed(seed, step, 'draws'))
     rows = balanced_rows(
@@ -250,16 +290,17 @@ def _step(
     x_0, view = random_shift((x_0, view), config.shift_pixels, generator)
     state.optimizer.param_groups[0]['lr'] = _learning_rate(config, step)
     model.train()
-    with torch.autocast(device.type, torch.bfloat16, enabled=device.type == 'cuda'):
-        loss = training_loss(model, x_0, view, condition, config.hsic_weight, generator)
-    value = loss.item()
+    mine = slice(fabric.global_rank, None, fabric.world_size)
+    loss = objective(x_0, view, condition, config.hsic_weight, generator, mine)
+    reduced = fabric.all_reduce(loss.detach(), reduce_op='mean')
+    value = float(cast(torch.Tensor, reduced))
     if not math.isfinite(value):
         raise DdaeError(
             f'the training loss is {value} after {step * config.batch_size} images, a finite '
             f'number is expected; lower learning_rate (now {config.learning_rate})'
         )
     state.optimizer.zero_grad()
-    loss.backward()
+    fabric.backward(loss)
     nn.utils.clip_grad_norm_(model.parameters(), config.grad_clip)
     state.optimizer.step()
     # The average forgets the first, random weights quickly: its half-life grows with the run.

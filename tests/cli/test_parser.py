@@ -30,6 +30,7 @@ FLAGS = {
     '--device': (['cuda:1'], 'cuda:1'),
     '--preset': (['tiny'], 'tiny'),
     '--train-images': (['5'], 5),
+    '--precision': (['bf16'], 'bf16'),
     '--max-hours': (['11.5'], 11.5),
     '--init-from': (['m'], 'm'),
     '--allow-few-scans': ([], True),
@@ -81,7 +82,7 @@ def test_every_flag_in_every_spelling(flag, spelling):
     else:
         found = _parse(written, *typed)
     got = found[_name(flag)]
-    assert (got if isinstance(value, list | int) else str(got)) == value
+    assert (got if isinstance(value, list | int | float) else str(got)) == value
 
 
 def test_the_list_above_is_complete():
@@ -132,6 +133,8 @@ def test_devices(device):
         (['--mem', '1.5G'], 'expected a size'),
         (['--mem', '-1'], '-1: expected a size'),
         (['--nprocs', '0'], '0: expected 1 or more'),
+        (['--max-hours', 'nan'], 'nan: expected 0 or more'),
+        (['--max-hours', 'x'], "'x': expected a number of hours"),
         (['--nprocs', 'all'], "'all': expected a whole number"),
         (['--omp-nthreads', '-2'], '--omp-nthreads'),
         (['--random-seed', '2147483648'], 'expected 0 to 2147483647'),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 from xml.etree import ElementTree
 
 import pytest
@@ -49,8 +51,8 @@ def test_a_model_comes_with_its_card_and_samples(trained):
     card = (models / 'ddae_MODEL.md').read_text()
     assert '# ddae' in card and 'simulated scanners' in card
     assert '| PhantomA | 1 | 0 |' in card and '| PhantomB | 1 | 0 |' in card
-    assert 'site PhantomA has 1 people, fewer than 10' in card
-    assert 'site PhantomA has 1 people' in said
+    assert 'site PhantomA has 1 person, fewer than 10' in card
+    assert 'site PhantomA has 1 person' in said
     assert 'Licence: See README' in card
     assert (models / 'ddae_samples.png').read_bytes().startswith(b'\x89PNG')
 
@@ -64,7 +66,7 @@ def test_few_scans_are_refused_unless_allowed(trained, bids_dir, tmp_path):
     )  # fmt: skip
     assert result.returncode == 2
     (line,) = error_lines(result.stderr)
-    assert 'site PhantomA has 1 people' in line and '--allow-few-scans' in line
+    assert 'site PhantomA has 1 person' in line and '--allow-few-scans' in line
 
 
 def test_a_time_limit_stops_training_and_the_next_run_goes_on(trained, bids_dir, tmp_path):
@@ -94,6 +96,28 @@ def test_training_can_start_from_another_model(trained, bids_dir, tmp_path):
     assert result.returncode == 0, result.stderr
     info = read_bundle_info(tmp_path / 'out' / 'models' / 'ddae.safetensors')
     assert info.notes.startswith('started from ddae, SHA-256 ')
+
+
+def test_processes_that_torchrun_starts_train_one_model(trained, bids_dir, tmp_path):
+    folder, _ = trained
+    launcher = (
+        sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc-per-node=2',
+    )  # fmt: skip
+    arguments = (
+        '-m', 'ddae_app', bids_dir, tmp_path / 'out', 'train', '-w', tmp_path / 'work', '-d',
+        f'ddae-app={folder / "out"}', *FLAGS, *TRAIN,
+    )  # fmt: skip
+    result = subprocess.run(
+        [*launcher, *map(str, arguments)], capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stderr
+    assert len(list((tmp_path / 'out' / 'logs').iterdir())) == 1
+    assert result.stderr.count('training slices:') == 1
+    losses = [
+        float(read_tsv(path / 'out' / 'models' / 'ddae_losses.tsv')[-1]['train_loss'])
+        for path in (folder, tmp_path)
+    ]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-3)
 
 
 def test_training_again_is_resumed_from_its_end(trained, bids_dir):

@@ -40,10 +40,10 @@ def test_a_batch_is_clipped_and_memmaps_are_fine(tmp_path):
     images = np.lib.format.open_memmap(
         tmp_path / 'x.npy', 'w+', dtype=np.float32, shape=data.images.shape
     )
-    images[:] = 1.5 * data.images
+    images[:] = 2 * data.images
     mapped = changed(data, images=images)
-    assert mapped.batch(np.array([0, 15])).max() == 1
-    assert mapped.fingerprint() == changed(data, images=1.5 * data.images).fingerprint()
+    assert mapped.batch(np.array([0, 15])).max().item() == pytest.approx(1.2)
+    assert mapped.fingerprint() == changed(data, images=2 * data.images).fingerprint()
 
 
 def test_fingerprint_covers_images_and_labels():

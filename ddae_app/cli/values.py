@@ -1,0 +1,60 @@
+"""What the command line reads out of words."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+from collections.abc import Callable
+from typing import Any
+
+from ddae_app.settings import check_value
+
+
+def checked(name: str, convert: Callable[[str], Any] = str) -> Callable[[str], Any]:
+    """A type for argparse that knows what the setting may be."""
+
+    def check(text: str) -> Any:
+        try:
+            value = convert(text)
+            check_value(name, value)
+        except ValueError as e:
+            raise argparse.ArgumentTypeError(str(e)) from e
+        return value
+
+    return check
+
+
+def number(name: str) -> Callable[[str], Any]:
+    """A type for the whole number of a setting."""
+
+    def convert(text: str) -> int:
+        try:
+            return int(text)
+        except ValueError:
+            raise ValueError(f'{text!r}: expected a whole number') from None
+
+    return checked(name, convert)
+
+
+def hours(text: str) -> float:
+    """A duration."""
+    try:
+        return float(text)
+    except ValueError:
+        raise ValueError(f'{text!r}: expected a number of hours') from None
+
+
+def memory_mb(text: str) -> int:
+    """Megabytes, from a size with or without a suffix."""
+    match = re.fullmatch(r'(\d+)([KMGT]?)B?', text.strip().upper())
+    if not match or int(match[1]) == 0:
+        raise argparse.ArgumentTypeError(f'{text}: expected a size such as 16000 or 16G')
+    return max(1, int(int(match[1]) * {'K': 1e-3, '': 1, 'M': 1, 'G': 1e3, 'T': 1e6}[match[2]]))
+
+
+def default_nprocs() -> int:
+    """CPUs that this process may use; a batch job often has fewer than the machine."""
+    return (
+        len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
+    )

@@ -1,0 +1,65 @@
+"""One process or many, through Lightning Fabric, so that training need not know."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Literal
+
+import torch
+from lightning_fabric import Fabric
+from lightning_fabric.plugins.environments import TorchElasticEnvironment
+from lightning_fabric.strategies import DDPStrategy
+
+from ddae_app.errors import UsageError
+
+PATIENCE = timedelta(days=7)
+"""How long processes wait for the first one, which may preprocess a dataset meanwhile."""
+
+PRECISIONS: dict[str, Literal['32-true', 'bf16-mixed']] = {
+    'fp32': '32-true',
+    'bf16': 'bf16-mixed',
+}
+
+
+def start_fabric(
+    device: torch.device | str, precision: str = 'auto', local_processes: int = 1
+) -> Fabric:
+    """Join the processes that ``torchrun`` started; alone without it.
+
+    Parameters
+    ----------
+    device : torch.device
+        Of a process that is alone; of several, each takes the GPU of its own local rank.
+    precision : {'auto', 'fp32', 'bf16'}
+        ``auto`` is bf16 on a GPU, fp32 on a CPU.
+    local_processes : int
+        How many ``torchrun`` started on each node.
+
+    Raises
+    ------
+    UsageError
+        If a single GPU is named and there are several processes.
+    """
+    device = torch.device(device)
+    launcher = TorchElasticEnvironment() if TorchElasticEnvironment.detect() else None
+    world = launcher.world_size() if launcher else 1
+    if precision == 'auto':
+        precision = 'bf16' if device.type == 'cuda' else 'fp32'
+    accelerator = 'cuda' if device.type == 'cuda' else 'cpu'
+    if launcher is None or world == 1:
+        devices = [device.index or 0] if device.type == 'cuda' else 1
+        return Fabric(accelerator=accelerator, devices=devices, precision=PRECISIONS[precision])
+    if device.index is not None:
+        raise UsageError(
+            f'--device {device} with {world} processes, each of which takes its own GPU; give '
+            '--device cuda or auto'
+        )
+    fabric = Fabric(
+        accelerator=accelerator,
+        devices=local_processes,
+        num_nodes=world // local_processes,
+        strategy=DDPStrategy(timeout=PATIENCE),
+        precision=PRECISIONS[precision],
+    )
+    fabric.launch()
+    return fabric

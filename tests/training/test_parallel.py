@@ -1,0 +1,60 @@
+"""Several processes learn what one does."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from ddae_app.bids.dataset import read_tsv
+from ddae_app.errors import UsageError
+from ddae_app.model.bundle import load_bundle
+from ddae_app.training.parallel import start_fabric
+
+ROOT = Path(__file__).parents[2]
+
+
+def run(processes: int, out: Path) -> None:
+    launcher = ['-m', 'torch.distributed.run', '--standalone', f'--nproc-per-node={processes}']
+    subprocess.run(
+        [sys.executable, *launcher, '-m', 'tests.training.parallel_run', str(out)],
+        check=True,
+        cwd=ROOT,
+        capture_output=True,
+    )
+
+
+def test_two_processes_learn_what_one_does(tmp_path):
+    run(1, tmp_path / 'one')
+    run(2, tmp_path / 'two')
+    one, two = (read_tsv(tmp_path / name / 'losses.tsv') for name in ('one', 'two'))
+    assert len(one) == len(two) == 4
+    for alone, together in zip(one, two, strict=True):
+        for column in ('train_loss', 'validation_loss'):
+            assert float(together[column]) == pytest.approx(float(alone[column]), rel=1e-3)
+    weights = [
+        load_bundle(tmp_path / name / 'model.safetensors').model.state_dict()
+        for name in ('one', 'two')
+    ]
+    for name, weight in weights[0].items():
+        torch.testing.assert_close(weights[1][name], weight, atol=1e-4, rtol=1e-3)
+
+
+def test_alone_without_a_launcher():
+    fabric = start_fabric('cpu')
+    assert fabric.world_size == 1 and fabric.is_global_zero
+    assert fabric.device == torch.device('cpu')
+
+
+def test_one_gpu_for_many_processes_is_refused(monkeypatch):
+    launched = {
+        'LOCAL_RANK': '0', 'TORCHELASTIC_RUN_ID': 'x', 'WORLD_SIZE': '2', 'GROUP_RANK': '0',
+        'LOCAL_WORLD_SIZE': '2', 'RANK': '0', 'MASTER_ADDR': 'localhost', 'MASTER_PORT': '1',
+    }  # fmt: skip
+    for name, value in launched.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UsageError, match='--device cuda:1 with 2 processes'):
+        start_fabric('cuda:1', local_processes=2)
