@@ -25,6 +25,7 @@ def main() -> None:
     os.environ['OMP_NUM_THREADS'] = str(args.threads)
 
     import numpy as np
+    import pandas as pd
 
     from ddae_app.harmonize.ddae import DDAEHarmonizer
     from ddae_app.harmonize.models import PHANTOM_MODEL
@@ -34,15 +35,16 @@ def main() -> None:
     source, target = harmonizer.sites[0], harmonizer.sites[-1]
     rng = np.random.default_rng(0)
     images = rng.uniform(0.1, 1, (args.slices, 128, 128)).astype(np.float32)
+    cohort = pd.DataFrame({'site': [source] * args.slices})
     print(f'{path.name}, {2 * harmonizer.steps + 1} evaluations a slice, {args.threads} threads')
     print('batch\tseconds per slice (fastest of the repeats)\tpeak memory, GB')
     for batch in (1, args.slices):
         ready = harmonizer.prepared(unseen_site='refuse', keep_noise=False, batch_size=batch)
-        ready.transform(images[:1], source, target)
+        ready.transform(images[:1], cohort[:1], target)
         seconds = []
         for _ in range(args.repeats):
             started = time.perf_counter()
-            ready.transform(images, source, target)
+            ready.transform(images, cohort, target)
             seconds.append((time.perf_counter() - started) / args.slices)
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
         print(f'{batch}\t{min(seconds):.3f}\t{peak:.2f}')

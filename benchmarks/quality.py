@@ -26,11 +26,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 from scipy.ndimage import gaussian_filter
 
 from ddae_app.evaluation import fidelity, probes
-from ddae_app.harmonize.base import Harmonizer
+from ddae_app.harmonize.base import Harmonizer, cohort_of
 from ddae_app.harmonize.combat import ComBat
 from ddae_app.harmonize.ddae import DDAEHarmonizer
 from ddae_app.harmonize.histogram import HistogramMatching
@@ -182,6 +183,10 @@ def fitted(make: Callable[[Bench, Path, int], Harmonizer]) -> Method:
     return run
 
 
+def table(bench: Bench) -> tuple[np.ndarray, pd.DataFrame]:
+    return bench.data.images, cohort_of(bench.data)
+
+
 def apply(harmonizer: Harmonizer, bench: Bench, rows: np.ndarray, ages: np.ndarray) -> np.ndarray:
     """Outputs for some test slices; NaN for the unseen site where a method has no answer to it."""
     out = np.full((len(rows), *bench.images.shape[1:]), np.nan, np.float32)
@@ -189,10 +194,10 @@ def apply(harmonizer: Harmonizer, bench: Bench, rows: np.ndarray, ages: np.ndarr
     can = np.full(len(rows), True) if answers else bench.sites[rows] != UNSEEN
     out[can] = harmonizer.transform(
         bench.images[rows[can]],
-        bench.sites[rows[can]].tolist(),
+        pd.DataFrame(
+            {'site': bench.sites[rows[can]], 'age': ages[can], 'sex': bench.sexes[rows[can]]}
+        ),
         TARGET,
-        ages=ages[can].tolist(),
-        sexes=bench.sexes[rows[can]].tolist(),
     )
     return out
 
@@ -265,15 +270,16 @@ class Literal:
     random: bool
     steps: int = 16
 
-    def transform(self, images, source_sites, target_site, ages=None, sexes=None) -> np.ndarray:
+    def transform(self, images, cohort, target_site) -> np.ndarray:
         assert self.trained.bundle is not None
         model, sites = self.trained.bundle.model, self.trained.sites
         generator, parts = torch.Generator().manual_seed(0), []
         for i in range(0, len(images), BATCH):
             rows = slice(i, i + BATCH)
             x = torch.from_numpy(images[rows])[:, None].clamp(0, 1)
-            told = ages[rows], sexes[rows]
-            source = make_condition(*told, [sites.index(s) for s in source_sites[rows]])
+            part = cohort.iloc[rows]
+            told = part['age'].to_numpy(), part['sex'].tolist()
+            source = make_condition(*told, [sites.index(s) for s in part['site']])
             target = make_condition(*told, [sites.index(target_site)] * len(x))
             with torch.inference_mode():
                 look = model.look(source.site)
@@ -345,8 +351,8 @@ METHODS: dict[str, Method] = {
     'source': fixed(lambda bench: bench.images),
     'mask': fixed(lambda bench: (bench.images > 0).astype(np.float32)),
     'blur': fixed(lambda bench: gaussian_filter(bench.images, (0, 1, 1))),
-    'histogram': fitted(lambda bench, folder, images: HistogramMatching().fit(bench.data)),
-    'combat': fitted(lambda bench, folder, images: ComBat().fit(bench.data)),
+    'histogram': fitted(lambda bench, folder, images: HistogramMatching().fit(*table(bench))),
+    'combat': fitted(lambda bench, folder, images: ComBat().fit(*table(bench))),
     'literal-inversion': literal(random=False),
     'literal-random': literal(random=True),
     'ddae': ddae(),

@@ -3,46 +3,68 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, Self
 
 import numpy as np
+import pandas as pd
 
 from ddae_app.errors import UsageError
-from ddae_app.training.dataset import SliceData
+from ddae_app.training.dataset import SEXES, SliceData
 
 
 class Harmonizer(Protocol):
-    """Learns sites from slices, then renders slices as if acquired at one of them."""
+    """Learns sites from slices, then renders slices as if acquired at one of them.
+
+    Images are ``np.ndarray``, shape (N, H, W), float32, range [0, 1]: 0 outside the brain, and a
+    few pixels may exceed 1. A cohort is a table with a row to each: ``site``, and where known
+    ``subject``, ``age`` (years) and ``sex`` (M or F).
+
+    Examples
+    --------
+    Two sites, one of which makes everything darker:
+
+    >>> import numpy as np
+    >>> import pandas as pd
+    >>> from ddae_app.harmonize.histogram import HistogramMatching
+    >>> rng = np.random.default_rng(0)
+    >>> images = rng.uniform(0.5, 1, (20, 16, 16)).astype(np.float32)
+    >>> images[10:] *= 0.6
+    >>> cohort = pd.DataFrame({'subject': [f'{i:02d}' for i in range(20)],
+    ...                        'site': ['bright'] * 10 + ['dark'] * 10,
+    ...                        'age': 50.0, 'sex': ['M', 'F'] * 10})
+    >>> harmonizer = HistogramMatching().fit(images, cohort)
+    >>> harmonizer.sites
+    ('bright', 'dark')
+    >>> out = harmonizer.transform(images, cohort, target_site='bright')
+    >>> f'{images[10:].mean():.2f} -> {out[10:].mean():.2f}'
+    '0.45 -> 0.75'
+    """
 
     @property
     def sites(self) -> tuple[str, ...]:
         """The sites it was fitted on; any of them can be a target."""
 
-    def fit(self, data: SliceData) -> Self:
-        """A copy fitted to these slices; the harmoniser itself does not change."""
+    def fit(self, images: np.ndarray, cohort: pd.DataFrame) -> Self:
+        """A copy fitted to these slices; the harmoniser itself does not change.
 
-    def transform(
-        self,
-        images: np.ndarray,
-        source_sites: str | Sequence[str],
-        target_site: str,
-        ages: Sequence[float] | None = None,
-        sexes: Sequence[str | None] | None = None,
-    ) -> np.ndarray:
+        Raises
+        ------
+        UsageError
+            If a slice has no site or no subject.
+        """
+
+    def transform(self, images: np.ndarray, cohort: pd.DataFrame, target_site: str) -> np.ndarray:
         """Render slices at the target site.
 
         Parameters
         ----------
         images : np.ndarray, shape (N, H, W), float32, range [0, 1]
-            0 outside the brain; a few pixels may exceed 1.
-        source_sites : str or sequence of str, length N
-            Where each slice was acquired.
+        cohort : pandas.DataFrame, N rows
+            ``site`` is where a slice was acquired; ``subject`` plays no part.
         target_site : str
             One of ``sites``.
-        ages : sequence of float, length N, optional
-            Years, NaN where unknown; for methods that adjust for covariates.
-        sexes : sequence of {'M', 'F', None}, length N, optional
 
         Returns
         -------
@@ -63,19 +85,74 @@ class Harmonizer(Protocol):
         """Read what :meth:`save` wrote."""
 
 
-def check_request(
-    images: np.ndarray,
-    source_sites: str | Sequence[str],
-    target_site: str,
-    known: Sequence[str],
-) -> list[str]:
-    """The source site of each image, after checking a request to ``transform``.
+@dataclass(frozen=True)
+class Labels:
+    """The columns of a cohort.
+
+    Attributes
+    ----------
+    sites : tuple of str, length N
+    ages : np.ndarray, shape (N,), float64
+        Years; NaN where unknown.
+    sexes : tuple of {'M', 'F', None}, length N
+    """
+
+    sites: tuple[str, ...]
+    ages: np.ndarray
+    sexes: tuple[str | None, ...]
+
+
+def read_labels(cohort: pd.DataFrame, n: int) -> Labels:
+    """The labels of `n` images; without a column of ages or sexes none is known.
 
     Raises
     ------
     UsageError
-        If the images are not float (N, H, W), finite and non-negative, the numbers of images and
-        sites differ, or the target is not a known site.
+        If there is no site to each image, or a sex is neither M nor F nor missing.
+    """
+    if len(cohort) != n:
+        raise UsageError(f'{n} images with a cohort of {len(cohort)} rows; give one to each')
+    if 'site' not in cohort or cohort['site'].isna().any():
+        raise UsageError('a cohort without the site of each image; fill in the column site')
+    ages = cohort['age'] if 'age' in cohort else pd.Series(np.nan, cohort.index)
+    sexes = cohort['sex'] if 'sex' in cohort else pd.Series(None, cohort.index, dtype=object)
+    known = tuple(None if pd.isna(sex) else str(sex) for sex in sexes)
+    if unknown := set(known) - set(SEXES):
+        raise UsageError(f'sex {", ".join(map(repr, unknown))}; give M, F or nothing')
+    return Labels(tuple(map(str, cohort['site'])), ages.to_numpy(dtype=np.float64), known)
+
+
+def training_data(images: np.ndarray, cohort: pd.DataFrame) -> SliceData:
+    """Images and cohort as training takes them.
+
+    Raises
+    ------
+    UsageError
+        As :func:`read_labels`, or if a subject is missing.
+    """
+    labels = read_labels(cohort, len(images))
+    if 'subject' not in cohort or cohort['subject'].isna().any():
+        raise UsageError('a cohort without the subject of each image; fill in the column subject')
+    subjects = tuple(map(str, cohort['subject']))
+    return SliceData(images, labels.sites, labels.ages, labels.sexes, subjects)
+
+
+def cohort_of(data: SliceData) -> pd.DataFrame:
+    """The cohort of training data."""
+    columns = {'subject': data.subjects, 'site': data.sites, 'age': data.ages, 'sex': data.sexes}
+    return pd.DataFrame(columns)
+
+
+def check_request(
+    images: np.ndarray, cohort: pd.DataFrame, target_site: str, known: Sequence[str]
+) -> Labels:
+    """The labels of each image, after checking a request to ``transform``.
+
+    Raises
+    ------
+    UsageError
+        If the images are not float (N, H, W), finite and non-negative, the cohort does not fit
+        them, or the target is not a known site.
     """
     if images.ndim != 3 or images.dtype != np.float32:
         raise UsageError(f'images are {images.dtype} {images.shape}; give float32 (N, H, W)')
@@ -86,8 +163,4 @@ def check_request(
             f'--target-site {target_site!r} is not a site of the model; it knows '
             f'{", ".join(known)}'
         )
-    n = len(images)
-    sources = [source_sites] * n if isinstance(source_sites, str) else list(source_sites)
-    if len(sources) != n:
-        raise UsageError(f'{n} images with {len(sources)} source sites; give one to each')
-    return sources
+    return read_labels(cohort, len(images))

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 
 from ddae_app.errors import UsageError
-from ddae_app.harmonize.base import check_request
-from ddae_app.training.dataset import SliceData
+from ddae_app.harmonize.base import check_request, training_data
 
 CONVERGED = 1e-4
 
@@ -57,7 +56,7 @@ class ComBat:
     sites: tuple[str, ...] = ()
     fitted: ComBatFit | None = None
 
-    def fit(self, data: SliceData) -> ComBat:
+    def fit(self, images: np.ndarray, cohort: pd.DataFrame) -> ComBat:
         """A copy fitted to these slices.
 
         Raises
@@ -65,9 +64,10 @@ class ComBat:
         UsageError
             If a site has fewer than two images.
         """
-        images = np.asarray(data.images, dtype=np.float64)
-        pixels = images.std(axis=0) > 0
-        y, sites = images[:, pixels], np.array(data.sites)
+        data = training_data(images, cohort)
+        values = np.asarray(data.images, dtype=np.float64)
+        pixels = values.std(axis=0) > 0
+        y, sites = values[:, pixels], np.array(data.sites)
         member = np.stack([sites == site for site in data.site_names], axis=1).astype(float)
         few = [site for site, n in zip(data.site_names, member.sum(0), strict=True) if n < 2]
         if few:
@@ -85,14 +85,7 @@ class ComBat:
         found = ComBatFit(pixels, mean, sd, slopes, np.array(shift), np.array(scale), age, sex)
         return ComBat(data.site_names, found)
 
-    def transform(
-        self,
-        images: np.ndarray,
-        source_sites: str | Sequence[str],
-        target_site: str,
-        ages: Sequence[float] | None = None,
-        sexes: Sequence[str | None] | None = None,
-    ) -> np.ndarray:
+    def transform(self, images: np.ndarray, cohort: pd.DataFrame, target_site: str) -> np.ndarray:
         """Render slices at the target site; see :class:`ddae_app.harmonize.base.Harmonizer`.
 
         Raises
@@ -102,16 +95,16 @@ class ComBat:
         """
         if self.fitted is None:
             raise UsageError('this ComBat knows no sites yet; call fit first')
-        sources = check_request(images, source_sites, target_site, self.sites)
-        unseen = sorted(set(sources) - set(self.sites))
+        labels = check_request(images, cohort, target_site, self.sites)
+        unseen = sorted(set(labels.sites) - set(self.sites))
         if unseen:
             raise UsageError(
                 f'source site {", ".join(unseen)} is not among those that ComBat was fitted to: '
                 f'{", ".join(self.sites)}; it cannot harmonise a site that it has not seen'
             )
-        fit, n = self.fitted, len(images)
-        known = self._centred(ages or [np.nan] * n, sexes or [None] * n, fit.age, fit.sex)
-        rows = [self.sites.index(site) for site in sources]
+        fit = self.fitted
+        known = self._centred(labels.ages, labels.sexes, fit.age, fit.sex)
+        rows = [self.sites.index(site) for site in labels.sites]
         target = self.sites.index(target_site)
         expected = fit.mean + known @ fit.slopes
         z = (images[:, fit.pixels] - expected) / fit.sd

@@ -9,10 +9,11 @@ from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 
 from ddae_app.errors import ModelError, UsageError
-from ddae_app.harmonize.base import check_request
+from ddae_app.harmonize.base import check_request, training_data
 from ddae_app.harmonize.device import resolve_device
 from ddae_app.harmonize.models import FEWEST_PEOPLE, too_few_to_adapt
 from ddae_app.imaging.noise import noise_sd
@@ -23,7 +24,7 @@ from ddae_app.model.encoders import Condition
 from ddae_app.model.looks import Look
 from ddae_app.model.presets import PRESETS, Preset
 from ddae_app.settings import Protocol
-from ddae_app.training.dataset import SliceData, make_condition
+from ddae_app.training.dataset import make_condition
 from ddae_app.training.looks import measure_look
 from ddae_app.training.loop import train
 
@@ -89,12 +90,12 @@ class DDAEHarmonizer:
         """The sites of the model; any of them can be a target."""
         return self._fitted().info.sites
 
-    def fit(self, data: SliceData) -> DDAEHarmonizer:
+    def fit(self, images: np.ndarray, cohort: pd.DataFrame) -> DDAEHarmonizer:
         """A copy with a model trained on these slices by :func:`ddae_app.training.loop.train`."""
         device = resolve_device(self.device)
         with tempfile.TemporaryDirectory() as folder:
             path = train(
-                data,
+                training_data(images, cohort),
                 self.preset.model,
                 self.preset.train,
                 self.protocol,
@@ -105,14 +106,7 @@ class DDAEHarmonizer:
             assert path is not None  # there is no deadline
             return replace(self, bundle=load_bundle(path, device))
 
-    def transform(
-        self,
-        images: np.ndarray,
-        source_sites: str | Sequence[str],
-        target_site: str,
-        ages: Sequence[float] | None = None,
-        sexes: Sequence[str | None] | None = None,
-    ) -> np.ndarray:
+    def transform(self, images: np.ndarray, cohort: pd.DataFrame, target_site: str) -> np.ndarray:
         """Render slices at the target site; see :class:`ddae_app.harmonize.base.Harmonizer`.
 
         Raises
@@ -126,21 +120,18 @@ class DDAEHarmonizer:
         """
         bundle = self._fitted()
         info, n, size = bundle.info, len(images), bundle.info.config.image_size
-        sources = check_request(images, source_sites, target_site, info.sites)
+        labels = check_request(images, cohort, target_site, info.sites)
         if images.shape[1:] != (size, size):
             raise UsageError(
                 f'images are {images.shape[1:]} pixels, the model {info.name!r} takes {size} '
                 f'squared; preprocess with the protocol of the model'
             )
-        told = self.use_covariates
-        known_ages = [np.nan] * n if ages is None or not told else list(ages)
-        known_sexes = [None] * n if sexes is None or not told else list(sexes)
-        if not len(known_ages) == len(known_sexes) == n:
-            raise UsageError(f'{n} images with {len(known_ages)} ages, {len(known_sexes)} sexes')
-        numbers = self._source_numbers(sources)
-        self._check_null_tokens(known_ages, known_sexes, numbers)
-        source = make_condition(known_ages, known_sexes, numbers)
-        target = make_condition(known_ages, known_sexes, [info.sites.index(target_site)] * n)
+        ages = labels.ages if self.use_covariates else np.full(n, np.nan)
+        sexes = labels.sexes if self.use_covariates else (None,) * n
+        numbers = self._source_numbers(labels.sites)
+        self._check_null_tokens(ages, sexes, numbers)
+        source = make_condition(ages.tolist(), sexes, numbers)
+        target = make_condition(ages.tolist(), sexes, [info.sites.index(target_site)] * n)
         device = bundle.model.alpha_bar.device
         parts = []
         for i in range(0, n, self.batch_size):
@@ -149,7 +140,7 @@ class DDAEHarmonizer:
             at_source, at_target = source[rows].to(device), target[rows].to(device)
             y = render_at_site(
                 bundle.model, x, at_source, at_target, self.steps,
-                self._looks(images[rows], sources[rows]),
+                self._looks(images[rows], labels.sites[rows]),
             )  # fmt: skip
             if not self.keep_noise:
                 y = denoised(bundle.model, torch.where(x > 0, y, 0), at_target)
@@ -234,7 +225,7 @@ class DDAEHarmonizer:
             raise UsageError('this DDAE has no model yet; call fit or load first')
         return self.bundle
 
-    def _source_numbers(self, sources: list[str]) -> list[int]:
+    def _source_numbers(self, sources: Sequence[str]) -> list[int]:
         known = self.sites
         unseen = sorted(set(sources) - set(known))
         if unseen and self.unseen_site == 'refuse':
@@ -266,7 +257,7 @@ class DDAEHarmonizer:
         )
 
     def _check_null_tokens(
-        self, ages: Sequence[float], sexes: Sequence[str | None], sites: Sequence[int]
+        self, ages: np.ndarray, sexes: Sequence[str | None], sites: Sequence[int]
     ) -> None:
         info = self._fitted().info
         needs = bool(np.isnan(ages).any()) or None in sexes or -1 in sites

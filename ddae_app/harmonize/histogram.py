@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 
 from ddae_app.errors import UsageError
-from ddae_app.harmonize.base import check_request
-from ddae_app.training.dataset import SliceData
+from ddae_app.harmonize.base import check_request, training_data
 
 LEVELS = np.linspace(0, 1, 257)
 
@@ -29,28 +28,22 @@ class HistogramMatching:
     sites: tuple[str, ...] = ()
     reference: np.ndarray | None = None
 
-    def fit(self, data: SliceData) -> HistogramMatching:
+    def fit(self, images: np.ndarray, cohort: pd.DataFrame) -> HistogramMatching:
         """A copy that knows the sites of these slices."""
+        data = training_data(images, cohort)
         sites = np.array(data.sites)
         own = np.stack([_quantiles(image) for image in data.images])
         medians = [np.median(own[sites == site], axis=0) for site in data.site_names]
         return HistogramMatching(data.site_names, np.stack(medians))
 
-    def transform(
-        self,
-        images: np.ndarray,
-        source_sites: str | Sequence[str],
-        target_site: str,
-        ages: Sequence[float] | None = None,
-        sexes: Sequence[str | None] | None = None,
-    ) -> np.ndarray:
+    def transform(self, images: np.ndarray, cohort: pd.DataFrame, target_site: str) -> np.ndarray:
         """Render slices at the target site; see :class:`ddae_app.harmonize.base.Harmonizer`.
 
-        The source sites, ages and sexes play no part.
+        The cohort plays no part.
         """
         if self.reference is None:
             raise UsageError('this histogram matching knows no sites yet; call fit first')
-        check_request(images, source_sites, target_site, self.sites)
+        check_request(images, cohort, target_site, self.sites)
         reference = self.reference[self.sites.index(target_site)]
         out = np.zeros_like(images)
         for image, matched in zip(images, out, strict=True):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from nipype.interfaces.base import (
     BaseInterfaceInputSpec,
     File,
@@ -67,10 +68,14 @@ class Harmonize(SimpleInterface):
         before = np.ascontiguousarray(np.moveaxis(np.asarray(image.dataobj), 2, 0))
         after = harmonizer.transform(
             before,
-            inputs.source_site,
+            pd.DataFrame(
+                {
+                    'site': [inputs.source_site] * len(before),
+                    'age': inputs.age if inputs.age >= 0 else float('nan'),
+                    'sex': inputs.sex or None,
+                }
+            ),
             inputs.target_site,
-            ages=[inputs.age if inputs.age >= 0 else float('nan')] * len(before),
-            sexes=[inputs.sex or None] * len(before),
         )
         out = Path(runtime.cwd) / 'harmonized.nii'
         volumes.write(out, np.moveaxis(after, 0, 2), image.affine)

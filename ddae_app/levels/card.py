@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from ddae_app.evaluation import fidelity
+from ddae_app.harmonize.base import cohort_of
 from ddae_app.harmonize.ddae import DDAEHarmonizer
 from ddae_app.imaging.quality import quantile_distance
 from ddae_app.reports.card import ModelCard, SiteFacts
@@ -84,11 +85,12 @@ def _figures(harmonizer: DDAEHarmonizer, data: SliceData, held_out: np.ndarray) 
     assert harmonizer.bundle is not None
     rows = held_out[np.linspace(0, len(held_out) - 1, MOST_IMAGES).astype(int)]
     rows = np.unique(rows)
-    images, sites = np.array(data.images[rows]), [data.sites[row] for row in rows]
+    images, cohort = np.array(data.images[rows]), cohort_of(data).iloc[rows]
     loss = harmonizer.bundle.info.training.validation_loss
-    itself = np.concatenate(
-        [harmonizer.transform(x[None], s, s) for x, s in zip(images, sites, strict=True)]
-    )
+    itself = np.zeros_like(images)
+    for site in cohort['site'].unique():
+        own = (cohort['site'] == site).to_numpy()
+        itself[own] = harmonizer.transform(images[own], cohort[own], site)
     found = {
         'images': f'{len(rows)} slices',
         'validation loss': f'{loss:.4g}' if loss is not None else 'n/a',
@@ -97,11 +99,11 @@ def _figures(harmonizer: DDAEHarmonizer, data: SliceData, held_out: np.ndarray) 
         ),
     }
     for target in harmonizer.sites:
-        others = np.array([site != target for site in sites])
+        others = (cohort['site'] != target).to_numpy()
         if not others.any():
             continue
         before = images[others]
-        after = harmonizer.transform(before, [s for s in sites if s != target], target)
+        after = harmonizer.transform(before, cohort[others], target)
         levels, typical = harmonizer.typical_intensities(target)
         distances = [
             np.mean([quantile_distance(image[None], levels, typical) for image in stack])

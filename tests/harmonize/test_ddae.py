@@ -4,6 +4,7 @@ import os
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -13,14 +14,14 @@ from ddae_app.harmonize.ddae import DDAEHarmonizer
 from ddae_app.imaging.noise import noise_sd
 from ddae_app.model.bundle import load_bundle
 
-from .toy import PRESET, PROTOCOL, anatomy, cohort, scan
+from .toy import PRESET, PROTOCOL, anatomy, cohort, render, scan
 
 
 @pytest.fixture(scope='module')
 def fitted() -> DDAEHarmonizer:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    harmonizer = DDAEHarmonizer(preset=PRESET, protocol=PROTOCOL, device='cpu').fit(cohort())
+    harmonizer = DDAEHarmonizer(preset=PRESET, protocol=PROTOCOL, device='cpu').fit(*cohort())
     torch.set_num_threads(threads)
     return harmonizer
 
@@ -42,17 +43,17 @@ def rmse(a, b):
 @pytest.mark.parametrize(('source', 'target'), ['AB', 'BA'])
 def test_images_move_towards_the_truth_at_the_target(fitted, brains, source, target):
     before, truth = (np.stack([scan(b, s) for b in brains]) for s in (source, target))
-    after = fitted.transform(before, source, target)
+    after = render(fitted, before, source, target)
     assert after.shape == before.shape
     assert after.dtype == np.float32
     assert rmse(after, truth) < 0.5 * rmse(before, truth)
 
 
 def test_source_equal_to_target_changes_nothing_but_noise(fitted, images):
-    assert rmse(fitted.transform(images, 'A', 'A'), images) < 0.05
+    assert rmse(render(fitted, images, 'A', 'A'), images) < 0.05
     fitted = replace(fitted, keep_noise=True)
-    assert np.array_equal(fitted.transform(images, 'A', 'A'), images)
-    mixed = fitted.transform(images, ['A', 'B'] * 5, 'A')
+    assert np.array_equal(render(fitted, images, 'A', 'A'), images)
+    mixed = render(fitted, images, ['A', 'B'] * 5, 'A')
     assert np.array_equal(mixed[::2], images[::2])
     assert not np.array_equal(mixed[1::2], images[1::2])
 
@@ -60,11 +61,11 @@ def test_source_equal_to_target_changes_nothing_but_noise(fitted, images):
 def test_background_and_range(fitted, images):
     fitted, bright = replace(fitted, keep_noise=True), images.copy()
     bright[:, 16, 8] = 1.6
-    out = fitted.transform(bright, 'A', 'B')
+    out = render(fitted, bright, 'A', 'B')
     assert (out[bright == 0] == 0).all()
     assert (out >= 0).all()
     at_ceiling = np.minimum(bright, 1.2)
-    kept = out - fitted.transform(at_ceiling, 'A', 'B')
+    kept = out - render(fitted, at_ceiling, 'A', 'B')
     np.testing.assert_allclose(kept[:, 16, 8], 0.4, atol=1e-5)
 
 
@@ -76,8 +77,8 @@ def test_rendered_slices_are_denoised_as_much_as_they_are_noisy(fitted, images, 
         return 0.5 * x
 
     monkeypatch.setattr('ddae_app.harmonize.ddae.denoise_at_site', spy)
-    out = fitted.transform(images, 'A', 'B')
-    kept = replace(fitted, keep_noise=True).transform(images, 'A', 'B')
+    out = render(fitted, images, 'A', 'B')
+    kept = render(replace(fitted, keep_noise=True), images, 'A', 'B')
     rendered, sd = (np.concatenate(part) for part in zip(*seen, strict=True))
     model, at_b = fitted.bundle.model, torch.ones(len(rendered), dtype=torch.int64)
     common = model.to_common(torch.from_numpy(rendered)[:, None], model.look(at_b))[:, 0].numpy()
@@ -88,44 +89,44 @@ def test_rendered_slices_are_denoised_as_much_as_they_are_noisy(fitted, images, 
 
 
 def test_deterministic_and_independent_of_the_batch(fitted, images):
-    out = fitted.transform(images, 'A', 'B')
-    assert np.array_equal(fitted.transform(images, 'A', 'B'), out)
-    one_by_one = replace(fitted, batch_size=1).transform(images, 'A', 'B')
+    out = render(fitted, images, 'A', 'B')
+    assert np.array_equal(render(fitted, images, 'A', 'B'), out)
+    one_by_one = render(replace(fitted, batch_size=1), images, 'A', 'B')
     np.testing.assert_allclose(one_by_one, out, atol=1e-4)
 
 
 def test_input_is_left_alone(fitted, images):
     before = images.copy()
     images.flags.writeable = False
-    fitted.transform(images, 'A', 'B')
+    render(fitted, images, 'A', 'B')
     images.flags.writeable = True
     assert np.array_equal(images, before)
 
 
 def test_blind_to_age_and_sex_unless_told(fitted, images):
     ages, sexes = [20.0] * 10, ['M'] * 10
-    blind = fitted.transform(images, 'A', 'B')
-    assert np.array_equal(fitted.transform(images, 'A', 'B', ages, sexes), blind)
+    blind = render(fitted, images, 'A', 'B')
+    assert np.array_equal(render(fitted, images, 'A', 'B', ages, sexes), blind)
     told = replace(fitted, use_covariates=True)
-    assert not np.array_equal(told.transform(images, 'A', 'B', ages, sexes), blind)
-    assert np.array_equal(told.transform(images, 'A', 'B'), blind)
+    assert not np.array_equal(render(told, images, 'A', 'B', ages, sexes), blind)
+    assert np.array_equal(render(told, images, 'A', 'B'), blind)
 
 
 def test_unknown_target_lists_the_sites(fitted, images):
     with pytest.raises(UsageError, match="--target-site 'C' is not a site .* knows A, B"):
-        fitted.transform(images, 'A', 'C')
+        render(fitted, images, 'A', 'C')
 
 
 def test_unseen_source(fitted, images):
     with pytest.raises(UsageError, match='source site X was not seen .* --unseen-site agnostic'):
-        fitted.transform(images, 'X', 'B')
+        render(fitted, images, 'X', 'B')
     agnostic = replace(fitted, unseen_site='agnostic')
-    out = agnostic.transform(images, ['X'] * 5 + ['A'] * 5, 'B')
+    out = render(agnostic, images, ['X'] * 5 + ['A'] * 5, 'B')
     # Each by itself: nothing depends on the other scans.
-    one = agnostic.transform(images[:1], 'X', 'B')
+    one = render(agnostic, images[:1], 'X', 'B')
     np.testing.assert_allclose(out[:1], one, atol=1e-4)
-    assert np.array_equal(out, agnostic.transform(images, ['Y'] * 5 + ['A'] * 5, 'B'))
-    np.testing.assert_allclose(out[5:], fitted.transform(images, 'A', 'B')[5:], atol=1e-4)
+    assert np.array_equal(out, render(agnostic, images, ['Y'] * 5 + ['A'] * 5, 'B'))
+    np.testing.assert_allclose(out[5:], render(fitted, images, 'A', 'B')[5:], atol=1e-4)
 
 
 @pytest.mark.parametrize('mode', ['agnostic', 'adapt'])
@@ -136,14 +137,14 @@ def test_a_site_never_seen_moves_towards_the_truth(fitted, brains, mode):
     )
     truth = np.stack([scan(b, 'A') for b in brains])
     ready = replace(fitted, unseen_site=mode).adapted(others, 'X', list(map(str, range(20))))
-    after = ready.transform(before, 'X', 'A')
+    after = render(ready, before, 'X', 'A')
     assert rmse(after, truth) < 0.6 * rmse(before, truth)
 
 
 def test_adapting_needs_scans_of_the_new_site(fitted, images):
     ready = replace(fitted, unseen_site='adapt')
     with pytest.raises(UsageError, match='source site X .* nor were its scans'):
-        ready.transform(images, 'X', 'B')
+        render(ready, images, 'X', 'B')
     with pytest.raises(UsageError, match='adapt needs .* of 5 of its people, 4 are there'):
         ready.adapted(images, 'X', ['a', 'b', 'c', 'd', 'd'] * 2)
 
@@ -160,18 +161,22 @@ def test_adapting_needs_scans_of_the_new_site(fitted, images):
 )
 def test_wrong_images_are_refused(fitted, images, change, message):
     with pytest.raises(UsageError, match=message):
-        fitted.transform(change(images), 'A', 'B')
+        render(fitted, change(images), 'A', 'B')
 
 
 def test_wrong_numbers_of_labels_are_refused(fitted, images):
-    with pytest.raises(UsageError, match='10 images with 2 source sites'):
-        fitted.transform(images, ['A', 'B'], 'B')
-    with pytest.raises(UsageError, match='10 images with 1 ages'):
-        replace(fitted, use_covariates=True).transform(images, 'A', 'B', [3.0])
+    with pytest.raises(UsageError, match='10 images with a cohort of 2 rows'):
+        render(fitted, images, ['A', 'B'], 'B')
+    with pytest.raises(UsageError, match='without the site of each image'):
+        render(fitted, images, [*'ABABABABA', None], 'B')
+    with pytest.raises(UsageError, match="sex 'male'; give M, F or nothing"):
+        render(fitted, images, 'A', 'B', sexes=['male'] * 10)
+    with pytest.raises(UsageError, match='without the subject of each image'):
+        fitted.fit(images, pd.DataFrame({'site': ['A'] * 10}))
 
 
 def test_no_images(fitted):
-    assert fitted.transform(np.zeros((0, 32, 32), np.float32), 'A', 'B').shape == (0, 32, 32)
+    assert render(fitted, np.zeros((0, 32, 32), np.float32), 'A', 'B').shape == (0, 32, 32)
 
 
 @pytest.mark.parametrize('options', [{'unseen_site': 'guess'}, {'steps': 0}, {'batch_size': 0}])
@@ -182,7 +187,7 @@ def test_wrong_options_are_refused(options):
 
 def test_not_fitted(images):
     with pytest.raises(UsageError, match='call fit or load first'):
-        DDAEHarmonizer().transform(images, 'A', 'B')
+        render(DDAEHarmonizer(), images, 'A', 'B')
 
 
 def test_without_condition_dropout_null_tokens_are_refused(fitted, images):
@@ -191,12 +196,12 @@ def test_without_condition_dropout_null_tokens_are_refused(fitted, images):
     paper = replace(bundle, info=replace(bundle.info, config=config))
     plain = replace(fitted, bundle=paper)
     with pytest.raises(ModelError, match='without condition dropout'):
-        plain.transform(images, 'A', 'B')
+        render(plain, images, 'A', 'B')
     told = replace(plain, use_covariates=True, unseen_site='agnostic')
     known = ([50.0] * 10, ['F'] * 10)
-    assert told.transform(images, 'A', 'B', *known).shape == images.shape
+    assert render(told, images, 'A', 'B', *known).shape == images.shape
     with pytest.raises(ModelError, match='without condition dropout'):
-        told.transform(images, 'X', 'B', *known)
+        render(told, images, 'X', 'B', *known)
 
 
 def test_save_and_load(fitted, images, tmp_path):
@@ -204,7 +209,7 @@ def test_save_and_load(fitted, images, tmp_path):
     fitted.save(path)
     loaded: Harmonizer = DDAEHarmonizer.load(path, device='cpu')
     assert loaded.sites == fitted.sites == ('A', 'B')
-    assert np.array_equal(loaded.transform(images, 'A', 'B'), fitted.transform(images, 'A', 'B'))
+    assert np.array_equal(render(loaded, images, 'A', 'B'), render(fitted, images, 'A', 'B'))
 
 
 def test_a_bundle_is_read_once_until_it_changes(fitted, tmp_path, monkeypatch):
@@ -232,5 +237,5 @@ def test_a_missing_bundle_says_so(tmp_path):
 
 def test_nothing_is_negative(fitted, images, monkeypatch):
     monkeypatch.setattr('ddae_app.harmonize.ddae.render_at_site', lambda _, x, *rest: x - 0.5)
-    out = replace(fitted, keep_noise=True).transform(images, 'A', 'B')
+    out = render(replace(fitted, keep_noise=True), images, 'A', 'B')
     np.testing.assert_array_equal(out, np.where(images > 0, np.maximum(images - 0.5, 0), 0))

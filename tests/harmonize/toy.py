@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 
 from ddae_app.model.presets import PRESETS, Preset
 from ddae_app.settings import Protocol
-from ddae_app.training.dataset import SliceData
 
 SIZE = 32
 PROTOCOL = Protocol(slice_shape=(SIZE, SIZE))
@@ -50,12 +50,22 @@ def scan(brain: np.ndarray, site: str) -> np.ndarray:
     return (brain**0.6 if site == 'A' else 0.95 * brain**1.8).astype(np.float32)
 
 
-def cohort(n: int = 32) -> SliceData:
+def cohort(n: int = 32) -> tuple[np.ndarray, pd.DataFrame]:
     """Other people at each of the two sites."""
     rng = np.random.default_rng(0)
     sites = tuple('AB'[i % 2] for i in range(2 * n))
     images = np.stack([scan(anatomy(i), site) for i, site in enumerate(sites)])
-    sexes = tuple('MF'[i % 3 % 2] for i in range(2 * n))
-    return SliceData(
-        images, sites, rng.uniform(20, 80, 2 * n), sexes, tuple(f'p{i}' for i in range(2 * n))
-    )
+    labels = {
+        'subject': [f'p{i}' for i in range(2 * n)],
+        'site': sites,
+        'age': rng.uniform(20, 80, 2 * n),
+        'sex': ['MF'[i % 3 % 2] for i in range(2 * n)],
+    }
+    return images, pd.DataFrame(labels)
+
+
+def render(harmonizer, images, sites, target, ages=None, sexes=None) -> np.ndarray:
+    """Call ``transform`` with the labels as a table; one site may stand for all."""
+    labels = {'site': [sites] * len(images) if isinstance(sites, str) else list(sites)}
+    labels |= {k: list(v) for k, v in (('age', ages), ('sex', sexes)) if v is not None}
+    return harmonizer.transform(images, pd.DataFrame(labels), target)
