@@ -11,10 +11,10 @@ to ``WORK_DIR/seed-<seed>/quality.tsv`` and ``quality.md``.
 Columns. To the truth, source sites but the target: psnr (dB), ssim; of the site never seen:
 psnr_unseen, and psnr_adapt where its look is taken from ten other scans of it. To the source:
 ssim_source, edges_source (gradient correlation), rank (within-site Spearman of pairwise
-distances). Balanced accuracy of the site, seven sites, probes trained on the outputs, other people: site_cnn
-(mean of five), site_linear, site_histogram. Age and sex read by probes that see images alone:
-age_mae (years), age_r, sex. age_slope: how far the age read follows a false age given to the
-method, 0 if nothing is painted in. seconds: per slice.
+distances). Balanced accuracy of the site, seven sites, probes trained on the outputs, other
+people: site_cnn (mean of five), site_linear, site_histogram. Age and sex read by probes that see
+images alone: age_mae (years), age_r, sex. age_slope: how far the age read follows a false age
+given to the method, 0 if nothing is painted in. seconds: per slice.
 """
 
 from __future__ import annotations
