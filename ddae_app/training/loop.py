@@ -132,13 +132,7 @@ def train(
     DdaeError
         If the loss is no longer finite.
     """
-    if data.images.shape[1:] != (model_config.image_size, model_config.image_size):
-        raise UsageError(
-            f'slices are {data.images.shape[1:]} pixels, the network takes '
-            f'{model_config.image_size} squared; change image_size or the slice shape'
-        )
-    if not re.fullmatch(r'[A-Za-z0-9][A-Za-z0-9._-]*', name):
-        raise UsageError(f'model name {name!r}; use letters, digits, dots, hyphens, underscores')
+    _check(data, model_config, name)
     if fabric is None:
         from ddae_app.training.parallel import start_fabric  # takes seconds
 
@@ -161,19 +155,12 @@ def train(
         },
     }
     train_rows, held_out = split_subjects(data, train_config.validation_fraction, seed)
-    ages = data.ages[train_rows]
-    ages = ages[~np.isnan(ages)] if not np.isnan(ages).all() else np.zeros(1)
-    scale = {'age_mean': float(ages.mean()), 'age_sd': max(float(ages.std()), 1.0)}
-    if initial:
-        scale = {'age_mean': initial.info.age_mean, 'age_sd': initial.info.age_sd}
     sites = np.array(data.sites)[train_rows]
     site_rows = [train_rows[sites == site] for site in data.site_names]
     # Only dropout and the first weights use the global generator; the caller's is left alone.
     with torch.random.fork_rng(devices=[device] if device.type == 'cuda' else []):
         torch.manual_seed(_seed(seed, 0, 'weights'))
-        model = DDAE(model_config, len(data.site_names), **scale).to(device)
-        if initial:
-            _start_from(model, initial, data.site_names)
+        model = _new_model(data, train_rows, model_config, initial).to(device)
         learn_looks(model, data, train_rows)
         state = TrainState.fresh(model, train_config.learning_rate, train_config.weight_decay)
         checkpoint = out_dir / CHECKPOINT_NAME
@@ -196,12 +183,7 @@ def train(
             if first and (done or stop or now - saved >= checkpoint_seconds):
                 save_checkpoint(checkpoint, state, settings)
                 saved = time.monotonic()
-            if (
-                first
-                and snapshot
-                and state.step * 10 // train_config.steps
-                > ((state.step - 1) * 10 // train_config.steps)
-            ):
+            if first and snapshot and _tenth_is_due(state.step, train_config):
                 snapshot(state.average, state.step * train_config.batch_size)
             if first and progress:
                 pace = (time.monotonic() - started) / (state.step - first_step)
@@ -225,7 +207,8 @@ def train(
         name=name,
         config=model_config,
         sites=data.site_names,
-        **scale,
+        age_mean=model.condition.age_mean,
+        age_sd=model.condition.age_sd,
         protocol=protocol,
         quantiles=site_quantiles(data),
         training=record,
@@ -247,6 +230,28 @@ class _Objective(nn.Module):
 
     def forward(self, *arguments: Any) -> torch.Tensor:
         return training_loss(self.model, *arguments)
+
+
+def _check(data: SliceData, config: ModelConfig, name: str) -> None:
+    if data.images.shape[1:] != (config.image_size, config.image_size):
+        raise UsageError(
+            f'slices are {data.images.shape[1:]} pixels, the network takes '
+            f'{config.image_size} squared; change image_size or the slice shape'
+        )
+    if not re.fullmatch(r'[A-Za-z0-9][A-Za-z0-9._-]*', name):
+        raise UsageError(f'model name {name!r}; use letters, digits, dots, hyphens, underscores')
+
+
+def _new_model(
+    data: SliceData, rows: np.ndarray, config: ModelConfig, initial: Bundle | None
+) -> DDAE:
+    if initial:
+        model = DDAE(config, len(data.site_names), initial.info.age_mean, initial.info.age_sd)
+        _start_from(model, initial, data.site_names)
+        return model
+    ages = data.ages[rows]
+    ages = ages[~np.isnan(ages)] if not np.isnan(ages).all() else np.zeros(1)
+    return DDAE(config, len(data.site_names), float(ages.mean()), max(float(ages.std()), 1.0))
 
 
 def _start_from(model: DDAE, initial: Bundle, site_names: Sequence[str]) -> None:
@@ -340,6 +345,10 @@ def _validation_loss(
         own = model.noise[condition.site] / model.deviation
         losses.append(denoising_loss(model, x_0, z_k, z_u, share, noise, own))
     return torch.cat(losses).mean().item()
+
+
+def _tenth_is_due(step: int, config: TrainConfig) -> bool:
+    return step * 10 // config.steps > (step - 1) * 10 // config.steps
 
 
 def _row_is_due(step: int, config: TrainConfig) -> bool:
