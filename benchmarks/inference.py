@@ -29,6 +29,7 @@ def main() -> None:
 
     from ddae_app.harmonize.ddae import DDAEHarmonizer
     from ddae_app.harmonize.models import PHANTOM_MODEL
+    from ddae_app.model.diffusion import SHIFTS
 
     path = args.model or Path(str(files('ddae_app') / 'data' / PHANTOM_MODEL))
     harmonizer = DDAEHarmonizer.load(path, 'cpu')
@@ -36,7 +37,8 @@ def main() -> None:
     rng = np.random.default_rng(0)
     images = rng.uniform(0.1, 1, (args.slices, 128, 128)).astype(np.float32)
     cohort = pd.DataFrame({'site': [source] * args.slices})
-    print(f'{path.name}, {2 * harmonizer.steps + 1} evaluations a slice, {args.threads} threads')
+    evaluations = 2 * harmonizer.steps + len(SHIFTS)
+    print(f'{path.name}, {evaluations} evaluations a slice, {args.threads} threads')
     print('batch\tseconds per slice (fastest of the repeats)\tpeak memory, GB')
     for batch in (1, args.slices):
         ready = harmonizer.prepared(unseen_site='refuse', keep_noise=False, batch_size=batch)

@@ -82,7 +82,8 @@ def run_participant(settings: Settings, log_dir: Path, default_model: Path | Non
     space = output_space(protocol)
     write_description(settings.output_dir, settings.bids_dir)
     if settings.run.reports_only:
-        return _finish(settings, scans, cohort, space, model, {}, '', log_dir)
+        text = _last_methods(settings.output_dir)
+        return _finish(settings, scans, cohort, space, model, {}, text, log_dir)
     unprepared, mates = {}, None
     if model and settings.harmonize.unseen_site == 'adapt' and not settings.run.boilerplate_only:
         if settings.harmonize.stage != 'harmonize':
@@ -182,6 +183,12 @@ def _refusal(
         f'{found} (it knows {", ".join(model.info.sites)}); give --source-site, '
         '--unseen-site agnostic or adapt, or a model trained with this site'
     )
+
+
+def _last_methods(output_dir: Path) -> str:
+    """The methods text of the latest run here; run ids begin with the time."""
+    texts = sorted((output_dir / 'logs').glob('*/CITATION.md'))
+    return texts[-1].read_text(encoding='utf-8').strip() if texts else ''
 
 
 def _evenly(scans: Sequence[SiteScan], most: int) -> tuple[SiteScan, ...]:

@@ -28,6 +28,9 @@ FIRST_NOISE_WITHOUT_AVERAGE = 20.0
 LAST_NOISE = 0.1
 RHO = 7.0
 
+SHIFTS = ((0, 0), (0, 1), (1, 0), (1, 1))
+"""Whole pixels, down and right, over which denoising is averaged."""
+
 Denoiser = Callable[[Tensor, int], tuple[Tensor, Tensor]]
 """Maps (x_t, t) to the clean image and the noise that it sees in x_t."""
 
@@ -209,7 +212,9 @@ def render_at_site(
 def denoise_at_site(model: DDAE, x: Tensor, target: Condition, noise_sd: Tensor) -> Tensor:
     """What the model takes for the clean image, given that ``x`` has this much noise.
 
-    ``E[x_0 | x_t]`` at the time whose noise is that of the image itself; nothing is added.
+    ``E[x_0 | x_t]`` at the time whose noise is that of the image itself; nothing is added. It is
+    the mean over small shifts of the image (cycle spinning: Coifman and Donoho 1995), for the
+    network does not do quite the same at every pixel.
 
     Parameters
     ----------
@@ -230,8 +235,12 @@ def denoise_at_site(model: DDAE, x: Tensor, target: Condition, noise_sd: Tensor)
     t = (levels - (noise_sd / model.deviation)[:, None]).abs().argmin(dim=1) + 1
     alpha_bar = model.alpha_bar[t][:, None, None, None]
     x_t = alpha_bar.sqrt() * model.normalise(common, look)
-    output = model(x_t, t, model.embed(target), model.encode(common))
-    clean = split_prediction(model.config.prediction, output, x_t, alpha_bar)[0]
+    z_k, z_u, clean = model.embed(target), model.encode(common), torch.zeros_like(x)
+    for down, right in SHIFTS:
+        moved = torch.roll(x_t, (down, right), (2, 3))
+        output = model(moved, t, z_k, z_u)
+        one = split_prediction(model.config.prediction, output, moved, alpha_bar)[0]
+        clean += torch.roll(one, (-down, -right), (2, 3)) / len(SHIFTS)
     denoised = x - seen + model.restore(clean, look)
     return torch.where(noise_sd[:, None, None, None] > 0, denoised, x)
 

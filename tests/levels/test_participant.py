@@ -181,6 +181,7 @@ def test_reports_only_writes_the_pages_again(done, bids_dir, model, tmp_path):
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
     assert sorted(out.glob('sub-*.html')) == pages
+    assert 'Disentangled Diffusion Autoencoder' in pages[0].read_text()
 
 
 def test_boilerplate_names_the_steps(bids_dir, model, tmp_path):
