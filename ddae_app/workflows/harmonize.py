@@ -94,8 +94,8 @@ def init_harmonize_wf(
     workflow = pe.Workflow(name=name)
     workflow.__desc__ = (
         'Axial slices were re-rendered at the target site with a Disentangled Diffusion '
-        'Autoencoder (Ijishakin, Lawry Aguila et al., 2024): each image was brought to the contrast '
-        'curve and the average image of the target site, and to these was added the difference '
+        'Autoencoder (Ijishakin, Lawry Aguila et al., 2024): each image was brought to the '
+        'contrast curve and average image of the target site, and the difference was added '
         'between what the model makes of it at the target and at its own site, under shared noise '
         'that falls from level to level.'
     )
