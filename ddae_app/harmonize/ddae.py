@@ -64,7 +64,7 @@ class DDAEHarmonizer:
     """
 
     bundle: Bundle | None = None
-    steps: int = 8
+    steps: int = 4
     unseen_site: str = 'refuse'
     looks: Mapping[str, Look] = field(default_factory=dict)
     keep_noise: bool = False
@@ -138,10 +138,9 @@ class DDAEHarmonizer:
             rows = slice(i, i + self.batch_size)
             x = torch.tensor(images[rows], device=device)[:, None]
             at_source, at_target = source[rows].to(device), target[rows].to(device)
-            y = render_at_site(
-                bundle.model, x, at_source, at_target, self.steps,
-                self._looks(images[rows], labels.sites[rows]),
-            )  # fmt: skip
+            look = self._looks(images[rows], labels.sites[rows])
+            sd = noise_of(bundle.model, x, look)
+            y = render_at_site(bundle.model, x, at_source, at_target, self.steps, look, sd)
             if not self.keep_noise:
                 y = denoised(bundle.model, torch.where(x > 0, y, 0), at_target)
             parts.append(torch.where(x > 0, y.clamp(min=0), 0)[:, 0].cpu().numpy())
@@ -278,9 +277,13 @@ def denoised(model: DDAE, x: torch.Tensor, target: Condition) -> torch.Tensor:
         0 outside the brain.
     target : Condition
     """
-    common = model.to_common(x.clamp(min=0), model.look(target.site))
-    sd = torch.tensor([noise_sd(image) for image in common[:, 0].cpu().numpy()])
-    return denoise_at_site(model, x, target, sd.to(x))
+    return denoise_at_site(model, x, target, noise_of(model, x, model.look(target.site)))
+
+
+def noise_of(model: DDAE, x: torch.Tensor, look: Look) -> torch.Tensor:
+    """Standard deviation of the noise of images on the common scale, shape (B,)."""
+    common = model.to_common(x.clamp(min=0), look)[:, 0].cpu().numpy()
+    return torch.tensor([noise_sd(image) for image in common]).to(x)
 
 
 @lru_cache(maxsize=2)

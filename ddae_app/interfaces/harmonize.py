@@ -60,7 +60,7 @@ class Harmonize(SimpleInterface):
             unseen_site=inputs.unseen_site,
             keep_noise=inputs.keep_noise,
             batch_size=inputs.batch_size,
-            steps=4 if inputs.sloppy else None,
+            steps=2 if inputs.sloppy else None,
         )
         if isdefined(inputs.site_scans):
             harmonizer = self._adapted(harmonizer)

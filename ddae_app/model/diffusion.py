@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -26,6 +27,11 @@ FIRST_NOISE_WITHOUT_AVERAGE = 20.0
 """The same where the networks have to learn the average themselves, which takes more noise."""
 
 LAST_NOISE = 0.1
+"""The least noise in rendering; images that are noisier themselves need more."""
+
+NOISE_MARGIN = 1.25
+"""The networks are trained, and render, at this many times the noise of an image at least."""
+
 RHO = 7.0
 
 SHIFTS = ((0, 0), (0, 1), (1, 0), (1, 1))
@@ -155,6 +161,7 @@ def render_at_site(
     target: Condition,
     steps: int,
     look: Look | None = None,
+    noise_sd: Tensor | None = None,
 ) -> Tensor:
     """The image with the look of the target, and what else the model sees change between the two.
 
@@ -177,6 +184,9 @@ def render_at_site(
     look : Look, optional
         Of ``x``, where it is not that of the source site; :mod:`ddae_app.training.looks`
         measures it.
+    noise_sd : torch.Tensor, shape (B,), optional
+        Standard deviation of the noise of ``x`` on the common scale, which counts as a part of
+        the noise of each level if the networks were trained so.
 
     Returns
     -------
@@ -190,13 +200,19 @@ def render_at_site(
     z_source, z_target = model.embed(source), model.embed(target)
     z_k = torch.cat([z_source, z_target])
     first = FIRST_NOISE if model.config.site_average else FIRST_NOISE_WITHOUT_AVERAGE
-    times = noise_times(model.alpha_bar, first, LAST_NOISE, steps)
+    # Below the noise of a site the networks were not trained for it.
+    last = max(LAST_NOISE, NOISE_MARGIN * (model.noise.max() / model.deviation).item())
+    times = noise_times(model.alpha_bar, max(first, last), last, steps)
+    own = torch.zeros(len(x), device=x.device)
+    if model.config.noise_corrected and noise_sd is not None:
+        own = noise_sd / model.deviation
     levels = [*(noise_level(model.alpha_bar[t]).item() for t in times), 0.0]
     # Everybody gets the same noise, so that nothing depends on who else is in the batch.
     generator = torch.Generator().manual_seed(0)
     change = torch.zeros_like(x_0)
     for t, now, after in zip(times, levels[:-1], levels[1:], strict=True):
-        noise = now * torch.randn(x.shape[1:], generator=generator).to(x.device)
+        added = (now**2 - own.square()).clamp(min=0).sqrt()[:, None, None, None]
+        noise = added * torch.randn(x.shape[1:], generator=generator).to(x.device)
         noisy = torch.cat([x_0 + noise, x_0 + change + noise])
         clean = denoiser(model, z_k, z_u)(model.alpha_bar[t].sqrt() * noisy, t)[0]
         from_source, from_target = clean.chunk(2)
@@ -214,7 +230,9 @@ def denoise_at_site(model: DDAE, x: Tensor, target: Condition, noise_sd: Tensor)
 
     ``E[x_0 | x_t]`` at the time whose noise is that of the image itself; nothing is added. It is
     the mean over small shifts of the image (cycle spinning: Coifman and Donoho 1995), for the
-    network does not do quite the same at every pixel.
+    network does not do quite the same at every pixel. The network takes the site for unknown,
+    where it can: what is noise and what is anatomy is the same everywhere once the look is taken
+    off, and the quiet sites have taught it about less noise than the target may have.
 
     Parameters
     ----------
@@ -235,14 +253,22 @@ def denoise_at_site(model: DDAE, x: Tensor, target: Condition, noise_sd: Tensor)
     t = (levels - (noise_sd / model.deviation)[:, None]).abs().argmin(dim=1) + 1
     alpha_bar = model.alpha_bar[t][:, None, None, None]
     x_t = alpha_bar.sqrt() * model.normalise(common, look)
-    z_k, z_u, clean = model.embed(target), model.encode(common), torch.zeros_like(x)
+    z_k, z_u = model.embed(_of_unknown_site(model, target)), model.encode(common)
+    clean = torch.zeros_like(common)
     for down, right in SHIFTS:
         moved = torch.roll(x_t, (down, right), (2, 3))
         output = model(moved, t, z_k, z_u)
         one = split_prediction(model.config.prediction, output, moved, alpha_bar)[0]
-        clean += torch.roll(one, (-down, -right), (2, 3)) / len(SHIFTS)
+        clean = clean + torch.roll(one, (-down, -right), (2, 3)) / len(SHIFTS)
     denoised = x - seen + model.restore(clean, look)
     return torch.where(noise_sd[:, None, None, None] > 0, denoised, x)
+
+
+def _of_unknown_site(model: DDAE, condition: Condition) -> Condition:
+    """The same people at an unknown site, if training has shown the network one."""
+    if model.config.condition_dropout == 0:
+        return condition
+    return replace(condition, site=torch.full_like(condition.site, -1))
 
 
 def noise_level(alpha_bar: Tensor) -> Tensor:

@@ -7,14 +7,11 @@ from torch import Tensor
 from torch.nn import functional as nnf
 
 from ddae_app.model.ddae import DDAE
-from ddae_app.model.diffusion import noise_level, training_target
+from ddae_app.model.diffusion import NOISE_MARGIN, noise_level, training_target
 from ddae_app.model.encoders import Condition
 
 LOG_LEVEL_MEAN, LOG_LEVEL_SD = -0.5, 1.2
 """Of the noise levels in training, for images of unit variance (Karras et al. 2022, table 1)."""
-
-NOISE_MARGIN = 1.25
-"""Training times have at least this many times the noise that an image has itself."""
 
 
 def denoising_loss(

@@ -8,7 +8,7 @@ import torch
 from ddae_app.errors import ModelError
 from ddae_app.model.bundle import save_bundle
 from ddae_app.model.ddae import DDAE
-from ddae_app.model.diffusion import render_at_site
+from ddae_app.model.diffusion import denoise_at_site, noise_level, render_at_site
 from ddae_app.model.looks import CEILING
 from ddae_app.model.losses import partial_hsic, training_loss
 from ddae_app.model.presets import PRESETS, ModelConfig, TrainConfig
@@ -231,3 +231,48 @@ def test_codes_modulate_in_the_published_order():
     h = h * (1 + k[:, :8]) + k[:, 8:]
     h = h * (1 + layer.z_u(codes.z_u)[..., None, None])
     torch.testing.assert_close(layer(x, codes), h)
+
+
+def rendered_inputs(model, monkeypatch, noise_sd):
+    """What the network is shown while an image of site 0 is rendered at site 1."""
+    shown, exact = [], model.unet.forward
+
+    def spy(x_t, t, *codes):
+        shown.append((x_t, t))
+        return exact(x_t, t, *codes)
+
+    monkeypatch.setattr(model.unet, 'forward', spy)
+    x = torch.full((1, 1, 16, 16), 0.5)
+    one = [condition((NAN,), (-1,), (s,)) for s in (0, 1)]
+    render_at_site(model, x, *one, 4, noise_sd=torch.tensor([noise_sd]))
+    return shown
+
+
+def test_rendering_stays_where_the_networks_were_trained(monkeypatch):
+    model = random_model(replace(CONFIG, noise_corrected=True))
+    model.noise[:2] = torch.tensor([0.05, 0.1])
+    levels = [
+        noise_level(model.alpha_bar[t]).min().item()
+        for _, t in rendered_inputs(model, monkeypatch, 0.05)
+    ]
+    assert min(levels) == pytest.approx(1.25 * 0.1 / model.deviation.item(), rel=0.05)
+
+
+def test_the_noise_of_an_image_is_a_part_of_that_of_its_level(monkeypatch):
+    model = random_model(replace(CONFIG, noise_corrected=True))
+    model.noise[:2] = 0.1
+    for own in (0.0, 0.1):
+        x_t, t = rendered_inputs(model, monkeypatch, own)[-1]
+        alpha_bar = model.alpha_bar[t[0]]
+        added = (x_t[0] / alpha_bar.sqrt()).std().item()  # the image itself is flat
+        level = noise_level(alpha_bar).item()
+        expected = (level**2 - (own / model.deviation.item()) ** 2) ** 0.5
+        assert added == pytest.approx(expected, rel=0.1)
+
+
+def test_denoising_takes_the_site_for_unknown_where_training_showed_that():
+    x, sd = torch.rand((2, 1, 16, 16)), torch.tensor([0.1, 0.1])
+    for dropout, alike in ((0.15, True), (0.0, False)):
+        model = random_model(replace(CONFIG, condition_dropout=dropout))
+        a, b = (denoise_at_site(model, x, condition(site=(s, s)), sd) for s in (0, 1))
+        assert torch.equal(a, b) == alike

@@ -116,8 +116,11 @@ def test_the_difference_cancels_the_error_of_inversion():
 class Exact:
     """The model that would be learnt from two sites whose pixels are Gaussian."""
 
-    config = SimpleNamespace(site_average=False, prediction='v', times='lognormal')
-    deviation = torch.tensor(1.0)
+    config = SimpleNamespace(
+        site_average=False, prediction='v', times='lognormal', condition_dropout=0.0,
+        noise_corrected=True,
+    )  # fmt: skip
+    deviation, noise = torch.tensor(1.0), torch.zeros(1)
 
     def __init__(self, means, sds):
         self.alpha_bar = noise_schedule('cosine', 1000)
