@@ -113,7 +113,8 @@ def test_sidecar_tells_what_was_done(done, model):
     assert sidecar['PhantomModel'] is True
     assert sidecar['LabelBlind'] is True
     assert sidecar['Device'] == 'cpu'
-    assert sidecar['SamplingSteps'] == 4
+    assert sidecar['SamplingSteps'] == 2
+    assert sidecar['ScansAdaptedTo'] == 0
     assert len(sidecar['ModelSHA256']) == 64
     assert 0 < sidecar['ssim'] < 1
     assert sidecar['Sources'] == [f'bids::{ANAT.replace("A01", "B01")}_desc-slices_T1w.nii.gz']

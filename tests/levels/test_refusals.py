@@ -9,6 +9,7 @@ import shutil
 import pytest
 
 from ddae_app.cli.main import main
+from ddae_app.model.info import FORMAT_VERSION
 from ddae_app.settings import Protocol
 from tests.levels.conftest import error_lines, write_model
 
@@ -65,9 +66,7 @@ def test_model_file_unusable(bids_dir, tmp_path, write, word, refused):
 def test_model_of_another_version(bids_dir, tmp_path, refused):
     path = write_model(tmp_path / 'model.safetensors')
     content = path.read_bytes()
-    old, new = b'\\"format_version\\":2', b'\\"format_version\\":9'
-    if old not in content:
-        old, new = b'\\"format_version\\": 2', b'\\"format_version\\": 9'
+    old, new = (f'\\"format_version\\": {v}'.encode() for v in (FORMAT_VERSION, 9))
     assert old in content
     path.write_bytes(content.replace(old, new))
     refused(
