@@ -32,9 +32,6 @@ class Look:
     curve: Tensor
     average: Tensor
 
-    def __getitem__(self, rows: slice) -> Look:
-        return Look(self.curve[rows], self.average[rows])
-
     def expand(self, n: int) -> Look:
         """One look for `n` images."""
         return Look(self.curve.expand(n, -1), self.average.expand(n, -1, -1, -1))
@@ -56,7 +53,7 @@ def map_intensities(x: Tensor, given: Tensor, wanted: Tensor) -> Tensor:
     flat = x.flatten(1).contiguous()
     given, wanted = given.contiguous(), wanted.contiguous()
     last = given.shape[1] - 1
-    right = torch.searchsorted(given, flat.detach()).clamp(1, last)
+    right = torch.searchsorted(given, flat).clamp(1, last)
     x_0, x_1 = given.gather(1, right - 1), given.gather(1, right)
     y_0, y_1 = wanted.gather(1, right - 1), wanted.gather(1, right)
     slope = torch.where(flat > given[:, -1:], 1.0, (y_1 - y_0) / (x_1 - x_0))

@@ -147,12 +147,8 @@ def train(
         'model': asdict(model_config),
         'train': asdict(train_config),
         'protocol': asdict(protocol),
-        'run': {
-            'seed': seed,
-            'device': device.type,
-            'data': data.fingerprint(),
-            'initial': initial.sha256 if initial else None,
-        },
+        'run': {'seed': seed, 'device': device.type, 'data': data.fingerprint()},
+        'initial': initial.sha256 if initial else None,
     }
     train_rows, held_out = split_subjects(data, train_config.validation_fraction, seed)
     sites = np.array(data.sites)[train_rows]
@@ -195,14 +191,8 @@ def train(
         fabric.barrier()
         return path
     seen, train_loss, validation = state.history[-1]
-    record = TrainingRecord(
-        dataset=dataset,
-        scans_per_site=tuple(len(rows) for rows in site_rows),
-        seed=seed,
-        images_seen=seen,
-        train_loss=train_loss,
-        validation_loss=validation,
-    )
+    scans = tuple(len(rows) for rows in site_rows)
+    record = TrainingRecord(dataset, scans, seed, seen, train_loss, validation)
     info = BundleInfo(
         name=name,
         config=model_config,
