@@ -87,7 +87,13 @@ def run_participant(settings: Settings, log_dir: Path, default_model: Path | Non
     unprepared, mates = {}, None
     if model and settings.harmonize.unseen_site == 'adapt' and not settings.run.boilerplate_only:
         if settings.harmonize.stage != 'harmonize':
-            unprepared = preprocess_missing(settings, scans, cohort, space, log_dir)
+            known = model.info.sites
+            can = [
+                scan
+                for scan in scans
+                if (site := cohort[scan].site) in known or not _refusal(model, site, 'adapt', None)
+            ]
+            unprepared = preprocess_missing(settings, can, cohort, space, log_dir)
         mates = scans_by_site(settings, space)
     todo = [scan for scan in scans if scan not in unprepared]
     plans, failures = plan_scans(settings, todo, cohort, space, model, mates)
