@@ -40,6 +40,7 @@ from ddae_app.harmonize.models import training_preset
 from ddae_app.imaging.grid import model_grid
 from ddae_app.imaging.slices import crop_start
 from ddae_app.model.diffusion import ddim_decode, ddim_invert, denoiser
+from ddae_app.model.looks import edge_depth
 from ddae_app.model.presets import Preset
 from ddae_app.phantom.population import site_names
 from ddae_app.phantom.slices import PhantomSlices, draw_slices
@@ -322,7 +323,7 @@ class Literal:
                     else ddim_invert(at_source, x_0, model.alpha_bar, self.steps)
                 )
                 y = ddim_decode(at_target, x_T, model.alpha_bar, self.steps)
-                y = model.restore(y, model.look(target.site))
+                y = model.restore(y, model.look(target.site), edge_depth(x))
             parts.append(torch.where(x > 0, y.clamp(min=0), 0)[:, 0].numpy())
         return np.concatenate(parts)
 
@@ -361,9 +362,9 @@ def ddae(**changes: object) -> Method:
 def literal(random: bool) -> Method:
     """Everything off that is not in the paper; the network is of preset tiny's size."""
     off = {
-        'site_curve': False, 'site_average': False, 'coordinates': False, 'noise_corrected': False,
-        'encoder_augment': False, 'z_u_noise': 0.0, 'z_u_dim': 512, 'condition_dropout': 0.0,
-        'schedule': 'linear', 'prediction': 'epsilon',
+        'site_curve': False, 'site_edge': False, 'site_average': False, 'coordinates': False,
+        'noise_corrected': False, 'encoder_augment': False, 'z_u_noise': 0.0, 'z_u_dim': 512,
+        'condition_dropout': 0.0, 'schedule': 'linear', 'prediction': 'epsilon', 'times': 'uniform',
     }  # fmt: skip
     return fitted(
         lambda bench, folder, images: Literal(
@@ -385,6 +386,7 @@ METHODS: dict[str, Method] = {
     'literal-random': literal(random=True),
     'ddae': ddae(),
     'ddae-without-site-curve': ddae(site_curve=False),
+    'ddae-without-site-edge': ddae(site_edge=False),
     'ddae-without-site-average': ddae(site_average=False),
     'ddae-without-noise-correction': ddae(noise_corrected=False),
     'ddae-without-coordinates': ddae(coordinates=False),

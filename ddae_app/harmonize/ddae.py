@@ -21,7 +21,7 @@ from ddae_app.model.bundle import Bundle, load_bundle, save_bundle
 from ddae_app.model.ddae import DDAE
 from ddae_app.model.diffusion import denoise_at_site, render_at_site
 from ddae_app.model.encoders import Condition
-from ddae_app.model.looks import Look
+from ddae_app.model.looks import Look, stack_looks
 from ddae_app.model.presets import PRESETS, Preset
 from ddae_app.settings import Protocol
 from ddae_app.training.dataset import make_condition
@@ -251,9 +251,7 @@ class DDAEHarmonizer:
                 looks.append(self.looks[source])
             else:
                 looks.append(measure_look(model, image[None], 1))
-        return Look(
-            torch.cat([look.curve for look in looks]), torch.cat([look.average for look in looks])
-        )
+        return stack_looks(looks)
 
     def _check_null_tokens(
         self, ages: np.ndarray, sexes: Sequence[str | None], sites: Sequence[int]

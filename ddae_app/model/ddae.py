@@ -7,9 +7,12 @@ from torch import Tensor, nn
 
 from ddae_app.model.diffusion import noise_schedule
 from ddae_app.model.encoders import Condition, ConditionEncoder, SemanticEncoder
-from ddae_app.model.looks import KNOTS, Look, map_intensities
+from ddae_app.model.looks import EDGE_PIXELS, KNOTS, Look, at_depth, edge_depth, map_intensities
 from ddae_app.model.presets import ModelConfig
 from ddae_app.model.unet import UNet
+
+DARKEST = 1e-4
+"""Of the brain on the common scale."""
 
 
 class DDAE(nn.Module):
@@ -33,6 +36,9 @@ class DDAE(nn.Module):
     curve : torch.Tensor, shape (n_sites + 1, K)
         Contrast curve of each site, and last the common one, which is that of an unknown site;
         all are equal where ``config.site_curve`` is off.
+    edge : torch.Tensor, shape (n_sites + 1, EDGE_PIXELS)
+        Mean intensity of each site, in its curve's common contrast, by the depth below the edge
+        of the brain, and last of an unknown one; all are equal where ``config.site_edge`` is off.
     average : torch.Tensor, shape (n_sites + 1, 1, H, W)
         Average image of each site on the common scale, and last of an unknown one, brain in
         [0, 1]; 0.5 everywhere where ``config.site_average`` is off.
@@ -45,6 +51,7 @@ class DDAE(nn.Module):
 
     alpha_bar: Tensor
     curve: Tensor
+    edge: Tensor
     average: Tensor
     deviation: Tensor
     noise: Tensor
@@ -61,13 +68,14 @@ class DDAE(nn.Module):
         self.register_buffer('alpha_bar', schedule, persistent=False)
         size = config.image_size
         self.register_buffer('curve', torch.linspace(0, 1, KNOTS).repeat(n_sites + 1, 1))
+        self.register_buffer('edge', torch.zeros(n_sites + 1, EDGE_PIXELS))
         self.register_buffer('average', torch.full((n_sites + 1, 1, size, size), 0.5))
         self.register_buffer('deviation', torch.tensor(0.5))
         self.register_buffer('noise', torch.zeros(n_sites + 1))
 
     def look(self, site: Tensor) -> Look:
         """The looks of sites, as in :class:`~ddae_app.model.encoders.Condition`; -1 unknown."""
-        return Look(self.curve[site], self.average[site])
+        return Look(self.curve[site], self.edge[site], self.average[site])
 
     def to_common(self, x: Tensor, look: Look) -> Tensor:
         """Images of some look on the intensity scale that all sites share.
@@ -80,8 +88,13 @@ class DDAE(nn.Module):
         Returns
         -------
         torch.Tensor, shape (B, 1, H, W), range [0, 1]
+            0 where ``x`` is 0, and nowhere else.
         """
-        return map_intensities(x, look.curve, self.curve[-1:].expand_as(look.curve))
+        common = map_intensities(x, look.curve, self.curve[-1:].expand_as(look.curve))
+        depth = edge_depth(x)
+        common = common + at_depth(self.edge[-1:] - look.edge, depth)
+        # The brain stays where it is, for its edge is looked for again.
+        return torch.where(depth > 0, common.clamp(min=DARKEST), 0)
 
     def normalise(self, common: Tensor, look: Look) -> Tensor:
         """Images on the common scale as the networks see them.
@@ -98,9 +111,23 @@ class DDAE(nn.Module):
         """
         return (common - look.average) / self.deviation
 
-    def restore(self, x_0: Tensor, look: Look) -> Tensor:
-        """Deviations as images of some look: :meth:`normalise` and :meth:`to_common` undone."""
-        common = (x_0 * self.deviation + look.average).clamp(min=0)
+    def restore(self, x_0: Tensor, look: Look, depth: Tensor) -> Tensor:
+        """Deviations as images of some look: :meth:`normalise` and :meth:`to_common` undone.
+
+        Parameters
+        ----------
+        x_0 : torch.Tensor, shape (B, 1, H, W)
+        look : Look
+        depth : torch.Tensor, shape (B, 1, H, W)
+            Of the pixels, as :func:`~ddae_app.model.looks.edge_depth` tells it.
+
+        Returns
+        -------
+        torch.Tensor, shape (B, 1, H, W)
+            Not negative.
+        """
+        common = x_0 * self.deviation + look.average
+        common = (common + at_depth(look.edge - self.edge[-1:], depth)).clamp(min=0)
         return map_intensities(common, self.curve[-1:].expand_as(look.curve), look.curve)
 
     def encode(self, common: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from ddae_app.model.looks import CEILING, Look
+from ddae_app.model.looks import CEILING, Look, edge_depth
 
 if TYPE_CHECKING:
     from ddae_app.model.ddae import DDAE
@@ -217,9 +217,10 @@ def render_at_site(
         clean = denoiser(model, z_k, z_u)(model.alpha_bar[t].sqrt() * noisy, t)[0]
         from_source, from_target = clean.chunk(2)
         change = torch.lerp(from_target - from_source, change, after / now)
-    rendering = x - seen + model.restore(x_0 + change, at_target)
+    rendering = x - seen + model.restore(x_0 + change, at_target, edge_depth(seen))
     # Rounding may differ between the rows of a batch; where nothing changes, nothing may.
     same = (z_source == z_target).all(dim=1) & (look.curve == at_target.curve).all(dim=1)
+    same &= (look.edge == at_target.edge).all(dim=1)
     same &= (look.average == at_target.average).flatten(1).all(dim=1)
     return torch.where(same[:, None, None, None], x, rendering)
 
@@ -260,7 +261,7 @@ def denoise_at_site(model: DDAE, x: Tensor, target: Condition, noise_sd: Tensor)
         output = model(moved, t, z_k, z_u)
         one = split_prediction(model.config.prediction, output, moved, alpha_bar)[0]
         clean = clean + torch.roll(one, (-down, -right), (2, 3)) / len(SHIFTS)
-    denoised = x - seen + model.restore(clean, look)
+    denoised = x - seen + model.restore(clean, look, edge_depth(seen))
     return torch.where(noise_sd[:, None, None, None] > 0, denoised, x)
 
 

@@ -1,11 +1,13 @@
-"""What a site makes of everybody's image alike: its contrast, and what is left on average."""
+"""What a site makes of everybody's image alike: contrast, edges, and what is left on average."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional as nnf
 
 LEVELS = 33
 """Quantile levels at which a contrast curve is known, evenly from 0 to 1."""
@@ -17,6 +19,10 @@ CEILING = 1.2
 """The brightest that the networks see, for noise lifts some of the brain above 1."""
 
 
+EDGE_PIXELS = 4
+"""Depth to which the edge of the brain is told apart from the rest."""
+
+
 @dataclass(frozen=True)
 class Look:
     """How images of each row's site look.
@@ -25,16 +31,68 @@ class Look:
     ----------
     curve : torch.Tensor, shape (B, K)
         Rising intensities, from 0; the k-th is to the site what the k-th common one is to all.
+    edge : torch.Tensor, shape (B, EDGE_PIXELS)
+        Mean intensity, on the common contrast, at each depth below the edge of the brain.
     average : torch.Tensor, shape (B, 1, H, W)
         Average image of the site, on the common scale.
     """
 
     curve: Tensor
+    edge: Tensor
     average: Tensor
 
     def expand(self, n: int) -> Look:
         """One look for `n` images."""
-        return Look(self.curve.expand(n, -1), self.average.expand(n, -1, -1, -1))
+        average = self.average.expand(n, -1, -1, -1)
+        return Look(self.curve.expand(n, -1), self.edge.expand(n, -1), average)
+
+
+def stack_looks(looks: Sequence[Look]) -> Look:
+    """The rows of several looks."""
+    parts = zip(*((look.curve, look.edge, look.average) for look in looks), strict=True)
+    return Look(*(torch.cat(part) for part in parts))
+
+
+def edge_depth(x: Tensor) -> Tensor:
+    """How many pixels lie between each and the outside of the brain, itself counted.
+
+    Steps are along rows and columns.
+
+    Parameters
+    ----------
+    x : torch.Tensor, shape (B, 1, H, W)
+        0 outside the brain.
+
+    Returns
+    -------
+    torch.Tensor, shape (B, 1, H, W), int64, range [0, EDGE_PIXELS + 1]
+        Deeper pixels have the largest value.
+    """
+    inside = nnf.pad(x > 0, (1, 1, 1, 1))
+    depth = inside.long()
+    for _ in range(EDGE_PIXELS):
+        # What comes in at the opposite edge is padding, which is outside.
+        neighbours = [torch.roll(inside, step, axis) for step in (-1, 1) for axis in (2, 3)]
+        inside = torch.stack([inside, *neighbours]).all(dim=0)
+        depth += inside
+    return depth[:, :, 1:-1, 1:-1]
+
+
+def at_depth(edge: Tensor, depth: Tensor) -> Tensor:
+    """The values of edges at each pixel, 0 outside the brain and deeper down.
+
+    Parameters
+    ----------
+    edge : torch.Tensor, shape (B, EDGE_PIXELS)
+    depth : torch.Tensor, shape (B, 1, H, W)
+        As :func:`edge_depth` tells it.
+
+    Returns
+    -------
+    torch.Tensor, shape (B, 1, H, W)
+    """
+    values = nnf.pad(edge, (1, 1))
+    return values.gather(1, depth.flatten(1)).reshape(depth.shape)
 
 
 def map_intensities(x: Tensor, given: Tensor, wanted: Tensor) -> Tensor:

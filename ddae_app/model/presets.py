@@ -67,6 +67,8 @@ class ModelConfig:
     site_curve : bool
         Whether every image is brought to a common contrast by a curve of its site, and back by
         that of the target.
+    site_edge : bool
+        Whether the same is done to the edge of the brain by its depth, where pixels are mixed.
     site_average : bool
         Whether the networks see deviations from the average image of the site; without it, from
         mid-grey. The site's part that is the same for everybody need not be learnt then.
@@ -101,6 +103,7 @@ class ModelConfig:
     condition_dropout: float = 0.0
     encoder_augment: bool = False
     site_curve: bool = False
+    site_edge: bool = False
     site_average: bool = False
     coordinates: bool = False
     noise_corrected: bool = False
@@ -249,6 +252,7 @@ PRESETS = {
             condition_dropout=0.15,
             encoder_augment=True,
             site_curve=True,
+            site_edge=True,
             site_average=True,
             coordinates=True,
             noise_corrected=True,
@@ -280,6 +284,7 @@ PRESETS = {
             condition_dropout=0.15,
             encoder_augment=True,
             site_curve=True,
+            site_edge=True,
             site_average=True,
             coordinates=True,
             noise_corrected=True,

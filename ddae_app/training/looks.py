@@ -1,8 +1,9 @@
-"""What the sites look like: contrast curves, average images and noise, at equal age and sex."""
+"""What the sites look like, at equal age and sex: contrast, edges, averages and noise."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -10,7 +11,7 @@ from scipy.ndimage import gaussian_filter
 
 from ddae_app.imaging.noise import noise_sd
 from ddae_app.model.ddae import DDAE
-from ddae_app.model.looks import CEILING, LEVELS, Look
+from ddae_app.model.looks import CEILING, EDGE_PIXELS, LEVELS, Look, edge_depth
 from ddae_app.training.dataset import CHUNK, SEXES, SliceData
 
 CURVE_SMOOTHING_PIXELS = 0.7
@@ -35,15 +36,16 @@ def learn_looks(model: DDAE, data: SliceData, rows: np.ndarray) -> None:
 
     What a site does is told from who its people are as in ComBat, by regression on site, age, age
     squared and sex. First the intensity quantiles of each image: a site's, at the average age and
-    sex, against those of all sites make its contrast curve. Then, on the common scale, every
-    pixel: what a site adds to the average of all is smoothed. Both are shrunk (James and Stein
-    1961) by the part that chance alone would make, so that a site of few people keeps close to
-    the common look.
+    sex, against those of all sites make its contrast curve. Then, in this contrast, the mean at
+    each depth below the edge of the brain. Last, on the common scale, every pixel: what a site
+    adds to the average of all is smoothed. All are shrunk (James and Stein 1961) by the part that
+    chance alone would make, so that a site of few people keeps close to the common look.
 
     Parameters
     ----------
     model : DDAE
-        ``config.site_curve``, ``site_average`` and ``noise_corrected`` say what to measure.
+        ``config.site_curve``, ``site_edge``, ``site_average`` and ``noise_corrected`` say what to
+        measure.
     data : SliceData
         Its ``site_names`` are the sites of the model.
     rows : np.ndarray of int
@@ -56,6 +58,10 @@ def learn_looks(model: DDAE, data: SliceData, rows: np.ndarray) -> None:
         effects, common, _ = _site_effects(design, people, [quantiles])
         curves = np.concatenate([common + effects, common[None]])
         model.curve.copy_(torch.from_numpy(np.stack([_rising(curve) for curve in curves])))
+    if config.site_edge:
+        means = np.concatenate([edge_means(_common(model, data, c)) for c in _chunks(rows)])
+        effects, common, _ = _site_effects(design, people, [means])
+        model.edge.copy_(torch.from_numpy(np.concatenate([common + effects, common[None]])))
     if config.site_average:
         images = (_common(model, data, chunk) for chunk in _chunks(rows))
         effects, common, variance = _site_effects(design, people, images)
@@ -97,19 +103,22 @@ def measure_look(model: DDAE, images: np.ndarray, people: int) -> Look:
     unknown = model.look(torch.tensor([-1], device=device))
     if model.config.site_curve:
         curve = torch.from_numpy(_rising(brain_quantiles(images).mean(axis=0))).to(device)[None]
-        unknown = Look(curve, unknown.average)
+        unknown = replace(unknown, curve=curve)
+    seen = torch.from_numpy(np.clip(images, 0, CEILING))[:, None].to(device)
+    if model.config.site_edge:
+        common = model.to_common(seen, unknown.expand(len(images)))[:, 0].cpu().numpy()
+        edge = edge_means(common).mean(axis=0, keepdims=True)
+        unknown = replace(unknown, edge=torch.from_numpy(edge).to(unknown.edge))
     if not model.config.site_average:
         return unknown
-    look = unknown.expand(len(images))
-    seen = torch.from_numpy(np.clip(images, 0, CEILING))[:, None].to(device)
-    mean = model.to_common(seen, look).mean(dim=0)[0].cpu().numpy()
+    mean = model.to_common(seen, unknown.expand(len(images))).mean(dim=0)[0].cpu().numpy()
     null = unknown.average[0, 0].cpu().numpy()
     brain = ((mean > BRAIN) & (null > BRAIN)).astype(np.float64)
     sigma = max(ONE_SCAN_SMOOTHING * len(mean) / people**0.5, AVERAGE_SMOOTHING_PIXELS)
     weight = np.maximum(gaussian_filter(brain, sigma), 1e-3)
     effect = gaussian_filter((mean - null) * brain, sigma) / weight
     average = np.maximum(null + np.where(null > 0, effect, 0), 0).astype(np.float32)
-    return Look(unknown.curve, torch.from_numpy(average).to(device)[None, None])
+    return replace(unknown, average=torch.from_numpy(average).to(device)[None, None])
 
 
 def brain_quantiles(images: np.ndarray) -> np.ndarray:
@@ -122,6 +131,21 @@ def brain_quantiles(images: np.ndarray) -> np.ndarray:
         inside = smooth[brain] / weight[brain] if brain.any() else np.zeros(1)
         quantiles.append(np.quantile(inside, levels))
     return np.array(quantiles)
+
+
+def edge_means(images: np.ndarray) -> np.ndarray:
+    """Mean intensity of each image at each depth below the brain's edge, (N, EDGE_PIXELS).
+
+    Where a small brain has no such depth, that of the next one up.
+    """
+    depth = edge_depth(torch.from_numpy(images)[:, None])[:, 0].numpy()
+    means, before = np.zeros((len(images), EDGE_PIXELS)), np.zeros(len(images))
+    for k in range(EDGE_PIXELS):
+        there = depth == k + 1
+        n = there.sum(axis=(1, 2))
+        before = np.where(n > 0, (images * there).sum(axis=(1, 2)) / np.maximum(n, 1), before)
+        means[:, k] = before
+    return means
 
 
 def _rising(quantiles: np.ndarray) -> np.ndarray:

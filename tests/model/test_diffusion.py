@@ -127,7 +127,8 @@ class Exact:
         self.means, self.sds = torch.tensor(means), torch.tensor(sds)
 
     def look(self, site):
-        return Look(torch.zeros(len(site), 1), torch.zeros(len(site), 1, 1, 1))
+        none = torch.zeros(len(site), 1)
+        return Look(none, none, none[:, :, None, None])
 
     def to_common(self, x, look):
         return x
@@ -135,7 +136,7 @@ class Exact:
     def normalise(self, common, look):
         return common
 
-    def restore(self, x_0, look):
+    def restore(self, x_0, look, depth):
         return x_0
 
     def encode(self, x):

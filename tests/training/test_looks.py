@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from ddae_app.model.ddae import DDAE
+from ddae_app.model.looks import edge_depth
 from ddae_app.training.dataset import SliceData
-from ddae_app.training.looks import brain_quantiles, learn_looks, measure_look
+from ddae_app.training.looks import brain_quantiles, edge_means, learn_looks, measure_look
 
 from ..model.toy import CONFIG
 
@@ -83,10 +84,12 @@ def test_curves_bring_a_bent_contrast_to_a_common_one_and_back():
     assert (x - bent).abs().mean() > 0.2
     torch.testing.assert_close(*at_common, atol=0.02, rtol=0)
     # Back, and to the other site.
-    np.testing.assert_allclose(model.restore(model.normalise(at_common[0], a), a), x, atol=1e-5)
+    depth = edge_depth(x)
+    back = model.restore(model.normalise(at_common[0], a), a, depth)
+    np.testing.assert_allclose(back, x, atol=1e-5)
     no_average = model.average.zero_()[:1]
     assert not no_average.any()
-    rendered = model.restore(at_common[0] / model.deviation, model.look(torch.tensor([1])))
+    rendered = model.restore(at_common[0] / model.deviation, model.look(torch.tensor([1])), depth)
     torch.testing.assert_close(rendered, bent, atol=0.02, rtol=0)
 
 
@@ -117,7 +120,7 @@ def test_the_look_of_a_new_site_is_measured_from_its_scans():
         x = torch.from_numpy(scans[100:])[:, None]
         common = model.to_common(x, look.expand(len(x)))
         deviation = model.normalise(common, look.expand(len(x)))
-        found = model.restore(deviation, unknown.expand(len(x)))
+        found = model.restore(deviation, unknown.expand(len(x)), edge_depth(x))
         error[n] = (found - truth).square().mean().sqrt().item()
     before = (x - truth).square().mean().sqrt().item()
     assert error[100] < error[5] < before / 3
@@ -134,3 +137,58 @@ def test_a_model_without_looks_measures_none():
     assert torch.equal(look.curve, model.curve[-1:]) and torch.equal(
         look.average, model.average[-1:]
     )
+
+
+def heads(n, *, dark=0.0, seed=0):
+    """Two sites; the second is darker at the edge, by `dark` at the rim and half that below."""
+    rng = np.random.default_rng(seed)
+    images = np.zeros((2 * n, 24, 24), np.float32)
+    images[:, 4:20, 4:20] = rng.normal(0.6, 0.02, (2 * n, 16, 16))
+    images[n:, 4:20, 4:20] -= dark / 2
+    images[n:, 5:19, 5:19] += dark / 4
+    images[n:, 6:18, 6:18] += dark / 4
+    ages = rng.uniform(20, 60, 2 * n)
+    sites, subjects = ('A',) * n + ('B',) * n, tuple(map(str, range(2 * n)))
+    return SliceData(images, sites, ages, ('M', 'F') * n, subjects)
+
+
+def test_the_edge_of_a_site_is_brought_to_the_common_one_and_back():
+    data = heads(100, dark=0.2)
+    model = DDAE(replace(CONFIG, image_size=24, attention=(), site_edge=True), 2)
+    learn_looks(model, data, np.arange(200))
+    found = (model.edge[1] - model.edge[0]).tolist()
+    assert found == pytest.approx([-0.1, -0.05, 0, 0], abs=0.01)
+    x = data.batch(np.array([0, 100]))
+    look = model.look(torch.tensor([0, 1]))
+    common = model.to_common(x, look)
+    rim = edge_depth(x) == 1
+    means = [image[mask].mean().item() for image, mask in zip(common, rim, strict=True)]
+    assert means[0] == pytest.approx(means[1], abs=0.01)
+    assert torch.equal(common > 0, x > 0)
+    back = model.restore(model.normalise(common, look), look, edge_depth(x))
+    torch.testing.assert_close(back, x)
+
+
+def test_the_edge_of_a_new_site_is_measured_from_its_scans():
+    model = DDAE(replace(CONFIG, image_size=24, attention=(), site_edge=True), 2)
+    learn_looks(model, heads(100), np.arange(200))
+    new = heads(5, dark=0.2, seed=1)
+    look = measure_look(model, new.images[5:], 5)
+    assert (look.edge - model.edge[-1])[0].tolist() == pytest.approx([-0.1, -0.05, 0, 0], abs=0.01)
+
+
+def test_depth_below_the_edge():
+    x = torch.zeros(2, 1, 12, 12)
+    x[0, 0, :11, 1:] = 0.5  # the border of the image is outside
+    depth = edge_depth(x)
+    assert not depth[1].any()
+    assert depth[0, 0, 5].tolist() == [0, 1, 2, 3, 4, 5, 5, 5, 4, 3, 2, 1]
+    assert depth[0, 0, :, 6].tolist() == [1, 2, 3, 4, 5, 5, 5, 4, 3, 2, 1, 0]
+
+
+def test_a_brain_too_small_for_a_depth_has_the_mean_of_the_next_one_up():
+    images = np.zeros((2, 8, 8), np.float32)
+    images[0, 2:5, 2:5] = 0.5
+    images[0, 3, 3] = 0.9
+    means = edge_means(images)
+    np.testing.assert_allclose(means, [[0.5, 0.9, 0.9, 0.9], [0, 0, 0, 0]], rtol=1e-6)
