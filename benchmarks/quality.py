@@ -364,7 +364,8 @@ def literal(random: bool) -> Method:
     off = {
         'site_curve': False, 'site_edge': False, 'site_average': False, 'coordinates': False,
         'noise_corrected': False, 'encoder_augment': False, 'z_u_noise': 0.0, 'z_u_dim': 512,
-        'condition_dropout': 0.0, 'schedule': 'linear', 'prediction': 'epsilon', 'times': 'uniform',
+        'condition_dropout': 0.0, 'schedule': 'linear', 'prediction': 'epsilon',
+        'times': 'uniform',
     }  # fmt: skip
     return fitted(
         lambda bench, folder, images: Literal(

@@ -25,6 +25,7 @@ MAY_IMPORT = {
     'evaluation': {'harmonize', 'imaging'},
     'harmonize': {'model', 'training', 'imaging'},
     'training': {'model', 'imaging'},
+    'model': {'imaging'},
     'phantom': {'imaging', 'bids'},
 }  # fmt: skip
 EXCEPTIONS = {('workflows', 'ddae_app.imaging.templates.TemplateFiles')}

@@ -16,13 +16,10 @@ from ddae_app.errors import ModelError, UsageError
 from ddae_app.harmonize.base import check_request, training_data
 from ddae_app.harmonize.device import resolve_device
 from ddae_app.harmonize.models import FEWEST_PEOPLE, too_few_to_adapt
-from ddae_app.imaging.noise import noise_sd
 from ddae_app.model.bundle import Bundle, load_bundle, save_bundle
-from ddae_app.model.ddae import DDAE
-from ddae_app.model.diffusion import denoise_at_site, render_at_site
-from ddae_app.model.encoders import Condition
 from ddae_app.model.looks import Look, stack_looks
 from ddae_app.model.presets import PRESETS, Preset
+from ddae_app.model.rendering import STEPS, render
 from ddae_app.settings import Protocol
 from ddae_app.training.dataset import make_condition
 from ddae_app.training.looks import measure_look
@@ -64,7 +61,7 @@ class DDAEHarmonizer:
     """
 
     bundle: Bundle | None = None
-    steps: int = 4
+    steps: int = STEPS
     unseen_site: str = 'refuse'
     looks: Mapping[str, Look] = field(default_factory=dict)
     keep_noise: bool = False
@@ -139,11 +136,10 @@ class DDAEHarmonizer:
             x = torch.tensor(images[rows], device=device)[:, None]
             at_source, at_target = source[rows].to(device), target[rows].to(device)
             look = self._looks(images[rows], labels.sites[rows])
-            sd = noise_of(bundle.model, x, look)
-            y = render_at_site(bundle.model, x, at_source, at_target, self.steps, look, sd)
-            if not self.keep_noise:
-                y = denoised(bundle.model, torch.where(x > 0, y, 0), at_target)
-            parts.append(torch.where(x > 0, y.clamp(min=0), 0)[:, 0].cpu().numpy())
+            y = render(
+                bundle.model, x, at_source, at_target, self.steps, look, keep_noise=self.keep_noise
+            )
+            parts.append(y[:, 0].cpu().numpy())
         return np.concatenate(parts) if parts else images.copy()
 
     def adapted(self, images: np.ndarray, site: str, subjects: Sequence[str]) -> DDAEHarmonizer:
@@ -263,25 +259,6 @@ class DDAEHarmonizer:
                 f'the model {info.name!r} was trained without condition dropout, so it cannot '
                 'do without age, sex and site; give all three (use_covariates) or another model'
             )
-
-
-def denoised(model: DDAE, x: torch.Tensor, target: Condition) -> torch.Tensor:
-    """Images of the target, as much denoised as their noise on the common scale is.
-
-    Parameters
-    ----------
-    model : DDAE
-    x : torch.Tensor, shape (B, 1, H, W), range [0, 1]
-        0 outside the brain.
-    target : Condition
-    """
-    return denoise_at_site(model, x, target, noise_of(model, x, model.look(target.site)))
-
-
-def noise_of(model: DDAE, x: torch.Tensor, look: Look) -> torch.Tensor:
-    """Standard deviation of the noise of images on the common scale, shape (B,)."""
-    common = model.to_common(x.clamp(min=0), look)[:, 0].cpu().numpy()
-    return torch.tensor([noise_sd(image) for image in common]).to(x)
 
 
 @lru_cache(maxsize=2)

@@ -7,12 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from ddae_app.harmonize.ddae import denoised, noise_of
 from ddae_app.model.ddae import DDAE
-from ddae_app.model.diffusion import render_at_site
+from ddae_app.model.rendering import render
 from ddae_app.training.dataset import SliceData, make_condition
-
-STEPS = 4
 
 
 @dataclass(frozen=True)
@@ -57,12 +54,7 @@ def render_samples(model: DDAE, data: SliceData, rows: np.ndarray) -> Samples:
         return make_condition([np.nan] * n, [None] * n, numbers).to(device)
 
     home = at(list(range(n)))
-    columns = [x, denoised(model, x, home)]
-    look = model.look(home.site)
-    noise = noise_of(model, x, look)
-    for target in range(n):
-        there = at([target] * n)
-        y = torch.where(x > 0, render_at_site(model, x, home, there, STEPS, look, noise), 0)
-        columns.append(denoised(model, y, there))
-    sheet = torch.cat([torch.where(x > 0, y.clamp(min=0), 0) for y in columns], dim=1)
+    columns = [x, render(model, x, home, home)]
+    columns += [render(model, x, home, at([target] * n)) for target in range(n)]
+    sheet = torch.cat(columns, dim=1)
     return Samples(data.site_names, sheet.cpu().numpy())

@@ -44,6 +44,9 @@ class DDAE(nn.Module):
         [0, 1]; 0.5 everywhere where ``config.site_average`` is off.
     deviation : torch.Tensor, shape ()
         Root mean square distance of images from these; 0.5 where it is off.
+    rendered : torch.Tensor, shape (n_sites + 1, K)
+        Intensity quantiles, on the common scale, of each site's images once they are rendered as
+        of an unknown site; all are equal before they are measured.
     noise : torch.Tensor, shape (n_sites + 1,)
         Standard deviation of the noise in the training images of each site, on the common scale;
         0 where ``config.noise_corrected`` is off.
@@ -54,6 +57,7 @@ class DDAE(nn.Module):
     edge: Tensor
     average: Tensor
     deviation: Tensor
+    rendered: Tensor
     noise: Tensor
 
     def __init__(
@@ -71,6 +75,7 @@ class DDAE(nn.Module):
         self.register_buffer('edge', torch.zeros(n_sites + 1, EDGE_PIXELS))
         self.register_buffer('average', torch.full((n_sites + 1, 1, size, size), 0.5))
         self.register_buffer('deviation', torch.tensor(0.5))
+        self.register_buffer('rendered', self.curve.clone())
         self.register_buffer('noise', torch.zeros(n_sites + 1))
 
     def look(self, site: Tensor) -> Look:
@@ -114,9 +119,21 @@ class DDAE(nn.Module):
     def restore(self, x_0: Tensor, look: Look, depth: Tensor) -> Tensor:
         """Deviations as images of some look: :meth:`normalise` and :meth:`to_common` undone.
 
+        Parameters as :meth:`normalise` returns and :meth:`from_common` takes them.
+
+        Returns
+        -------
+        torch.Tensor, shape (B, 1, H, W)
+            Not negative.
+        """
+        return self.from_common(x_0 * self.deviation + look.average, look, depth)
+
+    def from_common(self, common: Tensor, look: Look, depth: Tensor) -> Tensor:
+        """:meth:`to_common` undone.
+
         Parameters
         ----------
-        x_0 : torch.Tensor, shape (B, 1, H, W)
+        common : torch.Tensor, shape (B, 1, H, W)
         look : Look
         depth : torch.Tensor, shape (B, 1, H, W)
             Of the pixels, as :func:`~ddae_app.model.looks.edge_depth` tells it.
@@ -126,7 +143,6 @@ class DDAE(nn.Module):
         torch.Tensor, shape (B, 1, H, W)
             Not negative.
         """
-        common = x_0 * self.deviation + look.average
         common = (common + at_depth(look.edge - self.edge[-1:], depth)).clamp(min=0)
         return map_intensities(common, self.curve[-1:].expand_as(look.curve), look.curve)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import replace
 
@@ -12,7 +13,8 @@ from scipy.ndimage import gaussian_filter
 from ddae_app.imaging.noise import noise_sd
 from ddae_app.model.ddae import DDAE
 from ddae_app.model.looks import CEILING, EDGE_PIXELS, LEVELS, Look, edge_depth
-from ddae_app.training.dataset import CHUNK, SEXES, SliceData
+from ddae_app.model.rendering import render
+from ddae_app.training.dataset import CHUNK, SEXES, SliceData, make_condition
 
 CURVE_SMOOTHING_PIXELS = 0.7
 """Takes enough of the noise out of an image for its quantiles to be those of the tissue."""
@@ -27,6 +29,8 @@ SMALLEST_RISE = 1e-4
 """Between two knots of a curve, so that it can be followed both ways."""
 
 MAX_SCANS_FOR_NOISE = 100
+MAX_SCANS_TO_RENDER = 60
+RENDERED_AT_ONCE = 16
 BRAIN = 0.05
 """Where an average image exceeds this, there is brain."""
 
@@ -77,6 +81,50 @@ def learn_looks(model: DDAE, data: SliceData, rows: np.ndarray) -> None:
             some = rows[sites == site][:MAX_SCANS_FOR_NOISE]
             typical = np.median([noise_sd(image) for image in _common(model, data, some)])
             model.noise[i] = torch.tensor(typical, device=device)
+
+
+def learn_rendered(model: DDAE, data: SliceData, rows: np.ndarray) -> None:
+    """Measure what the trained model leaves of each site's contrast, and put it in its buffers.
+
+    Some images of each site are rendered as of an unknown one. What that changes in a person's
+    quantiles differs less from person to person than the quantiles themselves; so the site's part
+    of the change is told from few, and that of the images before from all.
+
+    Parameters
+    ----------
+    model : DDAE
+        Nothing is measured without ``config.site_curve``, or where it does not know how to do
+        without the site.
+    data : SliceData
+    rows : np.ndarray of int
+        As :func:`learn_looks` took them.
+    """
+    if not model.config.site_curve or model.config.condition_dropout == 0:
+        return
+    before = np.concatenate([brain_quantiles(_common(model, data, c)) for c in _chunks(rows)])
+    effects, _, _ = _site_effects(_design(data, rows), _people(data, rows), [before])
+    sites = np.array(data.sites)[rows]
+    own = [np.flatnonzero(sites == site) for site in data.site_names if (sites == site).any()]
+    few = np.concatenate([i[:: math.ceil(len(i) / MAX_SCANS_TO_RENDER)] for i in own])
+    after = np.concatenate([_rendered_quantiles(model, data, c) for c in _chunks(rows[few])])
+    design, people = _design(data, rows[few]), _people(data, rows[few])
+    left, _, _ = _site_effects(design, people, [after - before[few]])
+    common = after.mean(axis=0)
+    curves = np.concatenate([common + effects + left, common[None]])
+    model.rendered.copy_(torch.from_numpy(np.stack([_rising(curve) for curve in curves])))
+
+
+def _rendered_quantiles(model: DDAE, data: SliceData, rows: np.ndarray) -> np.ndarray:
+    device, levels, quantiles = model.alpha_bar.device, np.linspace(0, 1, LEVELS), []
+    for some in np.array_split(rows, math.ceil(len(rows) / RENDERED_AT_ONCE)):
+        n, x, sites = len(some), data.batch(some).to(device), data.condition(some).site
+        source = make_condition([np.nan] * n, [None] * n, sites.tolist()).to(device)
+        unknown = make_condition([np.nan] * n, [None] * n, [-1] * n).to(device)
+        y = render(model, x, source, unknown)
+        common = model.to_common(y, model.look(unknown.site))[:, 0].cpu().numpy()
+        brains = [image[image > 0] for image in common]
+        quantiles += [np.quantile(b if b.size else np.zeros(1), levels) for b in brains]
+    return np.array(quantiles)
 
 
 def measure_look(model: DDAE, images: np.ndarray, people: int) -> Look:

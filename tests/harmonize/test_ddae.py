@@ -76,7 +76,7 @@ def test_rendered_slices_are_denoised_as_much_as_they_are_noisy(fitted, images, 
         seen.append((x[:, 0].numpy().copy(), noise_sd))
         return 0.5 * x
 
-    monkeypatch.setattr('ddae_app.harmonize.ddae.denoise_at_site', spy)
+    monkeypatch.setattr('ddae_app.model.rendering.denoise_at_site', spy)
     out = render(fitted, images, 'A', 'B')
     kept = render(replace(fitted, keep_noise=True), images, 'A', 'B')
     rendered, sd = (np.concatenate(part) for part in zip(*seen, strict=True))
@@ -236,6 +236,6 @@ def test_a_missing_bundle_says_so(tmp_path):
 
 
 def test_nothing_is_negative(fitted, images, monkeypatch):
-    monkeypatch.setattr('ddae_app.harmonize.ddae.render_at_site', lambda _, x, *rest: x - 0.5)
+    monkeypatch.setattr('ddae_app.model.rendering.render_at_site', lambda _, x, *rest: x - 0.5)
     out = render(replace(fitted, keep_noise=True), images, 'A', 'B')
     np.testing.assert_array_equal(out, np.where(images > 0, np.maximum(images - 0.5, 0), 0))

@@ -1,0 +1,71 @@
+"""A slice from its site to another, whole: rendered, denoised, and its contrast made even."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ddae_app.imaging.noise import noise_sd
+from ddae_app.model.ddae import DDAE
+from ddae_app.model.diffusion import denoise_at_site, render_at_site
+from ddae_app.model.encoders import Condition
+from ddae_app.model.looks import Look, edge_depth, map_intensities
+
+STEPS = 4
+"""Noise levels; fewer or more change next to nothing."""
+
+
+@torch.inference_mode()
+def render(
+    model: DDAE,
+    x: Tensor,
+    source: Condition,
+    target: Condition,
+    steps: int = STEPS,
+    look: Look | None = None,
+    *,
+    keep_noise: bool = False,
+) -> Tensor:
+    """Images as the target would have taken them.
+
+    Parameters
+    ----------
+    model : DDAE
+    x : torch.Tensor, shape (B, 1, H, W), range [0, 1]
+        0 outside the brain.
+    source, target, steps, look
+        As :func:`~ddae_app.model.diffusion.render_at_site` takes them.
+    keep_noise : bool
+        Whether to leave each image the noise it has.
+
+    Returns
+    -------
+    torch.Tensor, shape (B, 1, H, W)
+        Not negative; 0 where ``x`` is 0.
+    """
+    look = look or model.look(source.site)
+    y = render_at_site(model, x, source, target, steps, look, noise_of(model, x, look))
+    y = torch.where(x > 0, y, 0)
+    if not keep_noise:
+        y = denoise_at_site(model, y, target, noise_of(model, y, model.look(target.site)))
+    y = _evened(model, torch.where(x > 0, y, 0), source, target)
+    return torch.where(x > 0, y.clamp(min=0), 0)
+
+
+def noise_of(model: DDAE, x: Tensor, look: Look) -> Tensor:
+    """Standard deviation of the noise of images on the common scale, shape (B,)."""
+    common = model.to_common(x.clamp(min=0), look)[:, 0].cpu().numpy()
+    return torch.tensor([noise_sd(image) for image in common]).to(x)
+
+
+def _evened(model: DDAE, y: Tensor, source: Condition, target: Condition) -> Tensor:
+    """Rendered images without what rendering leaves of the source's contrast.
+
+    The model's ``rendered`` curves lead from what becomes of the source's images to what becomes
+    of the target's own.
+    """
+    look = model.look(target.site)
+    given, wanted = model.rendered[source.site], model.rendered[target.site]
+    common = map_intensities(model.to_common(y, look), given, wanted)
+    same = (given == wanted).all(dim=1)[:, None, None, None]
+    return torch.where(same, y, model.from_common(common, look, edge_depth(y)))

@@ -1,0 +1,56 @@
+"""From a slice to the whole rendering, and what is evened at its end."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from ddae_app.model.looks import KNOTS
+from ddae_app.model.rendering import render
+
+from .toy import condition, random_model
+
+
+@pytest.fixture
+def model():
+    model = random_model()
+    # The second site's renderings come out a tenth too bright.
+    even = torch.linspace(0, 1, KNOTS)
+    model.rendered.copy_(torch.stack([even, 1.1 * even, even]))
+    return model
+
+
+def at(sites):
+    n = len(sites)
+    return condition((float('nan'),) * n, (-1,) * n, tuple(sites))
+
+
+@pytest.fixture
+def x():
+    generator = torch.Generator().manual_seed(0)
+    x = torch.zeros(3, 1, 16, 16)
+    x[:, :, 3:13, 3:13] = 0.3 + 0.5 * torch.rand((3, 1, 10, 10), generator=generator)
+    return x
+
+
+def test_what_rendering_leaves_of_the_contrast_is_evened(model, x):
+    uneven = random_model()
+    there = at([0, 0, 0])
+    plain = render(uneven, x, at([1, 0, 1]), there)
+    evened = render(model, x, at([1, 0, 1]), there)
+    inside = (x > 0) & (plain < 1)
+    inside[1] = False
+    assert inside.sum() > 50
+    torch.testing.assert_close(evened[inside], plain[inside] / 1.1)
+    torch.testing.assert_close(evened[1], plain[1], rtol=0, atol=0)
+
+
+def test_nothing_but_noise_is_taken_from_the_site_that_is_the_target(model, x):
+    kept = render(model, x, at([1, 1, 1]), at([1, 1, 1]), keep_noise=True)
+    assert torch.equal(kept, x)
+
+
+def test_an_unknown_site_is_known_to_come_out_like_the_rest(model, x):
+    known = render(model, x, at([-1] * 3), at([0] * 3))
+    assert (known[x == 0] == 0).all() and (known >= 0).all()
+    assert torch.equal(known, render(random_model(), x, at([-1] * 3), at([0] * 3)))
