@@ -47,6 +47,9 @@ class DDAE(nn.Module):
     rendered : torch.Tensor, shape (n_sites + 1, K)
         Intensity quantiles, on the common scale, of each site's images once they are rendered as
         of an unknown site; all are equal before they are measured.
+    softness : torch.Tensor, shape (n_sites + 1, 2)
+        How much softer each site's images then are than those of all sites, as
+        :func:`ddae_app.model.sharpness.soften` takes it.
     noise : torch.Tensor, shape (n_sites + 1,)
         Standard deviation of the noise in the training images of each site, on the common scale;
         0 where ``config.noise_corrected`` is off.
@@ -58,6 +61,7 @@ class DDAE(nn.Module):
     average: Tensor
     deviation: Tensor
     rendered: Tensor
+    softness: Tensor
     noise: Tensor
 
     def __init__(
@@ -76,6 +80,7 @@ class DDAE(nn.Module):
         self.register_buffer('average', torch.full((n_sites + 1, 1, size, size), 0.5))
         self.register_buffer('deviation', torch.tensor(0.5))
         self.register_buffer('rendered', self.curve.clone())
+        self.register_buffer('softness', torch.zeros(n_sites + 1, 2))
         self.register_buffer('noise', torch.zeros(n_sites + 1))
 
     def look(self, site: Tensor) -> Look:

@@ -1,4 +1,4 @@
-"""A slice from its site to another, whole: rendered, denoised, and its contrast made even."""
+"""A slice from its site to another, whole: rendered, denoised, and evened."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from ddae_app.model.ddae import DDAE
 from ddae_app.model.diffusion import denoise_at_site, render_at_site
 from ddae_app.model.encoders import Condition
 from ddae_app.model.looks import Look, edge_depth, map_intensities
+from ddae_app.model.sharpness import soften
 
 STEPS = 4
 """Noise levels; fewer or more change next to nothing."""
@@ -36,7 +37,8 @@ def render(
     source, target, steps, look
         As :func:`~ddae_app.model.diffusion.render_at_site` takes them.
     keep_noise : bool
-        Whether to leave each image the noise it has.
+        Whether to leave each image the noise it has; then nothing is evened either, for what is
+        left to even was measured on denoised images.
 
     Returns
     -------
@@ -48,7 +50,7 @@ def render(
     y = torch.where(x > 0, y, 0)
     if not keep_noise:
         y = denoise_at_site(model, y, target, noise_of(model, y, model.look(target.site)))
-    y = _evened(model, torch.where(x > 0, y, 0), source, target)
+        y = _evened(model, torch.where(x > 0, y, 0), source, target)
     return torch.where(x > 0, y.clamp(min=0), 0)
 
 
@@ -59,13 +61,15 @@ def noise_of(model: DDAE, x: Tensor, look: Look) -> Tensor:
 
 
 def _evened(model: DDAE, y: Tensor, source: Condition, target: Condition) -> Tensor:
-    """Rendered images without what rendering leaves of the source's contrast.
+    """Rendered images without what rendering leaves of the source's sharpness and contrast.
 
-    The model's ``rendered`` curves lead from what becomes of the source's images to what becomes
-    of the target's own.
+    The model knows what becomes of the source's images and what becomes of the target's own.
     """
     look = model.look(target.site)
     given, wanted = model.rendered[source.site], model.rendered[target.site]
-    common = map_intensities(model.to_common(y, look), given, wanted)
-    same = (given == wanted).all(dim=1)[:, None, None, None]
-    return torch.where(same, y, model.from_common(common, look, edge_depth(y)))
+    softer = model.softness[target.site] - model.softness[source.site]
+    common = map_intensities(soften(model.to_common(y, look), softer), given, wanted)
+    same = (given == wanted).all(dim=1) & (softer == 0).all(dim=1)
+    return torch.where(
+        same[:, None, None, None], y, model.from_common(common, look, edge_depth(y))
+    )

@@ -26,7 +26,8 @@ from ddae_app.settings import Protocol
 from ddae_app.training.augment import random_contrast, random_shift
 from ddae_app.training.checkpoint import TrainState, resume, save_checkpoint
 from ddae_app.training.dataset import SliceData, balanced_rows, site_quantiles, split_subjects
-from ddae_app.training.looks import learn_looks, learn_rendered
+from ddae_app.training.leftovers import learn_leftovers
+from ddae_app.training.looks import learn_looks
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -190,7 +191,7 @@ def train(
     if not first:
         fabric.barrier()
         return path
-    learn_rendered(state.average, data, train_rows)
+    learn_leftovers(state.average, data, train_rows)
     seen, train_loss, validation = state.history[-1]
     scans = tuple(len(rows) for rows in site_rows)
     record = TrainingRecord(dataset, scans, seed, seen, train_loss, validation)

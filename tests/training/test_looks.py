@@ -15,7 +15,6 @@ from ddae_app.training.looks import (
     brain_quantiles,
     edge_means,
     learn_looks,
-    learn_rendered,
     measure_look,
 )
 
@@ -198,34 +197,3 @@ def test_a_brain_too_small_for_a_depth_has_the_mean_of_the_next_one_up():
     images[0, 3, 3] = 0.9
     means = edge_means(images)
     np.testing.assert_allclose(means, [[0.5, 0.9, 0.9, 0.9], [0, 0, 0, 0]], rtol=1e-6)
-
-
-def test_what_rendering_leaves_of_a_contrast_is_told_from_few_scans(monkeypatch):
-    data = population(150, gamma=2.0, older=10.0, noise=0.01)
-    model = learnt(data, site_curve=True)
-    seen = []
-
-    def darker(model, x, source, target):
-        """Brings every scan to the common look, but leaves those of B a bit dark."""
-        seen.append((source.site.tolist(), target.site.tolist()))
-        common = model.to_common(x, model.look(source.site))
-        y = common - 0.03 * (source.site == 1)[:, None, None, None]
-        return model.from_common(y, model.look(target.site), edge_depth(x))
-
-    monkeypatch.setattr('ddae_app.training.looks.render', darker)
-    learn_rendered(model, data, np.arange(300))
-    difference = (model.rendered[1] - model.rendered[0])[3:-2]
-    assert difference.tolist() == pytest.approx([-0.03] * len(difference), abs=0.008)
-    assert (model.rendered.diff(dim=1) > 0).all()
-    sources, targets = (sum(lists, []) for lists in zip(*seen, strict=True))
-    assert set(targets) == {-1}
-    assert [sources.count(site) for site in (0, 1)] == [50, 50]
-
-
-def test_nothing_is_evened_in_a_model_that_cannot_do_without_the_site():
-    for changes in ({'site_curve': False}, {'condition_dropout': 0.0}):
-        data = population(5)
-        model = learnt(data, **{'site_curve': True, **changes})
-        before = model.rendered.clone()
-        learn_rendered(model, data, np.arange(10))
-        assert torch.equal(model.rendered, before)

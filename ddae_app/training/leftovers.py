@@ -1,0 +1,108 @@
+"""What a trained model leaves of the sites: how sharp its renderings are, and their contrast."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+
+from ddae_app.model.ddae import DDAE
+from ddae_app.model.looks import EDGE_PIXELS, LEVELS, edge_depth, map_intensities
+from ddae_app.model.rendering import render
+from ddae_app.model.sharpness import roughness, soften
+from ddae_app.training.dataset import SliceData, make_condition
+from ddae_app.training.effects import site_effects
+from ddae_app.training.looks import brain_quantiles, chunks, common_images, rising
+
+MAX_SCANS_PER_SITE = 60
+BATCH = 16
+
+TRIED_AMOUNT = 0.05
+"""Of softening, from which it is told what softening does to an image."""
+
+ROUNDS = 3
+
+LARGEST_AMOUNT = 0.15
+"""More would be a blur, or a sharpening, that anybody can see."""
+
+
+def learn_leftovers(model: DDAE, data: SliceData, rows: np.ndarray) -> None:
+    """Measure what rendering leaves of each site, and put it in the model's buffers.
+
+    Some images of each site are rendered as of an unknown one. Softness and contrast are told in
+    turns, for a flat contrast looks soft and softness makes a contrast flat.
+
+    Parameters
+    ----------
+    model : DDAE
+        Nothing is measured without ``config.site_curve``, or where it does not know how to do
+        without the site.
+    data : SliceData
+    rows : np.ndarray of int
+        As :func:`~ddae_app.training.looks.learn_looks` took them.
+    """
+    if not model.config.site_curve or model.config.condition_dropout == 0:
+        return
+    before = np.concatenate([brain_quantiles(common_images(model, data, c)) for c in chunks(rows)])
+    was, _, _ = site_effects(data, rows, [before])
+    sites = np.array(data.sites)[rows]
+    own = [np.flatnonzero(sites == site) for site in data.site_names if (sites == site).any()]
+    few = np.concatenate([i[:: math.ceil(len(i) / MAX_SCANS_PER_SITE)] for i in own])
+    rows, before = rows[few], before[few]
+    images, site = _rendered(model, data, rows), data.condition(rows).site
+    deep = edge_depth(images) > EDGE_PIXELS
+    answers = _answers(images, deep)
+    softness = torch.zeros(len(data.site_names), 2)
+    for _ in range(ROUNDS):
+        sharp = soften(images, -softness[site])
+        curves = _curves(sharp, data, rows, before, was)
+        even = map_intensities(sharp, curves[site], curves[-1:].expand(len(site), -1))
+        effects, _, _ = site_effects(data, rows, [roughness(even, deep).numpy()])
+        step = torch.from_numpy(effects).float() @ torch.linalg.pinv(answers).T
+        softness = (softness + step).clamp(-LARGEST_AMOUNT, LARGEST_AMOUNT)
+    model.softness[:-1] = softness.to(model.softness)
+    model.rendered.copy_(_curves(soften(images, -softness[site]), data, rows, before, was))
+
+
+def _rendered(model: DDAE, data: SliceData, rows: np.ndarray) -> torch.Tensor:
+    """Images rendered as of an unknown site, on the common scale, shape (N, 1, H, W)."""
+    device, images = model.alpha_bar.device, []
+    for some in np.array_split(rows, math.ceil(len(rows) / BATCH)):
+        n, x = len(some), data.batch(some).to(device)
+        sites = data.condition(some).site.tolist()
+        source = make_condition([np.nan] * n, [None] * n, sites).to(device)
+        unknown = make_condition([np.nan] * n, [None] * n, [-1] * n).to(device)
+        y = render(model, x, source, unknown)
+        images.append(model.to_common(y, model.look(unknown.site)).cpu())
+    return torch.cat(images)
+
+
+def _curves(
+    images: torch.Tensor, data: SliceData, rows: np.ndarray, before: np.ndarray, was: np.ndarray
+) -> torch.Tensor:
+    """Intensity quantiles of each site, and last the common ones, shape (S + 1, K).
+
+    What rendering changes in a person's quantiles differs less from person to person than the
+    quantiles themselves; so a site's part of the change is told from the few images that are
+    rendered, and to it comes its part of what there was before (`was`), which all images told.
+    """
+    after = np.stack([_quantiles(image[image > 0]) for image in images[:, 0].numpy()])
+    change, _, _ = site_effects(data, rows, [after - before])
+    common = after.mean(axis=0)
+    curves = np.concatenate([common + was + change, common[None]])
+    return torch.from_numpy(np.stack([rising(curve) for curve in curves]))
+
+
+def _answers(images: torch.Tensor, deep: torch.Tensor) -> torch.Tensor:
+    """How much rougher images along each axis (row) get per softening along each (column)."""
+
+    def after(amount: torch.Tensor) -> torch.Tensor:
+        return roughness(soften(images, amount.expand(len(images), 2)), deep).mean(dim=0)
+
+    tried = TRIED_AMOUNT * torch.eye(2)
+    return torch.stack([(after(a) - after(-a)) / (2 * TRIED_AMOUNT) for a in tried], dim=1)
+
+
+def _quantiles(brain: np.ndarray) -> np.ndarray:
+    return np.quantile(brain if brain.size else np.zeros(1), np.linspace(0, 1, LEVELS))

@@ -1,0 +1,106 @@
+"""What rendering leaves of a site is measured, and undone by the next rendering."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from scipy.ndimage import gaussian_filter
+
+from ddae_app.model.ddae import DDAE
+from ddae_app.model.looks import edge_depth
+from ddae_app.model.rendering import _evened
+from ddae_app.model.sharpness import soften
+from ddae_app.training.dataset import SliceData
+from ddae_app.training.leftovers import learn_leftovers
+from ddae_app.training.looks import learn_looks
+
+from ..model.toy import CONFIG
+
+SIZE = 48
+LOOKS = replace(CONFIG, image_size=SIZE, attention=(), site_curve=True)
+
+
+def people(n, seed=0):
+    """Two sites of which the second is bent, with older people, whose brains are darker."""
+    rng = np.random.default_rng(seed)
+    sites = np.repeat(['A', 'B'], n)
+    ages = rng.uniform(20, 60, 2 * n) + np.where(sites == 'B', 10, 0)
+    texture = gaussian_filter(rng.normal(size=(2 * n, SIZE, SIZE)), (0, 1, 1))
+    images = 0.6 - ages[:, None, None] / 400 + 0.2 * texture
+    images = np.clip(images, 0.1, 1) ** np.where(sites == 'B', 2, 1)[:, None, None]
+    images[:, :3] = images[:, -3:] = images[:, :, :3] = images[:, :, -3:] = 0
+    names = tuple(map(str, range(2 * n)))
+    return SliceData(images.astype(np.float32), tuple(sites), ages, ('M', 'F') * n, names)
+
+
+def learnt(data, **changes):
+    model = DDAE(replace(LOOKS, **changes), 2).eval()
+    learn_looks(model, data, np.arange(len(data)))
+    return model
+
+
+SOFT = torch.tensor([[0.0, 0.0], [0.06, -0.03]])
+
+
+def flawed(seen):
+    """A rendering that brings every scan to the common look, but B softer and darker."""
+
+    def render(model, x, source, target):
+        seen.append((source.site.tolist(), target.site.tolist()))
+        common = soften(model.to_common(x, model.look(source.site)), SOFT[source.site])
+        y = common * (1 - 0.05 * (source.site == 1)[:, None, None, None])
+        return model.from_common(y, model.look(target.site), edge_depth(x))
+
+    return render
+
+
+@pytest.fixture
+def measured(monkeypatch):
+    data, seen = people(150), []
+    model = learnt(data)
+    monkeypatch.setattr('ddae_app.training.leftovers.render', flawed(seen))
+    learn_leftovers(model, data, np.arange(300))
+    return model, data, seen
+
+
+def test_a_part_of_the_scans_is_rendered_as_of_an_unknown_site(measured):
+    sources, targets = (sum(lists, []) for lists in zip(*measured[2], strict=True))
+    assert set(targets) == {-1}
+    assert [sources.count(site) for site in (0, 1)] == [50, 50]
+
+
+def test_the_softness_and_the_contrast_of_each_site_are_told(measured):
+    model = measured[0]
+    softness = (model.softness[1] - model.softness[0]).tolist()
+    assert softness == pytest.approx([0.06, -0.03], abs=0.01)
+    assert not model.softness[2].any()
+    ratio = (model.rendered[1] / model.rendered[0])[4:-3]
+    assert ratio.tolist() == pytest.approx([0.95] * len(ratio), abs=0.02)
+    assert (model.rendered.diff(dim=1) > 0).all()
+
+
+def test_both_are_undone(measured):
+    model, data, _ = measured
+    rows = np.arange(150, 160)
+    source, target = data.condition(rows), data.condition(rows - 150)
+    x = data.batch(rows)
+    wanted = model.to_common(x, model.look(source.site))
+    wanted = model.from_common(wanted, model.look(target.site), edge_depth(x))
+    flaw = flawed([])(model, x, source, target)
+    error = [
+        (y - wanted)[x > 0].square().mean().sqrt().item()
+        for y in (flaw, _evened(model, flaw, source, target))
+    ]
+    assert error[1] < error[0] / 3
+
+
+@pytest.mark.parametrize('changes', [{'site_curve': False}, {'condition_dropout': 0.0}])
+def test_nothing_is_measured_in_a_model_that_cannot_do_without_the_site(changes):
+    data = people(5)
+    model = learnt(data, **changes)
+    before = model.rendered.clone()
+    learn_leftovers(model, data, np.arange(10))
+    assert torch.equal(model.rendered, before) and not model.softness.any()
