@@ -20,6 +20,7 @@ given to the method, 0 if nothing is painted in. seconds: per slice.
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import time
 from collections.abc import Callable
@@ -359,6 +360,23 @@ def ddae(**changes: object) -> Method:
     )
 
 
+def without_leftovers() -> Method:
+    """The same trained model, its renderings not evened."""
+
+    def plain(harmonizer: DDAEHarmonizer) -> DDAEHarmonizer:
+        assert harmonizer.bundle is not None
+        model = copy.deepcopy(harmonizer.bundle.model)
+        model.softness.zero_()
+        model.rendered.copy_(model.rendered[-1:].expand_as(model.rendered))
+        return replace(harmonizer, bundle=replace(harmonizer.bundle, model=model))
+
+    return fitted(
+        lambda bench, folder, images: plain(
+            trained(folder.parent / 'ddae', bench, training_preset('tiny', images))
+        )
+    )
+
+
 def literal(random: bool) -> Method:
     """Everything off that is not in the paper; the network is of preset tiny's size."""
     off = {
@@ -386,6 +404,7 @@ METHODS: dict[str, Method] = {
     'literal-inversion': literal(random=False),
     'literal-random': literal(random=True),
     'ddae': ddae(),
+    'ddae-without-leftovers': without_leftovers(),
     'ddae-without-site-curve': ddae(site_curve=False),
     'ddae-without-site-edge': ddae(site_edge=False),
     'ddae-without-site-average': ddae(site_average=False),

@@ -28,7 +28,6 @@ def correct_bias(image: nib.Nifti1Image, *, sloppy: bool = False) -> nib.Nifti1I
     """
     data = np.asarray(image.dataobj, dtype=np.float32)
     full = sitk.GetImageFromArray(data.T)
-    full.SetSpacing(nib.affines.voxel_sizes(image.affine).tolist())
     # N4 takes logarithms; what lies above Otsu's threshold is not zero.
     head = sitk.OtsuThreshold(full, 0, 1, 200)
     n4 = sitk.N4BiasFieldCorrectionImageFilter()
