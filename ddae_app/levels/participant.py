@@ -32,10 +32,12 @@ from ddae_app.levels.preparation import (
     preprocess_missing,
     scans_by_site,
     select_scans,
+    skull_strip_of,
 )
 from ddae_app.settings import Protocol, Settings
 from ddae_app.workflows.harmonize import HarmonizeRequest, SiteScan
 from ddae_app.workflows.participant import ScanPlan, init_participant_wf, methods
+from ddae_app.workflows.preproc import preprocessing_methods
 
 log = logging.getLogger('ddae_app')
 
@@ -231,7 +233,10 @@ def _workflow(
         omp_nthreads=settings.run.omp_nthreads,
         sloppy=settings.preproc.sloppy,
     )
-    return workflow, methods(workflow)
+    said = methods(workflow)
+    strip = sorted({skull_strip_of(plan.preprocessed[0]) for plan in plans if plan.preprocessed})
+    earlier = [preprocessing_methods(space.protocol, method) for method in strip]
+    return workflow, ' '.join([*(text for text in earlier if text not in said), said]).strip()
 
 
 def _finish(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
@@ -128,6 +129,16 @@ def find_preprocessed(
         if image.is_file() and mask.is_file():
             return image, mask
     return None
+
+
+def skull_strip_of(image: Path) -> str:
+    """How the brain of a preprocessed image was extracted; empty if no sidecar tells."""
+    sidecar = image.with_name(image.name.removesuffix('.nii.gz') + '.json')
+    try:
+        facts = json.loads(sidecar.read_text(encoding='utf-8'))
+    except (OSError, ValueError):
+        return ''
+    return str(facts.get('SkullStripMethod', '')) if isinstance(facts, dict) else ''
 
 
 def derivative_roots(settings: Settings) -> list[Path]:

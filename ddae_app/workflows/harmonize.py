@@ -95,14 +95,15 @@ def init_harmonize_wf(
     workflow.__desc__ = (
         'Axial slices were re-rendered at the target site with a Disentangled Diffusion '
         'Autoencoder (Ijishakin, Lawry Aguila et al., 2024): each image was brought to the '
-        'contrast curve and average image of the target site, and the difference was added '
-        'between what the model makes of it at the target and at its own site, under shared noise '
-        'that falls from level to level.'
+        'contrast curve, edge intensities and average image of the target site, and the '
+        'difference was added between what the model makes of it at the target and at its own '
+        'site, under shared noise that falls from level to level.'
     )
     if not request.keep_noise:
         workflow.__desc__ += (
             ' The result was denoised by the same model, at the noise level measured in each '
-            'slice (Immerkaer, 1996).'
+            'slice (Immerkaer, 1996), and what rendering leaves of the sharpness and contrast of '
+            'its site was evened.'
         )
     inputnode = pe.Node(niu.IdentityInterface(fields=['t1w_preproc', 'mask']), name='inputnode')
     fields = ['slices', 'harmonized', 'slice_facts', 'qc', 'provenance']

@@ -72,7 +72,7 @@ def init_preproc_wf(
         Quality measures by name.
     """
     workflow = pe.Workflow(name=name)
-    workflow.__desc__ = _methods(protocol, skull_strip)
+    workflow.__desc__ = preprocessing_methods(protocol, skull_strip)
     inputnode = pe.Node(niu.IdentityInterface(fields=['in_file']), name='inputnode')
     outputs = ['t1w_grid', 't1w_preproc', 'mask', 'xfm', 'fixed', 'kind']
     outputnode = pe.Node(
@@ -128,13 +128,14 @@ def init_preproc_wf(
     return workflow
 
 
-def _methods(protocol: Protocol, skull_strip: str) -> str:
+def preprocessing_methods(protocol: Protocol, skull_strip: str) -> str:
+    """What preprocessing does, as a sentence for a paper; `skull_strip` is empty if unknown."""
     brain = {
         'hd-bet': 'the brain was extracted with HD-BET (Isensee et al., 2019)',
         'template': "the template's brain mask was brought to the scan by symmetric "
         'diffeomorphic registration (SyN; Avants et al., 2008)',
         'none': 'the scans had been skull-stripped before',
-    }[skull_strip]
+    }.get(skull_strip, 'the brain was extracted')
     grid = ' x '.join(map(str, protocol.grid))
     return (
         f'Each T1-weighted image was registered to {protocol.template} by an affine transform '

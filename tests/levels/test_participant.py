@@ -13,6 +13,7 @@ import pytest
 
 from ddae_app.bids.dataset import read_tsv
 from ddae_app.bids.validation import run_validator
+from ddae_app.levels.preparation import skull_strip_of
 from ddae_app.phantom.dataset import Design, write_dataset
 from tests.levels.conftest import TEMPLATE, contents, error_lines, run, write_model
 
@@ -158,6 +159,17 @@ def test_stages_apart_equal_one_run(done, bids_dir, model, tmp_path):
     assert harmonize.returncode == 0, harmonize.stderr
     name = f'{ANAT.replace("A01", "B01")}_desc-harmonized_T1w.nii.gz'
     assert (tmp_path / 'post' / name).read_bytes() == (done / name).read_bytes()
+    # The methods text tells of both stages.
+    texts = [next((root / 'logs').glob('*/CITATION.md')) for root in (tmp_path / 'post', done)]
+    assert texts[0].read_text() == texts[1].read_text()
+
+
+def test_how_a_brain_was_extracted_is_read_from_the_sidecar(tmp_path):
+    image, sidecar = tmp_path / 'sub-1_T1w.nii.gz', tmp_path / 'sub-1_T1w.json'
+    assert skull_strip_of(image) == ''
+    for text, method in (('{', ''), ('[]', ''), ('{"SkullStripMethod": "hd-bet"}', 'hd-bet')):
+        sidecar.write_text(text)
+        assert skull_strip_of(image) == method
 
 
 def test_harmonize_stage_without_preprocessing_fails_with_a_reason(bids_dir, model, tmp_path):
