@@ -40,7 +40,7 @@ from ddae_app.harmonize.histogram import HistogramMatching
 from ddae_app.harmonize.models import training_preset
 from ddae_app.imaging.grid import model_grid
 from ddae_app.imaging.slices import crop_start
-from ddae_app.model.diffusion import ddim_decode, ddim_invert, denoiser
+from ddae_app.model.diffusion import Denoiser, ddim_decode, ddim_invert, denoiser
 from ddae_app.model.looks import edge_depth
 from ddae_app.model.presets import Preset
 from ddae_app.phantom.population import site_names
@@ -315,7 +315,8 @@ class Literal:
                 common = model.to_common(x, look)
                 z_u = model.encode(common)
                 at_source, at_target = (
-                    denoiser(model, model.embed(c), z_u) for c in (source, target)
+                    within_range(denoiser(model, model.embed(c), z_u), model.alpha_bar)
+                    for c in (source, target)
                 )
                 x_0 = model.normalise(common, look)
                 x_T = (
@@ -327,6 +328,16 @@ class Literal:
                 y = model.restore(y, model.look(target.site), edge_depth(x))
             parts.append(torch.where(x > 0, y.clamp(min=0), 0)[:, 0].numpy())
         return np.concatenate(parts)
+
+
+def within_range(denoise: Denoiser, alpha_bar: torch.Tensor) -> Denoiser:
+    """Clean images kept in [-1, 1], as Ho et al. 2020 do; else errors near pure noise grow."""
+
+    def clipped(x_t: torch.Tensor, t: int) -> tuple[torch.Tensor, torch.Tensor]:
+        x_0 = denoise(x_t, t)[0].clamp(-1, 1)
+        return x_0, (x_t - alpha_bar[t].sqrt() * x_0) / (1 - alpha_bar[t]).sqrt()
+
+    return clipped
 
 
 BATCH = 16

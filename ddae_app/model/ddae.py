@@ -7,7 +7,15 @@ from torch import Tensor, nn
 
 from ddae_app.model.diffusion import noise_schedule
 from ddae_app.model.encoders import Condition, ConditionEncoder, SemanticEncoder
-from ddae_app.model.looks import EDGE_PIXELS, KNOTS, Look, at_depth, edge_depth, map_intensities
+from ddae_app.model.looks import (
+    EDGE_PIXELS,
+    KNOTS,
+    RENDERED_KNOTS,
+    Look,
+    at_depth,
+    edge_depth,
+    map_intensities,
+)
 from ddae_app.model.presets import ModelConfig
 from ddae_app.model.unet import UNet
 
@@ -44,6 +52,11 @@ class DDAE(nn.Module):
         [0, 1]; 0.5 everywhere where ``config.site_average`` is off.
     deviation : torch.Tensor, shape ()
         Root mean square distance of images from these; 0.5 where it is off.
+    white : torch.Tensor, shape (1, H, W)
+        Usual intensity of white matter once rendered, on the common scale, where it is usually
+        found; 0 elsewhere, and everywhere before it is measured.
+    white_level : torch.Tensor, shape ()
+        What is brighter may be white matter.
     rendered : torch.Tensor, shape (n_sites + 1, K)
         Intensity quantiles, on the common scale, of each site's images once they are rendered as
         of an unknown site; all are equal before they are measured.
@@ -60,6 +73,8 @@ class DDAE(nn.Module):
     edge: Tensor
     average: Tensor
     deviation: Tensor
+    white: Tensor
+    white_level: Tensor
     rendered: Tensor
     softness: Tensor
     noise: Tensor
@@ -79,7 +94,10 @@ class DDAE(nn.Module):
         self.register_buffer('edge', torch.zeros(n_sites + 1, EDGE_PIXELS))
         self.register_buffer('average', torch.full((n_sites + 1, 1, size, size), 0.5))
         self.register_buffer('deviation', torch.tensor(0.5))
-        self.register_buffer('rendered', self.curve.clone())
+        self.register_buffer('white', torch.zeros(1, size, size))
+        self.register_buffer('white_level', torch.tensor(0.0))
+        rendered = torch.linspace(0, 1, RENDERED_KNOTS).repeat(n_sites + 1, 1)
+        self.register_buffer('rendered', rendered)
         self.register_buffer('softness', torch.zeros(n_sites + 1, 2))
         self.register_buffer('noise', torch.zeros(n_sites + 1))
 

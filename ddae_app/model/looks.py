@@ -15,6 +15,10 @@ LEVELS = 33
 KNOTS = LEVELS + 1
 """The curve's knots: these, and 0, which stays 0."""
 
+RENDERED_LEVELS = 65
+RENDERED_KNOTS = RENDERED_LEVELS + 1
+"""The same for rendered images, which have no noise that would blur their quantiles."""
+
 CEILING = 1.2
 """The brightest that the networks see, for noise lifts some of the brain above 1."""
 

@@ -10,6 +10,7 @@ from ddae_app.model.ddae import DDAE
 from ddae_app.model.diffusion import denoise_at_site, render_at_site
 from ddae_app.model.encoders import Condition
 from ddae_app.model.looks import Look, edge_depth, map_intensities
+from ddae_app.model.shading import unshaded
 from ddae_app.model.sharpness import soften
 
 STEPS = 4
@@ -61,15 +62,19 @@ def noise_of(model: DDAE, x: Tensor, look: Look) -> Tensor:
 
 
 def _evened(model: DDAE, y: Tensor, source: Condition, target: Condition) -> Tensor:
-    """Rendered images without what rendering leaves of the source's sharpness and contrast.
+    """Rendered images without their own shading, and what is left of the source.
 
-    The model knows what becomes of the source's images and what becomes of the target's own.
+    The model knows what becomes of the sharpness and contrast of the source's images, and of the
+    target's own.
     """
     look = model.look(target.site)
     given, wanted = model.rendered[source.site], model.rendered[target.site]
     softer = model.softness[target.site] - model.softness[source.site]
-    common = map_intensities(soften(model.to_common(y, look), softer), given, wanted)
-    same = (given == wanted).all(dim=1) & (softer == 0).all(dim=1)
+    common = model.to_common(y, look)
+    if model.white.any():
+        common = unshaded(common, model.white, model.white_level)
+    common = map_intensities(soften(common, softer), given, wanted)
+    same = (given == wanted).all(dim=1) & (softer == 0).all(dim=1) & ~model.white.any()
     return torch.where(
         same[:, None, None, None], y, model.from_common(common, look, edge_depth(y))
     )

@@ -1,22 +1,32 @@
-"""What a trained model leaves of the sites: how sharp its renderings are, and their contrast."""
+"""What a trained model leaves in its renderings: shading, sharpness and contrast."""
 
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import numpy as np
 import torch
+from scipy.ndimage import gaussian_filter
 
 from ddae_app.model.ddae import DDAE
-from ddae_app.model.looks import EDGE_PIXELS, LEVELS, edge_depth, map_intensities
+from ddae_app.model.looks import EDGE_PIXELS, RENDERED_LEVELS, edge_depth, map_intensities
 from ddae_app.model.rendering import render
+from ddae_app.model.shading import unshaded, white_matter
 from ddae_app.model.sharpness import roughness, soften
 from ddae_app.training.dataset import SliceData, make_condition
 from ddae_app.training.effects import site_effects
 from ddae_app.training.looks import brain_quantiles, chunks, common_images, rising
 
-MAX_SCANS_PER_SITE = 60
+MAX_SCANS_PER_SITE = 400
 BATCH = 16
+
+GREY_SHARE = 0.7
+"""Of the brain's pixels; what is brighter is taken for white matter."""
+
+WHITE_SMOOTHING_PIXELS = 2.0
+LEAST_WHITE_SHARE = 0.05
+"""Of scans with white matter at a pixel, for it to be known there."""
 
 TRIED_AMOUNT = 0.05
 """Of softening, from which it is told what softening does to an image."""
@@ -30,8 +40,9 @@ LARGEST_AMOUNT = 0.15
 def learn_leftovers(model: DDAE, data: SliceData, rows: np.ndarray) -> None:
     """Measure what rendering leaves of each site, and put it in the model's buffers.
 
-    Some images of each site are rendered as of an unknown one. Softness and contrast are told in
-    turns, for a flat contrast looks soft and softness makes a contrast flat.
+    Images of each site are rendered as of an unknown one. Where they show white matter, and how
+    bright, tells the shading of each by itself. Then softness and contrast of each site are told
+    in turns, for a flat contrast looks soft and softness makes a contrast flat.
 
     Parameters
     ----------
@@ -44,14 +55,20 @@ def learn_leftovers(model: DDAE, data: SliceData, rows: np.ndarray) -> None:
     """
     if not model.config.site_curve or model.config.condition_dropout == 0:
         return
-    before = np.concatenate([brain_quantiles(common_images(model, data, c)) for c in chunks(rows)])
+    before = np.concatenate(
+        [
+            brain_quantiles(common_images(model, data, some), RENDERED_LEVELS)
+            for some in chunks(rows)
+        ]
+    )
     was, _, _ = site_effects(data, rows, [before])
     sites = np.array(data.sites)[rows]
     own = [np.flatnonzero(sites == site) for site in data.site_names if (sites == site).any()]
     few = np.concatenate([i[:: math.ceil(len(i) / MAX_SCANS_PER_SITE)] for i in own])
     rows, before = rows[few], before[few]
     images, site = _rendered(model, data, rows), data.condition(rows).site
-    deep = edge_depth(images) > EDGE_PIXELS
+    white, level = _usual_white(images)
+    images, deep = unshaded(images, white, level), edge_depth(images) > EDGE_PIXELS
     answers = _answers(images, deep)
     softness = torch.zeros(len(data.site_names), 2)
     for _ in range(ROUNDS):
@@ -61,6 +78,8 @@ def learn_leftovers(model: DDAE, data: SliceData, rows: np.ndarray) -> None:
         effects, _, _ = site_effects(data, rows, [roughness(even, deep).numpy()])
         step = torch.from_numpy(effects).float() @ torch.linalg.pinv(answers).T
         softness = (softness + step).clamp(-LARGEST_AMOUNT, LARGEST_AMOUNT)
+    model.white.copy_(white)
+    model.white_level.copy_(level)
     model.softness[:-1] = softness.to(model.softness)
     model.rendered.copy_(_curves(soften(images, -softness[site]), data, rows, before, was))
 
@@ -76,6 +95,17 @@ def _rendered(model: DDAE, data: SliceData, rows: np.ndarray) -> torch.Tensor:
         y = render(model, x, source, unknown)
         images.append(model.to_common(y, model.look(unknown.site)).cpu())
     return torch.cat(images)
+
+
+def _usual_white(images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Usual intensity of white matter where it is usual, (1, H, W), and the level it exceeds."""
+    brains = [image[image > 0].numpy() for image in images]
+    level = torch.tensor(np.mean([np.quantile(b, GREY_SHARE) for b in brains if b.size])).float()
+    there = white_matter(images, level)
+    smooth = partial(gaussian_filter, sigma=WHITE_SMOOTHING_PIXELS)
+    share = smooth(there.float().mean(dim=0)[0].numpy())
+    mean = smooth((images * there).mean(dim=0)[0].numpy()) / np.maximum(share, 1e-6)
+    return torch.from_numpy(np.where(share > LEAST_WHITE_SHARE, mean, 0))[None], level
 
 
 def _curves(
@@ -105,4 +135,4 @@ def _answers(images: torch.Tensor, deep: torch.Tensor) -> torch.Tensor:
 
 
 def _quantiles(brain: np.ndarray) -> np.ndarray:
-    return np.quantile(brain if brain.size else np.zeros(1), np.linspace(0, 1, LEVELS))
+    return np.quantile(brain if brain.size else np.zeros(1), np.linspace(0, 1, RENDERED_LEVELS))

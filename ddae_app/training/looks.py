@@ -120,9 +120,9 @@ def measure_look(model: DDAE, images: np.ndarray, people: int) -> Look:
     return replace(unknown, average=torch.from_numpy(average).to(device)[None, None])
 
 
-def brain_quantiles(images: np.ndarray) -> np.ndarray:
-    """Intensities of the brain, rid of some noise, at even quantile levels; shape (N, LEVELS)."""
-    levels, quantiles = np.linspace(0, 1, LEVELS), []
+def brain_quantiles(images: np.ndarray, n_levels: int = LEVELS) -> np.ndarray:
+    """Intensities of the brain, rid of some noise, at even quantile levels; (N, n_levels)."""
+    levels, quantiles = np.linspace(0, 1, n_levels), []
     for image in images:
         brain = image > 0
         weight = gaussian_filter(brain.astype(np.float64), CURVE_SMOOTHING_PIXELS)

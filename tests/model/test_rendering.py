@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ddae_app.model.looks import KNOTS
+from ddae_app.model.looks import RENDERED_KNOTS
 from ddae_app.model.rendering import render
 
 from .toy import condition, random_model
@@ -15,7 +15,7 @@ from .toy import condition, random_model
 def model():
     model = random_model()
     # The second site's renderings come out a tenth too bright.
-    even = torch.linspace(0, 1, KNOTS)
+    even = torch.linspace(0, 1, RENDERED_KNOTS)
     model.rendered.copy_(torch.stack([even, 1.1 * even, even]))
     return model
 
@@ -54,3 +54,16 @@ def test_an_unknown_site_is_known_to_come_out_like_the_rest(model, x):
     known = render(model, x, at([-1] * 3), at([0] * 3))
     assert (known[x == 0] == 0).all() and (known >= 0).all()
     assert torch.equal(known, render(random_model(), x, at([-1] * 3), at([0] * 3)))
+
+
+def test_a_scan_is_rid_of_its_own_shading_at_the_target_too(model, x):
+    model.white.fill_(0.5)
+    model.white_level.fill_(0.1)
+    model.rendered.copy_(model.rendered[:1].clone())
+    shading = 1 + torch.linspace(-0.1, 0.1, 16)
+    plain = render(random_model(), x, at([0] * 3), at([0] * 3))
+    evened = render(model, x, at([0] * 3), at([0] * 3))
+    assert not torch.equal(evened, plain)
+    assert ((evened > 0) == (plain > 0)).all()
+    kept = render(model, x * shading, at([0] * 3), at([0] * 3), keep_noise=True)
+    assert torch.equal(kept, x * shading)

@@ -62,6 +62,7 @@ def measured(monkeypatch):
     data, seen = people(150), []
     model = learnt(data)
     monkeypatch.setattr('ddae_app.training.leftovers.render', flawed(seen))
+    monkeypatch.setattr('ddae_app.training.leftovers.MAX_SCANS_PER_SITE', 60)
     learn_leftovers(model, data, np.arange(300))
     return model, data, seen
 
@@ -104,3 +105,14 @@ def test_nothing_is_measured_in_a_model_that_cannot_do_without_the_site(changes)
     before = model.rendered.clone()
     learn_leftovers(model, data, np.arange(10))
     assert torch.equal(model.rendered, before) and not model.softness.any()
+
+
+def test_white_matter_is_found_where_most_people_have_it(monkeypatch):
+    data = people(40)
+    bright = np.s_[:, 10:36, 10:36]
+    data.images[bright] = np.clip(data.images[bright], 0.5, 1) ** 0.3
+    model = learnt(data)
+    monkeypatch.setattr('ddae_app.training.leftovers.render', flawed([]))
+    learn_leftovers(model, data, np.arange(80))
+    inner, outside = model.white[0, 13:33, 13:33], model.white[0, 40:, :]
+    assert (inner > model.white_level).all() and not outside.any()
