@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from functools import partial
 
@@ -17,6 +18,8 @@ from ddae_app.model.sharpness import roughness, soften
 from ddae_app.training.dataset import SliceData, make_condition
 from ddae_app.training.effects import site_effects
 from ddae_app.training.looks import brain_quantiles, chunks, common_images, rising
+
+log = logging.getLogger('ddae_app')
 
 MAX_SCANS_PER_SITE = 400
 BATCH = 16
@@ -66,6 +69,7 @@ def learn_leftovers(model: DDAE, data: SliceData, rows: np.ndarray) -> None:
     own = [np.flatnonzero(sites == site) for site in data.site_names if (sites == site).any()]
     few = np.concatenate([i[:: math.ceil(len(i) / MAX_SCANS_PER_SITE)] for i in own])
     rows, before = rows[few], before[few]
+    log.info('rendering %d slices to measure what is left of the sites', len(rows))
     images, site = _rendered(model, data, rows), data.condition(rows).site
     white, level = _usual_white(images)
     images, deep = unshaded(images, white, level), edge_depth(images) > EDGE_PIXELS

@@ -58,12 +58,15 @@ def flawed(seen):
 
 
 @pytest.fixture
-def measured(monkeypatch):
+def measured(monkeypatch, caplog):
+    caplog.set_level('INFO', logger='ddae_app')
     data, seen = people(150), []
     model = learnt(data)
     monkeypatch.setattr('ddae_app.training.leftovers.render', flawed(seen))
     monkeypatch.setattr('ddae_app.training.leftovers.MAX_SCANS_PER_SITE', 60)
     learn_leftovers(model, data, np.arange(300))
+    # It takes minutes, so it says so.
+    assert 'rendering 100 slices' in caplog.text
     return model, data, seen
 
 
