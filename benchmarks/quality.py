@@ -30,6 +30,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+from literal import Literal
 from scipy.ndimage import gaussian_filter
 
 from ddae_app.evaluation import fidelity, probes
@@ -40,13 +41,11 @@ from ddae_app.harmonize.histogram import HistogramMatching
 from ddae_app.harmonize.models import training_preset
 from ddae_app.imaging.grid import model_grid
 from ddae_app.imaging.slices import crop_start
-from ddae_app.model.diffusion import Denoiser, ddim_decode, ddim_invert, denoiser
-from ddae_app.model.looks import edge_depth
 from ddae_app.model.presets import Preset
 from ddae_app.phantom.population import site_names
 from ddae_app.phantom.slices import PhantomSlices, draw_slices
 from ddae_app.settings import Protocol
-from ddae_app.training.dataset import SliceData, make_condition
+from ddae_app.training.dataset import SliceData
 from ddae_app.training.loop import Progress, train
 
 PROTOCOL = Protocol(template='MNI152NLin2009aSym')
@@ -286,58 +285,6 @@ def write_tables(folder: Path, rows: dict[str, dict[str, float | None]]) -> None
     lines.insert(1, ['---'] * len(lines[0]))
     table = '\n'.join(f'| {" | ".join(line)} |' for line in lines)
     (folder / 'quality.md').write_text(table + '\n')
-
-
-@dataclass(frozen=True)
-class Literal:
-    """The method as the paper words it: invert at the source, decode at the target, labels told.
-
-    With ``random`` the decoding starts from fresh noise, and the image lives in ``z_u`` alone.
-    """
-
-    trained: DDAEHarmonizer
-    random: bool
-    steps: int = 16
-
-    def transform(self, images, cohort, target_site) -> np.ndarray:
-        assert self.trained.bundle is not None
-        model, sites = self.trained.bundle.model, self.trained.sites
-        generator, parts = torch.Generator().manual_seed(0), []
-        for i in range(0, len(images), BATCH):
-            rows = slice(i, i + BATCH)
-            x = torch.from_numpy(images[rows])[:, None].clamp(0, 1)
-            part = cohort.iloc[rows]
-            told = part['age'].to_numpy(), part['sex'].tolist()
-            source = make_condition(*told, [sites.index(s) for s in part['site']])
-            target = make_condition(*told, [sites.index(target_site)] * len(x))
-            with torch.inference_mode():
-                look = model.look(source.site)
-                common = model.to_common(x, look)
-                z_u = model.encode(common)
-                at_source, at_target = (
-                    within_range(denoiser(model, model.embed(c), z_u), model.alpha_bar)
-                    for c in (source, target)
-                )
-                x_0 = model.normalise(common, look)
-                x_T = (
-                    torch.randn(x.shape, generator=generator)
-                    if self.random
-                    else ddim_invert(at_source, x_0, model.alpha_bar, self.steps)
-                )
-                y = ddim_decode(at_target, x_T, model.alpha_bar, self.steps)
-                y = model.restore(y, model.look(target.site), edge_depth(x))
-            parts.append(torch.where(x > 0, y.clamp(min=0), 0)[:, 0].numpy())
-        return np.concatenate(parts)
-
-
-def within_range(denoise: Denoiser, alpha_bar: torch.Tensor) -> Denoiser:
-    """Clean images kept in [-1, 1], as Ho et al. 2020 do; else errors near pure noise grow."""
-
-    def clipped(x_t: torch.Tensor, t: int) -> tuple[torch.Tensor, torch.Tensor]:
-        x_0 = denoise(x_t, t)[0].clamp(-1, 1)
-        return x_0, (x_t - alpha_bar[t].sqrt() * x_0) / (1 - alpha_bar[t]).sqrt()
-
-    return clipped
 
 
 BATCH = 16

@@ -1,0 +1,66 @@
+"""The DDAE as its paper words it, as a row of the quality benchmark."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from ddae_app.harmonize.ddae import DDAEHarmonizer
+from ddae_app.model.diffusion import Denoiser, ddim_decode, ddim_invert, denoiser
+from ddae_app.model.looks import edge_depth
+from ddae_app.training.dataset import make_condition
+
+
+@dataclass(frozen=True)
+class Literal:
+    """The method as the paper words it: invert at the source, decode at the target, labels told.
+
+    With ``random`` the decoding starts from fresh noise, and the image lives in ``z_u`` alone.
+    """
+
+    trained: DDAEHarmonizer
+    random: bool
+    steps: int = 16
+    batch_size: int = 16
+
+    def transform(self, images, cohort, target_site) -> np.ndarray:
+        assert self.trained.bundle is not None
+        model, sites = self.trained.bundle.model, self.trained.sites
+        generator, parts = torch.Generator().manual_seed(0), []
+        for i in range(0, len(images), self.batch_size):
+            rows = slice(i, i + self.batch_size)
+            x = torch.from_numpy(images[rows])[:, None].clamp(0, 1)
+            part = cohort.iloc[rows]
+            told = part['age'].to_numpy(), part['sex'].tolist()
+            source = make_condition(*told, [sites.index(s) for s in part['site']])
+            target = make_condition(*told, [sites.index(target_site)] * len(x))
+            with torch.inference_mode():
+                look = model.look(source.site)
+                common = model.to_common(x, look)
+                z_u = model.encode(common)
+                at_source, at_target = (
+                    within_range(denoiser(model, model.embed(c), z_u), model.alpha_bar)
+                    for c in (source, target)
+                )
+                x_0 = model.normalise(common, look)
+                x_T = (
+                    torch.randn(x.shape, generator=generator)
+                    if self.random
+                    else ddim_invert(at_source, x_0, model.alpha_bar, self.steps)
+                )
+                y = ddim_decode(at_target, x_T, model.alpha_bar, self.steps)
+                y = model.restore(y, model.look(target.site), edge_depth(x))
+            parts.append(torch.where(x > 0, y.clamp(min=0), 0)[:, 0].numpy())
+        return np.concatenate(parts)
+
+
+def within_range(denoise: Denoiser, alpha_bar: torch.Tensor) -> Denoiser:
+    """Clean images kept in [-1, 1], as Ho et al. 2020 do; else errors near pure noise grow."""
+
+    def clipped(x_t: torch.Tensor, t: int) -> tuple[torch.Tensor, torch.Tensor]:
+        x_0 = denoise(x_t, t)[0].clamp(-1, 1)
+        return x_0, (x_t - alpha_bar[t].sqrt() * x_0) / (1 - alpha_bar[t]).sqrt()
+
+    return clipped
