@@ -192,9 +192,8 @@ def train(
         fabric.barrier()
         return path
     learn_leftovers(state.average, data, train_rows)
-    seen, train_loss, validation = state.history[-1]
-    scans = tuple(len(rows) for rows in site_rows)
-    record = TrainingRecord(dataset, scans, seed, seen, train_loss, validation)
+    scans = tuple(map(len, site_rows))
+    record = TrainingRecord(dataset, scans, seed, *state.history[-1])
     info = BundleInfo(
         name=name,
         config=model_config,
