@@ -21,7 +21,9 @@ from ddae_app.training.looks import brain_quantiles, chunks, common_images, risi
 
 log = logging.getLogger('ddae_app')
 
-MAX_SCANS_PER_SITE = 400
+MAX_SCANS = 2800
+"""In all, as many of each site; they are held in memory together."""
+
 BATCH = 16
 
 GREY_SHARE = 0.7
@@ -67,7 +69,8 @@ def learn_leftovers(model: DDAE, data: SliceData, rows: np.ndarray) -> None:
     was, _, _ = site_effects(data, rows, [before])
     sites = np.array(data.sites)[rows]
     own = [np.flatnonzero(sites == site) for site in data.site_names if (sites == site).any()]
-    few = np.concatenate([i[:: math.ceil(len(i) / MAX_SCANS_PER_SITE)] for i in own])
+    most = max(1, MAX_SCANS // len(own))
+    few = np.concatenate([i[:: math.ceil(len(i) / most)] for i in own])
     rows, before = rows[few], before[few]
     log.info('rendering %d slices to measure what is left of the sites', len(rows))
     images, site = _rendered(model, data, rows), data.condition(rows).site

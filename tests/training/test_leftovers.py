@@ -63,7 +63,7 @@ def measured(monkeypatch, caplog):
     data, seen = people(150), []
     model = learnt(data)
     monkeypatch.setattr('ddae_app.training.leftovers.render', flawed(seen))
-    monkeypatch.setattr('ddae_app.training.leftovers.MAX_SCANS_PER_SITE', 60)
+    monkeypatch.setattr('ddae_app.training.leftovers.MAX_SCANS', 120)
     learn_leftovers(model, data, np.arange(300))
     # It takes minutes, so it says so.
     assert 'rendering 100 slices' in caplog.text
