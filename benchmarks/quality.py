@@ -1,12 +1,14 @@
 """Quality of harmonisation on phantoms whose truth is known: one command, one table.
 
     python benchmarks/quality.py WORK_DIR [--seed 0] [--images 64000] [--methods ddae ...]
+        [--tissue-contrast]
 
 Seven sites to train on and an eighth never seen; scanners, people and the populations of the sites
 are drawn from ``--seed``. Everybody is also rendered by the scanner of the target site: without
 noise (truth) and with it (retest). Every method is fitted to the same training slices and judged
 on the same test slices. What has been done is found in WORK_DIR and not done again. The table goes
-to ``WORK_DIR/seed-<seed>/quality.tsv`` and ``quality.md``.
+to ``WORK_DIR/seed-<seed>/quality.tsv`` and ``quality.md``, or ``seed-<seed>-tissue`` where the
+scanners show some tissues otherwise than others, which no intensity curve can undo.
 
 Columns. To the truth, source sites but the target: psnr (dB), ssim; of the site never seen:
 psnr_unseen, and psnr_adapt where its look is taken from ten other scans of it. To the source:
@@ -76,13 +78,15 @@ def main() -> None:
     parser.add_argument('--train-per-site', type=int, default=430)
     parser.add_argument('--test-per-site', type=int, default=100)
     parser.add_argument('--images', type=int, default=64_000, help='seen in each DDAE training')
+    parser.add_argument('--tissue-contrast', action='store_true')
     parser.add_argument('--threads', type=int, default=1)
     parser.add_argument('--methods', nargs='+', default=list(METHODS), choices=list(METHODS))
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    folder = args.work_dir / f'seed-{args.seed}'
+    folder = args.work_dir / (f'seed-{args.seed}' + '-tissue' * args.tissue_contrast)
     folder.mkdir(parents=True, exist_ok=True)
-    bench = draw(folder / 'phantoms.npz', args.seed, args.train_per_site, args.test_per_site)
+    people = args.train_per_site, args.test_per_site
+    bench = draw(folder / 'phantoms.npz', args.seed, *people, args.tissue_contrast)
     for name in args.methods:
         file = folder / f'{name}.json'
         if not file.is_file():
@@ -94,14 +98,15 @@ def main() -> None:
     print((folder / 'quality.md').read_text())
 
 
-def draw(file: Path, seed: int, train_per_site: int, test_per_site: int) -> Bench:
+def draw(
+    file: Path, seed: int, train_per_site: int, test_per_site: int, tissue_contrast: bool = False
+) -> Bench:
     """The phantoms of a seed, drawn once."""
     if not file.is_file():
         points = axial_points()
-        learn = draw_slices(train_per_site, SEEN, 1000 + seed, points, scanner_seed=seed)
-        judge = draw_slices(
-            test_per_site, SITES, 2000 + seed, points, target=TARGET, scanner_seed=seed
-        )
+        physics = {'scanner_seed': seed, 'tissue_contrast': tissue_contrast}
+        learn = draw_slices(train_per_site, SEEN, 1000 + seed, points, **physics)
+        judge = draw_slices(test_per_site, SITES, 2000 + seed, points, target=TARGET, **physics)
         assert judge.truth is not None and judge.retest is not None
         arrays = {f'learn_{k}': v for k, v in labels(learn).items()}
         arrays |= {f'judge_{k}': v for k, v in labels(judge).items()}

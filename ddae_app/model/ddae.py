@@ -57,6 +57,9 @@ class DDAE(nn.Module):
         found; 0 elsewhere, and everywhere before it is measured.
     white_level : torch.Tensor, shape ()
         What is brighter may be white matter.
+    spread : torch.Tensor, shape (n_sites + 1, 1, H, W)
+        How much further each site's images then are from the average image than those of all
+        sites, pixel by pixel; 1 before it is measured.
     rendered : torch.Tensor, shape (n_sites + 1, K)
         Intensity quantiles, on the common scale, of each site's images once they are rendered as
         of an unknown site; all are equal before they are measured.
@@ -75,6 +78,7 @@ class DDAE(nn.Module):
     deviation: Tensor
     white: Tensor
     white_level: Tensor
+    spread: Tensor
     rendered: Tensor
     softness: Tensor
     noise: Tensor
@@ -96,6 +100,7 @@ class DDAE(nn.Module):
         self.register_buffer('deviation', torch.tensor(0.5))
         self.register_buffer('white', torch.zeros(1, size, size))
         self.register_buffer('white_level', torch.tensor(0.0))
+        self.register_buffer('spread', torch.ones(n_sites + 1, 1, size, size))
         rendered = torch.linspace(0, 1, RENDERED_KNOTS).repeat(n_sites + 1, 1)
         self.register_buffer('rendered', rendered)
         self.register_buffer('softness', torch.zeros(n_sites + 1, 2))
@@ -168,6 +173,25 @@ class DDAE(nn.Module):
         """
         common = (common + at_depth(look.edge - self.edge[-1:], depth)).clamp(min=0)
         return map_intensities(common, self.curve[-1:].expand_as(look.curve), look.curve)
+
+    def respread(self, common: Tensor, given: Tensor, wanted: Tensor) -> Tensor:
+        """Images as far from the average as `wanted` instead of `given` says.
+
+        Parameters
+        ----------
+        common : torch.Tensor, shape (B, 1, H, W)
+            On the common scale; 0 outside the brain.
+        given, wanted : torch.Tensor, shape (B, 1, H, W)
+            Rows of ``spread``.
+
+        Returns
+        -------
+        torch.Tensor, shape (B, 1, H, W)
+            0 where ``common`` is 0, and nowhere else.
+        """
+        average = self.average[-1:].to(common)
+        moved = average + (common - average) * (wanted / given)
+        return torch.where(common > 0, moved.clamp(min=DARKEST), 0)
 
     def encode(self, common: Tensor) -> Tensor:
         """``z_u = s_phi(x)``; the site, which it must not tell, plays no part in what it sees.

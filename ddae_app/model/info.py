@@ -14,7 +14,7 @@ from ddae_app.model.presets import ModelConfig
 from ddae_app.model.records import from_json
 from ddae_app.settings import Protocol
 
-FORMAT_VERSION = 4
+FORMAT_VERSION = 5
 """Raised whenever an older program could no longer read a bundle correctly."""
 
 METADATA_KEY = 'ddae'

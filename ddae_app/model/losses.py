@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn import functional as nnf
 
 from ddae_app.model.ddae import DDAE
 from ddae_app.model.diffusion import NOISE_MARGIN, noise_level, training_target
@@ -79,11 +78,10 @@ def training_loss(
     x_0: Tensor,
     view: Tensor,
     condition: Condition,
-    hsic_weight: float,
     generator: torch.Generator,
     rows: slice = slice(None),
 ) -> Tensor:
-    """Denoising loss at random times, plus the penalty on the site in ``z_u``.
+    """Denoising loss at random times.
 
     Parameters
     ----------
@@ -94,8 +92,6 @@ def training_loss(
         What the semantic encoder sees: the same images on the common scale, or the same anatomy
         in a random contrast.
     condition : Condition
-    hsic_weight : float
-        0 leaves the penalty out.
     generator : torch.Generator
         On the device of ``x``.
     rows : slice
@@ -113,7 +109,7 @@ def training_loss(
     uniform = torch.rand(len(x_0), generator=generator, device=x_0.device)
     noise = torch.randn(x_0.shape, generator=generator, device=x_0.device)
     own_noise = model.noise[condition.site] / model.deviation
-    loss = denoising_loss(
+    return denoising_loss(
         model,
         x_0[rows],
         z_k,
@@ -122,51 +118,3 @@ def training_loss(
         noise[rows],
         own_noise[rows],
     ).mean()
-    if hsic_weight:
-        with torch.autocast(x_0.device.type, enabled=False):
-            loss = loss + hsic_weight * partial_hsic(z_u.float(), condition[rows])
-    return loss
-
-
-def partial_hsic(z_u: Tensor, condition: Condition) -> Tensor:
-    """Dependence of ``z_u`` on the site, given age and sex; normalised, in [0, 1].
-
-    HSIC (Gretton et al. 2005) between a Gaussian kernel on ``z_u`` (median bandwidth) and a
-    linear kernel on the site after regression on age, age squared and sex, so that what follows
-    from the age differences between cohorts is not erased. Normalised as centred kernel
-    alignment (Kornblith et al. 2019). A reconstruction of ours, not in the paper.
-
-    Parameters
-    ----------
-    z_u : torch.Tensor, shape (B, D)
-    condition : Condition
-        Images of unknown site belong to a site of their own.
-    """
-    site = nnf.one_hot(condition.site + 1).to(z_u.dtype)
-    residual = site - _regress(site, _covariates(condition).to(z_u.dtype))
-    distance = torch.cdist(z_u, z_u, compute_mode='donot_use_mm_for_euclid_dist').square()
-    K = _centre(torch.exp(-distance / distance.detach().median().clamp(min=1e-6)))
-    L = _centre(residual @ residual.T)
-    return (K * L).sum() / (K.norm() * L.norm()).clamp(min=1e-6)
-
-
-def _covariates(condition: Condition) -> Tensor:
-    """Intercept, age, age squared, sex, and flags for what is missing; shape (B, 6)."""
-    unknown = condition.age.isnan()
-    n_known = (~unknown).sum().clamp(min=1)
-    mean = condition.age.nansum() / n_known
-    age = torch.where(unknown, 0, condition.age - mean)
-    age = age / (age.square().sum() / n_known).sqrt().clamp(min=1e-3)
-    columns = [torch.ones_like(age), age, age**2, unknown]
-    columns += [condition.sex == 1, condition.sex < 0]
-    return torch.stack([c.to(age.dtype) for c in columns], dim=1)
-
-
-def _regress(y: Tensor, design: Tensor) -> Tensor:
-    """Fitted values; the ridge makes columns without variance harmless."""
-    ridge = 1e-3 * torch.eye(design.shape[1], dtype=y.dtype, device=y.device)
-    return design @ torch.linalg.solve(design.T @ design + ridge, design.T @ y)
-
-
-def _centre(K: Tensor) -> Tensor:
-    return K - K.mean(dim=0) - K.mean(dim=1, keepdim=True) + K.mean()

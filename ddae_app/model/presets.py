@@ -181,8 +181,6 @@ class TrainConfig:
         Part of each site's subjects that is held out.
     shift_pixels : int
         Largest random translation of the training image itself.
-    hsic_weight : float
-        Weight of the penalty on the dependence of ``z_u`` on the site, given age and sex.
 
     Raises
     ------
@@ -201,7 +199,6 @@ class TrainConfig:
     validation_interval_images: int = 10_000
     validation_fraction: float = 0.1
     shift_pixels: int = 0
-    hsic_weight: float = 0.0
 
     def __post_init__(self) -> None:
         _within(self, 'images', 1, 10**10)
@@ -215,7 +212,6 @@ class TrainConfig:
         _within(self, 'validation_interval_images', 1, 10**10)
         _within(self, 'validation_fraction', 0, 0.9)
         _within(self, 'shift_pixels', 0, 64)
-        _within(self, 'hsic_weight', 0, 1e3)
 
     @property
     def steps(self) -> int:

@@ -64,17 +64,20 @@ def noise_of(model: DDAE, x: Tensor, look: Look) -> Tensor:
 def _evened(model: DDAE, y: Tensor, source: Condition, target: Condition) -> Tensor:
     """Rendered images without their own shading, and what is left of the source.
 
-    The model knows what becomes of the sharpness and contrast of the source's images, and of the
-    target's own.
+    The model knows what becomes of the spread, sharpness and contrast of the source's images, and
+    of the target's own.
     """
     look = model.look(target.site)
     given, wanted = model.rendered[source.site], model.rendered[target.site]
+    near, far = model.spread[source.site], model.spread[target.site]
     softer = model.softness[target.site] - model.softness[source.site]
     common = model.to_common(y, look)
     if model.white.any():
         common = unshaded(common, model.white, model.white_level)
-    common = map_intensities(soften(common, softer), given, wanted)
+    common = soften(model.respread(common, near, far), softer)
+    common = map_intensities(common, given, wanted)
     same = (given == wanted).all(dim=1) & (softer == 0).all(dim=1) & ~model.white.any()
+    same &= (near == far).flatten(1).all(dim=1)
     return torch.where(
         same[:, None, None, None], y, model.from_common(common, look, edge_depth(y))
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy import ndimage
@@ -21,6 +21,11 @@ BIAS_SITE_SD = 0.13
 
 BIAS_SCAN_SD = 0.04
 """The same among the scans of one site."""
+
+DEEP_GREY_MM = ((12.0, -1.0, 4.0), (26.0, 19.0, 4.0), (12.0, 29.0, 4.0))
+"""Thalamus, putamen and caudate nucleus on either side, from the isocentre."""
+
+DEEP_GREY_SD_MM = 10.0
 
 
 Tissues = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
@@ -52,6 +57,10 @@ class Scanner:
         Intensity, in the file, of white matter where the bias field is 1.
     acquisition : dict
         BIDS sidecar keys of the scanner and the sequence.
+    detail : float
+        How much of what the tissue fractions do not explain it shows.
+    deep_grey : float
+        What it adds to deep grey matter, in steps from grey to white matter.
     """
 
     site: str
@@ -64,6 +73,8 @@ class Scanner:
     noise: float
     scale: float
     acquisition: dict[str, str | float]
+    detail: float = 1.0
+    deep_grey: float = 0.0
 
     def contrast(self, signal: np.ndarray) -> np.ndarray:
         """Apply the smooth, rising contrast curve to signals between 0 and 1.3."""
@@ -131,6 +142,14 @@ def draw_scanner(site: str, seed: int = 0) -> Scanner:
     )
 
 
+def with_tissue_contrast(scanner: Scanner, seed: int = 0) -> Scanner:
+    """The scanner with a contrast that differs by tissue, which no intensity curve can undo."""
+    rng = generator(seed, 'tissue contrast', scanner.site)
+    return replace(
+        scanner, detail=float(np.exp(rng.normal(0, 0.6))), deep_grey=float(rng.normal(0, 0.35))
+    )
+
+
 def render(
     scanner: Scanner,
     tissues: Tissues,
@@ -159,7 +178,10 @@ def render(
     """
     csf, gm, wm, detail = tissues
     level_csf, level_gm, level_wm = scanner.levels
-    signal = level_csf * csf + level_gm * gm + level_wm * wm + (level_wm - level_gm) * detail
+    signal = level_csf * csf + level_gm * gm + level_wm * wm
+    signal = signal + (level_wm - level_gm) * scanner.detail * detail
+    if scanner.deep_grey:
+        signal += (level_wm - level_gm) * scanner.deep_grey * gm * _deep_grey(points)
     head = np.nonzero(signal > 0)
     jitter = 0.0 if rng is None else rng.normal(0, BIAS_SCAN_SD, len(scanner.bias))
     image = np.zeros(signal.shape, dtype=np.float32)
@@ -175,6 +197,14 @@ def render(
     out = np.zeros_like(image)
     out[brain] = scanner.scale * inside
     return out
+
+
+def _deep_grey(points: np.ndarray) -> np.ndarray:
+    """How near positions are to the deep grey nuclei, in [0, 1]."""
+    either_side = np.abs(points[..., :1]), points[..., 1:]
+    apart = [np.concatenate(either_side, axis=-1) - nucleus for nucleus in DEEP_GREY_MM]
+    near = [np.exp(-np.square(a).sum(axis=-1) / (2 * DEEP_GREY_SD_MM**2)) for a in apart]
+    return np.max(near, axis=0)
 
 
 def _blur_in_voxels(scanner: Scanner, points: np.ndarray) -> list[float]:

@@ -8,7 +8,7 @@ import numpy as np
 
 from ddae_app.phantom.anatomy import BRAIN_CENTRE_MM
 from ddae_app.phantom.population import draw_subjects
-from ddae_app.phantom.scanner import draw_scanner, render
+from ddae_app.phantom.scanner import draw_scanner, render, with_tissue_contrast
 from ddae_app.phantom.seeds import generator
 
 
@@ -50,6 +50,7 @@ def draw_slices(
     target: str | None = None,
     scanner_seed: int = 0,
     bias_strength: float = 0.3,
+    tissue_contrast: bool = False,
 ) -> PhantomSlices:
     """Draw people, and one slice of each as it comes out of preprocessing.
 
@@ -72,14 +73,19 @@ def draw_slices(
         Makes the scanners.
     bias_strength : float
         Part of the bias field left by bias correction; 1 for a raw scan.
+    tissue_contrast : bool
+        Whether the contrast of each scanner differs by tissue.
 
     Returns
     -------
     PhantomSlices
         N = ``len(sites) * n_per_site``, site after site.
     """
-    scanners = {site: draw_scanner(site, scanner_seed) for site in sites}
-    target_scanner = None if target is None else draw_scanner(target, scanner_seed)
+    everywhere = dict.fromkeys([*sites, *([] if target is None else [target])])
+    scanners = {site: draw_scanner(site, scanner_seed) for site in everywhere}
+    if tissue_contrast:
+        scanners = {s: with_tissue_contrast(scanners[s], scanner_seed) for s in scanners}
+    target_scanner = None if target is None else scanners[target]
     subjects = [
         subject
         for site in sites

@@ -1,4 +1,4 @@
-"""What a trained model leaves in its renderings: shading, sharpness and contrast."""
+"""What a trained model leaves in its renderings: shading, spread, sharpness and contrast."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ddae_app.model.looks import EDGE_PIXELS, RENDERED_LEVELS, edge_depth, map_i
 from ddae_app.model.rendering import render
 from ddae_app.model.shading import unshaded, white_matter
 from ddae_app.model.sharpness import roughness, soften
-from ddae_app.training.dataset import SliceData, make_condition
+from ddae_app.training.dataset import CHUNK, SliceData, make_condition
 from ddae_app.training.effects import site_effects
 from ddae_app.training.looks import brain_quantiles, chunks, common_images, rising
 
@@ -33,6 +33,10 @@ WHITE_SMOOTHING_PIXELS = 2.0
 LEAST_WHITE_SHARE = 0.05
 """Of scans with white matter at a pixel, for it to be known there."""
 
+SPREAD_SMOOTHING_PIXELS = 1.5
+LARGEST_SPREAD = 2.0
+"""And no less than its inverse."""
+
 TRIED_AMOUNT = 0.05
 """Of softening, from which it is told what softening does to an image."""
 
@@ -46,8 +50,10 @@ def learn_leftovers(model: DDAE, data: SliceData, rows: np.ndarray) -> None:
     """Measure what rendering leaves of each site, and put it in the model's buffers.
 
     Images of each site are rendered as of an unknown one. Where they show white matter, and how
-    bright, tells the shading of each by itself. Then softness and contrast of each site are told
-    in turns, for a flat contrast looks soft and softness makes a contrast flat.
+    bright, tells the shading of each by itself. How far people differ at each pixel tells what no
+    curve can undo: a site that shows deep grey matter or fine detail weaker than others. Then
+    softness and contrast of each site are told in turns, for a flat contrast looks soft and
+    softness makes a contrast flat.
 
     Parameters
     ----------
@@ -76,6 +82,10 @@ def learn_leftovers(model: DDAE, data: SliceData, rows: np.ndarray) -> None:
     images, site = _rendered(model, data, rows), data.condition(rows).site
     white, level = _usual_white(images)
     images, deep = unshaded(images, white, level), edge_depth(images) > EDGE_PIXELS
+    if model.config.site_average:
+        model.spread[:-1] = _spread(images, data, rows).to(model.spread)
+        spread = model.spread.cpu()
+        images = model.respread(images, spread[site], spread[-1:])
     answers = _answers(images, deep)
     softness = torch.zeros(len(data.site_names), 2)
     for _ in range(ROUNDS):
@@ -113,6 +123,27 @@ def _usual_white(images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     share = smooth(there.float().mean(dim=0)[0].numpy())
     mean = smooth((images * there).mean(dim=0)[0].numpy()) / np.maximum(share, 1e-6)
     return torch.from_numpy(np.where(share > LEAST_WHITE_SHARE, mean, 0))[None], level
+
+
+def _spread(images: torch.Tensor, data: SliceData, rows: np.ndarray) -> torch.Tensor:
+    """How much further from their average each site's images are, (S, 1, H, W).
+
+    The scale to the location that an average is, as in ComBat (Johnson et al. 2007): squared
+    distances, by regression on site, age, age squared and sex as well, for people differ more
+    the older they are.
+    """
+    site = data.condition(rows).site
+    effects, common, _ = site_effects(data, rows, (part.numpy() for part in images.split(CHUNK)))
+    average = torch.from_numpy(common + effects).to(images)
+    smooth = partial(gaussian_filter, sigma=(0, 0, *[SPREAD_SMOOTHING_PIXELS] * 2))
+    squares = (
+        smooth((x - average[s]).square().numpy())
+        for x, s in zip(images.split(CHUNK), site.split(CHUNK), strict=True)
+    )
+    effects, common, _ = site_effects(data, rows, squares)
+    ratio = 1 + effects / np.maximum(common, 1e-8)
+    spread = np.sqrt(np.clip(ratio, LARGEST_SPREAD**-2, LARGEST_SPREAD**2))
+    return torch.from_numpy(spread)
 
 
 def _curves(

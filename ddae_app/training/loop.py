@@ -287,7 +287,7 @@ def _step(
     state.optimizer.param_groups[0]['lr'] = _learning_rate(config, step)
     model.train()
     mine = slice(fabric.global_rank, None, fabric.world_size)
-    loss = objective(x_0, view, condition, config.hsic_weight, generator, mine)
+    loss = objective(x_0, view, condition, generator, mine)
     reduced = fabric.all_reduce(loss.detach(), reduce_op='mean')
     value = float(cast(torch.Tensor, reduced))
     if not math.isfinite(value):

@@ -102,8 +102,8 @@ def init_harmonize_wf(
     if not request.keep_noise:
         workflow.__desc__ += (
             ' The result was denoised by the same model, at the noise level measured in each '
-            'slice (Immerkaer, 1996), and what rendering leaves of the sharpness and contrast of '
-            'its site was evened.'
+            'slice (Immerkaer, 1996), and what rendering leaves of the spread, sharpness and '
+            'contrast of its site was evened.'
         )
     inputnode = pe.Node(niu.IdentityInterface(fields=['t1w_preproc', 'mask']), name='inputnode')
     fields = ['slices', 'harmonized', 'slice_facts', 'qc', 'provenance']

@@ -10,7 +10,7 @@ from ddae_app.model.bundle import save_bundle
 from ddae_app.model.ddae import DDAE
 from ddae_app.model.diffusion import denoise_at_site, noise_level, render_at_site
 from ddae_app.model.looks import CEILING
-from ddae_app.model.losses import partial_hsic, training_loss
+from ddae_app.model.losses import training_loss
 from ddae_app.model.presets import PRESETS, ModelConfig, TrainConfig
 from ddae_app.model.unet import AdaptiveNorm, Codes, Stem
 
@@ -57,7 +57,7 @@ def test_gradients_reach_both_encoders(inputs):
     x, _ = inputs
     model = random_model()
     generator = torch.Generator().manual_seed(0)
-    training_loss(model, x, x, condition(), 0.0, generator).backward()
+    training_loss(model, x, x, condition(), generator).backward()
     for part in (model.semantic, model.condition, model.unet):
         grads = [p.grad for p in part.parameters()]
         assert all(g is not None and g.isfinite().all() for g in grads)
@@ -114,28 +114,6 @@ def test_what_exceeds_the_ceiling_is_kept():
     model = random_model()
     change = [render_at_site(model, v, *one, 3) - v for v in (x, brighter)]
     torch.testing.assert_close(change[0], change[1], atol=1e-6, rtol=0)
-
-
-def test_partial_hsic_sees_the_site_but_not_what_age_explains():
-    generator = torch.Generator().manual_seed(0)
-    n = 512
-    site = torch.randint(0, 2, (n,), generator=generator)
-    age = 40 + 20 * site + 15 * torch.randn(n, generator=generator)
-    labels = condition(age.tolist(), [0] * n, site.tolist())
-    noise = torch.randn((n, 4), generator=generator)
-    by_chance = partial_hsic(noise, labels)
-    by_site = partial_hsic(noise + 3 * site[:, None], labels)
-    by_age = partial_hsic(noise + 3 * (age[:, None] - 50) / 20, labels)
-    assert by_chance < 0.03 < 0.2 < by_site
-    assert by_age < by_site / 5
-
-
-def test_partial_hsic_with_no_labels_at_all_is_finite():
-    labels = condition((NAN, NAN, NAN), (-1, -1, -1), (0, 1, 1))
-    z_u = torch.randn(3, 4, requires_grad=True)
-    partial_hsic(z_u, labels).backward()
-    assert z_u.grad is not None
-    assert z_u.grad.isfinite().all()
 
 
 def test_tiny_is_tiny(tmp_path):

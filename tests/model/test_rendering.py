@@ -45,6 +45,19 @@ def test_what_rendering_leaves_of_the_contrast_is_evened(model, x):
     torch.testing.assert_close(evened[1], plain[1], rtol=0, atol=0)
 
 
+def test_how_far_people_differ_becomes_what_it_is_at_the_target(x):
+    model = random_model()
+    model.spread[1, 0, :8] = 1.25
+    plain = render(random_model(), x, at([1, 0, 1]), at([0] * 3))
+    evened = render(model, x, at([1, 0, 1]), at([0] * 3))
+    average = model.average[-1]
+    torch.testing.assert_close(
+        evened[::2, :, 3:8, 3:13], (average + (plain - average) / 1.25)[::2, :, 3:8, 3:13]
+    )
+    torch.testing.assert_close(evened[:, :, 8:], plain[:, :, 8:])
+    assert torch.equal(evened[1], plain[1]) and ((evened > 0) == (plain > 0)).all()
+
+
 def test_nothing_but_noise_is_taken_from_the_site_that_is_the_target(model, x):
     kept = render(model, x, at([1, 1, 1]), at([1, 1, 1]), keep_noise=True)
     assert torch.equal(kept, x)

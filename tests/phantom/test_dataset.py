@@ -170,6 +170,16 @@ def test_slices_are_the_datasets_people(axial_slice):
     assert not np.array_equal(drawn.retest[2:], drawn.images[2:])
 
 
+def test_slices_with_contrast_by_tissue_differ_in_source_and_truth(axial_slice):
+    plain, other = (
+        draw_slices(1, site_names(1), 0, axial_slice, target='PhantomB', tissue_contrast=on)
+        for on in (False, True)
+    )
+    np.testing.assert_array_equal(plain.mask, other.mask)
+    for name in ('images', 'truth', 'retest'):
+        assert np.abs(getattr(plain, name) - getattr(other, name))[plain.mask].mean() > 0
+
+
 def test_refuses_a_folder_in_use(tmp_path, capsys):
     (tmp_path / 'precious.txt').write_text('mine')
     assert main([str(tmp_path), '--sites', '1']) == 2

@@ -8,7 +8,7 @@ import pytest
 from ddae_app.phantom.anatomy import BRAIN_CENTRE_MM, draw_anatomy
 from ddae_app.phantom.dataset import acquire
 from ddae_app.phantom.population import site_names
-from ddae_app.phantom.scanner import Scanner, draw_scanner, render
+from ddae_app.phantom.scanner import Scanner, draw_scanner, render, with_tissue_contrast
 
 SITES = site_names(26)
 
@@ -60,6 +60,33 @@ def test_sites_look_different(slice_tissues, axial_slice):
         ratio.append(image[wm > 0.95].mean() / image[gm > 0.95].mean())
     assert min(ratio) > 1.05
     assert max(ratio) / min(ratio) > 1.2
+
+
+def test_contrast_by_tissue_changes_deep_grey_matter_and_detail_alone(slice_tissues, axial_slice):
+    _, gm, wm, detail = slice_tissues
+    in_scanner = axial_slice - np.array(BRAIN_CENTRE_MM)
+    scanner = plain(draw_scanner('PhantomA'))
+    image, deep, sharp = (
+        render(other, slice_tissues, in_scanner, bias_strength=0) / scanner.scale
+        for other in (scanner, replace(scanner, deep_grey=0.4), replace(scanner, detail=2.0))
+    )
+    x, y, _ = np.moveaxis(in_scanner, -1, 0)
+    nuclei = (gm > 0.95) & (np.abs(x) < 30) & (np.abs(y) < 30)
+    cortex = (gm > 0.7) & (y < -30)
+    assert nuclei.sum() > 20 and cortex.sum() > 20
+    assert (deep - image)[nuclei].mean() > 0.02
+    assert np.abs(deep - image)[cortex].max() < 0.01
+    assert np.abs(deep - image)[wm > 0.999].max() < 1e-3
+    tissue = gm + wm > 0.95
+    assert np.corrcoef((sharp - image)[tissue], detail[tissue])[0, 1] > 0.9
+
+
+def test_contrast_by_tissue_belongs_to_the_site():
+    scanners = [draw_scanner(site) for site in SITES]
+    drawn = [with_tissue_contrast(scanner) for scanner in scanners]
+    assert drawn == [with_tissue_contrast(scanner) for scanner in scanners]
+    assert len({scanner.deep_grey for scanner in drawn}) == len(SITES)
+    assert [replace(s, detail=1.0, deep_grey=0.0) for s in drawn] == scanners
 
 
 def test_noise_has_the_scanners_level_and_leaves_background_alone(slice_tissues, axial_slice):

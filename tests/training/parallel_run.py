@@ -18,4 +18,4 @@ if __name__ == '__main__':
     fabric = start_fabric('cpu', local_processes=int(os.environ.get('LOCAL_WORLD_SIZE', '1')))
     # Dropout is drawn by each process for itself.
     still = replace(MODEL, dropout=0.0)
-    train(slices(), still, replace(TRAIN, hsic_weight=0.0), PROTOCOL, sys.argv[1], fabric=fabric)
+    train(slices(), still, TRAIN, PROTOCOL, sys.argv[1], fabric=fabric)

@@ -70,6 +70,27 @@ def measured(monkeypatch, caplog):
     return model, data, seen
 
 
+def test_where_people_of_a_site_differ_less_is_told(monkeypatch):
+    data = people(150)
+    model = learnt(data, site_average=True)
+    upper = torch.arange(SIZE)[:, None] < SIZE // 2
+
+    def flat(model, x, source, target):
+        common = model.to_common(x, model.look(source.site))
+        average = model.average[source.site]
+        flattened = torch.where(upper, average + 0.7 * (common - average), common)
+        y = torch.where((source.site == 1)[:, None, None, None], flattened, common)
+        return model.from_common(y, model.look(target.site), edge_depth(x))
+
+    monkeypatch.setattr('ddae_app.training.leftovers.render', flat)
+    learn_leftovers(model, data, np.arange(300))
+    ratio = (model.spread[1] / model.spread[0])[0, :, 8:-8]
+    # Shrunk towards 1, by what chance would make of so few.
+    assert 0.68 < ratio[6:18].mean() < 0.82
+    assert ratio[30:42].mean() == pytest.approx(1, abs=0.04)
+    assert (model.spread[2] == 1).all()
+
+
 def test_a_part_of_the_scans_is_rendered_as_of_an_unknown_site(measured):
     sources, targets = (sum(lists, []) for lists in zip(*measured[2], strict=True))
     assert set(targets) == {-1}

@@ -152,7 +152,6 @@ def test_broken_checkpoint_is_refused(tmp_path, content):
 
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
     wild = replace(TRAIN, learning_rate=1.0, grad_clip=1e6, warmup_images=0, images=8000)
-    wild = replace(wild, hsic_weight=0.0)
     deaf = replace(MODEL, z_u_noise=0.0)
     with pytest.raises(DdaeError, match='lower learning_rate') as caught:
         train(slices(), deaf, wild, PROTOCOL, tmp_path, checkpoint_seconds=1e9)
@@ -206,7 +205,7 @@ def test_every_step_draws_its_own_times_and_noise(tmp_path):
     # One image again and again, and a network that hardly learns.
     data = changed(slices(1, ('A',)), sexes=('M',))
     config = replace(TRAIN, images=12, batch_size=1, learning_rate=1e-8)
-    config = replace(config, shift_pixels=0, hsic_weight=0)
+    config = replace(config, shift_pixels=0)
     reports = []
     train(data, MODEL, config, PROTOCOL, tmp_path, progress=reports.append)
     assert np.std([r.loss for r in reports]) > 0.01

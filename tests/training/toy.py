@@ -37,7 +37,6 @@ TRAIN = TrainConfig(
     validation_interval_images=24,
     validation_fraction=0.2,
     shift_pixels=1,
-    hsic_weight=0.1,
 )
 
 
