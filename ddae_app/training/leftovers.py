@@ -34,6 +34,9 @@ LEAST_WHITE_SHARE = 0.05
 """Of scans with white matter at a pixel, for it to be known there."""
 
 SPREAD_SMOOTHING_PIXELS = 1.5
+LEAST_BRAIN_SHARE = 0.9
+"""Of scans with brain at a pixel: elsewhere, how they differ is mostly who has brain there."""
+
 LARGEST_SPREAD = 2.0
 """And no less than its inverse."""
 
@@ -135,15 +138,16 @@ def _spread(images: torch.Tensor, data: SliceData, rows: np.ndarray) -> torch.Te
     site = data.condition(rows).site
     effects, common, _ = site_effects(data, rows, (part.numpy() for part in images.split(CHUNK)))
     average = torch.from_numpy(common + effects).to(images)
+    brain = (images > 0).float().mean(dim=0) > LEAST_BRAIN_SHARE
     smooth = partial(gaussian_filter, sigma=(0, 0, *[SPREAD_SMOOTHING_PIXELS] * 2))
     squares = (
-        smooth((x - average[s]).square().numpy())
+        smooth(((x - average[s]).square() * brain).numpy())
         for x, s in zip(images.split(CHUNK), site.split(CHUNK), strict=True)
     )
     effects, common, _ = site_effects(data, rows, squares)
     ratio = 1 + effects / np.maximum(common, 1e-8)
     spread = np.sqrt(np.clip(ratio, LARGEST_SPREAD**-2, LARGEST_SPREAD**2))
-    return torch.from_numpy(spread)
+    return torch.where(brain, torch.from_numpy(spread), 1)
 
 
 def _curves(
