@@ -70,18 +70,21 @@ def measured(monkeypatch, caplog):
     return model, data, seen
 
 
+UPPER = torch.arange(SIZE)[:, None] < SIZE // 2
+
+
+def flat(model, x, source, target):
+    """A rendering that brings every scan to the common look, but shows less of B's upper half."""
+    common = model.to_common(x, model.look(source.site))
+    average = model.average[source.site]
+    weak = UPPER & (source.site == 1)[:, None, None, None]
+    y = torch.where(weak, average + 0.7 * (common - average), common)
+    return model.from_common(y, model.look(target.site), edge_depth(x))
+
+
 def test_where_people_of_a_site_differ_less_is_told(monkeypatch):
     data = people(150)
     model = learnt(data, site_average=True)
-    upper = torch.arange(SIZE)[:, None] < SIZE // 2
-
-    def flat(model, x, source, target):
-        common = model.to_common(x, model.look(source.site))
-        average = model.average[source.site]
-        flattened = torch.where(upper, average + 0.7 * (common - average), common)
-        y = torch.where((source.site == 1)[:, None, None, None], flattened, common)
-        return model.from_common(y, model.look(target.site), edge_depth(x))
-
     monkeypatch.setattr('ddae_app.training.leftovers.render', flat)
     learn_leftovers(model, data, np.arange(300))
     ratio = (model.spread[1] / model.spread[0])[0, :, 8:-8]
@@ -89,6 +92,16 @@ def test_where_people_of_a_site_differ_less_is_told(monkeypatch):
     assert 0.68 < ratio[6:18].mean() < 0.82
     assert ratio[30:42].mean() == pytest.approx(1, abs=0.04)
     assert (model.spread[2] == 1).all()
+
+
+def test_nothing_is_told_where_some_people_have_no_brain(monkeypatch):
+    data = people(40)
+    data.images[::5, :12] = 0
+    model = learnt(data, site_average=True)
+    monkeypatch.setattr('ddae_app.training.leftovers.render', flat)
+    learn_leftovers(model, data, np.arange(80))
+    assert (model.spread[:, :, :12] == 1).all()
+    assert (model.spread[:2, :, 14:20, 6:-6] != 1).all()
 
 
 def test_a_part_of_the_scans_is_rendered_as_of_an_unknown_site(measured):
