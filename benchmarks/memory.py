@@ -55,7 +55,7 @@ def measure(work_dir: Path, n: int, steps: int) -> str:
         for i in range(0, n, len(stack)):
             file.write(stack[: n - i].tobytes())
     each = np.arange(n) % len(stack)
-    images = np.memmap(store, dtype=np.float32, mode='r', shape=(n, *stack.shape[1:]))
+    images = np.memmap(store, dtype=np.float32, mode='r', shape=(n, 1, *stack.shape[1:]))
     data = SliceData(
         images,
         tuple(drawn.site[each]),

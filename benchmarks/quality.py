@@ -119,7 +119,7 @@ def draw(
     with np.load(file) as a:
         learnt = (a['learn_age'].astype(float), tuple(a['learn_sex']), tuple(a['learn_subject']))
         return Bench(
-            SliceData(a['learn'], tuple(a['learn_site']), *learnt),
+            SliceData(a['learn'][:, None], tuple(a['learn_site']), *learnt),
             *(a[k] for k in ('judge', 'truth', 'retest', 'judge_site')),
             a['judge_age'].astype(float),
             *(a[k] for k in ('judge_sex', 'judge_subject')),
@@ -196,7 +196,7 @@ def fitted(make: Callable[[Bench, Path, int], Harmonizer]) -> Method:
 
 
 def table(bench: Bench) -> tuple[np.ndarray, pd.DataFrame]:
-    return bench.data.images, cohort_of(bench.data)
+    return bench.data.images[:, 0], cohort_of(bench.data)
 
 
 def apply(harmonizer: Harmonizer, bench: Bench, rows: np.ndarray, ages: np.ndarray) -> np.ndarray:

@@ -50,7 +50,7 @@ class Protocol:
     grid : tuple of int
         Voxels along x, y, z over the template's field of view (paper: 130, 130, 130).
     slices : {'medial', 'all'}
-        Which axial slices are taken; ``medial`` is the paper's.
+        Which axial slices are taken: the middle one of the grid, as in the paper, or every one.
     slice_shape : tuple of int
         Centre crop of each slice (paper: 128, 128).
     intensity_percentile : float
@@ -64,6 +64,11 @@ class Protocol:
     slices: str = 'medial'
     slice_shape: tuple[int, int] = (128, 128)
     intensity_percentile: float = 99.5
+
+    @property
+    def depth(self) -> int:
+        """Slices of a scan."""
+        return self.grid[2] if self.slices == 'all' else 1
 
 
 def protocol_from(values: dict[str, Any]) -> Protocol:

@@ -13,14 +13,15 @@ def psnr(images: np.ndarray, reference: np.ndarray) -> np.ndarray:
 
     Parameters
     ----------
-    images, reference : np.ndarray, shape (N, H, W), brain about 0 to 1
+    images, reference : np.ndarray, shape (N, H, W) or (N, D, H, W), brain about 0 to 1
 
     Returns
     -------
     np.ndarray, shape (N,)
         Infinite where an image equals its reference.
     """
-    error = np.square(images.astype(np.float64) - reference).mean(axis=(1, 2))
+    axes = tuple(range(1, images.ndim))
+    error = np.square(images.astype(np.float64) - reference).mean(axis=axes)
     with np.errstate(divide='ignore'):
         return -10 * np.log10(error)
 

@@ -15,11 +15,12 @@ from ddae_app.training.dataset import SEXES, SliceData
 
 
 class Harmonizer(Protocol):
-    """Learns sites from slices, then renders slices as if acquired at one of them.
+    """Learns sites from images, then renders images as if acquired at one of them.
 
-    Images are ``np.ndarray``, shape (N, H, W), float32, range [0, 1]: 0 outside the brain, and a
-    few pixels may exceed 1. A cohort is a table with a row to each: ``site``, and where known
-    ``subject``, ``age`` (years) and ``sex`` (M or F).
+    Images are ``np.ndarray``, float32, range [0, 1]: 0 outside the brain, and a few pixels may
+    exceed 1. They have the shape (N, H, W), or (N, D, H, W) for scans of D slices each. A cohort
+    is a table with a row to each: ``site``, and where known ``subject``, ``age`` (years) and
+    ``sex`` (M or F).
 
     Examples
     --------
@@ -60,15 +61,15 @@ class Harmonizer(Protocol):
 
         Parameters
         ----------
-        images : np.ndarray, shape (N, H, W), float32, range [0, 1]
+        images : np.ndarray, shape (N, H, W) or (N, D, H, W), float32, range [0, 1]
         cohort : pandas.DataFrame, N rows
-            ``site`` is where a slice was acquired; ``subject`` plays no part.
+            ``site`` is where an image was acquired; ``subject`` plays no part.
         target_site : str
             One of ``sites``.
 
         Returns
         -------
-        np.ndarray, shape (N, H, W), float32
+        np.ndarray, shape of `images`, float32
             At least 0; exactly 0 where the input is 0.
 
         Raises
@@ -123,7 +124,7 @@ def read_labels(cohort: pd.DataFrame, n: int) -> Labels:
 
 
 def training_data(images: np.ndarray, cohort: pd.DataFrame) -> SliceData:
-    """Images and cohort as training takes them.
+    """Images and cohort as training takes them: single slices as scans of one.
 
     Raises
     ------
@@ -134,7 +135,8 @@ def training_data(images: np.ndarray, cohort: pd.DataFrame) -> SliceData:
     if 'subject' not in cohort or cohort['subject'].isna().any():
         raise UsageError('a cohort without the subject of each image; fill in the column subject')
     subjects = tuple(map(str, cohort['subject']))
-    return SliceData(images, labels.sites, labels.ages, labels.sexes, subjects)
+    scans = images[:, None] if images.ndim == 3 else images
+    return SliceData(scans, labels.sites, labels.ages, labels.sexes, subjects)
 
 
 def cohort_of(data: SliceData) -> pd.DataFrame:
@@ -151,11 +153,13 @@ def check_request(
     Raises
     ------
     UsageError
-        If the images are not float (N, H, W), finite and non-negative, the cohort does not fit
-        them, or the target is not a known site.
+        If the images are not float (N, H, W) or (N, D, H, W), finite and non-negative, the cohort
+        does not fit them, or the target is not a known site.
     """
-    if images.ndim != 3 or images.dtype != np.float32:
-        raise UsageError(f'images are {images.dtype} {images.shape}; give float32 (N, H, W)')
+    if images.ndim not in (3, 4) or images.dtype != np.float32:
+        raise UsageError(
+            f'images are {images.dtype} {images.shape}; give float32 (N, H, W) or (N, D, H, W)'
+        )
     if not (np.isfinite(images).all() and (images >= 0).all()):
         raise UsageError('images hold negative or non-finite values; give finite values from 0')
     if target_site not in known:

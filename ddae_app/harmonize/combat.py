@@ -65,7 +65,7 @@ class ComBat:
             If a site has fewer than two images.
         """
         data = training_data(images, cohort)
-        values = np.asarray(data.images, dtype=np.float64)
+        values = np.asarray(images, dtype=np.float64)
         pixels = values.std(axis=0) > 0
         y, sites = values[:, pixels], np.array(data.sites)
         member = np.stack([sites == site for site in data.site_names], axis=1).astype(float)

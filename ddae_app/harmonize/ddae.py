@@ -30,7 +30,7 @@ UNSEEN_SITE = ('refuse', 'agnostic', 'adapt')
 
 @dataclass(frozen=True)
 class DDAEHarmonizer:
-    """Slices plus what a DDAE changes between the source site and the target site.
+    """Images plus what a DDAE changes between the source site and the target site.
 
     Deterministic: there is no random draw in :meth:`transform`.
 
@@ -116,12 +116,14 @@ class DDAEHarmonizer:
             covariates or the site.
         """
         bundle = self._fitted()
-        info, n, size = bundle.info, len(images), bundle.info.config.image_size
+        info, n, config = bundle.info, len(images), bundle.info.config
         labels = check_request(images, cohort, target_site, info.sites)
-        if images.shape[1:] != (size, size):
+        scans = images[:, None] if images.ndim == 3 else images
+        expected = config.depth, config.image_size, config.image_size
+        if scans.shape[1:] != expected:
             raise UsageError(
-                f'images are {images.shape[1:]} pixels, the model {info.name!r} takes {size} '
-                f'squared; preprocess with the protocol of the model'
+                f'images are {scans.shape[1:]} (slices, rows, columns), the model {info.name!r} '
+                f'takes {expected}; preprocess with the protocol of the model'
             )
         ages = labels.ages if self.use_covariates else np.full(n, np.nan)
         sexes = labels.sexes if self.use_covariates else (None,) * n
@@ -130,17 +132,21 @@ class DDAEHarmonizer:
         source = make_condition(ages.tolist(), sexes, numbers)
         target = make_condition(ages.tolist(), sexes, [info.sites.index(target_site)] * n)
         device = bundle.model.alpha_bar.device
-        parts = []
-        for i in range(0, n, self.batch_size):
-            rows = slice(i, i + self.batch_size)
-            x = torch.tensor(images[rows], device=device)[:, None]
-            at_source, at_target = source[rows].to(device), target[rows].to(device)
-            look = self._looks(images[rows], labels.sites[rows])
+        out, at_once = np.empty_like(scans), max(1, self.batch_size // config.depth)
+        for i in range(0, n, at_once):
+            rows = slice(i, i + at_once)
             y = render(
-                bundle.model, x, at_source, at_target, self.steps, look, keep_noise=self.keep_noise
+                bundle.model,
+                torch.tensor(scans[rows], device=device),
+                source[rows].to(device),
+                target[rows].to(device),
+                self.steps,
+                self._looks(scans[rows], labels.sites[rows]),
+                keep_noise=self.keep_noise,
+                batch_size=self.batch_size,
             )
-            parts.append(y[:, 0].cpu().numpy())
-        return np.concatenate(parts) if parts else images.copy()
+            out[rows] = y.cpu().numpy()
+        return out.reshape(images.shape)
 
     def adapted(self, images: np.ndarray, site: str, subjects: Sequence[str]) -> DDAEHarmonizer:
         """A copy that also knows how a site looks which the model was not trained on.
@@ -150,8 +156,8 @@ class DDAEHarmonizer:
 
         Parameters
         ----------
-        images : np.ndarray, shape (N, H, W), float32, range [0, 1]
-            Slices of the site.
+        images : np.ndarray, shape (N, H, W) or (N, D, H, W), float32, range [0, 1]
+            Of the site.
         site : str
         subjects : sequence of str, length N
             Whose they are.
@@ -164,7 +170,8 @@ class DDAEHarmonizer:
         people = len(set(subjects))
         if people < FEWEST_PEOPLE:
             raise UsageError(too_few_to_adapt(site, people))
-        look = measure_look(self._fitted().model, images, people)
+        scans = images[:, None] if images.ndim == 3 else images
+        look = measure_look(self._fitted().model, scans, people)
         return replace(self, looks={**self.looks, site: look})
 
     def prepared(
@@ -236,17 +243,17 @@ class DDAEHarmonizer:
             )
         return [known.index(s) if s in known else -1 for s in sources]
 
-    def _looks(self, images: np.ndarray, sources: Sequence[str]) -> Look:
-        """How each image looks, by its site or, where that is unknown, by itself."""
+    def _looks(self, scans: np.ndarray, sources: Sequence[str]) -> Look:
+        """How each scan looks, by its site or, where that is unknown, by itself."""
         model, known, looks = self._fitted().model, self.sites, []
-        for image, source in zip(images, sources, strict=True):
+        for scan, source in zip(scans, sources, strict=True):
             if source in known:
-                site = torch.tensor([known.index(source)], device=model.alpha_bar.device)
-                looks.append(model.look(site))
+                site = make_condition([np.nan], [None], [known.index(source)])
+                looks.append(model.look(site.to(model.alpha_bar.device), scans.shape[1]))
             elif self.unseen_site == 'adapt':
                 looks.append(self.looks[source])
             else:
-                looks.append(measure_look(model, image[None], 1))
+                looks.append(measure_look(model, scan[None], 1))
         return stack_looks(looks)
 
     def _check_null_tokens(

@@ -29,7 +29,7 @@ class Samples:
 
 @torch.inference_mode()
 def render_samples(model: DDAE, data: SliceData, rows: np.ndarray) -> Samples:
-    """Render one scan of each site at all sites, age and sex untold.
+    """Render the middle slice of one scan of each site at all sites, age and sex untold.
 
     Parameters
     ----------
@@ -48,10 +48,11 @@ def render_samples(model: DDAE, data: SliceData, rows: np.ndarray) -> Samples:
         brain = [np.count_nonzero(data.images[row]) for row in own]
         chosen.append(own[np.argmax(brain)])
     n = len(chosen)
-    x = data.batch(np.array(chosen)).to(device)
+    middle = np.full(n, data.depth // 2)
+    x = data.batch(np.array(chosen), middle).to(device)
 
     def at(numbers: list[int]):
-        return make_condition([np.nan] * n, [None] * n, numbers).to(device)
+        return make_condition([np.nan] * n, [None] * n, numbers, middle).to(device)
 
     home = at(list(range(n)))
     columns = [x, render(model, x, home, home)]

@@ -11,8 +11,7 @@ from ddae_app.imaging.grid import Grid
 from ddae_app.settings import Protocol
 
 MIN_BRAIN_FRACTION = 0.02
-"""``all`` takes the slices where at least this part of the crop is brain."""
-
+"""Of the crop; training takes no neighbour of the medial slice that shows less brain."""
 
 TRAINING_NEIGHBOURS = 4
 """Slices above and below the medial one that training sees as well."""
@@ -47,24 +46,15 @@ def crop_start(grid_shape: tuple[int, ...], slice_shape: tuple[int, int]) -> tup
     return x, y
 
 
-def slice_indices(mask: np.ndarray, protocol: Protocol) -> tuple[int, ...]:
+def slice_indices(protocol: Protocol) -> tuple[int, ...]:
     """Positions of the slices that the protocol asks for, along z.
 
     ``medial`` is the middle slice of the grid, a fixed place in template space (z = 18 mm in
-    MNI152NLin2009cAsym, through the lateral ventricles), whatever the mask.
-
-    Parameters
-    ----------
-    mask : np.ndarray, shape (X, Y, Z), bool
-        The brain on the model's grid.
-    protocol : Protocol
-        Its ``slices`` is ``medial`` or ``all``.
+    MNI152NLin2009cAsym, through the lateral ventricles); ``all`` is every slice of the grid. They
+    are the same for every scan, for a slice is known by its position.
     """
-    if protocol.slices == 'medial':
-        return (mask.shape[2] // 2,)
-    enough = mask.sum(axis=(0, 1)) >= MIN_BRAIN_FRACTION * np.prod(protocol.slice_shape)
-    found = np.flatnonzero(enough)
-    return tuple(range(found[0], found[-1] + 1)) if found.size else ()
+    depth = protocol.grid[2]
+    return (depth // 2,) if protocol.slices == 'medial' else tuple(range(depth))
 
 
 def extract_slices(
@@ -91,8 +81,8 @@ def extract_slices(
     scale = (
         float(np.percentile(volume[mask], protocol.intensity_percentile)) if mask.any() else 0.0
     )
-    indices = slice_indices(mask, protocol)
-    if scale <= 0 or not indices or not mask[:, :, list(indices)].any():
+    indices = slice_indices(protocol)
+    if scale <= 0 or not mask[:, :, list(indices)].any():
         raise ImageError('no brain in the slices to harmonise; look at the brain mask')
     x, y = crop_start(volume.shape, protocol.slice_shape)
     height, width = protocol.slice_shape
@@ -108,28 +98,31 @@ def extract_slices(
     )
 
 
-def training_slices(
+def training_stacks(
     volume: np.ndarray, mask: np.ndarray, grid: Grid, protocol: Protocol
 ) -> np.ndarray:
-    """Slices of one scan for training: with ``medial``, the neighbours of the medial slice too.
+    """What training sees of one scan: with ``medial``, the neighbours of the medial slice too.
 
     They show the same scanner on slightly different anatomy, which a small dataset is short of.
 
     Returns
     -------
-    np.ndarray, shape (N, H, W), float32
-        Scaled as :func:`extract_slices` scales.
+    np.ndarray, shape (N, D, H, W), float32
+        With ``all`` the one stack of all slices, else stacks of one slice each; scaled as
+        :func:`extract_slices` scales.
 
     Raises
     ------
     ImageError
         The slices hold no brain.
     """
-    if protocol.slices != 'medial':
-        return extract_slices(volume, mask, grid, protocol).data
-    everything = extract_slices(volume, mask, grid, replace(protocol, slices='all'))
-    medial = mask.shape[2] // 2
-    near = [abs(index - medial) <= TRAINING_NEIGHBOURS for index in everything.indices]
-    if not any(near):
+    everything = extract_slices(volume, mask, grid, replace(protocol, slices='all')).data
+    if protocol.slices == 'all':
+        return everything[None]
+    enough = (everything > 0).mean(axis=(1, 2)) >= MIN_BRAIN_FRACTION
+    (medial,) = slice_indices(protocol)
+    near = np.flatnonzero(enough)
+    near = near[abs(near - medial) <= TRAINING_NEIGHBOURS]
+    if not near.size:
         raise ImageError('no brain near the medial slice; look at the brain mask')
-    return everything.data[near]
+    return everything[near][:, None]

@@ -18,7 +18,7 @@ from nipype.interfaces.base import (
 from ddae_app.harmonize.device import resolve_device
 from ddae_app.imaging import quality, volumes
 from ddae_app.imaging.grid import model_grid
-from ddae_app.imaging.slices import training_slices
+from ddae_app.imaging.slices import training_stacks
 
 
 class _HarmonizeInputSpec(BaseInterfaceInputSpec):
@@ -67,16 +67,16 @@ class Harmonize(SimpleInterface):
         image = volumes.read(inputs.in_file)
         before = np.ascontiguousarray(np.moveaxis(np.asarray(image.dataobj), 2, 0))
         after = harmonizer.transform(
-            before,
+            before[None],
             pd.DataFrame(
                 {
-                    'site': [inputs.source_site] * len(before),
+                    'site': [inputs.source_site],
                     'age': inputs.age if inputs.age >= 0 else float('nan'),
                     'sex': inputs.sex or None,
                 }
             ),
             inputs.target_site,
-        )
+        )[0]
         out = Path(runtime.cwd) / 'harmonized.nii'
         volumes.write(out, np.moveaxis(after, 0, 2), image.affine)
         levels, reference = harmonizer.typical_intensities(inputs.target_site)
@@ -106,6 +106,6 @@ class Harmonize(SimpleInterface):
             inputs.site_scans, inputs.site_masks, inputs.site_people, strict=True
         ):
             image, brain = (np.asarray(volumes.read(file).dataobj) for file in (scan, mask))
-            stacks.append(training_slices(image, brain > 0, grid, protocol))
+            stacks.append(training_stacks(image, brain > 0, grid, protocol))
             people += [person] * len(stacks[-1])
         return harmonizer.adapted(np.concatenate(stacks), inputs.source_site, people)

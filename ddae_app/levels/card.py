@@ -9,9 +9,9 @@ from ddae_app.harmonize.base import cohort_of
 from ddae_app.harmonize.ddae import DDAEHarmonizer
 from ddae_app.imaging.quality import quantile_distance
 from ddae_app.reports.card import ModelCard, SiteFacts
-from ddae_app.training.dataset import SliceData
+from ddae_app.training.dataset import LEAST_BRAIN, SliceData
 
-MOST_IMAGES = 64
+MOST_SLICES, FEWEST_SCANS = 64, 4
 """On which the figures are measured."""
 
 
@@ -83,8 +83,8 @@ def _figures(harmonizer: DDAEHarmonizer, data: SliceData, held_out: np.ndarray) 
     if not len(held_out):
         return {'nothing': 'nobody was held out'}
     assert harmonizer.bundle is not None
-    rows = held_out[np.linspace(0, len(held_out) - 1, MOST_IMAGES).astype(int)]
-    rows = np.unique(rows)
+    most = max(FEWEST_SCANS, MOST_SLICES // data.depth)
+    rows = np.unique(held_out[np.linspace(0, len(held_out) - 1, most).astype(int)])
     images, cohort = np.array(data.images[rows]), cohort_of(data).iloc[rows]
     loss = harmonizer.bundle.info.training.validation_loss
     itself = np.zeros_like(images)
@@ -92,10 +92,10 @@ def _figures(harmonizer: DDAEHarmonizer, data: SliceData, held_out: np.ndarray) 
         own = (cohort['site'] == site).to_numpy()
         itself[own] = harmonizer.transform(images[own], cohort[own], site)
     found = {
-        'images': f'{len(rows)} slices',
+        'images': f'{len(rows)} of {data.depth} {"slice" if data.depth == 1 else "slices"} each',
         'validation loss': f'{loss:.4g}' if loss is not None else 'n/a',
         'rendered at its own site, SSIM to the scan': _mean(
-            fidelity.ssim(np.array(itself), images)
+            fidelity.ssim(_slices(itself, images), _slices(images, images))
         ),
     }
     for target in harmonizer.sites:
@@ -109,12 +109,18 @@ def _figures(harmonizer: DDAEHarmonizer, data: SliceData, held_out: np.ndarray) 
             np.mean([quantile_distance(image[None], levels, typical) for image in stack])
             for stack in (before, after)
         ]
+        edges = fidelity.gradient_correlation(_slices(after, before), _slices(before, before))
         found[f'others rendered at {target}'] = (
             f'distance to the intensities of {target} {distances[0]:.3f} before and '
             f'{distances[1]:.3f} after; gradient correlation to the scan '
-            f'{_mean(fidelity.gradient_correlation(after, before))}'
+            f'{_mean(edges)}'
         )
     return found
+
+
+def _slices(scans: np.ndarray, like: np.ndarray) -> np.ndarray:
+    """Every slice that shows enough brain to be judged, shape (N, H, W)."""
+    return scans[(like > 0).mean(axis=(2, 3)) >= LEAST_BRAIN]
 
 
 def _mean(values: np.ndarray) -> str:

@@ -27,7 +27,7 @@ from ddae_app.harmonize.models import FoundModel, check_protocol, find_model, tr
 from ddae_app.harmonize.samples import render_samples
 from ddae_app.imaging import volumes
 from ddae_app.imaging.grid import model_grid
-from ddae_app.imaging.slices import training_slices
+from ddae_app.imaging.slices import training_stacks
 from ddae_app.levels.card import make_card
 from ddae_app.levels.participant import protocol_without_model
 from ddae_app.levels.preparation import (
@@ -104,7 +104,7 @@ def run_train(settings: Settings, log_dir: Path, local_processes: int = 1) -> in
 
 @dataclass(frozen=True)
 class Prepared:
-    """What is known of the slices that lie in the store, for every process.
+    """What is known of the scans that lie in the store, for every process.
 
     Attributes
     ----------
@@ -124,14 +124,14 @@ class Prepared:
     warnings: tuple[str, ...] = ()
 
     def open(self, store: Path, protocol: Protocol) -> SliceData:
-        """The slices, mapped into memory, with their labels."""
-        shape = (len(self.sites), *protocol.slice_shape)
+        """The scans, mapped into memory, with their labels."""
+        shape = (len(self.sites), protocol.depth, *protocol.slice_shape)
         images = np.memmap(store, dtype=np.float32, mode='r', shape=shape)
         return SliceData(images, self.sites, self.ages, self.sexes, self.subjects)
 
 
 def _prepare(settings: Settings, protocol: Protocol, folder: Path, log_dir: Path) -> Prepared:
-    """Preprocess whoever is not, and gather the slices of all."""
+    """Preprocess whoever is not, and gather what training sees of all."""
     scans, cohort = select_scans(settings)
     check_sites_known(settings, cohort)
     space = output_space(protocol)
@@ -179,7 +179,7 @@ def _train(
     """Train to the end, or to the time limit, which gives None."""
     asked, hours = settings.train, settings.train.max_hours
     preset = training_preset(asked.preset, asked.train_images)
-    model_config, notes, bundle = preset.model, '', None
+    model_config, notes, bundle = replace(preset.model, depth=protocol.depth), '', None
     if initial:
         found, harmonizer = initial
         model_config, bundle = found.info.config, harmonizer.bundle
@@ -227,25 +227,25 @@ def _gather(
     with staged(store) as temporary, temporary.open('wb') as file:
         for scan in scans:
             try:
-                stack = _slices_of(scan, space, roots)
+                stacks = _stacks_of(scan, space, roots)
             except DdaeError as e:
                 unusable[scan] = str(e)
                 continue
-            file.write(stack.tobytes())
-            owners += [scan] * len(stack)
+            file.write(stacks.tobytes())
+            owners += [scan] * len(stacks)
     if not owners:
         raise UsageError('no scan could be preprocessed, so there is nothing to train on')
     return owners, unusable
 
 
-def _slices_of(scan: Scan, space: sidecars.Space, roots: list[Path]) -> np.ndarray:
+def _stacks_of(scan: Scan, space: sidecars.Space, roots: list[Path]) -> np.ndarray:
     found = find_preprocessed(scan, space, roots)
     if found is None:
         raise DdaeError('it was not preprocessed')
     image, mask = (np.asarray(volumes.read(path).dataobj) for path in found)
     protocol: Protocol = space.protocol
     grid = model_grid(protocol.template, protocol.grid)
-    return training_slices(image, mask > 0, grid, protocol)
+    return training_stacks(image, mask > 0, grid, protocol)
 
 
 def _check_cohort(data: SliceData, asked: TrainSettings) -> tuple[str, ...]:

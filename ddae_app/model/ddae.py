@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from ddae_app.model.diffusion import noise_schedule
 from ddae_app.model.encoders import Condition, ConditionEncoder, SemanticEncoder
+from ddae_app.model.fields import from_knots, knot_shape, slices_from
 from ddae_app.model.looks import (
     EDGE_PIXELS,
     KNOTS,
@@ -47,23 +48,26 @@ class DDAE(nn.Module):
     edge : torch.Tensor, shape (n_sites + 1, EDGE_PIXELS)
         Mean intensity of each site, in its curve's common contrast, by the depth below the edge
         of the brain, and last of an unknown one; all are equal where ``config.site_edge`` is off.
-    average : torch.Tensor, shape (n_sites + 1, 1, H, W)
-        Average image of each site on the common scale, and last of an unknown one, brain in
-        [0, 1]; 0.5 everywhere where ``config.site_average`` is off.
+    average : torch.Tensor, shape (D, H, W)
+        Average scan of all sites on the common scale, brain in [0, 1]; 0.5 everywhere where
+        ``config.site_average`` is off.
+    effect : torch.Tensor, shape (n_sites + 1, d, h, w)
+        What each site adds to it, as knots (:mod:`ddae_app.model.fields`); an unknown one, the
+        last, adds nothing.
     deviation : torch.Tensor, shape ()
         Root mean square distance of images from these; 0.5 where it is off.
-    white : torch.Tensor, shape (1, H, W)
+    white : torch.Tensor, shape (D, H, W)
         Usual intensity of white matter once rendered, on the common scale, where it is usually
         found; 0 elsewhere, and everywhere before it is measured.
     white_level : torch.Tensor, shape ()
         What is brighter may be white matter.
-    spread : torch.Tensor, shape (n_sites + 1, 1, H, W)
-        How much further each site's images then are from the average image than those of all
-        sites, pixel by pixel; 1 before it is measured.
+    spread : torch.Tensor, shape (n_sites + 1, d, h, w)
+        How much further each site's images then are from the average than those of all sites, as
+        knots; 1 before it is measured.
     rendered : torch.Tensor, shape (n_sites + 1, K)
         Intensity quantiles, on the common scale, of each site's images once they are rendered as
         of an unknown site; all are equal before they are measured.
-    softness : torch.Tensor, shape (n_sites + 1, 2)
+    softness : torch.Tensor, shape (n_sites + 1, 3)
         How much softer each site's images then are than those of all sites, as
         :func:`ddae_app.model.sharpness.soften` takes it.
     noise : torch.Tensor, shape (n_sites + 1,)
@@ -75,6 +79,7 @@ class DDAE(nn.Module):
     curve: Tensor
     edge: Tensor
     average: Tensor
+    effect: Tensor
     deviation: Tensor
     white: Tensor
     white_level: Tensor
@@ -93,34 +98,49 @@ class DDAE(nn.Module):
         self.condition = ConditionEncoder(config, n_sites, age_mean, age_sd)
         schedule = noise_schedule(config.schedule, config.timesteps)
         self.register_buffer('alpha_bar', schedule, persistent=False)
-        size = config.image_size
+        shape = config.depth, config.image_size, config.image_size
+        knots = knot_shape(shape)
         self.register_buffer('curve', torch.linspace(0, 1, KNOTS).repeat(n_sites + 1, 1))
         self.register_buffer('edge', torch.zeros(n_sites + 1, EDGE_PIXELS))
-        self.register_buffer('average', torch.full((n_sites + 1, 1, size, size), 0.5))
+        self.register_buffer('average', torch.full(shape, 0.5))
+        self.register_buffer('effect', torch.zeros(n_sites + 1, *knots))
         self.register_buffer('deviation', torch.tensor(0.5))
-        self.register_buffer('white', torch.zeros(1, size, size))
+        self.register_buffer('white', torch.zeros(shape))
         self.register_buffer('white_level', torch.tensor(0.0))
-        self.register_buffer('spread', torch.ones(n_sites + 1, 1, size, size))
+        self.register_buffer('spread', torch.ones(n_sites + 1, *knots))
         rendered = torch.linspace(0, 1, RENDERED_KNOTS).repeat(n_sites + 1, 1)
         self.register_buffer('rendered', rendered)
-        self.register_buffer('softness', torch.zeros(n_sites + 1, 2))
+        self.register_buffer('softness', torch.zeros(n_sites + 1, 3))
         self.register_buffer('noise', torch.zeros(n_sites + 1))
 
-    def look(self, site: Tensor) -> Look:
-        """The looks of sites, as in :class:`~ddae_app.model.encoders.Condition`; -1 unknown."""
-        return Look(self.curve[site], self.edge[site], self.average[site])
+    def look(self, condition: Condition, n: int = 1) -> Look:
+        """How the sites of scans look, at `n` slices from each position on."""
+        site, position = condition.site, condition.position
+        average = self.average_at(position, n)
+        effect = from_knots(self.effect[site], position, n, self._shape)
+        average = torch.where(average > 0, (average + effect).clamp(min=0), 0)
+        return Look(self.curve[site], self.edge[site], average)
+
+    def average_at(self, position: Tensor, n: int = 1) -> Tensor:
+        """The average scan of all sites at some slices, shape (B, n, H, W)."""
+        return self.average[slices_from(position, n)]
+
+    @property
+    def _shape(self) -> tuple[int, int, int]:
+        depth, height, width = self.average.shape
+        return depth, height, width
 
     def to_common(self, x: Tensor, look: Look) -> Tensor:
         """Images of some look on the intensity scale that all sites share.
 
         Parameters
         ----------
-        x : torch.Tensor, shape (B, 1, H, W), range [0, 1]
+        x : torch.Tensor, shape (B, n, H, W), range [0, 1]
         look : Look
 
         Returns
         -------
-        torch.Tensor, shape (B, 1, H, W), range [0, 1]
+        torch.Tensor, shape (B, n, H, W), range [0, 1]
             0 where ``x`` is 0, and nowhere else.
         """
         common = map_intensities(x, look.curve, self.curve[-1:].expand_as(look.curve))
@@ -134,12 +154,12 @@ class DDAE(nn.Module):
 
         Parameters
         ----------
-        common : torch.Tensor, shape (B, 1, H, W), range [0, 1]
+        common : torch.Tensor, shape (B, n, H, W), range [0, 1]
         look : Look
 
         Returns
         -------
-        torch.Tensor, shape (B, 1, H, W)
+        torch.Tensor, shape (B, n, H, W)
             Deviations from the average of the site, of about unit variance in the brain.
         """
         return (common - look.average) / self.deviation
@@ -151,7 +171,7 @@ class DDAE(nn.Module):
 
         Returns
         -------
-        torch.Tensor, shape (B, 1, H, W)
+        torch.Tensor, shape (B, n, H, W)
             Not negative.
         """
         return self.from_common(x_0 * self.deviation + look.average, look, depth)
@@ -161,51 +181,54 @@ class DDAE(nn.Module):
 
         Parameters
         ----------
-        common : torch.Tensor, shape (B, 1, H, W)
+        common : torch.Tensor, shape (B, n, H, W)
         look : Look
-        depth : torch.Tensor, shape (B, 1, H, W)
+        depth : torch.Tensor, shape (B, n, H, W)
             Of the pixels, as :func:`~ddae_app.model.looks.edge_depth` tells it.
 
         Returns
         -------
-        torch.Tensor, shape (B, 1, H, W)
+        torch.Tensor, shape (B, n, H, W)
             Not negative.
         """
         common = (common + at_depth(look.edge - self.edge[-1:], depth)).clamp(min=0)
         return map_intensities(common, self.curve[-1:].expand_as(look.curve), look.curve)
 
-    def respread(self, common: Tensor, given: Tensor, wanted: Tensor) -> Tensor:
-        """Images as far from the average as `wanted` instead of `given` says.
+    def respread(self, common: Tensor, source: Condition, target: Condition) -> Tensor:
+        """Scans as far from the average as those of the target site.
 
         Parameters
         ----------
-        common : torch.Tensor, shape (B, 1, H, W)
+        common : torch.Tensor, shape (B, n, H, W)
             On the common scale; 0 outside the brain.
-        given, wanted : torch.Tensor, shape (B, 1, H, W)
-            Rows of ``spread``.
+        source, target : Condition
 
         Returns
         -------
-        torch.Tensor, shape (B, 1, H, W)
+        torch.Tensor, shape (B, n, H, W)
             0 where ``common`` is 0, and nowhere else.
         """
-        average = self.average[-1:].to(common)
-        moved = average + (common - average) * (wanted / given)
+        position, n = source.position, common.shape[1]
+        average = self.average_at(position, n)
+        ratio = self.spread[target.site] / self.spread[source.site]
+        moved = average + (common - average) * from_knots(ratio, position, n, self._shape)
         return torch.where(common > 0, moved.clamp(min=DARKEST), 0)
 
-    def encode(self, common: Tensor) -> Tensor:
+    def encode(self, common: Tensor, position: Tensor) -> Tensor:
         """``z_u = s_phi(x)``; the site, which it must not tell, plays no part in what it sees.
 
         Parameters
         ----------
         common : torch.Tensor, shape (B, 1, H, W), range [0, 1]
-            Images on the common scale.
+            Slices on the common scale.
+        position : torch.Tensor, shape (B,), int64
+            Of each, in its scan.
 
         Returns
         -------
         torch.Tensor, shape (B, z_u_dim)
         """
-        return self.semantic((common - self.average[-1:]) / self.deviation)
+        return self.semantic((common - self.average_at(position)) / self.deviation)
 
     def embed(self, condition: Condition) -> Tensor:
         """``z_k = f_psi(c)``, shape (B, z_k_dim)."""

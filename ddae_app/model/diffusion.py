@@ -193,12 +193,12 @@ def render_at_site(
     torch.Tensor, shape (B, 1, H, W)
         Not clipped. Exactly ``x`` where source and target agree.
     """
-    seen, at_target = x.clamp(0, CEILING), model.look(target.site)
-    look = look or model.look(source.site)
+    seen, at_target = x.clamp(0, CEILING), model.look(target)
+    look = look or model.look(source)
     common = model.to_common(seen, look)
-    x_0, z_u = model.normalise(common, look), model.encode(common).repeat(2, 1)
+    x_0, z_u = model.normalise(common, look), model.encode(common, source.position)
     z_source, z_target = model.embed(source), model.embed(target)
-    z_k = torch.cat([z_source, z_target])
+    z_k, z_u = torch.cat([z_source, z_target]), z_u.repeat(2, 1)
     first = FIRST_NOISE if model.config.site_average else FIRST_NOISE_WITHOUT_AVERAGE
     # Below the noise of a site the networks were not trained for it.
     last = max(LAST_NOISE, NOISE_MARGIN * (model.noise.max() / model.deviation).item())
@@ -248,13 +248,13 @@ def denoise_at_site(model: DDAE, x: Tensor, target: Condition, noise_sd: Tensor)
     -------
     torch.Tensor, shape (B, 1, H, W)
     """
-    seen, look = x.clamp(0, CEILING), model.look(target.site)
+    seen, look = x.clamp(0, CEILING), model.look(target)
     common = model.to_common(seen, look)
     levels = noise_level(model.alpha_bar[1:])
     t = (levels - (noise_sd / model.deviation)[:, None]).abs().argmin(dim=1) + 1
     alpha_bar = model.alpha_bar[t][:, None, None, None]
     x_t = alpha_bar.sqrt() * model.normalise(common, look)
-    z_k, z_u = model.embed(_of_unknown_site(model, target)), model.encode(common)
+    z_k, z_u = model.embed(_of_unknown_site(model, target)), model.encode(common, target.position)
     clean = torch.zeros_like(common)
     for down, right in SHIFTS:
         moved = torch.roll(x_t, (down, right), (2, 3))

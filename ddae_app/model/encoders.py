@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as nnf
 
-from ddae_app.model.presets import ModelConfig
+from ddae_app.model.presets import POSITION_WAVES, ModelConfig
 from ddae_app.model.unet import ResBlock, Stem, group_norm
 
 
 @dataclass(frozen=True)
 class Condition:
-    """What is known of each image: ``c = (age, sex, site)``.
+    """What is known of each scan, or slice of one: ``c = (age, sex, site)`` and its place.
 
     Attributes
     ----------
@@ -23,22 +24,30 @@ class Condition:
     sex : torch.Tensor, shape (B,), int64
         0 male, 1 female, -1 unknown.
     site : torch.Tensor, shape (B,), int64
-        Position in the model's list of sites; -1 unknown.
+        Number in the model's list of sites; -1 unknown.
+    position : torch.Tensor, shape (B,), int64
+        Of the first slice, among those of a whole scan.
     """
 
     age: Tensor
     sex: Tensor
     site: Tensor
+    position: Tensor
 
     def __len__(self) -> int:
         return len(self.age)
 
-    def __getitem__(self, rows: slice) -> Condition:
-        return Condition(self.age[rows], self.sex[rows], self.site[rows])
+    def __getitem__(self, rows: slice | Tensor) -> Condition:
+        return Condition(self.age[rows], self.sex[rows], self.site[rows], self.position[rows])
+
+    def slices(self, scan: Tensor, depth: Tensor) -> Condition:
+        """Of single slices: of which scan each, and how far down from its position."""
+        return replace(self[scan], position=self.position[scan] + depth)
 
     def to(self, device: torch.device) -> Condition:
         """The same on another device."""
-        return Condition(self.age.to(device), self.sex.to(device), self.site.to(device))
+        parts = (self.age, self.sex, self.site, self.position)
+        return Condition(*(part.to(device) for part in parts))
 
     def dropped(self, probability: float, generator: torch.Generator) -> Condition:
         """Each of the three facts of each image made unknown with this probability."""
@@ -49,6 +58,7 @@ class Condition:
             self.age.masked_fill(drop[0], torch.nan),
             self.sex.masked_fill(drop[1], -1),
             self.site.masked_fill(drop[2], -1),
+            self.position,
         )
 
 
@@ -85,7 +95,8 @@ class SemanticEncoder(nn.Module):
 class ConditionEncoder(nn.Module):
     """``f_psi``: ``z_k = [age | sex | site]``, each with a learned null token for the unknown.
 
-    The paper's network is not public; this one is reconstructed, not stated in the paper.
+    Where a scan has several slices, waves that tell the position follow. The paper's network is
+    not public; this one is reconstructed, not stated in the paper.
 
     Parameters
     ----------
@@ -97,7 +108,7 @@ class ConditionEncoder(nn.Module):
 
     def __init__(self, config: ModelConfig, n_sites: int, age_mean: float, age_sd: float) -> None:
         super().__init__()
-        self.age_mean, self.age_sd = age_mean, age_sd
+        self.age_mean, self.age_sd, self.depth = age_mean, age_sd, config.depth
         self.age = nn.Sequential(nn.Linear(1, 64), nn.SiLU(), nn.Linear(64, config.age_dim))
         self.null_age = nn.Parameter(torch.randn(config.age_dim))
         # The last row is the null token: index -1 wraps round to it.
@@ -110,4 +121,9 @@ class ConditionEncoder(nn.Module):
         # NaN is replaced before the network, or its gradient would be NaN as well.
         age = (condition.age.nan_to_num() - self.age_mean) / self.age_sd
         z_age = torch.where(unknown, self.null_age, self.age(age[:, None]))
-        return torch.cat([z_age, self.sex[condition.sex], self.site[condition.site]], dim=1)
+        z_k = [z_age, self.sex[condition.sex], self.site[condition.site]]
+        if self.depth > 1:
+            waves = torch.arange(1, POSITION_WAVES + 1, device=age.device)
+            angle = math.pi * condition.position[:, None] / (self.depth - 1) * waves
+            z_k += [angle.sin(), angle.cos()]
+        return torch.cat(z_k, dim=1)

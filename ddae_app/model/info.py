@@ -14,7 +14,7 @@ from ddae_app.model.presets import ModelConfig
 from ddae_app.model.records import from_json
 from ddae_app.settings import Protocol
 
-FORMAT_VERSION = 5
+FORMAT_VERSION = 6
 """Raised whenever an older program could no longer read a bundle correctly."""
 
 METADATA_KEY = 'ddae'
@@ -115,6 +115,9 @@ class BundleInfo:
             f'an age_sd of {self.age_sd}; it must be above 0': self.age_sd > 0,
             f'slices of {self.protocol.slice_shape} for a network of {size}': (
                 tuple(self.protocol.slice_shape) == (size, size)
+            ),
+            f'{self.protocol.depth} slices a scan for a network of {self.config.depth}': (
+                self.protocol.depth == self.config.depth
             ),
             'intensity quantiles that do not fit its sites': all(
                 len(table) == n and all(len(row) == q for row in table) for table in tables

@@ -1,4 +1,4 @@
-"""What a site makes of everybody's image alike: contrast, edges, and what is left on average."""
+"""What a site makes of everybody's scan alike: contrast, edges, and what is left on average."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ EDGE_PIXELS = 4
 
 @dataclass(frozen=True)
 class Look:
-    """How images of each row's site look.
+    """How scans of each row's site look.
 
     Attributes
     ----------
@@ -37,8 +37,8 @@ class Look:
         Rising intensities, from 0; the k-th is to the site what the k-th common one is to all.
     edge : torch.Tensor, shape (B, EDGE_PIXELS)
         Mean intensity, on the common contrast, at each depth below the edge of the brain.
-    average : torch.Tensor, shape (B, 1, H, W)
-        Average image of the site, on the common scale.
+    average : torch.Tensor, shape (B, n, H, W)
+        Average scan of the site, on the common scale, at the slices in question.
     """
 
     curve: Tensor
@@ -50,6 +50,10 @@ class Look:
         average = self.average.expand(n, -1, -1, -1)
         return Look(self.curve.expand(n, -1), self.edge.expand(n, -1), average)
 
+    def slices(self, scan: Tensor, depth: Tensor) -> Look:
+        """Of single slices: of which scan each, and how far down in it."""
+        return Look(self.curve[scan], self.edge[scan], self.average[scan, depth][:, None])
+
 
 def stack_looks(looks: Sequence[Look]) -> Look:
     """The rows of several looks."""
@@ -60,16 +64,16 @@ def stack_looks(looks: Sequence[Look]) -> Look:
 def edge_depth(x: Tensor) -> Tensor:
     """How many pixels lie between each and the outside of the brain, itself counted.
 
-    Steps are along rows and columns.
+    Steps are along rows and columns; each slice is taken by itself.
 
     Parameters
     ----------
-    x : torch.Tensor, shape (B, 1, H, W)
+    x : torch.Tensor, shape (B, n, H, W)
         0 outside the brain.
 
     Returns
     -------
-    torch.Tensor, shape (B, 1, H, W), int64, range [0, EDGE_PIXELS + 1]
+    torch.Tensor, shape (B, n, H, W), int64, range [0, EDGE_PIXELS + 1]
         Deeper pixels have the largest value.
     """
     inside = nnf.pad(x > 0, (1, 1, 1, 1))
@@ -88,12 +92,12 @@ def at_depth(edge: Tensor, depth: Tensor) -> Tensor:
     Parameters
     ----------
     edge : torch.Tensor, shape (B, EDGE_PIXELS)
-    depth : torch.Tensor, shape (B, 1, H, W)
+    depth : torch.Tensor, shape (B, n, H, W)
         As :func:`edge_depth` tells it.
 
     Returns
     -------
-    torch.Tensor, shape (B, 1, H, W)
+    torch.Tensor, shape (B, n, H, W)
     """
     values = nnf.pad(edge, (1, 1))
     return values.gather(1, depth.flatten(1)).reshape(depth.shape)
@@ -104,13 +108,13 @@ def map_intensities(x: Tensor, given: Tensor, wanted: Tensor) -> Tensor:
 
     Parameters
     ----------
-    x : torch.Tensor, shape (B, 1, H, W), not negative
+    x : torch.Tensor, shape (B, n, H, W), not negative
     given, wanted : torch.Tensor, shape (B, K)
         Strictly rising, both from 0.
 
     Returns
     -------
-    torch.Tensor, shape (B, 1, H, W)
+    torch.Tensor, shape (B, n, H, W)
     """
     flat = x.flatten(1).contiguous()
     given, wanted = given.contiguous(), wanted.contiguous()

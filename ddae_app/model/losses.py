@@ -102,7 +102,7 @@ def training_loss(
     -------
     torch.Tensor, shape ()
     """
-    config, z_u = model.config, model.encode(view[rows])
+    config, z_u = model.config, model.encode(view[rows], condition.position[rows])
     # What is dropped of the site is its code alone: the look of an unknown site is measured.
     z_k = model.embed(condition.dropped(config.condition_dropout, generator)[rows])
     code_noise = torch.randn((len(x_0), config.z_u_dim), generator=generator, device=x_0.device)

@@ -11,6 +11,9 @@ SCHEDULES = ('linear', 'cosine')
 PREDICTIONS = ('epsilon', 'v')
 TIMES = ('uniform', 'lognormal')
 
+POSITION_WAVES = 8
+"""Sines, and cosines, that tell the networks where in a scan a slice lies."""
+
 
 def _within(config: object, name: str, low: float, high: float) -> None:
     value = getattr(config, name)
@@ -32,6 +35,8 @@ class ModelConfig:
     ----------
     image_size : int
         Height and width of a slice, pixels (paper: 128).
+    depth : int
+        Slices of a scan; with more than one the networks are told which they see (paper: 1).
     unshuffle : {1, 2, 4}
         The networks see ``unshuffle**2`` channels at ``image_size / unshuffle``.
     channels : int
@@ -85,6 +90,7 @@ class ModelConfig:
     """
 
     image_size: int = 128
+    depth: int = 1
     unshuffle: int = 1
     channels: int = 32
     multipliers: tuple[int, ...] = (1, 2, 3, 4)
@@ -110,6 +116,7 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         _within(self, 'image_size', 8, 1024)
+        _within(self, 'depth', 1, 1024)
         _among(self, 'unshuffle', (1, 2, 4))
         _within(self, 'channels', 4, 1024)
         _within(self, 'blocks', 1, 8)
@@ -151,8 +158,9 @@ class ModelConfig:
 
     @property
     def z_k_dim(self) -> int:
-        """Size of the known-variance latent ``z_k = [age | sex | site]``."""
-        return self.age_dim + self.sex_dim + self.site_dim
+        """Size of the known-variance latent ``z_k = [age | sex | site | position]``."""
+        position_dim = 2 * POSITION_WAVES if self.depth > 1 else 0
+        return self.age_dim + self.sex_dim + self.site_dim + position_dim
 
 
 @dataclass(frozen=True)

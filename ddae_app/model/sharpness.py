@@ -6,25 +6,26 @@ import torch
 from torch import Tensor
 from torch.nn import functional as nnf
 
-AXES = (2, 3)
+AXES = (1, 2, 3)
+"""Through the slices, down and across."""
 
 
 def soften(x: Tensor, amount: Tensor) -> Tensor:
-    """Blur along rows and columns, or sharpen where an amount is negative.
+    """Blur along each axis, or sharpen where an amount is negative.
 
     ``x + amount * x''`` with the second difference along the axis; to first order this is a
     Gaussian blur of variance ``2 amount``. Differences across the edge of the brain count as 0.
 
     Parameters
     ----------
-    x : torch.Tensor, shape (B, 1, H, W)
+    x : torch.Tensor, shape (B, n, H, W)
         Not negative; 0 outside the brain.
-    amount : torch.Tensor, shape (B, 2)
-        Down and across, square pixels, of about 0.1 at most.
+    amount : torch.Tensor, shape (B, 3)
+        Along each of ``AXES``, square voxels, of about 0.1 at most.
 
     Returns
     -------
-    torch.Tensor, shape (B, 1, H, W)
+    torch.Tensor, shape (B, n, H, W)
         Not negative; 0 where ``x`` is 0.
     """
     y = x
@@ -34,14 +35,15 @@ def soften(x: Tensor, amount: Tensor) -> Tensor:
 
 
 def roughness(x: Tensor, where: Tensor) -> Tensor:
-    """Logarithm of the mean squared second difference along each axis, shape (B, 2).
+    """Logarithm of the mean squared second difference along each axis, shape (B, 3).
 
     Parameters
     ----------
-    x : torch.Tensor, shape (B, 1, H, W)
+    x : torch.Tensor, shape (B, n, H, W)
         0 outside the brain.
-    where : torch.Tensor of bool, shape (B, 1, H, W)
-        The pixels that count; where there are none, the answer is that for a very even image.
+    where : torch.Tensor of bool, shape (B, n, H, W)
+        The pixels that count; where there are none, the answer is that for a very even image, as
+        it is through a single slice.
     """
     n = where.sum(dim=(1, 2, 3)).clamp(min=1)
     squares = [(_second_difference(x, axis).square() * where).sum(dim=(1, 2, 3)) for axis in AXES]
@@ -49,7 +51,9 @@ def roughness(x: Tensor, where: Tensor) -> Tensor:
 
 
 def _second_difference(x: Tensor, axis: int) -> Tensor:
-    padded = nnf.pad(x, (1, 1) if axis == 3 else (0, 0, 1, 1))
+    padding = [0, 0, 0, 0, 0, 0]
+    padding[2 * (3 - axis)] = padding[2 * (3 - axis) + 1] = 1  # nnf.pad counts from the last axis
+    padded = nnf.pad(x, padding)
     n = x.shape[axis]
     before, after = padded.narrow(axis, 0, n), padded.narrow(axis, 2, n)
     inside = (x > 0) & (before > 0) & (after > 0)

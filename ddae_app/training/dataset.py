@@ -1,8 +1,9 @@
-"""Slices with their labels, who is held out, and which images each step sees."""
+"""Scans with their labels, who is held out, and which images each step sees."""
 
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -16,16 +17,19 @@ from ddae_app.model.looks import CEILING
 
 SEXES = {'M': 0, 'F': 1, None: -1}
 CHUNK = 256
-"""Images read at once from an array that may lie on disk."""
+"""Slices read at once from an array that may lie on disk."""
+
+LEAST_BRAIN = 0.005
+"""Part of a slice that is brain, for it to be trained on."""
 
 
 @dataclass(frozen=True)
 class SliceData:
-    """Slices and what is known of each.
+    """Scans, of one slice or of many, and what is known of each.
 
     Attributes
     ----------
-    images : np.ndarray, shape (N, H, W), float32
+    images : np.ndarray, shape (N, D, H, W), float32
         0 outside the brain, brain in [0, 1] (a few pixels may exceed 1); may be a memmap.
     sites : tuple of str, length N
     ages : np.ndarray, shape (N,), float64
@@ -49,17 +53,17 @@ class SliceData:
     def __post_init__(self) -> None:
         n = len(self.images)
         lengths = [len(v) for v in (self.sites, self.ages, self.sexes, self.subjects)]
-        if self.images.ndim != 3 or n == 0 or lengths != [n] * 4:
+        if self.images.ndim != 4 or n == 0 or lengths != [n] * 4:
             raise UsageError(
                 f'images of shape {self.images.shape} with {lengths} sites, ages, sexes and '
-                'subjects; give (N, H, W) images and N of each label'
+                'subjects; give (N, D, H, W) images and N of each label'
             )
         if self.images.dtype != np.float32:
             raise UsageError(f'images are {self.images.dtype}; give float32')
-        for i in range(0, n, CHUNK):
-            part = self.images[i : i + CHUNK]
+        for some in self.chunks(np.arange(n)):
+            part = self.images[some[0] : some[-1] + 1]
             if not (np.isfinite(part).all() and part.min() >= 0):
-                raise UsageError(f'images {i} to {i + len(part) - 1} are not all finite and >= 0')
+                raise UsageError(f'images {some[0]} to {some[-1]} are not all finite and >= 0')
         unknown = set(self.sexes) - set(SEXES)
         if unknown:
             raise UsageError(f'sexes {sorted(map(str, unknown))}; give M, F or None')
@@ -76,36 +80,62 @@ class SliceData:
         """The distinct sites, sorted; the order of the network's site codes."""
         return tuple(sorted(set(self.sites)))
 
-    def condition(self, rows: np.ndarray) -> Condition:
-        """The labels of some images, as the network wants them; sites as in ``site_names``."""
+    @property
+    def depth(self) -> int:
+        """Slices of a scan, D."""
+        return self.images.shape[1]
+
+    def chunks(self, rows: np.ndarray) -> list[np.ndarray]:
+        """Rows in parts of which the scans fit into memory."""
+        step = max(1, CHUNK // self.depth)
+        return [rows[i : i + step] for i in range(0, len(rows), step)]
+
+    def with_brain(self, rows: np.ndarray) -> np.ndarray:
+        """Row and position of every slice that shows enough brain, shape (M, 2)."""
+        least = LEAST_BRAIN * math.prod(self.images.shape[2:])
+        found = [np.empty((0, 2), dtype=int)]
+        for some in self.chunks(rows):
+            row, position = np.nonzero((self.images[some] > 0).sum(axis=(2, 3)) >= least)
+            found.append(np.column_stack([some[row], position]))
+        return np.concatenate(found)
+
+    def condition(self, rows: np.ndarray, positions: np.ndarray | None = None) -> Condition:
+        """The labels of some scans, as the network wants them; sites as in ``site_names``."""
         number = {s: i for i, s in enumerate(self.site_names)}
         return make_condition(
             [self.ages[i] for i in rows],
             [self.sexes[i] for i in rows],
             [number[self.sites[i]] for i in rows],
+            positions,
         )
 
-    def batch(self, rows: np.ndarray) -> torch.Tensor:
-        """Some images, shape (B, 1, H, W), clipped to what the networks see."""
-        return torch.from_numpy(np.clip(self.images[rows], 0, CEILING))[:, None]
+    def batch(self, rows: np.ndarray, positions: np.ndarray | None = None) -> torch.Tensor:
+        """Some scans, clipped to what the networks see; (B, D, H, W), or a slice of each."""
+        images = self.images[rows] if positions is None else self.images[rows, positions][:, None]
+        return torch.from_numpy(np.clip(images, 0, CEILING))
 
     def fingerprint(self) -> str:
         """SHA-256 of the images and labels."""
         digest = hashlib.sha256(repr((self.images.shape, self.sites, self.sexes)).encode())
         digest.update(repr((self.ages.tolist(), self.subjects)).encode())
-        for i in range(0, len(self), CHUNK):
-            digest.update(np.ascontiguousarray(self.images[i : i + CHUNK]).data)
+        for some in self.chunks(np.arange(len(self))):
+            digest.update(np.ascontiguousarray(self.images[some]).data)
         return digest.hexdigest()
 
 
 def make_condition(
-    ages: Sequence[float], sexes: Sequence[str | None], sites: Sequence[int]
+    ages: Sequence[float],
+    sexes: Sequence[str | None],
+    sites: Sequence[int],
+    positions: Sequence[int] | np.ndarray | None = None,
 ) -> Condition:
-    """Labels as tensors: years or NaN, 'M', 'F' or None, site number or -1."""
+    """Labels as tensors: years or NaN, 'M', 'F' or None, site number or -1; first slice, or 0."""
+    first = np.zeros(len(sites)) if positions is None else positions
     return Condition(
         torch.tensor(np.asarray(ages), dtype=torch.float32),
         torch.tensor([SEXES[s] for s in sexes], dtype=torch.int64),
         torch.tensor(np.asarray(sites), dtype=torch.int64),
+        torch.tensor(np.asarray(first), dtype=torch.int64),
     )
 
 
@@ -145,12 +175,12 @@ def split_subjects(data: SliceData, fraction: float, seed: int) -> tuple[np.ndar
 def balanced_rows(
     site_rows: Sequence[np.ndarray], batch_size: int, rng: np.random.Generator
 ) -> np.ndarray:
-    """Rows of one batch: every site equally often (give or take one), images at random.
+    """Rows of one batch: every site equally often (give or take one), slices at random.
 
     Parameters
     ----------
     site_rows : sequence of np.ndarray
-        The rows of each site.
+        Of each site, what there is to choose from, along the first axis.
     batch_size : int
     rng : np.random.Generator
         Its seed must hold the step, so that a resumed run draws what it would have drawn.

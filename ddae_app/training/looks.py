@@ -10,8 +10,10 @@ from scipy.ndimage import gaussian_filter
 
 from ddae_app.imaging.noise import noise_sd
 from ddae_app.model.ddae import DDAE
+from ddae_app.model.encoders import Condition
+from ddae_app.model.fields import to_knots
 from ddae_app.model.looks import CEILING, EDGE_PIXELS, LEVELS, Look, edge_depth
-from ddae_app.training.dataset import CHUNK, SliceData
+from ddae_app.training.dataset import SliceData, make_condition
 from ddae_app.training.effects import site_effects
 
 CURVE_SMOOTHING_PIXELS = 0.7
@@ -53,20 +55,21 @@ def learn_looks(model: DDAE, data: SliceData, rows: np.ndarray) -> None:
     """
     config, device = model.config, model.alpha_bar.device
     if config.site_curve:
-        quantiles = np.concatenate([brain_quantiles(_images(data, c)) for c in chunks(rows)])
+        parts = [brain_quantiles(data.batch(some).numpy()) for some in data.chunks(rows)]
+        quantiles = np.concatenate(parts)
         effects, common, _ = site_effects(data, rows, [quantiles])
         curves = np.concatenate([common + effects, common[None]])
         model.curve.copy_(torch.from_numpy(np.stack([rising(curve) for curve in curves])))
     if config.site_edge:
-        means = np.concatenate([edge_means(common_images(model, data, c)) for c in chunks(rows)])
-        effects, common, _ = site_effects(data, rows, [means])
+        parts = [edge_means(common_scans(model, data, some)) for some in data.chunks(rows)]
+        effects, common, _ = site_effects(data, rows, [np.concatenate(parts)])
         model.edge.copy_(torch.from_numpy(np.concatenate([common + effects, common[None]])))
     if config.site_average:
-        images = (common_images(model, data, chunk) for chunk in chunks(rows))
-        effects, common, variance = site_effects(data, rows, images)
+        scans = (common_scans(model, data, some) for some in data.chunks(rows))
+        effects, common, variance = site_effects(data, rows, scans)
         smooth = [gaussian_filter(effect, AVERAGE_SMOOTHING_PIXELS) for effect in effects]
-        averages = np.maximum(np.concatenate([common + smooth, common[None]]), 0)
-        model.average.copy_(torch.from_numpy(averages)[:, None])
+        model.average.copy_(torch.from_numpy(common))
+        model.effect[:-1] = to_knots(torch.from_numpy(np.stack(smooth))).to(model.effect)
         brain = common > BRAIN
         deviation = float(np.sqrt(variance[brain].mean())) if brain.any() else 0.0
         model.deviation.fill_(max(deviation, 1e-2))
@@ -74,7 +77,12 @@ def learn_looks(model: DDAE, data: SliceData, rows: np.ndarray) -> None:
         sites = np.array(data.sites)[rows]
         for i, site in enumerate(data.site_names):
             some = rows[sites == site][:MAX_SCANS_FOR_NOISE]
-            typical = np.median([noise_sd(image) for image in common_images(model, data, some)])
+            noise = [
+                noise_sd(scan)
+                for few in data.chunks(some)
+                for scan in common_scans(model, data, few)
+            ]
+            typical = np.median(noise)
             model.noise[i] = torch.tensor(typical, device=device)
 
 
@@ -88,7 +96,7 @@ def measure_look(model: DDAE, images: np.ndarray, people: int) -> Look:
     Parameters
     ----------
     model : DDAE
-    images : np.ndarray, shape (N, H, W), range [0, 1]
+    images : np.ndarray, shape (N, D, H, W), range [0, 1]
         0 outside the brain.
     people : int
         How many of them there are in the images.
@@ -99,25 +107,33 @@ def measure_look(model: DDAE, images: np.ndarray, people: int) -> Look:
         Of one row.
     """
     device = model.alpha_bar.device
-    unknown = model.look(torch.tensor([-1], device=device))
+    depth = images.shape[1]
+    unknown = model.look(_of_unknown_site().to(device), depth)
     if model.config.site_curve:
         curve = torch.from_numpy(rising(brain_quantiles(images).mean(axis=0))).to(device)[None]
         unknown = replace(unknown, curve=curve)
-    seen = torch.from_numpy(np.clip(images, 0, CEILING))[:, None].to(device)
+    scans = [torch.from_numpy(np.clip(x, 0, CEILING))[None].to(device) for x in images]
     if model.config.site_edge:
-        common = model.to_common(seen, unknown.expand(len(images)))[:, 0].cpu().numpy()
-        edge = edge_means(common).mean(axis=0, keepdims=True)
+        parts = [edge_means(model.to_common(x, unknown).cpu().numpy()) for x in scans]
+        edge = np.concatenate(parts).mean(axis=0, keepdims=True)
         unknown = replace(unknown, edge=torch.from_numpy(edge).to(unknown.edge))
     if not model.config.site_average:
         return unknown
-    mean = model.to_common(seen, unknown.expand(len(images))).mean(dim=0)[0].cpu().numpy()
-    null = unknown.average[0, 0].cpu().numpy()
+    total = torch.zeros_like(scans[0])
+    for x in scans:
+        total += model.to_common(x, unknown)
+    mean = (total / len(scans))[0].cpu().numpy()
+    null = unknown.average[0].cpu().numpy()
     brain = ((mean > BRAIN) & (null > BRAIN)).astype(np.float64)
-    sigma = max(ONE_SCAN_SMOOTHING * len(mean) / people**0.5, AVERAGE_SMOOTHING_PIXELS)
+    sigma = max(ONE_SCAN_SMOOTHING * mean.shape[-1] / people**0.5, AVERAGE_SMOOTHING_PIXELS)
     weight = np.maximum(gaussian_filter(brain, sigma), 1e-3)
     effect = gaussian_filter((mean - null) * brain, sigma) / weight
     average = np.maximum(null + np.where(null > 0, effect, 0), 0).astype(np.float32)
-    return replace(unknown, average=torch.from_numpy(average).to(device)[None, None])
+    return replace(unknown, average=torch.from_numpy(average).to(device)[None])
+
+
+def _of_unknown_site() -> Condition:
+    return make_condition([np.nan], [None], [-1])
 
 
 def brain_quantiles(images: np.ndarray, n_levels: int = LEVELS) -> np.ndarray:
@@ -133,16 +149,17 @@ def brain_quantiles(images: np.ndarray, n_levels: int = LEVELS) -> np.ndarray:
 
 
 def edge_means(images: np.ndarray) -> np.ndarray:
-    """Mean intensity of each image at each depth below the brain's edge, (N, EDGE_PIXELS).
+    """Mean intensity of each scan at each depth below the brain's edge, (N, EDGE_PIXELS).
 
     Where a small brain has no such depth, that of the next one up.
     """
-    depth = edge_depth(torch.from_numpy(images)[:, None])[:, 0].numpy()
+    depth = edge_depth(torch.from_numpy(images)).numpy()
     means, before = np.zeros((len(images), EDGE_PIXELS)), np.zeros(len(images))
     for k in range(EDGE_PIXELS):
         there = depth == k + 1
-        n = there.sum(axis=(1, 2))
-        before = np.where(n > 0, (images * there).sum(axis=(1, 2)) / np.maximum(n, 1), before)
+        n = there.sum(axis=(1, 2, 3))
+        total = np.where(there, images, 0).sum(axis=(1, 2, 3))
+        before = np.where(n > 0, total / np.maximum(n, 1), before)
         means[:, k] = before
     return means
 
@@ -153,17 +170,8 @@ def rising(quantiles: np.ndarray) -> np.ndarray:
     return np.concatenate([[0], np.cumsum(np.maximum(steps, SMALLEST_RISE))]).astype(np.float32)
 
 
-def chunks(rows: np.ndarray) -> list[np.ndarray]:
-    """Rows in parts of which the images fit into memory."""
-    return [rows[i : i + CHUNK] for i in range(0, len(rows), CHUNK)]
-
-
-def _images(data: SliceData, rows: np.ndarray) -> np.ndarray:
-    return np.clip(data.images[rows], 0, CEILING)
-
-
-def common_images(model: DDAE, data: SliceData, rows: np.ndarray) -> np.ndarray:
-    """Images on the common scale, shape (N, H, W)."""
+def common_scans(model: DDAE, data: SliceData, rows: np.ndarray) -> np.ndarray:
+    """Scans on the common scale, shape (N, D, H, W)."""
     device = model.alpha_bar.device
-    site = data.condition(rows).site.to(device)
-    return model.to_common(data.batch(rows).to(device), model.look(site))[:, 0].cpu().numpy()
+    look = model.look(data.condition(rows).to(device), data.depth)
+    return model.to_common(data.batch(rows).to(device), look).cpu().numpy()

@@ -152,8 +152,12 @@ def train(
         'initial': initial.sha256 if initial else None,
     }
     train_rows, held_out = split_subjects(data, train_config.validation_fraction, seed)
-    sites = np.array(data.sites)[train_rows]
-    site_rows = [train_rows[sites == site] for site in data.site_names]
+    slices, unseen = data.with_brain(train_rows), data.with_brain(held_out)
+    sites = np.array(data.sites)
+    site_slices = [slices[sites[slices[:, 0]] == site] for site in data.site_names]
+    for site, own in zip(data.site_names, site_slices, strict=True):
+        if not len(own):
+            raise UsageError(f'no slice of site {site} shows brain; look at the brain masks')
     # Only dropout and the first weights use the global generator; the caller's is left alone.
     with torch.random.fork_rng(devices=[device] if device.type == 'cuda' else []):
         torch.manual_seed(_seed(seed, 0, 'weights'))
@@ -168,9 +172,9 @@ def train(
             _write_losses(out_dir, state)
         first_step, started, saved = state.step, time.monotonic(), time.monotonic()
         while state.step < train_config.steps:
-            loss = _step(fabric, objective, state, data, site_rows, train_config, seed)
+            loss = _step(fabric, objective, state, data, site_slices, train_config, seed)
             if first and _row_is_due(state.step, train_config):
-                validation = _validation_loss(state.average, data, held_out, seed, device)
+                validation = _validation_loss(state.average, data, unseen, seed, device)
                 seen = state.step * train_config.batch_size
                 state.history.append((seen, float(np.mean(state.losses)), validation))
                 state.losses = []
@@ -192,7 +196,7 @@ def train(
         fabric.barrier()
         return path
     learn_leftovers(state.average, data, train_rows)
-    scans = tuple(map(len, site_rows))
+    scans = tuple(int((sites[train_rows] == site).sum()) for site in data.site_names)
     record = TrainingRecord(dataset, scans, seed, *state.history[-1])
     info = BundleInfo(
         name=name,
@@ -224,10 +228,11 @@ class _Objective(nn.Module):
 
 
 def _check(data: SliceData, config: ModelConfig, name: str) -> None:
-    if data.images.shape[1:] != (config.image_size, config.image_size):
+    expected = config.depth, config.image_size, config.image_size
+    if data.images.shape[1:] != expected:
         raise UsageError(
-            f'slices are {data.images.shape[1:]} pixels, the network takes '
-            f'{config.image_size} squared; change image_size or the slice shape'
+            f'scans have (slices, rows, columns) {data.images.shape[1:]}, the network takes '
+            f'{expected}; change depth and image_size, or the slices'
         )
     if not re.fullmatch(r'[A-Za-z0-9][A-Za-z0-9._-]*', name):
         raise UsageError(f'model name {name!r}; use letters, digits, dots, hyphens, underscores')
@@ -266,7 +271,7 @@ def _step(
     objective: nn.Module,
     state: TrainState,
     data: SliceData,
-    site_rows: list[np.ndarray],
+    site_slices: list[np.ndarray],
     config: TrainConfig,
     seed: int,
 ) -> float:
@@ -274,12 +279,12 @@ def _step(
     step, model, device = state.step, state.model, fabric.device
     torch.manual_seed(_seed(seed, step, 'dropout'))
     generator = torch.Generator(device).manual_seed(_seed(seed, step, 'draws'))
-    rows = balanced_rows(
-        site_rows, config.batch_size, np.random.default_rng(_seed(seed, step, 'rows'))
-    )
-    x = data.batch(rows).to(device)
-    condition = data.condition(rows).to(device)
-    look = model.look(condition.site)
+    rows, positions = balanced_rows(
+        site_slices, config.batch_size, np.random.default_rng(_seed(seed, step, 'rows'))
+    ).T
+    x = data.batch(rows, positions).to(device)
+    condition = data.condition(rows, positions).to(device)
+    look = model.look(condition)
     common = model.to_common(x, look)
     view = random_contrast(common, generator) if model.config.encoder_augment else common
     x_0 = model.normalise(common, look)
@@ -316,23 +321,24 @@ def _learning_rate(config: TrainConfig, step: int) -> float:
 
 @torch.inference_mode()
 def _validation_loss(
-    model: DDAE, data: SliceData, rows: np.ndarray, seed: int, device: torch.device
+    model: DDAE, data: SliceData, slices: np.ndarray, seed: int, device: torch.device
 ) -> float | None:
     """Denoising loss of held-out subjects, at the same times and noise whenever it is asked."""
-    if not len(rows):
+    if not len(slices):
         return None
-    n = min(len(rows), MAX_VALIDATION_IMAGES)
-    rows = rows[np.linspace(0, len(rows) - 1, n).astype(int)]
+    n = min(len(slices), MAX_VALIDATION_IMAGES)
+    slices = slices[np.linspace(0, len(slices) - 1, n).astype(int)]
     generator, losses = torch.Generator().manual_seed(_seed(seed, 0, 'validation')), []
     # Evenly spread times, in an order that has nothing to do with the order of the images.
     uniform = torch.randperm(n, generator=generator) / n
     for part in np.array_split(np.arange(n), math.ceil(n / 32)):
-        x, condition = data.batch(rows[part]), data.condition(rows[part]).to(device)
+        x, condition = data.batch(*slices[part].T), data.condition(*slices[part].T).to(device)
         noise = torch.randn(x.shape, generator=generator)
         x, noise, share = (v.to(device) for v in (x, noise, uniform[part]))
-        look = model.look(condition.site)
+        look = model.look(condition)
         common = model.to_common(x, look)
-        x_0, z_k, z_u = model.normalise(common, look), model.embed(condition), model.encode(common)
+        x_0, z_k = model.normalise(common, look), model.embed(condition)
+        z_u = model.encode(common, condition.position)
         own = model.noise[condition.site] / model.deviation
         losses.append(denoising_loss(model, x_0, z_k, z_u, share, noise, own))
     return torch.cat(losses).mean().item()

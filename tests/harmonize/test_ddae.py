@@ -13,6 +13,7 @@ from ddae_app.harmonize.base import Harmonizer
 from ddae_app.harmonize.ddae import DDAEHarmonizer
 from ddae_app.imaging.noise import noise_sd
 from ddae_app.model.bundle import load_bundle
+from ddae_app.training.dataset import make_condition
 
 from .toy import PRESET, PROTOCOL, anatomy, cohort, render, scan
 
@@ -66,7 +67,7 @@ def test_background_and_range(fitted, images):
     assert (out >= 0).all()
     at_ceiling = np.minimum(bright, 1.2)
     kept = out - render(fitted, at_ceiling, 'A', 'B')
-    np.testing.assert_allclose(kept[:, 16, 8], 0.4, atol=1e-5)
+    np.testing.assert_allclose(kept[:, 16, 8], 0.4, atol=1e-4)
 
 
 def test_rendered_slices_are_denoised_as_much_as_they_are_noisy(fitted, images, monkeypatch):
@@ -80,8 +81,9 @@ def test_rendered_slices_are_denoised_as_much_as_they_are_noisy(fitted, images, 
     out = render(fitted, images, 'A', 'B')
     kept = render(replace(fitted, keep_noise=True), images, 'A', 'B')
     rendered, sd = (np.concatenate(part) for part in zip(*seen, strict=True))
-    model, at_b = fitted.bundle.model, torch.ones(len(rendered), dtype=torch.int64)
-    common = model.to_common(torch.from_numpy(rendered)[:, None], model.look(at_b))[:, 0].numpy()
+    model, n = fitted.bundle.model, len(rendered)
+    look = model.look(make_condition([np.nan] * n, [None] * n, [1] * n))
+    common = model.to_common(torch.from_numpy(rendered)[:, None], look)[:, 0].numpy()
     assert sd.tolist() == pytest.approx([noise_sd(image) for image in common])
     assert (sd > 0).all()
     np.testing.assert_allclose(np.maximum(rendered, 0), kept, atol=1e-6)
@@ -156,7 +158,7 @@ def test_adapting_needs_scans_of_the_new_site(fitted, images):
         (lambda x: x.astype(float), 'float64'),
         (lambda x: x - 0.5, 'negative'),
         (lambda x: x * np.float32(np.nan), 'non-finite'),
-        (lambda x: x[:, :16, :16], r'\(16, 16\) pixels, the model .* takes 32'),
+        (lambda x: x[:, :16, :16], r'\(1, 16, 16\).* takes \(1, 32, 32\)'),
     ],
 )
 def test_wrong_images_are_refused(fitted, images, change, message):

@@ -110,10 +110,10 @@ def test_another_programs_safetensors(tmp_path):
         load_bundle(path)
 
 
-@pytest.mark.parametrize('version', [4, 6, '5', None])
+@pytest.mark.parametrize('version', [5, 7, '6', None])
 def test_other_format_version(bundle, version):
     rewrite(bundle, lambda h: h.update(format_version=version))
-    with pytest.raises(ModelError, match=f'format version {version}, but this ddae-app reads 5'):
+    with pytest.raises(ModelError, match=f'format version {version}, but this ddae-app reads 6'):
         load_bundle(bundle)
 
 

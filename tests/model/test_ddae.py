@@ -17,6 +17,7 @@ from ddae_app.model.unet import AdaptiveNorm, Codes, Stem
 from .toy import CONFIG, condition, info, random_model
 
 NAN = float('nan')
+FIRST = torch.zeros(2, dtype=torch.int64)
 
 
 @pytest.fixture
@@ -31,7 +32,7 @@ def test_shapes(unshuffle):
     config = replace(CONFIG, unshuffle=unshuffle, attention=())
     model = random_model(config)
     x = torch.zeros(2, 1, 16, 16)
-    z_k, z_u = model.embed(condition()), model.encode(x)
+    z_k, z_u = model.embed(condition()), model.encode(x, FIRST)
     assert z_k.shape == (2, config.z_k_dim)
     assert z_u.shape == (2, config.z_u_dim)
     assert model(x, torch.tensor([1, 100]), z_k, z_u).shape == x.shape
@@ -40,14 +41,19 @@ def test_shapes(unshuffle):
 def test_an_untrained_network_answers_zero(inputs):
     x, t = inputs
     model = DDAE(CONFIG, 2)
-    assert not model(x, t, model.embed(condition()), model.encode(x)).any()
+    assert not model(x, t, model.embed(condition()), model.encode(x, FIRST)).any()
 
 
 @pytest.mark.parametrize('which', ['t', 'z_k', 'z_u', 'x_t'])
 def test_output_depends_on_each_input(inputs, which):
     x, t = inputs
     model = random_model()
-    arguments = {'x_t': x, 't': t, 'z_k': model.embed(condition()), 'z_u': model.encode(x)}
+    arguments = {
+        'x_t': x,
+        't': t,
+        'z_k': model.embed(condition()),
+        'z_u': model.encode(x, FIRST),
+    }
     before = model(**arguments)
     arguments[which] = arguments[which].flip(0)
     assert (model(**arguments) - before).abs().max() > 1e-3
@@ -138,7 +144,12 @@ def test_paper_preset_is_the_reconstruction():
     assert paper.condition_dropout == 0
     model = DDAE(paper, 7)
     x = torch.zeros(1, 1, 128, 128)
-    out = model(x, torch.ones(1), model.embed(condition((40.0,), (0,), (0,))), model.encode(x))
+    out = model(
+        x,
+        torch.ones(1),
+        model.embed(condition((40.0,), (0,), (0,))),
+        model.encode(x, FIRST[:1]),
+    )
     assert out.shape == x.shape
 
 
@@ -170,9 +181,10 @@ def test_wrong_training_settings_are_refused():
 @pytest.mark.parametrize('site_average', [False, True])
 def test_the_average_of_a_site_is_taken_off_and_put_back(site_average):
     model = DDAE(replace(CONFIG, site_average=site_average), 2)  # untrained: all codes are alike
-    model.average[0], model.average[1], model.average[2] = 0.2, 0.6, 0.4
+    model.average.fill_(0.4)
+    model.effect[0], model.effect[1] = -0.2, 0.2
     x = torch.full((2, 1, 16, 16), 0.3)
-    found = model.normalise(x, model.look(torch.tensor([1, -1])))
+    found = model.normalise(x, model.look(condition(site=(1, -1))))
     assert found[0].unique().tolist() == pytest.approx([-0.6])
     assert found[1].unique().tolist() == pytest.approx([-0.2])
     out = render_at_site(model, x, condition(site=(0, -1)), condition(site=(1, 1)), 3)

@@ -126,8 +126,8 @@ class Exact:
         self.alpha_bar = noise_schedule('cosine', 1000)
         self.means, self.sds = torch.tensor(means), torch.tensor(sds)
 
-    def look(self, site):
-        none = torch.zeros(len(site), 1)
+    def look(self, condition):
+        none = torch.zeros(len(condition), 1)
         return Look(none, none, none[:, :, None, None])
 
     def to_common(self, x, look):
@@ -139,7 +139,7 @@ class Exact:
     def restore(self, x_0, look, depth):
         return x_0
 
-    def encode(self, x):
+    def encode(self, x, position):
         return torch.zeros(len(x), 1)
 
     def embed(self, condition):
@@ -159,7 +159,8 @@ def test_rendering_moves_one_gaussian_onto_another(spread):
     """With exact denoisers of two Gaussians; the mean moves wholly, the spread in part."""
     model = Exact((0.0, 0.4), spread)
     x = torch.rand((1, 1, 8, 8), generator=torch.Generator().manual_seed(0))
-    at = [Condition(torch.zeros(1), torch.zeros(1), torch.tensor([site])) for site in (0, 1)]
+    zero = torch.zeros(1, dtype=torch.int64)
+    at = [Condition(zero.float(), zero, zero + site, zero) for site in (0, 1)]
     out = render_at_site(model, x, *at, 64)
     expected = 0.4 + x * spread[1] / spread[0]
     mean_alone = x + 0.4
@@ -180,7 +181,7 @@ def test_noise_times_fall_between_their_ends():
 def test_denoising_is_the_posterior_mean_at_the_noise_of_each_image():
     model, sd = Exact((0.0, 0.4), (0.5, 0.5)), torch.tensor([0.0, 0.2, 0.5])
     x = torch.rand((3, 1, 8, 8), generator=torch.Generator().manual_seed(0))
-    at_b = Condition(torch.zeros(3), torch.zeros(3), torch.ones(3, dtype=torch.long))
+    at_b = Condition(torch.zeros(3), *torch.tensor([[0] * 3, [1] * 3, [0] * 3]))
     out = denoise_at_site(model, x, at_b, sd)
     kept = (0.25 / (0.25 + sd**2))[:, None, None, None]
     torch.testing.assert_close(out, 0.4 + kept * (x - 0.4), atol=2e-3, rtol=0)

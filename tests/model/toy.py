@@ -41,8 +41,9 @@ def random_model(config: ModelConfig = CONFIG, n_sites: int = 2) -> DDAE:
 
 
 def condition(age=(40.0, 60.0), sex=(0, 1), site=(0, 1)) -> Condition:
-    """Labels of two images, unless told otherwise."""
-    return Condition(torch.tensor(age), torch.tensor(sex), torch.tensor(site))
+    """Labels of two scans, unless told otherwise."""
+    first = torch.zeros(len(site), dtype=torch.int64)
+    return Condition(torch.tensor(age), torch.tensor(sex), torch.tensor(site), first)
 
 
 def info(config: ModelConfig = CONFIG, **changes) -> BundleInfo:

@@ -6,16 +6,16 @@ import pytest
 from ddae_app.errors import UsageError
 from ddae_app.training.dataset import balanced_rows, site_quantiles, split_subjects
 
-from .toy import changed, slices
+from .toy import changed, slices, stacks
 
 
 @pytest.mark.parametrize(
     ('change', 'message'),
     [
-        ({'images': np.zeros((20, 16, 16))}, 'float64; give float32'),
-        ({'images': np.zeros((20, 16), np.float32)}, r'shape \(20, 16\)'),
-        ({'images': np.full((20, 16, 16), np.nan, np.float32)}, 'not all finite'),
-        ({'images': np.full((20, 16, 16), -1, np.float32)}, 'not all finite and >= 0'),
+        ({'images': np.zeros((20, 1, 16, 16))}, 'float64; give float32'),
+        ({'images': np.zeros((20, 16, 16), np.float32)}, r'shape \(20, 16, 16\)'),
+        ({'images': np.full((20, 1, 16, 16), np.nan, np.float32)}, 'not all finite'),
+        ({'images': np.full((20, 1, 16, 16), -1, np.float32)}, 'not all finite and >= 0'),
         ({'sites': ('A',)}, r'\[1, 20, 20, 20\]'),
         ({'sites': ('',) * 20}, 'empty site'),
         ({'sexes': ('male',) * 20}, 'give M, F or None'),
@@ -49,7 +49,7 @@ def test_a_batch_is_clipped_and_memmaps_are_fine(tmp_path):
 def test_fingerprint_covers_images_and_labels():
     data = slices()
     images = data.images.copy()
-    images[3, 3, 3] += 0.001
+    images[3, 0, 3, 3] += 0.001
     others = [
         changed(data, images=images),
         changed(data, ages=data.ages + 1),
@@ -106,3 +106,22 @@ def test_quantiles_are_of_the_brain_and_per_site():
     assert quantiles.median[0] == pytest.approx((0.4, 0.4, 0.6), abs=1e-4)
     assert quantiles.median[1] == pytest.approx((0.6, 0.6, 0.8), abs=1e-4)
     assert all(lo <= hi for lo, hi in zip(quantiles.low[0], quantiles.high[0], strict=True))
+
+
+def test_single_slices_of_scans_and_where_they_lie():
+    data = stacks(depth=3)
+    found = data.with_brain(np.array([2, 15]))
+    assert found.tolist() == [[2, 0], [2, 1], [15, 0], [15, 1]]
+    rows, positions = found.T
+    assert data.batch(rows, positions).shape == (4, 1, 16, 16)
+    assert data.batch(rows).shape == (4, 3, 16, 16)
+    assert data.condition(rows, positions).position.tolist() == [0, 1, 0, 1]
+    assert data.condition(rows).position.tolist() == [0] * 4
+    assert data.with_brain(np.array([], dtype=int)).shape == (0, 2)
+
+
+def test_chunks_hold_fewer_scans_the_deeper_these_are():
+    rows = np.arange(20)
+    assert [len(chunk) for chunk in stacks(depth=128).chunks(rows)] == [2] * 10
+    np.testing.assert_array_equal(np.concatenate(stacks(depth=128).chunks(rows)), rows)
+    assert len(slices().chunks(rows)) == 1

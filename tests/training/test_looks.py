@@ -10,7 +10,7 @@ import torch
 
 from ddae_app.model.ddae import DDAE
 from ddae_app.model.looks import edge_depth
-from ddae_app.training.dataset import SliceData
+from ddae_app.training.dataset import SliceData, make_condition
 from ddae_app.training.looks import (
     brain_quantiles,
     edge_means,
@@ -33,7 +33,8 @@ def population(n, *, effect=0.0, gamma=1.0, noise=0.05, older=0.0, seed=0):
     images = level[:, None, None] * tissue + rng.normal(0, noise, (2 * n, 16, 16))
     images = np.clip(images, 0.01, None) ** np.where(sites == 'B', gamma, 1)[:, None, None]
     subjects = tuple(map(str, range(2 * n)))
-    return SliceData(images.astype(np.float32), tuple(sites), ages, ('M', 'F') * n, subjects)
+    images = images[:, None].astype(np.float32)
+    return SliceData(images, tuple(sites), ages, ('M', 'F') * n, subjects)
 
 
 def learnt(data, rows=None, **changes):
@@ -43,14 +44,20 @@ def learnt(data, rows=None, **changes):
 
 
 def site_difference(model):
-    return (model.average[1] - model.average[0]).numpy()
+    a, b = model.look(at([0, 1])).average
+    return (b - a).numpy()
+
+
+def at(sites):
+    n = len(sites)
+    return make_condition([np.nan] * n, [None] * n, sites)
 
 
 def test_the_effect_of_a_site_is_found_and_that_of_age_is_not():
     model = learnt(population(100, effect=0.1, older=25.0))
-    assert model.average.shape == (3, 1, 16, 16)
+    assert model.average.shape == (1, 16, 16) and model.effect.shape == (3, 1, 5, 5)
     assert site_difference(model).mean() == pytest.approx(0.1 * 0.85, abs=0.01)
-    torch.testing.assert_close(model.average[2], model.average[:2].mean(dim=0), atol=3e-3, rtol=0)
+    assert model.effect[:2].mean().abs() < 3e-3 and not model.effect[2].any()
     assert model.deviation.item() == pytest.approx(0.05, rel=0.05)
 
 
@@ -83,7 +90,7 @@ def test_curves_bring_a_bent_contrast_to_a_common_one_and_back():
     model = learnt(population(200, gamma=2.0, older=10.0, noise=0.01), site_curve=True)
     assert (model.curve.diff(dim=1) > 0).all() and (model.curve[:, 0] == 0).all()
     x = torch.linspace(0.35, 0.6, 256).reshape(1, 1, 16, 16)
-    a, b = (model.look(torch.tensor([site])) for site in (0, 1))
+    a, b = (model.look(at([site])) for site in (0, 1))
     bent = x**2
     at_common = [model.to_common(x, a), model.to_common(bent, b)]
     assert (x - bent).abs().mean() > 0.2
@@ -92,16 +99,14 @@ def test_curves_bring_a_bent_contrast_to_a_common_one_and_back():
     depth = edge_depth(x)
     back = model.restore(model.normalise(at_common[0], a), a, depth)
     np.testing.assert_allclose(back, x, atol=1e-5)
-    no_average = model.average.zero_()[:1]
-    assert not no_average.any()
-    rendered = model.restore(at_common[0] / model.deviation, model.look(torch.tensor([1])), depth)
+    rendered = model.from_common(at_common[0], b, depth)
     torch.testing.assert_close(rendered, bent, atol=0.02, rtol=0)
 
 
 def test_the_noise_of_each_site_is_measured_if_asked_for():
     data = population(30, noise=0.0)
     rng = np.random.default_rng(1)
-    sd = np.repeat([0.01, 0.04], 30)[:, None, None]
+    sd = np.repeat([0.01, 0.04], 30)[:, None, None, None]
     data = replace(
         data, images=(data.images + sd * rng.normal(size=data.images.shape)).astype('f4')
     )
@@ -116,13 +121,13 @@ def test_the_look_of_a_new_site_is_measured_from_its_scans():
     new = population(200, effect=-0.1, gamma=1.6, noise=0.02, seed=1)
     scans = new.images[np.array(new.sites) == 'B']
     like = population(200, noise=0.02, seed=1).images[np.array(new.sites) == 'B']
-    truth = torch.from_numpy(like[100:])[:, None]
-    unknown = model.look(torch.tensor([-1]))
+    truth = torch.from_numpy(like[100:])
+    unknown = model.look(at([-1]))
     error = {}
     for n in (1, 5, 100):
         look = measure_look(model, scans[:n], n)
         assert (look.curve.diff(dim=1) > 0).all()
-        x = torch.from_numpy(scans[100:])[:, None]
+        x = torch.from_numpy(scans[100:])
         common = model.to_common(x, look.expand(len(x)))
         deviation = model.normalise(common, look.expand(len(x)))
         found = model.restore(deviation, unknown.expand(len(x)), edge_depth(x))
@@ -133,25 +138,24 @@ def test_the_look_of_a_new_site_is_measured_from_its_scans():
 
 
 def test_quantiles_of_an_image_without_brain_are_zero():
-    assert not brain_quantiles(np.zeros((1, 16, 16), np.float32)).any()
+    assert not brain_quantiles(np.zeros((1, 1, 16, 16), np.float32)).any()
 
 
 def test_a_model_without_looks_measures_none():
     model = DDAE(CONFIG, 2)
     look = measure_look(model, population(5).images, 5)
-    assert torch.equal(look.curve, model.curve[-1:]) and torch.equal(
-        look.average, model.average[-1:]
-    )
+    assert torch.equal(look.curve, model.curve[-1:])
+    assert torch.equal(look.average, model.average[None])
 
 
 def heads(n, *, dark=0.0, seed=0):
     """Two sites; the second is darker at the edge, by `dark` at the rim and half that below."""
     rng = np.random.default_rng(seed)
-    images = np.zeros((2 * n, 24, 24), np.float32)
-    images[:, 4:20, 4:20] = rng.normal(0.6, 0.02, (2 * n, 16, 16))
-    images[n:, 4:20, 4:20] -= dark / 2
-    images[n:, 5:19, 5:19] += dark / 4
-    images[n:, 6:18, 6:18] += dark / 4
+    images = np.zeros((2 * n, 1, 24, 24), np.float32)
+    images[..., 4:20, 4:20] = rng.normal(0.6, 0.02, (2 * n, 1, 16, 16))
+    images[n:, :, 4:20, 4:20] -= dark / 2
+    images[n:, :, 5:19, 5:19] += dark / 4
+    images[n:, :, 6:18, 6:18] += dark / 4
     ages = rng.uniform(20, 60, 2 * n)
     sites, subjects = ('A',) * n + ('B',) * n, tuple(map(str, range(2 * n)))
     return SliceData(images, sites, ages, ('M', 'F') * n, subjects)
@@ -164,7 +168,7 @@ def test_the_edge_of_a_site_is_brought_to_the_common_one_and_back():
     found = (model.edge[1] - model.edge[0]).tolist()
     assert found == pytest.approx([-0.1, -0.05, 0, 0], abs=0.01)
     x = data.batch(np.array([0, 100]))
-    look = model.look(torch.tensor([0, 1]))
+    look = model.look(at([0, 1]))
     common = model.to_common(x, look)
     rim = edge_depth(x) == 1
     means = [image[mask].mean().item() for image, mask in zip(common, rim, strict=True)]
@@ -192,8 +196,23 @@ def test_depth_below_the_edge():
 
 
 def test_a_brain_too_small_for_a_depth_has_the_mean_of_the_next_one_up():
-    images = np.zeros((2, 8, 8), np.float32)
-    images[0, 2:5, 2:5] = 0.5
-    images[0, 3, 3] = 0.9
+    images = np.zeros((2, 1, 8, 8), np.float32)
+    images[0, 0, 2:5, 2:5] = 0.5
+    images[0, 0, 3, 3] = 0.9
     means = edge_means(images)
     np.testing.assert_allclose(means, [[0.5, 0.9, 0.9, 0.9], [0, 0, 0, 0]], rtol=1e-6)
+
+
+def test_each_slice_of_a_scan_has_its_own_average():
+    flat = population(60)
+    deep = np.concatenate([flat.images, 0.5 * flat.images], axis=1)
+    n = len(flat) // 2
+    deep[n:, 1] += 0.1
+    model = learnt(replace(flat, images=deep), depth=2)
+    both = model.look(at([0, 1]), 2).average
+    difference = (both[1] - both[0]).mean(dim=(1, 2))
+    # Smoothing carries a part of it from one slice to the next.
+    assert difference.sum().item() == pytest.approx(0.1, abs=0.02)
+    assert (both.mean(dim=(0, 2, 3))[0] > both.mean(dim=(0, 2, 3))[1]).all()
+    second = replace(at([0, 1]), position=torch.tensor([1, 1]))
+    assert torch.equal(model.look(second).average, both[:, 1:])

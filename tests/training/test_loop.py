@@ -160,7 +160,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
 
 
 def test_slices_of_another_size_are_refused(tmp_path):
-    with pytest.raises(UsageError, match=r'slices are \(16, 16\) pixels, the network takes 32'):
+    with pytest.raises(UsageError, match=r'\(1, 16, 16\), the network takes \(1, 32, 32\)'):
         train(slices(), replace(MODEL, image_size=32, attention=()), TRAIN, PROTOCOL, tmp_path)
 
 

@@ -1,4 +1,4 @@
-"""Slices of ellipses at two sites, and settings that train in a second."""
+"""Scans of ellipses at two sites, and settings that train in a second."""
 
 from __future__ import annotations
 
@@ -54,7 +54,15 @@ def slices(n_per_site: int = 10, sites=('A', 'B')) -> SliceData:
     ages = rng.uniform(20, 80, n)
     ages[::7] = np.nan
     sexes = tuple([None, 'M', 'F'][i % 3] for i in range(n))
-    return SliceData(images, names, ages, sexes, tuple(f'sub-{i:02d}' for i in range(n)))
+    return SliceData(images[:, None], names, ages, sexes, tuple(f'sub-{i:02d}' for i in range(n)))
+
+
+def stacks(n_per_site: int = 10, depth: int = 3) -> SliceData:
+    """The same, several slices deep; the last of each shows no brain."""
+    data = slices(n_per_site)
+    images = np.repeat(data.images, depth, axis=1)
+    images[:, -1] = 0
+    return replace(data, images=images)
 
 
 def changed(data: SliceData, **changes) -> SliceData:
