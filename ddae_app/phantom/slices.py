@@ -1,4 +1,4 @@
-"""Single slices of many people, fast: for training and benchmarks, without files."""
+"""Slices and volumes of many people in template space, for training and benchmarks."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from ddae_app.phantom.anatomy import BRAIN_CENTRE_MM
-from ddae_app.phantom.population import draw_subjects
-from ddae_app.phantom.scanner import draw_scanner, render, with_tissue_contrast
+from ddae_app.phantom.population import Subject, draw_subjects
+from ddae_app.phantom.scanner import Scanner, draw_scanner, render, with_tissue_contrast
 from ddae_app.phantom.seeds import generator
 
 
@@ -39,6 +39,72 @@ class PhantomSlices:
     subject: np.ndarray
     truth: np.ndarray | None
     retest: np.ndarray | None
+
+
+@dataclass(frozen=True)
+class Visit:
+    """One person, where the points are: all arrays have their shape but for the last axis.
+
+    Attributes
+    ----------
+    image : np.ndarray, float32
+        Scanner units, before any normalisation; 0 outside the brain.
+    mask : np.ndarray, bool
+        The brain.
+    truth, retest : np.ndarray, float32, or None
+        In the target site's scanner, without noise and with it.
+    """
+
+    image: np.ndarray
+    mask: np.ndarray
+    truth: np.ndarray | None
+    retest: np.ndarray | None
+
+
+def draw_visit(
+    subject: Subject,
+    scanner: Scanner,
+    seed: int,
+    points: np.ndarray,
+    target: Scanner | None = None,
+    bias_strength: float = 0.3,
+) -> Visit:
+    """Scan one person, and again in the target's scanner.
+
+    Parameters
+    ----------
+    subject : Subject
+    scanner : Scanner
+    seed : int
+        Makes the noise.
+    points : np.ndarray, shape (..., 3)
+        Positions in template mm, a regular grid in two or three dimensions.
+    target : Scanner, optional
+        Renders the truth.
+    bias_strength : float
+        Part of the bias field left by bias correction; 1 for a raw scan.
+    """
+    tissues = subject.anatomy().tissues(points)
+    place = points - np.array(BRAIN_CENTRE_MM)
+    rng = generator(seed, 'slice', subject.label)
+    image = render(scanner, tissues, place, rng, bias_strength)
+    truth = retest = None
+    if target is not None:
+        truth = render(target, tissues, place, None, bias_strength)
+        rng = generator(seed, 'retest', subject.label)
+        retest = render(target, tissues, place, rng, bias_strength)
+    csf, gm, wm, _ = tissues
+    return Visit(image, csf + gm + wm > 0.5, truth, retest)
+
+
+def draw_scanners(
+    sites: tuple[str, ...], seed: int, *, tissue_contrast: bool = False
+) -> dict[str, Scanner]:
+    """The scanners of some sites, by name; their contrast may differ by tissue."""
+    scanners = {site: draw_scanner(site, seed) for site in sites}
+    if tissue_contrast:
+        scanners = {s: with_tissue_contrast(scanner, seed) for s, scanner in scanners.items()}
+    return scanners
 
 
 def draw_slices(
@@ -81,10 +147,8 @@ def draw_slices(
     PhantomSlices
         N = ``len(sites) * n_per_site``, site after site.
     """
-    everywhere = dict.fromkeys([*sites, *([] if target is None else [target])])
-    scanners = {site: draw_scanner(site, scanner_seed) for site in everywhere}
-    if tissue_contrast:
-        scanners = {s: with_tissue_contrast(scanners[s], scanner_seed) for s in scanners}
+    everywhere = sites if target is None else (*sites, target)
+    scanners = draw_scanners(everywhere, scanner_seed, tissue_contrast=tissue_contrast)
     target_scanner = None if target is None else scanners[target]
     subjects = [
         subject
@@ -94,16 +158,12 @@ def draw_slices(
     shape = (len(subjects), *points.shape[:-1])
     images, mask = np.zeros(shape, np.float32), np.zeros(shape, bool)
     truth, retest = (None if target is None else np.zeros(shape, np.float32) for _ in range(2))
-    in_scanner = points - np.array(BRAIN_CENTRE_MM)
     for n, subject in enumerate(subjects):
-        tissues = subject.anatomy().tissues(points)
-        rng = generator(seed, 'slice', subject.label)
-        images[n] = render(scanners[subject.site], tissues, in_scanner, rng, bias_strength)
-        mask[n] = sum(tissues[:3]) > 0.5
-        if truth is not None and retest is not None and target_scanner is not None:
-            truth[n] = render(target_scanner, tissues, in_scanner, None, bias_strength)
-            visit = generator(seed, 'retest', subject.label)
-            retest[n] = render(target_scanner, tissues, in_scanner, visit, bias_strength)
+        scanner = scanners[subject.site]
+        visit = draw_visit(subject, scanner, seed, points, target_scanner, bias_strength)
+        images[n], mask[n] = visit.image, visit.mask
+        if truth is not None and retest is not None:
+            truth[n], retest[n] = visit.truth, visit.retest
     return PhantomSlices(
         images=images,
         mask=mask,
