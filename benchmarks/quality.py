@@ -281,15 +281,19 @@ def judge(bench: Bench, outputs: Outputs) -> dict[str, float | None]:
     return {k: None if v is None or not np.isfinite(v) else float(v) for k, v in scores.items()}
 
 
-def write_tables(folder: Path, rows: dict[str, dict[str, float | None]]) -> None:
-    names = list(dict.fromkeys(name for row in rows.values() for name in row))
-    lines = [['method', *names]]
+def write_tables(
+    folder: Path, rows: dict[str, dict[str, float | None]], name: str = 'quality'
+) -> None:
+    columns = list(dict.fromkeys(key for row in rows.values() for key in row))
+    lines = [['method', *columns]]
     for method, row in rows.items():
-        lines.append([method, *('n/a' if row.get(n) is None else f'{row[n]:.4g}' for n in names)])
-    (folder / 'quality.tsv').write_text('\n'.join('\t'.join(line) for line in lines) + '\n')
+        lines.append(
+            [method, *('n/a' if row.get(n) is None else f'{row[n]:.4g}' for n in columns)]
+        )
+    (folder / f'{name}.tsv').write_text('\n'.join('\t'.join(line) for line in lines) + '\n')
     lines.insert(1, ['---'] * len(lines[0]))
     table = '\n'.join(f'| {" | ".join(line)} |' for line in lines)
-    (folder / 'quality.md').write_text(table + '\n')
+    (folder / f'{name}.md').write_text(table + '\n')
 
 
 BATCH = 16

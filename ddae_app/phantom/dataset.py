@@ -103,7 +103,7 @@ def write_dataset(out: Path, design: Design) -> list[Path]:
 
 def acquire(
     anatomy: Anatomy, scanner: Scanner, rng: np.random.Generator
-) -> tuple[Tissues, np.ndarray]:
+) -> tuple[Tissues, np.ndarray, np.ndarray]:
     """Lay a head into a scanner, somewhat rotated and off centre, and sample its tissues.
 
     Returns
@@ -112,13 +112,18 @@ def acquire(
         As :meth:`Anatomy.tissues` returns them, on the scanner's own voxels.
     points : np.ndarray, shape (X, Y, Z, 3)
         Centres of the voxels in scanner mm, axes RAS.
+    matrix : np.ndarray, shape (4, 4)
+        Template mm to scanner mm, which registration has to find.
     """
     turn = Rotation.from_euler('xyz', np.clip(rng.normal(0, 4, 3), -9, 9), degrees=True)
     shift = np.clip(rng.normal(0, 4, 3), -9, 9)
     points = _voxel_centres(scanner)
     pose = turn.as_matrix() @ anatomy.head[:3, :3]
-    template_points = (points - shift) @ np.linalg.inv(pose).T + np.array(BRAIN_CENTRE_MM)
-    return anatomy.tissues(template_points), points
+    centre = np.array(BRAIN_CENTRE_MM)
+    template_points = (points - shift) @ np.linalg.inv(pose).T + centre
+    matrix = np.eye(4)
+    matrix[:3, :3], matrix[:3, 3] = pose, shift - pose @ centre
+    return anatomy.tissues(template_points), points, matrix
 
 
 def _check(design: Design) -> None:
@@ -159,7 +164,7 @@ def _write_subject(
     anatomy, scanner = subject.anatomy(), scanners[subject.site]
     for folder, prefix in _scan_names(subject, design):
         rng = generator(design.seed, 'scan', prefix)
-        tissues, points = acquire(anatomy, scanner, rng)
+        tissues, points, _ = acquire(anatomy, scanner, rng)
         raw = folder / f'{prefix}_T1w.nii.gz'
         write_image(out / raw, render(scanner, tissues, points, rng), points, scanner)
         write_json(sidecar(out / raw), scanner.acquisition)

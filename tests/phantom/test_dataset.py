@@ -76,7 +76,7 @@ def test_truth_is_the_target_scanner_without_noise(dataset):
     source, target = (
         replace(draw_scanner(site), voxel_mm=(5.0, 5.0, 5.0)) for site in ('PhantomA', 'PhantomB')
     )
-    tissues, points = acquire(subject.anatomy(), source, generator(0, 'scan', 'sub-A01'))
+    tissues, points, _ = acquire(subject.anatomy(), source, generator(0, 'scan', 'sub-A01'))
     expected = render(target, tissues, points)
     path = dataset / 'derivatives/truth/sub-A01/anat/sub-A01_desc-sitePhantomB_T1w.nii.gz'
     written = nib.load(path)

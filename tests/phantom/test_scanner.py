@@ -141,7 +141,7 @@ def test_slice_agrees_with_volume():
 def test_head_lies_inside_the_field_of_view(seed):
     anatomy = draw_anatomy(89, 'M', np.random.default_rng(seed))
     scanner = replace(draw_scanner('PhantomA'), voxel_mm=(4.0, 4.0, 4.0))
-    tissues, points = acquire(anatomy, scanner, np.random.default_rng(seed))
+    tissues, points, _ = acquire(anatomy, scanner, np.random.default_rng(seed))
     brain = sum(tissues[:3]) > 0.01
     for axis in range(3):
         assert not np.take(brain, [0, -1], axis=axis).any()
