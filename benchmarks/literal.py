@@ -37,9 +37,9 @@ class Literal:
             source = make_condition(*told, [sites.index(s) for s in part['site']])
             target = make_condition(*told, [sites.index(target_site)] * len(x))
             with torch.inference_mode():
-                look = model.look(source.site)
+                look = model.look(source)
                 common = model.to_common(x, look)
-                z_u = model.encode(common)
+                z_u = model.encode(common, source.position)
                 at_source, at_target = (
                     within_range(denoiser(model, model.embed(c), z_u), model.alpha_bar)
                     for c in (source, target)
@@ -51,7 +51,7 @@ class Literal:
                     else ddim_invert(at_source, x_0, model.alpha_bar, self.steps)
                 )
                 y = ddim_decode(at_target, x_T, model.alpha_bar, self.steps)
-                y = model.restore(y, model.look(target.site), edge_depth(x))
+                y = model.restore(y, model.look(target), edge_depth(x))
             parts.append(torch.where(x > 0, y.clamp(min=0), 0)[:, 0].numpy())
         return np.concatenate(parts)
 

@@ -123,7 +123,7 @@ class DDAE(nn.Module):
 
     def average_at(self, position: Tensor, n: int = 1) -> Tensor:
         """The average scan of all sites at some slices, shape (B, n, H, W)."""
-        return self.average[slices_from(position, n)]
+        return self.average[slices_from(position, n).clamp(0, len(self.average) - 1)]
 
     @property
     def _shape(self) -> tuple[int, int, int]:
@@ -230,16 +230,25 @@ class DDAE(nn.Module):
         """
         return self.semantic((common - self.average_at(position)) / self.deviation)
 
+    def neighbours(self, depth: Tensor, n: int) -> Tensor:
+        """Which of `n` slices the noise network sees for each, shape (M, 2 k + 1), itself amid.
+
+        Beyond either end it sees the last one again.
+        """
+        k = self.config.context
+        return (depth[:, None] + torch.arange(-k, k + 1, device=depth.device)).clamp(0, n - 1)
+
     def embed(self, condition: Condition) -> Tensor:
         """``z_k = f_psi(c)``, shape (B, z_k_dim)."""
         return self.condition(condition)
 
     def forward(self, x_t: Tensor, t: Tensor, z_k: Tensor, z_u: Tensor) -> Tensor:
-        """What ``config.prediction`` names, for noisy images.
+        """What ``config.prediction`` names, for noisy slices.
 
         Parameters
         ----------
-        x_t : torch.Tensor, shape (B, 1, H, W)
+        x_t : torch.Tensor, shape (B, 2 k + 1, H, W)
+            The slice amid its ``k = config.context`` neighbours on either side.
         t : torch.Tensor, shape (B,), int64, range [1, T]
         z_k : torch.Tensor, shape (B, z_k_dim)
         z_u : torch.Tensor, shape (B, z_u_dim)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -36,6 +36,9 @@ RHO = 7.0
 
 SHIFTS = ((0, 0), (0, 1), (1, 0), (1, 1))
 """Whole pixels, down and right, over which denoising is averaged."""
+
+BATCH_SIZE = 8
+"""Slices at once; more are no faster on a CPU."""
 
 Denoiser = Callable[[Tensor, int], tuple[Tensor, Tensor]]
 """Maps (x_t, t) to the clean image and the noise that it sees in x_t."""
@@ -143,7 +146,7 @@ def ddim_invert(denoise: Denoiser, x_0: Tensor, alpha_bar: Tensor, steps: int) -
 
 
 def denoiser(model: DDAE, z_k: Tensor, z_u: Tensor) -> Denoiser:
-    """The model under fixed codes, as DDIM wants it."""
+    """The model under fixed codes, as DDIM wants it; for single slices."""
 
     def denoise(x_t: Tensor, t: int) -> tuple[Tensor, Tensor]:
         times = torch.full((len(x_t),), t, device=x_t.device)
@@ -151,6 +154,69 @@ def denoiser(model: DDAE, z_k: Tensor, z_u: Tensor) -> Denoiser:
         return split_prediction(model.config.prediction, output, x_t, model.alpha_bar[t])
 
     return denoise
+
+
+@dataclass(frozen=True)
+class Slices:
+    """The slices of scans that show brain, as the noise network takes them.
+
+    Attributes
+    ----------
+    scan, depth : torch.Tensor, shape (M,), int64
+        Of which scan each is, and how far down in it.
+    z_u : torch.Tensor, shape (M, z_u_dim)
+    batch_size : int
+        How many the network sees at once.
+    """
+
+    scan: Tensor
+    depth: Tensor
+    z_u: Tensor
+    batch_size: int
+
+    @classmethod
+    def of(cls, model: DDAE, common: Tensor, condition: Condition, batch_size: int) -> Slices:
+        """Those of scans on the common scale, shape (B, n, H, W)."""
+        scan, depth = (common > 0).flatten(2).any(dim=2).nonzero(as_tuple=True)
+        z_u = [
+            model.encode(common[s, d][:, None], condition.slices(s, d).position)
+            for s, d in zip(scan.split(batch_size), depth.split(batch_size), strict=True)
+        ]
+        none = common.new_zeros(0, model.config.z_u_dim)
+        return cls(scan, depth, torch.cat([none, *z_u]), batch_size)
+
+    def clean(self, model: DDAE, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        """What the model takes for the clean scans.
+
+        Parameters
+        ----------
+        model : DDAE
+        x_t : torch.Tensor, shape (B, n, H, W)
+        t : torch.Tensor, shape (B,), int64
+        condition : Condition
+            Of the scans.
+
+        Returns
+        -------
+        torch.Tensor, shape (B, n, H, W)
+            0 in slices without brain.
+        """
+        found = torch.zeros_like(x_t)
+        for rows in torch.arange(len(self.scan), device=x_t.device).split(self.batch_size):
+            scan, depth = self.scan[rows], self.depth[rows]
+            near = model.neighbours(depth, x_t.shape[1])
+            output = model(
+                x_t[scan[:, None], near],
+                t[scan],
+                model.embed(condition.slices(scan, depth)),
+                self.z_u[rows],
+            )
+            noisy, alpha_bar = x_t[scan, depth][:, None], model.alpha_bar[t[scan]]
+            clean, _ = split_prediction(
+                model.config.prediction, output, noisy, alpha_bar[:, None, None, None]
+            )
+            found[scan, depth] = clean[:, 0]
+        return found
 
 
 @torch.inference_mode()
@@ -162,43 +228,47 @@ def render_at_site(
     steps: int,
     look: Look | None = None,
     noise_sd: Tensor | None = None,
+    batch_size: int = BATCH_SIZE,
 ) -> Tensor:
-    """The image with the look of the target, and what else the model sees change between the two.
+    """The scan with the look of the target, and what else the model sees change between the two.
 
-    The same noise is added to the image and to its rendering, and both are denoised, one as of the
-    source and one as of the target; what their clean images differ by moves the rendering. From
+    The same noise is added to the scan and to its rendering, and both are denoised, one as of the
+    source and one as of the target; what their clean scans differ by moves the rendering. From
     much noise to little, this follows the difference of two probability flows without inverting
     either (FlowEdit: Kulikov et al. 2024, arXiv 2412.08629; here on a diffusion's clean images).
-    An error of the network that is common to both cancels, so the image keeps its own fine
+    An error of the network that is common to both cancels, so the scan keeps its own fine
     detail. Not in the paper, which inverts under the source and decodes under the target.
 
     Parameters
     ----------
     model : DDAE
-    x : torch.Tensor, shape (B, 1, H, W), range [0, 1]
-        What exceeds ``CEILING`` is kept on top.
+    x : torch.Tensor, shape (B, n, H, W), range [0, 1]
+        Slices of scans, from the position that `source` tells on. What exceeds ``CEILING`` is
+        kept on top.
     source, target : Condition
         What ``x`` is known to be, and what it shall become.
     steps : int
-        Noise levels; there are two evaluations per level and image.
+        Noise levels; there are two evaluations per level and slice.
     look : Look, optional
         Of ``x``, where it is not that of the source site; :mod:`ddae_app.training.looks`
         measures it.
     noise_sd : torch.Tensor, shape (B,), optional
         Standard deviation of the noise of ``x`` on the common scale, which counts as a part of
         the noise of each level if the networks were trained so.
+    batch_size : int
+        Slices that the networks see at once.
 
     Returns
     -------
-    torch.Tensor, shape (B, 1, H, W)
+    torch.Tensor, shape (B, n, H, W)
         Not clipped. Exactly ``x`` where source and target agree.
     """
-    seen, at_target = x.clamp(0, CEILING), model.look(target)
-    look = look or model.look(source)
+    n = x.shape[1]
+    seen, at_target = x.clamp(0, CEILING), model.look(target, n)
+    look = look or model.look(source, n)
     common = model.to_common(seen, look)
-    x_0, z_u = model.normalise(common, look), model.encode(common, source.position)
-    z_source, z_target = model.embed(source), model.embed(target)
-    z_k, z_u = torch.cat([z_source, z_target]), z_u.repeat(2, 1)
+    slices = Slices.of(model, common, source, batch_size)
+    x_0 = model.normalise(common, look)
     first = FIRST_NOISE if model.config.site_average else FIRST_NOISE_WITHOUT_AVERAGE
     # Below the noise of a site the networks were not trained for it.
     last = max(LAST_NOISE, NOISE_MARGIN * (model.noise.max() / model.deviation).item())
@@ -212,25 +282,28 @@ def render_at_site(
     change = torch.zeros_like(x_0)
     for t, now, after in zip(times, levels[:-1], levels[1:], strict=True):
         added = (now**2 - own.square()).clamp(min=0).sqrt()[:, None, None, None]
-        noise = added * torch.randn(x.shape[1:], generator=generator).to(x.device)
-        noisy = torch.cat([x_0 + noise, x_0 + change + noise])
-        clean = denoiser(model, z_k, z_u)(model.alpha_bar[t].sqrt() * noisy, t)[0]
-        from_source, from_target = clean.chunk(2)
+        noisy = x_0 + added * torch.randn(x.shape[1:], generator=generator).to(x.device)
+        share, at = model.alpha_bar[t].sqrt(), torch.full((len(x),), t, device=x.device)
+        from_source = slices.clean(model, share * noisy, at, source)
+        from_target = slices.clean(model, share * (noisy + change), at, target)
         change = torch.lerp(from_target - from_source, change, after / now)
     rendering = x - seen + model.restore(x_0 + change, at_target, edge_depth(seen))
-    # Rounding may differ between the rows of a batch; where nothing changes, nothing may.
-    same = (z_source == z_target).all(dim=1) & (look.curve == at_target.curve).all(dim=1)
+    # Rounding may differ between batches; where nothing changes, nothing may.
+    same = (model.embed(source) == model.embed(target)).all(dim=1)
+    same &= (look.curve == at_target.curve).all(dim=1)
     same &= (look.edge == at_target.edge).all(dim=1)
     same &= (look.average == at_target.average).flatten(1).all(dim=1)
     return torch.where(same[:, None, None, None], x, rendering)
 
 
 @torch.inference_mode()
-def denoise_at_site(model: DDAE, x: Tensor, target: Condition, noise_sd: Tensor) -> Tensor:
-    """What the model takes for the clean image, given that ``x`` has this much noise.
+def denoise_at_site(
+    model: DDAE, x: Tensor, target: Condition, noise_sd: Tensor, batch_size: int = BATCH_SIZE
+) -> Tensor:
+    """What the model takes for the clean scan, given that ``x`` has this much noise.
 
-    ``E[x_0 | x_t]`` at the time whose noise is that of the image itself; nothing is added. It is
-    the mean over small shifts of the image (cycle spinning: Coifman and Donoho 1995), for the
+    ``E[x_0 | x_t]`` at the time whose noise is that of the scan itself; nothing is added. It is
+    the mean over small shifts of the scan (cycle spinning: Coifman and Donoho 1995), for the
     network does not do quite the same at every pixel. The network takes the site for unknown,
     where it can: what is noise and what is anatomy is the same everywhere once the look is taken
     off, and the quiet sites have taught it about less noise than the target may have.
@@ -238,29 +311,29 @@ def denoise_at_site(model: DDAE, x: Tensor, target: Condition, noise_sd: Tensor)
     Parameters
     ----------
     model : DDAE
-    x : torch.Tensor, shape (B, 1, H, W), range [0, 1]
-        Images that look like the target; what exceeds ``CEILING`` is kept on top.
+    x : torch.Tensor, shape (B, n, H, W), range [0, 1]
+        Slices of scans that look like the target; what exceeds ``CEILING`` is kept on top.
     target : Condition
     noise_sd : torch.Tensor, shape (B,)
-        Standard deviation of the noise on the common scale; at 0 an image stays as it is.
+        Standard deviation of the noise on the common scale; at 0 a scan stays as it is.
+    batch_size : int
+        Slices that the networks see at once.
 
     Returns
     -------
-    torch.Tensor, shape (B, 1, H, W)
+    torch.Tensor, shape (B, n, H, W)
     """
-    seen, look = x.clamp(0, CEILING), model.look(target)
+    seen, look = x.clamp(0, CEILING), model.look(target, x.shape[1])
     common = model.to_common(seen, look)
+    slices = Slices.of(model, common, target, batch_size)
     levels = noise_level(model.alpha_bar[1:])
     t = (levels - (noise_sd / model.deviation)[:, None]).abs().argmin(dim=1) + 1
-    alpha_bar = model.alpha_bar[t][:, None, None, None]
-    x_t = alpha_bar.sqrt() * model.normalise(common, look)
-    z_k, z_u = model.embed(_of_unknown_site(model, target)), model.encode(common, target.position)
+    x_t = model.alpha_bar[t][:, None, None, None].sqrt() * model.normalise(common, look)
+    unknown = _of_unknown_site(model, target)
     clean = torch.zeros_like(common)
     for down, right in SHIFTS:
-        moved = torch.roll(x_t, (down, right), (2, 3))
-        output = model(moved, t, z_k, z_u)
-        one = split_prediction(model.config.prediction, output, moved, alpha_bar)[0]
-        clean = clean + torch.roll(one, (-down, -right), (2, 3)) / len(SHIFTS)
+        moved = slices.clean(model, torch.roll(x_t, (down, right), (2, 3)), t, unknown)
+        clean = clean + torch.roll(moved, (-down, -right), (2, 3)) / len(SHIFTS)
     denoised = x - seen + model.restore(clean, look, edge_depth(seen))
     return torch.where(noise_sd[:, None, None, None] > 0, denoised, x)
 

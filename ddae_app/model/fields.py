@@ -48,7 +48,9 @@ def from_knots(knots: Tensor, position: Tensor, n: int, shape: Shape) -> Tensor:
     -------
     torch.Tensor, shape (B, n, H, W)
     """
-    place = slices_from(position, n) * ((knots.shape[1] - 1) / max(shape[0] - 1, 1))
+    # A slice beyond either end counts as the last.
+    rows = slices_from(position, n).clamp(0, shape[0] - 1)
+    place = rows * ((knots.shape[1] - 1) / max(shape[0] - 1, 1))
     below = place.long().clamp(max=max(knots.shape[1] - 2, 0))
     above = (below + 1).clamp(max=knots.shape[1] - 1)
     row = torch.arange(len(knots), device=knots.device)[:, None]

@@ -50,10 +50,6 @@ class Look:
         average = self.average.expand(n, -1, -1, -1)
         return Look(self.curve.expand(n, -1), self.edge.expand(n, -1), average)
 
-    def slices(self, scan: Tensor, depth: Tensor) -> Look:
-        """Of single slices: of which scan each, and how far down in it."""
-        return Look(self.curve[scan], self.edge[scan], self.average[scan, depth][:, None])
-
 
 def stack_looks(looks: Sequence[Look]) -> Look:
     """The rows of several looks."""

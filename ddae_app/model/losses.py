@@ -33,8 +33,8 @@ def denoising_loss(
     Parameters
     ----------
     model : DDAE
-    x_0, noise : torch.Tensor, shape (B, 1, H, W)
-        Normalised images, and noise of unit variance.
+    x_0, noise : torch.Tensor, shape (B, 2 k + 1, H, W)
+        Normalised slices amid their neighbours, and noise of unit variance.
     z_k, z_u : torch.Tensor, shape (B, D)
     uniform : torch.Tensor, shape (B,), range [0, 1)
         Where to be between the first time that the image allows and the last.
@@ -53,6 +53,8 @@ def denoising_loss(
     # The noisy image is (1 - share) E[clean] + share (noisy + noise added); solved for the clean.
     clean = x_0 - share / (1 - share) * added
     output = model(alpha_bar.sqrt() * noisy, t, z_k, z_u).float()
+    k = model.config.context
+    clean, noisy = clean[:, k : k + 1], noisy[:, k : k + 1]
     target = training_target(model.config.prediction, clean, (noisy - clean) / level, alpha_bar)
     return ((1 - share) * (output - target)).square().mean(dim=(1, 2, 3))
 
@@ -86,8 +88,8 @@ def training_loss(
     Parameters
     ----------
     model : DDAE
-    x_0 : torch.Tensor, shape (B, 1, H, W)
-        Normalised images.
+    x_0 : torch.Tensor, shape (B, 2 k + 1, H, W)
+        Normalised slices amid their neighbours.
     view : torch.Tensor, shape (B, 1, H, W), range [0, 1]
         What the semantic encoder sees: the same images on the common scale, or the same anatomy
         in a random contrast.

@@ -37,6 +37,8 @@ class ModelConfig:
         Height and width of a slice, pixels (paper: 128).
     depth : int
         Slices of a scan; with more than one the networks are told which they see (paper: 1).
+    neighbours : int
+        Slices on either side that the noise network sees as well, where a scan has several.
     unshuffle : {1, 2, 4}
         The networks see ``unshuffle**2`` channels at ``image_size / unshuffle``.
     channels : int
@@ -91,6 +93,7 @@ class ModelConfig:
 
     image_size: int = 128
     depth: int = 1
+    neighbours: int = 0
     unshuffle: int = 1
     channels: int = 32
     multipliers: tuple[int, ...] = (1, 2, 3, 4)
@@ -117,6 +120,7 @@ class ModelConfig:
     def __post_init__(self) -> None:
         _within(self, 'image_size', 8, 1024)
         _within(self, 'depth', 1, 1024)
+        _within(self, 'neighbours', 0, 8)
         _among(self, 'unshuffle', (1, 2, 4))
         _within(self, 'channels', 4, 1024)
         _within(self, 'blocks', 1, 8)
@@ -155,6 +159,11 @@ class ModelConfig:
         """Feature-map size of each level, finest first."""
         first = self.image_size // self.unshuffle
         return tuple(first // 2**i for i in range(len(self.multipliers)))
+
+    @property
+    def context(self) -> int:
+        """Slices on either side that the noise network sees as well, k."""
+        return self.neighbours if self.depth > 1 else 0
 
     @property
     def z_k_dim(self) -> int:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import torch
 from torch import Tensor
 
 from ddae_app.imaging.noise import noise_sd
 from ddae_app.model.ddae import DDAE
-from ddae_app.model.diffusion import denoise_at_site, render_at_site
+from ddae_app.model.diffusion import BATCH_SIZE, denoise_at_site, render_at_site
 from ddae_app.model.encoders import Condition
 from ddae_app.model.looks import Look, edge_depth, map_intensities
 from ddae_app.model.shading import unshaded
@@ -17,9 +15,6 @@ from ddae_app.model.sharpness import soften
 
 STEPS = 4
 """Noise levels; fewer or more change next to nothing."""
-
-BATCH_SIZE = 8
-"""Slices at once; more are no faster on a CPU."""
 
 
 @torch.inference_mode()
@@ -57,24 +52,11 @@ def render(
     n = x.shape[1]
     look = look or model.look(source, n)
     noise = noise_of(model, x, look)
-    y = torch.zeros_like(x)
-    for scan, depth in _slices(x, batch_size):
-        y[scan, depth] = render_at_site(
-            model,
-            x[scan, depth][:, None],
-            source.slices(scan, depth),
-            target.slices(scan, depth),
-            steps,
-            look.slices(scan, depth),
-            noise[scan],
-        )[:, 0]
+    y = render_at_site(model, x, source, target, steps, look, noise, batch_size)
     y = torch.where(x > 0, y, 0)
     if not keep_noise:
         noise = noise_of(model, y, model.look(target, n))
-        for scan, depth in _slices(x, batch_size):
-            at_target = target.slices(scan, depth)
-            noisy = y[scan, depth][:, None]
-            y[scan, depth] = denoise_at_site(model, noisy, at_target, noise[scan])[:, 0]
+        y = denoise_at_site(model, y, target, noise, batch_size)
         y = _evened(model, torch.where(x > 0, y, 0), source, target)
     return torch.where(x > 0, y.clamp(min=0), 0)
 
@@ -83,12 +65,6 @@ def noise_of(model: DDAE, x: Tensor, look: Look) -> Tensor:
     """Standard deviation of the noise of scans on the common scale, shape (B,)."""
     common = model.to_common(x.clamp(min=0), look).cpu().numpy()
     return torch.tensor([noise_sd(scan) for scan in common]).to(x)
-
-
-def _slices(x: Tensor, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """The slices with brain, in batches: of which scan, and how far down in it."""
-    scan, depth = (x > 0).flatten(2).any(dim=2).nonzero(as_tuple=True)
-    return zip(scan.split(batch_size), depth.split(batch_size), strict=True)
 
 
 def _evened(model: DDAE, y: Tensor, source: Condition, target: Condition) -> Tensor:

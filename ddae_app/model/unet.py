@@ -129,7 +129,7 @@ class Stem(nn.Module):
 
     grid: Tensor | None
 
-    def __init__(self, config: ModelConfig, width: int) -> None:
+    def __init__(self, config: ModelConfig, width: int, slices: int = 1) -> None:
         super().__init__()
         self.unshuffle = config.unshuffle
         side = torch.linspace(-1, 1, config.image_size // config.unshuffle)
@@ -137,10 +137,10 @@ class Stem(nn.Module):
         grid = torch.stack([y, x, x**2 + y**2])[None] if config.coordinates else None
         self.register_buffer('grid', grid, persistent=False)
         extra = 3 if config.coordinates else 0
-        self.conv = nn.Conv2d(config.unshuffle**2 + extra, width, 3, padding=1)
+        self.conv = nn.Conv2d(slices * config.unshuffle**2 + extra, width, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Feature maps of images, shape (B, 1, H, W)."""
+        """Feature maps of images, shape (B, slices, H, W)."""
         h = nnf.pixel_unshuffle(x, self.unshuffle)
         if self.grid is not None:
             h = torch.cat([h, self.grid.expand(len(h), -1, -1, -1)], dim=1)
@@ -166,7 +166,7 @@ class UNet(nn.Module):
         self.time = nn.Sequential(
             nn.Linear(config.channels, time_dim), nn.SiLU(), nn.Linear(time_dim, time_dim)
         )
-        self.stem = Stem(config, widths[0])
+        self.stem = Stem(config, widths[0], 2 * config.context + 1)
 
         def stage(c_in: int, c_out: int, size: int) -> nn.ModuleList:
             block = ResBlock(c_in, c_out, config.dropout, code_dims)

@@ -91,7 +91,7 @@ def random_shift(
 
     Parameters
     ----------
-    images : sequence of torch.Tensor, each of shape (B, 1, H, W)
+    images : sequence of torch.Tensor, each of shape (B, n, H, W)
         Alike at opposite edges, for what leaves at one comes in at the other.
     pixels : int
         Largest shift along each axis; 0 returns the images themselves.
@@ -100,7 +100,7 @@ def random_shift(
 
     Returns
     -------
-    list of torch.Tensor, each of shape (B, 1, H, W)
+    list of torch.Tensor, of the same shapes
     """
     if not pixels:
         return list(images)
@@ -110,7 +110,10 @@ def random_shift(
     row = (torch.arange(height, device=device) - shift[0]) % height
     column = (torch.arange(width, device=device) - shift[1]) % width
     each = torch.arange(B, device=device)[:, None, None]
-    return [x[each, 0, row[:, :, None], column[:, None, :]][:, None] for x in images]
+    # The axis of the slices comes out last.
+    return [
+        x.movedim(1, 3)[each, row[:, :, None], column[:, None, :]].movedim(3, 1) for x in images
+    ]
 
 
 def _uniform(shape: tuple[int, ...], like: Tensor, generator: torch.Generator) -> Tensor:

@@ -109,9 +109,21 @@ class SliceData:
             positions,
         )
 
-    def batch(self, rows: np.ndarray, positions: np.ndarray | None = None) -> torch.Tensor:
-        """Some scans, clipped to what the networks see; (B, D, H, W), or a slice of each."""
-        images = self.images[rows] if positions is None else self.images[rows, positions][:, None]
+    def batch(
+        self, rows: np.ndarray, positions: np.ndarray | None = None, context: int = 0
+    ) -> torch.Tensor:
+        """Some scans, clipped to what the networks see.
+
+        Returns
+        -------
+        torch.Tensor, shape (B, D, H, W)
+            With `positions`, of one slice each and of its `context` neighbours on either side.
+        """
+        if positions is None:
+            images = self.images[rows]
+        else:
+            near = np.asarray(positions)[:, None] + np.arange(-context, context + 1)
+            images = self.images[np.asarray(rows)[:, None], near.clip(0, self.depth - 1)]
         return torch.from_numpy(np.clip(images, 0, CEILING))
 
     def fingerprint(self) -> str:

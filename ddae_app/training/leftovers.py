@@ -13,9 +13,10 @@ import torch
 from scipy.ndimage import gaussian_filter
 
 from ddae_app.model.ddae import DDAE
+from ddae_app.model.diffusion import BATCH_SIZE
 from ddae_app.model.fields import to_knots
 from ddae_app.model.looks import EDGE_PIXELS, RENDERED_LEVELS, edge_depth, map_intensities
-from ddae_app.model.rendering import BATCH_SIZE, render
+from ddae_app.model.rendering import render
 from ddae_app.model.shading import unshaded, white_matter
 from ddae_app.model.sharpness import AXES, roughness, soften
 from ddae_app.training.dataset import SliceData, make_condition

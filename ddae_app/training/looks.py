@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -28,7 +29,7 @@ ONE_SCAN_SMOOTHING = 1 / 8
 SMALLEST_RISE = 1e-4
 """Between two knots of a curve, so that it can be followed both ways."""
 
-MAX_SCANS_FOR_NOISE = 100
+MAX_SLICES_FOR_NOISE = 1000
 BRAIN = 0.05
 """Where an average image exceeds this, there is brain."""
 
@@ -76,7 +77,7 @@ def learn_looks(model: DDAE, data: SliceData, rows: np.ndarray) -> None:
     if config.noise_corrected:
         sites = np.array(data.sites)[rows]
         for i, site in enumerate(data.site_names):
-            some = rows[sites == site][:MAX_SCANS_FOR_NOISE]
+            some = rows[sites == site][: math.ceil(MAX_SLICES_FOR_NOISE / data.depth)]
             noise = [
                 noise_sd(scan)
                 for few in data.chunks(some)

@@ -6,7 +6,7 @@ import math
 import re
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -19,6 +19,7 @@ from ddae_app.errors import DdaeError, UsageError
 from ddae_app.files import write_atomically
 from ddae_app.model.bundle import Bundle, save_bundle
 from ddae_app.model.ddae import DDAE
+from ddae_app.model.encoders import Condition
 from ddae_app.model.info import BundleInfo, TrainingRecord
 from ddae_app.model.losses import denoising_loss, training_loss
 from ddae_app.model.presets import ModelConfig, TrainConfig
@@ -282,12 +283,8 @@ def _step(
     rows, positions = balanced_rows(
         site_slices, config.batch_size, np.random.default_rng(_seed(seed, step, 'rows'))
     ).T
-    x = data.batch(rows, positions).to(device)
-    condition = data.condition(rows, positions).to(device)
-    look = model.look(condition)
-    common = model.to_common(x, look)
+    x_0, common, condition = _batch(model, data, rows, positions, device)
     view = random_contrast(common, generator) if model.config.encoder_augment else common
-    x_0 = model.normalise(common, look)
     x_0, view = random_shift((x_0, view), config.shift_pixels, generator)
     state.optimizer.param_groups[0]['lr'] = _learning_rate(config, step)
     model.train()
@@ -313,6 +310,17 @@ def _step(
     return value
 
 
+def _batch(
+    model: DDAE, data: SliceData, rows: np.ndarray, positions: np.ndarray, device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor, Condition]:
+    """Normalised slices amid their neighbours; alone, on the common scale; and their labels."""
+    k = model.config.context
+    condition = data.condition(rows, positions).to(device)
+    look = model.look(replace(condition, position=condition.position - k), 2 * k + 1)
+    common = model.to_common(data.batch(rows, positions, k).to(device), look)
+    return model.normalise(common, look), common[:, k : k + 1], condition
+
+
 def _learning_rate(config: TrainConfig, step: int) -> float:
     warm = (step + 1) * config.batch_size / max(config.warmup_images, 1)
     left = (config.steps - step) / max(config.steps * config.decay_fraction, 1)
@@ -332,13 +340,11 @@ def _validation_loss(
     # Evenly spread times, in an order that has nothing to do with the order of the images.
     uniform = torch.randperm(n, generator=generator) / n
     for part in np.array_split(np.arange(n), math.ceil(n / 32)):
-        x, condition = data.batch(*slices[part].T), data.condition(*slices[part].T).to(device)
-        noise = torch.randn(x.shape, generator=generator)
-        x, noise, share = (v.to(device) for v in (x, noise, uniform[part]))
-        look = model.look(condition)
-        common = model.to_common(x, look)
-        x_0, z_k = model.normalise(common, look), model.embed(condition)
-        z_u = model.encode(common, condition.position)
+        rows, positions = slices[part].T
+        x_0, common, condition = _batch(model, data, rows, positions, device)
+        noise = torch.randn(x_0.shape, generator=generator)
+        noise, share = noise.to(device), uniform[part].to(device)
+        z_k, z_u = model.embed(condition), model.encode(common, condition.position)
         own = model.noise[condition.site] / model.deviation
         losses.append(denoising_loss(model, x_0, z_k, z_u, share, noise, own))
     return torch.cat(losses).mean().item()

@@ -73,7 +73,7 @@ def test_background_and_range(fitted, images):
 def test_rendered_slices_are_denoised_as_much_as_they_are_noisy(fitted, images, monkeypatch):
     seen = []
 
-    def spy(model, x, target, noise_sd):
+    def spy(model, x, target, noise_sd, batch_size):
         seen.append((x[:, 0].numpy().copy(), noise_sd))
         return 0.5 * x
 

@@ -118,7 +118,7 @@ class Exact:
 
     config = SimpleNamespace(
         site_average=False, prediction='v', times='lognormal', condition_dropout=0.0,
-        noise_corrected=True,
+        noise_corrected=True, z_u_dim=1, context=0,
     )  # fmt: skip
     deviation, noise = torch.tensor(1.0), torch.zeros(1)
 
@@ -126,7 +126,7 @@ class Exact:
         self.alpha_bar = noise_schedule('cosine', 1000)
         self.means, self.sds = torch.tensor(means), torch.tensor(sds)
 
-    def look(self, condition):
+    def look(self, condition, n=1):
         none = torch.zeros(len(condition), 1)
         return Look(none, none, none[:, :, None, None])
 
@@ -144,6 +144,9 @@ class Exact:
 
     def embed(self, condition):
         return condition.site[:, None].float()
+
+    def neighbours(self, depth, n):
+        return depth[:, None]
 
     def __call__(self, x_t, t, z_k, z_u):
         rows = z_k[:, 0].long()
