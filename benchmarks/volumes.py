@@ -25,6 +25,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pandas as pd
 import torch
@@ -237,7 +238,8 @@ def _in_native_space(bench: Bench, person: Subject, transform: Transform) -> dic
     top, scale = _top(before, brain), _top(again, brain)
     stack = _stack(before / top, brain)
     change = np.moveaxis(transform(stack, person) - stack, 0, 2)
-    found = scan / top + native_difference(change, brain, box, matrix, scan.shape, affine)
+    added = native_difference(change, brain, box, matrix, nib.Nifti1Image(scan, affine))
+    found = scan / top + added
     images = np.moveaxis(found, 2, 0), np.moveaxis(truth / scale, 2, 0)
     shown = (images[1] > 0).mean(axis=(1, 2)) >= LEAST_BRAIN
     return {

@@ -114,6 +114,7 @@ class HarmonizeSettings:
     method: str = 'ddae'
     unseen_site: str = 'refuse'
     keep_noise: bool = False
+    write_site_effect: bool = False
     stage: str = 'all'
     device: str = 'auto'
 

@@ -39,7 +39,9 @@ FULL = Settings(
         source_site='Köln',
     ),
     preproc=PreprocSettings('none', Path('w'), 'T', Path('tf'), 'all', True),
-    harmonize=HarmonizeSettings('IXI', Path('m'), 'ddae', 'agnostic', True, 'preproc', 'cuda:1'),
+    harmonize=HarmonizeSettings(
+        'IXI', Path('m'), 'ddae', 'agnostic', True, True, 'preproc', 'cuda:1'
+    ),
     train=TrainSettings('tiny', 5, 'bf16', 11.5, Path('m'), True, True, 'my-model'),
     run=RunSettings(
         Path('w'), True, 3, 2, 4000, True, Path('p.yml'), True, True, True, True, True, True, 2

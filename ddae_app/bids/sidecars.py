@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,9 @@ DESCRIPTIONS = {
     'slices': 'Axial slices as the model sees them; the brain scaled to [0, 1]',
     'harmonized': 'Axial slices re-rendered as if acquired at the target site; same scale as '
     'desc-slices',
+    'native': 'The scan as if acquired at the target site, in its own space, resolution and '
+    'intensity scale; only the brain differs from the scan',
+    'siteeffect': 'What harmonization added to the brain',
 }
 
 
@@ -116,6 +120,36 @@ def slices(space: Space, source: Path, *, harmonized: Metadata | None = None) ->
         'IntensityPercentile': space.protocol.intensity_percentile,
         **space.metadata(),
         **(harmonized or {}),
+    }
+
+
+def native(raw: str, sources: Sequence[Path], harmonized: Metadata) -> Metadata:
+    """Sidecar of the harmonised scan in its own space.
+
+    Parameters
+    ----------
+    raw : str
+        BIDS URI of the scan.
+    sources : sequence of Path
+        What else it comes from, in the output dataset.
+    harmonized : dict
+        What was done.
+    """
+    return {
+        'Description': DESCRIPTIONS['native'],
+        'Sources': [raw, *map(own_uri, sources)],
+        'SpatialReference': raw,
+        'Resolution': 'That of the scan',
+        **harmonized,
+    }
+
+
+def site_effect(harmonized: Metadata, before: str) -> Metadata:
+    """Sidecar of the difference, from that of the harmonised image; `before` is a BIDS URI."""
+    return {
+        **harmonized,
+        'Description': DESCRIPTIONS['siteeffect'],
+        'Sources': [before, *harmonized['Sources']],
     }
 
 

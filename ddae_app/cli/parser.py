@@ -197,6 +197,12 @@ def _add_harmonization(parser: argparse.ArgumentParser) -> None:
     )
     _flag(
         group,
+        '--write-site-effect',
+        action='store_true',
+        help='write what harmonization added as well, as desc-siteeffect_T1w',
+    )
+    _flag(
+        group,
         '--stage',
         choices=CHOICES['stage'],
         help='preproc: stop before the network, so that no GPU is needed; harmonize: start from '

@@ -22,8 +22,10 @@ def fidelity(before: np.ndarray, after: np.ndarray) -> dict[str, float]:
         brain, 1 when every edge is where it was; ``mean_absolute_change``: in the brain.
     """
     brain = before > 0
+    shown = brain.any(axis=(1, 2))
     ssim = [
-        structural_similarity(a, b, data_range=1.0) for a, b in zip(before, after, strict=True)
+        structural_similarity(a, b, data_range=1.0)
+        for a, b in zip(before[shown], after[shown], strict=True)
     ]
     edges = [np.hypot(*np.gradient(x, axis=(1, 2)))[brain] for x in (before, after)]
     return {

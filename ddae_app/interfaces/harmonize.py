@@ -16,7 +16,7 @@ from nipype.interfaces.base import (
 )
 
 from ddae_app.harmonize.device import resolve_device
-from ddae_app.imaging import quality, volumes
+from ddae_app.imaging import conform, native, quality, registration, volumes
 from ddae_app.imaging.grid import model_grid
 from ddae_app.imaging.slices import training_stacks
 
@@ -42,6 +42,7 @@ class _HarmonizeInputSpec(BaseInterfaceInputSpec):
 
 class _HarmonizeOutputSpec(TraitedSpec):
     out_file = File(desc='slices at the target site, same scale as the input')
+    difference = File(desc='what that adds to the input')
     qc = traits.Dict(desc='similarity to the input, distance to the target site')
     provenance = traits.Dict(desc='what was run')
 
@@ -78,10 +79,13 @@ class Harmonize(SimpleInterface):
             inputs.target_site,
         )[0]
         out = Path(runtime.cwd) / 'harmonized.nii'
+        difference = out.with_name('difference.nii')
         volumes.write(out, np.moveaxis(after, 0, 2), image.affine)
+        volumes.write(difference, np.moveaxis(after - before, 0, 2), image.affine)
         levels, reference = harmonizer.typical_intensities(inputs.target_site)
         self._results |= {
             'out_file': str(out),
+            'difference': str(difference),
             'qc': quality.fidelity(before, after)
             | {
                 'target_distance_before': quality.quantile_distance(before, levels, reference),
@@ -109,3 +113,52 @@ class Harmonize(SimpleInterface):
             stacks.append(training_stacks(image, brain > 0, grid, protocol))
             people += [person] * len(stacks[-1])
         return harmonizer.adapted(np.concatenate(stacks), inputs.source_site, people)
+
+
+class _BringBackInputSpec(BaseInterfaceInputSpec):
+    t1w = File(exists=False, mandatory=True, desc='T1w image as found in the dataset')
+    xfm = File(exists=True, mandatory=True, desc='its affine to template space')
+    slices = File(exists=True, mandatory=True, desc='all slices, brain in [0, 1]')
+    difference = File(exists=True, mandatory=True, desc='what harmonisation adds to them')
+
+
+class _BringBackOutputSpec(TraitedSpec):
+    out_file = File(desc='the T1w with the difference added, header and all')
+    difference = File(desc='the difference alone, in the units of the T1w')
+    facts = traits.Dict(desc='whether the T1w is skull-stripped')
+
+
+class BringBack(SimpleInterface):
+    """Add what harmonisation changed to the scan in its own space."""
+
+    input_spec = _BringBackInputSpec
+    output_spec = _BringBackOutputSpec
+
+    def _run_interface(self, runtime):
+        t1w = Path(self.inputs.t1w)
+        scan = conform.conform(conform.load_t1w(t1w))
+        matrix = registration.read_itk_affine(Path(self.inputs.xfm))
+        slices, difference = (
+            volumes.read(file) for file in (self.inputs.slices, self.inputs.difference)
+        )
+        before, change = (np.asarray(image.dataobj) for image in (slices, difference))
+        change = native.in_file_order(
+            native.native_difference(
+                native.in_scan_units(before, change, scan, matrix, slices.affine),
+                before > 0,
+                slices.affine,
+                matrix,
+                scan,
+            ),
+            scan,
+            t1w,
+        )
+        out, effect = (Path(runtime.cwd) / f'{name}.nii.gz' for name in ('native', 'effect'))
+        native.write_changed(t1w, change, out)
+        native.write_like(t1w, change, effect)
+        self._results |= {
+            'out_file': str(out),
+            'difference': str(effect),
+            'facts': {'SkullStripped': registration.head_kind(scan) == 'brain'},
+        }
+        return runtime

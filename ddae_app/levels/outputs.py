@@ -22,7 +22,13 @@ from ddae_app.reports.participant import (
     write_participant_report,
 )
 from ddae_app.settings import Settings
-from ddae_app.workflows.derivatives import harmonized_path, mask_path, preproc_path, slices_path
+from ddae_app.workflows.derivatives import (
+    harmonized_path,
+    mask_path,
+    native_path,
+    preproc_path,
+    slices_path,
+)
 
 USUAL_CORRELATION = 0.40
 """Fifteen real scans registered at .44 to .56; less is worth a look, much less is refused."""
@@ -57,6 +63,7 @@ def outputs_missing(
         wanted = [preproc_path(scan, space), mask_path(scan, space)]
         if harmonized:
             wanted = [slices_path(scan, space), harmonized_path(scan, space)]
+            wanted += [native_path(scan)] if space.protocol.depth > 1 else []
         absent = [path for path in wanted if not (output_dir / path).is_file()]
         if absent:
             missing[scan] = f'{absent[0]} was not written'

@@ -220,6 +220,7 @@ def _workflow(
             keep_noise=settings.harmonize.keep_noise,
             device=str(resolve_device(settings.harmonize.device)),
             batch_size=1 if settings.run.low_mem else BATCH_SIZE,
+            site_effect=settings.harmonize.write_site_effect,
         )
         reference = model.reference(request.target_site)
     raw = any(plan.preprocessed is None for plan in plans)
@@ -234,7 +235,9 @@ def _workflow(
         sloppy=settings.preproc.sloppy,
     )
     said = methods(workflow)
-    strip = sorted({skull_strip_of(plan.preprocessed[0]) for plan in plans if plan.preprocessed})
+    strip = sorted(
+        {skull_strip_of(plan.preprocessed.image) for plan in plans if plan.preprocessed}
+    )
     earlier = [preprocessing_methods(space.protocol, method) for method in strip]
     return workflow, ' '.join([*(text for text in earlier if text not in said), said]).strip()
 

@@ -19,8 +19,8 @@ from ddae_app.imaging.brain import check_weights
 from ddae_app.imaging.templates import TEMPLATES, load_template, write_template
 from ddae_app.levels.execution import run_workflow
 from ddae_app.settings import Protocol, SelectSettings, Settings
-from ddae_app.workflows.derivatives import mask_path, preproc_path
-from ddae_app.workflows.harmonize import SiteScan
+from ddae_app.workflows.derivatives import mask_path, preproc_path, transform_path
+from ddae_app.workflows.harmonize import Preprocessed, SiteScan
 from ddae_app.workflows.participant import Preprocessing, ScanPlan, init_participant_wf
 
 log = logging.getLogger('ddae_app')
@@ -120,14 +120,13 @@ def prepare_preprocessing(settings: Settings, protocol: Protocol) -> Preprocessi
     )
 
 
-def find_preprocessed(
-    scan: Scan, space: sidecars.Space, roots: list[Path]
-) -> tuple[Path, Path] | None:
-    """Preprocessed image and mask of a scan, from the first folder that has them."""
+def find_preprocessed(scan: Scan, space: sidecars.Space, roots: list[Path]) -> Preprocessed | None:
+    """What preprocessing wrote of a scan, from the first folder that has it."""
+    paths = preproc_path(scan, space), mask_path(scan, space), transform_path(scan, space)
     for root in roots:
-        image, mask = root / preproc_path(scan, space), root / mask_path(scan, space)
-        if image.is_file() and mask.is_file():
-            return image, mask
+        found = Preprocessed(*(root / path for path in paths))
+        if all(file.is_file() for file in found):
+            return found
     return None
 
 
@@ -204,5 +203,5 @@ def scans_by_site(settings: Settings, space: sidecars.Space) -> dict[str, list[S
     for scan in scans:
         files = find_preprocessed(scan, space, roots)
         if files and (site := cohort[scan].site):
-            found.setdefault(site, []).append(SiteScan(*files, scan.participant))
+            found.setdefault(site, []).append(SiteScan(files.image, files.mask, scan.participant))
     return found

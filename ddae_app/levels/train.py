@@ -242,7 +242,8 @@ def _stacks_of(scan: Scan, space: sidecars.Space, roots: list[Path]) -> np.ndarr
     found = find_preprocessed(scan, space, roots)
     if found is None:
         raise DdaeError('it was not preprocessed')
-    image, mask = (np.asarray(volumes.read(path).dataobj) for path in found)
+    files = found.image, found.mask
+    image, mask = (np.asarray(volumes.read(path).dataobj) for path in files)
     protocol: Protocol = space.protocol
     grid = model_grid(protocol.template, protocol.grid)
     return training_stacks(image, mask > 0, grid, protocol)

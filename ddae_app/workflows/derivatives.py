@@ -9,10 +9,12 @@ from nipype.interfaces import utility as niu
 from nipype.pipeline import engine as pe
 
 from ddae_app.bids.names import Scan, sidecar
-from ddae_app.bids.sidecars import Metadata, Space, mask, own_uri, preproc, slices
+from ddae_app.bids.sidecars import Metadata, Space, mask, native, own_uri, preproc, slices
+from ddae_app.bids.sidecars import site_effect as site_effect_of
 from ddae_app.imaging.templates import TemplateFiles
 from ddae_app.interfaces.derivatives import DerivativeSink
 from ddae_app.interfaces.figures import PlotHarmonization, PlotPreproc
+from ddae_app.workflows.harmonize import HARMONIZE_FIELDS
 
 
 def init_preproc_derivatives_wf(
@@ -60,7 +62,7 @@ def init_preproc_derivatives_wf(
     metadata = preproc(space, raw, skull_strip, weights_sha256)
     ds_preproc = _sink('ds_preproc', output_dir, image, metadata)
     ds_mask = _sink('ds_mask', output_dir, brain, mask(space, own_uri(image)))
-    ds_xfm = _sink('ds_xfm', output_dir, scan.transform(space.protocol.template))
+    ds_xfm = _sink('ds_xfm', output_dir, transform_path(scan, space))
     ds_registration = _sink('ds_registration', output_dir, scan.figure('registration', '.svg'))
     ds_brain = _sink('ds_brain', output_dir, scan.figure('brain', '.svg'))
     workflow.connect([
@@ -83,30 +85,36 @@ def init_harmonize_derivatives_wf(
     scan: Scan,
     output_dir: Path,
     space: Space,
+    raw: str,
     metadata: Metadata,
     reference: dict[str, list[float]],
+    site_effect: bool = False,
     name: str = 'harmonize_derivatives_wf',
 ) -> pe.Workflow:
-    """Write the slices before and after harmonisation, and figures, of one scan.
+    """Write the slices before and after harmonisation, the scan with the difference, and figures.
 
     Parameters
     ----------
     scan : Scan
     output_dir : Path
     space : Space
+    raw : str
+        BIDS URI of the T1w.
     metadata : dict
         What is known of the harmonisation before the run.
     reference : dict
         Intensity quantiles of the target site: ``levels``, ``p25``, ``median``, ``p75``.
+    site_effect : bool
+        Whether to write the difference as well.
 
     Inputs
     ------
-    slices, harmonized, slice_facts, qc, provenance
+    slices, harmonized, difference, native, native_difference, native_facts, slice_facts, qc, \
+provenance
         As :func:`~ddae_app.workflows.harmonize.init_harmonize_wf` puts them out.
     """
     workflow = pe.Workflow(name=name)
-    fields = ['slices', 'harmonized', 'slice_facts', 'qc', 'provenance']
-    inputnode = pe.Node(niu.IdentityInterface(fields=fields), name='inputnode')
+    inputnode = pe.Node(niu.IdentityInterface(fields=[*HARMONIZE_FIELDS]), name='inputnode')
     before, after = slices_path(scan, space), harmonized_path(scan, space)
     gather_results = pe.Node(niu.Merge(3), name='gather_results', run_without_submitting=True)
     gather_facts = pe.Node(niu.Merge(1), name='gather_facts', run_without_submitting=True)
@@ -120,9 +128,8 @@ def init_harmonize_derivatives_wf(
         mem_gb=0.5,
     )
     ds_slices = _sink('ds_slices', output_dir, before, slices(space, preproc_path(scan, space)))
-    ds_harmonized = _sink(
-        'ds_harmonized', output_dir, after, slices(space, before, harmonized=metadata)
-    )
+    rendered = slices(space, before, harmonized=metadata)
+    ds_harmonized = _sink('ds_harmonized', output_dir, after, rendered)
     ds_before_after = _sink('ds_before_after', output_dir, scan.figure('harmonized', '.svg'))
     ds_histogram = _sink('ds_histogram', output_dir, scan.figure('histogram', '.svg'))
     workflow.connect([
@@ -138,6 +145,23 @@ def init_harmonize_derivatives_wf(
         (plot_harmonization, ds_before_after, [('harmonized', 'in_file')]),
         (plot_harmonization, ds_histogram, [('histogram', 'in_file')]),
     ])  # fmt: skip
+    if site_effect:
+        effect = site_effect_of(rendered, own_uri(before))
+        _add_sink(
+            workflow, 'difference', output_dir, effect_path(scan, space), effect, gather_results
+        )
+    if space.protocol.depth > 1:
+        gather_native = pe.Node(niu.Merge(3), name='gather_native', run_without_submitting=True)
+        workflow.connect([
+            (inputnode, gather_native, [
+                ('native_facts', 'in1'), ('qc', 'in2'), ('provenance', 'in3'),
+            ]),
+        ])  # fmt: skip
+        own = native(raw, [after, transform_path(scan, space)], metadata)
+        _add_sink(workflow, 'native', output_dir, native_path(scan), own, gather_native)
+        if site_effect:
+            path, effect = native_effect_path(scan), site_effect_of(own, raw)
+            _add_sink(workflow, 'native_difference', output_dir, path, effect, gather_native)
     return workflow
 
 
@@ -151,6 +175,11 @@ def mask_path(scan: Scan, space: Space) -> Path:
     return scan.derivative('mask', desc='brain', **space.entities)
 
 
+def transform_path(scan: Scan, space: Space) -> Path:
+    """The affine that led to template space."""
+    return scan.transform(space.protocol.template)
+
+
 def slices_path(scan: Scan, space: Space) -> Path:
     """The slices as the model sees them."""
     return scan.derivative(desc='slices', **space.entities)
@@ -159,6 +188,37 @@ def slices_path(scan: Scan, space: Space) -> Path:
 def harmonized_path(scan: Scan, space: Space) -> Path:
     """The harmonised slices."""
     return scan.derivative(desc='harmonized', **space.entities)
+
+
+def native_path(scan: Scan) -> Path:
+    """The harmonised scan in its own space."""
+    return scan.derivative(desc='harmonized')
+
+
+def effect_path(scan: Scan, space: Space) -> Path:
+    """What harmonisation added to the slices."""
+    return scan.derivative(desc='siteeffect', **space.entities)
+
+
+def native_effect_path(scan: Scan) -> Path:
+    """What it added to the scan in its own space."""
+    return scan.derivative(desc='siteeffect')
+
+
+def _add_sink(
+    workflow: pe.Workflow,
+    field: str,
+    output_dir: Path,
+    path: Path,
+    metadata: Metadata,
+    gathered: pe.Node,
+) -> None:
+    """Write what comes in as `field`, with what the run found for its sidecar."""
+    sink = _sink(f'ds_{field}', output_dir, path, metadata)
+    workflow.connect([
+        (workflow.get_node('inputnode'), sink, [(field, 'in_file')]),
+        (gathered, sink, [('out', 'results')]),
+    ])  # fmt: skip
 
 
 def _sink(

@@ -6,14 +6,21 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from nipype.interfaces import utility as niu
 from nipype.pipeline import engine as pe
 
 from ddae_app.bids.cohort import Covariates
-from ddae_app.interfaces.harmonize import Harmonize
+from ddae_app.interfaces.harmonize import BringBack, Harmonize
 from ddae_app.interfaces.preproc import ExtractSlices
 from ddae_app.settings import Protocol
+
+HARMONIZE_FIELDS = (
+    'slices', 'harmonized', 'difference', 'native', 'native_difference', 'native_facts',
+    'slice_facts', 'qc', 'provenance',
+)  # fmt: skip
+"""What the workflow puts out."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +38,8 @@ class HarmonizeRequest:
         A torch device, resolved: ``cpu``, ``cuda`` or ``cuda:n``.
     batch_size : int
         Slices at once.
+    site_effect : bool
+        Whether to write the difference as well.
     """
 
     model: Path
@@ -39,6 +48,15 @@ class HarmonizeRequest:
     keep_noise: bool
     device: str
     batch_size: int
+    site_effect: bool = False
+
+
+class Preprocessed(NamedTuple):
+    """What preprocessing wrote of a scan: image, brain mask, and the affine to template space."""
+
+    image: Path
+    mask: Path
+    transform: Path
 
 
 @dataclass(frozen=True)
@@ -55,6 +73,7 @@ def init_harmonize_wf(
     protocol: Protocol,
     request: HarmonizeRequest,
     covariates: Covariates,
+    t1w: Path,
     site_scans: Sequence[SiteScan] = (),
     omp_nthreads: int = 1,
     sloppy: bool = False,
@@ -70,6 +89,8 @@ def init_harmonize_wf(
         Model, target site and device.
     covariates : Covariates
         Of this scan.
+    t1w : Path
+        The scan, to which the difference is added where the model takes all slices.
     site_scans : sequence of SiteScan
         Where the model does not know the site of this scan: others, to measure its look from.
     omp_nthreads : int
@@ -79,13 +100,16 @@ def init_harmonize_wf(
 
     Inputs
     ------
-    t1w_preproc, mask
-        Preprocessed image on the model's grid, and its brain mask.
+    t1w_preproc, mask, xfm
+        Preprocessed image on the model's grid, its brain mask, and the affine that led there.
 
     Outputs
     -------
-    slices, harmonized
-        Slices before and after, brain in [0, 1].
+    slices, harmonized, difference
+        Slices before and after, brain in [0, 1], and what the second adds to the first.
+    native, native_difference, native_facts
+        The scan with the difference, the difference, and what else its sidecar says; only where
+        the model takes all slices.
     slice_facts
         ``IntensityScale`` and ``SliceIndices``, for the sidecars.
     qc, provenance
@@ -105,9 +129,9 @@ def init_harmonize_wf(
             'slice (Immerkaer, 1996), and what rendering leaves of the spread, sharpness and '
             'contrast of its site was evened.'
         )
-    inputnode = pe.Node(niu.IdentityInterface(fields=['t1w_preproc', 'mask']), name='inputnode')
-    fields = ['slices', 'harmonized', 'slice_facts', 'qc', 'provenance']
-    outputnode = pe.Node(niu.IdentityInterface(fields=fields), name='outputnode')
+    fields = ['t1w_preproc', 'mask', 'xfm']
+    inputnode = pe.Node(niu.IdentityInterface(fields=fields), name='inputnode')
+    outputnode = pe.Node(niu.IdentityInterface(fields=[*HARMONIZE_FIELDS]), name='outputnode')
     extract_slices = pe.Node(
         ExtractSlices(protocol=asdict(protocol)), name='extract_slices', mem_gb=0.5
     )
@@ -138,7 +162,23 @@ def init_harmonize_wf(
         (extract_slices, harmonize, [('out_file', 'in_file')]),
         (extract_slices, outputnode, [('out_file', 'slices'), ('facts', 'slice_facts')]),
         (harmonize, outputnode, [
-            ('out_file', 'harmonized'), ('qc', 'qc'), ('provenance', 'provenance'),
+            ('out_file', 'harmonized'), ('difference', 'difference'), ('qc', 'qc'),
+            ('provenance', 'provenance'),
         ]),
     ])  # fmt: skip
+    if protocol.depth > 1:
+        workflow.__desc__ += (
+            " The difference was brought back into each scan's own space through the inverse "
+            'transform and added to the scan itself.'
+        )
+        bring_back = pe.Node(BringBack(t1w=str(t1w)), name='bring_back', mem_gb=2)
+        workflow.connect([
+            (inputnode, bring_back, [('xfm', 'xfm')]),
+            (extract_slices, bring_back, [('out_file', 'slices')]),
+            (harmonize, bring_back, [('difference', 'difference')]),
+            (bring_back, outputnode, [
+                ('out_file', 'native'), ('difference', 'native_difference'),
+                ('facts', 'native_facts'),
+            ]),
+        ])  # fmt: skip
     return workflow

@@ -17,13 +17,18 @@ from ddae_app.workflows.derivatives import (
     init_harmonize_derivatives_wf,
     init_preproc_derivatives_wf,
 )
-from ddae_app.workflows.harmonize import HarmonizeRequest, SiteScan, init_harmonize_wf
+from ddae_app.workflows.harmonize import (
+    HARMONIZE_FIELDS,
+    HarmonizeRequest,
+    Preprocessed,
+    SiteScan,
+    init_harmonize_wf,
+)
 from ddae_app.workflows.preproc import init_preproc_wf
 
 PREPROC_FIELDS = (
     't1w_grid', 't1w_preproc', 'mask', 'xfm', 'fixed', 'kind', 'registration_qc', 'brain_qc',
 )  # fmt: skip
-HARMONIZE_FIELDS = ('slices', 'harmonized', 'slice_facts', 'qc', 'provenance')
 
 
 @dataclass(frozen=True)
@@ -47,8 +52,8 @@ class ScanPlan:
     covariates : Covariates
     raw : str
         BIDS URI of the T1w.
-    preprocessed : tuple of Path or None
-        Image and mask that an earlier run made; None to make them.
+    preprocessed : Preprocessed or None
+        What an earlier run made; None to make it.
     harmonization : dict or None
         Sidecar entries known before the run; None to stop after preprocessing.
     site_scans : tuple of SiteScan
@@ -58,7 +63,7 @@ class ScanPlan:
     scan: Scan
     covariates: Covariates
     raw: str
-    preprocessed: tuple[Path, Path] | None
+    preprocessed: Preprocessed | None
     harmonization: Metadata | None
     site_scans: tuple[SiteScan, ...] = ()
 
@@ -111,6 +116,7 @@ def init_participant_wf(
                 protocol=space.protocol,
                 request=request,
                 covariates=plan.covariates,
+                t1w=plan.scan.path,
                 site_scans=plan.site_scans,
                 omp_nthreads=omp_nthreads,
                 sloppy=sloppy,
@@ -119,11 +125,13 @@ def init_participant_wf(
                 scan=plan.scan,
                 output_dir=output_dir,
                 space=space,
+                raw=plan.raw,
                 metadata=plan.harmonization,
                 reference=reference,
+                site_effect=request.site_effect,
             )
             prefix = '' if plan.preprocessed else 'outputnode.'
-            images = ('t1w_preproc', 'mask')
+            images = ('t1w_preproc', 'mask', 'xfm')
             pairs = [(f'{prefix}{field}', f'inputnode.{field}') for field in images]
             scan_wf.connect([
                 (source, harmonize_wf, pairs),
@@ -181,11 +189,11 @@ def _add_preproc(
     return preproc_wf
 
 
-def _preprocessed_node(images: tuple[Path, Path]) -> pe.Node:
-    preprocessed = pe.Node(
-        niu.IdentityInterface(fields=['t1w_preproc', 'mask']), name='preprocessed'
-    )
-    preprocessed.inputs.t1w_preproc, preprocessed.inputs.mask = map(str, images)
+def _preprocessed_node(files: Preprocessed) -> pe.Node:
+    fields = ('t1w_preproc', 'mask', 'xfm')
+    preprocessed = pe.Node(niu.IdentityInterface(fields=[*fields]), name='preprocessed')
+    for field, file in zip(fields, files, strict=True):
+        setattr(preprocessed.inputs, field, str(file))
     return preprocessed
 
 

@@ -26,6 +26,7 @@ FLAGS = {
     '--method': (['ddae'], 'ddae'),
     '--unseen-site': (['agnostic'], 'agnostic'),
     '--keep-noise': ([], True),
+    '--write-site-effect': ([], True),
     '--stage': (['preproc'], 'preproc'),
     '--device': (['cuda:1'], 'cuda:1'),
     '--preset': (['tiny'], 'tiny'),

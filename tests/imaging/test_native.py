@@ -34,7 +34,8 @@ def onto_the_grid(native, matrix):
 
 
 def back(difference, brain, matrix):
-    return native_difference(difference, brain, AFFINE, matrix, NATIVE, NATIVE_AFFINE)
+    scan = nib.Nifti1Image(np.ones(NATIVE, np.float32), NATIVE_AFFINE)
+    return native_difference(difference, brain, AFFINE, matrix, scan)
 
 
 def test_resampled_as_the_scan_was_it_is_the_difference_again(brain, matrix):

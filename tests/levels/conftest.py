@@ -36,8 +36,10 @@ def model(tmp_path_factory):
 
 
 def write_model(path: Path, *, phantom: bool = True, protocol: Protocol | None = None) -> Path:
+    protocol = protocol or Protocol(template=TEMPLATE)
     config = ModelConfig(
-        unshuffle=4, channels=8, multipliers=(1, 2), blocks=1, attention=(), z_u_dim=4,
+        image_size=protocol.slice_shape[0], depth=protocol.depth, neighbours=1, unshuffle=4,
+        channels=8, multipliers=(1, 2), blocks=1, attention=(), z_u_dim=4,
         schedule='cosine', prediction='v', condition_dropout=0.1,
     )  # fmt: skip
     levels = tuple(np.linspace(0, 1, 11))
@@ -48,7 +50,7 @@ def write_model(path: Path, *, phantom: bool = True, protocol: Protocol | None =
         sites=SITES,
         age_mean=50.0,
         age_sd=15.0,
-        protocol=protocol or Protocol(template=TEMPLATE),
+        protocol=protocol,
         quantiles=SiteQuantiles(levels, table, table, table),
         training=TrainingRecord('none', (1, 1), 0, 0, None, None),
         versions={'ddae-app': '0', 'torch': '0'},

@@ -11,7 +11,7 @@ from ddae_app.bids.cohort import Covariates
 from ddae_app.bids.names import Scan
 from ddae_app.imaging.templates import TemplateFiles
 from ddae_app.settings import Protocol
-from ddae_app.workflows.harmonize import HarmonizeRequest
+from ddae_app.workflows.harmonize import HarmonizeRequest, Preprocessed
 from ddae_app.workflows.participant import (
     Preprocessing,
     ScanPlan,
@@ -26,7 +26,10 @@ def build(tmp_path):
     image = tmp_path / 'x.nii'
     image.touch()
 
-    def make(*, preproc=True, harmonize=True, device='cpu', skull_strip='none'):
+    def make(
+        *, preproc=True, harmonize=True, device='cpu', skull_strip='none', slices='medial',
+        site_effect=False,
+    ):  # fmt: skip
         facts = sidecars.harmonization(
             sidecars.ModelFacts('m', 'f' * 64, False), Covariates('A'), 'B', 'refuse', 0
         )
@@ -35,7 +38,7 @@ def build(tmp_path):
                 Scan(tmp_path / f'sub-01_run-{i}_T1w.nii.gz', '01', None, f'sub-01_run-{i}'),
                 Covariates('A'),
                 'bids:raw:x',
-                None if preproc else (image, image),
+                None if preproc else Preprocessed(image, image, image),
                 facts if harmonize else None,
             )
             for i in (1, 2)
@@ -44,11 +47,11 @@ def build(tmp_path):
         return init_participant_wf(
             plans,
             output_dir=tmp_path / 'out',
-            space=sidecars.Space(Protocol(), 'https://example.org'),
+            space=sidecars.Space(Protocol(slices=slices), 'https://example.org'),
             preprocessing=Preprocessing(template, skull_strip, tmp_path, None, device)
             if preproc
             else None,
-            request=HarmonizeRequest(image, 'B', 'refuse', False, device, 4)
+            request=HarmonizeRequest(image, 'B', 'refuse', False, device, 4, site_effect)
             if harmonize
             else None,
             reference={'levels': [0.0, 1.0]} if harmonize else None,
@@ -83,6 +86,17 @@ def test_stages(build):
     assert 'harmonize' not in steps(build(harmonize=False))
     later = steps(build(preproc=False))
     assert 'harmonize' in later and 'register_mni' not in later
+
+
+def test_whole_scans_are_brought_back_and_differences_written_on_request(build):
+    def sinks(**asked):
+        return {step for step in steps(build(**asked)) if step.startswith('ds_')}
+
+    medial = sinks()
+    assert sinks(slices='all') == medial | {'ds_native'}
+    assert sinks(site_effect=True) == medial | {'ds_difference'}
+    both = medial | {'ds_native', 'ds_difference', 'ds_native_difference'}
+    assert sinks(slices='all', site_effect=True) == both
 
 
 def test_networks_queue_for_the_gpu_only_where_there_is_one(build):
