@@ -32,6 +32,12 @@ QC_MEANING = {
     'target_distance_before': 'Wasserstein distance of brain intensities to those typical of '
     'the target site, before harmonization',
     'target_distance_after': 'The same after harmonization',
+    'anatomy_unexplained': 'Largest structure that no change of contrast or shading makes of the '
+    'scan, on the scale 0 to 1',
+    'csf_share_change': 'Change of the share of the brain that is as dark as CSF',
+    'grey_share_change': 'The same of grey matter',
+    'white_share_change': 'The same of white matter',
+    'anatomy_flag': 'Why somebody should look at the anatomy; none if nothing stands out',
     'source_site': 'Where the scan was acquired',
     'target_site': 'The site whose look it was given',
 }

@@ -51,11 +51,13 @@ class _PlotHarmonizationInputSpec(BaseInterfaceInputSpec):
     source_site = traits.Str(mandatory=True)
     target_site = traits.Str(mandatory=True)
     reference = traits.Dict(mandatory=True, desc='intensity quantiles of the target site')
+    qc = traits.Dict(mandatory=True, desc='among others, the place to look at')
 
 
 class _PlotHarmonizationOutputSpec(TraitedSpec):
     harmonized = File(desc='before, after, difference')
     histogram = File(desc='intensities before and after, and those of the target site')
+    planes = File(desc='before, after, difference in three planes; of whole scans alone')
 
 
 class PlotHarmonization(SimpleInterface):
@@ -76,4 +78,9 @@ class PlotHarmonization(SimpleInterface):
         )
         charts.plot_histogram(before, after, self.inputs.reference, histogram, target)
         self._results |= {'harmonized': str(harmonized), 'histogram': str(histogram)}
+        if len(before) > 1:
+            planes, place = Path(runtime.cwd) / 'planes.svg', self.inputs.qc['anatomy_place']
+            x, y = (np.asarray(image.dataobj) for image in images)
+            figures.plot_planes(x, y, images[0].affine, place, planes)
+            self._results['planes'] = str(planes)
         return runtime

@@ -16,7 +16,7 @@ from nipype.interfaces.base import (
 )
 
 from ddae_app.harmonize.device import resolve_device
-from ddae_app.imaging import conform, native, quality, registration, volumes
+from ddae_app.imaging import anatomy, conform, native, quality, registration, volumes
 from ddae_app.imaging.grid import model_grid
 from ddae_app.imaging.slices import training_stacks
 
@@ -87,6 +87,7 @@ class Harmonize(SimpleInterface):
             'out_file': str(out),
             'difference': str(difference),
             'qc': quality.fidelity(before, after)
+            | anatomy.judge_anatomy(before, after, image.affine)
             | {
                 'target_distance_before': quality.quantile_distance(before, levels, reference),
                 'target_distance_after': quality.quantile_distance(after, levels, reference),

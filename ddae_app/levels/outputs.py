@@ -14,6 +14,7 @@ from ddae_app.bids.cohort import Cohort, Covariates
 from ddae_app.bids.dataset import QC_MEANING, update_scans
 from ddae_app.bids.names import Scan, sidecar
 from ddae_app.harmonize.models import FoundModel
+from ddae_app.imaging.anatomy import MOST_SHARE_CHANGE, MOST_UNEXPLAINED
 from ddae_app.reports.participant import (
     Measure,
     ParticipantReport,
@@ -45,6 +46,11 @@ FIGURES = {
     'harmonized': (
         'Harmonization',
         'Before, after, and the difference; before and after in one fixed window.',
+    ),
+    'planes': (
+        'All three planes',
+        'Through the middle of the brain, and through the place where what changed follows least '
+        'from the scan by contrast and shading.',
     ),
     'histogram': (
         'Intensities',
@@ -178,6 +184,10 @@ def is_unusual(name: str, facts: Mapping[str, Any]) -> bool:
         return facts[name] < USUAL_CORRELATION
     if name == 'target_distance_after':
         return facts[name] > facts['target_distance_before'] + NOTABLE_DISTANCE
+    if name == 'anatomy_unexplained':
+        return facts[name] > MOST_UNEXPLAINED
+    if name.endswith('_share_change'):
+        return abs(facts[name]) > MOST_SHARE_CHANGE
     return False
 
 
@@ -189,6 +199,11 @@ def _scan_warnings(facts: Mapping[str, Any]) -> tuple[str, ...]:
         found.append(
             'The model was not trained on the site of this scan: how the site looks was measured '
             f'from {look}, and what people there differ in may have been taken for it.'
+        )
+    if facts.get('anatomy_flag', 'none') != 'none':
+        found.append(
+            f'Harmonization may have changed the anatomy: {facts["anatomy_flag"]}. Compare the '
+            'pictures before and after.'
         )
     return tuple(found)
 

@@ -32,6 +32,7 @@ __all__ = [
     'plot_histogram',
     'plot_losses',
     'plot_mask',
+    'plot_planes',
     'plot_registration',
 ]
 
@@ -145,6 +146,82 @@ def plot_harmonization(
                 label_cut(axes, 'LR', note)
         _side_bar(figure, grid[-1][-1], limit)
         save(figure, Path(path))
+
+
+def plot_planes(
+    before: np.ndarray, after: np.ndarray, affine: np.ndarray, place: Sequence[float], path: Path
+) -> None:
+    """Cuts before, after, and what changed: through the middle of the brain, and at a place.
+
+    Parameters
+    ----------
+    before, after : np.ndarray, shape (X, Y, Z), range [0, 1]
+        Axes left to right, back to front, bottom to top; both shown black at 0 and white at 1.
+    affine : np.ndarray, shape (4, 4)
+        Voxel index to mm, RAS, without rotation.
+    place : sequence of float
+        mm.
+    path : Path
+        Ends in ``.png`` or ``.svg``.
+    """
+    box = tuple(
+        slice(max(int(i.min()) - MARGIN, 0), int(i.max()) + 1 + MARGIN) if i.size else slice(0, 9)
+        for i in np.nonzero(before > 0)
+    )
+    volumes = before[box], after[box], (after - before)[box]
+    shape = volumes[0].shape
+    cuts = _cuts(shape, [part.start for part in box], np.linalg.inv(affine) @ [*place, 1])
+    edges = np.abs(np.diag(affine)[:3])
+    sizes = [[shape[i] * edges[i] for i in range(3) if i != axis] for axis, _ in cuts]
+    limit = _difference_limit(volumes[2])
+    grey = {'cmap': 'gray', 'vmin': 0, 'vmax': 1}
+    colours = grey, grey, {'cmap': DIFFERENCE, 'vmin': -limit, 'vmax': limit}
+    titles = 'Before', 'After', 'Difference: after \N{MINUS SIGN} before'
+    with house_style():
+        figure, grid = _planes_grid(sizes)
+        for panels, volume, look, title in zip(grid, volumes, colours, titles, strict=True):
+            _row_title(figure, panels, 0, title)
+            for axes, (axis, index), size in zip(panels, cuts, sizes, strict=True):
+                draw_panel(axes, volume.take(index, axis), (0, size[0], 0, size[1]), look)
+                at = affine[axis, 3] + (index + box[axis].start) * affine[axis, axis]
+                label_cut(axes, 'LR' if axis else 'PA', f'{"xyz"[axis]} = {at:.0f} mm')
+        _row_title(figure, grid[0], 2, 'Where contrast and shading explain least')
+        _side_bar(figure, grid[-1][-1], limit)
+        save(figure, Path(path))
+
+
+def _cuts(
+    shape: Sequence[int], start: Sequence[int], place: Sequence[float]
+) -> list[tuple[int, int]]:
+    """Axis and index, in a box: through its middle, then through a voxel of the whole volume."""
+    there = [int(np.clip(round(place[i]) - start[i], 0, shape[i] - 1)) for i in range(3)]
+    return [(1, shape[1] // 2), (0, shape[0] // 2), (2, there[2]), (1, there[1]), (0, there[0])]
+
+
+def _row_title(figure: Figure, panels: Sequence[Axes], first: int, title: str) -> None:
+    """Above the tallest of the panels, from one of them on."""
+    boxes = [axes.get_position() for axes in panels]
+    top, left = max(box.y1 for box in boxes) + 0.008, boxes[first].x0 + 0.004
+    figure.text(left, top, title, color=INK, fontweight='bold', fontsize=10)
+
+
+def _planes_grid(sizes: Sequence[Sequence[float]]) -> tuple[Figure, list[list[Axes]]]:
+    """Three rows of cuts, all to one scale; `sizes` are widths and heights in mm."""
+    bar, title = 0.75, 0.32  # inches
+    scale = (WIDTH_IN - bar) / sum(width for width, _ in sizes)
+    tall = scale * max(height for _, height in sizes)
+    height = 3 * (tall + title) + 0.06
+    figure = Figure(figsize=(WIDTH_IN, height), facecolor=NIGHT)
+    grid = []
+    for row in range(3):
+        left, panels = 0.0, []
+        bottom = 1 - (row + 1) * (tall + title) / height
+        for wide, high in sizes:
+            width = scale * wide / WIDTH_IN
+            panels.append(figure.add_axes((left, bottom, width, scale * high / height)))
+            left += width
+        grid.append(panels)
+    return figure, grid
 
 
 def _single(image: Image) -> nib.Nifti1Image:

@@ -141,7 +141,9 @@ provenance
         (gather_facts, ds_slices, [('out', 'results')]),
         (inputnode, ds_harmonized, [('harmonized', 'in_file')]),
         (gather_results, ds_harmonized, [('out', 'results')]),
-        (inputnode, plot_harmonization, [('slices', 'before'), ('harmonized', 'after')]),
+        (inputnode, plot_harmonization, [
+            ('slices', 'before'), ('harmonized', 'after'), ('qc', 'qc'),
+        ]),
         (plot_harmonization, ds_before_after, [('harmonized', 'in_file')]),
         (plot_harmonization, ds_histogram, [('histogram', 'in_file')]),
     ])  # fmt: skip
@@ -157,6 +159,8 @@ provenance
                 ('native_facts', 'in1'), ('qc', 'in2'), ('provenance', 'in3'),
             ]),
         ])  # fmt: skip
+        ds_planes = _sink('ds_planes', output_dir, scan.figure('planes', '.svg'))
+        workflow.connect(plot_harmonization, 'planes', ds_planes, 'in_file')
         own = native(raw, [after, transform_path(scan, space)], metadata)
         _add_sink(workflow, 'native', output_dir, native_path(scan), own, gather_native)
         if site_effect:

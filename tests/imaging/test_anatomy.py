@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 
-from ddae_app.imaging.anatomy import stripe_index, tissue_shares
+from ddae_app.imaging.anatomy import (
+    MOST_UNEXPLAINED,
+    judge_anatomy,
+    stripe_index,
+    tissue_shares,
+    unexplained,
+)
 
 SHAPE = (30, 32, 28)
 
@@ -51,3 +59,78 @@ def test_stripes_are_told_from_what_has_no_direction(brain):
         stripe_index(even, brain, (1, 1, 1)) / 4
     )
     assert np.isnan(stripe_index(np.zeros(SHAPE), brain, (1, 1, 1)))
+
+
+@pytest.fixture
+def scan(brain):
+    """Smooth tissue with a noisy picture of it."""
+    rng = np.random.default_rng(0)
+    texture = gaussian_filter(rng.normal(size=SHAPE), 2)
+    tissue = 0.65 + 0.2 * texture / texture.std()
+    return np.where(brain, np.clip(tissue, 0.1, 1), 0)
+
+
+def noisy(scan, seed=1):
+    rng = np.random.default_rng(seed)
+    return np.where(scan > 0, np.maximum(scan + rng.normal(0, 0.03, SHAPE), 0.01), 0)
+
+
+def shaded(scan):
+    """Another contrast and shading of the same anatomy."""
+    z = np.linspace(-1, 1, SHAPE[0])[:, None, None]
+    return scan**1.4 * (1 + 0.1 * z)
+
+
+def with_blob(scan, value, centre=(15, 16, 14), radius=3):
+    place = np.indices(SHAPE) - np.array(centre)[:, None, None, None]
+    near = np.square(place).sum(axis=0) <= radius**2
+    return np.where(near & (scan > 0), value, scan)
+
+
+def test_contrast_and_shading_are_explained_and_a_blob_is_not(scan):
+    before, after = noisy(scan), shaded(scan)
+    usual = unexplained(before, after)
+    assert usual.shape == SHAPE and not usual[scan == 0].any()
+    assert usual.max() < 0.05
+    for value in (0.1, 1.0):
+        added = unexplained(before, with_blob(after, value))
+        assert added.max() > 2 * usual.max()
+        worst = np.unravel_index(added.argmax(), SHAPE)
+        assert np.abs(np.subtract(worst, (15, 16, 14))).max() <= 2
+
+
+def test_what_was_taken_away_is_found_too(scan):
+    before = with_blob(noisy(scan), 0.15)
+    usual = unexplained(before, shaded(with_blob(scan, 0.15)))
+    lost = unexplained(before, shaded(scan))
+    assert lost.max() > 2 * usual.max()
+
+
+def test_a_flag_says_what_and_where(scan):
+    affine = np.diag([2.0, 2.0, 2.0, 1.0])
+    affine[:3, 3] = -30
+    before, after = noisy(scan), shaded(scan)
+    fine = judge_anatomy(before, after, affine)
+    assert fine['anatomy_flag'] == 'none' and fine['anatomy_unexplained'] < MOST_UNEXPLAINED
+    found = judge_anatomy(before, with_blob(after, 0.05, radius=4), affine)
+    assert found['anatomy_unexplained'] > MOST_UNEXPLAINED
+    x, y, z = (float(n) for n in re.findall(r'-?\d+', found['anatomy_flag'])[:3])
+    # (slice, row, column) (15, 16, 14) is (row, column, slice) (16, 14, 15) of the affine.
+    assert np.abs(np.subtract((x, y, z), (2, -2, 0))).max() <= 5
+
+
+def test_a_shift_of_tissue_is_flagged(scan):
+    after = np.where(scan > 0.55, 0.95, scan)
+    found = judge_anatomy(scan, after, np.eye(4))
+    assert abs(found['white_share_change']) > 0.15 and 'white matter +' in found['anatomy_flag']
+
+
+def test_a_single_slice_is_judged_as_well(scan):
+    before, after = noisy(scan)[15:16], shaded(scan)[15:16]
+    assert 0 < unexplained(before, after).max() < 0.08
+    assert unexplained(before, with_blob(shaded(scan), 0.05)[15:16]).max() > 0.1
+
+
+def test_no_brain_no_flag():
+    nothing = np.zeros(SHAPE)
+    assert judge_anatomy(nothing, nothing, np.eye(4))['anatomy_flag'] == 'none'

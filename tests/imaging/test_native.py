@@ -8,7 +8,12 @@ import pytest
 from scipy.ndimage import affine_transform, gaussian_filter
 from scipy.spatial.transform import Rotation
 
-from ddae_app.imaging.native import native_difference
+from ddae_app.imaging.native import (
+    in_file_order,
+    in_scan_units,
+    native_difference,
+    write_changed,
+)
 
 GRID = (40, 44, 36)
 AFFINE = nib.affines.from_matvec(np.diag([1.5, 1.7, 1.5]), [-29, -37, -26])
@@ -60,3 +65,63 @@ def test_no_difference_is_exactly_none(brain, matrix):
     assert not back(np.zeros(GRID), brain, matrix).any()
     outside = np.where(brain, 0, 5.0)
     assert not back(outside, brain, matrix).any()
+
+
+@pytest.fixture
+def change():
+    """A tenth of the voxels get something between -20 and 20."""
+    rng = np.random.default_rng(1)
+    return np.where(rng.random((9, 8, 7)) < 0.1, rng.uniform(-20, 20, (9, 8, 7)), 0)
+
+
+@pytest.mark.parametrize('kind', [np.int16, np.uint8, np.float32])
+@pytest.mark.parametrize('slope', [1, 0.25])
+def test_a_changed_scan_is_stored_as_the_scan_is(tmp_path, change, kind, slope):
+    rng = np.random.default_rng(0)
+    if kind == np.float32:
+        slope = 1
+    image = nib.Nifti1Image(rng.integers(90, 160, change.shape).astype(kind), NATIVE_AFFINE)
+    image.header.set_slope_inter(slope, 3)
+    image.header['descrip'] = b'what the scanner wrote'
+    path, out = tmp_path / 'scan.nii.gz', tmp_path / 'out.nii.gz'
+    nib.save(image, path)
+    write_changed(path, change, out)
+    raw, found = nib.load(path), nib.load(out)
+    assert raw.header.binaryblock == found.header.binaryblock
+    stored = [x.dataobj.get_unscaled() for x in (raw, found)]
+    assert np.array_equal(stored[0][change == 0], stored[1][change == 0])
+    exact = 0.5001 * slope if kind != np.float32 else 1e-4
+    assert np.abs(found.get_fdata() - raw.get_fdata() - change).max() <= exact
+
+
+def test_what_does_not_fit_into_the_scans_numbers_is_cut(tmp_path):
+    path, out = tmp_path / 'scan.nii', tmp_path / 'out.nii.gz'
+    nib.save(nib.Nifti1Image(np.full((3, 3, 3), 250, np.uint8), NATIVE_AFFINE), path)
+    write_changed(path, np.full((3, 3, 3), 20.0), out)
+    assert (nib.load(out).get_fdata() == 255).all()
+
+
+def test_the_order_of_the_file_and_a_fourth_axis_of_one(tmp_path, change):
+    turned = nib.Nifti1Image(np.ones((7, 9, 8, 1), np.float32), np.diag([-1.0, 1, 1, 1]))
+    turned.affine[:3, :3] = [[0, -1, 0], [0, 0, 1], [1, 0, 0]]
+    image = nib.Nifti1Image(np.ones((7, 9, 8, 1), np.float32), turned.affine)
+    path, out = tmp_path / 'scan.nii.gz', tmp_path / 'out.nii.gz'
+    nib.save(image, path)
+    conformed = nib.as_closest_canonical(nib.Nifti1Image(np.ones((7, 9, 8)), image.affine))
+    write_changed(path, in_file_order(change, conformed, path), out)
+    found = nib.load(out)
+    assert found.shape == image.shape
+    back = nib.as_closest_canonical(nib.Nifti1Image(found.get_fdata()[..., 0], found.affine))
+    np.testing.assert_allclose(back.get_fdata(), 1 + change, atol=1e-5)
+
+
+def test_a_difference_in_the_units_of_the_scan_keeps_its_field(brain, matrix):
+    scan = nib.Nifti1Image(
+        np.random.default_rng(0).uniform(300, 900, NATIVE).astype(np.float32), NATIVE_AFFINE
+    )
+    raw = onto_the_grid(scan.get_fdata(), matrix)
+    field = 1 + 0.3 * np.linspace(-1, 1, GRID[0])[:, None, None]
+    before = np.where(brain, raw / field / 800, 0)
+    found = in_scan_units(before, np.where(brain, 0.1, 0), scan, matrix, AFFINE)
+    expected = np.where(brain, 0.1 * 800 * field, 0)
+    np.testing.assert_allclose(found, expected, rtol=1e-4)

@@ -42,13 +42,16 @@ def draw(name, path, scan, stacks):
         figures.plot_registration(image, image, mask, path)
     elif name == 'mask':
         figures.plot_mask(image, mask, path)
+    elif name == 'planes':
+        volume = image.get_fdata()
+        figures.plot_planes(volume, volume**1.5, AFFINE, (90, 100, 80), path)
     elif name == 'harmonization':
         figures.plot_harmonization(before, after, path, 'A & B', '<C>', AFFINE)
     else:
         figures.plot_histogram(before, after, reference, path, '$C')
 
 
-@pytest.mark.parametrize('name', ['registration', 'mask', 'harmonization', 'histogram'])
+@pytest.mark.parametrize('name', ['registration', 'mask', 'planes', 'harmonization', 'histogram'])
 def test_figure_is_well_formed_and_repeatable(name, scan, stacks, tmp_path):
     first, second = tmp_path / 'a.svg', tmp_path / 'b.svg'
     draw(name, first, scan, stacks)
@@ -63,6 +66,19 @@ def test_difference_shows(stacks, tmp_path):
     figures.plot_harmonization(before, after, tmp_path / 'a.svg', 'A', 'B')
     figures.plot_harmonization(before, before, tmp_path / 'b.svg', 'A', 'B')
     assert (tmp_path / 'a.svg').read_bytes() != (tmp_path / 'b.svg').read_bytes()
+
+
+def test_planes_are_cut_through_the_middle_and_where_they_are_asked_for():
+    cuts = figures._cuts((20, 30, 24), (4, 2, 3), (11.2, 28.9, 20.0, 1))
+    assert cuts == [(1, 15), (0, 10), (2, 17), (1, 27), (0, 7)]
+    # A place outside of the box shows its nearest cuts.
+    assert figures._cuts((20, 30, 24), (4, 2, 3), (0, 99, 5))[2:] == [(2, 2), (1, 29), (0, 0)]
+
+
+def test_planes_of_a_scan_without_brain(tmp_path):
+    nothing = np.zeros((12, 12, 12))
+    figures.plot_planes(nothing, nothing, AFFINE, (0, 0, 0), tmp_path / 'a.svg')
+    assert ElementTree.parse(tmp_path / 'a.svg').getroot().tag.endswith('svg')
 
 
 def test_difference_limit_is_of_the_change_and_never_tiny():

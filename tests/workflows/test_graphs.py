@@ -93,9 +93,9 @@ def test_whole_scans_are_brought_back_and_differences_written_on_request(build):
         return {step for step in steps(build(**asked)) if step.startswith('ds_')}
 
     medial = sinks()
-    assert sinks(slices='all') == medial | {'ds_native'}
+    assert sinks(slices='all') == medial | {'ds_native', 'ds_planes'}
     assert sinks(site_effect=True) == medial | {'ds_difference'}
-    both = medial | {'ds_native', 'ds_difference', 'ds_native_difference'}
+    both = medial | {'ds_native', 'ds_planes', 'ds_difference', 'ds_native_difference'}
     assert sinks(slices='all', site_effect=True) == both
 
 
