@@ -132,7 +132,7 @@ def _store(
     done = file.with_suffix('.done')
     if not done.is_file():
         points = GRID.points(
-            tuple(slice(a, a + n) for a, n in zip(CORNER, _xyz(SHAPE), strict=True))
+            tuple(slice(a, a + n) for a, n in zip(CORNER, xyz(SHAPE), strict=True))
         )
         maps = [
             np.lib.format.open_memmap(f, mode='w+', dtype=np.float32, shape=shape) for f in files
@@ -140,11 +140,11 @@ def _store(
         for row, person in enumerate(people):
             target = scanners[TARGET] if truth else None
             visit = draw_visit(person, scanners[person.site], seed, points, target, BIAS_LEFT)
-            maps[0][row] = _stack(visit.image / _top(visit.image, visit.mask), visit.mask)
+            maps[0][row] = as_stack(visit.image / brightness(visit.image, visit.mask), visit.mask)
             if visit.truth is not None and visit.retest is not None:
                 # Noise lifts the percentile that becomes 1: the truth has the retest's scale.
-                scale = _top(visit.retest, visit.mask)
-                maps[1][row] = _stack(visit.truth / scale, visit.mask)
+                scale = brightness(visit.retest, visit.mask)
+                maps[1][row] = as_stack(visit.truth / scale, visit.mask)
             if row % 20 == 0:
                 print(f'  {row} of {len(people)} volumes drawn', flush=True)
         for each in maps:
@@ -153,15 +153,15 @@ def _store(
     return np.load(file, mmap_mode='r')
 
 
-def _xyz(shape: tuple[int, int, int]) -> tuple[int, int, int]:
+def xyz(shape: tuple[int, int, int]) -> tuple[int, int, int]:
     return shape[1], shape[2], shape[0]
 
 
-def _stack(volume: np.ndarray, mask: np.ndarray) -> np.ndarray:
+def as_stack(volume: np.ndarray, mask: np.ndarray) -> np.ndarray:
     return np.moveaxis(np.where(mask, volume, 0), 2, 0)
 
 
-def _top(volume: np.ndarray, mask: np.ndarray) -> float:
+def brightness(volume: np.ndarray, mask: np.ndarray) -> float:
     return float(np.percentile(volume[mask], VOLUMES.intensity_percentile))
 
 
@@ -231,12 +231,12 @@ def _in_native_space(bench: Bench, person: Subject, transform: Transform) -> dic
 
     def on_grid(volume: np.ndarray) -> np.ndarray:
         to_scan = np.linalg.inv(affine) @ matrix @ box
-        return affine_transform(volume, to_scan, output_shape=_xyz(SHAPE), order=1)
+        return affine_transform(volume, to_scan, output_shape=xyz(SHAPE), order=1)
 
     brain = on_grid((scan > 0).astype(np.float32)) > 0.5
     before, again = on_grid(scan), on_grid(retest)
-    top, scale = _top(before, brain), _top(again, brain)
-    stack = _stack(before / top, brain)
+    top, scale = brightness(before, brain), brightness(again, brain)
+    stack = as_stack(before / top, brain)
     change = np.moveaxis(transform(stack, person) - stack, 0, 2)
     added = native_difference(change, brain, box, matrix, nib.Nifti1Image(scan, affine))
     found = scan / top + added

@@ -187,7 +187,9 @@ bias-corrected, stripped of the skull, and re-rendered as if acquired at one tar
 - `desc-brain_mask`: brain mask
 - `from-T1w_to-*_xfm.txt`: affine in ITK's format, resamples the T1w into template space
 - `desc-slices`: axial slices as the network sees them, brain scaled to [0, 1]
-- `desc-harmonized`: the same slices at the target site
+- `desc-harmonized`: the same slices at the target site; without `space`, where the model knows
+  all slices, the scan itself in its own space, of which only the brain differs
+- `desc-siteeffect`: what harmonization added, where it was asked for
 - `sub-*_scans.tsv`: quality measures of each scan, explained in the JSON beside it
 - `sub-*.html`: a page with pictures per participant
 - `logs/`: settings and log of each run

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ddae_app.phantom.anatomy import BRAIN_CENTRE_MM
+from ddae_app.phantom.lesions import Lesion
 from ddae_app.phantom.population import Subject, draw_subjects
 from ddae_app.phantom.scanner import Scanner, draw_scanner, render, with_tissue_contrast
 from ddae_app.phantom.seeds import generator
@@ -68,6 +69,7 @@ def draw_visit(
     points: np.ndarray,
     target: Scanner | None = None,
     bias_strength: float = 0.3,
+    lesion: Lesion | None = None,
 ) -> Visit:
     """Scan one person, and again in the target's scanner.
 
@@ -83,8 +85,12 @@ def draw_visit(
         Renders the truth.
     bias_strength : float
         Part of the bias field left by bias correction; 1 for a raw scan.
+    lesion : Lesion, optional
+        That the person has.
     """
     tissues = subject.anatomy().tissues(points)
+    if lesion is not None:
+        tissues = lesion.put_into(tissues, points)
     place = points - np.array(BRAIN_CENTRE_MM)
     rng = generator(seed, 'slice', subject.label)
     image = render(scanner, tissues, place, rng, bias_strength)

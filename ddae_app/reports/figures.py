@@ -191,7 +191,7 @@ def plot_planes(
 
 
 def _cuts(
-    shape: Sequence[int], start: Sequence[int], place: Sequence[float]
+    shape: Sequence[int], start: Sequence[int], place: Sequence[float] | np.ndarray
 ) -> list[tuple[int, int]]:
     """Axis and index, in a box: through its middle, then through a voxel of the whole volume."""
     there = [int(np.clip(round(place[i]) - start[i], 0, shape[i] - 1)) for i in range(3)]
