@@ -187,7 +187,8 @@ def judge(bench: Bench, transform: Transform, native_per_site: int) -> dict[str,
     for person in _first(bench.people, native_per_site):
         for name, value in _in_native_space(bench, person, transform).items():
             found[name].append(value)
-    scores = {name: float(np.mean(values)) if values else None for name, values in found.items()}
+    means = {name: float(np.mean(values)) if values else np.nan for name, values in found.items()}
+    scores = {name: mean if np.isfinite(mean) else None for name, mean in means.items()}
     labels = np.array(sites), np.array(people)
     scores['site_linear'] = probes.linear_accuracy(np.array(coarse), *labels)
     scores['site_histogram'] = probes.linear_accuracy(np.array(quantiles), *labels)

@@ -254,6 +254,7 @@ PRESETS = {
     # For a GPU: half resolution inside, wide.
     'base': Preset(
         ModelConfig(
+            neighbours=1,
             unshuffle=2,
             channels=64,
             multipliers=(1, 2, 4),
@@ -283,6 +284,7 @@ PRESETS = {
     # For two CPU cores: 17 evaluations of a slice take less than half a second.
     'tiny': Preset(
         ModelConfig(
+            neighbours=1,
             unshuffle=2,
             channels=16,
             multipliers=(1, 2, 4, 6),

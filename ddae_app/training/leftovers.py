@@ -25,7 +25,7 @@ from ddae_app.training.looks import brain_quantiles, common_scans, rising
 
 log = logging.getLogger('ddae_app')
 
-MAX_SCANS, MAX_SLICES = 2800, 20_000
+MAX_SCANS, MAX_SLICES = 2800, 7_500
 """In all, as many of each site; they are held in memory together."""
 
 GREY_SHARE = 0.7
