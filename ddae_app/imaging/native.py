@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -49,20 +50,38 @@ def native_difference(
         the difference is 0.
     """
     to_native = np.linalg.inv(scan.affine) @ matrix @ affine
+    box = _around(brain, to_native, scan.shape)
+    start = [part.start for part in box]
+    to_native = nib.affines.from_matvec(np.eye(3), np.negative(start)) @ to_native
     to_grid = np.linalg.inv(to_native)
-    inside = _resample(brain.astype(np.float32), to_grid, scan.shape) > 0.5
-    inside &= np.asarray(scan.dataobj) > 0
+    shown = np.asarray(scan.dataobj)[box] > 0
+    inside = (_resample(brain.astype(np.float32), to_grid, shown.shape) > 0.5) & shown
     # At the edge the grid sees voxels that stay as they are; the others need not make up for it.
     seen = np.maximum(_resample(inside.astype(np.float32), to_native, brain.shape), 0.1)
-    found = np.zeros(scan.shape, np.float32)
+    found = np.zeros(shown.shape, np.float32)
     lacking = np.where(brain, difference, 0).astype(np.float32)
     for _ in range(ROUNDS):
         if not lacking.any():
             break
-        found += inside * _resample(_extended(lacking, brain), to_grid, scan.shape)
-        shown = _resample(found, to_native, brain.shape) / seen
-        lacking = np.where(brain, difference - shown, 0).astype(np.float32)
-    return found
+        found += inside * _resample(_extended(lacking, brain), to_grid, shown.shape)
+        lacking = difference - _resample(found, to_native, brain.shape) / seen
+        lacking = np.where(brain, lacking, 0).astype(np.float32)
+    out = np.zeros(scan.shape, np.float32)
+    out[box] = found
+    return out
+
+
+def _around(
+    brain: np.ndarray, to_native: np.ndarray, shape: tuple[int, ...]
+) -> tuple[slice, slice, slice]:
+    """The part of the scan that holds the brain, and a little around it."""
+    edges = [(i.min() - 2, i.max() + 2) if i.size else (0, 0) for i in np.nonzero(brain)]
+    corners = np.array(list(itertools.product(*edges)))
+    there = nib.affines.apply_affine(to_native, corners)
+    low = np.clip(np.floor(there.min(axis=0)).astype(int), 0, np.array(shape) - 1)
+    high = np.clip(np.ceil(there.max(axis=0)).astype(int) + 1, low + 1, shape)
+    x, y, z = (slice(int(a), int(b)) for a, b in zip(low, high, strict=True))
+    return x, y, z
 
 
 def _resample(data: np.ndarray, to_data: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:

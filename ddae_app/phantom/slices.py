@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -69,7 +70,7 @@ def draw_visit(
     points: np.ndarray,
     target: Scanner | None = None,
     bias_strength: float = 0.3,
-    lesion: Lesion | None = None,
+    lesions: Sequence[Lesion] = (),
 ) -> Visit:
     """Scan one person, and again in the target's scanner.
 
@@ -85,11 +86,11 @@ def draw_visit(
         Renders the truth.
     bias_strength : float
         Part of the bias field left by bias correction; 1 for a raw scan.
-    lesion : Lesion, optional
+    lesions : sequence of Lesion
         That the person has.
     """
     tissues = subject.anatomy().tissues(points)
-    if lesion is not None:
+    for lesion in lesions:
         tissues = lesion.put_into(tissues, points)
     place = points - np.array(BRAIN_CENTRE_MM)
     rng = generator(seed, 'slice', subject.label)

@@ -24,8 +24,8 @@ def test_a_lesion_shows(kind, sign, site):
     scanners = draw_scanners((site, 'PhantomB'), 0)
     lesion = Lesion(CENTRE, 4.0, kind)
     without, with_lesion = (
-        draw_visit(person, scanners[site], 3, points(), scanners['PhantomB'], lesion=each)
-        for each in (None, lesion)
+        draw_visit(person, scanners[site], 3, points(), scanners['PhantomB'], lesions=each)
+        for each in ((), (lesion,))
     )
     share = lesion.share(points())
     for name in ('image', 'truth'):
