@@ -12,7 +12,7 @@ def cohort(ages, sexes, subjects=None) -> SliceData:
     """Site A and then B, half each."""
     n = len(ages)
     sites = ('A',) * (n // 2) + ('B',) * (n // 2)
-    images = np.zeros((n, 4, 4), np.float32)
+    images = np.zeros((n, 1, 4, 4), np.float32)
     people = tuple(subjects or map(str, range(n)))
     return SliceData(images, sites, np.array(ages, float), tuple(sexes), people)
 
