@@ -16,7 +16,7 @@ CHOICES = {
     'analysis_level': ('participant', 'train', 'group'),
     'skull_strip': ('hd-bet', 'template', 'none'),
     'slices': ('medial', 'all'),
-    'method': ('ddae',),
+    'method': ('ddae', 'combat'),
     'unseen_site': ('refuse', 'agnostic', 'adapt'),
     'stage': ('all', 'preproc', 'harmonize'),
     'preset': ('tiny', 'base', 'paper'),
@@ -111,7 +111,7 @@ class HarmonizeSettings:
 
     target_site: str | None = None
     model: Path | None = None
-    method: str = 'ddae'
+    method: str | None = None
     unseen_site: str = 'refuse'
     keep_noise: bool = False
     write_site_effect: bool = False
@@ -130,7 +130,7 @@ class TrainSettings:
     init_from: Path | None = None
     allow_few_scans: bool = False
     allow_confounding: bool = False
-    model_name: str = 'ddae'
+    model_name: str | None = None
 
 
 @dataclass(frozen=True)

@@ -28,17 +28,21 @@ DESCRIPTIONS = {
 }
 
 
+METHOD_NAMES = {'ddae': 'DDAE', 'combat': 'ComBat'}
+
+
 @dataclass(frozen=True)
 class ModelFacts:
     """What the sidecars tell of the model.
 
     Attributes
     ----------
-    name, sha256 : str
+    method, name, sha256 : str
     phantom : bool
         Trained on simulated images.
     """
 
+    method: str
     name: str
     sha256: str
     phantom: bool
@@ -158,7 +162,7 @@ def harmonization(
 ) -> Metadata:
     """What was done to the slices, as far as it is known before the run."""
     return {
-        'HarmonizationMethod': 'DDAE',
+        'HarmonizationMethod': METHOD_NAMES[model.method],
         'SourceSite': covariates.site or 'n/a',
         'TargetSite': target_site,
         'UnseenSitePolicy': unseen_site,

@@ -178,7 +178,11 @@ def _add_harmonization(parser: argparse.ArgumentParser) -> None:
         'model of simulated scanners)',
     )
     _flag(
-        group, '--method', choices=CHOICES['method'], help='harmonization method (default: ddae)'
+        group,
+        '--method',
+        choices=CHOICES['method'],
+        help="harmonization method: what is trained, and of which method a participant's model "
+        'has to be (default: ddae is trained, and any model taken)',
     )
     _flag(
         group,
@@ -272,7 +276,7 @@ def _add_training(parser: argparse.ArgumentParser) -> None:
         '--model-name',
         type=checked('model_name'),
         metavar='NAME',
-        help='the model is written to <output_dir>/models/NAME.safetensors (default: ddae)',
+        help='the model is written to <output_dir>/models/NAME.safetensors (default: the method)',
     )
 
 

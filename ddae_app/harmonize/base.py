@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, Self
+from typing import Any, Protocol, Self
 
 import numpy as np
 import pandas as pd
 
+import ddae_app
 from ddae_app.errors import UsageError
-from ddae_app.training.dataset import SEXES, SliceData
+from ddae_app.model.info import ModelInfo, TrainingRecord
+from ddae_app.settings import Protocol as ImageProtocol
+from ddae_app.training.dataset import SEXES, SliceData, site_quantiles
 
 
 class Harmonizer(Protocol):
@@ -78,12 +82,24 @@ class Harmonizer(Protocol):
             If the target site is unknown, or the lengths differ.
         """
 
-    def save(self, path: str | Path) -> None:
-        """Write the fitted harmoniser to one file."""
 
-    @classmethod
-    def load(cls, path: str | Path) -> Self:
-        """Read what :meth:`save` wrote."""
+class StoredHarmonizer(Harmonizer, Protocol):
+    """A harmoniser whose model is a file; :mod:`ddae_app.harmonize.methods` lists them."""
+
+    @property
+    def info(self) -> ModelInfo:
+        """What its file tells of it."""
+
+    def save(self, path: str | Path) -> None:
+        """Write the fitted harmoniser to one file, whole or not at all."""
+
+    def prepared(
+        self, *, unseen_site: str, keep_noise: bool, batch_size: int, steps: int | None = None
+    ) -> Self:
+        """A copy for one request."""
+
+    def facts(self) -> dict[str, Any]:
+        """What it does, for sidecars."""
 
 
 @dataclass(frozen=True)
@@ -143,6 +159,22 @@ def cohort_of(data: SliceData) -> pd.DataFrame:
     """The cohort of training data."""
     columns = {'subject': data.subjects, 'site': data.sites, 'age': data.ages, 'sex': data.sexes}
     return pd.DataFrame(columns)
+
+
+def model_info(method: str, data: SliceData, protocol: ImageProtocol) -> ModelInfo:
+    """What the file of a model that was fitted to these scans tells of it."""
+    counts = Counter(data.sites)
+    scans = tuple(counts[site] for site in data.site_names)
+    return ModelInfo(
+        method=method,
+        name=method,
+        sites=data.site_names,
+        protocol=protocol,
+        quantiles=site_quantiles(data),
+        training=TrainingRecord('unknown', scans, 0, len(data), None, None),
+        versions={'ddae-app': ddae_app.__version__, 'numpy': np.__version__},
+        phantom=False,
+    )
 
 
 def check_request(

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,6 +18,7 @@ from ddae_app.harmonize.base import check_request, training_data
 from ddae_app.harmonize.device import resolve_device
 from ddae_app.harmonize.models import FEWEST_PEOPLE, too_few_to_adapt
 from ddae_app.model.bundle import Bundle, load_bundle, save_bundle
+from ddae_app.model.info import BundleInfo
 from ddae_app.model.looks import Look, stack_looks
 from ddae_app.model.presets import PRESETS, Preset
 from ddae_app.model.rendering import STEPS, render
@@ -81,6 +83,11 @@ class DDAEHarmonizer:
             raise UsageError(
                 f'steps is {self.steps} and batch_size {self.batch_size}; give at least 1'
             )
+
+    @property
+    def info(self) -> BundleInfo:
+        """What the model file tells of itself."""
+        return self._fitted().info
 
     @property
     def sites(self) -> tuple[str, ...]:
@@ -192,11 +199,13 @@ class DDAEHarmonizer:
             use_covariates=dropout == 0,
         )
 
-    def typical_intensities(self, site: str) -> tuple[np.ndarray, np.ndarray]:
-        """Quantile levels and a site's median brain intensity at each, shape (Q,)."""
-        quantiles = self._fitted().info.quantiles
-        median = quantiles.median[self.sites.index(site)]
-        return np.array(quantiles.levels), np.array(median)
+    def facts(self) -> dict[str, Any]:
+        """What was done, for sidecars."""
+        return {
+            'SamplingSteps': self.steps,
+            'Denoised': not self.keep_noise,
+            'LabelBlind': not self.use_covariates,
+        }
 
     def save(self, path: str | Path) -> None:
         """Write the model as a bundle."""

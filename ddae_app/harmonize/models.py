@@ -8,7 +8,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from ddae_app.errors import ModelError, UsageError
-from ddae_app.model.info import BundleInfo, read_bundle_info
+from ddae_app.model.info import ModelInfo, read_model_info
 from ddae_app.model.presets import PRESETS, Preset
 from ddae_app.settings import Protocol
 
@@ -27,14 +27,14 @@ class FoundModel:
     Attributes
     ----------
     path : Path
-    info : BundleInfo
+    info : ModelInfo
     sha256 : str
     origin : str
         Which rule found it.
     """
 
     path: Path
-    info: BundleInfo
+    info: ModelInfo
     sha256: str
     origin: str
 
@@ -53,27 +53,65 @@ class FoundModel:
         return {'levels': list(quantiles.levels)} | {k: list(t[row]) for k, t in tables.items()}
 
 
-def find_model(named: Path | None, environment: Path | None, output_dir: Path) -> FoundModel:
+def find_model(
+    named: Path | None, environment: Path | None, output_dir: Path, method: str | None = None
+) -> FoundModel:
     """The model of a run: ``--model``, ``$DDAE_MODEL``, ``<output_dir>/models/``, the packaged.
 
     Raises
     ------
     ModelError
-        The file is missing, corrupt or of another version, or several lie in the folder.
+        The file is missing, corrupt, of another version or of another method than was asked
+        for, or several lie in the folder.
     """
-    if named is not None:
-        return _read(named, '--model')
-    if environment is not None:
-        return _read(environment, 'DDAE_MODEL')
-    trained = sorted((output_dir / 'models').glob('*.safetensors'))
+    if named is not None or environment is not None:
+        origin = 'DDAE_MODEL' if named is None else '--model'
+        found = _read(named or environment or Path(), origin)
+        if method not in (None, found.info.method):
+            raise ModelError(
+                f'--method {method}: {found.path} ({origin}) is a model of {found.info.method}; '
+                'leave --method out, or give another model'
+            )
+        return found
+    folder = output_dir / 'models'
+    trained = [
+        found
+        for path in sorted(folder.glob('*.safetensors'))
+        if (found := _read(path, 'trained in this output folder')).info.method
+        == (method or found.info.method)
+    ]
     if len(trained) > 1:
         raise ModelError(
-            f'{output_dir / "models"} holds {len(trained)} models '
-            f'({", ".join(path.name for path in trained)}); choose one with --model'
+            f'{folder} holds {len(trained)} models '
+            f'({", ".join(found.path.name for found in trained)}); choose one with --model'
+            + ('' if method else ' or --method')
         )
     if trained:
-        return _read(trained[0], 'trained in this output folder')
+        return trained[0]
+    if method not in (None, 'ddae'):
+        raise ModelError(
+            f'--method {method}: {folder} holds no such model; fit one (ddae-app BIDS_DIR '
+            f'OUTPUT_DIR train --method {method}), or name one with --model'
+        )
     return _read(Path(str(files('ddae_app') / 'data' / PHANTOM_MODEL)), 'packaged')
+
+
+def check_options(model: FoundModel, unseen_site: str, keep_noise: bool) -> None:
+    """Refuse what only a DDAE can do of a model of another method.
+
+    Raises
+    ------
+    UsageError
+    """
+    for flag, asked in (
+        (f'--unseen-site {unseen_site}', unseen_site != 'refuse'),
+        ('--keep-noise', keep_noise),
+    ):
+        if asked and model.info.method != 'ddae':
+            raise UsageError(
+                f'{flag}: {model.info.name!r} is a model of {model.info.method}, which cannot; '
+                'leave the flag out, or give a DDAE'
+            )
 
 
 def check_target(model: FoundModel, target_site: str | None) -> str:
@@ -140,6 +178,6 @@ def training_preset(name: str, images: int | None) -> Preset:
 
 
 def _read(path: Path, origin: str) -> FoundModel:
-    info = read_bundle_info(path)
+    info = read_model_info(path)
     with path.open('rb') as file:
         return FoundModel(path.resolve(), info, file_digest(file, 'sha256').hexdigest(), origin)

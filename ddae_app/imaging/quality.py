@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from skimage.metrics import structural_similarity
 
@@ -35,14 +37,16 @@ def fidelity(before: np.ndarray, after: np.ndarray) -> dict[str, float]:
     }
 
 
-def quantile_distance(stack: np.ndarray, levels: np.ndarray, reference: np.ndarray) -> float:
+def quantile_distance(
+    stack: np.ndarray, levels: Sequence[float], reference: Sequence[float]
+) -> float:
     """Wasserstein-1 distance between a scan's brain intensities and a site's typical ones.
 
     Parameters
     ----------
     stack : np.ndarray, shape (N, H, W)
         Slices, 0 outside the brain.
-    levels, reference : np.ndarray, shape (Q,)
+    levels, reference : sequence of float, length Q
         Quantile levels, ascending, 0 to 1, and the site's intensity at each.
     """
     own = np.quantile(stack[stack > 0], levels)

@@ -54,10 +54,10 @@ class Harmonize(SimpleInterface):
     output_spec = _HarmonizeOutputSpec
 
     def _run_interface(self, runtime):
-        from ddae_app.harmonize.ddae import DDAEHarmonizer  # takes PyTorch into memory
+        from ddae_app.harmonize.methods import load_harmonizer  # takes PyTorch into memory
 
         inputs = self.inputs
-        harmonizer = DDAEHarmonizer.load(inputs.model, inputs.device).prepared(
+        harmonizer = load_harmonizer(inputs.model, inputs.device).prepared(
             unseen_site=inputs.unseen_site,
             keep_noise=inputs.keep_noise,
             batch_size=inputs.batch_size,
@@ -82,7 +82,7 @@ class Harmonize(SimpleInterface):
         difference = out.with_name('difference.nii')
         volumes.write(out, np.moveaxis(after, 0, 2), image.affine)
         volumes.write(difference, np.moveaxis(after - before, 0, 2), image.affine)
-        levels, reference = harmonizer.typical_intensities(inputs.target_site)
+        levels, reference = harmonizer.info.typical_intensities(inputs.target_site)
         self._results |= {
             'out_file': str(out),
             'difference': str(difference),
@@ -95,9 +95,7 @@ class Harmonize(SimpleInterface):
             'provenance': {
                 'SourceSiteKnown': inputs.source_site in harmonizer.sites,
                 'ScansAdaptedTo': len(inputs.site_scans) if isdefined(inputs.site_scans) else 0,
-                'SamplingSteps': harmonizer.steps,
-                'Denoised': not inputs.keep_noise,
-                'LabelBlind': not harmonizer.use_covariates,
+                **harmonizer.facts(),
                 'Device': str(resolve_device(inputs.device)),
             },
         }
@@ -105,7 +103,7 @@ class Harmonize(SimpleInterface):
 
     def _adapted(self, harmonizer):
         """The harmoniser, knowing how the site of the scan looks from others of its scans."""
-        inputs, protocol = self.inputs, harmonizer.bundle.info.protocol
+        inputs, protocol = self.inputs, harmonizer.info.protocol
         grid, stacks, people = model_grid(protocol.template, protocol.grid), [], []
         for scan, mask, person in zip(
             inputs.site_scans, inputs.site_masks, inputs.site_people, strict=True

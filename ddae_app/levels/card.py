@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from ddae_app.evaluation import fidelity
-from ddae_app.harmonize.base import cohort_of
-from ddae_app.harmonize.ddae import DDAEHarmonizer
+from ddae_app.harmonize.base import StoredHarmonizer, cohort_of
 from ddae_app.imaging.quality import quantile_distance
 from ddae_app.reports.card import ModelCard, SiteFacts
 from ddae_app.training.dataset import LEAST_BRAIN, SliceData
@@ -16,7 +17,7 @@ MOST_SLICES, FEWEST_SCANS = 64, 4
 
 
 def make_card(
-    harmonizer: DDAEHarmonizer,
+    harmonizer: StoredHarmonizer,
     data: SliceData,
     held_out: np.ndarray,
     licence: str,
@@ -26,7 +27,7 @@ def make_card(
 
     Parameters
     ----------
-    harmonizer : DDAEHarmonizer
+    harmonizer : StoredHarmonizer
     data : SliceData
         What it was trained on.
     held_out : np.ndarray of int
@@ -36,21 +37,21 @@ def make_card(
     warnings : tuple of str
         What was wrong with the data and accepted.
     """
-    assert harmonizer.bundle is not None
-    info = harmonizer.bundle.info
-    record = info.training
-    training = {
-        'images seen': f'{record.images_seen:,}',
-        'seed': str(record.seed),
-        'training loss': f'{record.train_loss:.4g}' if record.train_loss is not None else 'n/a',
-        'protocol': ', '.join(f'{k} {v}' for k, v in vars(info.protocol).items()),
-        'network': ', '.join(f'{k} {v}' for k, v in vars(info.config).items()),
-        'versions': ', '.join(f'{k} {v}' for k, v in info.versions.items()),
-    }
+    info, record = harmonizer.info, harmonizer.info.training
+    training = {'images seen': f'{record.images_seen:,}', 'protocol': _words(vars(info.protocol))}
+    if info.network:
+        loss = record.train_loss
+        training |= {
+            'seed': str(record.seed),
+            'training loss': f'{loss:.4g}' if loss is not None else 'n/a',
+            'network': _words(info.network),
+        }
+    training['versions'] = _words(info.versions)
     if info.notes:
         training['notes'] = info.notes
     return ModelCard(
         name=info.name,
+        method=info.method,
         dataset=record.dataset,
         licence=licence,
         phantom=info.phantom,
@@ -59,6 +60,10 @@ def make_card(
         figures=_figures(harmonizer, data, held_out),
         warnings=warnings,
     )
+
+
+def _words(values: Mapping[str, object]) -> str:
+    return ', '.join(f'{name} {value}' for name, value in values.items())
 
 
 def _site(data: SliceData, held_out: np.ndarray, site: str) -> SiteFacts:
@@ -78,15 +83,16 @@ def _site(data: SliceData, held_out: np.ndarray, site: str) -> SiteFacts:
     )
 
 
-def _figures(harmonizer: DDAEHarmonizer, data: SliceData, held_out: np.ndarray) -> dict[str, str]:
+def _figures(
+    harmonizer: StoredHarmonizer, data: SliceData, held_out: np.ndarray
+) -> dict[str, str]:
     """Measured on scans that training did not see; without any, nothing can be said."""
     if not len(held_out):
         return {'nothing': 'nobody was held out'}
-    assert harmonizer.bundle is not None
     most = max(FEWEST_SCANS, MOST_SLICES // data.depth)
     rows = np.unique(held_out[np.linspace(0, len(held_out) - 1, most).astype(int)])
     images, cohort = np.array(data.images[rows]), cohort_of(data).iloc[rows]
-    loss = harmonizer.bundle.info.training.validation_loss
+    loss = harmonizer.info.training.validation_loss
     itself = np.zeros_like(images)
     for site in cohort['site'].unique():
         own = (cohort['site'] == site).to_numpy()
@@ -104,7 +110,7 @@ def _figures(harmonizer: DDAEHarmonizer, data: SliceData, held_out: np.ndarray) 
             continue
         before = images[others]
         after = harmonizer.transform(before, cohort[others], target)
-        levels, typical = harmonizer.typical_intensities(target)
+        levels, typical = harmonizer.info.typical_intensities(target)
         distances = [
             np.mean([quantile_distance(image[None], levels, typical) for image in stack])
             for stack in (before, after)

@@ -158,10 +158,7 @@ def _scan_report(
         summary |= {
             'Rendered as': facts['TargetSite'],
             'Model': f'{facts["ModelName"]}{phantom}, SHA-256 {facts["ModelSHA256"][:16]}',
-            'Sampling': f'{facts["SamplingSteps"]} steps, '
-            + ('denoised, ' if facts['Denoised'] else 'noise kept, ')
-            + ('age and sex not used' if facts['LabelBlind'] else 'age and sex used')
-            + f', on {facts["Device"]}',
+            'Method': ', '.join(_how(facts)),
         }
     measures = tuple(
         Measure(name, f'{facts[name]:.4g}', meaning, flagged=is_unusual(name, facts))
@@ -176,6 +173,16 @@ def _scan_report(
     return ScanReport(
         scan.stem, None, tuple(summary.items()), measures, pictures, _scan_warnings(facts)
     )
+
+
+def _how(facts: Mapping[str, Any]) -> list[str]:
+    """How a scan was harmonised, in words."""
+    parts = [facts['HarmonizationMethod']]
+    if 'SamplingSteps' in facts:
+        parts += [f'{facts["SamplingSteps"]} steps']
+        parts += ['denoised' if facts['Denoised'] else 'noise kept']
+    used = 'not used' if facts['LabelBlind'] else 'used where known'
+    return [*parts, f'age and sex {used}', f'on {facts["Device"]}']
 
 
 def is_unusual(name: str, facts: Mapping[str, Any]) -> bool:

@@ -16,6 +16,7 @@ from ddae_app.harmonize.device import resolve_device
 from ddae_app.harmonize.models import (
     FEWEST_PEOPLE,
     FoundModel,
+    check_options,
     check_protocol,
     check_target,
     find_model,
@@ -70,9 +71,11 @@ def run_participant(settings: Settings, log_dir: Path, default_model: Path | Non
     """
     model = None
     if settings.harmonize.stage != 'preproc':
-        model = find_model(settings.harmonize.model, default_model, settings.output_dir)
+        asked = settings.harmonize
+        model = find_model(asked.model, default_model, settings.output_dir, asked.method)
         log.info('%s', model.describe())
-        check_target(model, settings.harmonize.target_site)
+        check_target(model, asked.target_site)
+        check_options(model, asked.unseen_site, asked.keep_noise)
     scans, cohort = select_scans(settings)
     if model:
         check_sites_known(settings, cohort)
@@ -160,7 +163,8 @@ def plan_scans(
             continue
         harmonization = None
         if model and asked.target_site:
-            facts = sidecars.ModelFacts(model.info.name, model.sha256, model.info.phantom)
+            info = model.info
+            facts = sidecars.ModelFacts(info.method, info.name, model.sha256, info.phantom)
             harmonization = sidecars.harmonization(
                 facts, covariates, asked.target_site, asked.unseen_site, settings.random_seed
             )
@@ -187,9 +191,10 @@ def _refusal(
         return None if enough else too_few_to_adapt(site, people or 0)
     if unseen_site == 'agnostic':
         return None
+    ways = '--unseen-site agnostic or adapt, ' if model.info.method == 'ddae' else ''
     return (
         f'{found} (it knows {", ".join(model.info.sites)}); give --source-site, '
-        '--unseen-site agnostic or adapt, or a model trained with this site'
+        f'{ways}or a model trained with this site'
     )
 
 
@@ -215,6 +220,7 @@ def _workflow(
     if model and settings.harmonize.target_site:
         request = HarmonizeRequest(
             model=model.path,
+            method=model.info.method,
             target_site=settings.harmonize.target_site,
             unseen_site=settings.harmonize.unseen_site,
             keep_noise=settings.harmonize.keep_noise,

@@ -21,8 +21,11 @@ from ddae_app.bids.dataset import dataset_name, is_phantom, licence, write_descr
 from ddae_app.bids.names import Scan
 from ddae_app.errors import DdaeError, UsageError
 from ddae_app.files import staged, write_atomically
+from ddae_app.harmonize.base import cohort_of
+from ddae_app.harmonize.combat import ComBat
 from ddae_app.harmonize.ddae import DDAEHarmonizer
 from ddae_app.harmonize.device import resolve_device
+from ddae_app.harmonize.methods import load_harmonizer
 from ddae_app.harmonize.models import FoundModel, check_protocol, find_model, training_preset
 from ddae_app.harmonize.samples import render_samples
 from ddae_app.imaging import volumes
@@ -43,7 +46,7 @@ from ddae_app.reports.charts import plot_losses
 from ddae_app.reports.samples import plot_samples
 from ddae_app.settings import Protocol, Settings, TrainSettings
 from ddae_app.training.dataset import SliceData, split_subjects
-from ddae_app.training.loop import Progress, train
+from ddae_app.training.loop import LOSSES_NAME, Progress, train
 from ddae_app.training.parallel import start_fabric
 from ddae_app.training.suitability import (
     FEWEST_PEOPLE,
@@ -89,17 +92,25 @@ def run_train(settings: Settings, log_dir: Path, local_processes: int = 1) -> in
     )
     device = resolve_device(settings.harmonize.device)
     fabric = start_fabric(device, settings.train.precision, local_processes)
-    folder = settings.run.work_dir.resolve() / 'train' / settings.train.model_name
+    folder = settings.run.work_dir.resolve() / 'train' / model_name(settings)
     first = _prepare(settings, protocol, folder, log_dir) if fabric.is_global_zero else None
     prepared = fabric.broadcast(first)
     assert prepared is not None
     data = prepared.open(folder / STORE_NAME, protocol)
-    path = _train(settings, data, protocol, folder, initial, fabric, started)
+    if settings.harmonize.method == 'combat':
+        path = _fit_combat(settings, data, protocol, folder) if fabric.is_global_zero else None
+    else:
+        path = _train(settings, data, protocol, folder, initial, fabric, started)
     if path and fabric.is_global_zero:
         _publish(settings, path, data, prepared.warnings)
     for scan, reason in prepared.failures.items():
         log.error('%s was left out: %s', scan.stem, reason)
     return 1 if prepared.failures else 0
+
+
+def model_name(settings: Settings) -> str:
+    """Of the model that is trained: by default that of the method."""
+    return settings.train.model_name or settings.harmonize.method or 'ddae'
 
 
 @dataclass(frozen=True)
@@ -162,7 +173,9 @@ def _prepare(settings: Settings, protocol: Protocol, folder: Path, log_dir: Path
 def _initial_model(settings: Settings) -> tuple[FoundModel, DDAEHarmonizer] | None:
     if settings.train.init_from is None:
         return None
-    found = find_model(settings.train.init_from, None, settings.output_dir)
+    if settings.harmonize.method == 'combat':
+        raise UsageError('--init-from: ComBat is fitted anew each time; leave the flag out')
+    found = find_model(settings.train.init_from, None, settings.output_dir, 'ddae')
     log.info('starting from %s', found.describe())
     return found, DDAEHarmonizer.load(found.path, settings.harmonize.device)
 
@@ -182,13 +195,13 @@ def _train(
     model_config, notes, bundle = replace(preset.model, depth=protocol.depth), '', None
     if initial:
         found, harmonizer = initial
-        model_config, bundle = found.info.config, harmonizer.bundle
+        model_config, bundle = harmonizer.info.config, harmonizer.bundle
         notes = f'started from {found.info.name}, SHA-256 {found.sha256}'
     _, held_out = split_subjects(data, preset.train.validation_fraction, settings.random_seed)
 
     def draw(model, images_seen: int) -> None:
         samples = render_samples(model, data, held_out)
-        title = f'{asked.model_name} after {images_seen:,} images'
+        title = f'{model_name(settings)} after {images_seen:,} images'
         plot_samples(samples.images, samples.sites, folder / SAMPLES_NAME, title)
 
     with _progress(preset.train.images) as progress:
@@ -200,7 +213,7 @@ def _train(
             folder,
             fabric=fabric,
             seed=settings.random_seed,
-            name=asked.model_name,
+            name=model_name(settings),
             dataset=dataset_name(settings.bids_dir),
             phantom=is_phantom(settings.bids_dir),
             notes=notes,
@@ -214,6 +227,20 @@ def _train(
             'stopped after --max-hours %g, before the end of training; to go on, run the same '
             'command again, with the same --work-dir', hours,
         )  # fmt: skip
+    return path
+
+
+def _fit_combat(settings: Settings, data: SliceData, protocol: Protocol, folder: Path) -> Path:
+    """Fit ComBat to everybody; it has no need of anybody held out."""
+    fitted = ComBat(protocol=protocol).fit(data.images, cohort_of(data))
+    info = replace(
+        fitted.info,
+        name=model_name(settings),
+        training=replace(fitted.info.training, dataset=dataset_name(settings.bids_dir)),
+        phantom=is_phantom(settings.bids_dir),
+    )
+    path = folder / f'{info.name}.safetensors'
+    replace(fitted, known=info).save(path)
     return path
 
 
@@ -306,23 +333,28 @@ class _progress:  # noqa: N801 - used like a function
 
 
 def _publish(settings: Settings, bundle: Path, data: SliceData, warnings: tuple[str, ...]) -> None:
-    """Copy the model out of the work directory, with its curve, its samples and its card."""
-    models, preset = settings.output_dir / 'models', settings.train.preset
-    model = models / bundle.name
-    losses = models / f'{bundle.stem}_losses.tsv'
-    samples = models / f'{bundle.stem}_samples.png'
-    copies = [(bundle, model), (bundle.with_name('losses.tsv'), losses)]
-    for source, target in (*copies, (bundle.with_name(SAMPLES_NAME), samples)):
+    """Copy the model out of the work directory, with its card and what was drawn of it."""
+    models, held_out = settings.output_dir / 'models', np.empty(0, dtype=int)
+    model, made = models / bundle.name, {}
+    copies = {bundle: model}
+    if settings.harmonize.method != 'combat':
+        losses = models / f'{bundle.stem}_losses.tsv'
+        made = {
+            'training curve': losses.with_suffix('.svg'),
+            'samples': models / f'{bundle.stem}_samples.png',
+        }
+        copies[bundle.with_name(LOSSES_NAME)] = losses
+        copies[bundle.with_name(SAMPLES_NAME)] = made['samples']
+        fraction = training_preset(settings.train.preset, None).train.validation_fraction
+        _, held_out = split_subjects(data, fraction, settings.random_seed)
+    for source, target in copies.items():
         with staged(target) as temporary:
             shutil.copyfile(source, temporary)
-    plot_losses(losses, losses.with_suffix('.svg'))
-    fraction = training_preset(preset, None).train.validation_fraction
-    _, held_out = split_subjects(data, fraction, settings.random_seed)
-    harmonizer = DDAEHarmonizer.load(model, settings.harmonize.device)
+    if made:
+        plot_losses(losses, made['training curve'])
+    harmonizer = load_harmonizer(model, settings.harmonize.device)
     card = make_card(harmonizer, data, held_out, licence(settings.bids_dir), warnings)
-    write_atomically(models / f'{bundle.stem}_MODEL.md', format_card(card).encode())
-    for name, path in (
-        ('model', model), ('training curve', losses.with_suffix('.svg')), ('samples', samples),
-        ('card', models / f'{bundle.stem}_MODEL.md'),
-    ):  # fmt: skip
+    page = models / f'{bundle.stem}_MODEL.md'
+    write_atomically(page, format_card(card).encode())
+    for name, path in {'model': model, **made, 'card': page}.items():
         log.info('%s: %s', name, path)

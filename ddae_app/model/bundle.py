@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -14,14 +13,7 @@ from safetensors.torch import save
 from ddae_app.errors import ModelError
 from ddae_app.files import write_atomically
 from ddae_app.model.ddae import DDAE
-from ddae_app.model.info import (
-    ADVICE,
-    FORMAT_VERSION,
-    METADATA_KEY,
-    BundleInfo,
-    open_bundle,
-    parse_info,
-)
+from ddae_app.model.info import ADVICE, BundleInfo, metadata_of, open_bundle, parse_info
 
 
 @dataclass(frozen=True)
@@ -61,10 +53,7 @@ def save_bundle(path: str | os.PathLike, model: DDAE, info: BundleInfo) -> None:
     info : BundleInfo
     """
     weights = {k: v.detach().cpu().float().contiguous() for k, v in model.state_dict().items()}
-    header = {'format_version': FORMAT_VERSION, 'info': asdict(info)}
-    # One key only: safetensors does not promise an order among several.
-    metadata = {METADATA_KEY: json.dumps(header, sort_keys=True, allow_nan=False)}
-    write_atomically(Path(path), save(weights, metadata))
+    write_atomically(Path(path), save(weights, metadata_of(info)))
 
 
 def load_bundle(path: str | os.PathLike, device: torch.device | str = 'cpu') -> Bundle:
@@ -78,12 +67,14 @@ def load_bundle(path: str | os.PathLike, device: torch.device | str = 'cpu') -> 
     Raises
     ------
     ModelError
-        As :func:`~ddae_app.model.info.read_bundle_info`, or if the weights do not fit the
+        As :func:`~ddae_app.model.info.read_model_info`, or if the weights do not fit the
         configuration or are not finite.
     """
     path = Path(path)
     with open_bundle(path, 'pt') as file:
         info = parse_info(path, file.metadata() or {})
+        if not isinstance(info, BundleInfo):
+            raise ModelError(f'{path}: a model of {info.method}, where one of ddae is expected')
         found = {k: tuple(file.get_slice(k).get_shape()) for k in file.keys()}  # noqa: SIM118
         with torch.device('meta'):  # shapes only, so that a hostile configuration costs nothing
             expected = {k: tuple(v.shape) for k, v in build_network(info).state_dict().items()}

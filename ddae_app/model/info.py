@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
@@ -14,12 +14,15 @@ from ddae_app.model.presets import ModelConfig
 from ddae_app.model.records import from_json
 from ddae_app.settings import Protocol
 
-FORMAT_VERSION = 6
+FORMAT_VERSION = 7
 """Raised whenever an older program could no longer read a bundle correctly."""
 
 METADATA_KEY = 'ddae'
 MAX_METADATA = 4_000_000
 MAX_SITES = 1000
+MODEL_METHODS = ('ddae', 'combat')
+"""Methods whose models are files."""
+
 ADVICE = 'give another model, or copy or train this one again'
 
 
@@ -65,24 +68,22 @@ class TrainingRecord:
     validation_loss: float | None
 
 
-@dataclass(frozen=True)
-class BundleInfo:
-    """Everything in a bundle but the weights.
+@dataclass(frozen=True, kw_only=True)
+class ModelInfo:
+    """What every model file tells of itself, whatever the method.
 
     Attributes
     ----------
+    method : {'ddae', 'combat'}
     name : str
-    config : ModelConfig
     sites : tuple of str, length S
-        In the order of the network's site codes.
-    age_mean, age_sd : float
-        Years.
+        In the order of the model's site codes.
     protocol : Protocol
         The preprocessing that the model expects of its input.
     quantiles : SiteQuantiles
     training : TrainingRecord
     versions : dict of str
-        Of ``ddae-app`` and ``torch`` at training time.
+        Of ``ddae-app`` and the libraries that matter, at training time.
     phantom : bool
         Trained on simulated images; no use for real ones.
     notes : str
@@ -94,11 +95,9 @@ class BundleInfo:
         If the parts contradict each other or are out of range.
     """
 
+    method: str
     name: str
-    config: ModelConfig
     sites: tuple[str, ...]
-    age_mean: float
-    age_sd: float
     protocol: Protocol
     quantiles: SiteQuantiles
     training: TrainingRecord
@@ -107,11 +106,60 @@ class BundleInfo:
     notes: str = ''
 
     def __post_init__(self) -> None:
-        n, q, size = len(self.sites), len(self.quantiles.levels), self.config.image_size
+        for found, fine in self._checks().items():
+            if not fine:
+                raise ModelError(f'the model {self.name!r} has {found}')
+
+    @property
+    def network(self) -> dict[str, object]:
+        """Sizes and options of its network; empty if it has none."""
+        return {}
+
+    def typical_intensities(self, site: str) -> tuple[list[float], list[float]]:
+        """Quantile levels and a site's median brain intensity at each, length Q."""
+        row = self.sites.index(site)
+        return list(self.quantiles.levels), list(self.quantiles.median[row])
+
+    def _checks(self) -> dict[str, bool]:
+        n, q = len(self.sites), len(self.quantiles.levels)
         tables = (self.quantiles.low, self.quantiles.median, self.quantiles.high)
-        checks = {
+        return {
+            f'the method {self.method!r}, which this program does not know': (
+                self.method in MODEL_METHODS
+            ),
             f'{n} sites; 1 to {MAX_SITES} are allowed': 1 <= n <= MAX_SITES,
             'site names that are empty or repeated': len({s for s in self.sites if s}) == n,
+            'intensity quantiles that do not fit its sites': all(
+                len(table) == n and all(len(row) == q for row in table) for table in tables
+            ),
+            'scan counts that do not fit its sites': len(self.training.scans_per_site) == n,
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class BundleInfo(ModelInfo):
+    """Everything in the bundle of a DDAE but the weights.
+
+    Attributes
+    ----------
+    config : ModelConfig
+    age_mean, age_sd : float
+        Years.
+    """
+
+    method: str = 'ddae'
+    config: ModelConfig
+    age_mean: float
+    age_sd: float
+
+    @property
+    def network(self) -> dict[str, object]:
+        """Sizes and options of its network."""
+        return vars(self.config)
+
+    def _checks(self) -> dict[str, bool]:
+        size = self.config.image_size
+        return super()._checks() | {
             f'an age_sd of {self.age_sd}; it must be above 0': self.age_sd > 0,
             f'slices of {self.protocol.slice_shape} for a network of {size}': (
                 tuple(self.protocol.slice_shape) == (size, size)
@@ -119,18 +167,11 @@ class BundleInfo:
             f'{self.protocol.depth} slices a scan for a network of {self.config.depth}': (
                 self.protocol.depth == self.config.depth
             ),
-            'intensity quantiles that do not fit its sites': all(
-                len(table) == n and all(len(row) == q for row in table) for table in tables
-            ),
-            'scan counts that do not fit its sites': len(self.training.scans_per_site) == n,
         }
-        for found, fine in checks.items():
-            if not fine:
-                raise ModelError(f'the model {self.name!r} has {found}')
 
 
-def read_bundle_info(path: str | os.PathLike) -> BundleInfo:
-    """Everything but the weights; reads only the head of the file.
+def read_model_info(path: str | os.PathLike) -> ModelInfo:
+    """Everything but the weights, of any method; reads only the head of the file.
 
     Raises
     ------
@@ -155,8 +196,15 @@ def open_bundle(path: Path, framework: str):  # noqa: ANN201 - safetensors expor
         ) from error
 
 
-def parse_info(path: Path, metadata: dict[str, str]) -> BundleInfo:
-    """Check the metadata of a bundle."""
+def metadata_of(info: ModelInfo) -> dict[str, str]:
+    """The metadata of a model file; the same content gives the same text."""
+    header = {'format_version': FORMAT_VERSION, 'info': asdict(info)}
+    # One key only: safetensors does not promise an order among several.
+    return {METADATA_KEY: json.dumps(header, sort_keys=True, allow_nan=False)}
+
+
+def parse_info(path: Path, metadata: dict[str, str]) -> ModelInfo:
+    """Check the metadata of a model file."""
     text = metadata.get(METADATA_KEY)
     if text is None:
         raise ModelError(
@@ -173,7 +221,8 @@ def parse_info(path: Path, metadata: dict[str, str]) -> BundleInfo:
                 f'format version {version}, but this ddae-app reads {FORMAT_VERSION}; '
                 'use the ddae-app that wrote the model, or train it again'
             )
-        return from_json(BundleInfo, header['info'], 'info')
+        kind = BundleInfo if header['info']['method'] == 'ddae' else ModelInfo
+        return from_json(kind, header['info'], 'info')
     except ModelError as error:
         raise ModelError(f'{path}: {error}') from error
     except (ValueError, KeyError, TypeError, RecursionError) as error:

@@ -36,7 +36,7 @@ class ModelCard:
 
     Attributes
     ----------
-    name, dataset, licence : str
+    name, method, dataset, licence : str
     phantom : bool
         Trained on simulated scanners.
     sites : tuple of SiteFacts
@@ -46,6 +46,7 @@ class ModelCard:
     """
 
     name: str
+    method: str
     dataset: str
     licence: str
     phantom: bool
@@ -65,13 +66,20 @@ LIMITS = (
 )
 
 
+WHAT = {
+    'ddae': 'A Disentangled Diffusion Autoencoder (Ijishakin, Lawry Aguila et al. 2024, arXiv '
+    '2408.15890) as ddae-app trains it',
+    'combat': 'ComBat per pixel (Johnson et al. 2007; Fortin et al. 2018) as ddae-app fits it, '
+    'age and sex protected',
+}
+
+
 def format_card(card: ModelCard) -> str:
     """The card as Markdown."""
     lines = [f'# {card.name}', '']
     lines += [
-        'A Disentangled Diffusion Autoencoder (Ijishakin, Lawry Aguila et al. 2024, arXiv '
-        '2408.15890) as ddae-app trains it, that renders T1-weighted slices of one site as if '
-        'acquired at another.',
+        f'{WHAT[card.method]}, that renders T1-weighted slices of one site as if acquired at '
+        'another.',
         '',
     ]
     if card.phantom:

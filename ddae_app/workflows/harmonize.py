@@ -23,6 +23,19 @@ HARMONIZE_FIELDS = (
 """What the workflow puts out."""
 
 
+DESCRIPTIONS = {
+    'ddae': 'Axial slices were re-rendered at the target site with a Disentangled Diffusion '
+    'Autoencoder (Ijishakin, Lawry Aguila et al., 2024): each image was brought to the contrast '
+    'curve, edge intensities and average image of the target site, and the difference was added '
+    'between what the model makes of it at the target and at its own site, under shared noise '
+    'that falls from level to level.',
+    'combat': 'The intensities of each pixel of the axial slices were brought from their own site '
+    'to the target site with ComBat (Johnson et al., 2007; Fortin et al., 2018), age and sex '
+    'protected where known.',
+}
+"""What was done, for the methods text, by method."""
+
+
 @dataclass(frozen=True)
 class HarmonizeRequest:
     """What is asked of the model, for all scans of a run.
@@ -30,7 +43,9 @@ class HarmonizeRequest:
     Attributes
     ----------
     model : Path
-        Model bundle.
+        Model file.
+    method : {'ddae', 'combat'}
+        Of the model.
     target_site : str
     unseen_site : {'refuse', 'agnostic', 'adapt'}
     keep_noise : bool
@@ -43,6 +58,7 @@ class HarmonizeRequest:
     """
 
     model: Path
+    method: str
     target_site: str
     unseen_site: str
     keep_noise: bool
@@ -116,14 +132,8 @@ def init_harmonize_wf(
         Quality measures; steps and device that were used.
     """
     workflow = pe.Workflow(name=name)
-    workflow.__desc__ = (
-        'Axial slices were re-rendered at the target site with a Disentangled Diffusion '
-        'Autoencoder (Ijishakin, Lawry Aguila et al., 2024): each image was brought to the '
-        'contrast curve, edge intensities and average image of the target site, and the '
-        'difference was added between what the model makes of it at the target and at its own '
-        'site, under shared noise that falls from level to level.'
-    )
-    if not request.keep_noise:
+    workflow.__desc__ = DESCRIPTIONS[request.method]
+    if request.method == 'ddae' and not request.keep_noise:
         workflow.__desc__ += (
             ' The result was denoised by the same model, at the noise level measured in each '
             'slice (Immerkaer, 1996), and what rendering leaves of the spread, sharpness and '

@@ -126,7 +126,7 @@ def test_phantoms_are_recognised(bids_dir):
 
 
 def test_what_is_not_known_of_a_person_is_null():
-    model = sidecars.ModelFacts('m', 'abc', True)
+    model = sidecars.ModelFacts('ddae', 'm', 'abc', True)
     facts = sidecars.harmonization(model, Covariates(), 'IXI', 'agnostic', 3)
     assert (facts['SourceSite'], facts['Age'], facts['Sex']) == ('n/a', None, None)
     known = sidecars.harmonization(model, Covariates('A', 30.5, 'F'), 'IXI', 'refuse', 3)
@@ -150,7 +150,7 @@ def test_the_official_validator_has_no_complaint(
     one = Scan(bids_dir / f'sub-01/anat/sub-01{"_ses-a" if session else ""}_T1w.nii.gz',
                '01', session, f'sub-01{"_ses-a" if session else ""}')  # fmt: skip
     space = sidecars.Space(Protocol(), 'https://templateflow.s3.amazonaws.com/x_T1w.nii.gz')
-    model = sidecars.ModelFacts('m', 'abc', False)
+    model = sidecars.ModelFacts('ddae', 'm', 'abc', False)
     write_description(out, bids_dir)
     preproc, brain, slices, harmonized = (
         one.derivative(suffix, desc=desc, **space.entities)

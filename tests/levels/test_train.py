@@ -11,7 +11,7 @@ import pytest
 
 from ddae_app.bids.dataset import read_tsv
 from ddae_app.bids.validation import run_validator
-from ddae_app.model.info import read_bundle_info
+from ddae_app.model.info import read_model_info
 from tests.levels.conftest import TEMPLATE, error_lines, run
 
 FLAGS = (
@@ -33,7 +33,7 @@ def trained(bids_dir, tmp_path_factory):
 
 def test_model_tells_how_it_came_about(trained):
     folder, said = trained
-    info = read_bundle_info(folder / 'out' / 'models' / 'ddae.safetensors')
+    info = read_model_info(folder / 'out' / 'models' / 'ddae.safetensors')
     assert info.sites == ('PhantomA', 'PhantomB')
     assert info.phantom
     assert info.protocol.template == TEMPLATE
@@ -94,7 +94,7 @@ def test_training_can_start_from_another_model(trained, bids_dir, tmp_path):
         f'ddae-app={folder / "out"}', '--init-from', first, *FLAGS, *TRAIN,
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
-    info = read_bundle_info(tmp_path / 'out' / 'models' / 'ddae.safetensors')
+    info = read_model_info(tmp_path / 'out' / 'models' / 'ddae.safetensors')
     assert info.notes.startswith('started from ddae, SHA-256 ')
 
 

@@ -31,7 +31,7 @@ def build(tmp_path):
         site_effect=False,
     ):  # fmt: skip
         facts = sidecars.harmonization(
-            sidecars.ModelFacts('m', 'f' * 64, False), Covariates('A'), 'B', 'refuse', 0
+            sidecars.ModelFacts('ddae', 'm', 'f' * 64, False), Covariates('A'), 'B', 'refuse', 0
         )
         plans = [
             ScanPlan(
@@ -51,7 +51,7 @@ def build(tmp_path):
             preprocessing=Preprocessing(template, skull_strip, tmp_path, None, device)
             if preproc
             else None,
-            request=HarmonizeRequest(image, 'B', 'refuse', False, device, 4, site_effect)
+            request=HarmonizeRequest(image, 'ddae', 'B', 'refuse', False, device, 4, site_effect)
             if harmonize
             else None,
             reference={'levels': [0.0, 1.0]} if harmonize else None,

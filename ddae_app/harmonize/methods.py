@@ -1,0 +1,25 @@
+"""The harmonisers whose models are files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ddae_app.harmonize.base import StoredHarmonizer
+from ddae_app.harmonize.combat import ComBat
+from ddae_app.harmonize.ddae import DDAEHarmonizer
+from ddae_app.model.info import read_model_info
+
+
+def load_harmonizer(path: str | Path, device: str = 'auto') -> StoredHarmonizer:
+    """The harmoniser in a model file, whatever its method.
+
+    Raises
+    ------
+    ModelError
+        If the file is unusable.
+    UsageError
+        If the device is not there.
+    """
+    if read_model_info(path).method == 'combat':
+        return ComBat.load(path)
+    return DDAEHarmonizer.load(path, device)

@@ -1,0 +1,97 @@
+"""ComBat as a method of the program: fitted, found, applied, and refused what it cannot do."""
+
+from __future__ import annotations
+
+import json
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from ddae_app.phantom.dataset import Design, write_dataset
+from tests.levels.conftest import TEMPLATE, error_lines, run
+
+FLAGS = (
+    '--skull-strip', 'none', '--template', TEMPLATE, '--sloppy', '--skip-bids-validation',
+    '--nprocs', '1',
+)  # fmt: skip
+
+
+@pytest.fixture(scope='module')
+def fitted(tmp_path_factory):
+    """A dataset of two sites with two people each, and ComBat fitted to it."""
+    folder = tmp_path_factory.mktemp('combat')
+    write_dataset(folder / 'bids', Design(n_sites=2, subjects_per_site=2, seed=5, voxel_mm=3.0))
+    result = run(
+        folder / 'bids', folder / 'out', 'train', '--method', 'combat', '--allow-few-scans', '-w',
+        folder / 'work', *FLAGS,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    return folder
+
+
+def harmonize(folder, *flags):
+    return run(
+        folder / 'bids', folder / 'out', 'participant', '--target-site', 'PhantomA', '--stage',
+        'harmonize', '-w', folder / 'work', '--skip-bids-validation', '--nprocs', '1', *flags,
+    )  # fmt: skip
+
+
+def test_it_comes_with_a_card(fitted):
+    models = fitted / 'out' / 'models'
+    assert {path.name for path in models.iterdir()} == {'combat.safetensors', 'combat_MODEL.md'}
+    card = (models / 'combat_MODEL.md').read_text()
+    assert 'ComBat per pixel' in card and 'Disentangled' not in card
+    assert '| PhantomA | 2 | 0 |' in card
+
+
+def test_scans_are_harmonized_and_the_outputs_say_how(fitted):
+    result = harmonize(fitted, '--method', 'combat')
+    assert result.returncode == 0, result.stderr
+    changes = {}
+    for path in sorted((fitted / 'out').glob('sub-*/anat/*_desc-harmonized_T1w.json')):
+        sidecar = json.loads(path.read_text())
+        assert sidecar['HarmonizationMethod'] == 'ComBat'
+        assert sidecar['LabelBlind'] is False and 'SamplingSteps' not in sidecar
+        image = path.with_suffix('.nii.gz')
+        before, after = (
+            np.asarray(nib.load(image.with_name(image.name.replace('harmonized', desc))).dataobj)
+            for desc in ('slices', 'harmonized')
+        )
+        changes.setdefault(sidecar['SourceSite'], []).append(np.abs(after - before).max())
+    assert max(changes['PhantomA']) < 1e-4 and min(changes['PhantomB']) > 0.02
+    page = next((fitted / 'out').glob('sub-*.html')).read_text()
+    assert 'ComBat, age and sex used where known' in page
+    assert 'Johnson et al., 2007' in page and 'Diffusion Autoencoder' not in page
+
+
+@pytest.mark.parametrize(
+    ('flags', 'message'),
+    [
+        (('--keep-noise',), "--keep-noise: 'combat' is a model of combat, which cannot"),
+        (('--unseen-site', 'adapt'), "--unseen-site adapt: 'combat' is a model of combat"),
+    ],
+)
+def test_what_only_a_ddae_can_is_refused(fitted, flags, message):
+    result = harmonize(fitted, *flags)
+    assert result.returncode != 0
+    (line,) = error_lines(result.stderr)
+    assert message in line
+
+
+def test_a_model_of_another_method_is_refused(fitted):
+    model = fitted / 'out' / 'models' / 'combat.safetensors'
+    result = harmonize(fitted, '--method', 'ddae', '--model', model)
+    assert result.returncode != 0
+    (line,) = error_lines(result.stderr)
+    assert line.endswith('is a model of combat; leave --method out, or give another model')
+
+
+def test_without_a_model_of_that_method_there_is_one_line(fitted, tmp_path):
+    result = run(
+        fitted / 'bids', tmp_path / 'out', 'participant', '--target-site', 'PhantomA',
+        '--method', 'combat', '-w', tmp_path / 'work', '--skip-bids-validation',
+    )  # fmt: skip
+    assert result.returncode != 0
+    (line,) = error_lines(result.stderr)
+    assert 'holds no such model; fit one' in line
