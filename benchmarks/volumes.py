@@ -265,31 +265,19 @@ def histogram(bench: Bench, folder: Path, images: int) -> Transform:
 
 
 def _fitted(learnt: Harmonizer) -> Transform:
-    return lambda stack, person: learnt.transform(
-        stack[None], pd.DataFrame({'site': [person.site]}), TARGET
-    )[0]
+    def transform(stack: np.ndarray, person: Subject) -> np.ndarray:
+        known = {'site': [person.site], 'age': [float(person.age)], 'sex': [person.sex]}
+        return learnt.transform(stack[None], pd.DataFrame(known), TARGET)[0]
+
+    return transform
 
 
 def combat(bench: Bench, folder: Path, images: int) -> Transform:
-    """Per voxel, each slice with priors of its own: all voxels at once do not fit into memory."""
-    cohort = cohort_of(bench.data)
-    fits = [
-        ComBat().fit(np.array(bench.data.images[:, z]), cohort)
-        if bench.data.images[:, z].any()
-        else None
-        for z in range(SHAPE[0])
-    ]
-
-    def transform(stack: np.ndarray, person: Subject) -> np.ndarray:
-        if person.site == UNSEEN:
-            return np.full_like(stack, np.nan)
-        row, out = pd.DataFrame({'site': [person.site]}), stack.copy()
-        for z, fit in enumerate(fits):
-            if fit is not None:
-                out[z] = fit.transform(stack[z : z + 1], row, TARGET)[0]
-        return out
-
-    return transform
+    """Per voxel, of all voxels at once; it cannot harmonise a site that it has not seen."""
+    fitted = _fitted(ComBat(protocol=VOLUMES).fit(bench.data.images, cohort_of(bench.data)))
+    return lambda stack, person: (
+        np.full_like(stack, np.nan) if person.site == UNSEEN else fitted(stack, person)
+    )
 
 
 def ddae(bench: Bench, folder: Path, images: int) -> Transform:
