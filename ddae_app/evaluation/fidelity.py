@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from scipy.spatial.distance import pdist
+from scipy.spatial.distance import pdist, squareform
 from scipy.stats import spearmanr
 from skimage.metrics import structural_similarity
 
@@ -80,3 +80,44 @@ def _coarse(images: np.ndarray) -> np.ndarray:
     n, height, width = images.shape
     cut = images[:, : height // 4 * 4, : width // 4 * 4]
     return cut.reshape(n, height // 4, 4, width // 4, 4).mean(axis=(2, 4)).reshape(n, -1)
+
+
+def rank_agreements(images: np.ndarray, reference: np.ndarray, sites: np.ndarray) -> np.ndarray:
+    """For each image, whether those of its site are as near and far from it as they were.
+
+    Spearman correlation over the others of the site, of distances as in :func:`rank_agreement`; 0
+    where all are equally far, NaN where fewer than three others are there. Shape (N,).
+    """
+    found = np.full(len(images), np.nan)
+    for site in np.unique(sites):
+        rows = np.flatnonzero(sites == site)
+        if len(rows) < 4:
+            continue
+        near = [squareform(pdist(_coarse(x[rows]))) for x in (images, reference)]
+        for i, row in enumerate(rows):
+            others = np.arange(len(rows)) != i
+            pair = near[0][i, others], near[1][i, others]
+            found[row] = spearmanr(*pair).statistic if min(map(np.ptp, pair)) > 0 else 0
+    return found
+
+
+def identified(images: np.ndarray, reference: np.ndarray) -> np.ndarray:
+    """1 where an image is most like its own reference, among all references, else 0; shape (N,).
+
+    By the correlation of what is left of each when the mean over all is taken off, in averages of
+    4 x 4 pixels.
+    """
+    parts = [_coarse(x) - _coarse(x).mean(axis=0) for x in (images, reference)]
+    unit = [x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12) for x in parts]
+    return (np.argmax(unit[0] @ unit[1].T, axis=1) == np.arange(len(images))).astype(float)
+
+
+def own_variance(images: np.ndarray, sites: np.ndarray) -> np.ndarray:
+    """Mean squared distance, per pixel, of each image from the mean of its site; shape (N,).
+
+    Averages of 4 x 4 pixels are compared, in which noise plays no part.
+    """
+    coarse = _coarse(images)
+    for site in np.unique(sites):
+        coarse[sites == site] -= coarse[sites == site].mean(axis=0)
+    return np.square(coarse, dtype=np.float64).mean(axis=1)

@@ -8,6 +8,7 @@ people.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -18,7 +19,8 @@ from sklearn.metrics import balanced_accuracy_score
 from sklearn.model_selection import StratifiedGroupKFold
 from torch import nn
 
-Features = Callable[[np.ndarray], np.ndarray]
+Reader = Callable[[np.ndarray], np.ndarray]
+"""Takes images, or what was made of them, to what is read from each."""
 
 COMPONENTS = 100
 INVERSE_PENALTY = 30.0
@@ -45,6 +47,55 @@ def folds(
     return list(splitter.split(strata, strata, subjects))
 
 
+@dataclass(frozen=True)
+class Components:
+    """Principal components of the images that a probe learns from.
+
+    Attributes
+    ----------
+    project : callable
+        From images, shape (N, ...), to components, shape (N, C).
+    learnt : np.ndarray, shape (L, C)
+        Those of the images that they come from.
+    """
+
+    project: Reader
+    learnt: np.ndarray
+
+    @classmethod
+    def of(cls, images: np.ndarray, seed: int = 0) -> Components:
+        """The first has unit variance, the others less.
+
+        They are not whitened: that would lift the noise of the last ones to the signal of the
+        first.
+        """
+        flat = images.reshape(len(images), -1)
+        count = min(COMPONENTS, len(flat) - 1, flat.shape[1])
+        with np.errstate(invalid='ignore'):  # the share of variance, where there is none
+            pca = PCA(count, svd_solver='randomized', random_state=seed).fit(flat)
+        scale = max(float(np.sqrt(pca.explained_variance_[0])), 1e-12)
+
+        def project(images: np.ndarray) -> np.ndarray:
+            return pca.transform(images.reshape(len(images), -1)) / scale
+
+        return cls(project, project(images))
+
+    def of_rows(self, rows: np.ndarray) -> Components:
+        """The same, to learn from some of those images only."""
+        return replace(self, learnt=self.learnt[rows])
+
+    def classifier(self, labels: np.ndarray) -> Reader:
+        """Logistic regression of the labels of the images that they come from."""
+        probe = LogisticRegression(C=INVERSE_PENALTY, max_iter=5000, class_weight='balanced')
+        probe.fit(self.learnt, labels)
+        return lambda images: probe.predict(self.project(images))
+
+    def regression(self, values: np.ndarray) -> Reader:
+        """Ridge regression of numbers, one to each of those images."""
+        ridge = RidgeCV(np.logspace(-4, 2, 13)).fit(self.learnt, values)
+        return lambda images: ridge.predict(self.project(images))
+
+
 def linear_accuracy(
     images: np.ndarray, labels: np.ndarray, subjects: np.ndarray, *, seed: int = 0
 ) -> float:
@@ -57,14 +108,18 @@ def linear_accuracy(
     seed : int
         Of the five folds.
     """
-    features = images.reshape(len(images), -1)
+    return float(balanced_accuracy_score(labels, told(images, labels, subjects, seed=seed)))
+
+
+def told(
+    images: np.ndarray, labels: np.ndarray, subjects: np.ndarray, *, seed: int = 0
+) -> np.ndarray:
+    """What logistic regression that learnt from other people takes each image for, shape (N,)."""
     guess = np.empty_like(labels)
     for learn, judge in folds(labels, subjects, 5, seed):
-        components = _components(features[learn], seed)
-        probe = LogisticRegression(C=INVERSE_PENALTY, max_iter=5000, class_weight='balanced')
-        probe.fit(components(features[learn]), labels[learn])
-        guess[judge] = probe.predict(components(features[judge]))
-    return float(balanced_accuracy_score(labels, guess))
+        read = Components.of(images[learn], seed).classifier(labels[learn])
+        guess[judge] = read(images[judge])
+    return guess
 
 
 def histogram_accuracy(
@@ -94,11 +149,9 @@ def predicted_ages(
     images: np.ndarray, ages: np.ndarray, subjects: np.ndarray, *, seed: int = 0
 ) -> np.ndarray:
     """Age read from each image by a regression on the others, years, shape (N,)."""
-    features = images.reshape(len(images), -1)
     guess = np.empty(len(images))
-    for learn, judge in folds(_deciles(ages), subjects, 5, seed):
-        probe = _age_probe(features[learn], ages[learn], seed)
-        guess[judge] = probe(features[judge])
+    for learn, judge in folds(deciles(ages), subjects, 5, seed):
+        guess[judge] = Components.of(images[learn], seed).regression(ages[learn])(images[judge])
     return guess
 
 
@@ -124,11 +177,10 @@ def injected_age_slope(
         Years.
     subjects : np.ndarray, shape (N,)
     """
-    first, second = (x.reshape(len(x), -1) for x in (images, permuted))
     shift = np.empty(len(images))
-    for learn, judge in folds(_deciles(ages), subjects, 5, seed):
-        probe = _age_probe(first[learn], ages[learn], seed)
-        shift[judge] = probe(second[judge]) - probe(first[judge])
+    for learn, judge in folds(deciles(ages), subjects, 5, seed):
+        read = Components.of(images[learn], seed).regression(ages[learn])
+        shift[judge] = read(permuted[judge]) - read(images[judge])
     given = permuted_ages - ages
     return float((shift * given).sum() / np.square(given).sum())
 
@@ -147,9 +199,27 @@ def cnn_accuracy(
     seed : int
         Of the split, the first weights and the order of the images.
     """
-    names, numbers = np.unique(labels, return_inverse=True)
     parts = [judge for _, judge in folds(labels, subjects, 5, seed)]
     learn, judge = np.concatenate(parts[:3]), np.concatenate(parts[3:])
+    guess = cnn_classes(images, labels, learn, judge, seed=seed)
+    return float(balanced_accuracy_score(labels[judge], guess))
+
+
+def cnn_classes(
+    images: np.ndarray, labels: np.ndarray, learn: np.ndarray, judge: np.ndarray, *, seed: int = 0
+) -> np.ndarray:
+    """What a small convolutional network, trained on some images, takes others for.
+
+    Parameters
+    ----------
+    images : np.ndarray, shape (N, H, W)
+    labels : np.ndarray, shape (N,)
+    learn, judge : np.ndarray of int
+        Rows.
+    seed : int
+        Of the first weights and the order of the images.
+    """
+    names, numbers = np.unique(labels, return_inverse=True)
     x = torch.from_numpy(np.ascontiguousarray(images, dtype=np.float32))[:, None]
     x = (x - x[learn].mean()) / x[learn].std()
     y = torch.from_numpy(numbers)
@@ -170,7 +240,7 @@ def cnn_accuracy(
     network.eval()
     with torch.inference_mode():
         guess = torch.cat([network(part) for part in x[judge].split(BATCH)]).argmax(1)
-    return float(balanced_accuracy_score(numbers[judge], guess.numpy()))
+    return names[guess.numpy()]
 
 
 def _small_cnn(n_classes: int) -> nn.Module:
@@ -183,22 +253,6 @@ def _small_cnn(n_classes: int) -> nn.Module:
     )
 
 
-def _components(learn: np.ndarray, seed: int) -> Features:
-    """Principal components of these features; the first has unit variance, the others less.
-
-    They are not whitened: that would lift the noise of the last ones to the signal of the first.
-    """
-    count = min(COMPONENTS, len(learn) - 1, learn.shape[1])
-    pca = PCA(count, svd_solver='randomized', random_state=seed).fit(learn)
-    scale = max(float(np.sqrt(pca.explained_variance_[0])), 1e-12)
-    return lambda features: pca.transform(features) / scale
-
-
-def _age_probe(learn: np.ndarray, ages: np.ndarray, seed: int) -> Features:
-    components = _components(learn, seed)
-    ridge = RidgeCV(np.logspace(-4, 2, 13)).fit(components(learn), ages)
-    return lambda features: ridge.predict(components(features))
-
-
-def _deciles(values: np.ndarray) -> np.ndarray:
+def deciles(values: np.ndarray) -> np.ndarray:
+    """Which tenth of all values each is in, 0 to 9."""
     return np.searchsorted(np.quantile(values, np.linspace(0.1, 0.9, 9)), values)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import logging
 
 from ddae_app.bids.dataset import QC_MEANING, read_tsv, to_tsv
-from ddae_app.errors import NothingSelectedError
+from ddae_app.errors import NothingSelectedError, UsageError
 from ddae_app.files import write_atomically
+from ddae_app.levels.evaluation import evaluate_outputs, metrics_json
+from ddae_app.reports.evaluation import EvaluationReport
 from ddae_app.reports.group import write_group_report
 from ddae_app.settings import Settings
 
@@ -14,7 +16,10 @@ log = logging.getLogger('ddae_app')
 
 
 def run_group(settings: Settings) -> int:
-    """Gather every ``*_scans.tsv`` into ``group_T1w.tsv`` and ``group_T1w.html``.
+    """Gather every ``*_scans.tsv``, and judge whether the site is gone and the person still there.
+
+    Writes ``group_T1w.tsv``, ``group_T1w.html`` and, where there are people enough to judge,
+    ``group_metrics.json``.
 
     Raises
     ------
@@ -33,8 +38,17 @@ def run_group(settings: Settings) -> int:
         )
     table = settings.output_dir / 'group_T1w.tsv'
     write_atomically(table, to_tsv(rows))
+    evaluation: EvaluationReport | str
+    try:
+        evaluation = evaluate_outputs(settings)
+        metrics = settings.output_dir / 'group_metrics.json'
+        write_atomically(metrics, metrics_json(evaluation))
+        log.info('figures: %s', metrics)
+    except UsageError as error:
+        evaluation = str(error)
+        log.warning('whether the site is gone was not measured: %s', error)
     page = settings.output_dir / 'group_T1w.html'
-    write_group_report(page, rows, QC_MEANING, pages)
+    write_group_report(page, rows, QC_MEANING, pages, evaluation)
     log.info('%d scans: %s', len(rows), table)
     log.info('report: %s', page)
     return 0

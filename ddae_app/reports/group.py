@@ -11,6 +11,7 @@ import numpy as np
 from matplotlib.ticker import MaxNLocator
 
 from ddae_app import __version__
+from ddae_app.reports.evaluation import EvaluationReport
 from ddae_app.reports.page import write_page
 
 WIDTH, LEFT, RIGHT = 520, 130, 500
@@ -71,8 +72,9 @@ def write_group_report(
     rows: Sequence[Mapping[str, str]],
     meanings: Mapping[str, str],
     pages: Mapping[str, str],
+    evaluation: EvaluationReport | str = '',
 ) -> None:
-    """Write the page of all scans: a strip plot by site per measure, and a table.
+    """Write the page of all scans: verdicts, a strip plot by site per measure, and a table.
 
     Parameters
     ----------
@@ -84,6 +86,8 @@ def write_group_report(
         What each measure means.
     pages : mapping
         Participant's page by scan name.
+    evaluation : EvaluationReport or str
+        Whether the site is gone and the person still there; or why that was not measured.
     """
     columns = list(dict.fromkeys(column for row in rows for column in row))
     measures = [name for name in columns if name not in NOT_MEASURES]
@@ -102,6 +106,8 @@ def write_group_report(
         columns=columns,
         meanings=meanings,
         rows=table,
+        evaluation=None if isinstance(evaluation, str) else evaluation,
+        not_evaluated=evaluation if isinstance(evaluation, str) else '',
         strips=[strip for strip in strips if strip],
         width=WIDTH,
         left=LEFT,

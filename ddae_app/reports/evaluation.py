@@ -1,0 +1,79 @@
+"""What the group page says of the site and of people, method by method."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+
+class Estimate(Protocol):
+    """A number with its interval, from `n` scans."""
+
+    @property
+    def value(self) -> float: ...
+    @property
+    def low(self) -> float: ...
+    @property
+    def high(self) -> float: ...
+    @property
+    def n(self) -> int: ...
+
+
+class Finding(Protocol):
+    """A sentence, and whether it tells of something wrong."""
+
+    @property
+    def text(self) -> str: ...
+    @property
+    def wrong(self) -> bool: ...
+
+
+@dataclass(frozen=True)
+class MethodReport:
+    """What was found of one method.
+
+    Attributes
+    ----------
+    name, fitted : str
+        And to whom it was fitted.
+    findings : sequence of Finding
+        The first is the verdict on the site.
+    estimates : mapping of str to Estimate
+        By measure; one that could not be taken is not there.
+    """
+
+    name: str
+    fitted: str
+    findings: Sequence[Finding]
+    estimates: Mapping[str, Estimate]
+
+
+@dataclass(frozen=True)
+class EvaluationReport:
+    """Everything that was judged.
+
+    Attributes
+    ----------
+    scans : int
+    target : str
+        The site whose look the scans were given.
+    chance : float
+        Balanced accuracy of a guess at the site.
+    protocol : str
+        How it was measured, in words.
+    meanings : mapping of str to str
+        Of each measure.
+    controls : mapping of str to Estimate
+        How well the site is told by other things than intensities.
+    methods : sequence of MethodReport
+        The first is that of the untouched scans.
+    """
+
+    scans: int
+    target: str
+    chance: float
+    protocol: str
+    meanings: Mapping[str, str]
+    controls: Mapping[str, Estimate]
+    methods: Sequence[MethodReport]
