@@ -31,28 +31,31 @@ class Candidate:
         From the rows to learn from to a way to render everybody.
     told_ages : bool
         Whether it can be told a false age, to see whether that is painted in.
+    label_blind : bool
+        Whether it is known never to be told an age, and so has none to paint in.
     """
 
     name: str
     fitted: str
     fit: Callable[[np.ndarray], Render]
     told_ages: bool = False
+    label_blind: bool = False
 
 
-def given(name: str, images: np.ndarray, fitted: str) -> Candidate:
+def given(name: str, images: np.ndarray, fitted: str, *, label_blind: bool = False) -> Candidate:
     """Outputs that were made elsewhere."""
-    return Candidate(name, fitted, lambda learn: lambda ages: images)
+    return Candidate(name, fitted, lambda learn: lambda ages: images, label_blind=label_blind)
 
 
 def untouched(images: np.ndarray) -> Candidate:
     """The scans themselves: what the others are held against."""
-    return given('source', images, 'nothing to fit')
+    return given('source', images, 'nothing to fit', label_blind=True)
 
 
 def blurred(images: np.ndarray) -> Candidate:
     """Blurred scans: the site is no longer told by who learnt it from sharp ones."""
     soft = gaussian_filter(images, (0, BLUR_PIXELS, BLUR_PIXELS))
-    return given('blur', np.where(images > 0, soft, 0), 'nothing to fit')
+    return given('blur', np.where(images > 0, soft, 0), 'nothing to fit', label_blind=True)
 
 
 def fitted_to_others(

@@ -36,7 +36,9 @@ def verdict(estimates: Estimates, chance: float) -> str:
     return f'the site can still be told: {_said(best)}, chance {chance:.2f}'
 
 
-def findings(estimates: Estimates, source: Estimates, chance: float) -> list[Finding]:
+def findings(
+    estimates: Estimates, source: Estimates, chance: float, *, label_blind: bool = False
+) -> list[Finding]:
     """What there is to say of a candidate beside the untouched scans.
 
     Parameters
@@ -45,6 +47,8 @@ def findings(estimates: Estimates, source: Estimates, chance: float) -> list[Fin
         As :func:`ddae_app.evaluation.protocol.evaluate` gives them.
     chance : float
         Balanced accuracy of a guess at the site.
+    label_blind : bool
+        Whether the method is never told an age.
     """
     found = [Finding(verdict(estimates, chance))]
     wrong = [
@@ -53,8 +57,11 @@ def findings(estimates: Estimates, source: Estimates, chance: float) -> list[Fin
         _as_before(estimates, source),
         _people_lost(estimates, source),
         _age_lost(estimates, source),
-        _age_painted(estimates, source),
+        _age_painted(estimates),
     ]
+    if better := _age_gained(estimates, source):
+        honest = label_blind or 'age_slope' in estimates
+        found.append(Finding(better if honest else f'{better}; it may be painted in', not honest))
     return found + [Finding(text, wrong=True) for text in wrong if text]
 
 
@@ -107,17 +114,21 @@ def _age_lost(estimates: Estimates, source: Estimates) -> str | None:
     return None
 
 
-def _age_painted(estimates: Estimates, source: Estimates) -> str | None:
+def _age_painted(estimates: Estimates) -> str | None:
     slope = estimates.get('age_slope')
     if slope and slope.low > MOST_AGE_SLOPE:
         return (
             f'the age read from the outputs follows a false age that the method is told, by '
             f'{_said(slope)} years a year: age is painted in'
         )
+    return None
+
+
+def _age_gained(estimates: Estimates, source: Estimates) -> str | None:
     if 'age_r' in source and estimates['age_r'].low > source['age_r'].high:
         return (
             f'age is read better than from the scans: r {_said(estimates["age_r"])}, from the '
-            f'scans {_said(source["age_r"])}; it may be painted in'
+            f'scans {_said(source["age_r"])}'
         )
     return None
 

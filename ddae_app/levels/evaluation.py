@@ -57,6 +57,8 @@ class Outputs:
     target : str
     method : str
         What harmonised them.
+    label_blind : bool
+        Whether that was told no age.
     """
 
     source: np.ndarray
@@ -64,6 +66,7 @@ class Outputs:
     cohort: pd.DataFrame
     target: str
     method: str
+    label_blind: bool
 
 
 def evaluate_outputs(settings: Settings) -> EvaluationReport:
@@ -80,7 +83,9 @@ def evaluate_outputs(settings: Settings) -> EvaluationReport:
     candidates = [ways.untouched(outputs.source)]
     if outputs.harmonized is not None:
         fitted = 'elsewhere, perhaps to these very scans'
-        candidates.append(ways.given(outputs.method, outputs.harmonized, fitted))
+        candidates.append(
+            ways.given(outputs.method, outputs.harmonized, fitted, label_blind=outputs.label_blind)
+        )
     for name, method in (('histogram', HistogramMatching()), ('combat', ComBat())):
         judged = outputs.source, known, outputs.target
         candidates.append(ways.fitted_to_others(name, method, *judged))
@@ -103,7 +108,14 @@ def evaluate_outputs(settings: Settings) -> EvaluationReport:
             MethodReport(
                 way.name,
                 way.fitted,
-                tuple(findings(found[way.name], found['source'], people.chance)),
+                tuple(
+                    findings(
+                        found[way.name],
+                        found['source'],
+                        people.chance,
+                        label_blind=way.label_blind,
+                    )
+                ),
                 found[way.name],
             )
             for way in candidates
@@ -175,6 +187,7 @@ def gather(settings: Settings, scans: Sequence[Scan], cohort: Cohort) -> Outputs
         table,
         kind[0] if kind else _target(settings, table),
         kind[1] if kind else 'nothing',
+        kind is not None and kind[2],
     )
 
 
@@ -215,13 +228,14 @@ def _medial_slice(settings: Settings, scan: Scan, space: sidecars.Space) -> np.n
 
 def _harmonized_facts(
     settings: Settings, scan: Scan, space: sidecars.Space
-) -> tuple[str, str] | None:
-    """To which site, and with what, a scan was harmonised."""
+) -> tuple[str, str, bool] | None:
+    """To which site, and with what, a scan was harmonised, and whether that was label-blind."""
     path = settings.output_dir / harmonized_path(scan, space)
     if not path.is_file():
         return None
     facts = json.loads(sidecar(path).read_text(encoding='utf-8'))
-    return facts['TargetSite'], f'{facts["HarmonizationMethod"]} ({facts["ModelName"]})'
+    method = f'{facts["HarmonizationMethod"]} ({facts["ModelName"]})'
+    return facts['TargetSite'], method, bool(facts.get('LabelBlind'))
 
 
 def _harmonized_slice(settings: Settings, scan: Scan, space: sidecars.Space) -> np.ndarray:

@@ -10,6 +10,7 @@ from scipy.ndimage import gaussian_filter
 from ddae_app.errors import UsageError
 from ddae_app.evaluation import candidates as ways
 from ddae_app.evaluation import protocol
+from ddae_app.evaluation.estimates import Estimate
 from ddae_app.evaluation.findings import findings
 from ddae_app.evaluation.protocol import MEANING, People, controls, evaluate
 from ddae_app.harmonize.combat import ComBat
@@ -120,6 +121,20 @@ def test_honest_methods_are_not_accused(found):
 )
 def test_cheating_is_caught(found, cheat, accusation):
     assert accusation in wrong(found, cheat)
+
+
+def test_an_age_that_is_read_better_is_no_crime_of_a_method_that_is_told_none():
+    def of(r):
+        near = Estimate(r, r - 0.05, r + 0.05, 100)
+        return dict.fromkeys(MEANING, Estimate(0.9, 0.85, 0.95, 100)) | {'age_r': near}
+
+    source, better = of(0.4), of(0.6)
+    del better['age_slope'], source['age_slope']
+    for blind in (True, False):
+        said = findings(better, source, 0.5, label_blind=blind)
+        (age,) = [finding for finding in said if 'age is read better' in finding.text]
+        assert age.wrong != blind
+        assert age.text.endswith('it may be painted in') != blind
 
 
 def test_the_verdict_comes_first_and_in_words(found):
