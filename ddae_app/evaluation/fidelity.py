@@ -121,3 +121,58 @@ def own_variance(images: np.ndarray, sites: np.ndarray) -> np.ndarray:
     for site in np.unique(sites):
         coarse[sites == site] -= coarse[sites == site].mean(axis=0)
     return np.square(coarse, dtype=np.float64).mean(axis=1)
+
+
+def explained_by_site(images: np.ndarray, sites: np.ndarray) -> np.ndarray:
+    """Share of the variance at each pixel that the site explains, shape (H, W).
+
+    Less what chance explains (omega squared: Hays 1963), so about 0 where there is no site; 0
+    where nothing varies.
+    """
+    names, n = np.unique(sites), len(images)
+    grand = images.mean(axis=0, dtype=np.float64)
+    between, within = np.zeros_like(grand), np.zeros_like(grand)
+    for site in names:
+        own = images[sites == site]
+        mean = own.mean(axis=0, dtype=np.float64)
+        between += len(own) * np.square(mean - grand)
+        within += np.square(own - mean, dtype=np.float64).sum(axis=0)
+    error = within / (n - len(names))
+    total = between + within + error
+    share = np.divide(
+        between - (len(names) - 1) * error, total, out=np.zeros_like(grand), where=total > 0
+    )
+    return share.clip(0, 1)
+
+
+def distance_to_site(images: np.ndarray, sites: np.ndarray, target: str) -> np.ndarray:
+    """Wasserstein-1 distance of each image's brain intensities to the median image of a site.
+
+    By 101 quantiles; shape (N,).
+    """
+    levels = np.linspace(0, 1, 101)
+    own = np.stack(
+        [np.quantile(image[image > 0] if image.any() else [0], levels) for image in images]
+    )
+    typical = np.median(own[sites == target], axis=0)
+    return np.trapezoid(np.abs(own - typical), levels, axis=1)
+
+
+def paired(images: np.ndarray, sites: np.ndarray, subjects: np.ndarray) -> dict[str, np.ndarray]:
+    """How alike the images of one person at several sites are, by the first of each.
+
+    Returns
+    -------
+    dict of str to np.ndarray, shape (N,)
+        ``paired_psnr`` (dB) and ``paired_ssim``, mean over the person's images at other sites; NaN
+        for who was at one site only, and in all images of a person but the first.
+    """
+    found = {name: np.full(len(images), np.nan) for name in ('paired_psnr', 'paired_ssim')}
+    for person in np.unique(subjects):
+        first, *rest = np.flatnonzero(subjects == person)
+        elsewhere = [row for row in rest if sites[row] != sites[first]]
+        if elsewhere:
+            here = np.repeat(images[first][None], len(elsewhere), axis=0)
+            found['paired_psnr'][first] = psnr(images[elsewhere], here).mean()
+            found['paired_ssim'][first] = ssim(images[elsewhere], here).mean()
+    return found

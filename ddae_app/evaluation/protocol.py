@@ -10,28 +10,16 @@ too.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
-import pandas as pd
 
-from ddae_app.errors import UsageError
 from ddae_app.evaluation import estimates, fidelity, probes
 from ddae_app.evaluation.candidates import Candidate
 from ddae_app.evaluation.estimates import Estimate
-
-FOLDS = 5
-FEWEST_PEOPLE = 2 * FOLDS
-"""Of each site: one to judge in each fold of each half."""
-
-CNN_JUDGED = 500
-"""Scans on which convolutional networks are judged, if there are so many; each takes a while."""
-
-FEWEST_KNOWN = 25
-"""People of known age or sex, for either to be read."""
-
+from ddae_app.evaluation.people import People
+from ddae_app.evaluation.readings import Half, Readings
 
 MEANING = {
     'site_cnn': 'Site, told by a small convolutional network trained on the outputs: balanced '
@@ -52,95 +40,48 @@ MEANING = {
     'variance_ratio': 'What people of a site differ by, over that of the scans',
     'ssim': 'Structural similarity to the scan',
     'edges': 'Correlation of the edges with those of the scan',
+    'tissue_drift': 'Change of the shares of CSF, grey and white matter, hundredths of the brain; '
+    'contrast alone changes them, too',
+    'target_distance': "Wasserstein distance of brain intensities to the target site's, others",
+    'paired_psnr': 'Of one person at two sites, to each other: PSNR, dB',
+    'paired_ssim': 'The same: structural similarity',
 }
 
 
 @dataclass(frozen=True)
-class People:
-    """Scans and who they are of.
+class Judgement:
+    """What was found of a candidate.
 
     Attributes
     ----------
-    images : np.ndarray, shape (N, H, W), float32
-        0 outside the brain.
-    sites, subjects : np.ndarray, shape (N,), str
-    ages : np.ndarray, shape (N,), float64
-        Years, NaN where unknown.
-    sexes : np.ndarray, shape (N,), object
-        ``M``, ``F`` or None.
-
-    Raises
-    ------
-    UsageError
-        If there is one site only, or one of fewer than ``FEWEST_PEOPLE`` people.
+    estimates : dict of str to Estimate
+        By measure, which ``MEANING`` explains; a measure that cannot be taken is not there.
+    explained : np.ndarray, shape (H, W)
+        Share of the variance at each pixel that the site explains.
+    outputs : np.ndarray, shape (N, H, W)
     """
 
-    images: np.ndarray
-    sites: np.ndarray
-    subjects: np.ndarray
-    ages: np.ndarray
-    sexes: np.ndarray
-
-    def __post_init__(self) -> None:
-        names = np.unique(self.sites)
-        if len(names) < 2:
-            raise UsageError(f'all scans are of site {names[0]}; two sites are needed to compare')
-        for site in names:
-            n = len(set(self.subjects[self.sites == site]))
-            if n < FEWEST_PEOPLE:
-                raise UsageError(
-                    f'site {site} has {n} {"person" if n == 1 else "people"}, and {FEWEST_PEOPLE} '
-                    'are needed; leave the site out (--participant-label), or add people'
-                )
-
-    @classmethod
-    def of(cls, images: np.ndarray, cohort: pd.DataFrame) -> People:
-        """From images and a cohort as harmonisers take them."""
-        sexes = cohort['sex'].astype(object)
-        return cls(
-            images,
-            cohort['site'].to_numpy(str),
-            cohort['subject'].to_numpy(str),
-            cohort['age'].to_numpy(np.float64),
-            sexes.where(sexes.notna(), None).to_numpy(),
-        )
-
-    @property
-    def chance(self) -> float:
-        """Balanced accuracy of a guess at the site."""
-        return 1 / len(np.unique(self.sites))
-
-
-@dataclass
-class Readings:
-    """What the probes of all folds read, by row, and how the outputs compare to the scans."""
-
-    n: int
-    text: dict[str, np.ndarray] = field(default_factory=dict)
-    numbers: dict[str, np.ndarray] = field(default_factory=dict)
-
-    def read(self, name: str, rows: np.ndarray, values: np.ndarray) -> None:
-        """Keep what was read from some rows."""
-        if values.dtype.kind == 'f':
-            kept = self.numbers.setdefault(name, np.full(self.n, np.nan))
-        else:
-            kept = self.text.setdefault(name, np.full(self.n, None, dtype=object))
-        kept[rows] = values
+    estimates: dict[str, Estimate]
+    explained: np.ndarray
+    outputs: np.ndarray
 
 
 def evaluate(
     people: People,
     candidates: Sequence[Candidate],
+    target: str,
     *,
     seed: int = 0,
     progress: Callable[[str], None] | None = None,
-) -> dict[str, dict[str, Estimate]]:
+) -> dict[str, Judgement]:
     """Judge candidates.
 
     Parameters
     ----------
     people : People
     candidates : sequence of Candidate
+    target : str
+        The site whose look they give.
     seed : int
         Of the folds, the probes and the bootstrap.
     progress : callable, optional
@@ -148,77 +89,33 @@ def evaluate(
 
     Returns
     -------
-    dict of str to dict of str to Estimate
-        By candidate and measure, which ``MEANING`` explains; a measure that cannot be taken is not
-        there.
+    dict of str to Judgement
+        By candidate.
     """
     say = progress or (lambda text: None)
-    parts = [
-        _Part(people, fit, judged, seed)
+    halves = [
+        Half(people, fit, judged, seed)
         for fit, judged in probes.folds(people.sites, people.subjects, 2, seed)
     ]
     found = {}
     for candidate in candidates:
-        readings = Readings(len(people.images))
-        for number, part in enumerate(parts):
+        readings = Readings(np.zeros_like(people.images))
+        for number, half in enumerate(halves):
             say(f'{candidate.name}: half {number + 1} of 2')
-            part.read(candidate, readings)
-        found[candidate.name] = _summary(people, readings, seed)
+            half.read(candidate, readings)
+        measured = _summary(people, readings, target, seed)
         if not candidate.told_ages:
-            found[candidate.name]['site_all'] = _told_of_all(people, candidate, seed)
+            measured['site_all'] = _told_of_all(people, readings.outputs, seed)
+        explained = fidelity.explained_by_site(readings.outputs, people.sites)
+        found[candidate.name] = Judgement(measured, explained, readings.outputs)
     return found
 
 
-class _Part:
-    """Those who are judged while the other half is learnt from."""
-
-    def __init__(self, people: People, fit: np.ndarray, judged: np.ndarray, seed: int) -> None:
-        self.people, self.fit, self.judged, self.seed = people, fit, judged, seed
-        within = probes.folds(people.sites[judged], people.subjects[judged], FOLDS, seed)
-        self.folds = [(judged[learn], judged[judge]) for learn, judge in within]
-        self.raw = [probes.Components.of(people.images[learn], seed) for learn, _ in self.folds]
-        enough = math.ceil(CNN_JUDGED / len(people.images) * FOLDS)
-        self.cnn_folds = min(FOLDS, enough)
-
-    def read(self, candidate: Candidate, readings: Readings) -> None:
-        """What a candidate makes of them."""
-        people, seed, rows = self.people, self.seed, self.judged
-        render = candidate.fit(self.fit)
-        outputs = render(people.ages)
-        told = None
-        if candidate.told_ages:
-            false = _false_ages(people, rows, seed)
-            told = render(false)
-            readings.read('age_given', rows, false[rows])
-        for number, (learn, judge) in enumerate(self.folds):
-            own = probes.Components.of(outputs[learn], seed)
-            _read_site(people, outputs, own, learn, judge, self.raw[number], readings, seed)
-            _read_biology(people, own, outputs, learn, judge, readings, told)
-            if number < self.cnn_folds:
-                guess = probes.cnn_classes(outputs, people.sites, learn, judge, seed=seed)
-                readings.read('site_cnn', judge, guess)
-        seen, source, sites = outputs[rows], people.images[rows], people.sites[rows]
-        readings.read('ssim', rows, fidelity.ssim(seen, source))
-        readings.read('edges', rows, fidelity.gradient_correlation(seen, source))
-        readings.read('identified', rows, fidelity.identified(seen, source))
-        readings.read('variance', rows, fidelity.own_variance(seen, sites))
-        readings.read('source_variance', rows, fidelity.own_variance(source, sites))
-        readings.read('rank', rows, fidelity.rank_agreements(seen, source, sites))
-
-
-def _false_ages(people: People, rows: np.ndarray, seed: int) -> np.ndarray:
-    """The ages of some people dealt out among them at random."""
-    false, known = people.ages.copy(), rows[~np.isnan(people.ages[rows])]
-    false[known] = np.random.default_rng(seed).permutation(false[known])
-    return false
-
-
-def _told_of_all(people: People, candidate: Candidate, seed: int) -> Estimate:
+def _told_of_all(people: People, outputs: np.ndarray, seed: int) -> Estimate:
     """The site from outputs that were made elsewhere, all people together.
 
     Where the method was fitted to these very people, this is below chance.
     """
-    outputs = candidate.fit(np.arange(0))(people.ages)
     guess = probes.told(outputs, people.sites, people.subjects, seed=seed)
     return estimates.estimate(
         estimates.balanced_accuracy(people.sites, guess),
@@ -226,56 +123,9 @@ def _told_of_all(people: People, candidate: Candidate, seed: int) -> Estimate:
     )  # fmt: skip
 
 
-def _read_site(
-    people: People,
-    outputs: np.ndarray,
-    own: probes.Components,
-    learn: np.ndarray,
-    judge: np.ndarray,
-    raw: probes.Components,
-    readings: Readings,
-    seed: int,
-) -> None:
-    seen, sites = outputs[judge], people.sites[learn]
-    readings.read('site_linear', judge, own.classifier(sites)(seen))
-    readings.read('site_raw_probe', judge, raw.classifier(sites)(seen))
-    quantiles = (probes.brain_quantiles(outputs[rows]) for rows in (learn, judge))
-    contrast = probes.Components.of(next(quantiles), seed)
-    readings.read('site_histogram', judge, contrast.classifier(sites)(next(quantiles)))
-
-
-def _read_biology(
-    people: People,
-    own: probes.Components,
-    outputs: np.ndarray,
-    learn: np.ndarray,
-    judge: np.ndarray,
-    readings: Readings,
-    told: np.ndarray | None,
-) -> None:
-    """Age and sex; `told` are the outputs for false ages."""
-    ages, sexes, sites = people.ages[learn], people.sexes[learn], people.sites[learn]
-    known = np.flatnonzero(~np.isnan(ages))
-    if len(known) >= FEWEST_KNOWN and np.ptp(ages[known]) > 0:
-        read = own.of_rows(known).regression(ages[known])
-        readings.read('age', judge, read(outputs[judge]))
-        if told is not None:
-            readings.read('age_moved', judge, read(told[judge]) - read(outputs[judge]))
-        for site in np.unique(people.sites):
-            there = judge[people.sites[judge] == site]
-            others = known[sites[known] != site]
-            if len(others) >= FEWEST_KNOWN and len(there):
-                read = own.of_rows(others).regression(ages[others])
-                readings.read('age_new_site', there, read(outputs[there]))
-    known = np.flatnonzero([sex is not None for sex in sexes])
-    if len(known) >= FEWEST_KNOWN and len(set(sexes[known])) == 2:
-        read = own.of_rows(known).classifier(sexes[known].astype(str))
-        readings.read('sex', judge, read(outputs[judge]))
-
-
-def _summary(people: People, readings: Readings, seed: int) -> dict[str, Estimate]:
+def _summary(people: People, readings: Readings, target: str, seed: int) -> dict[str, Estimate]:
     found = {}
-    everybody = np.arange(readings.n)
+    everybody = np.arange(len(people.images))
 
     def add(name: str, score: estimates.Score, rows: np.ndarray) -> None:
         found[name] = estimates.estimate(score, rows, people.subjects, people.sites, seed)
@@ -302,8 +152,16 @@ def _summary(people: People, readings: Readings, seed: int) -> dict[str, Estimat
         known = everybody[[sex is not None for sex in people.sexes]]
         guess = readings.text['sex'].astype(str)
         add('sex', estimates.balanced_accuracy(people.sexes.astype(str), guess), known)
-    for name in ('ssim', 'edges', 'rank', 'identified'):
+    for name in ('ssim', 'edges', 'rank', 'identified', 'tissue_drift'):
         add(name, estimates.mean(readings.numbers[name]), everybody)
+    others = everybody[people.sites != target]
+    distance = fidelity.distance_to_site(readings.outputs, people.sites, target)
+    add('target_distance', estimates.mean(distance), others)
+    pairs = fidelity.paired(readings.outputs, people.sites, people.subjects)
+    for name, values in pairs.items():
+        travelled = everybody[~np.isnan(values)]
+        if len(travelled):
+            add(name, estimates.mean(values), travelled)
     own, source = readings.numbers['variance'], readings.numbers['source_variance']
     add('variance_ratio', estimates.ratio(own, source), everybody)
     return found

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -17,7 +17,8 @@ from ddae_app.bids.names import Scan, sidecar
 from ddae_app.errors import ImageError, UsageError
 from ddae_app.evaluation import candidates as ways
 from ddae_app.evaluation.findings import findings
-from ddae_app.evaluation.protocol import MEANING, People, controls, evaluate
+from ddae_app.evaluation.people import People
+from ddae_app.evaluation.protocol import MEANING, Judgement, controls, evaluate
 from ddae_app.harmonize.combat import ComBat
 from ddae_app.harmonize.histogram import HistogramMatching
 from ddae_app.imaging import volumes
@@ -30,7 +31,8 @@ from ddae_app.levels.preparation import (
     output_space,
     select_scans,
 )
-from ddae_app.reports.evaluation import EvaluationReport, MethodReport
+from ddae_app.reports.evaluation import EvaluationFigure, EvaluationReport, MethodReport
+from ddae_app.reports.site_figures import draw_explained, draw_site_histograms
 from ddae_app.settings import Protocol, Settings
 from ddae_app.workflows.derivatives import harmonized_path
 
@@ -95,8 +97,13 @@ def evaluate_outputs(settings: Settings) -> EvaluationReport:
         ', '.join(way.name for way in candidates), len(known), known['site'].nunique(),
     )  # fmt: skip
     found = evaluate(
-        people, candidates, seed=settings.random_seed, progress=lambda text: log.info('%s', text)
+        people,
+        candidates,
+        outputs.target,
+        seed=settings.random_seed,
+        progress=lambda text: log.info('%s', text),
     )
+    source = found['source'].estimates
     return EvaluationReport(
         scans=len(known),
         target=outputs.target,
@@ -108,17 +115,28 @@ def evaluate_outputs(settings: Settings) -> EvaluationReport:
             MethodReport(
                 way.name,
                 way.fitted,
-                tuple(
-                    findings(
-                        found[way.name],
-                        found['source'],
-                        people.chance,
-                        label_blind=way.label_blind,
-                    )
-                ),
-                found[way.name],
+                findings(own, source, people.chance, label_blind=way.label_blind),
+                own,
             )
             for way in candidates
+            if (own := found[way.name].estimates)
+        ),
+        figures=_figures(found, people.sites),
+    )
+
+
+def _figures(found: Mapping[str, Judgement], sites: np.ndarray) -> tuple[EvaluationFigure, ...]:
+    shown = [name for name in found if name != 'blur']
+    return (
+        EvaluationFigure(
+            'What the site explains',
+            'Share of the variance at each pixel, less what chance explains.',
+            draw_explained({name: found[name].explained for name in shown}),
+        ),
+        EvaluationFigure(
+            'Intensities by site',
+            'All brain pixels of each site; where the site is gone the lines lie on each other.',
+            draw_site_histograms({name: found[name].outputs for name in shown}, sites),
         ),
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -50,6 +51,20 @@ class MethodReport:
 
 
 @dataclass(frozen=True)
+class EvaluationFigure:
+    """A picture that goes into the page: what it shows, and the bytes of a PNG."""
+
+    title: str
+    caption: str
+    png: bytes
+
+    @property
+    def source(self) -> str:
+        """For the page, which is one file."""
+        return f'data:image/png;base64,{base64.b64encode(self.png).decode()}'
+
+
+@dataclass(frozen=True)
 class EvaluationReport:
     """Everything that was judged.
 
@@ -68,6 +83,7 @@ class EvaluationReport:
         How well the site is told by other things than intensities.
     methods : sequence of MethodReport
         The first is that of the untouched scans.
+    figures : sequence of EvaluationFigure
     """
 
     scans: int
@@ -77,3 +93,4 @@ class EvaluationReport:
     meanings: Mapping[str, str]
     controls: Mapping[str, Estimate]
     methods: Sequence[MethodReport]
+    figures: Sequence[EvaluationFigure] = ()
