@@ -14,6 +14,9 @@ COLOURS = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9', '#5
 
 LINES = ('-', '--', ':', '-.')
 BINS = np.linspace(0, 1.2, 61)
+LEAST_SCALE = 0.05
+"""The brightest colour stands for no less."""
+
 MOST_LISTED = 14
 """Sites in a legend."""
 
@@ -31,6 +34,9 @@ def draw_explained(maps: Mapping[str, np.ndarray]) -> bytes:
     bytes
         A PNG image.
     """
+    everywhere = np.stack([*maps.values()])
+    brain = everywhere.max(axis=0) > 0
+    most = max(float(np.quantile(everywhere[:, brain], 0.999)) if brain.any() else 0, LEAST_SCALE)
     with house_style():
         figure = Figure(
             figsize=(WIDTH_IN, WIDTH_IN / len(maps) + 0.5), facecolor=PAPER, layout='constrained'
@@ -38,9 +44,9 @@ def draw_explained(maps: Mapping[str, np.ndarray]) -> bytes:
         axes = figure.subplots(1, len(maps), squeeze=False)[0]
         for panel, (name, share) in zip(axes, maps.items(), strict=True):
             picture = panel.imshow(
-                share.T, origin='lower', cmap='inferno', vmin=0, vmax=1, interpolation='nearest'
+                share.T, origin='lower', cmap='inferno', vmin=0, vmax=most, interpolation='nearest'
             )
-            panel.set_title(f'{name}: mean {share[share > 0].mean() if share.any() else 0:.2f}')
+            panel.set_title(f'{name}: mean {share[brain].mean() if brain.any() else 0:.3f}')
             panel.set_facecolor(NIGHT)
             panel.set_axis_off()
         bar = figure.colorbar(picture, ax=list(axes), shrink=0.8)

@@ -11,6 +11,7 @@ import pytest
 
 from ddae_app.errors import DdaeError
 from ddae_app.reports import figures
+from ddae_app.reports.site_figures import draw_explained, draw_site_histograms
 
 AFFINE = np.diag([6.0, 7.0, 6.0, 1.0])
 
@@ -143,3 +144,19 @@ def test_losses_of_another_table_are_refused(tmp_path):
     table.write_text('epoch\tloss\n1\t0.5\n')
     with pytest.raises(DdaeError, match='images_seen'):
         figures.plot_losses(table, tmp_path / 'losses.svg')
+
+
+def test_the_site_figures_show_every_method_and_site():
+    rng = np.random.default_rng(0)
+    images = rng.uniform(0.2, 1, (6, 16, 16)).astype(np.float32)
+    sites = np.array(['A', 'A', 'A', 'B', 'B', 'B'])
+    maps = {'source': rng.uniform(0, 0.4, (16, 16)), 'nothing': np.zeros((16, 16))}
+    for draw, arguments in (
+        (draw_explained, (maps,)),
+        (draw_explained, ({'nothing': np.zeros((16, 16))},)),
+        (draw_site_histograms, ({'source': images, 'after': images * 0.5}, sites)),
+    ):
+        first, again = draw(*arguments), draw(*arguments)
+        assert first.startswith(b'\x89PNG') and first == again
+    brighter = draw_explained(maps | {'source': maps['source'] + 0.3})
+    assert brighter != draw_explained(maps)
