@@ -7,6 +7,7 @@ import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -34,7 +35,7 @@ from ddae_app.levels.preparation import (
 from ddae_app.reports.evaluation import EvaluationFigure, EvaluationReport, MethodReport
 from ddae_app.reports.site_figures import draw_explained, draw_site_histograms
 from ddae_app.settings import Protocol, Settings
-from ddae_app.workflows.derivatives import harmonized_path
+from ddae_app.workflows.derivatives import harmonized_path, slices_path
 
 log = logging.getLogger('ddae_app')
 
@@ -236,6 +237,10 @@ def _space(settings: Settings, scans: Sequence[Scan]) -> sidecars.Space:
 
 
 def _medial_slice(settings: Settings, scan: Scan, space: sidecars.Space) -> np.ndarray | None:
+    """As a model sees it: cut already where the scan was harmonised, else from the whole image."""
+    slices = settings.output_dir / slices_path(scan, space)
+    if slices.is_file():
+        return _middle(slices)
     found = find_preprocessed(scan, space, derivative_roots(settings))
     if found is None:
         return None
@@ -257,8 +262,12 @@ def _harmonized_facts(
 
 
 def _harmonized_slice(settings: Settings, scan: Scan, space: sidecars.Space) -> np.ndarray:
-    image = volumes.read(settings.output_dir / harmonized_path(scan, space))
-    stack = np.asarray(image.dataobj)
+    return _middle(settings.output_dir / harmonized_path(scan, space))
+
+
+def _middle(path: Path) -> np.ndarray:
+    """The middle slice of a stack in a file."""
+    stack = volumes.read(path).dataobj
     return np.ascontiguousarray(stack[:, :, stack.shape[2] // 2], dtype=np.float32)
 
 
