@@ -3,8 +3,8 @@
     python benchmarks/evaluation.py [--scans 4120] [--threads 2]
 
 Judges scans as they are, outputs made elsewhere, histogram matching, ComBat and a blur, as
-``ddae-app ... group`` does, on smooth random images of seven sites: what they show plays no part in
-how long it takes. Aim: 4120 scans, as in the paper, in 30 minutes and 4 GB on 2 cores.
+``ddae-app ... group`` does, on smooth random images of seven sites: what they show plays no part
+in how long it takes. Aim: 4120 scans, as in the paper, in 30 minutes and 4 GB on 2 cores.
 """
 
 from __future__ import annotations
