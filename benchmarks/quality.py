@@ -38,6 +38,7 @@ from scipy.ndimage import gaussian_filter
 from ddae_app.evaluation import fidelity, probes
 from ddae_app.harmonize.base import Harmonizer, cohort_of
 from ddae_app.harmonize.combat import ComBat
+from ddae_app.harmonize.cvae import CVAEHarmonizer
 from ddae_app.harmonize.ddae import DDAEHarmonizer
 from ddae_app.harmonize.histogram import HistogramMatching
 from ddae_app.harmonize.models import training_preset
@@ -368,6 +369,11 @@ METHODS: dict[str, Method] = {
     'blur': fixed(lambda bench: gaussian_filter(bench.images, (0, 1, 1))),
     'histogram': fitted(lambda bench, folder, images: HistogramMatching().fit(*table(bench))),
     'combat': fitted(lambda bench, folder, images: ComBat().fit(*table(bench))),
+    'cvae': fitted(
+        lambda bench, folder, images: CVAEHarmonizer(images=images, device='cpu').fit(
+            *table(bench)
+        )
+    ),
     'literal-inversion': literal(random=False),
     'literal-random': literal(random=True),
     'ddae': ddae(),

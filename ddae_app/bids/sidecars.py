@@ -28,7 +28,7 @@ DESCRIPTIONS = {
 }
 
 
-METHOD_NAMES = {'ddae': 'DDAE', 'combat': 'ComBat'}
+METHOD_NAMES = {'ddae': 'DDAE', 'cvae': 'cVAE', 'combat': 'ComBat'}
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from ddae_app.harmonize.base import StoredHarmonizer
 from ddae_app.harmonize.combat import ComBat
+from ddae_app.harmonize.cvae import CVAEHarmonizer
 from ddae_app.harmonize.ddae import DDAEHarmonizer
 from ddae_app.model.info import read_model_info
 
@@ -20,6 +21,7 @@ def load_harmonizer(path: str | Path, device: str = 'auto') -> StoredHarmonizer:
     UsageError
         If the device is not there.
     """
-    if read_model_info(path).method == 'combat':
+    method = read_model_info(path).method
+    if method == 'combat':
         return ComBat.load(path)
-    return DDAEHarmonizer.load(path, device)
+    return (CVAEHarmonizer if method == 'cvae' else DDAEHarmonizer).load(path, device)

@@ -21,8 +21,6 @@ from ddae_app.bids.dataset import dataset_name, is_phantom, licence, write_descr
 from ddae_app.bids.names import Scan
 from ddae_app.errors import DdaeError, UsageError
 from ddae_app.files import staged, write_atomically
-from ddae_app.harmonize.base import cohort_of
-from ddae_app.harmonize.combat import ComBat
 from ddae_app.harmonize.ddae import DDAEHarmonizer
 from ddae_app.harmonize.device import resolve_device
 from ddae_app.harmonize.methods import load_harmonizer
@@ -31,6 +29,7 @@ from ddae_app.harmonize.samples import render_samples
 from ddae_app.imaging import volumes
 from ddae_app.imaging.grid import model_grid
 from ddae_app.imaging.slices import training_stacks
+from ddae_app.levels.baselines import BASELINES, fit_baseline, images_to_see
 from ddae_app.levels.card import make_card
 from ddae_app.levels.participant import protocol_without_model
 from ddae_app.levels.preparation import (
@@ -97,8 +96,13 @@ def run_train(settings: Settings, log_dir: Path, local_processes: int = 1) -> in
     prepared = fabric.broadcast(first)
     assert prepared is not None
     data = prepared.open(folder / STORE_NAME, protocol)
-    if settings.harmonize.method == 'combat':
-        path = _fit_combat(settings, data, protocol, folder) if fabric.is_global_zero else None
+    if settings.harmonize.method in BASELINES:
+        path = None
+        if fabric.is_global_zero:
+            with _progress(images_to_see(settings)) as progress:
+                path = fit_baseline(
+                    settings, data, protocol, folder, model_name(settings), progress
+                )
     else:
         path = _train(settings, data, protocol, folder, initial, fabric, started)
     if path and fabric.is_global_zero:
@@ -173,8 +177,9 @@ def _prepare(settings: Settings, protocol: Protocol, folder: Path, log_dir: Path
 def _initial_model(settings: Settings) -> tuple[FoundModel, DDAEHarmonizer] | None:
     if settings.train.init_from is None:
         return None
-    if settings.harmonize.method == 'combat':
-        raise UsageError('--init-from: ComBat is fitted anew each time; leave the flag out')
+    if settings.harmonize.method in BASELINES:
+        method = settings.harmonize.method
+        raise UsageError(f'--init-from: {method} is fitted anew each time; leave the flag out')
     found = find_model(settings.train.init_from, None, settings.output_dir, 'ddae')
     log.info('starting from %s', found.describe())
     return found, DDAEHarmonizer.load(found.path, settings.harmonize.device)
@@ -227,20 +232,6 @@ def _train(
             'stopped after --max-hours %g, before the end of training; to go on, run the same '
             'command again, with the same --work-dir', hours,
         )  # fmt: skip
-    return path
-
-
-def _fit_combat(settings: Settings, data: SliceData, protocol: Protocol, folder: Path) -> Path:
-    """Fit ComBat to everybody; it has no need of anybody held out."""
-    fitted = ComBat(protocol=protocol).fit(data.images, cohort_of(data))
-    info = replace(
-        fitted.info,
-        name=model_name(settings),
-        training=replace(fitted.info.training, dataset=dataset_name(settings.bids_dir)),
-        phantom=is_phantom(settings.bids_dir),
-    )
-    path = folder / f'{info.name}.safetensors'
-    replace(fitted, known=info).save(path)
     return path
 
 
@@ -337,7 +328,7 @@ def _publish(settings: Settings, bundle: Path, data: SliceData, warnings: tuple[
     models, held_out = settings.output_dir / 'models', np.empty(0, dtype=int)
     model, made = models / bundle.name, {}
     copies = {bundle: model}
-    if settings.harmonize.method != 'combat':
+    if settings.harmonize.method not in BASELINES:
         losses = models / f'{bundle.stem}_losses.tsv'
         made = {
             'training curve': losses.with_suffix('.svg'),

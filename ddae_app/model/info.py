@@ -10,7 +10,7 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 
 from ddae_app.errors import ModelError
-from ddae_app.model.presets import ModelConfig
+from ddae_app.model.presets import CVAEConfig, ModelConfig
 from ddae_app.model.records import from_json
 from ddae_app.settings import Protocol
 
@@ -20,9 +20,6 @@ FORMAT_VERSION = 7
 METADATA_KEY = 'ddae'
 MAX_METADATA = 4_000_000
 MAX_SITES = 1000
-MODEL_METHODS = ('ddae', 'combat')
-"""Methods whose models are files."""
-
 ADVICE = 'give another model, or copy or train this one again'
 
 
@@ -74,7 +71,7 @@ class ModelInfo:
 
     Attributes
     ----------
-    method : {'ddae', 'combat'}
+    method : {'ddae', 'cvae', 'combat'}
     name : str
     sites : tuple of str, length S
         In the order of the model's site codes.
@@ -125,7 +122,7 @@ class ModelInfo:
         tables = (self.quantiles.low, self.quantiles.median, self.quantiles.high)
         return {
             f'the method {self.method!r}, which this program does not know': (
-                self.method in MODEL_METHODS
+                self.method in KINDS
             ),
             f'{n} sites; 1 to {MAX_SITES} are allowed': 1 <= n <= MAX_SITES,
             'site names that are empty or repeated': len({s for s in self.sites if s}) == n,
@@ -168,6 +165,42 @@ class BundleInfo(ModelInfo):
                 self.protocol.depth == self.config.depth
             ),
         }
+
+
+@dataclass(frozen=True, kw_only=True)
+class CVAEInfo(ModelInfo):
+    """Everything in the file of a conditional variational autoencoder but the weights.
+
+    Attributes
+    ----------
+    config : CVAEConfig
+    age_mean, age_sd : float
+        Years.
+    """
+
+    method: str = 'cvae'
+    config: CVAEConfig
+    age_mean: float
+    age_sd: float
+
+    @property
+    def network(self) -> dict[str, object]:
+        """Sizes of its network."""
+        return vars(self.config)
+
+    def _checks(self) -> dict[str, bool]:
+        size = self.config.image_size
+        return super()._checks() | {
+            f'an age_sd of {self.age_sd}; it must be above 0': self.age_sd > 0,
+            f'slices of {self.protocol.slice_shape} for a network of {size}': (
+                tuple(self.protocol.slice_shape) == (size, size)
+            ),
+            f'{self.protocol.depth} slices a scan, and takes one': self.protocol.depth == 1,
+        }
+
+
+KINDS: dict[str, type[ModelInfo]] = {'ddae': BundleInfo, 'cvae': CVAEInfo, 'combat': ModelInfo}
+"""What the files of each method tell."""
 
 
 def read_model_info(path: str | os.PathLike) -> ModelInfo:
@@ -221,7 +254,7 @@ def parse_info(path: Path, metadata: dict[str, str]) -> ModelInfo:
                 f'format version {version}, but this ddae-app reads {FORMAT_VERSION}; '
                 'use the ddae-app that wrote the model, or train it again'
             )
-        kind = BundleInfo if header['info']['method'] == 'ddae' else ModelInfo
+        kind = KINDS.get(header['info']['method'], ModelInfo)
         return from_json(kind, header['info'], 'info')
     except ModelError as error:
         raise ModelError(f'{path}: {error}') from error

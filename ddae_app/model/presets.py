@@ -318,3 +318,32 @@ PRESETS = {
     ),
 }
 """Named settings: ``paper`` for comparison, ``base`` for a GPU, ``tiny`` for a CPU."""
+
+
+@dataclass(frozen=True)
+class CVAEConfig:
+    """Sizes of the conditional variational autoencoder.
+
+    Attributes
+    ----------
+    image_size : int
+        Pixels along a side, a multiple of 2 to the number of `multipliers`.
+    channels : int
+    multipliers : tuple of int
+        Of `channels`, at each halving of the image.
+    z_dim : int
+    """
+
+    image_size: int = 128
+    channels: int = 16
+    multipliers: tuple[int, ...] = (1, 2, 4, 8, 8)
+    z_dim: int = 128
+
+    def __post_init__(self) -> None:
+        step = 2 ** len(self.multipliers)
+        sizes = (self.image_size, self.channels, self.z_dim, *self.multipliers)
+        if min(sizes) < 1 or max(sizes) > 4096 or self.image_size % step:
+            raise ModelError(
+                f'a cVAE of sizes {sizes}; expected 1 to 4096, and an image_size that is a '
+                f'multiple of {step}'
+            )

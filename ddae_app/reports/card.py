@@ -69,6 +69,8 @@ LIMITS = (
 WHAT = {
     'ddae': 'A Disentangled Diffusion Autoencoder (Ijishakin, Lawry Aguila et al. 2024, arXiv '
     '2408.15890) as ddae-app trains it',
+    'cvae': 'A conditional variational autoencoder (Sohn et al. 2015; Moyer et al. 2020) as '
+    'ddae-app trains it',
     'combat': 'ComBat per pixel (Johnson et al. 2007; Fortin et al. 2018) as ddae-app fits it, '
     'age and sex protected',
 }

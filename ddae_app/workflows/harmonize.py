@@ -29,6 +29,8 @@ DESCRIPTIONS = {
     'curve, edge intensities and average image of the target site, and the difference was added '
     'between what the model makes of it at the target and at its own site, under shared noise '
     'that falls from level to level.',
+    'cvae': 'Axial slices were rendered anew by a conditional variational autoencoder (Sohn et '
+    'al., 2015; Moyer et al., 2020) that was told another site.',
     'combat': 'The intensities of each pixel of the axial slices were brought from their own site '
     'to the target site with ComBat (Johnson et al., 2007; Fortin et al., 2018), age and sex '
     'protected where known.',
@@ -44,7 +46,7 @@ class HarmonizeRequest:
     ----------
     model : Path
         Model file.
-    method : {'ddae', 'combat'}
+    method : {'ddae', 'cvae', 'combat'}
         Of the model.
     target_site : str
     unseen_site : {'refuse', 'agnostic', 'adapt'}
