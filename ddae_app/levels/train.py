@@ -89,6 +89,10 @@ def run_train(settings: Settings, log_dir: Path, local_processes: int = 1) -> in
         if initial
         else protocol_without_model(settings)
     )
+    if settings.harmonize.method == 'cvae' and protocol.slices != 'medial':
+        raise UsageError(
+            f'--method cvae --slices {protocol.slices}: it takes one slice; give --slices medial'
+        )
     device = resolve_device(settings.harmonize.device)
     fabric = start_fabric(device, settings.train.precision, local_processes)
     folder = settings.run.work_dir.resolve() / 'train' / model_name(settings)

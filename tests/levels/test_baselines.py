@@ -1,4 +1,4 @@
-"""ComBat as a method of the program: fitted, found, applied, and refused what it cannot do."""
+"""Baselines as methods of the program: fitted, found, applied, and refused what they cannot do."""
 
 from __future__ import annotations
 
@@ -95,3 +95,33 @@ def test_without_a_model_of_that_method_there_is_one_line(fitted, tmp_path):
     assert result.returncode != 0
     (line,) = error_lines(result.stderr)
     assert 'holds no such model; fit one' in line
+
+
+def test_a_cvae_is_trained_and_used(fitted, tmp_path):
+    derivatives = ('-d', f'ddae-app={fitted / "out"}')
+    result = run(
+        fitted / 'bids', tmp_path / 'out', 'train', '--method', 'cvae', '--allow-few-scans',
+        '--train-images', '64', '-w', tmp_path / 'work', *derivatives, *FLAGS,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    assert 'trained on 64 of 64 images' in result.stderr
+    card = (tmp_path / 'out' / 'models' / 'cvae_MODEL.md').read_text()
+    assert 'A conditional variational autoencoder' in card and 'z_dim 128' in card
+    result = run(
+        fitted / 'bids', tmp_path / 'out', 'participant', '--target-site', 'PhantomA', '--stage',
+        'harmonize', '-w', tmp_path / 'work', '--skip-bids-validation', '--nprocs', '1',
+        *derivatives,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    (path, *_) = sorted((tmp_path / 'out').glob('sub-*/anat/*_desc-harmonized_T1w.json'))
+    assert json.loads(path.read_text())['HarmonizationMethod'] == 'cVAE'
+
+
+def test_a_cvae_takes_one_slice(fitted, tmp_path):
+    result = run(
+        fitted / 'bids', tmp_path / 'out', 'train', '--method', 'cvae', '--slices', 'all', '-w',
+        tmp_path / 'work', *FLAGS,
+    )  # fmt: skip
+    assert result.returncode == 2
+    (line,) = error_lines(result.stderr)
+    assert 'give --slices medial' in line
