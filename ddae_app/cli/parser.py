@@ -150,8 +150,8 @@ def _add_preprocessing(parser: argparse.ArgumentParser) -> None:
         group,
         '--slices',
         choices=CHOICES['slices'],
-        help="axial slices to harmonize or to train on (default: the model's; without a model "
-        'medial, as in the paper)',
+        help='axial slices to harmonize or to train on: all, or the medial one, as in the paper '
+        "(default: the model's; without a model all, but for --preset paper and --method cvae)",
     )
     _flag(
         group,

@@ -118,12 +118,14 @@ def run_participant(settings: Settings, log_dir: Path, default_model: Path | Non
 
 
 def protocol_without_model(settings: Settings) -> Protocol:
-    """The protocol of a run that has no model to ask: the paper's, but for what was named."""
-    asked = settings.preproc
-    usual = Protocol()
-    return replace(
-        usual, template=asked.template or usual.template, slices=asked.slices or usual.slices
-    )
+    """The protocol of a run that has no model to ask: the paper's, but of all slices.
+
+    A cVAE takes the medial one only, and so did the DDAE of the paper.
+    """
+    asked, usual = settings.preproc, Protocol()
+    as_published = settings.harmonize.method == 'cvae' or settings.train.preset == 'paper'
+    slices = asked.slices or ('medial' if as_published else 'all')
+    return replace(usual, template=asked.template or usual.template, slices=slices)
 
 
 def plan_scans(

@@ -13,7 +13,7 @@ from tests.levels.conftest import TEMPLATE, error_lines, run
 
 FLAGS = (
     '--skull-strip', 'none', '--template', TEMPLATE, '--sloppy', '--skip-bids-validation',
-    '--nprocs', '1',
+    '--nprocs', '1', '--slices', 'medial',
 )  # fmt: skip
 
 
@@ -119,8 +119,8 @@ def test_a_cvae_is_trained_and_used(fitted, tmp_path):
 
 def test_a_cvae_takes_one_slice(fitted, tmp_path):
     result = run(
-        fitted / 'bids', tmp_path / 'out', 'train', '--method', 'cvae', '--slices', 'all', '-w',
-        tmp_path / 'work', *FLAGS,
+        fitted / 'bids', tmp_path / 'out', 'train', '--method', 'cvae', '-w', tmp_path / 'work',
+        *FLAGS, '--slices', 'all',
     )  # fmt: skip
     assert result.returncode == 2
     (line,) = error_lines(result.stderr)

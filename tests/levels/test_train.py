@@ -16,7 +16,7 @@ from tests.levels.conftest import TEMPLATE, error_lines, run
 
 FLAGS = (
     '--skull-strip', 'none', '--template', TEMPLATE, '--sloppy', '--skip-bids-validation',
-    '--nprocs', '1',
+    '--nprocs', '1', '--slices', 'medial',
 )  # fmt: skip
 TRAIN = (
     '--preset', 'tiny', '--train-images', '64', '--random-seed', '7', '--allow-few-scans',
