@@ -38,10 +38,10 @@ from scipy.ndimage import gaussian_filter
 from ddae_app.evaluation import fidelity, probes
 from ddae_app.harmonize.base import Harmonizer, cohort_of
 from ddae_app.harmonize.combat import ComBat
-from ddae_app.harmonize.cvae import CVAEHarmonizer
 from ddae_app.harmonize.ddae import DDAEHarmonizer
 from ddae_app.harmonize.histogram import HistogramMatching
 from ddae_app.harmonize.models import training_preset
+from ddae_app.harmonize.networks import CVAEHarmonizer, StyleGANHarmonizer
 from ddae_app.imaging.grid import model_grid
 from ddae_app.imaging.slices import crop_start
 from ddae_app.model.presets import Preset
@@ -371,6 +371,11 @@ METHODS: dict[str, Method] = {
     'combat': fitted(lambda bench, folder, images: ComBat().fit(*table(bench))),
     'cvae': fitted(
         lambda bench, folder, images: CVAEHarmonizer(images=images, device='cpu').fit(
+            *table(bench)
+        )
+    ),
+    'style-gan': fitted(
+        lambda bench, folder, images: StyleGANHarmonizer(images=images, device='cpu').fit(
             *table(bench)
         )
     ),

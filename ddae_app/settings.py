@@ -16,7 +16,7 @@ CHOICES = {
     'analysis_level': ('participant', 'train', 'group'),
     'skull_strip': ('hd-bet', 'template', 'none'),
     'slices': ('medial', 'all'),
-    'method': ('ddae', 'cvae', 'combat'),
+    'method': ('ddae', 'cvae', 'style-gan', 'combat'),
     'unseen_site': ('refuse', 'agnostic', 'adapt'),
     'stage': ('all', 'preproc', 'harmonize'),
     'preset': ('tiny', 'base', 'paper'),

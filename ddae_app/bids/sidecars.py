@@ -28,7 +28,12 @@ DESCRIPTIONS = {
 }
 
 
-METHOD_NAMES = {'ddae': 'DDAE', 'cvae': 'cVAE', 'combat': 'ComBat'}
+METHOD_NAMES = {
+    'ddae': 'DDAE',
+    'cvae': 'cVAE',
+    'style-gan': 'Style-Encoding GAN',
+    'combat': 'ComBat',
+}
 
 
 @dataclass(frozen=True)

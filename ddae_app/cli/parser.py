@@ -151,7 +151,8 @@ def _add_preprocessing(parser: argparse.ArgumentParser) -> None:
         '--slices',
         choices=CHOICES['slices'],
         help='axial slices to harmonize or to train on: all, or the medial one, as in the paper '
-        "(default: the model's; without a model all, but for --preset paper and --method cvae)",
+        "(default: the model's; without a model all, but for --preset "
+        'paper and --method cvae and style-gan)',
     )
     _flag(
         group,

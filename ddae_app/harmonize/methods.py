@@ -6,8 +6,8 @@ from pathlib import Path
 
 from ddae_app.harmonize.base import StoredHarmonizer
 from ddae_app.harmonize.combat import ComBat
-from ddae_app.harmonize.cvae import CVAEHarmonizer
 from ddae_app.harmonize.ddae import DDAEHarmonizer
+from ddae_app.harmonize.networks import CVAEHarmonizer, StyleGANHarmonizer
 from ddae_app.model.info import read_model_info
 
 
@@ -24,4 +24,8 @@ def load_harmonizer(path: str | Path, device: str = 'auto') -> StoredHarmonizer:
     method = read_model_info(path).method
     if method == 'combat':
         return ComBat.load(path)
-    return (CVAEHarmonizer if method == 'cvae' else DDAEHarmonizer).load(path, device)
+    if method == 'cvae':
+        return CVAEHarmonizer.load(path, device)
+    if method == 'style-gan':
+        return StyleGANHarmonizer.load(path, device)
+    return DDAEHarmonizer.load(path, device)

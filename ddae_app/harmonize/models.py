@@ -15,6 +15,8 @@ from ddae_app.settings import Protocol
 PHANTOM_MODEL = 'phantom-tiny.safetensors'
 """The packaged model, trained on simulated scanners by ``make demo-model``."""
 
+SLICE_NETWORKS = ('cvae', 'style-gan')
+"""Methods that take single slices only: the paper's baselines that are networks."""
 
 FEWEST_PEOPLE = 5
 """With fewer, the look of a site is worse known from its scans than from each scan itself."""

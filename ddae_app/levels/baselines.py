@@ -10,12 +10,13 @@ from typing import Any
 from ddae_app.bids.dataset import dataset_name, is_phantom
 from ddae_app.harmonize.base import cohort_of
 from ddae_app.harmonize.combat import ComBat
-from ddae_app.harmonize.cvae import IMAGES, CVAEHarmonizer
+from ddae_app.harmonize.models import SLICE_NETWORKS
+from ddae_app.harmonize.networks import IMAGES, CVAEHarmonizer, StyleGANHarmonizer
 from ddae_app.settings import Protocol, Settings
 from ddae_app.training.dataset import SliceData
 from ddae_app.training.loop import Progress
 
-BASELINES = ('cvae', 'combat')
+BASELINES = (*SLICE_NETWORKS, 'combat')
 """Methods that are fitted in one go, to everybody."""
 
 
@@ -34,10 +35,11 @@ def fit_baseline(
 ) -> Path:
     """Fit one and write its model to a folder."""
     images = images_to_see(settings)
-    # What both can do, but for the type of what they know.
+    # What all can do, but for the type of what they know.
     fitted: Any = ComBat(protocol=protocol)
-    if settings.harmonize.method == 'cvae':
-        fitted = CVAEHarmonizer(
+    if settings.harmonize.method != 'combat':
+        cvae = settings.harmonize.method == 'cvae'
+        fitted = (CVAEHarmonizer if cvae else StyleGANHarmonizer)(
             protocol=protocol,
             images=images,
             device=settings.harmonize.device,

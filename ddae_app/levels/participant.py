@@ -15,6 +15,7 @@ from ddae_app.files import remove_leftovers, write_atomically
 from ddae_app.harmonize.device import resolve_device
 from ddae_app.harmonize.models import (
     FEWEST_PEOPLE,
+    SLICE_NETWORKS,
     FoundModel,
     check_options,
     check_protocol,
@@ -120,10 +121,11 @@ def run_participant(settings: Settings, log_dir: Path, default_model: Path | Non
 def protocol_without_model(settings: Settings) -> Protocol:
     """The protocol of a run that has no model to ask: the paper's, but of all slices.
 
-    A cVAE takes the medial one only, and so did the DDAE of the paper.
+    The networks that it is compared with take the medial one only, and so did the
+    DDAE of the paper.
     """
     asked, usual = settings.preproc, Protocol()
-    as_published = settings.harmonize.method == 'cvae' or settings.train.preset == 'paper'
+    as_published = settings.harmonize.method in SLICE_NETWORKS or settings.train.preset == 'paper'
     slices = asked.slices or ('medial' if as_published else 'all')
     return replace(usual, template=asked.template or usual.template, slices=slices)
 

@@ -24,7 +24,13 @@ from ddae_app.files import staged, write_atomically
 from ddae_app.harmonize.ddae import DDAEHarmonizer
 from ddae_app.harmonize.device import resolve_device
 from ddae_app.harmonize.methods import load_harmonizer
-from ddae_app.harmonize.models import FoundModel, check_protocol, find_model, training_preset
+from ddae_app.harmonize.models import (
+    SLICE_NETWORKS,
+    FoundModel,
+    check_protocol,
+    find_model,
+    training_preset,
+)
 from ddae_app.harmonize.samples import render_samples
 from ddae_app.imaging import volumes
 from ddae_app.imaging.grid import model_grid
@@ -89,9 +95,11 @@ def run_train(settings: Settings, log_dir: Path, local_processes: int = 1) -> in
         if initial
         else protocol_without_model(settings)
     )
-    if settings.harmonize.method == 'cvae' and protocol.slices != 'medial':
+    method = settings.harmonize.method
+    if method in SLICE_NETWORKS and protocol.slices != 'medial':
         raise UsageError(
-            f'--method cvae --slices {protocol.slices}: it takes one slice; give --slices medial'
+            f'--method {method} --slices {protocol.slices}: it takes one slice; give --slices '
+            'medial'
         )
     device = resolve_device(settings.harmonize.device)
     fabric = start_fabric(device, settings.train.precision, local_processes)

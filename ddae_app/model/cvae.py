@@ -64,6 +64,10 @@ class CVAE(nn.Module):
         h = self.start(torch.cat([z, self._facts(condition)], 1))
         return self.decoder(nnf.silu(h).view(len(z), -1, self.side, self.side))
 
+    def render(self, x: Tensor, source: Condition, target: Condition) -> Tensor:
+        """What is remembered of scans, drawn with other facts."""
+        return self.decode(self.encode(x, source)[0], target)
+
     def loss(self, x: Tensor, condition: Condition, generator: torch.Generator) -> Tensor:
         """Negative evidence bound of a batch, per image, but for constants.
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 
 from ddae_app.errors import ModelError
-from ddae_app.model.presets import CVAEConfig, ModelConfig
+from ddae_app.model.presets import CVAEConfig, ModelConfig, StyleGANConfig
 from ddae_app.model.records import from_json
 from ddae_app.settings import Protocol
 
@@ -71,7 +71,7 @@ class ModelInfo:
 
     Attributes
     ----------
-    method : {'ddae', 'cvae', 'combat'}
+    method : {'ddae', 'cvae', 'style-gan', 'combat'}
     name : str
     sites : tuple of str, length S
         In the order of the model's site codes.
@@ -168,20 +168,15 @@ class BundleInfo(ModelInfo):
 
 
 @dataclass(frozen=True, kw_only=True)
-class CVAEInfo(ModelInfo):
-    """Everything in the file of a conditional variational autoencoder but the weights.
+class SliceNetworkInfo(ModelInfo):
+    """Everything in the file of a network that takes single slices but the weights.
 
     Attributes
     ----------
-    config : CVAEConfig
-    age_mean, age_sd : float
-        Years.
+    config : CVAEConfig or StyleGANConfig
     """
 
-    method: str = 'cvae'
-    config: CVAEConfig
-    age_mean: float
-    age_sd: float
+    config: CVAEConfig | StyleGANConfig
 
     @property
     def network(self) -> dict[str, object]:
@@ -191,7 +186,6 @@ class CVAEInfo(ModelInfo):
     def _checks(self) -> dict[str, bool]:
         size = self.config.image_size
         return super()._checks() | {
-            f'an age_sd of {self.age_sd}; it must be above 0': self.age_sd > 0,
             f'slices of {self.protocol.slice_shape} for a network of {size}': (
                 tuple(self.protocol.slice_shape) == (size, size)
             ),
@@ -199,7 +193,41 @@ class CVAEInfo(ModelInfo):
         }
 
 
-KINDS: dict[str, type[ModelInfo]] = {'ddae': BundleInfo, 'cvae': CVAEInfo, 'combat': ModelInfo}
+@dataclass(frozen=True, kw_only=True)
+class CVAEInfo(SliceNetworkInfo):
+    """Of a conditional variational autoencoder.
+
+    Attributes
+    ----------
+    age_mean, age_sd : float
+        Years.
+    """
+
+    method: str = 'cvae'
+    config: CVAEConfig
+    age_mean: float
+    age_sd: float
+
+    def _checks(self) -> dict[str, bool]:
+        return super()._checks() | {
+            f'an age_sd of {self.age_sd}; it must be above 0': self.age_sd > 0
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class StyleGANInfo(SliceNetworkInfo):
+    """Of a style-encoding GAN."""
+
+    method: str = 'style-gan'
+    config: StyleGANConfig
+
+
+KINDS: dict[str, type[ModelInfo]] = {
+    'ddae': BundleInfo,
+    'cvae': CVAEInfo,
+    'style-gan': StyleGANInfo,
+    'combat': ModelInfo,
+}
 """What the files of each method tell."""
 
 

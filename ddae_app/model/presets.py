@@ -347,3 +347,32 @@ class CVAEConfig:
                 f'a cVAE of sizes {sizes}; expected 1 to 4096, and an image_size that is a '
                 f'multiple of {step}'
             )
+
+
+@dataclass(frozen=True)
+class StyleGANConfig:
+    """Sizes of the style-encoding GAN.
+
+    Attributes
+    ----------
+    image_size : int
+        Pixels along a side, a multiple of 32.
+    channels : int
+        At half the resolution of the scan; twice as many at a quarter.
+    blocks : int
+        Residual blocks at a quarter of the resolution.
+    style_dim : int
+    """
+
+    image_size: int = 128
+    channels: int = 16
+    blocks: int = 3
+    style_dim: int = 16
+
+    def __post_init__(self) -> None:
+        sizes = (self.image_size, self.channels, self.blocks, self.style_dim)
+        if min(sizes) < 1 or max(sizes) > 4096 or self.image_size % 32:
+            raise ModelError(
+                f'a style-encoding GAN of sizes {sizes}; expected 1 to 4096, and an image_size '
+                'that is a multiple of 32'
+            )

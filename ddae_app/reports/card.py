@@ -71,6 +71,8 @@ WHAT = {
     '2408.15890) as ddae-app trains it',
     'cvae': 'A conditional variational autoencoder (Sohn et al. 2015; Moyer et al. 2020) as '
     'ddae-app trains it',
+    'style-gan': 'A style-encoding generative adversarial network (Choi et al. 2020; Liu et al. '
+    '2021) as ddae-app trains it',
     'combat': 'ComBat per pixel (Johnson et al. 2007; Fortin et al. 2018) as ddae-app fits it, '
     'age and sex protected',
 }

@@ -4,28 +4,63 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
+from torch import Tensor, nn
 
 from ddae_app.errors import DdaeError
 from ddae_app.model.cvae import CVAE
-from ddae_app.model.presets import CVAEConfig
+from ddae_app.model.encoders import Condition
+from ddae_app.model.presets import CVAEConfig, StyleGANConfig
+from ddae_app.model.style_gan import Discriminator, StyleGAN, discriminator_loss, generator_loss
 from ddae_app.training.dataset import SliceData, balanced_rows
 
-BATCH, LEARNING_RATE, WARM_SHARE = 32, 2e-3, 0.1
+WARM_SHARE = 0.1
+"""Of the training, in which the learning rate rises."""
+
+FEWEST_STEPS = 20
+"""That a schedule is laid out for; with ten, PyTorch divides by 0."""
+
+Tell = Callable[[int, float, float], None]
+"""Told the images seen, the loss and the seconds left after each step."""
+
+Step = Callable[[Tensor, Condition, torch.Generator], Tensor]
+"""From a batch to the loss that it had before it was learnt from."""
 
 
-def train_cvae(
-    data: SliceData,
-    config: CVAEConfig,
-    images: int,
-    *,
-    device: torch.device | str = 'cpu',
-    seed: int = 0,
-    progress: Callable[[int, float, float], None] | None = None,
-) -> CVAE:
+@dataclass(frozen=True)
+class Course:
+    """How long and on what a network is trained.
+
+    Attributes
+    ----------
+    images : int
+        To be seen in all.
+    device : torch.device
+    seed : int
+    progress : callable, optional
+    """
+
+    images: int
+    device: torch.device = field(default_factory=lambda: torch.device('cpu'))
+    seed: int = 0
+    progress: Tell | None = None
+
+    def steps(self, batch: int) -> int:
+        """Of so many images each."""
+        return max(1, math.ceil(self.images / batch))
+
+    def made(self, build: Callable[[], nn.Module]) -> nn.Module:
+        """A network whose first weights follow from the seed."""
+        with torch.random.fork_rng(devices=[self.device] if self.device.type == 'cuda' else []):
+            torch.manual_seed(self.seed)
+            return build().to(self.device)
+
+
+def train_cvae(data: SliceData, config: CVAEConfig, course: Course) -> CVAE:
     """Train a conditional variational autoencoder; every site is drawn equally often.
 
     Parameters
@@ -33,12 +68,7 @@ def train_cvae(
     data : SliceData
         Of single slices.
     config : CVAEConfig
-    images : int
-        To be seen in all.
-    device : torch.device
-    seed : int
-    progress : callable, optional
-        Told the images seen, the loss and the seconds left after each step.
+    course : Course
 
     Returns
     -------
@@ -50,37 +80,136 @@ def train_cvae(
     DdaeError
         If the loss is no longer finite.
     """
-    device, sites = torch.device(device), np.array(data.sites)
-    own_rows = [np.flatnonzero(sites == site) for site in data.site_names]
+    batch = 32
     ages = data.ages[~np.isnan(data.ages)] if not np.isnan(data.ages).all() else np.zeros(1)
-    with torch.random.fork_rng(devices=[device] if device.type == 'cuda' else []):
-        torch.manual_seed(seed)
-        model = CVAE(
-            config, len(data.site_names), float(ages.mean()), max(float(ages.std()), 1.0)
-        ).to(device)
-    steps = max(1, math.ceil(images / BATCH))
-    optimizer = torch.optim.AdamW(model.parameters(), LEARNING_RATE)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, LEARNING_RATE, total_steps=steps, pct_start=WARM_SHARE
-    )
-    rng, generator = np.random.default_rng(seed), torch.Generator(device).manual_seed(seed)
-    started = time.monotonic()
-    model.train()
-    for step in range(steps):
-        rows = balanced_rows(own_rows, BATCH, rng)
-        x, condition = data.batch(rows).to(device), data.condition(rows).to(device)
+    sizes = config, len(data.site_names), float(ages.mean()), max(float(ages.std()), 1.0)
+    model = course.made(lambda: CVAE(*sizes))
+    assert isinstance(model, CVAE)
+    learn = _Learner([model], torch.optim.AdamW(model.parameters(), 2e-3), course.steps(batch))
+
+    def step(x: Tensor, condition: Condition, generator: torch.Generator) -> Tensor:
         loss = model.loss(x, condition, generator)
+        learn(loss)
+        return loss
+
+    _run(data, course, batch, step)
+    return model.eval().requires_grad_(False)
+
+
+def train_style_gan(data: SliceData, config: StyleGANConfig, course: Course) -> StyleGAN:
+    """Train a style-encoding GAN; every site is drawn equally often.
+
+    In every other step the style is drawn by the mapping network, else it is that of another scan
+    of the batch. At the end the mean style of each site is kept.
+
+    Parameters, returned value and errors are those of :func:`train_cvae`.
+    """
+    batch, penalty = 16, 1.0
+    sizes = config, len(data.site_names)
+    model, judge = (
+        course.made(lambda: StyleGAN(*sizes)),
+        course.made(lambda: Discriminator(*sizes)),
+    )
+    assert isinstance(model, StyleGAN) and isinstance(judge, Discriminator)
+    averaged = torch.optim.swa_utils.AveragedModel(
+        model, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.995)
+    )
+    steps = course.steps(batch)
+    slow = list(model.mapping.parameters())
+    fast = [p for name, p in model.named_parameters() if not name.startswith('mapping')]
+    learn = _Learner(
+        [model],
+        torch.optim.Adam([{'params': fast, 'lr': 5e-4}, {'params': slow, 'lr': 5e-6}],
+                         betas=(0.0, 0.99)),
+        steps,
+    )  # fmt: skip
+    learn_to_judge = _Learner(
+        [judge], torch.optim.Adam(judge.parameters(), 5e-4, betas=(0.0, 0.99)), steps
+    )
+    turn = 0
+
+    def step(x: Tensor, condition: Condition, generator: torch.Generator) -> Tensor:
+        nonlocal turn
+        turn += 1
+        site = condition.site
+        order = torch.randperm(len(x), generator=generator, device=generator.device).to(x.device)
+        target = site[order]
+
+        def style() -> Tensor:
+            if turn % 2:
+                return model.sample(target, generator)
+            return model.encode(x[order], target)
+
+        with torch.no_grad():
+            fake = model.generate(x, style())
+        learn_to_judge(discriminator_loss(judge, x.clone(), fake, site, target, penalty))
+        judge.requires_grad_(False)
+        loss = generator_loss(model, judge, x, site, style(), target)
+        learn(loss)
+        judge.requires_grad_(True)
+        averaged.update_parameters(model)
+        return loss
+
+    _run(data, course, batch, step)
+    found = averaged.module
+    assert isinstance(found, StyleGAN)
+    found.eval().requires_grad_(False)
+    found.site_styles.copy_(_mean_styles(found, data, course.device))
+    return found
+
+
+class _Learner:
+    """Takes steps down a loss, the learning rate rising at first and falling then."""
+
+    def __init__(
+        self, models: Sequence[nn.Module], optimizer: torch.optim.Optimizer, steps: int
+    ) -> None:
+        self.models, self.optimizer = models, optimizer
+        self.schedule = torch.optim.lr_scheduler.OneCycleLR(
+            optimizer,
+            [group['lr'] for group in optimizer.param_groups],
+            total_steps=max(steps, FEWEST_STEPS),
+            pct_start=WARM_SHARE,
+            cycle_momentum=False,
+        )
+
+    def __call__(self, loss: Tensor) -> None:
         if not loss.isfinite():
             raise DdaeError(
-                f'the training loss is {loss.item()} after {step * BATCH} images, a finite number '
-                'is expected; look at the scans'
+                f'the training loss is {loss.item()}, a finite number is expected; look at the '
+                'scans'
             )
-        optimizer.zero_grad()
+        self.optimizer.zero_grad()
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1000.0)
-        optimizer.step()
-        schedule.step()
-        if progress:
-            pace = (time.monotonic() - started) / (step + 1)
-            progress((step + 1) * BATCH, loss.item(), pace * (steps - step - 1))
-    return model.eval().requires_grad_(False)
+        for model in self.models:
+            nn.utils.clip_grad_norm_(model.parameters(), 1000.0)
+        self.optimizer.step()
+        self.schedule.step()
+
+
+def _run(data: SliceData, course: Course, batch: int, step: Step) -> None:
+    sites = np.array(data.sites)
+    own_rows = [np.flatnonzero(sites == site) for site in data.site_names]
+    rng = np.random.default_rng(course.seed)
+    generator = torch.Generator(course.device).manual_seed(course.seed)
+    started, steps = time.monotonic(), course.steps(batch)
+    for number in range(1, steps + 1):
+        rows = balanced_rows(own_rows, batch, rng)
+        x, condition = data.batch(rows), data.condition(rows)
+        loss = step(x.to(course.device), condition.to(course.device), generator)
+        if course.progress:
+            pace = (time.monotonic() - started) / number
+            course.progress(number * batch, loss.item(), pace * (steps - number))
+
+
+@torch.inference_mode()
+def _mean_styles(model: StyleGAN, data: SliceData, device: torch.device) -> Tensor:
+    """Mean style of the scans of each site, shape (S, style_dim)."""
+    sums = torch.zeros_like(model.site_styles)
+    counts = torch.zeros(len(sums), 1, device=device)
+    for first in range(0, len(data), 64):
+        rows = np.arange(first, min(first + 64, len(data)))
+        x, site = data.batch(rows).to(device), data.condition(rows).site.to(device)
+        sums.index_add_(0, site, model.encode(x, site))
+        counts.index_add_(0, site, torch.ones(len(site), 1, device=device))
+    return sums / counts

@@ -31,6 +31,8 @@ DESCRIPTIONS = {
     'that falls from level to level.',
     'cvae': 'Axial slices were rendered anew by a conditional variational autoencoder (Sohn et '
     'al., 2015; Moyer et al., 2020) that was told another site.',
+    'style-gan': 'Axial slices were rendered in the mean style of the target site by a '
+    'style-encoding generative adversarial network (Choi et al., 2020; Liu et al., 2021).',
     'combat': 'The intensities of each pixel of the axial slices were brought from their own site '
     'to the target site with ComBat (Johnson et al., 2007; Fortin et al., 2018), age and sex '
     'protected where known.',
@@ -46,7 +48,7 @@ class HarmonizeRequest:
     ----------
     model : Path
         Model file.
-    method : {'ddae', 'cvae', 'combat'}
+    method : {'ddae', 'cvae', 'style-gan', 'combat'}
         Of the model.
     target_site : str
     unseen_site : {'refuse', 'agnostic', 'adapt'}

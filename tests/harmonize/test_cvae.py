@@ -9,8 +9,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from ddae_app.errors import ModelError, UsageError
-from ddae_app.harmonize.cvae import CVAEHarmonizer
 from ddae_app.harmonize.methods import load_harmonizer
+from ddae_app.harmonize.networks import CVAEHarmonizer
 from ddae_app.model.info import metadata_of
 from ddae_app.settings import Protocol
 
