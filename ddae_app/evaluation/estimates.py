@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 REPEATS = 1000
-COVERAGE = 0.95
+EDGES = 0.025, 0.975
 
 Score = Callable[[np.ndarray], np.ndarray]
 """From weights of the images, shape (R, N), to the score under each set of weights, shape (R,)."""
@@ -58,10 +58,31 @@ def estimate(
         drawn = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), REPEATS)
         weights[1:, own] = drawn[:, person]
     values = score(weights)
-    found = values[1:][np.isfinite(values[1:])]
-    edges = (1 - COVERAGE) / 2, (1 + COVERAGE) / 2
-    low, high = np.quantile(found, edges) if len(found) else (np.nan, np.nan)
-    return Estimate(float(values[0]), float(low), float(high), len(rows))
+    return percentile(float(values[0]), values[1:], len(rows))
+
+
+def percentile(value: float, drawn: np.ndarray, n: int) -> Estimate:
+    """A score, and the interval that holds 95 % of others that were drawn from the same scans.
+
+    Parameters
+    ----------
+    value : float
+    drawn : np.ndarray, shape (R,)
+        Those that are not finite are left out.
+    n : int
+        Images that it rests on.
+    """
+    found = drawn[np.isfinite(drawn)]
+    low, high = np.quantile(found, EDGES) if len(found) else (np.nan, np.nan)
+    return Estimate(value, float(low), float(high), n)
+
+
+def centred(value: float, drawn: np.ndarray, n: int) -> Estimate:
+    """As :func:`percentile`, for scores that drawing anew moves to one side.
+
+    The interval is moved to where the score itself is its middle.
+    """
+    return percentile(value, value + drawn - np.median(drawn), n)
 
 
 def balanced_accuracy(labels: np.ndarray, guess: np.ndarray) -> Score:
@@ -95,6 +116,33 @@ def correlation(values: np.ndarray, guess: np.ndarray) -> Score:
             return covariance / np.sqrt(spread[0] * spread[1])
 
     return score
+
+
+def cohens_d(values: np.ndarray, group: np.ndarray) -> Score:
+    """Difference of means of a group and the rest, over the standard deviation within both."""
+
+    def score(weights: np.ndarray) -> np.ndarray:
+        parts = []
+        for own in (group, ~group):
+            total = weights[:, own].sum(axis=1)
+            with np.errstate(invalid='ignore', divide='ignore'):
+                middle = weights[:, own] @ values[own] / total
+                square = weights[:, own] @ values[own] ** 2 / total
+            parts.append((middle, square - middle**2, total))
+        (one, spread, n), (other, other_spread, m) = parts
+        with np.errstate(invalid='ignore', divide='ignore'):
+            return (one - other) / np.sqrt((spread * n + other_spread * m) / (n + m))
+
+    return score
+
+
+def within_sites(values: np.ndarray, sites: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Some rows less the mean of those of their site."""
+    out = values.astype(np.float64).copy()
+    for site in np.unique(sites[rows]):
+        own = rows[sites[rows] == site]
+        out[own] -= out[own].mean()
+    return out
 
 
 def mean(values: np.ndarray) -> Score:

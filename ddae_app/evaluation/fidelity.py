@@ -156,23 +156,3 @@ def distance_to_site(images: np.ndarray, sites: np.ndarray, target: str) -> np.n
     )
     typical = np.median(own[sites == target], axis=0)
     return np.trapezoid(np.abs(own - typical), levels, axis=1)
-
-
-def paired(images: np.ndarray, sites: np.ndarray, subjects: np.ndarray) -> dict[str, np.ndarray]:
-    """How alike the images of one person at several sites are, by the first of each.
-
-    Returns
-    -------
-    dict of str to np.ndarray, shape (N,)
-        ``paired_psnr`` (dB) and ``paired_ssim``, mean over the person's images at other sites; NaN
-        for who was at one site only, and in all images of a person but the first.
-    """
-    found = {name: np.full(len(images), np.nan) for name in ('paired_psnr', 'paired_ssim')}
-    for person in np.unique(subjects):
-        first, *rest = np.flatnonzero(subjects == person)
-        elsewhere = [row for row in rest if sites[row] != sites[first]]
-        if elsewhere:
-            here = np.repeat(images[first][None], len(elsewhere), axis=0)
-            found['paired_psnr'][first] = psnr(images[elsewhere], here).mean()
-            found['paired_ssim'][first] = ssim(images[elsewhere], here).mean()
-    return found

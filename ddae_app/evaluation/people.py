@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
 from ddae_app.errors import UsageError
+from ddae_app.evaluation.biology import Column
 
 FOLDS = 5
 FEWEST_PEOPLE = 2 * FOLDS
@@ -27,6 +29,8 @@ class People:
         Years, NaN where unknown.
     sexes : np.ndarray, shape (N,), object
         ``M``, ``F`` or None.
+    further : tuple of Column
+        What else is known, and is to be read from the images.
 
     Raises
     ------
@@ -39,6 +43,7 @@ class People:
     subjects: np.ndarray
     ages: np.ndarray
     sexes: np.ndarray
+    further: tuple[Column, ...] = ()
 
     def __post_init__(self) -> None:
         names = np.unique(self.sites)
@@ -53,8 +58,11 @@ class People:
                 )
 
     @classmethod
-    def of(cls, images: np.ndarray, cohort: pd.DataFrame) -> People:
-        """From images and a cohort as harmonisers take them."""
+    def of(cls, images: np.ndarray, cohort: pd.DataFrame, biology: Sequence[str] = ()) -> People:
+        """From images and a cohort as harmonisers take them.
+
+        `biology` names further columns, of texts, None where unknown.
+        """
         sexes = cohort['sex'].astype(object)
         return cls(
             images,
@@ -62,6 +70,7 @@ class People:
             cohort['subject'].to_numpy(str),
             cohort['age'].to_numpy(np.float64),
             sexes.where(sexes.notna(), None).to_numpy(),
+            tuple(Column.of(name, cohort[name].tolist()) for name in biology),
         )
 
     @property

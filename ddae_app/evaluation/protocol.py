@@ -11,13 +11,15 @@ too.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
-from ddae_app.evaluation import estimates, fidelity, probes
+from ddae_app.evaluation import estimates, fidelity, probes, travelling
 from ddae_app.evaluation.candidates import Candidate
+from ddae_app.evaluation.distribution import Crowds
 from ddae_app.evaluation.estimates import Estimate
+from ddae_app.evaluation.features import Features
 from ddae_app.evaluation.people import People
 from ddae_app.evaluation.readings import Half, Readings
 
@@ -43,8 +45,15 @@ MEANING = {
     'tissue_drift': 'Change of the shares of CSF, grey and white matter, hundredths of the brain; '
     'contrast alone changes them, too',
     'target_distance': "Wasserstein distance of brain intensities to the target site's, others",
+    'frechet': "Fréchet distance of the other sites' outputs to the target's scans as they are, "
+    'in the features of a small network that was trained on simulated scans',
+    'kernel': 'The same: kernel distance (squared maximum mean discrepancy, cubic kernel)',
+    'mmd': 'The same in principal components: squared maximum mean discrepancy, Gaussian kernel',
+    'fid': 'As frechet in the features of Inception: the usual FID',
+    'kid': 'As kernel in the features of Inception: the usual KID',
     'paired_psnr': 'Of one person at two sites, to each other: PSNR, dB',
     'paired_ssim': 'The same: structural similarity',
+    'icc': 'Of people at several sites: intraclass correlation of regional intensities',
 }
 
 
@@ -72,6 +81,7 @@ def evaluate(
     target: str,
     *,
     seed: int = 0,
+    inception: Features | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> dict[str, Judgement]:
     """Judge candidates.
@@ -84,6 +94,8 @@ def evaluate(
         The site whose look they give.
     seed : int
         Of the folds, the probes and the bootstrap.
+    inception : callable, optional
+        The features that FID and KID are measured in, which else are left out.
     progress : callable, optional
         Told what is being done.
 
@@ -97,13 +109,18 @@ def evaluate(
         Half(people, fit, judged, seed)
         for fit, judged in probes.folds(people.sites, people.subjects, 2, seed)
     ]
+    crowds = Crowds.of(people, target, seed, inception)
     found = {}
     for candidate in candidates:
         readings = Readings(np.zeros_like(people.images))
         for number, half in enumerate(halves):
             say(f'{candidate.name}: half {number + 1} of 2')
             half.read(candidate, readings)
-        measured = _summary(people, readings, target, seed)
+        summary = _Summary(people, readings, seed)
+        _add_site(summary)
+        _add_biology(summary)
+        _add_fidelity(summary, target)
+        measured = summary.found | crowds.distances(readings.outputs)
         if not candidate.told_ages:
             measured['site_all'] = _told_of_all(people, readings.outputs, seed)
         explained = fidelity.explained_by_site(readings.outputs, people.sites)
@@ -123,57 +140,85 @@ def _told_of_all(people: People, outputs: np.ndarray, seed: int) -> Estimate:
     )  # fmt: skip
 
 
-def _summary(people: People, readings: Readings, target: str, seed: int) -> dict[str, Estimate]:
-    found = {}
-    everybody = np.arange(len(people.images))
+@dataclass
+class _Summary:
+    """The measures of one candidate, as they are taken from what was read."""
 
-    def add(name: str, score: estimates.Score, rows: np.ndarray) -> None:
-        found[name] = estimates.estimate(score, rows, people.subjects, people.sites, seed)
+    people: People
+    readings: Readings
+    seed: int
+    found: dict[str, Estimate] = field(default_factory=dict)
 
+    def add(self, name: str, score: estimates.Score, rows: np.ndarray) -> None:
+        """A measure over some rows; `rows` may be their numbers or a mask."""
+        rows = np.flatnonzero(rows) if rows.dtype == bool else rows
+        if len(rows):
+            self.found[name] = estimates.estimate(
+                score, rows, self.people.subjects, self.people.sites, self.seed
+            )
+
+    @property
+    def everybody(self) -> np.ndarray:
+        return np.arange(len(self.people.images))
+
+
+def _add_site(summary: _Summary) -> None:
     for name in ('site_cnn', 'site_linear', 'site_histogram', 'site_raw_probe'):
-        guess = readings.text[name]
-        judged = everybody[[value is not None for value in guess]]
-        add(name, estimates.balanced_accuracy(people.sites, guess.astype(str)), judged)
-    if 'age' in readings.numbers:
-        ages, guess = people.ages, readings.numbers['age']
-        known = everybody[~np.isnan(ages)]
-        add('age_mae', estimates.mean(np.abs(guess - ages)), known)
-        add('age_r', estimates.correlation(ages, guess), known)
-        centred = [_within(values, people.sites, known) for values in (ages, guess)]
-        add('age_r_within_site', estimates.correlation(*centred), known)
-        if 'age_new_site' in readings.numbers:
-            error = np.abs(readings.numbers['age_new_site'] - ages)
-            add('age_mae_new_site', estimates.mean(error), known[~np.isnan(error[known])])
-    if 'age_moved' in readings.numbers:
-        given = np.nan_to_num(readings.numbers['age_given'] - people.ages)
-        moved = np.nan_to_num(readings.numbers['age_moved'])
-        add('age_slope', estimates.ratio(given * moved, given**2), everybody[given != 0])
-    if 'sex' in readings.text:
-        known = everybody[[sex is not None for sex in people.sexes]]
-        guess = readings.text['sex'].astype(str)
-        add('sex', estimates.balanced_accuracy(people.sexes.astype(str), guess), known)
+        guess = summary.readings.text[name]
+        score = estimates.balanced_accuracy(summary.people.sites, guess.astype(str))
+        summary.add(name, score, _was_read(guess))
+
+
+def _add_biology(summary: _Summary) -> None:
+    people, numbers, text = summary.people, summary.readings.numbers, summary.readings.text
+    if 'age' in numbers:
+        ages, guess = people.ages, numbers['age']
+        known = np.flatnonzero(~np.isnan(ages) & _was_read(guess))
+        summary.add('age_mae', estimates.mean(np.abs(guess - ages)), known)
+        summary.add('age_r', estimates.correlation(ages, guess), known)
+        centred = [estimates.within_sites(v, people.sites, known) for v in (ages, guess)]
+        summary.add('age_r_within_site', estimates.correlation(*centred), known)
+        if 'age_new_site' in numbers:
+            error = np.abs(numbers['age_new_site'] - ages)
+            summary.add('age_mae_new_site', estimates.mean(error), ~np.isnan(error))
+    if 'age_moved' in numbers:
+        given = np.nan_to_num(numbers['age_given'] - people.ages)
+        moved = np.nan_to_num(numbers['age_moved'])
+        summary.add('age_slope', estimates.ratio(given * moved, given**2), given != 0)
+    if 'sex' in text:
+        guess = text['sex']
+        known = np.array([sex is not None for sex in people.sexes]) & _was_read(guess)
+        score = estimates.balanced_accuracy(people.sexes.astype(str), guess.astype(str))
+        summary.add('sex', score, known)
+    for column in people.further:
+        kept = numbers if column.numeric else text
+        if f'biology_{column.name}' in kept:
+            guess = kept[f'biology_{column.name}']
+            for name, score in column.scores(guess, numbers, people.sites).items():
+                summary.add(name, score, column.known & _was_read(guess))
+
+
+def _add_fidelity(summary: _Summary, target: str) -> None:
+    people, numbers, outputs = summary.people, summary.readings.numbers, summary.readings.outputs
     for name in ('ssim', 'edges', 'rank', 'identified', 'tissue_drift'):
-        add(name, estimates.mean(readings.numbers[name]), everybody)
-    others = everybody[people.sites != target]
-    distance = fidelity.distance_to_site(readings.outputs, people.sites, target)
-    add('target_distance', estimates.mean(distance), others)
-    pairs = fidelity.paired(readings.outputs, people.sites, people.subjects)
+        summary.add(name, estimates.mean(numbers[name]), summary.everybody)
+    spread = estimates.ratio(numbers['variance'], numbers['source_variance'])
+    summary.add('variance_ratio', spread, summary.everybody)
+    distance = fidelity.distance_to_site(outputs, people.sites, target)
+    summary.add('target_distance', estimates.mean(distance), people.sites != target)
+    pairs = travelling.paired(outputs, people.sites, people.subjects)
     for name, values in pairs.items():
-        travelled = everybody[~np.isnan(values)]
-        if len(travelled):
-            add(name, estimates.mean(values), travelled)
-    own, source = readings.numbers['variance'], readings.numbers['source_variance']
-    add('variance_ratio', estimates.ratio(own, source), everybody)
-    return found
+        summary.add(name, estimates.mean(values), ~np.isnan(values))
+    alike = travelling.intraclass_correlation(outputs, people.sites, people.subjects, summary.seed)
+    if alike:
+        summary.found['icc'] = alike
 
 
-def _within(values: np.ndarray, sites: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """Less the mean of the site's rows."""
-    out = values.astype(np.float64).copy()
-    for site in np.unique(sites[rows]):
-        own = rows[sites[rows] == site]
-        out[own] -= out[own].mean()
-    return out
+def _was_read(guess: np.ndarray) -> np.ndarray:
+    """Rows of which something was read, shape (N,), bool."""
+    if guess.dtype.kind == 'f':
+        return ~np.isnan(guess)
+    return np.array([value is not None for value in guess])
 
 
 def controls(people: People, *, seed: int = 0) -> Mapping[str, Estimate]:

@@ -8,12 +8,10 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ddae_app.evaluation import fidelity, probes
+from ddae_app.evaluation.biology import FEWEST_KNOWN
 from ddae_app.evaluation.candidates import Candidate
 from ddae_app.evaluation.people import FOLDS, People
-from ddae_app.imaging.anatomy import tissue_shares
-
-FEWEST_KNOWN = 25
-"""People of known age or sex, for either to be read."""
+from ddae_app.imaging.anatomy import TISSUES, tissue_shares
 
 CNN_JUDGED = 500
 """Scans on which convolutional networks are judged, if there are so many; each takes a while."""
@@ -73,7 +71,10 @@ class Half:
                 readings.read('site_cnn', judge, guess)
         seen, source, sites = outputs[rows], people.images[rows], people.sites[rows]
         readings.outputs[rows] = seen
-        readings.read('tissue_drift', rows, _drift(seen, source))
+        now, before = _shares(seen), _shares(source)
+        for tissue, shares in zip(TISSUES, now.T, strict=True):
+            readings.read(tissue, rows, shares)
+        readings.read('tissue_drift', rows, 100 * np.abs(now - before).mean(axis=1))
         readings.read('ssim', rows, fidelity.ssim(seen, source))
         readings.read('edges', rows, fidelity.gradient_correlation(seen, source))
         readings.read('identified', rows, fidelity.identified(seen, source))
@@ -130,16 +131,16 @@ def _read_biology(
             if len(others) >= FEWEST_KNOWN and len(there):
                 read = own.of_rows(others).regression(ages[others])
                 readings.read('age_new_site', there, read(outputs[there]))
+    for column in people.further:
+        guess = column.read(own, learn, outputs[judge])
+        if guess is not None:
+            readings.read(f'biology_{column.name}', judge, guess)
     known = np.flatnonzero([sex is not None for sex in sexes])
     if len(known) >= FEWEST_KNOWN and len(set(sexes[known])) == 2:
         read = own.of_rows(known).classifier(sexes[known].astype(str))
         readings.read('sex', judge, read(outputs[judge]))
 
 
-def _drift(images: np.ndarray, reference: np.ndarray) -> np.ndarray:
-    """Mean change of the three tissues' shares, hundredths of the brain; shape (N,)."""
-    now, before = (
-        np.array([list(tissue_shares(image[None]).values()) for image in part])
-        for part in (images, reference)
-    )
-    return 100 * np.abs(now - before).mean(axis=1)
+def _shares(images: np.ndarray) -> np.ndarray:
+    """Shares of the brain of the three tissues, shape (N, 3)."""
+    return np.array([list(tissue_shares(image[None]).values()) for image in images])

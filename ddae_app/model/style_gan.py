@@ -75,11 +75,16 @@ class StyleGAN(nn.Module):
             nn.Linear(NOISE_DIM, 64), nn.SiLU(), nn.Linear(64, 64), nn.SiLU(),
             nn.Linear(64, dim * n_sites),
         )  # fmt: skip
+        # Sites differ from the start: styles that are all alike would teach the generator nothing.
+        apart = torch.randn(dim * n_sites)
+        for last in (self.style_encoder[-1], self.mapping[-1]):
+            assert isinstance(last, nn.Linear) and last.bias is not None
+            last.bias.data.copy_(apart)
         self.register_buffer('site_styles', torch.zeros(n_sites, dim))
 
     def generate(self, x: Tensor, style: Tensor) -> Tensor:
         """Scans, shape (B, 1, H, W), in a style; 0 where they are 0."""
-        h = self.start(nnf.pixel_unshuffle(x, 2))
+        h = self.start(_seen(x))
         h = self.outer[0](h, style)
         deep = self.down(nnf.silu(h))
         for block in self.inner:
@@ -89,7 +94,7 @@ class StyleGAN(nn.Module):
 
     def encode(self, x: Tensor, site: Tensor) -> Tensor:
         """The style of scans of known sites, shape (B, style_dim)."""
-        return _of_site(self.style_encoder(nnf.pixel_unshuffle(x, 2)), site, self.n_sites)
+        return _of_site(self.style_encoder(_seen(x)), site, self.n_sites)
 
     def sample(self, site: Tensor, generator: torch.Generator) -> Tensor:
         """Styles drawn for sites, shape (B, style_dim)."""
@@ -112,7 +117,7 @@ class Discriminator(nn.Module):
 
     def forward(self, x: Tensor, site: Tensor) -> Tensor:
         """Above 0 for what it takes for real, shape (B,)."""
-        return _of_site(self.trunk(nnf.pixel_unshuffle(x, 2)), site, self.n_sites)[:, 0]
+        return _of_site(self.trunk(_seen(x)), site, self.n_sites)[:, 0]
 
 
 def discriminator_loss(
@@ -150,8 +155,13 @@ def generator_loss(
     return taken + styled + CYCLE * back + IDENTITY * itself
 
 
-CYCLE, IDENTITY = 30.0, 10.0
+CYCLE, IDENTITY = 10.0, 5.0
 """Weights of a mean absolute error of intensities, which differ by some hundredths."""
+
+
+def _seen(x: Tensor) -> Tensor:
+    """Scans as the networks see them: four sub-images, brain about -2 to 2, 0 outside."""
+    return nnf.pixel_unshuffle(5 * (x - 0.6) * (x > 0), 2)
 
 
 def _trunk(config: StyleGANConfig, out: int) -> nn.Sequential:

@@ -104,7 +104,7 @@ def train_style_gan(data: SliceData, config: StyleGANConfig, course: Course) -> 
 
     Parameters, returned value and errors are those of :func:`train_cvae`.
     """
-    batch, penalty = 16, 1.0
+    batch, penalty = 8, 1.0
     sizes = config, len(data.site_names)
     model, judge = (
         course.made(lambda: StyleGAN(*sizes)),
@@ -119,12 +119,12 @@ def train_style_gan(data: SliceData, config: StyleGANConfig, course: Course) -> 
     fast = [p for name, p in model.named_parameters() if not name.startswith('mapping')]
     learn = _Learner(
         [model],
-        torch.optim.Adam([{'params': fast, 'lr': 5e-4}, {'params': slow, 'lr': 5e-6}],
+        torch.optim.Adam([{'params': fast, 'lr': 1e-3}, {'params': slow, 'lr': 1e-5}],
                          betas=(0.0, 0.99)),
         steps,
     )  # fmt: skip
     learn_to_judge = _Learner(
-        [judge], torch.optim.Adam(judge.parameters(), 5e-4, betas=(0.0, 0.99)), steps
+        [judge], torch.optim.Adam(judge.parameters(), 1e-3, betas=(0.0, 0.99)), steps
     )
     turn = 0
 

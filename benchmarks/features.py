@@ -1,0 +1,124 @@
+"""Train the packaged network whose features the Fréchet and kernel distances are taken in.
+
+    python benchmarks/features.py WORK_DIR
+
+Simulated people in eighty simulated scanners (none of the demo's, nor of the other benchmarks'):
+the network learns to tell scanner, age and sex, so its features hold what images of scanners and
+of people differ by. What it reaches on people and scanners that it has not seen goes to
+``WORK_DIR/features.md``, the weights to ``WORK_DIR/mri-features.safetensors``; copy them to
+``ddae_app/data``.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import torch
+from quality import SITES, axial_points, scaled
+from safetensors.torch import save_file
+from torch import nn
+from torch.nn import functional as nnf
+
+from ddae_app.evaluation import distribution
+from ddae_app.evaluation.features import MRI_FEATURES, MRI_WEIGHTS, MriFeatureNetwork
+from ddae_app.phantom.slices import draw_slices
+
+LEARN_SEEDS, JUDGE_SEED = range(100, 110), 110
+PEOPLE = 48
+"""Of each scanner."""
+
+STEPS, BATCH = 1500, 64
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('work_dir', type=Path)
+    folder = parser.parse_args().work_dir
+    folder.mkdir(parents=True, exist_ok=True)
+    parts = [_drawn(folder / f'{seed}.npz', seed) for seed in (*LEARN_SEEDS, JUDGE_SEED)]
+    learn = {key: np.concatenate([part[key] for part in parts[:-1]]) for key in parts[0]}
+    torch.manual_seed(0)
+    network = MriFeatureNetwork()
+    scanners = {name: i for i, name in enumerate(np.unique(learn['scanner']))}
+    heads = nn.Linear(MRI_FEATURES, len(scanners) + 2)
+    _train(network, heads, learn, np.array([scanners[name] for name in learn['scanner']]))
+    network.eval()
+    save_file(network.state_dict(), folder / MRI_WEIGHTS)
+    (folder / 'features.md').write_text(_judged(network, heads, parts[-1]))
+    print((folder / 'features.md').read_text())
+
+
+def _drawn(file: Path, seed: int) -> dict[str, np.ndarray]:
+    if not file.is_file():
+        drawn = draw_slices(PEOPLE, SITES, 3000 + seed, axial_points(), scanner_seed=seed)
+        np.savez_compressed(
+            file,
+            images=scaled(drawn.images, drawn.images, drawn.mask),
+            scanner=np.char.add(f'{seed}', drawn.site),
+            age=drawn.age,
+            female=(drawn.sex == 'F').astype(np.float32),
+        )
+        print(f'{file.name} drawn', flush=True)
+    with np.load(file) as arrays:
+        return dict(arrays)
+
+
+def _train(
+    network: MriFeatureNetwork, heads: nn.Linear, learn: dict[str, np.ndarray], scanner: np.ndarray
+) -> None:
+    rng = np.random.default_rng(0)
+    parameters = [*network.parameters(), *heads.parameters()]
+    optimizer = torch.optim.AdamW(parameters, 2e-3, weight_decay=0.01)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=STEPS)
+    network.train()
+    for step in range(STEPS):
+        rows = rng.integers(len(scanner), size=BATCH)
+        x = torch.from_numpy(learn['images'][rows])[:, None]
+        out = heads(network(x.roll(tuple(map(int, rng.integers(-2, 3, 2))), (2, 3))))
+        age = torch.from_numpy(_unit(learn['age'][rows]))
+        loss = nnf.cross_entropy(out[:, 2:], torch.from_numpy(scanner[rows]))
+        loss = loss + nnf.mse_loss(out[:, 0], age)
+        loss = loss + nnf.binary_cross_entropy_with_logits(
+            out[:, 1], torch.from_numpy(learn['female'][rows])
+        )
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+        if step % 100 == 99:
+            print(f'{step + 1} of {STEPS}: loss {loss.item():.3f}', flush=True)
+
+
+def _unit(age: np.ndarray) -> np.ndarray:
+    return ((age - 50) / 20).astype(np.float32)
+
+
+@torch.inference_mode()
+def _judged(network: MriFeatureNetwork, heads: nn.Linear, judge: dict[str, np.ndarray]) -> str:
+    """Age and sex of new people; distances between and within new scanners."""
+    features = network(torch.from_numpy(judge['images'])[:, None])
+    out = heads(features).numpy()
+    age = np.corrcoef(out[:, 0], judge['age'])[0, 1]
+    right = float(((out[:, 1] > 0) == (judge['female'] > 0)).mean())
+    seen = features.numpy().astype(np.float64)
+    names = np.unique(judge['scanner'])
+    own = {name: np.flatnonzero(judge['scanner'] == name) for name in names}
+    between, within = [], []
+    for i, one in enumerate(names):
+        halves = own[one][::2], own[one][1::2]
+        within.append(distribution.frechet(seen[halves[0]], seen[halves[1]]))
+        for other in names[i + 1 :]:
+            between.append(distribution.frechet(seen[halves[0]], seen[own[other][1::2]]))
+    return (
+        '| on new scanners and people | |\n| --- | --- |\n'
+        f'| age, r | {age:.3f} |\n| sex, share right | {right:.3f} |\n'
+        f'| Fréchet distance between halves of a scanner | {np.mean(within):.2f} |\n'
+        f'| between scanners, least | {np.min(between):.2f} |\n'
+        f'| between scanners, mean | {np.mean(between):.2f} |\n'
+    )
+
+
+if __name__ == '__main__':
+    main()
