@@ -37,6 +37,10 @@ class WeightsError(UsageError):
     """Brain-extraction weights are missing or corrupt."""
 
 
+class NotJudgedError(UsageError):
+    """There is too little to judge whether the site is gone; the group level does the rest."""
+
+
 class InvalidBIDSError(DdaeError):
     """The input dataset is not valid BIDS; exit code 16 (BIDS execution specification)."""
 

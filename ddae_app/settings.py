@@ -134,6 +134,14 @@ class TrainSettings:
 
 
 @dataclass(frozen=True)
+class EvaluateSettings:
+    """What the group level judges."""
+
+    biology: tuple[str, ...] = ()
+    inception_weights: Path | None = None
+
+
+@dataclass(frozen=True)
 class RunSettings:
     """How the work is carried out; changes no result."""
 
@@ -165,6 +173,7 @@ class Settings:
     preproc: PreprocSettings = field(default_factory=PreprocSettings)
     harmonize: HarmonizeSettings = field(default_factory=HarmonizeSettings)
     train: TrainSettings = field(default_factory=TrainSettings)
+    evaluate: EvaluateSettings = field(default_factory=EvaluateSettings)
     run: RunSettings = field(default_factory=RunSettings)
 
 

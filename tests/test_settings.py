@@ -7,6 +7,7 @@ import pytest
 
 from ddae_app.errors import UsageError
 from ddae_app.settings import (
+    EvaluateSettings,
     HarmonizeSettings,
     PreprocSettings,
     Protocol,
@@ -43,6 +44,7 @@ FULL = Settings(
         'IXI', Path('m'), 'combat', 'agnostic', True, True, 'preproc', 'cuda:1'
     ),
     train=TrainSettings('tiny', 5, 'bf16', 11.5, Path('m'), True, True, 'my-model'),
+    evaluate=EvaluateSettings(('group', 'score'), Path('i.pth')),
     run=RunSettings(
         Path('w'), True, 3, 2, 4000, True, Path('p.yml'), True, True, True, True, True, True, 2
     ),
@@ -63,7 +65,7 @@ def test_settings_survive_being_written_and_read(tmp_path, settings):
 
 def test_the_full_example_sets_everything():
     """Else the test above would not see a setting that is lost."""
-    for section in ('select', 'preproc', 'harmonize', 'train', 'run'):
+    for section in ('select', 'preproc', 'harmonize', 'train', 'evaluate', 'run'):
         full, usual = getattr(FULL, section), getattr(MINIMAL, section)
         same = [f.name for f in fields(full) if getattr(full, f.name) == getattr(usual, f.name)]
         assert not same

@@ -6,8 +6,8 @@ import csv
 import json
 import math
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -41,11 +41,14 @@ class Covariates:
     age : float
         Years; NaN where it is not known.
     sex : {'M', 'F', None}
+    further : mapping of str to str
+        Other columns that were asked for, where they are known.
     """
 
     site: str | None = None
     age: float = math.nan
     sex: str | None = None
+    further: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -98,6 +101,7 @@ def read_cohort(
     *,
     site_column: str | None = None,
     source_site: str | None = None,
+    further: Sequence[str] = (),
 ) -> Cohort:
     """Look up the covariates of each scan; a session's own values win over the participant's.
 
@@ -111,17 +115,19 @@ def read_cohort(
         Column that names the site; else the first of `SITE_COLUMNS` that is there.
     source_site : str, optional
         The site of every scan, whatever the tables say.
+    further : sequence of str
+        Names of other columns to look up.
 
     Raises
     ------
     UsageError
-        The named column is not there.
+        A named column is not there.
     InvalidBIDSError
         A table is not readable.
     """
     people = _read_table(bids_dir / 'participants.tsv', 'participant_id', 'sub-')
     dictionary = _read_dictionary(bids_dir / 'participants.json')
-    reader = _Reader(people.columns, dictionary, site_column)
+    reader = _Reader(people.columns, dictionary, site_column, further)
     dictionary |= _read_dictionary(bids_dir / 'sessions.json')
     sessions: dict[str, tuple[_Table, _Reader]] = {}
     covariates = {}
@@ -130,7 +136,7 @@ def read_cohort(
         if scan.session:
             if scan.participant not in sessions:
                 sessions[scan.participant] = _read_sessions(
-                    bids_dir, scan, dictionary, site_column
+                    bids_dir, scan, dictionary, site_column, further
                 )
             table, own = sessions[scan.participant]
             known = _newer(own.covariates(table.row(scan.session)), known)
@@ -138,10 +144,10 @@ def read_cohort(
     readers = [reader, *(own for _, own in sessions.values())]
     found = next((r.site for r in readers if r.site), None)
     if site_column and not source_site and found is None:
-        raise UsageError(
-            f'--site-column {site_column!r}: no such column in participants.tsv, which '
-            + (f'has {", ".join(people.columns)}' if people.columns else 'is not there')
-        )
+        raise UsageError(_no_column('--site-column', site_column, people.columns))
+    for name in further:
+        if not any(name in r.further for r in readers):
+            raise UsageError(_no_column('--biology', name, people.columns))
     return Cohort(covariates, '--source-site' if source_site else found, people.columns)
 
 
@@ -166,10 +172,17 @@ class _Table:
 class _Reader:
     """Finds the columns of one table and makes covariates of its rows."""
 
-    def __init__(self, columns: Sequence[str], dictionary: dict, site_column: str | None) -> None:
+    def __init__(
+        self,
+        columns: Sequence[str],
+        dictionary: dict,
+        site_column: str | None,
+        further: Sequence[str] = (),
+    ) -> None:
         by_name = {column.strip().lower(): column for column in reversed(columns)}
         names = (site_column,) if site_column else SITE_COLUMNS
         self.site = next((by_name[n.lower()] for n in names if n.lower() in by_name), None)
+        self.further = {name: by_name[name.lower()] for name in further if name.lower() in by_name}
         self.age = next((by_name[n] for n in AGE_COLUMNS if n in by_name), None)
         self.sex = next((by_name[n] for n in SEX_COLUMNS if n in by_name), None)
         units = str(dictionary.get(self.age or '', {}).get('Units', '')).strip().lower()
@@ -184,6 +197,11 @@ class _Reader:
             site=_value(row, self.site),
             age=_age(_value(row, self.age), self.years),
             sex=SEXES.get(sex) or self.levels.get(sex),
+            further={
+                name: value
+                for name, column in self.further.items()
+                if (value := _value(row, column)) is not None
+            },
         )
 
 
@@ -199,12 +217,16 @@ def _meanings(levels: dict[str, Any]) -> dict[str, str]:
 
 
 def _read_sessions(
-    bids_dir: Path, scan: Scan, dictionary: dict, site_column: str | None
+    bids_dir: Path,
+    scan: Scan,
+    dictionary: dict,
+    site_column: str | None,
+    further: Sequence[str],
 ) -> tuple[_Table, _Reader]:
     path = bids_dir / f'sub-{scan.participant}' / f'sub-{scan.participant}_sessions.tsv'
     table = _read_table(path, 'session_id', 'ses-')
     own = dictionary | _read_dictionary(path.with_suffix('.json'))
-    return table, _Reader(table.columns, own, site_column)
+    return table, _Reader(table.columns, own, site_column, further)
 
 
 def _newer(own: Covariates, participant: Covariates) -> Covariates:
@@ -212,6 +234,7 @@ def _newer(own: Covariates, participant: Covariates) -> Covariates:
         site=own.site or participant.site,
         age=participant.age if math.isnan(own.age) else own.age,
         sex=own.sex or participant.sex,
+        further={**participant.further, **own.further},
     )
 
 
@@ -263,6 +286,11 @@ def _age(text: str | None, years: float) -> float:
     except ValueError:
         return math.nan
     return age if 0 <= age <= MAX_AGE else math.nan
+
+
+def _no_column(flag: str, name: str, columns: Sequence[str]) -> str:
+    there = f'has {", ".join(columns)}' if columns else 'is not there'
+    return f'{flag} {name!r}: no such column in participants.tsv, which {there}'
 
 
 def _plural(count: int, thing: str) -> str:

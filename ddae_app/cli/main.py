@@ -163,7 +163,8 @@ def _run_level(settings: Settings, log_dir: Path) -> int:
         return run_train(settings, log_dir, int(os.environ.get('LOCAL_WORLD_SIZE', '1')))
     from ddae_app.levels.group import run_group
 
-    return run_group(settings)
+    named = os.environ.get('DDAE_MODEL')
+    return run_group(settings, Path(named) if named else None)
 
 
 def _prepare_environment(settings: Settings) -> None:
@@ -181,6 +182,8 @@ def _prepare_environment(settings: Settings) -> None:
         'NO_ET': '1',
         'NIPYPE_NO_ET': '1',
         'MPLBACKEND': 'Agg',
+        # Else numba writes beside its own code, which an image does not allow.
+        'NUMBA_CACHE_DIR': str(work_dir / 'numba'),
         # Else nipype makes a folder in the home directory, which may not be writable.
         'NIPYPE_CONFIG_DIR': str(work_dir / 'nipype'),
     }

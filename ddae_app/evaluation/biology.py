@@ -50,6 +50,7 @@ class Column:
     @classmethod
     def of(cls, name: str, texts: Sequence[str | None]) -> Column:
         """From texts: numbers, where all that are known are numbers of more than two values."""
+        texts = [text if isinstance(text, str) else None for text in texts]  # pandas has NaN
         known = {text for text in texts if text is not None}
         try:
             numbers = {float(text) for text in known}

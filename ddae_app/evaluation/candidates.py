@@ -14,6 +14,8 @@ from ddae_app.harmonize.base import Harmonizer
 BLUR_PIXELS = 2.0
 
 
+ELSEWHERE = 'elsewhere, perhaps to these very scans'
+
 Render = Callable[[np.ndarray], np.ndarray]
 """From the ages that everybody is said to have to the outputs of everybody, shape (N, H, W)."""
 
@@ -33,6 +35,8 @@ class Candidate:
         Whether it can be told a false age, to see whether that is painted in.
     label_blind : bool
         Whether it is known never to be told an age, and so has none to paint in.
+    fitted_here : bool
+        Whether it is fitted anew to those who are not judged.
     """
 
     name: str
@@ -40,6 +44,7 @@ class Candidate:
     fit: Callable[[np.ndarray], Render]
     told_ages: bool = False
     label_blind: bool = False
+    fitted_here: bool = False
 
 
 def given(name: str, images: np.ndarray, fitted: str, *, label_blind: bool = False) -> Candidate:
@@ -67,4 +72,15 @@ def fitted_to_others(
         fitted = harmonizer.fit(images[learn], cohort.iloc[learn])
         return lambda ages: fitted.transform(images, cohort.assign(age=ages), target)
 
-    return Candidate(name, 'to the other half', fit, told_ages=True)
+    return Candidate(name, 'to the other half', fit, told_ages=True, fitted_here=True)
+
+
+def stored(
+    name: str, harmonizer: Harmonizer, images: np.ndarray, cohort: pd.DataFrame, target: str
+) -> Candidate:
+    """A harmoniser that was fitted elsewhere, and is told ages."""
+
+    def render(ages: np.ndarray) -> np.ndarray:
+        return harmonizer.transform(images, cohort.assign(age=ages), target)
+
+    return Candidate(name, ELSEWHERE, lambda learn: render, told_ages=True)

@@ -60,7 +60,7 @@ def findings(
         _age_painted(estimates),
     ]
     if better := _age_gained(estimates, source):
-        honest = label_blind or 'age_slope' in estimates
+        honest = label_blind or ('age_slope' in estimates and not _age_painted(estimates))
         found.append(Finding(better if honest else f'{better}; it may be painted in', not honest))
     return found + [Finding(text, wrong=True) for text in wrong if text]
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from ddae_app.errors import UsageError
+from ddae_app.errors import NotJudgedError
 from ddae_app.evaluation.biology import Column
 
 FOLDS = 5
@@ -34,7 +34,7 @@ class People:
 
     Raises
     ------
-    UsageError
+    NotJudgedError
         If there is one site only, or one of fewer than ``FEWEST_PEOPLE`` people.
     """
 
@@ -48,11 +48,13 @@ class People:
     def __post_init__(self) -> None:
         names = np.unique(self.sites)
         if len(names) < 2:
-            raise UsageError(f'all scans are of site {names[0]}; two sites are needed to compare')
+            raise NotJudgedError(
+                f'all scans are of site {names[0]}; two sites are needed to compare'
+            )
         for site in names:
             n = len(set(self.subjects[self.sites == site]))
             if n < FEWEST_PEOPLE:
-                raise UsageError(
+                raise NotJudgedError(
                     f'site {site} has {n} {"person" if n == 1 else "people"}, and {FEWEST_PEOPLE} '
                     'are needed; leave the site out (--participant-label), or add people'
                 )

@@ -121,7 +121,7 @@ def evaluate(
         _add_biology(summary)
         _add_fidelity(summary, target)
         measured = summary.found | crowds.distances(readings.outputs)
-        if not candidate.told_ages:
+        if not candidate.fitted_here:
             measured['site_all'] = _told_of_all(people, readings.outputs, seed)
         explained = fidelity.explained_by_site(readings.outputs, people.sites)
         found[candidate.name] = Judgement(measured, explained, readings.outputs)

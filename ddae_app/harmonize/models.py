@@ -78,9 +78,8 @@ def find_model(
     folder = output_dir / 'models'
     trained = [
         found
-        for path in sorted(folder.glob('*.safetensors'))
-        if (found := _read(path, 'trained in this output folder')).info.method
-        == (method or found.info.method)
+        for found in trained_models(output_dir)
+        if found.info.method == (method or found.info.method)
     ]
     if len(trained) > 1:
         raise ModelError(
@@ -96,6 +95,18 @@ def find_model(
             f'OUTPUT_DIR train --method {method}), or name one with --model'
         )
     return _read(Path(str(files('ddae_app') / 'data' / PHANTOM_MODEL)), 'packaged')
+
+
+def trained_models(output_dir: Path) -> list[FoundModel]:
+    """The models that the train level left in an output folder, by name.
+
+    Raises
+    ------
+    ModelError
+        If a file is no model.
+    """
+    files = sorted((output_dir / 'models').glob('*.safetensors'))
+    return [_read(path, 'trained in this output folder') for path in files]
 
 
 def check_options(model: FoundModel, unseen_site: str, keep_noise: bool) -> None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 
 from ddae_app.bids.dataset import QC_MEANING, read_tsv, to_tsv
-from ddae_app.errors import NothingSelectedError, UsageError
+from ddae_app.errors import NothingSelectedError, NotJudgedError
 from ddae_app.files import write_atomically
 from ddae_app.levels.evaluation import evaluate_outputs, metrics_json
 from ddae_app.reports.evaluation import EvaluationReport
@@ -15,7 +16,7 @@ from ddae_app.settings import Settings
 log = logging.getLogger('ddae_app')
 
 
-def run_group(settings: Settings) -> int:
+def run_group(settings: Settings, default_model: Path | None = None) -> int:
     """Gather every ``*_scans.tsv``, and judge whether the site is gone and the person still there.
 
     Writes ``group_T1w.tsv``, ``group_T1w.html`` and, where there are people enough to judge,
@@ -25,6 +26,8 @@ def run_group(settings: Settings) -> int:
     ------
     NothingSelectedError
         The output folder holds no participant-level results.
+    UsageError
+        A flag asks for what is not there.
     """
     rows, pages = [], {}
     for path in sorted(settings.output_dir.glob('sub-*/**/*_scans.tsv')):
@@ -40,11 +43,11 @@ def run_group(settings: Settings) -> int:
     write_atomically(table, to_tsv(rows))
     evaluation: EvaluationReport | str
     try:
-        evaluation = evaluate_outputs(settings)
+        evaluation = evaluate_outputs(settings, default_model)
         metrics = settings.output_dir / 'group_metrics.json'
         write_atomically(metrics, metrics_json(evaluation))
         log.info('figures: %s', metrics)
-    except UsageError as error:
+    except NotJudgedError as error:
         evaluation = str(error)
         log.warning('whether the site is gone was not measured: %s', error)
     page = settings.output_dir / 'group_T1w.html'

@@ -43,6 +43,7 @@ def select_scans(settings: Settings) -> tuple[list[Scan], Cohort]:
         scans,
         site_column=select.site_column,
         source_site=select.source_site,
+        further=settings.evaluate.biology,
     )
     log.info(cohort.summary(scans))
     return scans, cohort

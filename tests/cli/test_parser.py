@@ -37,6 +37,8 @@ FLAGS = {
     '--allow-few-scans': ([], True),
     '--allow-confounding': ([], True),
     '--model-name': (['my.model-2'], 'my.model-2'),
+    '--biology': (['group', 'score'], ['group', 'score']),
+    '--inception-weights': (['i.pth'], 'i.pth'),
     '--work-dir': (['w'], 'w'),
     '--clean-workdir': ([], True),
     '--nprocs': (['3'], 3),
