@@ -13,10 +13,27 @@ from ddae_app.evaluation.estimates import Score
 from ddae_app.imaging.anatomy import TISSUES
 
 FEWEST_KNOWN = 25
-"""People of a known value, for it to be read."""
+"""To learn from, for a probe to read it."""
+
+FEWEST_IN_ALL = 70
+"""So that so many are to learn from in a half of the people less a fold."""
 
 MOST_LEVELS = 6
 JUDGED_ANYWAY = ('age', 'sex', 'site')
+
+
+def check_names(names: Sequence[str]) -> None:
+    """Refuse columns that need no asking for, or are asked for twice.
+
+    Raises
+    ------
+    UsageError
+    """
+    for name in names:
+        if name.lower() in JUDGED_ANYWAY:
+            raise UsageError(f'--biology {name}: it is judged anyway; leave it out')
+        if names.count(name) > 1:
+            raise UsageError(f'--biology {name}: named twice; leave one out')
 
 
 @dataclass(frozen=True)
@@ -35,11 +52,9 @@ class Column:
 
     def __post_init__(self) -> None:
         count, kinds = int(self.known.sum()), len(self.levels)
-        if self.name in JUDGED_ANYWAY:
-            raise UsageError(f'--biology {self.name}: it is judged anyway; leave it out')
-        if count < FEWEST_KNOWN:
+        if count < FEWEST_IN_ALL:
             raise UsageError(
-                f'--biology {self.name}: known of {count} scans, {FEWEST_KNOWN} are needed'
+                f'--biology {self.name}: known of {count} scans, {FEWEST_IN_ALL} are needed'
             )
         if kinds < 2 or (not self.numeric and kinds > MOST_LEVELS):
             raise UsageError(

@@ -10,6 +10,7 @@ import numpy as np
 
 from ddae_app.bids.sidecars import METHOD_NAMES
 from ddae_app.evaluation import candidates as ways
+from ddae_app.evaluation.biology import check_names
 from ddae_app.evaluation.candidates import Candidate
 from ddae_app.evaluation.findings import findings
 from ddae_app.evaluation.inception import inception_features
@@ -53,6 +54,7 @@ def evaluate_outputs(settings: Settings, default_model: Path | None) -> Evaluati
         If a flag asks for what is not there.
     """
     asked = settings.evaluate
+    check_names(asked.biology)
     inception = inception_features(asked.inception_weights) if asked.inception_weights else None
     scans, cohort = select_scans(settings)
     outputs = gather(settings, scans, cohort)

@@ -280,3 +280,20 @@ def test_the_summary_counts_what_is_missing():
 )
 def test_the_summary_of_one_scan(of, column, line):
     assert Cohort({'sub-01': of}, column, ()).summary([scan()]) == line
+
+
+def test_further_columns_are_looked_up_where_they_are_known(people, known, bids_dir):
+    people('participant_id site Group score', 'sub-01 A patient n/a', 'sub-02 A n/a 3')
+    assert known(further=['group', 'score']).further == {'group': 'patient'}
+    assert known(scan('02'), further=['group', 'score']).further == {'score': '3'}
+    with pytest.raises(UsageError, match=r"--biology 'grp'.*has participant_id, site, Group"):
+        known(further=['grp'])
+
+
+def test_a_session_has_further_columns_of_its_own(people, known, bids_dir):
+    people('participant_id site group', 'sub-01 A patient')
+    folder = bids_dir / 'sub-01'
+    folder.mkdir(exist_ok=True)
+    (folder / 'sub-01_sessions.tsv').write_text('session_id\tscore\nses-b\t7\n')
+    found = known(scan('01', 'b'), further=['group', 'score']).further
+    assert found == {'group': 'patient', 'score': '7'}

@@ -7,14 +7,14 @@ import pytest
 
 from ddae_app.errors import UsageError
 from ddae_app.evaluation import estimates, probes
-from ddae_app.evaluation.biology import Column
+from ddae_app.evaluation.biology import Column, check_names
 
 
 def test_texts_become_numbers_or_words():
-    numbers = Column.of('score', [str(i) for i in range(30)] + [None, '2.5'])
-    assert numbers.numeric and numbers.known.sum() == 31 and numbers.values[31] == 2.5
-    codes = Column.of('group', ['0', '1'] * 20 + [None])
-    assert not codes.numeric and codes.levels == ['0', '1'] and codes.known.sum() == 40
+    numbers = Column.of('score', [str(i) for i in range(70)] + [None, '2.5'])
+    assert numbers.numeric and numbers.known.sum() == 71 and numbers.values[71] == 2.5
+    codes = Column.of('group', ['0', '1'] * 40 + [None])
+    assert not codes.numeric and codes.levels == ['0', '1'] and codes.known.sum() == 80
     assert set(codes.measures()) == {
         'biology_group', 'biology_group_d_csf', 'biology_group_d_grey', 'biology_group_d_white',
     }  # fmt: skip
@@ -24,15 +24,23 @@ def test_texts_become_numbers_or_words():
 @pytest.mark.parametrize(
     ('name', 'texts', 'message'),
     [
-        ('age', ['1', '2', '3'] * 20, 'judged anyway'),
-        ('group', ['a', 'b'] * 5, 'known of 10 scans, 25 are needed'),
-        ('group', ['a'] * 50, '1 different values'),
-        ('group', [f'w{i}' for i in range(50)], '50 different values'),
+        ('group', ['a', 'b'] * 5, 'known of 10 scans, 70 are needed'),
+        ('group', ['a'] * 90, '1 different values'),
+        ('group', [f'w{i}' for i in range(90)], '90 different values'),
     ],
 )
 def test_refusals(name, texts, message):
     with pytest.raises(UsageError, match=message):
         Column.of(name, texts)
+
+
+@pytest.mark.parametrize(
+    ('names', 'message'), [(['Age'], 'judged anyway'), (['a', 'b', 'a'], 'named twice')]
+)
+def test_names_that_need_no_asking_for(names, message):
+    check_names(['group', 'score'])
+    with pytest.raises(UsageError, match=message):
+        check_names(names)
 
 
 def test_effect_sizes_are_those_of_the_textbook():
@@ -48,7 +56,7 @@ def test_effect_sizes_are_those_of_the_textbook():
 def test_what_images_show_is_read_and_its_effect_is_measured():
     """Patients have wide ventricles; half of the people are of unknown group."""
     rng = np.random.default_rng(0)
-    n = 120
+    n = 160
     group = np.array(['control', 'patient', None, None] * (n // 4), dtype=object)
     images = rng.normal(0.5, 0.05, (n, 12, 12))
     images[:, 4:8, 4:8] -= 0.3 * (group == 'patient')[:, None, None]
@@ -72,9 +80,9 @@ def test_what_images_show_is_read_and_its_effect_is_measured():
 
 
 def test_too_few_to_learn_from_are_not_read():
-    texts = ['a', 'b'] * 15 + [None] * 30
+    texts = ['a', 'b'] * 35 + [None] * 30
     column = Column.of('group', texts)
-    images = np.random.default_rng(0).normal(size=(60, 8, 8))
-    learn = np.arange(20, 60)
+    images = np.random.default_rng(0).normal(size=(100, 8, 8))
+    learn = np.arange(50, 100)
     own = probes.Components.of(images[learn])
     assert column.read(own, learn, images[:20]) is None

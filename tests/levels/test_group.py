@@ -10,10 +10,16 @@ import pandas as pd
 import pytest
 from scipy.ndimage import gaussian_filter
 
+from ddae_app.evaluation import probes, readings
+from ddae_app.harmonize.ddae import DDAEHarmonizer
+from ddae_app.harmonize.models import training_preset
+from ddae_app.harmonize.networks import CVAEHarmonizer, StyleGANHarmonizer
+from ddae_app.levels.group import run_group
+from ddae_app.settings import Protocol, from_flat
 from tests.levels.conftest import TEMPLATE, run
 from tests.levels.derived import write_derived
 
-N = 12
+N = 36
 
 
 def people(seed: int) -> tuple[np.ndarray, np.ndarray, pd.DataFrame]:
@@ -33,9 +39,28 @@ def people(seed: int) -> tuple[np.ndarray, np.ndarray, pd.DataFrame]:
             'site': np.repeat(['East', 'West'], N),
             'age': rng.integers(20, 80, 2 * N).astype(float),
             'sex': rng.choice(['F', 'M'], 2 * N),
+            'Diagnosis': np.tile(['well', 'ill', 'well'], N)[: 2 * N],
         }
     )
+    # The ill have a dark place, at every site.
+    for scans in (images, truth):
+        scans[(cohort['Diagnosis'] == 'ill').to_numpy(), 50:75, 50:75] *= 0.6
     return images, truth, cohort
+
+
+def train(folder, images: np.ndarray, cohort: pd.DataFrame) -> None:
+    """One of each method that learns, and a cVAE that does not know these sites."""
+    folder.mkdir()
+    protocol = Protocol(template=TEMPLATE)
+    for kind in (CVAEHarmonizer, StyleGANHarmonizer):
+        harmonizer = kind(protocol=protocol, images=96, device='cpu')
+        harmonizer.fit(images, cohort).save(folder / f'{kind.method}.safetensors')
+    elsewhere = cohort.assign(site=cohort['site'] + 'ern')
+    strange = CVAEHarmonizer(protocol=protocol, images=32, device='cpu').fit(images, elsewhere)
+    strange.save(folder / 'strange.safetensors')
+    preset = training_preset('tiny', 64)
+    ddae = DDAEHarmonizer(preset=preset, protocol=protocol, device='cpu').fit(images, cohort)
+    ddae.save(folder / 'ddae.safetensors')
 
 
 @pytest.fixture(scope='module')
@@ -43,10 +68,13 @@ def judged(tmp_path_factory):
     folder = tmp_path_factory.mktemp('group')
     images, truth, cohort = people(0)
     write_derived(folder, images, cohort, TEMPLATE, truth, 'East')
-    result = run(
-        folder / 'bids', folder / 'out', 'group', '-w', folder / 'work', '--skip-bids-validation'
-    )
-    assert result.returncode == 0, result.stderr
+    train(folder / 'out' / 'models', images, cohort)
+    places = {'bids_dir': folder / 'bids', 'output_dir': folder / 'out'}
+    asked = {'analysis_level': 'group', 'skip_bids_validation': True, 'biology': ['Diagnosis']}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(readings, 'CNN_JUDGED', 30)  # one network for each half
+        patch.setattr(probes, 'EPOCHS', 2)
+        assert run_group(from_flat(places | asked | {'device': 'cpu'})) == 0
     return folder / 'out'
 
 
@@ -55,7 +83,11 @@ def test_the_figures_tell_what_was_done(judged):
     assert metrics['Scans'] == 2 * N
     assert metrics['TargetSite'] == 'East'
     assert metrics['Chance'] == 0.5
-    assert set(metrics['Methods']) == {'source', 'DDAE (toy)', 'histogram', 'combat', 'blur'}
+    # The model called strange does not know these sites.
+    assert set(metrics['Methods']) == {
+        'source', 'DDAE (toy)', 'cVAE (cvae)', 'Style-Encoding GAN (style-gan)', 'histogram',
+        'combat', 'blur',
+    }  # fmt: skip
     told = {
         name: method['Estimates']['site_linear']['value']
         for name, method in metrics['Methods'].items()
@@ -66,6 +98,14 @@ def test_the_figures_tell_what_was_done(judged):
     for method in metrics['Methods'].values():
         assert {'value', 'low', 'high', 'n'} == set(method['Estimates']['ssim'])
         assert set(method['Estimates']) <= set(metrics['Measures'])
+    assert 'fid' not in metrics['Measures'] and 'icc' not in metrics['Measures']
+    own, painted = (
+        metrics['Methods'][name]['Estimates'] for name in ('DDAE (toy)', 'cVAE (cvae)')
+    )
+    assert own['biology_Diagnosis']['n'] == 2 * N
+    assert abs(own['biology_Diagnosis_d_csf']['value']) > 1
+    assert own['frechet']['value'] < metrics['Methods']['source']['Estimates']['frechet']['value']
+    assert 'age_slope' in painted and 'site_all' in painted and 'age_slope' not in own
 
 
 def test_the_page_says_it_in_words_and_opens_offline(judged):
@@ -75,6 +115,30 @@ def test_the_page_says_it_in_words_and_opens_offline(judged):
     assert 'DDAE (toy)' in page and 'to the other half' in page
     assert not re.search(r'(src|href)="(https?:)?//', page)
     assert page.count('<table class="sortable">') == 2
+    figures = re.findall(
+        r'<strong>([\w ]+)\.</strong>[^<]*</figcaption>\s*<img src="data:image', page
+    )
+    assert figures == [
+        'What the site explains', 'Intensities by site', 'One person of each site',
+        'Codes of the DDAE', 'Reconstructions',
+    ]  # fmt: skip
+    assert 'By logistic regression the site is told from them at 1.00 and' in page
+
+
+@pytest.mark.parametrize(
+    ('flags', 'message'),
+    [
+        (['--biology', 'diagnosys'], "--biology 'diagnosys': no such column in participants.tsv"),
+        (['--biology', 'sex'], '--biology sex: it is judged anyway'),
+        (['--inception-weights', 'participants.tsv'], 'participants.tsv: no such file'),
+        (['--inception-weights', __file__], 'expected 6726825d'),
+    ],
+)
+def test_what_is_asked_for_and_is_not_there(judged, tmp_path, flags, message):
+    bids = judged.parent / 'bids'
+    result = run(bids, judged, 'group', '-w', tmp_path, '--skip-bids-validation', *flags)
+    assert result.returncode == 2
+    assert message in result.stderr.splitlines()[-1]
 
 
 def test_with_few_people_the_page_says_why_nothing_was_judged(tmp_path):
