@@ -97,16 +97,23 @@ def test_without_a_model_of_that_method_there_is_one_line(fitted, tmp_path):
     assert 'holds no such model; fit one' in line
 
 
-def test_a_cvae_is_trained_and_used(fitted, tmp_path):
+@pytest.mark.parametrize(
+    ('method', 'name', 'said'),
+    [
+        ('cvae', 'cVAE', ('A conditional variational autoencoder', 'z_dim 128')),
+        ('style-gan', 'Style-Encoding GAN', ('A style-encoding generative', 'style_dim 16')),
+    ],
+)
+def test_a_network_is_trained_and_used(fitted, tmp_path, method, name, said):
     derivatives = ('-d', f'ddae-app={fitted / "out"}')
     result = run(
-        fitted / 'bids', tmp_path / 'out', 'train', '--method', 'cvae', '--allow-few-scans',
+        fitted / 'bids', tmp_path / 'out', 'train', '--method', method, '--allow-few-scans',
         '--train-images', '64', '-w', tmp_path / 'work', *derivatives, *FLAGS,
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
     assert 'trained on 64 of 64 images' in result.stderr
-    card = (tmp_path / 'out' / 'models' / 'cvae_MODEL.md').read_text()
-    assert 'A conditional variational autoencoder' in card and 'z_dim 128' in card
+    card = (tmp_path / 'out' / 'models' / f'{method}_MODEL.md').read_text()
+    assert all(text in card for text in said)
     result = run(
         fitted / 'bids', tmp_path / 'out', 'participant', '--target-site', 'PhantomA', '--stage',
         'harmonize', '-w', tmp_path / 'work', '--skip-bids-validation', '--nprocs', '1',
@@ -114,12 +121,13 @@ def test_a_cvae_is_trained_and_used(fitted, tmp_path):
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
     (path, *_) = sorted((tmp_path / 'out').glob('sub-*/anat/*_desc-harmonized_T1w.json'))
-    assert json.loads(path.read_text())['HarmonizationMethod'] == 'cVAE'
+    assert json.loads(path.read_text())['HarmonizationMethod'] == name
 
 
-def test_a_cvae_takes_one_slice(fitted, tmp_path):
+@pytest.mark.parametrize('method', ['cvae', 'style-gan'])
+def test_these_networks_take_one_slice(fitted, tmp_path, method):
     result = run(
-        fitted / 'bids', tmp_path / 'out', 'train', '--method', 'cvae', '-w', tmp_path / 'work',
+        fitted / 'bids', tmp_path / 'out', 'train', '--method', method, '-w', tmp_path / 'work',
         *FLAGS, '--slices', 'all',
     )  # fmt: skip
     assert result.returncode == 2
