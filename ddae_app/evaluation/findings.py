@@ -28,9 +28,39 @@ class Finding:
     wrong: bool = False
 
 
+def headline(methods: Mapping[str, Estimates], judged: str, chance: float) -> str:
+    """One method beside the others, in one sentence.
+
+    Parameters
+    ----------
+    methods : mapping of str to mapping of str to Estimate
+        ``source`` among them.
+    judged : str
+        The method that it is about.
+    chance : float
+        Balanced accuracy of a guess at the site.
+    """
+    told = {name: _best_probe(estimates) for name, estimates in methods.items()}
+    gone = told[judged].low <= chance
+    where = 'in the scans' if judged == 'source' else f'after {judged}'
+    others = [
+        f'{"in the scans" if name == "source" else f"after {name}"} {best.value:.2f}'
+        for name, best in told.items()
+        if name != judged
+    ]
+    return (
+        f'The site {"cannot" if gone else "can still"} be told {where}: {_said(told[judged])}, '
+        f'chance {chance:.2f}; {", ".join(others)}.'
+    )
+
+
+def _best_probe(estimates: Estimates) -> Estimate:
+    return max((estimates[name] for name in OUTPUT_PROBES), key=lambda e: e.value)
+
+
 def verdict(estimates: Estimates, chance: float) -> str:
     """The site in one sentence: the best of the probes that are trained on the outputs."""
-    best = max((estimates[name] for name in OUTPUT_PROBES), key=lambda e: e.value)
+    best = _best_probe(estimates)
     if best.low <= chance:
         return f'the site cannot be told: {_said(best)}, chance {chance:.2f}'
     return f'the site can still be told: {_said(best)}, chance {chance:.2f}'

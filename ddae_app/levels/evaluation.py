@@ -12,7 +12,7 @@ from ddae_app.bids.sidecars import METHOD_NAMES
 from ddae_app.evaluation import candidates as ways
 from ddae_app.evaluation.biology import check_names
 from ddae_app.evaluation.candidates import Candidate
-from ddae_app.evaluation.findings import findings
+from ddae_app.evaluation.findings import findings, headline
 from ddae_app.evaluation.inception import inception_features
 from ddae_app.evaluation.people import People
 from ddae_app.evaluation.protocol import MEANING, controls, evaluate
@@ -75,7 +75,11 @@ def evaluate_outputs(settings: Settings, default_model: Path | None) -> Evaluati
     source = found['source'].estimates
     measured = set().union(*(judged.estimates for judged in found.values()))
     meanings = MEANING | {k: v for column in people.further for k, v in column.measures().items()}
+    judged = outputs.method if outputs.harmonized is not None else 'source'
     return EvaluationReport(
+        headline=headline(
+            {name: own.estimates for name, own in found.items()}, judged, people.chance
+        ),
         scans=len(people.images),
         target=outputs.target,
         chance=people.chance,
@@ -144,6 +148,7 @@ def _trained(settings: Settings, outputs: Outputs) -> list[Candidate]:
 def metrics_json(report: EvaluationReport) -> str:
     """Every figure with its interval and number of scans."""
     content = {
+        'Headline': report.headline,
         'Scans': report.scans,
         'TargetSite': report.target,
         'Chance': report.chance,

@@ -121,7 +121,7 @@ class Discriminator(nn.Module):
 
 
 def discriminator_loss(
-    judge: Discriminator, real: Tensor, fake: Tensor, site: Tensor, target: Tensor, penalty: float
+    judge: Discriminator, real: Tensor, fake: Tensor, site: Tensor, target: Tensor
 ) -> Tensor:
     """Of rendered scans at `target` against real ones at `site`.
 
@@ -132,7 +132,7 @@ def discriminator_loss(
     (gradient,) = torch.autograd.grad(said.sum(), real, create_graph=True)
     rough = gradient.square().sum((1, 2, 3)).mean() / 2
     told = nnf.softplus(-said).mean() + nnf.softplus(judge(fake, target)).mean()
-    return told + penalty * rough
+    return told + ROUGH * rough
 
 
 def generator_loss(
@@ -155,8 +155,10 @@ def generator_loss(
     return taken + styled + CYCLE * back + IDENTITY * itself
 
 
+ROUGH = 1.0
 CYCLE, IDENTITY = 10.0, 5.0
-"""Weights of a mean absolute error of intensities, which differ by some hundredths."""
+"""Weights of the gradient's penalty, and of mean absolute errors of intensities, which differ by
+some hundredths."""
 
 
 def _seen(x: Tensor) -> Tensor:

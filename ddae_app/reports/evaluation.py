@@ -70,6 +70,8 @@ class EvaluationReport:
 
     Attributes
     ----------
+    headline : str
+        The answer in one sentence.
     scans : int
     target : str
         The site whose look the scans were given.
@@ -86,6 +88,7 @@ class EvaluationReport:
     figures : sequence of EvaluationFigure
     """
 
+    headline: str
     scans: int
     target: str
     chance: float

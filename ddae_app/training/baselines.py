@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -23,6 +23,9 @@ WARM_SHARE = 0.1
 
 FEWEST_STEPS = 20
 """That a schedule is laid out for; with ten, PyTorch divides by 0."""
+
+MOST_GRADIENT = 1000.0
+"""Norm above which a gradient is shortened; only what went wrong is so long."""
 
 Tell = Callable[[int, float, float], None]
 """Told the images seen, the loss and the seconds left after each step."""
@@ -85,7 +88,7 @@ def train_cvae(data: SliceData, config: CVAEConfig, course: Course) -> CVAE:
     sizes = config, len(data.site_names), float(ages.mean()), max(float(ages.std()), 1.0)
     model = course.made(lambda: CVAE(*sizes))
     assert isinstance(model, CVAE)
-    learn = _Learner([model], torch.optim.AdamW(model.parameters(), 2e-3), course.steps(batch))
+    learn = _Learner(torch.optim.AdamW(model.parameters(), 2e-3), course.steps(batch))
 
     def step(x: Tensor, condition: Condition, generator: torch.Generator) -> Tensor:
         loss = model.loss(x, condition, generator)
@@ -104,12 +107,10 @@ def train_style_gan(data: SliceData, config: StyleGANConfig, course: Course) -> 
 
     Parameters, returned value and errors are those of :func:`train_cvae`.
     """
-    batch, penalty = 8, 1.0
+    batch = 8
     sizes = config, len(data.site_names)
-    model, judge = (
-        course.made(lambda: StyleGAN(*sizes)),
-        course.made(lambda: Discriminator(*sizes)),
-    )
+    model = course.made(lambda: StyleGAN(*sizes))
+    judge = course.made(lambda: Discriminator(*sizes))
     assert isinstance(model, StyleGAN) and isinstance(judge, Discriminator)
     averaged = torch.optim.swa_utils.AveragedModel(
         model, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.995)
@@ -117,15 +118,10 @@ def train_style_gan(data: SliceData, config: StyleGANConfig, course: Course) -> 
     steps = course.steps(batch)
     slow = list(model.mapping.parameters())
     fast = [p for name, p in model.named_parameters() if not name.startswith('mapping')]
-    learn = _Learner(
-        [model],
-        torch.optim.Adam([{'params': fast, 'lr': 1e-3}, {'params': slow, 'lr': 1e-5}],
-                         betas=(0.0, 0.99)),
-        steps,
-    )  # fmt: skip
-    learn_to_judge = _Learner(
-        [judge], torch.optim.Adam(judge.parameters(), 1e-3, betas=(0.0, 0.99)), steps
-    )
+    betas = 0.0, 0.99
+    groups = [{'params': fast, 'lr': 1e-3}, {'params': slow, 'lr': 1e-5}]
+    learn = _Learner(torch.optim.Adam(groups, betas=betas), steps)
+    learn_to_judge = _Learner(torch.optim.Adam(judge.parameters(), 1e-3, betas=betas), steps)
     turn = 0
 
     def step(x: Tensor, condition: Condition, generator: torch.Generator) -> Tensor:
@@ -142,7 +138,7 @@ def train_style_gan(data: SliceData, config: StyleGANConfig, course: Course) -> 
 
         with torch.no_grad():
             fake = model.generate(x, style())
-        learn_to_judge(discriminator_loss(judge, x.clone(), fake, site, target, penalty))
+        learn_to_judge(discriminator_loss(judge, x.clone(), fake, site, target))
         judge.requires_grad_(False)
         loss = generator_loss(model, judge, x, site, style(), target)
         learn(loss)
@@ -161,10 +157,8 @@ def train_style_gan(data: SliceData, config: StyleGANConfig, course: Course) -> 
 class _Learner:
     """Takes steps down a loss, the learning rate rising at first and falling then."""
 
-    def __init__(
-        self, models: Sequence[nn.Module], optimizer: torch.optim.Optimizer, steps: int
-    ) -> None:
-        self.models, self.optimizer = models, optimizer
+    def __init__(self, optimizer: torch.optim.Optimizer, steps: int) -> None:
+        self.optimizer = optimizer
         self.schedule = torch.optim.lr_scheduler.OneCycleLR(
             optimizer,
             [group['lr'] for group in optimizer.param_groups],
@@ -181,8 +175,8 @@ class _Learner:
             )
         self.optimizer.zero_grad()
         loss.backward()
-        for model in self.models:
-            nn.utils.clip_grad_norm_(model.parameters(), 1000.0)
+        parameters = [p for group in self.optimizer.param_groups for p in group['params']]
+        nn.utils.clip_grad_norm_(parameters, MOST_GRADIENT)
         self.optimizer.step()
         self.schedule.step()
 

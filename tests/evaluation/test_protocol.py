@@ -11,7 +11,7 @@ from ddae_app.errors import UsageError
 from ddae_app.evaluation import candidates as ways
 from ddae_app.evaluation import probes, readings
 from ddae_app.evaluation.estimates import Estimate
-from ddae_app.evaluation.findings import findings
+from ddae_app.evaluation.findings import findings, headline
 from ddae_app.evaluation.people import People
 from ddae_app.evaluation.protocol import MEANING, controls, evaluate
 from ddae_app.harmonize.combat import ComBat
@@ -176,3 +176,10 @@ def test_unknown_ages_and_sexes_leave_their_measures_out(world, monkeypatch):
     found = judged['source'].estimates
     assert 'site_linear' in found
     assert not {'age_mae', 'age_r', 'sex', 'age_mae_new_site'} & set(found)
+
+
+def test_the_headline_holds_a_method_against_the_others(found):
+    said = headline(found, 'truth', 1 / 3)
+    assert said.startswith('The site cannot be told after truth: 0.')
+    assert 'chance 0.33; in the scans 1.00, after combat 0.' in said
+    assert headline(found, 'source', 1 / 3).startswith('The site can still be told in the scans')

@@ -113,6 +113,8 @@ def test_the_page_says_it_in_words_and_opens_offline(judged):
     assert 'Is the site gone, and is the person still there?' in page
     assert 'the site can still be told' in page
     assert 'DDAE (toy)' in page and 'to the other half' in page
+    assert re.search(r'The site can(not| still) be told after DDAE \(toy\): 0\.\d\d \[', page)
+    assert 'chance 0.50; in the scans 1.00, after cVAE (cvae)' in page
     assert not re.search(r'(src|href)="(https?:)?//', page)
     assert page.count('<table class="sortable">') == 2
     figures = re.findall(
