@@ -1,11 +1,11 @@
-# make demo, make test, make lint: each makes the environment first, in .venv.
+# make demo, make docs, make test, make lint: each makes the environment first, in .venv.
 VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 DEMO ?= demo
 INSTALLED := $(VENV)/.installed
 
-.PHONY: env demo demo-model test lint clean
+.PHONY: env demo demo-model docs test lint clean
 
 env: $(INSTALLED)
 
@@ -29,6 +29,10 @@ demo-model: $(INSTALLED)
 
 test: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+
+docs: $(INSTALLED)
+	$(BIN)/sphinx-build -q -W --keep-going -b html docs docs/_build
+	@echo "Open in a browser: docs/_build/index.html"
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

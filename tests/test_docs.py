@@ -1,0 +1,51 @@
+"""The documentation builds, and says what is there."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ddae_app.bids.dataset import QC_MEANING
+from ddae_app.cli.parser import build_parser
+from ddae_app.evaluation.protocol import MEANING
+
+DOCS = Path(__file__).parent.parent / 'docs'
+
+
+@pytest.fixture(scope='module')
+def built(tmp_path_factory):
+    """The pages, built anew with every warning an error."""
+    folder = tmp_path_factory.mktemp('docs')
+    command = [sys.executable, '-m', 'sphinx', '-q', '-W', '--keep-going', '-b', 'html']
+    result = subprocess.run(
+        [*command, str(DOCS), str(folder)], capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stderr
+    return folder
+
+
+def test_every_page_is_built_and_every_flag_is_told(built):
+    pages = {path.stem for path in DOCS.iterdir() if path.suffix in ('.md', '.rst')}
+    assert pages <= {path.stem for path in built.glob('*.html')}
+    usage = (built / 'usage.html').read_text(encoding='utf-8')
+    flags = {s for a in build_parser()._actions for s in a.option_strings if s.startswith('--')}
+    assert len(flags) > 40
+    assert not [flag for flag in flags - {'--help'} if flag not in usage]
+
+
+def test_every_measure_is_explained():
+    evaluation = (DOCS / 'evaluation.md').read_text(encoding='utf-8')
+    assert not [name for name in MEANING if f'`{name}`' not in evaluation]
+    outputs = (DOCS / 'outputs.md').read_text(encoding='utf-8')
+    told = re.findall(r'`(\w+)`', outputs)
+    assert not [name for name in QC_MEANING if name not in told]
+
+
+def test_links_lead_somewhere():
+    for page in DOCS.glob('*.md'):
+        for target in re.findall(r'\]\((?!https?:)([^)#]+)', page.read_text(encoding='utf-8')):
+            assert (DOCS / target).is_file(), f'{page.name} links to {target}'
