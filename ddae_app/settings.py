@@ -203,7 +203,7 @@ def read_flat(path: Path) -> dict[str, Any]:
             f'--config-file {path}: {unknown[0]!r} is no setting; a file of an earlier run, '
             'logs/<run id>/settings.toml, shows what there is'
         )
-    hints = _all_hints()
+    hints = flag_types()
     try:
         return {name: _convert(name, value, hints[name]) for name, value in flat.items()}
     except UsageError as e:
@@ -244,10 +244,11 @@ def check_value(name: str, value: Any) -> None:
 
 def flag_names() -> list[str]:
     """The names of all settings, without their sections."""
-    return list(_all_hints())
+    return list(flag_types())
 
 
-def _all_hints() -> dict[str, Any]:
+def flag_types() -> dict[str, Any]:
+    """The types of all settings by name, without their sections."""
     hints: dict[str, Any] = {}
     for name, hint in get_type_hints(Settings).items():
         hints |= get_type_hints(hint) if is_dataclass(hint) else {name: hint}

@@ -8,6 +8,7 @@ from typing import NoReturn
 
 from ddae_app import __version__
 from ddae_app.cli import flags
+from ddae_app.cli.descriptor import PrintDescriptor
 from ddae_app.settings import CHOICES
 
 DESCRIPTION = """\
@@ -45,6 +46,11 @@ def build_parser() -> argparse.ArgumentParser:
         'the quality measures of all participants',
     )
     parser.add_argument('--version', action='version', version=f'ddae-app {__version__}')
+    parser.add_argument(
+        '--bids-exec-spec',
+        action=PrintDescriptor,
+        help='print this command line as a Boutiques descriptor, and leave',
+    )
     flags.add_selection(parser)
     flags.add_preprocessing(parser)
     flags.add_harmonization(parser)

@@ -91,7 +91,7 @@ def test_every_flag_in_every_spelling(flag, spelling):
 def test_the_list_above_is_complete():
     known = {name for name in build_parser()._option_string_actions if name.startswith('--')}
     hyphened = {'--' + name[2:].replace('_', '-') for name in known}
-    assert hyphened == {*FLAGS, '--help', '--version'}
+    assert hyphened == {*FLAGS, '--help', '--version', '--bids-exec-spec'}
 
 
 def test_every_setting_has_a_flag_and_every_flag_a_setting():
