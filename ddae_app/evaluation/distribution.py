@@ -150,7 +150,8 @@ def equal_numbers(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Rows of others and of the target, as many of each, the others evenly from all sites.
 
-    Nobody is on both sides.
+    Nobody is on both sides: of those who were scanned at the target and elsewhere, one half
+    stands on either.
 
     Parameters
     ----------
@@ -159,8 +160,11 @@ def equal_numbers(
     seed : int
     """
     rng = np.random.default_rng(seed)
-    own = np.flatnonzero(sites == target)
-    elsewhere = (sites != target) & ~np.isin(subjects, subjects[own])
+    at_target = sites == target
+    both = rng.permutation(np.intersect1d(subjects[at_target], subjects[~at_target]))
+    middle = len(both) // 2
+    own = np.flatnonzero(at_target & ~np.isin(subjects, both[middle:]))
+    elsewhere = ~at_target & ~np.isin(subjects, both[:middle])
     queues = [rng.permutation(np.flatnonzero(elsewhere & (sites == s))) for s in np.unique(sites)]
     # One of each site in turn.
     turns = [(place, row) for queue in queues for place, row in enumerate(queue)]

@@ -107,7 +107,10 @@ def _matching_model(
         same = ('template', 'grid', 'slice_shape')
         if any(getattr(found.info.protocol, k) != getattr(outputs.protocol, k) for k in same):
             raise DdaeError(f'the model {found.info.name!r} takes scans preprocessed otherwise')
-        return DDAEHarmonizer.load(found.path, settings.harmonize.device)
+        model = DDAEHarmonizer.load(found.path, settings.harmonize.device)
+        if model.info.config.condition_dropout == 0:
+            raise DdaeError(f'the model {found.info.name!r} cannot do without age and sex')
+        return model
     except DdaeError as error:
         log.warning('neither codes nor reconstructions are drawn: %s', error)
         return None

@@ -80,12 +80,18 @@ def test_intervals_hold_the_value_and_narrow_with_more_scans():
 def test_equal_numbers_evenly_from_all_sites_and_nobody_twice():
     sites = np.repeat(['A', 'B', 'C', 'D'], [30, 10, 40, 40])
     subjects = np.array([f'p{i}' for i in range(120)])
-    subjects[30] = 'p0'  # of B, and scanned at A as well
     others, own = distribution.equal_numbers(sites, subjects, 'A', seed=0)
     assert len(others) == len(own) == 30 and (sites[own] == 'A').all()
-    assert 30 not in others and len(set(others)) == 30
+    assert len(set(others)) == 30 and (sites[others] != 'A').all()
     counts = dict(zip(*np.unique(sites[others], return_counts=True), strict=True))
-    assert counts['B'] == 9 and abs(counts['C'] - counts['D']) <= 1
+    assert counts == {'B': 10, 'C': 10, 'D': 10}
+
+
+def test_who_was_everywhere_stands_on_one_side():
+    sites, subjects = np.tile(['A', 'B', 'C'], 12), np.repeat([f'p{i}' for i in range(12)], 3)
+    others, own = distribution.equal_numbers(sites, subjects, 'A', seed=0)
+    assert len(others) == len(own) == 6
+    assert not set(subjects[others]) & set(subjects[own])
 
 
 @pytest.fixture(scope='module')
