@@ -31,7 +31,7 @@ from ddae_app.harmonize.models import (
     find_model,
     training_preset,
 )
-from ddae_app.harmonize.samples import render_samples
+from ddae_app.harmonize.samples import render_samples, transformed_samples
 from ddae_app.imaging import volumes
 from ddae_app.imaging.grid import model_grid
 from ddae_app.imaging.slices import training_stacks
@@ -353,9 +353,13 @@ def _publish(settings: Settings, bundle: Path, data: SliceData, warnings: tuple[
     for source, target in copies.items():
         with staged(target) as temporary:
             shutil.copyfile(source, temporary)
-    if made:
+    if 'training curve' in made:
         plot_losses(losses, made['training curve'])
     harmonizer = load_harmonizer(model, settings.harmonize.device)
+    if settings.harmonize.method in BASELINES and data.depth == 1:
+        made['samples'] = models / f'{bundle.stem}_samples.png'
+        samples = transformed_samples(harmonizer, data)
+        plot_samples(samples.images, samples.sites, made['samples'], bundle.stem)
     card = make_card(harmonizer, data, held_out, licence(settings.bids_dir), warnings)
     page = models / f'{bundle.stem}_MODEL.md'
     write_atomically(page, format_card(card).encode())

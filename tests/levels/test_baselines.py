@@ -114,6 +114,8 @@ def test_a_network_is_trained_and_used(fitted, tmp_path, method, name, said):
     assert 'trained on 64 of 64 images' in result.stderr
     card = (tmp_path / 'out' / 'models' / f'{method}_MODEL.md').read_text()
     assert all(text in card for text in said)
+    sheet = tmp_path / 'out' / 'models' / f'{method}_samples.png'
+    assert sheet.read_bytes().startswith(b'\x89PNG')
     result = run(
         fitted / 'bids', tmp_path / 'out', 'participant', '--target-site', 'PhantomA', '--stage',
         'harmonize', '-w', tmp_path / 'work', '--skip-bids-validation', '--nprocs', '1',
