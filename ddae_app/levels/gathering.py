@@ -120,14 +120,19 @@ def _target(settings: Settings, table: pd.DataFrame) -> str:
 
 
 def _space(settings: Settings, scans: Sequence[Scan]) -> sidecars.Space:
-    """The space in which most of the scans were preprocessed."""
+    """The space in which most of the scans were preprocessed, here or elsewhere."""
     asked, roots = settings.preproc.template, derivative_roots(settings)
     spaces = [
         output_space(replace(Protocol(), template=template))
         for template in TEMPLATES
         if asked in (None, template)
     ]
-    counts = [sum(bool(find_preprocessed(s, space, roots)) for s in scans) for space in spaces]
+
+    def there(scan: Scan, space: sidecars.Space) -> bool:
+        cut = settings.output_dir / slices_path(scan, space)
+        return cut.is_file() or find_preprocessed(scan, space, roots) is not None
+
+    counts = [sum(there(scan, space) for scan in scans) for space in spaces]
     if not any(counts):
         raise NotJudgedError(
             f'no scan was preprocessed in {", ".join(map(str, roots))}; run the participant level'

@@ -156,3 +156,17 @@ def test_with_few_people_the_page_says_why_nothing_was_judged(tmp_path):
     page = (tmp_path / 'out' / 'group_T1w.html').read_text()
     assert 'Not measured: site East has 2 people' in page
     assert not (tmp_path / 'out' / 'group_metrics.json').exists()
+
+
+def test_scans_that_were_preprocessed_elsewhere_are_judged_too(tmp_path):
+    images, truth, cohort = people(1)
+    few = [0, 1, N, N + 1]
+    write_derived(tmp_path, images[few], cohort.iloc[few], TEMPLATE, truth[few], 'East')
+    for path in (tmp_path / 'out').glob('sub-*/anat/*_desc-preproc_T1w.nii.gz'):
+        path.unlink()
+    result = run(
+        tmp_path / 'bids', tmp_path / 'out', 'group', '-w', tmp_path / 'work',
+        '--skip-bids-validation',
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    assert 'site East has 2 people, and 10 are needed' in result.stderr
