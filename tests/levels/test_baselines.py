@@ -39,7 +39,9 @@ def harmonize(folder, *flags):
 
 def test_it_comes_with_a_card(fitted):
     models = fitted / 'out' / 'models'
-    assert {path.name for path in models.iterdir()} == {'combat.safetensors', 'combat_MODEL.md'}
+    assert {path.name for path in models.iterdir()} == {
+        'combat.safetensors', 'combat_MODEL.md', 'combat_samples.png',
+    }  # fmt: skip
     card = (models / 'combat_MODEL.md').read_text()
     assert 'ComBat per pixel' in card and 'Disentangled' not in card
     assert '| PhantomA | 2 | 0 |' in card
