@@ -6,6 +6,7 @@ import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from hashlib import file_digest
 from pathlib import Path
 
 PREFIX = '.tmp-'
@@ -46,6 +47,15 @@ def write_atomically(path: Path, content: bytes | str) -> None:
         file.flush()
         # A name that points to blocks which never reached the disk is no file.
         os.fsync(file.fileno())
+
+
+def digest_of(path: Path) -> str | None:
+    """SHA-256 of a file; None if it cannot be read."""
+    try:
+        with path.open('rb') as file:
+            return file_digest(file, 'sha256').hexdigest()
+    except OSError:
+        return None
 
 
 def _umask() -> int:

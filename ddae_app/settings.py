@@ -152,6 +152,7 @@ class RunSettings:
     mem_mb: int | None = None
     low_mem: bool = False
     use_plugin: Path | None = None
+    dry_run: bool = False
     boilerplate_only: bool = False
     reports_only: bool = False
     write_graph: bool = False

@@ -46,8 +46,22 @@ FULL = Settings(
     train=TrainSettings('tiny', 5, 'bf16', 11.5, Path('m'), True, True, 'my-model'),
     evaluate=EvaluateSettings(('group', 'score'), Path('i.pth')),
     run=RunSettings(
-        Path('w'), True, 3, 2, 4000, True, Path('p.yml'), True, True, True, True, True, True, 2
-    ),
+        Path('w'),
+        True,
+        3,
+        2,
+        4000,
+        True,
+        Path('p.yml'),
+        True,
+        True,
+        True,
+        True,
+        True,
+        True,
+        True,
+        2,
+    ),  # fmt: skip
 )
 
 

@@ -83,7 +83,8 @@ class Cohort:
         column = self.site_column or ''
         where = column if column.startswith('--') else f'column {column!r}'
         site = f'site from {where}: {_plural(len(sites), "site")}{_missing(unknown_sites)}'
-        age = f'age {min(ages):.0f}-{max(ages):.0f}' if ages else 'age unknown'
+        ends = [f'{end(ages):.0f}' for end in (min, max)] if ages else ['unknown']
+        age = f'age {"-".join(dict.fromkeys(ends))}'
         sex = f'sex {unknown_sexes} missing' if unknown_sexes else 'sex known'
         return '; '.join(
             [

@@ -333,6 +333,13 @@ def add_behaviour(parser: argparse.ArgumentParser) -> None:
         metavar='FILE',
         help='settings of an earlier run, logs/<run id>/settings.toml; flags win over the file',
     )
+    _flag(
+        group,
+        '--dry-run',
+        action='store_true',
+        help='list on standard output what would be done for each scan and why (new, changed, '
+        'incomplete, done), and write nothing',
+    )
     _flag(group, '--boilerplate-only', action='store_true', help='write the methods text only')
     _flag(
         group,

@@ -7,6 +7,7 @@ import os
 import shlex
 import shutil
 import sys
+import tempfile
 import time
 import uuid
 from collections.abc import Mapping, Sequence
@@ -116,6 +117,8 @@ def _check_folders(settings: Settings) -> None:
                 f'--clean-workdir would delete {held[0]}, which lies in the work directory '
                 f'{work_dir}; name another with -w'
             )
+    if settings.run.dry_run:
+        return
     for what, folder in (('output folder', output_dir), ('work directory', work_dir)):
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -129,6 +132,8 @@ def _check_folders(settings: Settings) -> None:
 
 
 def _run(settings: Settings, command: str) -> int:
+    if settings.run.dry_run:
+        return _dry_run(settings)
     _prepare_environment(settings)
     if settings.run.clean_workdir and os.environ.get('RANK', '0') == '0':
         for entry in settings.run.work_dir.iterdir():
@@ -148,6 +153,17 @@ def _run(settings: Settings, command: str) -> int:
     code = _run_level(settings, log_dir)
     log.info('finished in %.0f s with exit code %d', time.monotonic() - started, code)
     return code
+
+
+def _dry_run(settings: Settings) -> int:
+    """What comes before the work; nothing is written but into a folder that does not stay."""
+    if settings.analysis_level == 'group':
+        raise UsageError('--dry-run: the group level has nothing to list; leave the flag out')
+    with tempfile.TemporaryDirectory() as folder:
+        elsewhere = replace(settings.run, work_dir=Path(folder), clean_workdir=False)
+        settings = replace(settings, run=elsewhere)
+        _prepare_environment(settings)
+        return _run_level(settings, Path(folder))
 
 
 def _run_level(settings: Settings, log_dir: Path) -> int:

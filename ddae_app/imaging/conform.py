@@ -11,6 +11,7 @@ import nibabel as nib
 import numpy as np
 
 from ddae_app.errors import ImageError
+from ddae_app.files import digest_of
 
 MAX_VOXELS = 1024**3
 """A header that claims more voxels than this is refused before anything is allocated."""
@@ -25,13 +26,15 @@ MAX_NEGATIVE_FRACTION = 0.01
 """Resampling leaves a few small negative values; more than this means normalised intensities."""
 
 
-def load_t1w(path: Path) -> nib.Nifti1Image:
+def load_t1w(path: Path, sha256: str | None = None) -> nib.Nifti1Image:
     """Read a T1w image and refuse what cannot be one.
 
     Parameters
     ----------
     path : Path
         NIfTI-1 or NIfTI-2 file, ``.nii`` or ``.nii.gz``.
+    sha256 : str, optional
+        Of the file when the run was planned.
 
     Returns
     -------
@@ -42,7 +45,8 @@ def load_t1w(path: Path) -> nib.Nifti1Image:
     ------
     ImageError
         Unreadable or truncated file; not 3D; NaN or infinite, constant or mostly negative
-        intensities; no orientation; implausible voxel sizes or field of view.
+        intensities; no orientation; implausible voxel sizes or field of view; or the file is
+        another by now.
     """
     try:
         image: Any = nib.load(path)
@@ -60,6 +64,8 @@ def load_t1w(path: Path) -> nib.Nifti1Image:
             f'{path}: the image data cannot be read ({_first_line(e)}); '
             'is the file truncated or damaged?'
         ) from e
+    if sha256 is not None and digest_of(path) != sha256:
+        raise ImageError(f'{path}: the file changed while the run went on; run again')
     return nib.Nifti1Image(_checked_intensities(path, data), image.affine)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from nipype.interfaces.base import (
@@ -11,6 +12,7 @@ from nipype.interfaces.base import (
     File,
     SimpleInterface,
     TraitedSpec,
+    isdefined,
     traits,
 )
 
@@ -24,6 +26,11 @@ class _SinkInputSpec(BaseInterfaceInputSpec):
     sidecar = traits.Str('', usedefault=True, desc='where its JSON goes; empty: none')
     metadata = traits.Dict(desc='known before the run')
     results = traits.List(traits.Dict, desc='found by the run')
+    record = traits.Dict(desc='told in the sidecar once everything else is written')
+    voids = traits.Tuple(
+        traits.Str, traits.Str, desc='sidecar and entry that no longer hold once this is written'
+    )
+    after = traits.List(traits.Str, desc='what has to be written before')
 
 
 class _SinkOutputSpec(TraitedSpec):
@@ -40,18 +47,37 @@ class DerivativeSink(SimpleInterface):
 
     def _run_interface(self, runtime):
         source, target = Path(self.inputs.in_file), Path(self.inputs.out_path)
+        if isdefined(self.inputs.voids):
+            _forget(Path(self.inputs.voids[0]), self.inputs.voids[1])
         # Sidecar first: where there is an image, it is complete.
+        content: dict[str, Any] = {}
         if self.inputs.sidecar:
-            content = dict(self.inputs.metadata)
+            content |= self.inputs.metadata
             for found in self.inputs.results or []:
                 content |= found
-            text = json.dumps(content, indent=2, ensure_ascii=False, sort_keys=True)
-            write_atomically(Path(self.inputs.sidecar), text + '\n')
+            _write_json(Path(self.inputs.sidecar), content)
         if source.suffix == '.nii':
             image = volumes.read(source)
             data = np.asarray(image.dataobj)
             volumes.write(target, data > 0 if data.dtype == np.uint8 else data, image.affine)
         else:
             write_atomically(target, source.read_bytes())
+        if isdefined(self.inputs.record):
+            _write_json(Path(self.inputs.sidecar), content | self.inputs.record)
         self._results['out_file'] = str(target)
         return runtime
+
+
+def _forget(sidecar: Path, entry: str) -> None:
+    """Take an entry out of a sidecar, if it is there."""
+    try:
+        content = json.loads(sidecar.read_text(encoding='utf-8'))
+    except (OSError, ValueError):
+        return
+    if isinstance(content, dict) and content.pop(entry, None) is not None:
+        _write_json(sidecar, content)
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    text = json.dumps(content, indent=2, ensure_ascii=False, sort_keys=True)
+    write_atomically(path, text + '\n')

@@ -116,6 +116,7 @@ class Harmonize(SimpleInterface):
 
 class _BringBackInputSpec(BaseInterfaceInputSpec):
     t1w = File(exists=False, mandatory=True, desc='T1w image as found in the dataset')
+    sha256 = traits.Str(desc='of the image, when the run was planned')
     xfm = File(exists=True, mandatory=True, desc='its affine to template space')
     slices = File(exists=True, mandatory=True, desc='all slices, brain in [0, 1]')
     difference = File(exists=True, mandatory=True, desc='what harmonisation adds to them')
@@ -135,7 +136,8 @@ class BringBack(SimpleInterface):
 
     def _run_interface(self, runtime):
         t1w = Path(self.inputs.t1w)
-        scan = conform.conform(conform.load_t1w(t1w))
+        sha256 = self.inputs.sha256 if isdefined(self.inputs.sha256) else None
+        scan = conform.conform(conform.load_t1w(t1w, sha256))
         matrix = registration.read_itk_affine(Path(self.inputs.xfm))
         slices, difference = (
             volumes.read(file) for file in (self.inputs.slices, self.inputs.difference)

@@ -21,6 +21,7 @@ from ddae_app.settings import Protocol, protocol_from
 
 class _ConformInputSpec(BaseInterfaceInputSpec):
     in_file = File(exists=False, mandatory=True, desc='T1w image as found in the dataset')
+    sha256 = traits.Str(desc='of the image, when the run was planned')
 
 
 class _ConformOutputSpec(TraitedSpec):
@@ -35,7 +36,8 @@ class Conform(SimpleInterface):
     output_spec = _ConformOutputSpec
 
     def _run_interface(self, runtime):
-        image = conform.conform(conform.load_t1w(Path(self.inputs.in_file)))
+        sha256 = self.inputs.sha256 if isdefined(self.inputs.sha256) else None
+        image = conform.conform(conform.load_t1w(Path(self.inputs.in_file), sha256))
         out = Path(runtime.cwd) / 'conformed.nii'
         image.to_filename(out)
         self._results |= {'out_file': str(out), 'kind': registration.head_kind(image)}

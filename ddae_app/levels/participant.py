@@ -14,39 +14,32 @@ from ddae_app.bids.names import Scan
 from ddae_app.files import remove_leftovers, write_atomically
 from ddae_app.harmonize.device import resolve_device
 from ddae_app.harmonize.models import (
-    FEWEST_PEOPLE,
     SLICE_NETWORKS,
     FoundModel,
     check_options,
     check_protocol,
     check_target,
     find_model,
-    too_few_to_adapt,
 )
 from ddae_app.levels.execution import run_workflow
 from ddae_app.levels.outputs import outputs_missing, write_results
+from ddae_app.levels.planning import Planner, listing, preprocess_missing, summary
 from ddae_app.levels.preparation import (
     check_sites_known,
-    derivative_roots,
-    find_preprocessed,
     output_space,
     prepare_preprocessing,
-    preprocess_missing,
     scans_by_site,
     select_scans,
     skull_strip_of,
 )
 from ddae_app.settings import Protocol, Settings
-from ddae_app.workflows.harmonize import HarmonizeRequest, SiteScan
+from ddae_app.workflows.harmonize import HarmonizeRequest
 from ddae_app.workflows.participant import ScanPlan, init_participant_wf, methods
 from ddae_app.workflows.preproc import preprocessing_methods
 
 log = logging.getLogger('ddae_app')
 
 BATCH_SIZE = 16
-
-MOST_SITE_SCANS = 40
-"""The look of a site does not get better by more."""
 
 
 def run_participant(settings: Settings, log_dir: Path, default_model: Path | None) -> int:
@@ -70,13 +63,7 @@ def run_participant(settings: Settings, log_dir: Path, default_model: Path | Non
     DdaeError
         Something is wrong that concerns every scan.
     """
-    model = None
-    if settings.harmonize.stage != 'preproc':
-        asked = settings.harmonize
-        model = find_model(asked.model, default_model, settings.output_dir, asked.method)
-        log.info('%s', model.describe())
-        check_target(model, asked.target_site)
-        check_options(model, asked.unseen_site, asked.keep_noise)
+    model = _model(settings, default_model)
     scans, cohort = select_scans(settings)
     if model:
         check_sites_known(settings, cohort)
@@ -86,36 +73,71 @@ def run_participant(settings: Settings, log_dir: Path, default_model: Path | Non
         else protocol_without_model(settings)
     )
     space = output_space(protocol)
+    run = settings.run
+    if run.dry_run:
+        return _list(settings, scans, cohort, space, model)
     write_description(settings.output_dir, settings.bids_dir)
-    if settings.run.reports_only:
+    if run.reports_only:
         text = _last_methods(settings.output_dir)
         return _finish(settings, scans, cohort, space, model, {}, text, log_dir)
     unprepared, mates = {}, None
-    if model and settings.harmonize.unseen_site == 'adapt' and not settings.run.boilerplate_only:
-        if settings.harmonize.stage != 'harmonize':
-            known = model.info.sites
-            can = [
-                scan
-                for scan in scans
-                if (site := cohort[scan].site) in known or not _refusal(model, site, 'adapt', None)
-            ]
-            unprepared = preprocess_missing(settings, can, cohort, space, log_dir)
+    if model and settings.harmonize.unseen_site == 'adapt' and not run.boilerplate_only:
+        unprepared = _prepare_mates(settings, scans, cohort, space, model, log_dir)
         mates = scans_by_site(settings, space)
-    todo = [scan for scan in scans if scan not in unprepared]
-    plans, failures = plan_scans(settings, todo, cohort, space, model, mates)
-    failures |= unprepared
+    planner = Planner(settings, cohort, space, model, mates, anew=run.boilerplate_only)
+    verdicts = [planner.judge(scan) for scan in scans if scan not in unprepared]
+    failures = unprepared | {v.scan: v.refusal for v in verdicts if v.refusal}
+    plans = [verdict.plan() for verdict in verdicts if verdict.plan]
+    if not plans:
+        log.info('nothing is left to do but the pages and tables')
+        text = _last_methods(settings.output_dir)
+        return _finish(settings, scans, cohort, space, model, failures, text, log_dir)
     workflow, text = _workflow(settings, plans, space, model)
     write_atomically(log_dir / 'CITATION.md', text + '\n')
-    if settings.run.boilerplate_only:
+    if run.boilerplate_only:
         log.info('methods text: %s', log_dir / 'CITATION.md')
         return 0
-    if plans:
-        planned = [plan.scan for plan in plans]
-        for scan in planned:
-            for folder in (scan.folder, scan.figure('any', '').parent):
-                remove_leftovers(settings.output_dir / folder, f'{scan.stem}_')
-        failures |= run_workflow(workflow, planned, settings.run, log_dir)
+    for line in summary(verdicts):
+        log.info('%s', line)
+    planned = [plan.scan for plan in plans]
+    for scan in planned:
+        for folder in (scan.folder, scan.figure('any', '').parent):
+            remove_leftovers(settings.output_dir / folder, f'{scan.stem}_')
+    failures |= run_workflow(workflow, planned, run, log_dir)
     return _finish(settings, scans, cohort, space, model, failures, text, log_dir)
+
+
+def _model(settings: Settings, default: Path | None) -> FoundModel | None:
+    """The model of the run, if it fits what is asked of it; None to stop after preprocessing."""
+    asked = settings.harmonize
+    if asked.stage == 'preproc':
+        return None
+    model = find_model(asked.model, default, settings.output_dir, asked.method)
+    log.info('%s', model.describe())
+    check_target(model, asked.target_site)
+    check_options(model, asked.unseen_site, asked.keep_noise)
+    return model
+
+
+def _list(
+    settings: Settings,
+    scans: Sequence[Scan],
+    cohort: Cohort,
+    space: sidecars.Space,
+    model: FoundModel | None,
+) -> int:
+    """Say on standard output what would be done for each scan, and write nothing."""
+    planner = Planner(settings, cohort, space, model)
+    verdicts = [planner.judge(scan) for scan in scans]
+    unprepared = any(verdict.preprocess.is_work for verdict in verdicts)
+    if model and settings.harmonize.unseen_site == 'adapt' and not unprepared:
+        # Only now is it known which scans show the look of an unseen site.
+        planner = Planner(settings, cohort, space, model, scans_by_site(settings, space))
+        verdicts = [planner.judge(scan) for scan in scans]
+    print('\n'.join(listing(verdicts)))
+    for line in summary(verdicts):
+        log.info('%s', line)
+    return 1 if any(verdict.refusal for verdict in verdicts) else 0
 
 
 def protocol_without_model(settings: Settings) -> Protocol:
@@ -130,88 +152,26 @@ def protocol_without_model(settings: Settings) -> Protocol:
     return replace(usual, template=asked.template or usual.template, slices=slices)
 
 
-def plan_scans(
+def _prepare_mates(
     settings: Settings,
     scans: Sequence[Scan],
     cohort: Cohort,
     space: sidecars.Space,
-    model: FoundModel | None,
-    mates: Mapping[str, Sequence[SiteScan]] | None = None,
-) -> tuple[list[ScanPlan], dict[Scan, str]]:
-    """What is to be done for each scan, and why not for the others.
-
-    `mates` are the preprocessed scans of each site, where a site's look is taken from them.
-    """
-    roots = derivative_roots(settings)
-    asked = settings.harmonize
-    plans, failures = [], {}
-    for scan in scans:
-        covariates = cohort[scan]
-        unseen = model is not None and covariates.site not in model.info.sites
-        of_site: tuple[SiteScan, ...] = ()
-        if model and unseen:
-            site = covariates.site
-            if mates is not None and site is not None:
-                of_site = _evenly(mates.get(site, ()), MOST_SITE_SCANS)
-            people = len({mate.participant for mate in of_site}) if mates is not None else None
-            if refusal := _refusal(model, site, asked.unseen_site, people):
-                failures[scan] = refusal
-                continue
-        search = roots if asked.stage == 'harmonize' or mates is not None else roots[1:]
-        preprocessed = find_preprocessed(scan, space, search)
-        if asked.stage == 'harmonize' and preprocessed is None:
-            failures[scan] = (
-                f'no preprocessed image in {", ".join(map(str, roots))}; run --stage preproc '
-                'first, with the template of the model'
-            )
-            continue
-        harmonization = None
-        if model and asked.target_site:
-            info = model.info
-            facts = sidecars.ModelFacts(info.method, info.name, model.sha256, info.phantom)
-            harmonization = sidecars.harmonization(
-                facts, covariates, asked.target_site, asked.unseen_site, settings.random_seed
-            )
-        raw = sidecars.raw_uri(scan, settings.bids_dir)
-        plans.append(ScanPlan(scan, covariates, raw, preprocessed, harmonization, of_site))
-    return plans, failures
-
-
-def _refusal(
-    model: FoundModel, site: str | None, unseen_site: str, people: int | None
-) -> str | None:
-    """Why a scan from a site that the model does not know cannot be harmonised, if so.
-
-    `people` counts those whose scans can show the look of the site; None if nobody asked.
-    """
-    found = f'source site {site or "n/a"} is unknown to {model.info.name!r}'
-    if model.info.phantom:
-        return (
-            f'{found}, which is a phantom model: it knows simulated scanners only; train a model '
-            'on your data (ddae-app BIDS_DIR OUTPUT_DIR train)'
-        )
-    if unseen_site == 'adapt' and site:
-        enough = people is None or people >= FEWEST_PEOPLE
-        return None if enough else too_few_to_adapt(site, people or 0)
-    if unseen_site == 'agnostic':
-        return None
-    ways = '--unseen-site agnostic or adapt, ' if model.info.method == 'ddae' else ''
-    return (
-        f'{found} (it knows {", ".join(model.info.sites)}); give --source-site, '
-        f'{ways}or a model trained with this site'
-    )
+    model: FoundModel,
+    log_dir: Path,
+) -> dict[Scan, str]:
+    """Preprocess first, since the look of a site is taken from all of its scans."""
+    if settings.harmonize.stage == 'harmonize':
+        return {}
+    planner = Planner(settings, cohort, space, model)
+    can = [scan for scan in scans if not planner.refusal(cohort[scan].site)]
+    return preprocess_missing(settings, can, cohort, space, log_dir)
 
 
 def _last_methods(output_dir: Path) -> str:
     """The methods text of the latest run here; run ids begin with the time."""
     texts = sorted((output_dir / 'logs').glob('*/CITATION.md'))
     return texts[-1].read_text(encoding='utf-8').strip() if texts else ''
-
-
-def _evenly(scans: Sequence[SiteScan], most: int) -> tuple[SiteScan, ...]:
-    """At most so many, spread over all."""
-    step = max(len(scans) / most, 1)
-    return tuple(scans[int(i * step)] for i in range(min(len(scans), most)))
 
 
 def _workflow(

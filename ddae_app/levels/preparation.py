@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,11 +16,10 @@ from ddae_app.errors import TemplateError, UsageError, WeightsError
 from ddae_app.harmonize.device import resolve_device
 from ddae_app.imaging.brain import check_weights
 from ddae_app.imaging.templates import TEMPLATES, load_template, write_template
-from ddae_app.levels.execution import run_workflow
 from ddae_app.settings import Protocol, SelectSettings, Settings
 from ddae_app.workflows.derivatives import mask_path, preproc_path, transform_path
 from ddae_app.workflows.harmonize import Preprocessed, SiteScan
-from ddae_app.workflows.participant import Preprocessing, ScanPlan, init_participant_wf
+from ddae_app.workflows.participant import Preprocessing
 
 log = logging.getLogger('ddae_app')
 
@@ -158,36 +156,6 @@ def derivative_roots(settings: Settings) -> list[Path]:
             )
         roots.append(Path(path))
     return roots
-
-
-def preprocess_missing(
-    settings: Settings,
-    scans: Sequence[Scan],
-    cohort: Cohort,
-    space: sidecars.Space,
-    log_dir: Path,
-) -> dict[Scan, str]:
-    """Preprocess the scans that are not yet, and say why each that failed did."""
-    roots = derivative_roots(settings)
-    plans = [
-        ScanPlan(scan, cohort[scan], sidecars.raw_uri(scan, settings.bids_dir), None, None)
-        for scan in scans
-        if find_preprocessed(scan, space, roots) is None
-    ]
-    log.info('%d of %d T1w are preprocessed already', len(scans) - len(plans), len(scans))
-    if not plans:
-        return {}
-    workflow = init_participant_wf(
-        plans,
-        output_dir=settings.output_dir,
-        space=space,
-        preprocessing=prepare_preprocessing(settings, space.protocol),
-        request=None,
-        reference=None,
-        omp_nthreads=settings.run.omp_nthreads,
-        sloppy=settings.preproc.sloppy,
-    )
-    return run_workflow(workflow, [plan.scan for plan in plans], settings.run, log_dir)
 
 
 def scans_by_site(settings: Settings, space: sidecars.Space) -> dict[str, list[SiteScan]]:

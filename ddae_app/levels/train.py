@@ -38,12 +38,17 @@ from ddae_app.imaging.slices import training_stacks
 from ddae_app.levels.baselines import BASELINES, fit_baseline, images_to_see
 from ddae_app.levels.card import make_card
 from ddae_app.levels.participant import protocol_without_model
+from ddae_app.levels.planning import (
+    judge_preprocessing,
+    listing,
+    preprocess_missing,
+    summary,
+)
 from ddae_app.levels.preparation import (
     check_sites_known,
     derivative_roots,
     find_preprocessed,
     output_space,
-    preprocess_missing,
     select_scans,
 )
 from ddae_app.reports.card import format_card
@@ -101,6 +106,8 @@ def run_train(settings: Settings, log_dir: Path, local_processes: int = 1) -> in
             f'--method {method} --slices {protocol.slices}: it takes one slice; give --slices '
             'medial'
         )
+    if settings.run.dry_run:
+        return _list(settings, protocol)
     device = resolve_device(settings.harmonize.device)
     fabric = start_fabric(device, settings.train.precision, local_processes)
     folder = settings.run.work_dir.resolve() / 'train' / model_name(settings)
@@ -122,6 +129,19 @@ def run_train(settings: Settings, log_dir: Path, local_processes: int = 1) -> in
     for scan, reason in prepared.failures.items():
         log.error('%s was left out: %s', scan.stem, reason)
     return 1 if prepared.failures else 0
+
+
+def _list(settings: Settings, protocol: Protocol) -> int:
+    """Say on standard output which scans would be preprocessed for training, and write nothing."""
+    scans, cohort = select_scans(settings)
+    check_sites_known(settings, cohort)
+    verdicts = judge_preprocessing(settings, scans, cohort, output_space(protocol))
+    print('\n'.join(listing(verdicts)))
+    for line in summary(verdicts):
+        log.info('%s', line)
+    counts = Counter(cohort[scan].site or 'not known' for scan in scans)
+    log.info('scans to train on: %s', ', '.join(f'{site} {n}' for site, n in counts.items()))
+    return 1 if 'not known' in counts else 0
 
 
 def model_name(settings: Settings) -> str:

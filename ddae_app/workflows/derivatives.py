@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from nipype.interfaces import utility as niu
 from nipype.pipeline import engine as pe
 
 from ddae_app.bids.names import Scan, sidecar
+from ddae_app.bids.records import KEY, Record
 from ddae_app.bids.sidecars import Metadata, Space, mask, native, own_uri, preproc, slices
 from ddae_app.bids.sidecars import site_effect as site_effect_of
 from ddae_app.imaging.templates import TemplateFiles
@@ -26,6 +26,7 @@ def init_preproc_derivatives_wf(
     raw: str,
     skull_strip: str,
     weights_sha256: str | None,
+    record: Record,
     name: str = 'preproc_derivatives_wf',
 ) -> pe.Workflow:
     """Write the preprocessed image, brain mask, transform and figures of one scan.
@@ -42,6 +43,8 @@ def init_preproc_derivatives_wf(
         Method that found the brain.
     weights_sha256 : str or None
         Of HD-BET's checkpoint.
+    record : dict
+        What the image is made from.
 
     Inputs
     ------
@@ -60,11 +63,12 @@ def init_preproc_derivatives_wf(
         PlotPreproc(fixed_mask=str(template.mask)), name='plot_preproc', mem_gb=1
     )
     metadata = preproc(space, raw, skull_strip, weights_sha256)
-    ds_preproc = _sink('ds_preproc', output_dir, image, metadata)
-    ds_mask = _sink('ds_mask', output_dir, brain, mask(space, own_uri(image)))
-    ds_xfm = _sink('ds_xfm', output_dir, transform_path(scan, space))
-    ds_registration = _sink('ds_registration', output_dir, scan.figure('registration', '.svg'))
-    ds_brain = _sink('ds_brain', output_dir, scan.figure('brain', '.svg'))
+    sinks = _Sinks(output_dir, image, record)
+    ds_preproc = sinks.last('ds_preproc', metadata)
+    ds_mask = sinks.add('ds_mask', brain, mask(space, own_uri(image)))
+    ds_xfm = sinks.add('ds_xfm', transform_path(scan, space))
+    ds_registration = sinks.add('ds_registration', scan.figure('registration', '.svg'))
+    ds_brain = sinks.add('ds_brain', scan.figure('brain', '.svg'))
     workflow.connect([
         (inputnode, gather_results, [
             (('kind', _as_result), 'in1'), ('registration_qc', 'in2'), ('brain_qc', 'in3'),
@@ -77,6 +81,7 @@ def init_preproc_derivatives_wf(
         (plot_preproc, ds_registration, [('registration', 'in_file')]),
         (plot_preproc, ds_brain, [('brain', 'in_file')]),
     ])  # fmt: skip
+    sinks.connect(workflow)
     return workflow
 
 
@@ -88,6 +93,7 @@ def init_harmonize_derivatives_wf(
     raw: str,
     metadata: Metadata,
     reference: dict[str, list[float]],
+    record: Record,
     site_effect: bool = False,
     name: str = 'harmonize_derivatives_wf',
 ) -> pe.Workflow:
@@ -104,6 +110,8 @@ def init_harmonize_derivatives_wf(
         What is known of the harmonisation before the run.
     reference : dict
         Intensity quantiles of the target site: ``levels``, ``p25``, ``median``, ``p75``.
+    record : dict
+        What the images are made from.
     site_effect : bool
         Whether to write the difference as well.
 
@@ -127,11 +135,12 @@ provenance
         name='plot_harmonization',
         mem_gb=0.5,
     )
-    ds_slices = _sink('ds_slices', output_dir, before, slices(space, preproc_path(scan, space)))
+    sinks = _Sinks(output_dir, after, record)
+    ds_slices = sinks.add('ds_slices', before, slices(space, preproc_path(scan, space)))
     rendered = slices(space, before, harmonized=metadata)
-    ds_harmonized = _sink('ds_harmonized', output_dir, after, rendered)
-    ds_before_after = _sink('ds_before_after', output_dir, scan.figure('harmonized', '.svg'))
-    ds_histogram = _sink('ds_histogram', output_dir, scan.figure('histogram', '.svg'))
+    ds_harmonized = sinks.last('ds_harmonized', rendered)
+    ds_before_after = sinks.add('ds_before_after', scan.figure('harmonized', '.svg'))
+    ds_histogram = sinks.add('ds_histogram', scan.figure('histogram', '.svg'))
     workflow.connect([
         (inputnode, gather_facts, [('slice_facts', 'in1')]),
         (inputnode, gather_results, [
@@ -149,24 +158,84 @@ provenance
     ])  # fmt: skip
     if site_effect:
         effect = site_effect_of(rendered, own_uri(before))
-        _add_sink(
-            workflow, 'difference', output_dir, effect_path(scan, space), effect, gather_results
-        )
-    if space.protocol.depth > 1:
-        gather_native = pe.Node(niu.Merge(3), name='gather_native', run_without_submitting=True)
+        ds_difference = sinks.add('ds_difference', effect_path(scan, space), effect)
         workflow.connect([
-            (inputnode, gather_native, [
-                ('native_facts', 'in1'), ('qc', 'in2'), ('provenance', 'in3'),
-            ]),
+            (inputnode, ds_difference, [('difference', 'in_file')]),
+            (gather_results, ds_difference, [('out', 'results')]),
         ])  # fmt: skip
-        ds_planes = _sink('ds_planes', output_dir, scan.figure('planes', '.svg'))
+    if space.protocol.depth > 1:
+        ds_planes = sinks.add('ds_planes', scan.figure('planes', '.svg'))
         workflow.connect(plot_harmonization, 'planes', ds_planes, 'in_file')
         own = native(raw, [after, transform_path(scan, space)], metadata)
-        _add_sink(workflow, 'native', output_dir, native_path(scan), own, gather_native)
+        written = {'native': (native_path(scan), own)}
         if site_effect:
-            path, effect = native_effect_path(scan), site_effect_of(own, raw)
-            _add_sink(workflow, 'native_difference', output_dir, path, effect, gather_native)
+            effect = site_effect_of(own, raw)
+            written['native_difference'] = native_effect_path(scan), effect
+        _add_native(workflow, sinks, written)
+    sinks.connect(workflow)
     return workflow
+
+
+def _add_native(
+    workflow: pe.Workflow, sinks: _Sinks, written: dict[str, tuple[Path, Metadata]]
+) -> None:
+    """Write what is in the scan's own space; `written` by the field of the input node."""
+    inputnode = workflow.get_node('inputnode')
+    gather_native = pe.Node(niu.Merge(3), name='gather_native', run_without_submitting=True)
+    workflow.connect([
+        (inputnode, gather_native, [
+            ('native_facts', 'in1'), ('qc', 'in2'), ('provenance', 'in3'),
+        ]),
+    ])  # fmt: skip
+    for field, (path, metadata) in written.items():
+        sink = sinks.add(f'ds_{field}', path, metadata)
+        workflow.connect([
+            (inputnode, sink, [(field, 'in_file')]),
+            (gather_native, sink, [('out', 'results')]),
+        ])  # fmt: skip
+
+
+class _Sinks:
+    """The sinks of one stage of a scan.
+
+    The image that stands for the stage is written last, and then the record of what it was made
+    from; whichever is written first takes an earlier record away. So a record says that the whole
+    stage is there and belongs together, wherever a run was killed.
+    """
+
+    def __init__(self, output_dir: Path, image: Path, record: Record) -> None:
+        self.output_dir, self.image, self.record = output_dir, image, record
+        self.final: pe.Node | None = None
+        self.others: list[pe.Node] = []
+
+    def add(self, name: str, path: Path, metadata: Metadata | None = None) -> pe.Node:
+        """A sink of an image, with a sidecar, or of another file."""
+        node = self._node(name, path, metadata)
+        node.inputs.voids = (str(self.output_dir / sidecar(self.image)), KEY)
+        self.others.append(node)
+        return node
+
+    def last(self, name: str, metadata: Metadata) -> pe.Node:
+        """The sink of the image that stands for the stage."""
+        self.final = self._node(name, self.image, metadata)
+        self.final.inputs.record = {KEY: self.record}
+        return self.final
+
+    def connect(self, workflow: pe.Workflow) -> None:
+        """Make the last sink wait for the others."""
+        gather_written = pe.Node(
+            niu.Merge(len(self.others)), name='gather_written', run_without_submitting=True
+        )
+        for i, node in enumerate(self.others, 1):
+            workflow.connect(node, 'out_file', gather_written, f'in{i}')
+        workflow.connect(gather_written, 'out', self.final, 'after')
+
+    def _node(self, name: str, path: Path, metadata: Metadata | None) -> pe.Node:
+        sink = DerivativeSink(out_path=str(self.output_dir / path))
+        if metadata is not None:
+            sink.inputs.metadata = metadata
+            sink.inputs.sidecar = str(self.output_dir / sidecar(path))
+        return pe.Node(sink, name=name, run_without_submitting=True)
 
 
 def preproc_path(scan: Scan, space: Space) -> Path:
@@ -209,30 +278,21 @@ def native_effect_path(scan: Scan) -> Path:
     return scan.derivative(desc='siteeffect')
 
 
-def _add_sink(
-    workflow: pe.Workflow,
-    field: str,
-    output_dir: Path,
-    path: Path,
-    metadata: Metadata,
-    gathered: pe.Node,
-) -> None:
-    """Write what comes in as `field`, with what the run found for its sidecar."""
-    sink = _sink(f'ds_{field}', output_dir, path, metadata)
-    workflow.connect([
-        (workflow.get_node('inputnode'), sink, [(field, 'in_file')]),
-        (gathered, sink, [('out', 'results')]),
-    ])  # fmt: skip
+def preproc_outputs(scan: Scan, space: Space) -> list[Path]:
+    """All that preprocessing leaves, but for sidecars."""
+    images = preproc_path(scan, space), mask_path(scan, space), transform_path(scan, space)
+    return [*images, *(scan.figure(desc, '.svg') for desc in ('registration', 'brain'))]
 
 
-def _sink(
-    name: str, output_dir: Path, path: Path, metadata: dict[str, Any] | None = None
-) -> pe.Node:
-    sink = DerivativeSink(out_path=str(output_dir / path))
-    if metadata is not None:
-        sink.inputs.metadata = metadata
-        sink.inputs.sidecar = str(output_dir / sidecar(path))
-    return pe.Node(sink, name=name, run_without_submitting=True)
+def harmonize_outputs(scan: Scan, space: Space, *, site_effect: bool) -> list[Path]:
+    """All that harmonisation leaves, but for sidecars."""
+    whole = space.protocol.depth > 1
+    paths = [harmonized_path(scan, space), slices_path(scan, space)]
+    paths += [native_path(scan)] if whole else []
+    if site_effect:
+        paths += [effect_path(scan, space), *([native_effect_path(scan)] if whole else [])]
+    figures = ('harmonized', 'histogram', *(('planes',) if whole else ()))
+    return [*paths, *(scan.figure(desc, '.svg') for desc in figures)]
 
 
 def _as_result(kind):

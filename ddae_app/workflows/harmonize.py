@@ -94,6 +94,7 @@ def init_harmonize_wf(
     request: HarmonizeRequest,
     covariates: Covariates,
     t1w: Path,
+    t1w_sha256: str | None = None,
     site_scans: Sequence[SiteScan] = (),
     omp_nthreads: int = 1,
     sloppy: bool = False,
@@ -111,6 +112,8 @@ def init_harmonize_wf(
         Of this scan.
     t1w : Path
         The scan, to which the difference is added where the model takes all slices.
+    t1w_sha256 : str, optional
+        Its digest when the run was planned.
     site_scans : sequence of SiteScan
         Where the model does not know the site of this scan: others, to measure its look from.
     omp_nthreads : int
@@ -185,7 +188,8 @@ def init_harmonize_wf(
             " The difference was brought back into each scan's own space through the inverse "
             'transform and added to the scan itself.'
         )
-        bring_back = pe.Node(BringBack(t1w=str(t1w)), name='bring_back', mem_gb=2)
+        digest = {'sha256': t1w_sha256} if t1w_sha256 else {}
+        bring_back = pe.Node(BringBack(t1w=str(t1w), **digest), name='bring_back', mem_gb=2)
         workflow.connect([
             (inputnode, bring_back, [('xfm', 'xfm')]),
             (extract_slices, bring_back, [('out_file', 'slices')]),

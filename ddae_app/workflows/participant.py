@@ -11,6 +11,7 @@ from nipype.pipeline import engine as pe
 
 from ddae_app.bids.cohort import Covariates
 from ddae_app.bids.names import Scan
+from ddae_app.bids.records import Record
 from ddae_app.bids.sidecars import Metadata, Space
 from ddae_app.imaging.templates import TemplateFiles
 from ddae_app.workflows.derivatives import (
@@ -56,6 +57,10 @@ class ScanPlan:
         What an earlier run made; None to make it.
     harmonization : dict or None
         Sidecar entries known before the run; None to stop after preprocessing.
+    preproc_record, harmonize_record : dict or None
+        What the outputs are made from; None where they are not made.
+    raw_sha256 : str or None
+        Of the T1w, to notice if it changes while the run goes on.
     site_scans : tuple of SiteScan
         Scans to measure the look of this one's site from, where the model does not know it.
     """
@@ -65,6 +70,9 @@ class ScanPlan:
     raw: str
     preprocessed: Preprocessed | None
     harmonization: Metadata | None
+    preproc_record: Record | None = None
+    harmonize_record: Record | None = None
+    raw_sha256: str | None = None
     site_scans: tuple[SiteScan, ...] = ()
 
 
@@ -112,11 +120,13 @@ def init_participant_wf(
             source = _preprocessed_node(plan.preprocessed)
         if plan.harmonization is not None:
             assert request is not None and reference is not None
+            assert plan.harmonize_record is not None
             harmonize_wf = init_harmonize_wf(
                 protocol=space.protocol,
                 request=request,
                 covariates=plan.covariates,
                 t1w=plan.scan.path,
+                t1w_sha256=plan.raw_sha256,
                 site_scans=plan.site_scans,
                 omp_nthreads=omp_nthreads,
                 sloppy=sloppy,
@@ -128,6 +138,7 @@ def init_participant_wf(
                 raw=plan.raw,
                 metadata=plan.harmonization,
                 reference=reference,
+                record=plan.harmonize_record,
                 site_effect=request.site_effect,
             )
             prefix = '' if plan.preprocessed else 'outputnode.'
@@ -176,6 +187,9 @@ def _add_preproc(
         sloppy=sloppy,
     )
     preproc_wf.inputs.inputnode.in_file = str(plan.scan.path)
+    if plan.raw_sha256:
+        preproc_wf.inputs.inputnode.sha256 = plan.raw_sha256
+    assert plan.preproc_record is not None
     derivatives_wf = init_preproc_derivatives_wf(
         scan=plan.scan,
         output_dir=output_dir,
@@ -184,6 +198,7 @@ def _add_preproc(
         raw=plan.raw,
         skull_strip=preprocessing.skull_strip,
         weights_sha256=preprocessing.weights_sha256,
+        record=plan.preproc_record,
     )
     scan_wf.connect([(preproc_wf, derivatives_wf, _same(PREPROC_FIELDS))])
     return preproc_wf

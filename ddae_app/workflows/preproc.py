@@ -51,8 +51,8 @@ def init_preproc_wf(
 
     Inputs
     ------
-    in_file
-        T1w image as found in the dataset.
+    in_file, sha256
+        T1w image as found in the dataset, and its digest if it may change meanwhile.
 
     Outputs
     -------
@@ -73,7 +73,8 @@ def init_preproc_wf(
     """
     workflow = pe.Workflow(name=name)
     workflow.__desc__ = preprocessing_methods(protocol, skull_strip)
-    inputnode = pe.Node(niu.IdentityInterface(fields=['in_file']), name='inputnode')
+    fields = ['in_file', 'sha256']
+    inputnode = pe.Node(niu.IdentityInterface(fields=fields), name='inputnode')
     outputs = ['t1w_grid', 't1w_preproc', 'mask', 'xfm', 'fixed', 'kind']
     outputnode = pe.Node(
         niu.IdentityInterface(fields=[*outputs, 'registration_qc', 'brain_qc']), name='outputnode'
@@ -108,7 +109,7 @@ def init_preproc_wf(
         n_procs=omp_nthreads if skull_strip == 'hd-bet' else 1,
     )
     workflow.connect([
-        (inputnode, conform, [('in_file', 'in_file')]),
+        (inputnode, conform, [('in_file', 'in_file'), ('sha256', 'sha256')]),
         (conform, register_mni, [('out_file', 'in_file'), ('kind', 'kind')]),
         (conform, resample_grid, [('out_file', 'in_file')]),
         (register_mni, resample_grid, [('out_xfm', 'in_xfm')]),

@@ -268,12 +268,12 @@ def test_the_summary_counts_what_is_missing():
         (
             Covariates('A', 30, 'F'),
             '--source-site',
-            '1 T1w of 1 participant; site from --source-site: 1 site; age 30-30; sex known',
+            '1 T1w of 1 participant; site from --source-site: 1 site; age 30; sex known',
         ),
         (
             Covariates(None, 30, 'F'),
             'site',
-            "1 T1w of 1 participant; site from column 'site': 0 sites, 1 missing; age 30-30; "
+            "1 T1w of 1 participant; site from column 'site': 0 sites, 1 missing; age 30; "
             'sex known',
         ),
     ],

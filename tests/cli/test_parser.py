@@ -51,6 +51,7 @@ FLAGS = {
     '--use-plugin': (['p.yml'], 'p.yml'),
     '--nipype-plugin-file': (['p.yml'], 'p.yml'),
     '--config-file': (['s.toml'], 's.toml'),
+    '--dry-run': ([], True),
     '--boilerplate-only': ([], True),
     '--reports-only': ([], True),
     '--write-graph': ([], True),

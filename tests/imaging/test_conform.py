@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from ddae_app.errors import ImageError
+from ddae_app.files import digest_of
 from ddae_app.imaging.conform import conform, load_t1w
 
 SHAPE = (24, 28, 26)
@@ -252,3 +253,17 @@ def test_right_stays_right(test_data):
     )
     np.testing.assert_array_equal(np.asarray(one.dataobj), np.asarray(two.dataobj))
     np.testing.assert_allclose(one.affine, two.affine, atol=1e-4)
+
+
+def test_a_file_that_changed_since_the_run_was_planned_is_refused(tmp_path):
+    path = tmp_path / 'scan.nii'
+    nib.save(
+        nib.Nifti1Image(np.arange(27000.0).reshape(30, 30, 30), np.diag([4, 4, 4, 1.0])), path
+    )
+    planned = digest_of(path)
+    assert load_t1w(path, planned).shape == (30, 30, 30)
+    with path.open('r+b') as file:
+        file.seek(-4, 2)
+        file.write(b'\1\2\3\4')
+    with pytest.raises(ImageError, match='changed while the run went on'):
+        load_t1w(path, planned)

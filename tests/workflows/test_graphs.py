@@ -40,6 +40,8 @@ def build(tmp_path):
                 'bids:raw:x',
                 None if preproc else Preprocessed(image, image, image),
                 facts if harmonize else None,
+                preproc_record={'of': 'preprocessing'},
+                harmonize_record={'of': 'harmonization'},
             )
             for i in (1, 2)
         ]

@@ -1,0 +1,141 @@
+"""What an output was made from: told in its sidecar, so that a later run knows what is done."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from ddae_app import __version__
+from ddae_app.bids.names import sidecar
+from ddae_app.bids.sidecars import Metadata
+from ddae_app.files import digest_of
+from ddae_app.settings import Protocol
+
+Record = dict[str, Any]
+
+KEY = 'MadeFrom'
+"""The entry of a sidecar. It is written last of all and taken away first: where it is, the image
+and everything that was made with it are whole and belong together."""
+
+MEANING = {
+    'RawSHA256': 'T1w image',
+    'Template': 'template',
+    'Grid': 'grid',
+    'SkullStrip': 'skull stripping',
+    'SkullStripWeightsSHA256': 'weights of HD-BET',
+    'Sloppy': 'sloppy',
+    'SoftwareVersion': 'version of ddae-app',
+    'Preprocessing': 'preprocessing',
+    'ModelSHA256': 'model',
+    'SourceSite': 'site of the scan',
+    'TargetSite': 'target site',
+    'UnseenSitePolicy': 'unseen site',
+    'Age': 'age',
+    'Sex': 'sex',
+    'KeepNoise': 'keep noise',
+    'SiteScansSHA256': 'scans of its site',
+}
+"""How the entries of a record are called where they differ."""
+
+
+def of_preprocessing(
+    raw_sha256: str | None,
+    protocol: Protocol,
+    skull_strip: str,
+    weights_sha256: str | None,
+    *,
+    sloppy: bool,
+) -> Record:
+    """Everything that a preprocessed image depends on.
+
+    Parameters
+    ----------
+    raw_sha256 : str or None
+        Of the T1w; None if it cannot be read.
+    protocol : Protocol
+        Template and grid; its slices do not matter yet.
+    skull_strip : {'hd-bet', 'template', 'none'}
+    weights_sha256 : str or None
+        Of HD-BET's weights.
+    sloppy : bool
+        Few iterations.
+    """
+    return {
+        'RawSHA256': raw_sha256,
+        'Template': protocol.template,
+        'Grid': list(protocol.grid),
+        'SkullStrip': skull_strip,
+        'SkullStripWeightsSHA256': weights_sha256,
+        'Sloppy': sloppy,
+        'SoftwareVersion': __version__,
+    }
+
+
+def of_harmonization(
+    preprocessing: Record,
+    metadata: Metadata,
+    site_scans: Sequence[Path],
+    *,
+    keep_noise: bool,
+    sloppy: bool,
+) -> Record:
+    """Everything that a harmonised image depends on.
+
+    Parameters
+    ----------
+    preprocessing : dict
+        Record of the preprocessed image.
+    metadata : dict
+        As :func:`~ddae_app.bids.sidecars.harmonization` gives it.
+    site_scans : sequence of Path
+        Preprocessed images that show the look of an unseen site.
+    keep_noise, sloppy : bool
+    """
+    names = 'ModelSHA256', 'SourceSite', 'TargetSite', 'UnseenSitePolicy', 'Age', 'Sex'
+    return {
+        'Preprocessing': preprocessing,
+        **{name: metadata[name] for name in names},
+        'KeepNoise': keep_noise,
+        'Sloppy': sloppy,
+        'SiteScansSHA256': _digest(site_scans) if site_scans else None,
+        'SoftwareVersion': __version__,
+    }
+
+
+def read_record(image: Path) -> Record | None:
+    """What an image was made from; None if its sidecar does not tell or is not there."""
+    try:
+        content = json.loads(sidecar(image).read_text(encoding='utf-8'))
+    except (OSError, ValueError):
+        return None
+    record = content.get(KEY) if isinstance(content, dict) else None
+    return record if isinstance(record, dict) else None
+
+
+def identity(image: Path) -> Record:
+    """What an image was made from, or where that is not told, which image it is."""
+    return read_record(image) or {'ImageSHA256': digest_of(image)}
+
+
+def difference(earlier: Record, now: Record) -> str:
+    """What changed, in words: ``target site (PhantomA, now PhantomB), model``."""
+    parts = []
+    for key in [*now, *(key for key in earlier if key not in now)]:
+        before, after = earlier.get(key), now.get(key)
+        if before == after:
+            continue
+        name = MEANING.get(key, key)
+        short = all(isinstance(v, bool | int | float | str) for v in (before, after))
+        parts.append(
+            name if key.endswith('SHA256') or not short else f'{name} ({before}, now {after})'
+        )
+    return ', '.join(parts)
+
+
+def _digest(images: Sequence[Path]) -> str:
+    """One digest of what some images were made from, whatever their order."""
+    told = sorted(json.dumps([image.name, identity(image)], sort_keys=True) for image in images)
+    return sha256('\n'.join(told).encode()).hexdigest()

@@ -1,0 +1,181 @@
+"""What a run finds to do: nothing twice, and all that depends on what has changed."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import nibabel as nib
+import pytest
+
+from tests.levels.conftest import TEMPLATE, contents, error_lines, run, write_model
+
+FAST = ('--skull-strip', 'none', '--sloppy', '--skip-bids-validation', '--nprocs', '1')
+
+
+@pytest.fixture(scope='module')
+def done(bids_dir, model, tmp_path_factory):
+    """A finished run to PhantomA, whose work directory is lost."""
+    out = tmp_path_factory.mktemp('out')
+    work = out.with_name('lost')
+    result = run(
+        bids_dir, out, 'participant', '--target-site', 'PhantomA', '--model', model,
+        '-w', work, *FAST,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    shutil.rmtree(work)
+    return out
+
+
+@pytest.fixture
+def out(done, tmp_path):
+    return shutil.copytree(done, tmp_path / 'out')
+
+
+@pytest.fixture
+def bids(bids_dir, tmp_path):
+    return shutil.copytree(bids_dir, tmp_path / 'bids')
+
+
+@pytest.fixture
+def rows(bids_dir, model, tmp_path):
+    """List what would be done: for each scan the two states and why."""
+
+    def listed(out, *flags, bids=bids_dir, model=model, target='PhantomA', code=0):
+        before = contents(out)
+        result = run(
+            bids, out, 'participant', '--dry-run', '--target-site', target, '--model', model,
+            '-w', tmp_path / 'none', *FAST, *flags,
+        )  # fmt: skip
+        assert result.returncode == code, result.stderr
+        assert contents(out) == before and not (tmp_path / 'none').exists()
+        header, *lines = (line.split('\t') for line in result.stdout.splitlines())
+        assert header == ['scan', 'preprocess', 'harmonize', 'why']
+        return {scan: tuple(rest) for scan, *rest in lines}
+
+    return listed
+
+
+def test_everything_is_new_where_nothing_is(rows, tmp_path):
+    found = rows(tmp_path / 'nowhere')
+    assert found == {f'sub-{who}': ('new', 'new', '-') for who in ('A01', 'B01')}
+    assert not (tmp_path / 'nowhere').exists()
+
+
+def test_nothing_is_done_twice_without_the_work_directory(out, bids_dir, model, rows, tmp_path):
+    assert set(rows(out).values()) == {('done', 'done', '-')}
+    before = {p: p.stat().st_mtime_ns for p in out.rglob('anat/*')}
+    result = run(
+        bids_dir, out, 'participant', '--target-site', 'PhantomA', '--model', model,
+        '-w', tmp_path / 'work', *FAST,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    assert 'nothing is left to do' in result.stderr and '2 of 2 T1w done' in result.stderr
+    assert before == {p: p.stat().st_mtime_ns for p in out.rglob('anat/*')}
+    assert 'Disentangled Diffusion Autoencoder' in (out / 'sub-A01.html').read_text()
+
+
+def test_what_is_missing_is_made_again_as_it_was(out, done, bids_dir, model, rows, tmp_path):
+    lost = next(out.rglob('sub-A01_desc-histogram_T1w.svg'))
+    lost.unlink()
+    assert rows(out) == {
+        'sub-A01': ('done', 'incomplete', f'{lost.name} is missing'),
+        'sub-B01': ('done', 'done', '-'),
+    }
+    result = run(
+        bids_dir, out, 'participant', '--target-site', 'PhantomA', '--model', model,
+        '-w', tmp_path / 'work', *FAST,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    assert 'sub-A01: harmonize' in result.stderr
+    assert 'register' not in result.stderr and 'sub-B01: harmonize' not in result.stderr
+    assert same_images(out, done)
+
+
+def test_another_target_or_model_is_harmonized_again_but_not_preprocessed(out, rows, tmp_path):
+    why = 'target site (PhantomA, now PhantomB)'
+    assert set(rows(out, target='PhantomB').values()) == {('done', 'changed', why)}
+    other = write_model(tmp_path / 'other.safetensors')
+    other.write_bytes(other.read_bytes().replace(b'random', b'rendom'))
+    assert set(rows(out, model=other).values()) == {('done', 'changed', 'model')}
+    why = 'keep noise (False, now True)'
+    assert set(rows(out, '--keep-noise').values()) == {('done', 'changed', why)}
+    effect = rows(out, '--write-site-effect')['sub-A01']
+    assert effect[:2] == ('done', 'incomplete') and 'siteeffect' in effect[2]
+
+
+def test_another_image_costs_its_own_scan_alone(out, bids, rows):
+    path = bids / 'sub-A01' / 'anat' / 'sub-A01_T1w.nii.gz'
+    image = nib.load(path)
+    nib.save(nib.Nifti1Image(image.get_fdata() * 2, image.affine), path)
+    assert rows(out, bids=bids) == {
+        'sub-A01': ('changed', 'changed', 'T1w image; preprocessing'),
+        'sub-B01': ('done', 'done', '-'),
+    }
+
+
+def test_another_age_or_site_is_another_harmonization(out, bids, rows):
+    table = bids / 'participants.tsv'
+    lines = table.read_text().splitlines()
+    lines[1] = '\t'.join([lines[1].split('\t')[0], 'PhantomB', '33', lines[1].split('\t')[3]])
+    table.write_text('\n'.join(lines) + '\n')
+    found = rows(out, bids=bids)
+    assert found['sub-A01'][:2] == ('done', 'changed')
+    assert 'site of the scan (PhantomA, now PhantomB), age' in found['sub-A01'][2]
+    assert found['sub-B01'] == ('done', 'done', '-')
+
+
+def test_an_interrupted_stage_is_done_again(out, rows):
+    sidecar = next(out.rglob('sub-A01_*desc-harmonized_T1w.json'))
+    content = json.loads(sidecar.read_text())
+    record = content.pop('MadeFrom')
+    assert record['Preprocessing']['SkullStrip'] == 'none'
+    sidecar.write_text(json.dumps(content))
+    why = 'interrupted, or made by an earlier version'
+    assert rows(out)['sub-A01'] == ('done', 'incomplete', why)
+
+
+def test_stages_and_other_folders(done, out, rows, tmp_path):
+    elsewhere = ('-d', f'ddae-app={done}')
+    template = ('--template', TEMPLATE)
+    assert set(rows(tmp_path / 'new', *elsewhere).values()) == {('reused', 'new', str(done))}
+    assert set(rows(out, '--stage', 'preproc', *template).values()) == {('done', 'none', '-')}
+    assert set(rows(out, '--stage', 'harmonize').values()) == {('reused', 'done', str(out))}
+    refused = rows(tmp_path / 'new', '--stage', 'harmonize', code=1)
+    assert refused['sub-A01'][:2] == ('refused', 'none') and 'preproc' in refused['sub-A01'][2]
+
+
+def test_what_was_written_for_another_target_is_replaced_whole(out, bids_dir, model, tmp_path):
+    result = run(
+        bids_dir, out, 'participant', '--target-site', 'PhantomB', '--model', model,
+        '-w', tmp_path / 'work', *FAST,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    assert 'harmonize: 2 changed (target site (PhantomA, now PhantomB))' in result.stderr
+    for path in out.rglob(f'*{TEMPLATE}*desc-harmonized_T1w.json'):
+        content = json.loads(path.read_text())
+        assert content['TargetSite'] == content['MadeFrom']['TargetSite'] == 'PhantomB'
+
+
+def test_training_lists_what_it_would_preprocess(out, bids_dir, tmp_path):
+    flags = (
+        'train', '--dry-run', '--template', TEMPLATE, '-w', tmp_path / 'none', *FAST,
+    )  # fmt: skip
+    result = run(bids_dir, out, *flags)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.splitlines()[1:] == [f'sub-{s}\tdone\tnone\t-' for s in ('A01', 'B01')]
+    assert 'PhantomA 1, PhantomB 1' in result.stderr
+
+
+def test_the_group_level_has_nothing_to_list(bids_dir, out):
+    result = run(bids_dir, out, 'group', '--dry-run')
+    assert result.returncode == 2
+    assert '--dry-run' in error_lines(result.stderr)[0]
+
+
+def same_images(first, second):
+    one, two = (
+        {name: data for name, data in contents(folder).items() if '/anat/' in name}
+        for folder in (first, second)
+    )
+    return one == two
