@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,17 @@ from nipype.interfaces.base import (
     traits,
 )
 
-from ddae_app.imaging import bias, brain, conform, grid, registration, slices, templates, volumes
+from ddae_app.imaging import (
+    bias,
+    brain,
+    conform,
+    grid,
+    quality,
+    registration,
+    slices,
+    templates,
+    volumes,
+)
 from ddae_app.settings import Protocol, protocol_from
 
 
@@ -81,6 +92,7 @@ class RegisterMNI(SimpleInterface):
             'registration_correlation': found.correlation,
             'scale_min': found.scales[0],
             'scale_max': found.scales[-1],
+            'scale_volume': math.prod(found.scales),
         }
         self._results |= {'out_xfm': str(out), 'fixed': fixed, 'qc': qc}
         return runtime
@@ -142,6 +154,7 @@ class _ExtractBrainInputSpec(BaseInterfaceInputSpec):
     method = traits.Enum('hd-bet', 'template', 'none', mandatory=True)
     fixed = File(exists=True, mandatory=True, desc='template image of the same kind')
     mask = File(exists=True, mandatory=True, desc='brain mask of the template')
+    registration_qc = traits.Dict(mandatory=True, desc='how much the scan was stretched')
     weights = Directory(desc='HD-BET weights')
     device = traits.Str('cpu', usedefault=True, nohash=True)
     use_gpu = traits.Bool(False, usedefault=True, nohash=True, desc='queue for the GPU')
@@ -168,9 +181,12 @@ class ExtractBrain(SimpleInterface):
         out, out_mask = Path(runtime.cwd) / 'brain.nii', Path(runtime.cwd) / 'mask.nii'
         volumes.write(out, np.where(mask, data, 0), image.affine)
         volumes.write(out_mask, mask, image.affine)
+        volume = brain.volume_ml(mask, image.affine)
         qc = {
-            'brain_volume_template_ml': brain.volume_ml(mask, image.affine),
+            'brain_volume_ml': volume / self.inputs.registration_qc['scale_volume'],
+            'brain_volume_template_ml': volume,
             'mask_template_dice': brain.overlap_with_template(mask, image.affine, template),
+            **quality.tissue_contrast(data, mask),
         }
         self._results |= {'out_file': str(out), 'out_mask': str(out_mask), 'qc': qc}
         return runtime

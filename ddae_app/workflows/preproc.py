@@ -116,7 +116,7 @@ def init_preproc_wf(
         (resample_grid, correct_bias, [('out_file', 'in_file')]),
         (correct_bias, extract_brain, [('out_file', 'in_file')]),
         (conform, extract_brain, [('kind', 'kind')]),
-        (register_mni, extract_brain, [('fixed', 'fixed')]),
+        (register_mni, extract_brain, [('fixed', 'fixed'), ('qc', 'registration_qc')]),
         (conform, outputnode, [('kind', 'kind')]),
         (register_mni, outputnode, [
             ('out_xfm', 'xfm'), ('fixed', 'fixed'), ('qc', 'registration_qc'),

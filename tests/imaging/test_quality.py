@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from ddae_app.imaging.quality import fidelity, quantile_distance
+from ddae_app.imaging.quality import fidelity, quantile_distance, tissue_contrast
 
 LEVELS = np.linspace(0, 1, 101)
 
@@ -57,3 +57,38 @@ def test_distance_ignores_the_background(stack):
     own = np.quantile(stack[stack > 0], LEVELS)
     wide = np.pad(stack, ((0, 0), (30, 30), (30, 30)))
     assert quantile_distance(wide, LEVELS, own) == pytest.approx(0, abs=1e-7)
+
+
+def tissues(sd, size=(40, 40, 40)):
+    """A brain of equal parts of three tissues, and noise."""
+    rng = np.random.default_rng(0)
+    means = np.array([200.0, 500.0, 800.0])[rng.integers(0, 3, size)]
+    return means + rng.normal(0, sd, size)
+
+
+def test_contrast_and_noise_of_the_tissues_are_found():
+    image = tissues(40.0)
+    mask = np.ones(image.shape, bool)
+    mask[:5] = False
+    image[:5] = 1e6
+    found = tissue_contrast(image, mask)
+    assert found['cjv'] == pytest.approx(80 / 300, rel=0.05)
+    assert found['snr_grey'] == pytest.approx(500 / 40, rel=0.05)
+    assert found['snr_white'] == pytest.approx(800 / 40, rel=0.05)
+
+
+def test_overlapping_tissues_are_told_as_noisy_as_they_are():
+    image = tissues(90.0)
+    found = tissue_contrast(image, np.ones(image.shape, bool))
+    assert found['cjv'] == pytest.approx(180 / 300, rel=0.15)
+
+
+def test_the_scale_of_a_scan_does_not_matter():
+    image, mask = tissues(40.0), np.ones((40, 40, 40), bool)
+    assert tissue_contrast(image / 1000, mask) == pytest.approx(
+        tissue_contrast(image, mask), rel=1e-3
+    )
+
+
+def test_a_brain_without_tissues():
+    assert tissue_contrast(np.ones((4, 4, 4)), np.ones((4, 4, 4), bool)) == {}
