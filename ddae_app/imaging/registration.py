@@ -144,6 +144,16 @@ def register_affine(
         except (RuntimeError, ValueError, IndexError) as e:
             raise ImageError(f'ANTs could not register the scan ({e}); look at the image') from e
     matrix = _ras_matrix(found)
+    return judge_affine(moving, matrix, fixed, fixed_mask)
+
+
+def judge_affine(
+    moving: nib.Nifti1Image,
+    matrix: np.ndarray,
+    fixed: nib.Nifti1Image,
+    fixed_mask: nib.Nifti1Image,
+) -> Registration:
+    """How well a template-to-scan matrix aligns a scan with a template; arguments as above."""
     warped = _resample(moving, matrix, fixed.shape, fixed.affine)
     inside = np.asarray(fixed_mask.dataobj) > 0
     reference = np.asarray(fixed.dataobj)[inside]

@@ -56,6 +56,7 @@ class _PlotHarmonizationInputSpec(BaseInterfaceInputSpec):
 
 class _PlotHarmonizationOutputSpec(TraitedSpec):
     harmonized = File(desc='before, after, difference')
+    flicker = File(desc='before and after in turn')
     histogram = File(desc='intensities before and after, and those of the target site')
     planes = File(desc='before, after, difference in three planes; of whole scans alone')
 
@@ -70,14 +71,15 @@ class PlotHarmonization(SimpleInterface):
         images = [volumes.read(path) for path in (self.inputs.before, self.inputs.after)]
         before, after = (np.moveaxis(np.asarray(image.dataobj), 2, 0) for image in images)
         target = self.inputs.target_site
-        harmonized, histogram = (
-            Path(runtime.cwd) / f'{n}.svg' for n in ('harmonized', 'histogram')
-        )
-        figures.plot_harmonization(
-            before, after, harmonized, self.inputs.source_site, target, images[0].affine
-        )
-        charts.plot_histogram(before, after, self.inputs.reference, histogram, target)
-        self._results |= {'harmonized': str(harmonized), 'histogram': str(histogram)}
+        names = 'harmonized', 'flicker', 'histogram'
+        paths = {name: Path(runtime.cwd) / f'{name}.svg' for name in names}
+        for plot, name in (
+            (figures.plot_harmonization, 'harmonized'),
+            (figures.plot_flicker, 'flicker'),
+        ):
+            plot(before, after, paths[name], self.inputs.source_site, target, images[0].affine)
+        charts.plot_histogram(before, after, self.inputs.reference, paths['histogram'], target)
+        self._results |= {name: str(path) for name, path in paths.items()}
         if len(before) > 1:
             planes, place = Path(runtime.cwd) / 'planes.svg', self.inputs.qc['anatomy_place']
             x, y = (np.asarray(image.dataobj) for image in images)

@@ -136,6 +136,13 @@ class _Narrator:
             log.warning('%s: %s failed', scan.stem, step)
 
 
+def crash_file(scan: Scan, log_dir: Path) -> Path | None:
+    """What nipype wrote of a scan that failed in this run, if a step of it did."""
+    node = re.compile(rf'^Node: (\S+\.)?{re.escape(scan.workflow)}\.', re.MULTILINE)
+    crashes = sorted(log_dir.glob('crash-*.txt'))
+    return next((file for file in crashes if node.search(file.read_text(errors='replace'))), None)
+
+
 def _failures(scans: Sequence[Scan], crashes: set[Path]) -> dict[Scan, str]:
     by_workflow = {scan.workflow: scan for scan in scans}
     found: dict[Scan, str] = {}

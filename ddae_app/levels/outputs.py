@@ -15,6 +15,7 @@ from ddae_app.bids.dataset import QC_MEANING, update_scans
 from ddae_app.bids.names import Scan, sidecar
 from ddae_app.harmonize.models import FoundModel
 from ddae_app.imaging.anatomy import MOST_SHARE_CHANGE, MOST_UNEXPLAINED
+from ddae_app.levels.execution import crash_file
 from ddae_app.reports.participant import (
     Measure,
     ParticipantReport,
@@ -22,7 +23,7 @@ from ddae_app.reports.participant import (
     ScanReport,
     write_participant_report,
 )
-from ddae_app.settings import Settings
+from ddae_app.settings import Settings, to_toml
 from ddae_app.workflows.derivatives import (
     harmonized_path,
     mask_path,
@@ -34,30 +35,49 @@ from ddae_app.workflows.derivatives import (
 USUAL_CORRELATION = 0.40
 """Fifteen real scans registered at .44 to .56; less is worth a look, much less is refused."""
 
+USUAL_DICE = 0.92
+"""Masks found in 48 scans overlap by .943 or more; masks 4 mm too small or large by .904, .933,
+.907 and .884 in the middle, worse ones by less (benchmarks/failures.py)."""
+
 NOTABLE_DISTANCE = 0.01
 """On the scale 0 to 1; scans of the target site itself move by about 0.0001."""
 
 FIGURES = {
-    'registration': (
-        'Registration',
-        "The scan and the template in turn; the line is the outline of the template's brain.",
+    'brain': (
+        'Anatomical',
+        'Brain mask',
+        'The line is the outline of the brain that was found.',
     ),
-    'brain': ('Brain mask', 'The line is the outline of the brain that was found.'),
+    'registration': (
+        'Anatomical',
+        'Spatial normalization',
+        "The scan and the template in turn; the line is the outline of the template's brain. It "
+        'rests under the mouse.',
+    ),
+    'flicker': (
+        'Harmonization',
+        'Before and after',
+        'In turn, in one fixed window: the contrast may change, no line may move. It rests under '
+        'the mouse.',
+    ),
     'harmonized': (
         'Harmonization',
-        'Before, after, and the difference; before and after in one fixed window.',
+        'Difference',
+        'Before, after, and what harmonization added or took away.',
     ),
     'planes': (
+        'Harmonization',
         'All three planes',
         'Through the middle of the brain, and through the place where what changed follows least '
         'from the scan by contrast and shading.',
     ),
     'histogram': (
+        'Harmonization',
         'Intensities',
         "Of the brain, before and after, against the target site's scans in training.",
     ),
 }
-"""Figures of a scan by their desc label: title and caption, in the order of the page."""
+"""Figures of a scan by their desc label: section, title, caption, in the order of the page."""
 
 
 def outputs_missing(
@@ -122,14 +142,25 @@ def write_results(
             run_id=log_dir.name,
             warnings=_warnings(settings, model),
             scans=tuple(
-                _scan_report(settings.output_dir, scan, cohort[scan], space, failures.get(scan))
+                _failed_report(scan, failures[scan], log_dir)
+                if scan in failures
+                else _scan_report(settings.output_dir, scan, cohort[scan], space)
                 for scan in own
             ),
             methods=text,
+            settings=to_toml(settings),
         )
         write_participant_report(page, report)
         pages.append(page)
     return pages
+
+
+def _failed_report(scan: Scan, error: str, log_dir: Path) -> ScanReport:
+    file = crash_file(scan, log_dir)
+    crash = (
+        (f'logs/{log_dir.name}/{file.name}', file.read_text(errors='replace')) if file else None
+    )
+    return ScanReport(scan.stem, error, (('T1w', scan.path.name),), (), (), crash=crash)
 
 
 def _scan_report(
@@ -137,10 +168,7 @@ def _scan_report(
     scan: Scan,
     covariates: Covariates,
     space: sidecars.Space,
-    error: str | None,
 ) -> ScanReport:
-    if error:
-        return ScanReport(scan.stem, error, (('T1w', scan.path.name),), (), ())
     facts = quality(output_dir, scan, space)
     age = 'not known' if math.isnan(covariates.age) else f'{covariates.age:g} years'
     summary = {
@@ -166,8 +194,8 @@ def _scan_report(
         if isinstance(facts.get(name), float | int)
     )
     pictures = tuple(
-        Picture(title, caption, path.as_posix())
-        for desc, (title, caption) in FIGURES.items()
+        Picture(*words, path.as_posix())
+        for desc, words in FIGURES.items()
         if (output_dir / (path := scan.figure(desc, '.svg'))).is_file()
     )
     return ScanReport(
@@ -189,6 +217,8 @@ def is_unusual(name: str, facts: Mapping[str, Any]) -> bool:
     """Whether somebody should look at a measure."""
     if name == 'registration_correlation':
         return facts[name] < USUAL_CORRELATION
+    if name == 'mask_template_dice':
+        return facts[name] < USUAL_DICE
     if name == 'target_distance_after':
         return facts[name] > facts['target_distance_before'] + NOTABLE_DISTANCE
     if name == 'anatomy_unexplained':

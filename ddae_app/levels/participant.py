@@ -11,7 +11,7 @@ from ddae_app.bids import sidecars
 from ddae_app.bids.cohort import Cohort
 from ddae_app.bids.dataset import write_description
 from ddae_app.bids.names import Scan
-from ddae_app.files import remove_leftovers, write_atomically
+from ddae_app.files import remove_leftovers
 from ddae_app.harmonize.device import resolve_device
 from ddae_app.harmonize.models import (
     SLICE_NETWORKS,
@@ -22,6 +22,7 @@ from ddae_app.harmonize.models import (
     find_model,
 )
 from ddae_app.levels.execution import run_workflow
+from ddae_app.levels.methods import methods_text
 from ddae_app.levels.outputs import outputs_missing, write_results
 from ddae_app.levels.planning import Planner, listing, preprocess_missing, summary
 from ddae_app.levels.preparation import (
@@ -32,6 +33,7 @@ from ddae_app.levels.preparation import (
     select_scans,
     skull_strip_of,
 )
+from ddae_app.reports.boilerplate import read_boilerplate, write_boilerplate
 from ddae_app.settings import Protocol, Settings
 from ddae_app.workflows.harmonize import HarmonizeRequest
 from ddae_app.workflows.participant import ScanPlan, init_participant_wf, methods
@@ -93,7 +95,7 @@ def run_participant(settings: Settings, log_dir: Path, default_model: Path | Non
         text = _last_methods(settings.output_dir)
         return _finish(settings, scans, cohort, space, model, failures, text, log_dir)
     workflow, text = _workflow(settings, plans, space, model)
-    write_atomically(log_dir / 'CITATION.md', text + '\n')
+    write_boilerplate(log_dir, text)
     if run.boilerplate_only:
         log.info('methods text: %s', log_dir / 'CITATION.md')
         return 0
@@ -171,7 +173,7 @@ def _prepare_mates(
 def _last_methods(output_dir: Path) -> str:
     """The methods text of the latest run here; run ids begin with the time."""
     texts = sorted((output_dir / 'logs').glob('*/CITATION.md'))
-    return texts[-1].read_text(encoding='utf-8').strip() if texts else ''
+    return read_boilerplate(texts[-1]) if texts else ''
 
 
 def _workflow(
@@ -209,7 +211,17 @@ def _workflow(
         {skull_strip_of(plan.preprocessed.image) for plan in plans if plan.preprocessed}
     )
     earlier = [preprocessing_methods(space.protocol, method) for method in strip]
-    return workflow, ' '.join([*(text for text in earlier if text not in said), said]).strip()
+    ran = ['preprocessing'] if raw else []
+    ran += ['hd-bet'] if raw and settings.preproc.skull_strip == 'hd-bet' else []
+    ran += ['harmonization'] if request else []
+    text = methods_text(
+        [*(part for part in earlier if part not in said), *said],
+        ran,
+        model if request else None,
+        settings.harmonize.target_site,
+        sloppy=settings.preproc.sloppy,
+    )
+    return workflow, text
 
 
 def _finish(

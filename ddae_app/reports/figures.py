@@ -28,6 +28,7 @@ from ddae_app.reports.charts import plot_histogram, plot_losses
 from ddae_app.reports.mosaic import Volume, bounding_box, draw_mosaic
 
 __all__ = [
+    'plot_flicker',
     'plot_harmonization',
     'plot_histogram',
     'plot_losses',
@@ -39,6 +40,8 @@ __all__ = [
 MAX_SLICES = 7
 CELL_IN = {1: 3.4, 2: 2.2}
 """Widest panel, for one slice and for more."""
+
+WIDEST_FLICKER_IN = 3.8
 
 MARGIN = 4
 MIN_DIFFERENCE = 0.05
@@ -142,10 +145,40 @@ def plot_harmonization(
             panels[0].set_title(f' {title}', color=INK)
             for axes, i in zip(panels, chosen, strict=True):
                 draw_panel(axes, stack[i], extent, colours)
-                note = '' if affine is None else f'z = {(affine @ [0, 0, i, 1])[2]:.0f} mm'
-                label_cut(axes, 'LR', note)
+                label_cut(axes, 'LR', _height(affine, i))
         _side_bar(figure, grid[-1][-1], limit)
         save(figure, Path(path))
+
+
+def plot_flicker(
+    before: np.ndarray,
+    after: np.ndarray,
+    path: Path,
+    source_site: str,
+    target_site: str,
+    affine: np.ndarray | None = None,
+) -> None:
+    """The same slices before and after in turn, in one fixed window; arguments as above.
+
+    Parameters
+    ----------
+    path : Path
+        Ends in ``.svg``.
+    """
+    before, after = np.asarray(before, float), np.asarray(after, float)
+    box = _around_brain((before > 0) | (after > 0))
+    titles = f'Before: as acquired at {source_site}', f'After: rendered as {target_site}'
+    chosen, extent = _spread(len(before)), _extent(before[box].shape, affine)
+    with house_style():
+        figures = []
+        for stack, title in zip((before[box], after[box]), titles, strict=True):
+            figure, panels = _one_row(len(chosen), extent)
+            panels[0].set_title(f' {title}', color=INK)
+            for axes, i in zip(panels, chosen, strict=True):
+                draw_panel(axes, stack[i], extent, {'cmap': 'gray', 'vmin': 0, 'vmax': 1})
+                label_cut(axes, 'LR', _height(affine, i))
+            figures.append(figure)
+        save_flicker(figures[0], figures[1], Path(path), 'before and after in turn')
 
 
 def plot_planes(
@@ -277,6 +310,21 @@ def _slice_grid(n: int, extent: Sequence[float]) -> tuple[Figure, list[list[Axes
             box = (column * cell / width, bottom, cell / width, tall / height)
             flat.append(figure.add_axes(box))
     return figure, [flat[i * n : (i + 1) * n] for i in range(3)]
+
+
+def _one_row(n: int, extent: Sequence[float]) -> tuple[Figure, list[Axes]]:
+    """Axes of one row of n slices."""
+    title = 0.32  # inches
+    cell = min(WIDTH_IN / n, WIDEST_FLICKER_IN)
+    tall = cell * extent[3] / extent[1]
+    figure = Figure(figsize=(n * cell, tall + title), facecolor=NIGHT)
+    high = tall / (tall + title)
+    return figure, [figure.add_axes((i / n, 0, 1 / n, high)) for i in range(n)]
+
+
+def _height(affine: np.ndarray | None, index: int) -> str:
+    """Where a slice lies."""
+    return '' if affine is None else f'z = {(affine @ [0, 0, index, 1])[2]:.0f} mm'
 
 
 def _side_bar(figure: Figure, beside: Axes, limit: float) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from markupsafe import Markup
+
+from ddae_app.reports import boilerplate
 from ddae_app.reports.page import write_page
 
 
@@ -35,11 +37,14 @@ class Picture:
 
     Attributes
     ----------
+    section : str
+        ``Anatomical`` or ``Harmonization``.
     title, caption : str
     path : str
         Relative to the page.
     """
 
+    section: str
     title: str
     caption: str
     path: str
@@ -61,6 +66,8 @@ class ScanReport:
     figures : tuple of Picture
     warnings : tuple of str
         Said above the summary.
+    crash : tuple of (str, str), or None
+        Name and text of the file that nipype wrote where a step failed.
     """
 
     name: str
@@ -69,6 +76,15 @@ class ScanReport:
     quality: tuple[Measure, ...]
     figures: tuple[Picture, ...]
     warnings: tuple[str, ...] = ()
+    crash: tuple[str, str] | None = None
+
+    @property
+    def sections(self) -> dict[str, list[Picture]]:
+        """The figures by section."""
+        found: dict[str, list[Picture]] = {}
+        for picture in self.figures:
+            found.setdefault(picture.section, []).append(picture)
+        return found
 
     @property
     def state(self) -> str:
@@ -92,7 +108,9 @@ class ParticipantReport:
         Said at the top, for example that the model is of phantoms.
     scans : tuple of ScanReport
     methods : str
-        Text for a paper; a blank line parts paragraphs.
+        Text for a paper, as :mod:`~ddae_app.reports.boilerplate` takes it; empty if unknown.
+    settings : str
+        Of the run, as TOML.
     """
 
     participant: str
@@ -101,13 +119,26 @@ class ParticipantReport:
     warnings: tuple[str, ...]
     scans: tuple[ScanReport, ...]
     methods: str
+    settings: str = ''
 
     @property
-    def paragraphs(self) -> tuple[str, ...]:
-        """The methods, a paragraph each."""
-        return tuple(part.strip() for part in re.split(r'\n\s*\n', self.methods) if part.strip())
+    def failed(self) -> tuple[ScanReport, ...]:
+        """The scans that failed."""
+        return tuple(scan for scan in self.scans if scan.error)
+
+    @property
+    def forms(self) -> dict[str, str | Markup]:
+        """The methods in each form; the first is HTML, of which all but our own is escaped."""
+        if not self.methods:
+            return {}
+        return {
+            'HTML': Markup(boilerplate.html_body(self.methods)),
+            'Markdown': boilerplate.to_markdown(self.methods),
+            'LaTeX': boilerplate.to_latex(self.methods),
+            'BibTeX': boilerplate.to_bibtex(self.methods),
+        }
 
 
 def write_participant_report(path: Path, report: ParticipantReport) -> None:
     """Write a participant's page, beside the folder that holds its figures."""
-    write_page(path, 'participant.html.j2', report=report)
+    write_page(path, 'participant.html.j2', report=report, waiver=boilerplate.WAIVER)

@@ -140,6 +140,7 @@ provenance
     rendered = slices(space, before, harmonized=metadata)
     ds_harmonized = sinks.last('ds_harmonized', rendered)
     ds_before_after = sinks.add('ds_before_after', scan.figure('harmonized', '.svg'))
+    ds_flicker = sinks.add('ds_flicker', scan.figure('flicker', '.svg'))
     ds_histogram = sinks.add('ds_histogram', scan.figure('histogram', '.svg'))
     workflow.connect([
         (inputnode, gather_facts, [('slice_facts', 'in1')]),
@@ -154,6 +155,7 @@ provenance
             ('slices', 'before'), ('harmonized', 'after'), ('qc', 'qc'),
         ]),
         (plot_harmonization, ds_before_after, [('harmonized', 'in_file')]),
+        (plot_harmonization, ds_flicker, [('flicker', 'in_file')]),
         (plot_harmonization, ds_histogram, [('histogram', 'in_file')]),
     ])  # fmt: skip
     if site_effect:
@@ -291,7 +293,7 @@ def harmonize_outputs(scan: Scan, space: Space, *, site_effect: bool) -> list[Pa
     paths += [native_path(scan)] if whole else []
     if site_effect:
         paths += [effect_path(scan, space), *([native_effect_path(scan)] if whole else [])]
-    figures = ('harmonized', 'histogram', *(('planes',) if whole else ()))
+    figures = ('harmonized', 'flicker', 'histogram', *(('planes',) if whole else ()))
     return [*paths, *(scan.figure(desc, '.svg') for desc in figures)]
 
 

@@ -25,16 +25,16 @@ HARMONIZE_FIELDS = (
 
 DESCRIPTIONS = {
     'ddae': 'Axial slices were re-rendered at the target site with a Disentangled Diffusion '
-    'Autoencoder (Ijishakin, Lawry Aguila et al., 2024): each image was brought to the contrast '
+    'Autoencoder [@ijishakin2024]: each image was brought to the contrast '
     'curve, edge intensities and average image of the target site, and the difference was added '
     'between what the model makes of it at the target and at its own site, under shared noise '
-    'that falls from level to level.',
-    'cvae': 'Axial slices were rendered anew by a conditional variational autoencoder (Sohn et '
-    'al., 2015; Moyer et al., 2020) that was told another site.',
+    'that falls from level to level [@kulikov2024].',
+    'cvae': 'Axial slices were rendered anew by a conditional variational autoencoder '
+    '[@sohn2015; @moyer2020] that was told another site.',
     'style-gan': 'Axial slices were rendered in the mean style of the target site by a '
-    'style-encoding generative adversarial network (Choi et al., 2020; Liu et al., 2021).',
+    'style-encoding generative adversarial network [@choi2020; @liu2021].',
     'combat': 'The intensities of each pixel of the axial slices were brought from their own site '
-    'to the target site with ComBat (Johnson et al., 2007; Fortin et al., 2018), age and sex '
+    'to the target site with ComBat [@johnson2007; @fortin2018], age and sex '
     'protected where known.',
 }
 """What was done, for the methods text, by method."""
@@ -143,7 +143,7 @@ def init_harmonize_wf(
     if request.method == 'ddae' and not request.keep_noise:
         workflow.__desc__ += (
             ' The result was denoised by the same model, at the noise level measured in each '
-            'slice (Immerkaer, 1996), and what rendering leaves of the spread, sharpness and '
+            'slice [@immerkaer1996], and what rendering leaves of the spread, sharpness and '
             'contrast of its site was evened.'
         )
     fields = ['t1w_preproc', 'mask', 'xfm']

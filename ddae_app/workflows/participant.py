@@ -152,8 +152,8 @@ def init_participant_wf(
     return workflow
 
 
-def methods(workflow: pe.Workflow) -> str:
-    """What the workflow does, as a paragraph for a paper: what its parts say, once each."""
+def methods(workflow: pe.Workflow) -> list[str]:
+    """What the workflow does, for a paper: what its parts say, once each, in their order."""
     parts: dict[str, None] = {}
 
     def visit(part) -> None:
@@ -164,8 +164,7 @@ def methods(workflow: pe.Workflow) -> str:
 
     visit(workflow)
     # The graph does not keep the order of its nodes; the text follows the order of the work.
-    said = sorted((text for text in parts if text), key=lambda text: text.startswith('Axial'))
-    return ' '.join(said)
+    return sorted((text for text in parts if text), key=lambda text: not text.startswith('Each'))
 
 
 def _add_preproc(

@@ -132,15 +132,16 @@ def init_preproc_wf(
 def preprocessing_methods(protocol: Protocol, skull_strip: str) -> str:
     """What preprocessing does, as a sentence for a paper; `skull_strip` is empty if unknown."""
     brain = {
-        'hd-bet': 'the brain was extracted with HD-BET (Isensee et al., 2019)',
+        'hd-bet': 'the brain was extracted with HD-BET [@isensee2019]',
         'template': "the template's brain mask was brought to the scan by symmetric "
-        'diffeomorphic registration (SyN; Avants et al., 2008)',
+        'diffeomorphic registration (SyN) [@avants2008]',
         'none': 'the scans had been skull-stripped before',
     }.get(skull_strip, 'the brain was extracted')
     grid = ' x '.join(map(str, protocol.grid))
+    origin = '[@fonov2011; @ciric2022]' if protocol.template.endswith('cAsym') else '[@fonov2011]'
     return (
-        f'Each T1-weighted image was registered to {protocol.template} by an affine transform '
-        f'with ANTs (Avants et al., 2011), resampled to {grid} voxels over the field of view of '
-        'the template, corrected for intensity inhomogeneity with N4 (Tustison et al., 2010), '
+        f'Each T1-weighted image was registered to {protocol.template} {origin} by an affine '
+        f'transform with ANTs [@avants2011], resampled to {grid} voxels over the field of view of '
+        'the template, corrected for intensity inhomogeneity with N4 [@tustison2010], '
         f'and {brain}.'
     )

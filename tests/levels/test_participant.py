@@ -48,7 +48,7 @@ def test_output_tree(done):
               for desc in ('preproc', 'slices', 'harmonized') for ending in ('.nii.gz', '.json')),
             f'{space}_desc-brain_mask.nii.gz', f'{space}_desc-brain_mask.json',
             *(f'{figure}-{name}_T1w.svg'
-              for name in ('registration', 'brain', 'harmonized', 'histogram')),
+              for name in ('registration', 'brain', 'harmonized', 'flicker', 'histogram')),
             f'sub-{participant}/sub-{participant}_scans.tsv',
             f'sub-{participant}/sub-{participant}_scans.json',
             f'sub-{participant}.html',

@@ -27,7 +27,7 @@ class Balance(HTMLParser):
         self.open = []
 
     def handle_starttag(self, tag, attrs):
-        if tag not in ('meta', 'br', 'img'):
+        if tag not in ('meta', 'br', 'img', 'input'):
             self.open.append(tag)
 
     def handle_startendtag(self, tag, attrs):
@@ -43,9 +43,11 @@ def report(**changes):
         error=None,
         summary=(('Site', HOSTILE),),
         quality=(Measure('ssim', '0.98', 'similarity'),),
-        figures=(Picture('Brain mask', 'outline', 'sub-01/figures/a.svg'),),
+        figures=(Picture('Anatomical', 'Brain mask', 'outline', 'sub-01/figures/a.svg'),),
     )
-    failed = ScanReport('sub-01_run-2', 'the file is truncated', (), (), ())
+    failed = ScanReport(
+        'sub-01_run-2', 'the file is truncated', (), (), (), crash=('logs/r/crash-1.txt', HOSTILE)
+    )
     values = {
         'participant': '01', 'version': '1', 'run_id': 'r', 'warnings': ('a phantom model',),
         'scans': (scan, failed), 'methods': 'Scans were registered.',
@@ -68,7 +70,8 @@ def test_participant_page_escapes_what_it_is_given(tmp_path):
     path = tmp_path / 'sub-01.html'
     write_participant_report(path, report(methods=HOSTILE, warnings=(HOSTILE,)))
     assert '<script' not in path.read_text()
-    assert path.read_text().count('&lt;script&gt;') == 3
+    # The site, the warning, the crash file, and the methods as HTML, Markdown and LaTeX.
+    assert path.read_text().count('&lt;script&gt;') == 6
 
 
 def test_pages_need_no_network(tmp_path):
@@ -76,7 +79,9 @@ def test_pages_need_no_network(tmp_path):
     write_group_report(tmp_path / 'b.html', [{'bids_name': 's', 'ssim': '1'}], {}, {})
     for name in ('a.html', 'b.html'):
         page = (tmp_path / name).read_text()
-        assert not re.search(r'(src|href)="(https?:)?//', page)
+        assert not re.search(r'src="(https?:)?//', page)
+        # Links that are followed by hand lead elsewhere, nothing else does.
+        assert not re.search(r'<(?!a )[^>]*href="(https?:)?//', page)
         assert '@import' not in page
 
 
@@ -148,18 +153,39 @@ def test_flags_and_warnings_show(tmp_path):
 
 def test_figure_paths_cannot_leave_the_folder_for_the_network(tmp_path):
     path = tmp_path / 'sub-01.html'
-    picture = Picture('t', 'c', 'https://example.org/a b.svg')
+    picture = Picture('Anatomical', 't', 'c', 'https://example.org/a b.svg')
     write_participant_report(path, report(scans=(ScanReport('a', None, (), (), (picture,)),)))
     assert 'src="https%3A//example.org/a%20b.svg"' in path.read_text()
 
 
-def test_methods_are_paragraphs_with_links(tmp_path):
+def test_methods_come_in_four_forms(tmp_path):
     path = tmp_path / 'sub-01.html'
-    write_participant_report(path, report(methods=f'One.\n\nSee https://doi.org/1 {HOSTILE}\n'))
+    write_participant_report(path, report(methods=f'One [@tustison2010].\n\nTwo {HOSTILE}\n'))
     page = path.read_text()
-    assert '<p>One.</p>' in page
-    assert 'href="https://doi.org/1"' in page
+    assert '<p>One (<a href="#ref-tustison2010">Tustison et al., 2010</a>).</p>' in page
+    assert 'One [@tustison2010].' in page  # Markdown
+    assert r'\citep{tustison2010}' in page
+    assert '@article{tustison2010,' in page
     assert HOSTILE not in page
+    assert page.count('type="radio"') == page.count('class="form"') == 4
+
+
+def test_a_page_without_methods_says_so(tmp_path):
+    path = tmp_path / 'sub-01.html'
+    write_participant_report(path, report(methods=''))
+    assert 'No workflow was run' in path.read_text()
+    assert 'type="radio"' not in path.read_text()
+
+
+def test_errors_show_the_crash_of_their_scan_alone(tmp_path):
+    path = tmp_path / 'sub-01.html'
+    write_participant_report(path, report())
+    errors = path.read_text().partition('id="errors"')[2]
+    assert 'the file is truncated' in errors and 'logs/r/crash-1.txt' in errors
+    assert '&lt;script&gt;' in errors and 'No errors' not in errors
+    fine = ScanReport('a', None, (), (), ())
+    write_participant_report(path, report(scans=(fine,)))
+    assert 'No errors to report!' in path.read_text()
 
 
 @pytest.mark.parametrize('write', ['participant', 'group'])

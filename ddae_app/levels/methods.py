@@ -1,0 +1,65 @@
+"""The methods text of a run: what its workflows say, which versions ran, and with which model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib.metadata import version
+
+from ddae_app import __version__
+from ddae_app.harmonize.models import FoundModel
+
+SOFTWARE = {
+    'preprocessing': ('antspyx', 'SimpleITK'),
+    'hd-bet': ('HD_BET', 'torch'),
+    'harmonization': ('torch',),
+}
+"""Packages that do the work, by what was run."""
+
+REFERENCES = {'SimpleITK': ' [@lowekamp2013]', 'torch': ' [@paszke2019]'}
+
+
+def methods_text(
+    parts: Sequence[str],
+    ran: Sequence[str],
+    model: FoundModel | None,
+    target_site: str | None,
+    *,
+    sloppy: bool,
+) -> str:
+    """Paragraphs for a paper, with citations ``[@key]``.
+
+    Parameters
+    ----------
+    parts : sequence of str
+        What was done, in the order in which it was.
+    ran : sequence of str
+        What of it this run did; keys of ``SOFTWARE``.
+    model : FoundModel or None
+        None if nothing was harmonised.
+    target_site : str or None
+    sloppy : bool
+        Few iterations.
+    """
+    what = 'harmonization' if model else 'preprocessing'
+    opening = (
+        f'Results included in this manuscript come from {what} performed with *ddae-app* '
+        f'{__version__}, which is based on *Nipype* {version("nipype")} [@gorgolewski2011].'
+    )
+    packages = dict.fromkeys(name for step in ran for name in SOFTWARE[step])
+    named = [f'*{name}* {version(name)}{REFERENCES.get(name, "")}' for name in packages]
+    closing = [f'This was computed with {_listed(named)}.'] if named else []
+    if model:
+        of_phantoms = ', which knows simulated scanners only' if model.info.phantom else ''
+        closing.insert(
+            0,
+            f'The target site was {target_site}; the model was {model.info.name} (SHA-256 '
+            f'{model.sha256[:16]}){of_phantoms}.',
+        )
+    if sloppy:
+        closing.append('Few iterations were made (--sloppy): these are no results.')
+    return '\n\n'.join([opening, *parts, ' '.join(closing)]).strip()
+
+
+def _listed(names: Sequence[str]) -> str:
+    """``a``, ``a and b``, ``a, b and c``."""
+    return ' and '.join([', '.join(names[:-1]), names[-1]]) if len(names) > 1 else names[0]

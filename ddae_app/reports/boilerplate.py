@@ -1,0 +1,163 @@
+"""The methods text of a run, with its references, in the forms that papers are written in."""
+
+from __future__ import annotations
+
+import html
+import re
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+
+from pybtex.database import BibliographyData, Entry, parse_string
+from pybtex.plugin import find_plugin
+
+from ddae_app.files import write_atomically
+
+FORMATS = ('md', 'html', 'tex', 'bib')
+
+REFERENCES = '## References'
+"""What parts the text from its references in Markdown."""
+
+WAIVER = (
+    'This text was written by ddae-app so that it can be copied into a paper as it is. It is '
+    'released under the CC0 licence (https://creativecommons.org/publicdomain/zero/1.0/).'
+)
+
+_CITATION = re.compile(r'\[(@[\w-]+(?:; @[\w-]+)*)\]')
+_EMPHASIS = re.compile(r'\*([^*\n]+)\*')
+_LATEX = str.maketrans({
+    '\\': r'\textbackslash{}', '&': r'\&', '%': r'\%', '$': r'\$', '#': r'\#', '_': r'\_',
+    '{': r'\{', '}': r'\}', '~': r'\textasciitilde{}', '^': r'\textasciicircum{}',
+})  # fmt: skip
+
+
+def write_boilerplate(folder: Path, text: str) -> None:
+    """Write ``CITATION.md``, ``.html``, ``.tex`` and ``.bib``.
+
+    Parameters
+    ----------
+    folder : Path
+        Of the run's logs.
+    text : str
+        Paragraphs, parted by blank lines, with citations ``[@key; @key]`` of the packaged
+        bibliography and ``*emphasis*``.
+    """
+    for ending in FORMATS:
+        write_atomically(folder / f'CITATION.{ending}', FORMATTERS[ending](text))
+
+
+def read_boilerplate(file: Path) -> str:
+    """The text that a ``CITATION.md`` was made from."""
+    return file.read_text(encoding='utf-8').partition(f'\n{REFERENCES}')[0].strip()
+
+
+def cited(text: str) -> list[str]:
+    """Keys of what a text cites, in the order of their first mention."""
+    keys = (key for match in _CITATION.finditer(text) for key in _keys(match))
+    return list(dict.fromkeys(keys))
+
+
+def to_bibtex(text: str) -> str:
+    """The entries that a text cites, as BibTeX."""
+    return _cited_entries(text).to_string('bibtex')
+
+
+def to_markdown(text: str) -> str:
+    """The text with its citation keys, as pandoc reads them, and a list of references."""
+    references = ''.join(f'- @{key}: {line}\n' for key, line in _references(text, 'text'))
+    return f'{text.strip()}\n\n{REFERENCES}\n\n{references}'
+
+
+def to_html(text: str) -> str:
+    """A page: citations by author and year that lead to the references below."""
+    body = html_body(text)
+    head = '<meta charset="utf-8"><title>Methods</title>'
+    return (
+        f'<!DOCTYPE html>\n<html lang="en"><head>{head}</head>\n<body>\n{body}\n</body></html>\n'
+    )
+
+
+def html_body(text: str) -> str:
+    """What stands in the body of that page; everything else in `text` is escaped."""
+    entries = _cited_entries(text).entries
+
+    def link(match: re.Match[str]) -> str:
+        links = [f'<a href="#ref-{k}">{html.escape(_label(entries[k]))}</a>' for k in _keys(match)]
+        return f'({"; ".join(links)})' if links else match[0]
+
+    paragraphs = (
+        _EMPHASIS.sub(r'<em>\1</em>', _CITATION.sub(link, html.escape(paragraph)))
+        for paragraph in _paragraphs(text)
+    )
+    items = '\n'.join(f'<li id="ref-{key}">{line}</li>' for key, line in _references(text, 'html'))
+    listed = f'\n<h3>References</h3>\n<ul>\n{items}\n</ul>' if items else ''
+    return '\n'.join(f'<p>{paragraph}</p>' for paragraph in paragraphs) + listed
+
+
+def to_latex(text: str) -> str:
+    """A document that cites ``CITATION.bib`` with natbib."""
+    body = '\n\n'.join(_latex_paragraph(paragraph) for paragraph in _paragraphs(text))
+    return (
+        '\\documentclass{article}\n\\usepackage[utf8]{inputenc}\n\\usepackage{natbib}\n'
+        f'\\begin{{document}}\n\n{body}\n\n\\bibliographystyle{{apalike}}\n'
+        '\\bibliography{CITATION}\n\n\\end{document}\n'
+    )
+
+
+def _latex_paragraph(text: str) -> str:
+    parts, end = [], 0
+    for match in _CITATION.finditer(text):
+        keys = _keys(match)
+        if keys:
+            parts += [_latex(text[end : match.start()]), f'\\citep{{{",".join(keys)}}}']
+            end = match.end()
+    return ''.join([*parts, _latex(text[end:])])
+
+
+def _latex(text: str) -> str:
+    return _EMPHASIS.sub(r'\\emph{\1}', text.translate(_LATEX))
+
+
+FORMATTERS = {'md': to_markdown, 'html': to_html, 'tex': to_latex, 'bib': to_bibtex}
+
+
+@cache
+def bibliography() -> BibliographyData:
+    """Everything that the program may cite."""
+    source = files('ddae_app') / 'data' / 'boilerplate.bib'
+    return parse_string(source.read_text(encoding='utf-8'), 'bibtex')
+
+
+def _keys(match: re.Match[str]) -> list[str]:
+    """What a citation names; nothing if it is none of ours, but part of somebody's label."""
+    keys = [key[1:] for key in match[1].split('; ')]
+    return keys if all(key in bibliography().entries for key in keys) else []
+
+
+def _cited_entries(text: str) -> BibliographyData:
+    entries = bibliography().entries
+    return BibliographyData({key: entries[key] for key in cited(text)})
+
+
+def _references(text: str, backend: str) -> list[tuple[str, str]]:
+    """Key and reference of what a text cites, by author."""
+    data = _cited_entries(text)
+    if not data.entries:
+        return []
+    style = find_plugin('pybtex.style.formatting', 'plain')(abbreviate_names=True)
+    write = find_plugin('pybtex.backends', backend)('utf-8')
+    return [(e.key, e.text.render(write)) for e in style.format_bibliography(data)]
+
+
+def _label(entry: Entry) -> str:
+    """Author and year, ``Choi et al., 2020``."""
+    names = [' '.join([*p.prelast_names, *p.last_names]) for p in entry.persons['author']]
+    if len(names) > 2:
+        who = f'{names[0]} et al.'
+    else:
+        who = ' and '.join(names)
+    return f'{who}, {entry.fields["year"]}'
+
+
+def _paragraphs(text: str) -> list[str]:
+    return [part.strip() for part in re.split(r'\n\s*\n', text) if part.strip()]
