@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 DEMO ?= demo
 INSTALLED := $(VENV)/.installed
 
-.PHONY: env demo demo-model docs test lint clean
+.PHONY: env demo demo-model docs legacy-validator test lint clean
 
 env: $(INSTALLED)
 
@@ -29,6 +29,10 @@ demo-model: $(INSTALLED)
 
 test: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+
+# The old BIDS validator, for the one test that asks for it; everything else does without Node.
+legacy-validator: $(INSTALLED)
+	npm install --silent --prefix $(VENV)/legacy bids-validator@1.15.0
 
 docs: $(INSTALLED)
 	$(BIN)/sphinx-build -q -W --keep-going -b html docs docs/_build

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gzip
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from importlib.resources import files
 from pathlib import Path
@@ -170,3 +172,23 @@ def test_the_configurations_are_of_the_form_that_the_validator_reads(name):
     # A bare number, as in configurations of the old validator, would silence everything.
     rules = [rule for part in content.values() for rule in part]
     assert all(isinstance(rule, dict) and rule.keys() & {'code', 'location'} for rule in rules)
+
+
+LEGACY = Path(sys.prefix) / 'legacy' / 'node_modules' / '.bin' / 'bids-validator'
+
+
+@pytest.mark.skipif(not LEGACY.exists(), reason='needs the old validator: make legacy-validator')
+def test_the_old_validator_passes_what_the_new_one_does(dataset, add):
+    config = files('ddae_app') / 'data' / 'bids_validator_config' / 'legacy.json'
+
+    def errors() -> set[str]:
+        command = [str(LEGACY), str(dataset), '--json', '--config', str(config)]
+        said = subprocess.run(command, capture_output=True, text=True, check=False).stdout
+        return {issue['key'] for issue in json.loads(said)['issues']['errors']}
+
+    for number, (kind, spoil) in enumerate(BAD_IMAGES.items()):
+        if 'link' not in kind and 'fetched' not in kind:
+            spoil(add(f'sub-bad{number}'))
+    assert errors() == set()
+    (dataset / 'sub-01' / 'anat' / 'sub-01_T1w.json').write_text('{')
+    assert errors() == {'JSON_INVALID'}
