@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -226,3 +227,23 @@ def test_a_list_in_json_stays_a_list(tmp_path):
     path = tmp_path / 'filters.json'
     path.write_text(json.dumps({'t1w': {'run': [1, None]}}))
     assert read_filters(path) == {'run': [1, None]}
+
+
+LAYOUTS = json.loads(Path(__file__).with_name('official_layouts.json').read_text())
+"""Anatomical files of the first two participants of some of github.com/bids-standard/bids-examples
+at commit ca54a02."""
+
+
+@pytest.mark.parametrize('name', sorted(LAYOUTS))
+def test_layouts_of_the_official_examples(bids_dir, found, name):
+    for file in LAYOUTS[name]:
+        path = bids_dir / file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()  # they are empty there too
+    t1w = {file for file in LAYOUTS[name] if '_T1w.nii' in file and 'part-phase' not in file}
+    stems = {Path(file).name.partition('_T1w')[0] for file in t1w}
+    if stems:
+        assert set(found()) == stems
+    else:
+        with pytest.raises(NothingSelectedError):
+            found()

@@ -307,6 +307,8 @@ def test_adapting_takes_the_look_of_a_site_from_its_scans(tmp_path):
     assert sidecar['ScansAdaptedTo'] == 5
     assert sidecar['SourceSiteKnown'] is False
     assert 'measured from 5 scans of the site' in (out / 'sub-A01.html').read_text()
+    listed = run(bids, out, *flags, '--dry-run').stdout.splitlines()[1:]
+    assert [line.split('\t', 1)[1] for line in listed] == ['done\tdone\t-'] * 5
 
 
 def test_a_phantom_model_refuses_sites_it_does_not_know(bids_dir, model, tmp_path):

@@ -8,6 +8,8 @@ import shutil
 import nibabel as nib
 import pytest
 
+from ddae_app.bids.validation import run_validator
+from ddae_app.phantom.dataset import Design, write_dataset
 from tests.levels.conftest import TEMPLATE, contents, error_lines, run, write_model
 
 FAST = ('--skull-strip', 'none', '--sloppy', '--skip-bids-validation', '--nprocs', '1')
@@ -152,6 +154,7 @@ def test_what_was_written_for_another_target_is_replaced_whole(out, bids_dir, mo
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
     assert 'harmonize: 2 changed (target site (PhantomA, now PhantomB))' in result.stderr
+    assert run_validator(out, kind='derivative')['issues']['issues'] == []
     for path in out.rglob(f'*{TEMPLATE}*desc-harmonized_T1w.json'):
         content = json.loads(path.read_text())
         assert content['TargetSite'] == content['MadeFrom']['TargetSite'] == 'PhantomB'
@@ -171,6 +174,27 @@ def test_the_group_level_has_nothing_to_list(bids_dir, out):
     result = run(bids_dir, out, 'group', '--dry-run')
     assert result.returncode == 2
     assert '--dry-run' in error_lines(result.stderr)[0]
+
+
+def test_sessions_and_runs(model, tmp_path):
+    """Two sessions of two runs, one of which is broken: three are done, one page tells of all."""
+    bids, out = tmp_path / 'bids', tmp_path / 'out'
+    write_dataset(bids, Design(n_sites=1, subjects_per_site=1, sessions=2, runs=2, voxel_mm=4.0))
+    broken = next(bids.rglob('*ses-01_run-2_T1w.nii.gz'))
+    broken.write_bytes(broken.read_bytes()[:9000])
+    flags = (
+        'participant', '--target-site', 'PhantomB', '--model', model, '-w', tmp_path / 'work',
+        *FAST,
+    )  # fmt: skip
+    result = run(bids, out, *flags)
+    assert result.returncode == 1
+    assert len(error_lines(result.stderr)) == 1 and '3 of 4 T1w done' in result.stderr
+    assert run_validator(out, kind='derivative')['issues']['issues'] == []
+    page = (out / 'sub-A01.html').read_text()
+    assert page.count('(failed)') == 1 and 'Traceback' in page.partition('id="errors"')[2]
+    listed = run(bids, out, *flags, '--dry-run').stdout.splitlines()[1:]
+    states = [tuple(line.split('\t')[1:3]) for line in listed]
+    assert sorted(states) == [('done', 'done')] * 3 + [('new', 'new')]
 
 
 def same_images(first, second):
