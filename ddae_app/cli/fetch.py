@@ -29,7 +29,7 @@ def build_parser() -> argparse.ArgumentParser:
         'what',
         choices=('templates', 'hd-bet'),
         help=f'templates: {TEMPLATE} into TEMPLATEFLOW_HOME; hd-bet: the weights of HD-BET into '
-        'its own folder, ~/hd-bet_params',
+        'HDBET_WEIGHTS (default: its own folder, ~/hd-bet_params)',
     )
     parser.add_argument('--version', action='version', version=f'ddae-app {__version__}')
     return parser
@@ -72,7 +72,8 @@ def _fetch_templates(folder: Path) -> list[str]:
 
 def _fetch_hd_bet(folder: Path) -> list[str]:
     """Download into `folder`, check, then copy, the checkpoint last: it says that all is there."""
-    target = Path.home() / 'hd-bet_params' / 'release_2.0.0'
+    default = Path.home() / 'hd-bet_params' / 'release_2.0.0'
+    target = Path(os.environ.get('HDBET_WEIGHTS') or default)
     os.environ['HOME'] = str(folder)
     try:
         with _silence():

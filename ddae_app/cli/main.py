@@ -198,6 +198,8 @@ def _prepare_environment(settings: Settings) -> None:
         'NO_ET': '1',
         'NIPYPE_NO_ET': '1',
         'MPLBACKEND': 'Agg',
+        # Else matplotlib does so in the home directory.
+        'MPLCONFIGDIR': str(work_dir / 'matplotlib'),
         # Else numba writes beside its own code, which an image does not allow.
         'NUMBA_CACHE_DIR': str(work_dir / 'numba'),
         # Else nipype makes a folder in the home directory, which may not be writable.

@@ -126,7 +126,7 @@ def test_training_again_is_resumed_from_its_end(trained, bids_dir):
     before = path.read_bytes()
     result = run(bids_dir, folder / 'out', 'train', '-w', folder / 'work', *FLAGS, *TRAIN)
     assert result.returncode == 0, result.stderr
-    assert '2 of 2 T1w are preprocessed already' in result.stderr
+    assert 'preprocess: 2 done' in result.stderr
     assert path.read_bytes() == before
 
 
