@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 DEMO ?= demo
 INSTALLED := $(VENV)/.installed
 
-.PHONY: env demo demo-model docs legacy-validator test lint clean
+.PHONY: env demo demo-model docs fuzz image-test legacy-validator slurm-test test lint clean
 
 env: $(INSTALLED)
 
@@ -33,6 +33,16 @@ test: $(INSTALLED)
 # The old BIDS validator, for the one test that asks for it; everything else does without Node.
 legacy-validator: $(INSTALLED)
 	npm install --silent --prefix $(VENV)/legacy bids-validator@1.15.0
+
+# Both need root and Debian's packages; see CONTRIBUTING.md.
+image-test:
+	tests/containers/image_test.sh
+
+fuzz: $(INSTALLED)
+	$(BIN)/python -m tests.fuzz.fuzz
+
+slurm-test: $(INSTALLED)
+	BIN=$(abspath $(BIN)) tests/slurm/slurm_test.sh
 
 docs: $(INSTALLED)
 	$(BIN)/sphinx-build -q -W --keep-going -b html docs docs/_build

@@ -19,6 +19,10 @@ class RegistrationError(ImageError):
     """The scan did not align with the template, so it must not be harmonised."""
 
 
+class WorkerKilledError(DdaeError):
+    """A process was killed from outside, most likely for lack of memory."""
+
+
 class UsageError(DdaeError):
     """The command line, a settings file or a named resource is wrong; exit code 2."""
 

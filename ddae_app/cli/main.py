@@ -6,6 +6,7 @@ import logging
 import os
 import shlex
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -14,6 +15,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from ddae_app import __version__
 from ddae_app.cli.parser import build_parser
@@ -40,6 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     arguments = vars(build_parser().parse_args(argv))
     _say_on_terminal(arguments.get('verbose_count', 0))
+    before = signal.signal(signal.SIGTERM, _terminate)
     try:
         return _run(resolve(arguments, os.environ), shlex.join(argv or sys.argv[1:]))
     except DdaeError as error:
@@ -48,6 +52,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         log.error('interrupted; run the same command again to go on')
         return 130
+    except _Terminated:
+        # Their work is lost either way; a scheduler that asks once kills the next time.
+        for child in psutil.Process().children(recursive=True):
+            child.kill()
+        log.error('terminated; run the same command again to go on')
+        return 143
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+class _Terminated(BaseException):
+    """Somebody, for example a batch system, asked the program to end."""
+
+
+def _terminate(number: int, frame: object) -> None:
+    raise _Terminated
 
 
 def resolve(arguments: dict[str, Any], environment: Mapping[str, str]) -> Settings:

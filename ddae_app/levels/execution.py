@@ -15,6 +15,7 @@ from nipype.pipeline import engine as pe
 
 from ddae_app.bids.names import Scan
 from ddae_app.errors import UsageError
+from ddae_app.levels.pool import SteadyPool
 from ddae_app.settings import RunSettings
 
 log = logging.getLogger('ddae_app')
@@ -59,8 +60,7 @@ def run_workflow(
         workflow.write_graph(
             str(log_dir / 'graph.dot'), graph2use='colored', simple_form=True, format='svg'
         )
-    plugin, arguments = _plugin(run)
-    arguments['status_callback'] = _Narrator(scans)
+    plugin, arguments = _plugin(run, _Narrator(scans))
     before = set(log_dir.glob('crash-*.txt'))
     try:
         workflow.run(plugin=plugin, plugin_args=arguments)
@@ -91,19 +91,20 @@ def _configure(workflow: pe.Workflow, run: RunSettings, log_dir: Path) -> None:
         nipype.config.enable_resource_monitor()
 
 
-def _plugin(run: RunSettings) -> tuple[str, dict[str, Any]]:
+def _plugin(run: RunSettings, narrator: _Narrator) -> tuple[str | SteadyPool, dict[str, Any]]:
+    told = {'status_callback': narrator}
     if run.use_plugin is not None:
         try:
             content = yaml.safe_load(run.use_plugin.read_text())
-            return content['plugin'], dict(content.get('plugin_args') or {})
+            return content['plugin'], dict(content.get('plugin_args') or {}) | told
         except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError) as e:
             raise UsageError(
                 f'--use-plugin {run.use_plugin}: expected YAML with "plugin" and "plugin_args" '
                 f'({e})'
             ) from e
     if run.nprocs == 1:
-        return 'Linear', {}
-    arguments: dict[str, Any] = {
+        return 'Linear', told
+    arguments: dict[str, Any] = told | {
         'n_procs': run.nprocs,
         'raise_insufficient': False,
         # A forked child of a process that has used torch or ITK may hang; a new one does not.
@@ -111,7 +112,7 @@ def _plugin(run: RunSettings) -> tuple[str, dict[str, Any]]:
     }
     if run.mem_mb:
         arguments['memory_gb'] = run.mem_mb / 1000
-    return 'MultiProc', arguments
+    return SteadyPool(plugin_args=arguments), arguments
 
 
 class _Narrator:
@@ -130,7 +131,8 @@ class _Narrator:
         if status == 'start':
             self.started[node.fullname] = time.monotonic()
         elif status == 'end':
-            seconds = time.monotonic() - self.started.get(node.fullname, time.monotonic())
+            now = time.monotonic()
+            seconds = now - self.started.get(node.fullname, now)
             log.info('%s: %s (%.0f s)', scan.stem, step, seconds)
         else:
             log.warning('%s: %s failed', scan.stem, step)

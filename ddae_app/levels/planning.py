@@ -291,7 +291,8 @@ def summary(verdicts: Sequence[Verdict]) -> list[str]:
             if step.state not in ('none', 'refused'):
                 why = f' ({step.why})' if step.state in ('changed', 'reused') else ''
                 counts[name, step.state, why] += 1
-    return [f'{name}: {n} {state}{why}' for (name, state, why), n in sorted(counts.items())]
+    ordered = sorted(counts.items(), key=lambda item: (item[0][0] != 'preprocess', item[0]))
+    return [f'{name}: {n} {state}{why}' for (name, state, why), n in ordered]
 
 
 def listing(verdicts: Sequence[Verdict]) -> list[str]:

@@ -1,0 +1,51 @@
+"""Nipype's pool of processes, which goes on where one of them is killed."""
+
+from __future__ import annotations
+
+import multiprocessing
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from typing import Any
+
+from nipype.pipeline.plugins.multiproc import MultiProcPlugin, process_initializer
+
+from ddae_app.errors import WorkerKilledError
+
+
+class SteadyPool(MultiProcPlugin):
+    """MultiProc that survives the death of a worker.
+
+    A process that the kernel kills, most often for lack of memory, breaks Python's pool, and
+    nipype then waits for its result for ever. Here the steps that were being done fail, with the
+    reason, and the others are done in a new pool.
+    """
+
+    def _submit_job(self, node: Any, updatehash: bool = False) -> int:
+        try:
+            return super()._submit_job(node, updatehash)
+        except BrokenProcessPool:
+            self.pool = ProcessPoolExecutor(
+                max_workers=self.processors,
+                initializer=process_initializer,
+                initargs=(self._cwd,),
+                mp_context=multiprocessing.get_context(self.plugin_args.get('mp_context')),
+            )
+            return super()._submit_job(node, updatehash)
+
+    def _async_callback(self, args: Future) -> None:
+        if not args.cancelled() and args.exception() is None:
+            super()._async_callback(args)
+
+    def _get_result(self, taskid: int) -> Any:
+        future = self._task_obj.get(taskid)
+        if future is not None and future.done():
+            error = future.exception()
+            if isinstance(error, BrokenProcessPool):
+                raise WorkerKilledError(
+                    'a process was killed in the middle of this step, most likely for lack of '
+                    'memory; run the same command again with more memory, a lower --nprocs, or '
+                    '--low-mem'
+                ) from None
+            if error is not None:
+                raise error
+        return super()._get_result(taskid)

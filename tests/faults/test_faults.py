@@ -1,0 +1,139 @@
+"""Whatever happens to a run: no file is torn, and the next run ends as if nothing had happened."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import psutil
+import pytest
+
+from tests.faults.conftest import FLAGS, images, torn
+from tests.levels.conftest import error_lines, run
+
+
+def again(eight, out, work, *labels):
+    """The same command once more, and what it leaves against an undisturbed run."""
+    labelled = ('--participant-label', *labels) if labels else ()
+    result = run(
+        eight / 'bids', out, *FLAGS, '--model', eight / 'random.safetensors', '-w', work,
+        '--nprocs', '2', *labelled,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    whole = images(eight / 'out')
+    expected = {n: c for n, c in whole.items() if not labels or any(f'-{p}/' in n for p in labels)}
+    assert images(out) == expected
+    return result
+
+
+def working(process, step):
+    """Wait until a step is said to be done."""
+    for line in process.stderr:
+        if step in line:
+            return line
+    raise AssertionError(f'ended without {step}')
+
+
+def test_eight_jobs_in_one_folder(eight, start, tmp_path):
+    labels = [f'{site}0{i}' for site in 'AB' for i in (1, 2, 3, 4)]
+    jobs = [start(label, work=tmp_path / f'work-{label}') for label in labels]
+    with ThreadPoolExecutor(8) as readers:
+        said = list(readers.map(lambda job: job.communicate()[1], jobs))
+    assert [job.returncode for job in jobs] == [0] * 8, said
+    assert images(tmp_path / 'out') == images(eight / 'out')
+    assert torn(tmp_path / 'out') == []
+    assert len(list((tmp_path / 'out').glob('sub-*.html'))) == 8
+
+
+def test_terminated(eight, start, tmp_path):
+    job = start('A01', 'B01', nprocs=2)
+    working(job, 'register to MNI')
+    children = psutil.Process(job.pid).children(recursive=True)
+    job.send_signal(signal.SIGTERM)
+    said = job.communicate(timeout=60)[1]
+    assert job.returncode == 143
+    (line,) = error_lines(said)
+    assert 'terminated; run the same command again' in line and 'Traceback' not in said
+    assert not [child for child in children if child.is_running()]
+    again(eight, tmp_path / 'out', tmp_path / 'work', 'A01', 'B01')
+
+
+def test_a_process_killed_for_lack_of_memory(eight, start, tmp_path):
+    job = start('A01', 'A02', 'B01', nprocs=2)
+    working(job, 'conform')
+    workers = [
+        child
+        for child in psutil.Process(job.pid).children(recursive=True)
+        if 'spawn_main' in ' '.join(child.cmdline())
+    ]
+    workers[0].kill()
+    said = job.communicate(timeout=240)[1]
+    assert job.returncode == 1
+    assert 'lack of memory' in error_lines(said)[0]
+    assert 'BrokenProcessPool' not in said and 'Traceback' not in said
+    again(eight, tmp_path / 'out', tmp_path / 'work', 'A01', 'A02', 'B01')
+
+
+def test_the_work_directory_vanishes(eight, start, tmp_path):
+    job = start('A01', nprocs=1)
+    working(job, 'conform')
+    shutil.rmtree(tmp_path / 'work', ignore_errors=True)
+    said = job.communicate(timeout=240)[1]
+    assert job.returncode in (0, 1)
+    assert torn(tmp_path / 'out') == [] and 'Traceback' not in said
+    again(eight, tmp_path / 'out', tmp_path / 'work', 'A01')
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of two megabytes."""
+    folder = tmp_path / 'disk'
+    folder.mkdir()
+    made = subprocess.run(
+        ['mount', '-t', 'tmpfs', '-o', 'size=2m', 'tmpfs', str(folder)], capture_output=True
+    )
+    if made.returncode:
+        pytest.skip('a file system of its own takes the right to mount one')
+    yield folder
+    subprocess.run(['umount', '-l', str(folder)], check=True)
+
+
+def test_the_disk_is_full(eight, start, small_disk, tmp_path):
+    out = small_disk / 'out'
+    job = start('A01', 'B01', out=out)
+    said = job.communicate(timeout=240)[1]
+    assert job.returncode == 1
+    assert 'No space left on device' in said and 'Traceback' not in said
+    assert torn(out) == []
+    subprocess.run(['mount', '-o', 'remount,size=200m', str(small_disk)], check=True)
+    again(eight, out, tmp_path / 'work', 'A01', 'B01')
+
+
+def test_the_output_cannot_be_written_to(eight, start, small_disk):
+    subprocess.run(['mount', '-o', 'remount,ro', str(small_disk)], check=True)
+    job = start('A01', out=small_disk / 'out')
+    said = job.communicate(timeout=60)[1]
+    assert job.returncode == 2
+    (line,) = error_lines(said)
+    assert 'cannot be written to' in line
+
+
+def test_clocks_do_not_matter(eight, tmp_path):
+    """Files from the future and from long ago: it is their contents that count."""
+    shutil.copytree(eight / 'bids', tmp_path / 'bids')
+    shutil.copytree(eight / 'out', tmp_path / 'out')
+    now = time.time()
+    for number, path in enumerate(sorted(tmp_path.rglob('*'))):
+        when = now + (-1) ** number * 40 * 365 * 86400
+        os.utime(path, (when, when))
+    result = run(
+        tmp_path / 'bids', tmp_path / 'out', *FLAGS, '--model', eight / 'random.safetensors',
+        '--dry-run',
+    )  # fmt: skip
+    assert [line.split('\t', 1)[1] for line in result.stdout.splitlines()[1:]] == [
+        'done\tdone\t-'
+    ] * 8

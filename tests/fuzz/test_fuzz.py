@@ -1,0 +1,34 @@
+"""A few hundred mutated inputs of each kind; ten thousand are `make fuzz`."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from tests.fuzz.fuzz import KINDS, failures, mutate
+
+
+@pytest.mark.parametrize('kind', sorted(KINDS))
+@pytest.mark.filterwarnings('ignore')  # of nibabel, about headers that it mends
+def test_mutated_input_is_read_or_refused_in_words(kind):
+    assert list(failures(kind, 1, range(60 if kind == 'bundle' else 250))) == []
+
+
+def test_a_failure_would_be_seen(monkeypatch):
+    def broken(folder):
+        def case(rng, path):
+            (path.parent / 'escaped').touch()
+            return 1 // rng.randrange(2)
+
+        return case
+
+    monkeypatch.setitem(KINDS, 'broken', broken)
+    found = list(failures('broken', 0, range(20)))
+    assert 'ZeroDivisionError' in found[0][1]
+    assert 'escaped' in found[-1][1]
+
+
+def test_mutations_differ_and_repeat():
+    first, again, other = (mutate(b'participant_id' * 9, random.Random(s)) for s in (1, 1, 2))
+    assert first == again != other
