@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import shlex
@@ -53,9 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         log.error('interrupted; run the same command again to go on')
         return 130
     except _Terminated:
-        # Their work is lost either way; a scheduler that asks once kills the next time.
-        for child in psutil.Process().children(recursive=True):
-            child.kill()
+        _kill_children()
         log.error('terminated; run the same command again to go on')
         return 143
     finally:
@@ -64,6 +63,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 class _Terminated(BaseException):
     """Somebody, for example a batch system, asked the program to end."""
+
+
+def _kill_children() -> None:
+    """End the processes of the pool: a scheduler that asks once kills the next time."""
+    for child in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            # Python's own housekeeper ends by itself, and complains if it is killed.
+            if 'resource_tracker' not in ' '.join(child.cmdline()):
+                child.kill()
 
 
 def _terminate(number: int, frame: object) -> None:

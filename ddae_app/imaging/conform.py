@@ -59,7 +59,7 @@ def load_t1w(path: Path, sha256: str | None = None) -> nib.Nifti1Image:
     try:
         data = np.asanyarray(image.dataobj, dtype=np.float32).reshape(shape)
         _check_to_the_end(path)
-    except (OSError, EOFError, ValueError, TypeError, zlib.error) as e:
+    except (OSError, EOFError, ValueError, TypeError, OverflowError, zlib.error) as e:
         raise ImageError(
             f'{path}: the image data cannot be read ({_first_line(e)}); '
             'is the file truncated or damaged?'

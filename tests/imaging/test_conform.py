@@ -267,3 +267,13 @@ def test_a_file_that_changed_since_the_run_was_planned_is_refused(tmp_path):
         file.write(b'\1\2\3\4')
     with pytest.raises(ImageError, match='changed while the run went on'):
         load_t1w(path, planned)
+
+
+def test_data_that_would_lie_beyond_every_file_are_refused(tmp_path):
+    path = tmp_path / 'scan.nii'
+    image = nib.Nifti1Image(head(), AFFINE)
+    content = bytearray(image.to_bytes())
+    content[108:112] = struct.pack('<f', 1e38)  # vox_offset
+    path.write_bytes(content)
+    with pytest.raises(ImageError, match='cannot be read'):
+        load_t1w(path)
