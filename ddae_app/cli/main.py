@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
 import shlex
@@ -34,6 +35,10 @@ _NIPYPE_CONFIG = '[logging]\n' + ''.join(
 )
 
 
+DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO}
+"""What a disk says that is full or broken: no defect of the program."""
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run ddae-app; returns its exit code.
 
@@ -53,6 +58,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         log.error('interrupted; run the same command again to go on')
         return 130
+    except OSError as error:
+        if error.errno not in DISK_ERRORS:
+            raise
+        log.error(
+            '%s: %s; make room, and run the same command again to go on',
+            error.filename or arguments.get('output_dir'),
+            error.strerror,
+        )
+        return 1
     except _Terminated:
         _kill_children()
         log.error('terminated; run the same command again to go on')
@@ -249,6 +263,8 @@ def _say_on_terminal(verbosity: int) -> None:
 
 
 def _say_in_file(path: Path) -> None:
+    # On a full disk the log cannot be written either, which is no reason for a trace a line.
+    logging.raiseExceptions = False
     handler = logging.FileHandler(path)
     handler.setFormatter(_OneLine('%(asctime)s %(levelname)s %(message)s'))
     log.addHandler(handler)

@@ -52,7 +52,13 @@ def load_t1w(path: Path, sha256: str | None = None) -> nib.Nifti1Image:
         image: Any = nib.load(path)
     except FileNotFoundError:
         raise ImageError(f'{path}: no such file; is a link broken or data not fetched?') from None
-    except (nib.filebasedimages.ImageFileError, nib.spatialimages.HeaderDataError, OSError) as e:
+    except (
+        nib.filebasedimages.ImageFileError,
+        nib.spatialimages.HeaderDataError,
+        OSError,
+        ValueError,  # of a header that holds no numbers
+        OverflowError,
+    ) as e:
         raise ImageError(f'{path}: not a readable NIfTI image ({_first_line(e)})') from e
     shape = _checked_shape(path, image)
     _check_affine(path, image)

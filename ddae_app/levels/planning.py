@@ -184,7 +184,7 @@ class Planner:
         if self.settings.harmonize.stage == 'harmonize':
             found = find_preprocessed(scan, self.space, self.roots)
             if found is not None:
-                return Step('reused', str(self._root_of(scan, found))), found
+                return self._reuse(scan, found), found
             return Step(
                 'refused',
                 f'no preprocessed image in {", ".join(map(str, self.roots))}; run --stage preproc '
@@ -192,7 +192,7 @@ class Planner:
             ), None
         found = find_preprocessed(scan, self.space, self.roots[1:])
         if found is not None:
-            return Step('reused', str(self._root_of(scan, found))), found
+            return self._reuse(scan, found), found
         step = self._compare(
             preproc_outputs(scan, self.space),
             preproc_path(scan, self.space),
@@ -200,6 +200,18 @@ class Planner:
         )
         own = find_preprocessed(scan, self.space, self.roots[:1])
         return step, None if step.is_work else own
+
+    def _reuse(self, scan: Scan, found: Preprocessed) -> Step:
+        """Take over what was preprocessed before, unless it was another image."""
+        made = records.read_record(found.image) or {}
+        before, now = made.get('RawSHA256'), self._digest(scan.path)
+        if before and now and before != now:
+            return Step(
+                'refused',
+                f'the T1w image changed since {found.image} was made of it; preprocess it again',
+            )
+        depth = len(preproc_path(scan, self.space).parts)
+        return Step('reused', str(found.image.parents[depth - 1]))
 
     def _harmonize(
         self,
@@ -277,10 +289,6 @@ class Planner:
         if path not in self._digests:
             self._digests[path] = digest_of(path)
         return self._digests[path]
-
-    def _root_of(self, scan: Scan, found: Preprocessed) -> Path:
-        depth = len(preproc_path(scan, self.space).parts)
-        return found.image.parents[depth - 1]
 
 
 def summary(verdicts: Sequence[Verdict]) -> list[str]:

@@ -269,11 +269,12 @@ def test_a_file_that_changed_since_the_run_was_planned_is_refused(tmp_path):
         load_t1w(path, planned)
 
 
-def test_data_that_would_lie_beyond_every_file_are_refused(tmp_path):
+@pytest.mark.parametrize('offset', [1e38, float('nan'), float('inf')])
+def test_data_that_lie_nowhere_are_refused(tmp_path, offset):
     path = tmp_path / 'scan.nii'
     image = nib.Nifti1Image(head(), AFFINE)
     content = bytearray(image.to_bytes())
-    content[108:112] = struct.pack('<f', 1e38)  # vox_offset
+    content[108:112] = struct.pack('<f', offset)  # vox_offset
     path.write_bytes(content)
-    with pytest.raises(ImageError, match='cannot be read'):
+    with pytest.raises(ImageError, match='cannot be read|not a readable'):
         load_t1w(path)

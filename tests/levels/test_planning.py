@@ -114,6 +114,9 @@ def test_another_image_costs_its_own_scan_alone(out, bids, rows):
         'sub-A01': ('changed', 'changed', 'T1w image; preprocessing'),
         'sub-B01': ('done', 'done', '-'),
     }
+    refused = rows(out, '--stage', 'harmonize', bids=bids, code=1)
+    assert refused['sub-A01'][0] == 'refused' and 'preprocess it again' in refused['sub-A01'][2]
+    assert refused['sub-B01'][:2] == ('reused', 'done')
 
 
 def test_another_age_or_site_is_another_harmonization(out, bids, rows):
