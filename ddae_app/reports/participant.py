@@ -141,4 +141,4 @@ class ParticipantReport:
 
 def write_participant_report(path: Path, report: ParticipantReport) -> None:
     """Write a participant's page, beside the folder that holds its figures."""
-    write_page(path, 'participant.html.j2', report=report, waiver=boilerplate.WAIVER)
+    write_page(path, 'participant.html.j2', report=report)
