@@ -130,8 +130,10 @@ class _Narrator:
         if status == 'start':
             self.started[node.fullname] = time.monotonic()
         elif status == 'end':
-            seconds = time.monotonic() - self.started.get(node.fullname, time.monotonic())
-            log.info('%s: %s (%.0f s)', scan.stem, step, seconds)
+            # Steps after one that failed end as well, without having been started.
+            if node.fullname in self.started:
+                seconds = time.monotonic() - self.started[node.fullname]
+                log.info('%s: %s (%.0f s)', scan.stem, step, seconds)
         else:
             log.warning('%s: %s failed', scan.stem, step)
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from ddae_app.bids.names import Scan
-from ddae_app.levels.execution import crash_reason
+from ddae_app.levels.execution import _Narrator, crash_reason, log
 from ddae_app.levels.outputs import _failed_report, is_unusual
 
 
@@ -54,3 +55,21 @@ def test_a_crash_is_told_in_one_line(tmp_path):
     assert crash_reason(crash(tmp_path, 'r', scan, 'ddae_app.errors.ImageError: bad')) == 'bad'
     odd = crash(tmp_path, 'r', scan, 'MemoryError')
     assert crash_reason(odd).startswith('step conform failed unexpectedly (MemoryError); details')
+
+
+def test_steps_that_never_began_are_not_told(monkeypatch):
+    told = []
+    for name in ('info', 'warning'):
+        monkeypatch.setattr(log, name, lambda text, *words: told.append(text % words))
+    scan = Scan(Path('sub-1_T1w.nii.gz'), '1', None, 'sub-1')
+    tell = _Narrator([scan])
+    conform, register = (
+        SimpleNamespace(fullname=f'ddae_wf.{scan.workflow}.preproc_wf.{name}')
+        for name in ('conform', 'register_mni')
+    )
+    tell(conform, 'start')
+    tell(conform, 'exception')
+    tell(register, 'end')
+    tell(register, 'start')
+    tell(register, 'end')
+    assert told == ['sub-1: conform failed', 'sub-1: register to MNI (0 s)']
