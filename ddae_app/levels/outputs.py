@@ -80,6 +80,9 @@ FIGURES = {
 }
 """Figures of a scan by their desc label: section, title, caption, in the order of the page."""
 
+ALTERNATING = {'registration', 'flicker'}
+"""Those of them that show two pictures in turn."""
+
 
 def outputs_missing(
     output_dir: Path, scans: Sequence[Scan], space: sidecars.Space, *, harmonized: bool
@@ -206,7 +209,7 @@ def _scan_report(
         if isinstance(facts.get(name), float | int)
     )
     pictures = tuple(
-        Picture(*words, path.as_posix())
+        Picture(*words, path.as_posix(), alternates=desc in ALTERNATING)
         for desc, words in FIGURES.items()
         if (output_dir / (path := scan.figure(desc, '.svg'))).is_file()
     )

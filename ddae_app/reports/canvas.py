@@ -43,9 +43,11 @@ STYLE = {
     'svg.hashsalt': 'ddae-app',
     'text.parse_math': False,  # a site may have dollar signs in its name
 }
-FLICKER = """<svg xmlns="http://www.w3.org/2000/svg" width="{wide:.3f}in" height="{high:.3f}in">
+FLICKER = """<svg xmlns="http://www.w3.org/2000/svg" width="{wide:.3f}in" height="{high:.3f}in"
+ viewBox="0 0 {wide:.3f} {high:.3f}">
 <title>{title}</title>
 <style>
+svg {{ max-width: 100%; height: auto; }}
 .front {{ animation: flicker 3s infinite; }}
 svg:hover .front {{ animation-play-state: paused; }}
 @keyframes flicker {{

@@ -42,12 +42,15 @@ class Picture:
     title, caption : str
     path : str
         Relative to the page.
+    alternates : bool
+        Shows two pictures in turn, and rests under the mouse.
     """
 
     section: str
     title: str
     caption: str
     path: str
+    alternates: bool = False
 
 
 @dataclass(frozen=True)

@@ -79,7 +79,7 @@ def test_pages_need_no_network(tmp_path):
     write_group_report(tmp_path / 'b.html', [{'bids_name': 's', 'ssim': '1'}], {}, {})
     for name in ('a.html', 'b.html'):
         page = (tmp_path / name).read_text()
-        assert not re.search(r'src="(https?:)?//', page)
+        assert not re.search(r'(src|data)="(https?:)?//', page)
         # Links that are followed by hand lead elsewhere, nothing else does.
         assert not re.search(r'<(?!a )[^>]*href="(https?:)?//', page)
         assert '@import' not in page
@@ -156,6 +156,15 @@ def test_figure_paths_cannot_leave_the_folder_for_the_network(tmp_path):
     picture = Picture('Anatomical', 't', 'c', 'https://example.org/a b.svg')
     write_participant_report(path, report(scans=(ScanReport('a', None, (), (), (picture,)),)))
     assert 'src="https%3A//example.org/a%20b.svg"' in path.read_text()
+
+
+def test_pictures_in_turn_notice_the_mouse(tmp_path):
+    path = tmp_path / 'sub-01.html'
+    pictures = (Picture('A', 'still', 'c', 'a.svg'), Picture('A', 'turn', 'c', 'b c.svg', True))
+    write_participant_report(path, report(scans=(ScanReport('a', None, (), (), pictures),)))
+    page = path.read_text()
+    assert '<img src="a.svg"' in page and 'data="b%20c.svg"' in page
+    assert page.count('<img') == page.count('<object') == 1
 
 
 def test_methods_come_in_four_forms(tmp_path):
