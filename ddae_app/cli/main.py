@@ -188,6 +188,7 @@ def _run(settings: Settings, command: str) -> int:
         log.handlers[0].setLevel(logging.ERROR)
     log_dir.mkdir(parents=True)
     write_atomically(log_dir / 'settings.toml', to_toml(settings))
+    write_atomically(log_dir / 'command.txt', f'ddae-app {command}\n')
     _say_in_file(log_dir / 'ddae-app.log')
     log.info('ddae-app %s, run %s', __version__, run_id)
     log.debug('command: ddae-app %s', command)

@@ -131,9 +131,10 @@ class _Narrator:
         if status == 'start':
             self.started[node.fullname] = time.monotonic()
         elif status == 'end':
-            now = time.monotonic()
-            seconds = now - self.started.get(node.fullname, now)
-            log.info('%s: %s (%.0f s)', scan.stem, step, seconds)
+            # Steps after one that failed end as well, without having been started.
+            if node.fullname in self.started:
+                seconds = time.monotonic() - self.started[node.fullname]
+                log.info('%s: %s (%.0f s)', scan.stem, step, seconds)
         else:
             log.warning('%s: %s failed', scan.stem, step)
 
@@ -145,6 +146,18 @@ def crash_file(scan: Scan, log_dir: Path) -> Path | None:
     return next((file for file in crashes if node.search(file.read_text(errors='replace'))), None)
 
 
+def crash_reason(path: Path) -> str:
+    """What a crash file says, in one line."""
+    text = path.read_text(errors='replace')
+    ours = OUR_ERROR.findall(text)
+    if ours:
+        return ours[-1].strip()
+    node = re.search(r'^Node: (?:\S+\.)?(\S+)', text, re.MULTILINE)
+    last = (text.strip().splitlines() or ['unknown'])[-1].strip()
+    step = node[1] if node else 'unknown'
+    return f'step {step} failed unexpectedly ({last}); details in {path}'
+
+
 def _failures(scans: Sequence[Scan], crashes: set[Path]) -> dict[Scan, str]:
     by_workflow = {scan.workflow: scan for scan in scans}
     found: dict[Scan, str] = {}
@@ -153,13 +166,6 @@ def _failures(scans: Sequence[Scan], crashes: set[Path]) -> dict[Scan, str]:
         node = re.search(r'^Node: (\S+)', text, re.MULTILINE)
         parts = node[1].split('.') if node else []
         scan = next((by_workflow[part] for part in parts if part in by_workflow), None)
-        if scan is None:
-            continue
-        ours = OUR_ERROR.findall(text)
-        last = (text.strip().splitlines() or ['unknown'])[-1].strip()
-        found[scan] = (
-            ours[-1].strip()
-            if ours
-            else f'step {parts[-1]} failed unexpectedly ({last}); details in {path}'
-        )
+        if scan is not None:
+            found[scan] = crash_reason(path)
     return found

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from importlib.metadata import version
 
 from ddae_app import __version__
 from ddae_app.harmonize.models import FoundModel
+from ddae_app.settings import Settings
 
 SOFTWARE = {
     'preprocessing': ('antspyx', 'SimpleITK'),
-    'hd-bet': ('HD_BET', 'torch'),
+    'hd-bet': ('HD_BET', 'nnunetv2', 'torch'),
     'harmonization': ('torch',),
 }
 """Packages that do the work, by what was run."""
@@ -21,10 +22,9 @@ REFERENCES = {'SimpleITK': ' [@lowekamp2013]', 'torch': ' [@paszke2019]'}
 def methods_text(
     parts: Sequence[str],
     ran: Sequence[str],
+    settings: Settings,
     model: FoundModel | None,
-    target_site: str | None,
-    *,
-    sloppy: bool,
+    sites: Iterable[str | None] = (),
 ) -> str:
     """Paragraphs for a paper, with citations ``[@key]``.
 
@@ -34,11 +34,12 @@ def methods_text(
         What was done, in the order in which it was.
     ran : sequence of str
         What of it this run did; keys of ``SOFTWARE``.
+    settings : Settings
+        Of the run.
     model : FoundModel or None
         None if nothing was harmonised.
-    target_site : str or None
-    sloppy : bool
-        Few iterations.
+    sites : iterable of str or None
+        Where the scans were acquired; None if not known.
     """
     what = 'harmonization' if model else 'preprocessing'
     opening = (
@@ -52,12 +53,26 @@ def methods_text(
         of_phantoms = ', which knows simulated scanners only' if model.info.phantom else ''
         closing.insert(
             0,
-            f'The target site was {target_site}; the model was {model.info.name} (SHA-256 '
-            f'{model.sha256[:16]}){of_phantoms}.',
+            f'The target site was {settings.harmonize.target_site}; the model was '
+            f'{model.info.name} (SHA-256 {model.sha256[:16]}){of_phantoms}.'
+            + _of_unseen({site for site in sites if site not in model.info.sites}, settings),
         )
-    if sloppy:
+    if settings.preproc.sloppy:
         closing.append('Few iterations were made (--sloppy): these are no results.')
     return '\n\n'.join([opening, *parts, ' '.join(closing)]).strip()
+
+
+def _of_unseen(sites: set[str | None], settings: Settings) -> str:
+    """What was done about sites that the model does not know."""
+    if not sites:
+        return ''
+    named = _listed(sorted(site or 'a site that is not recorded' for site in sites))
+    adapted = settings.harmonize.unseen_site == 'adapt'
+    scans = 'the scans of the site' if adapted else 'each scan alone'
+    return (
+        f' The model had not been trained on {named}: how scans from there look was measured from '
+        f'{scans}.'
+    )
 
 
 def _listed(names: Sequence[str]) -> str:

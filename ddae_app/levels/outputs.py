@@ -15,7 +15,7 @@ from ddae_app.bids.dataset import QC_MEANING, update_scans
 from ddae_app.bids.names import Scan, sidecar
 from ddae_app.harmonize.models import FoundModel
 from ddae_app.imaging.anatomy import MOST_SHARE_CHANGE, MOST_UNEXPLAINED
-from ddae_app.levels.execution import crash_file
+from ddae_app.levels.execution import crash_file, crash_reason
 from ddae_app.reports.participant import (
     Measure,
     ParticipantReport,
@@ -63,7 +63,8 @@ FIGURES = {
     'harmonized': (
         'Harmonization',
         'Difference',
-        'Before, after, and what harmonization added or took away.',
+        'Before, after, and what harmonization added or took away; the line is the outline of the '
+        'brain.',
     ),
     'planes': (
         'Harmonization',
@@ -78,6 +79,9 @@ FIGURES = {
     ),
 }
 """Figures of a scan by their desc label: section, title, caption, in the order of the page."""
+
+ALTERNATING = {'registration', 'flicker'}
+"""Those of them that show two pictures in turn."""
 
 
 def outputs_missing(
@@ -133,6 +137,11 @@ def write_results(
     image = preproc_path(Scan(Path(), '', None, ''), space).name
     update_scans(settings.output_dir, rows, image)
     pages = []
+    # Pages alone run nothing that could fail; what did is in the logs of earlier runs.
+    logs = log_dir.parent.iterdir() if settings.run.reports_only else [log_dir]
+    runs = sorted(logs, reverse=True)
+    # A run that was called from Python has none.
+    command = log_dir / 'command.txt'
     for participant in dict.fromkeys(scan.participant for scan in scans):
         page = settings.output_dir / f'sub-{participant}.html'
         own = [scan for scan in scans if scan.participant == participant]
@@ -142,24 +151,28 @@ def write_results(
             run_id=log_dir.name,
             warnings=_warnings(settings, model),
             scans=tuple(
-                _failed_report(scan, failures[scan], log_dir)
+                _failed_report(scan, failures[scan], runs)
                 if scan in failures
                 else _scan_report(settings.output_dir, scan, cohort[scan], space)
                 for scan in own
             ),
             methods=text,
             settings=to_toml(settings),
+            command=command.read_text(encoding='utf-8').strip() if command.is_file() else '',
         )
         write_participant_report(page, report)
         pages.append(page)
     return pages
 
 
-def _failed_report(scan: Scan, error: str, log_dir: Path) -> ScanReport:
-    file = crash_file(scan, log_dir)
-    crash = (
-        (f'logs/{log_dir.name}/{file.name}', file.read_text(errors='replace')) if file else None
-    )
+def _failed_report(scan: Scan, error: str, runs: Sequence[Path]) -> ScanReport:
+    """What is said of a scan that failed in the latest of some runs, given by their logs."""
+    file = next(filter(None, (crash_file(scan, run) for run in runs)), None)
+    crash = None
+    if file:
+        crash = f'logs/{file.parent.name}/{file.name}', file.read_text(errors='replace')
+        reason = crash_reason(file)
+        error = error if reason in error else f'{error}; an earlier run failed: {reason}'
     return ScanReport(scan.stem, error, (('T1w', scan.path.name),), (), (), crash=crash)
 
 
@@ -184,9 +197,11 @@ def _scan_report(
     if 'TargetSite' in facts:
         phantom = ' (phantom model)' if facts.get('PhantomModel') else ''
         summary |= {
-            'Rendered as': facts['TargetSite'],
+            'Target site': facts['TargetSite'],
             'Model': f'{facts["ModelName"]}{phantom}, SHA-256 {facts["ModelSHA256"][:16]}',
             'Method': ', '.join(_how(facts)),
+            'Device': facts['Device'],
+            'Random seed': str(facts['RandomSeed']),
         }
     measures = tuple(
         Measure(name, f'{facts[name]:.4g}', meaning, flagged=is_unusual(name, facts))
@@ -194,7 +209,7 @@ def _scan_report(
         if isinstance(facts.get(name), float | int)
     )
     pictures = tuple(
-        Picture(*words, path.as_posix())
+        Picture(*words, path.as_posix(), alternates=desc in ALTERNATING)
         for desc, words in FIGURES.items()
         if (output_dir / (path := scan.figure(desc, '.svg'))).is_file()
     )
@@ -210,7 +225,7 @@ def _how(facts: Mapping[str, Any]) -> list[str]:
         parts += [f'{facts["SamplingSteps"]} steps']
         parts += ['denoised' if facts['Denoised'] else 'noise kept']
     used = 'not used' if facts['LabelBlind'] else 'used where known'
-    return [*parts, f'age and sex {used}', f'on {facts["Device"]}']
+    return [*parts, f'age and sex {used}']
 
 
 def is_unusual(name: str, facts: Mapping[str, Any]) -> bool:

@@ -217,9 +217,9 @@ def _workflow(
     text = methods_text(
         [*(part for part in earlier if part not in said), *said],
         ran,
+        settings,
         model if request else None,
-        settings.harmonize.target_site,
-        sloppy=settings.preproc.sloppy,
+        [plan.covariates.site for plan in plans],
     )
     return workflow, text
 

@@ -15,12 +15,9 @@ from ddae_app.files import write_atomically
 
 FORMATS = ('md', 'html', 'tex', 'bib')
 
-REFERENCES = '## References'
-"""What parts the text from its references in Markdown."""
-
 WAIVER = (
     'This text was written by ddae-app so that it can be copied into a paper as it is. It is '
-    'released under the CC0 licence (https://creativecommons.org/publicdomain/zero/1.0/).'
+    'released under the CC0 licence.'
 )
 
 _CITATION = re.compile(r'\[(@[\w-]+(?:; @[\w-]+)*)\]')
@@ -48,7 +45,7 @@ def write_boilerplate(folder: Path, text: str) -> None:
 
 def read_boilerplate(file: Path) -> str:
     """The text that a ``CITATION.md`` was made from."""
-    return file.read_text(encoding='utf-8').partition(f'\n{REFERENCES}')[0].strip()
+    return file.read_text(encoding='utf-8').partition('\n## ')[0].strip()
 
 
 def cited(text: str) -> list[str]:
@@ -65,7 +62,8 @@ def to_bibtex(text: str) -> str:
 def to_markdown(text: str) -> str:
     """The text with its citation keys, as pandoc reads them, and a list of references."""
     references = ''.join(f'- @{key}: {line}\n' for key, line in _references(text, 'text'))
-    return f'{text.strip()}\n\n{REFERENCES}\n\n{references}'
+    listed = f'\n## References\n\n{references}' if references else ''
+    return f'{text.strip()}\n\n## Copyright waiver\n\n{WAIVER}\n{listed}'
 
 
 def to_html(text: str) -> str:
@@ -90,17 +88,21 @@ def html_body(text: str) -> str:
         for paragraph in _paragraphs(text)
     )
     items = '\n'.join(f'<li id="ref-{key}">{line}</li>' for key, line in _references(text, 'html'))
+    notice = f'\n<h3>Copyright waiver</h3>\n<p>{WAIVER}</p>'
     listed = f'\n<h3>References</h3>\n<ul>\n{items}\n</ul>' if items else ''
-    return '\n'.join(f'<p>{paragraph}</p>' for paragraph in paragraphs) + listed
+    return '\n'.join(f'<p>{paragraph}</p>' for paragraph in paragraphs) + notice + listed
 
 
 def to_latex(text: str) -> str:
     """A document that cites ``CITATION.bib`` with natbib."""
     body = '\n\n'.join(_latex_paragraph(paragraph) for paragraph in _paragraphs(text))
+    notice = f'\\section*{{Copyright waiver}}\n\n{WAIVER}'
+    # An empty bibliography is an error of LaTeX.
+    listed = '\\bibliographystyle{apalike}\n\\bibliography{CITATION}\n\n' if cited(text) else ''
     return (
-        '\\documentclass{article}\n\\usepackage[utf8]{inputenc}\n\\usepackage{natbib}\n'
-        f'\\begin{{document}}\n\n{body}\n\n\\bibliographystyle{{apalike}}\n'
-        '\\bibliography{CITATION}\n\n\\end{document}\n'
+        '\\documentclass{article}\n\\usepackage[utf8]{inputenc}\n\\usepackage[T1]{fontenc}\n'
+        '\\usepackage{natbib}\n'
+        f'\\begin{{document}}\n\n{body}\n\n{notice}\n\n{listed}\\end{{document}}\n'
     )
 
 
@@ -115,7 +117,8 @@ def _latex_paragraph(text: str) -> str:
 
 
 def _latex(text: str) -> str:
-    return _EMPHASIS.sub(r'\\emph{\1}', text.translate(_LATEX))
+    # Two hyphens would become a dash, in the names of flags.
+    return _EMPHASIS.sub(r'\\emph{\1}', text.translate(_LATEX).replace('--', '-{}-'))
 
 
 FORMATTERS = {'md': to_markdown, 'html': to_html, 'tex': to_latex, 'bib': to_bibtex}

@@ -43,10 +43,11 @@ STYLE = {
     'svg.hashsalt': 'ddae-app',
     'text.parse_math': False,  # a site may have dollar signs in its name
 }
-FLICKER = """<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}"
- viewBox="0 0 {width} {height}">
+FLICKER = """<svg xmlns="http://www.w3.org/2000/svg" width="{wide:.3f}in" height="{high:.3f}in"
+ viewBox="0 0 {wide:.3f} {high:.3f}">
 <title>{title}</title>
 <style>
+svg {{ max-width: 100%; height: auto; }}
 .front {{ animation: flicker 3s infinite; }}
 svg:hover .front {{ animation-play-state: paused; }}
 @keyframes flicker {{
@@ -59,8 +60,8 @@ svg:hover .front {{ animation-play-state: paused; }}
   svg:hover .front {{ opacity: 0; }}
 }}
 </style>
-<image width="{width}" height="{height}" href="data:image/png;base64,{back}"/>
-<image class="front" width="{width}" height="{height}" href="data:image/png;base64,{front}"/>
+<image width="100%" height="100%" href="data:image/png;base64,{back}"/>
+<image class="front" width="100%" height="100%" href="data:image/png;base64,{front}"/>
 </svg>
 """
 
@@ -97,12 +98,12 @@ def save_flicker(front: Figure, back: Figure, path: Path, title: str) -> None:
     title : str
         For screen readers; plain text without markup.
     """
-    width, height = (round(inches * DPI) for inches in front.get_size_inches())
+    wide, high = front.get_size_inches()
     encoded = {
         name: base64.b64encode(render(figure, 'png')).decode()
         for name, figure in (('front', front), ('back', back))
     }
-    text = FLICKER.format(width=width, height=height, title=title, **encoded)
+    text = FLICKER.format(wide=wide, high=high, title=title, **encoded)
     write_atomically(path, text.encode())
 
 
@@ -128,6 +129,25 @@ def draw_panel(
     axes.imshow(
         image.T, origin='lower', extent=extent, aspect='equal', interpolation='nearest', **colours
     )
+
+
+def draw_outline(
+    axes: Axes, inside: np.ndarray, extent: tuple[float, float, float, float]
+) -> None:
+    """Draw the edge of a region on a cut.
+
+    Parameters
+    ----------
+    axes : Axes
+    inside : np.ndarray, shape (A, B), bool
+        Axes and extent as of :func:`draw_panel`.
+    extent : tuple of float
+        Left, right, bottom, top in mm.
+    """
+    if inside.any() and not inside.all():
+        axes.contour(
+            inside.T, levels=[0.5], colors=OUTLINE, linewidths=0.6, origin='lower', extent=extent
+        )
 
 
 def label_cut(axes: Axes, letters: str, note: str, start: float = 0.0, width: float = 1.0) -> None:

@@ -18,6 +18,7 @@ from ddae_app.reports.canvas import (
     INK,
     NIGHT,
     WIDTH_IN,
+    draw_outline,
     draw_panel,
     house_style,
     label_cut,
@@ -41,7 +42,7 @@ MAX_SLICES = 7
 CELL_IN = {1: 3.4, 2: 2.2}
 """Widest panel, for one slice and for more."""
 
-WIDEST_FLICKER_IN = 3.8
+WIDEST_FLICKER_IN = 5.0
 
 MARGIN = 4
 MIN_DIFFERENCE = 0.05
@@ -109,7 +110,7 @@ def plot_harmonization(
     target_site: str,
     affine: np.ndarray | None = None,
 ) -> None:
-    """Slices before, after, and what changed.
+    """Slices before, after, and what changed, inside the outline of the brain.
 
     Parameters
     ----------
@@ -126,7 +127,8 @@ def plot_harmonization(
     before, after = np.asarray(before, float), np.asarray(after, float)
     if before.shape != after.shape or before.ndim != 3:
         raise ValueError(f'before is {before.shape}, after is {after.shape}; give two (N, H, W)')
-    box = _around_brain((before > 0) | (after > 0))
+    inside = (before > 0) | (after > 0)
+    box = _around_brain(inside)
     stacks = before[box], after[box], (after - before)[box]
     limit = _difference_limit(stacks[2])
     grey = {'cmap': 'gray', 'vmin': 0, 'vmax': 1}
@@ -138,7 +140,7 @@ def plot_harmonization(
             {'cmap': DIFFERENCE, 'vmin': -limit, 'vmax': limit},
         ),
     )
-    chosen, extent = _spread(len(before)), _extent(stacks[0].shape, affine)
+    chosen, extent = _shown(inside), _extent(stacks[0].shape, affine)
     with house_style():
         figure, grid = _slice_grid(len(chosen), extent)
         for panels, stack, (title, colours) in zip(grid, stacks, rows, strict=True):
@@ -146,6 +148,8 @@ def plot_harmonization(
             for axes, i in zip(panels, chosen, strict=True):
                 draw_panel(axes, stack[i], extent, colours)
                 label_cut(axes, 'LR', _height(affine, i))
+        for axes, i in zip(grid[-1], chosen, strict=True):
+            draw_outline(axes, inside[box][i], extent)
         _side_bar(figure, grid[-1][-1], limit)
         save(figure, Path(path))
 
@@ -166,9 +170,10 @@ def plot_flicker(
         Ends in ``.svg``.
     """
     before, after = np.asarray(before, float), np.asarray(after, float)
-    box = _around_brain((before > 0) | (after > 0))
+    inside = (before > 0) | (after > 0)
+    box = _around_brain(inside)
     titles = f'Before: as acquired at {source_site}', f'After: rendered as {target_site}'
-    chosen, extent = _spread(len(before)), _extent(before[box].shape, affine)
+    chosen, extent = _shown(inside), _extent(before[box].shape, affine)
     with house_style():
         figures = []
         for stack, title in zip((before[box], after[box]), titles, strict=True):
@@ -184,7 +189,7 @@ def plot_flicker(
 def plot_planes(
     before: np.ndarray, after: np.ndarray, affine: np.ndarray, place: Sequence[float], path: Path
 ) -> None:
-    """Cuts before, after, and what changed: through the middle of the brain, and at a place.
+    """Cuts before, after, and what changed, through the middle of the brain and at a place.
 
     Parameters
     ----------
@@ -214,8 +219,12 @@ def plot_planes(
         figure, grid = _planes_grid(sizes)
         for panels, volume, look, title in zip(grid, volumes, colours, titles, strict=True):
             _row_title(figure, panels, 0, title)
+            changed = volume is volumes[2]
             for axes, (axis, index), size in zip(panels, cuts, sizes, strict=True):
-                draw_panel(axes, volume.take(index, axis), (0, size[0], 0, size[1]), look)
+                extent = 0.0, size[0], 0.0, size[1]
+                draw_panel(axes, volume.take(index, axis), extent, look)
+                if changed:
+                    draw_outline(axes, volumes[0].take(index, axis) > 0, extent)
                 at = affine[axis, 3] + (index + box[axis].start) * affine[axis, axis]
                 label_cut(axes, 'LR' if axis else 'PA', f'{"xyz"[axis]} = {at:.0f} mm')
         _row_title(figure, grid[0], 2, 'Where contrast and shading explain least')
@@ -261,6 +270,12 @@ def _single(image: Image) -> nib.Nifti1Image:
     """Three dimensions, and numbers that can be interpolated."""
     volume = Volume.of(image)
     return nib.Nifti1Image(volume.data, volume.affine)
+
+
+def _shown(inside: np.ndarray) -> list[int]:
+    """The slices to show, of those that hold brain; of all of them where none does."""
+    held = np.flatnonzero(inside.any(axis=(1, 2)))
+    return held[_spread(len(held))].tolist() if held.size else _spread(len(inside))
 
 
 def _spread(n: int) -> list[int]:

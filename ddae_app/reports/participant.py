@@ -42,12 +42,15 @@ class Picture:
     title, caption : str
     path : str
         Relative to the page.
+    alternates : bool
+        Shows two pictures in turn, and rests under the mouse.
     """
 
     section: str
     title: str
     caption: str
     path: str
+    alternates: bool = False
 
 
 @dataclass(frozen=True)
@@ -87,6 +90,11 @@ class ScanReport:
         return found
 
     @property
+    def parts(self) -> list[str]:
+        """Headings of the scan, for the navigation."""
+        return [*self.sections, *(['Quality'] if self.quality else [])]
+
+    @property
     def state(self) -> str:
         """Whether somebody should look: ``failed``, ``look`` or ``fine``."""
         if self.error:
@@ -111,6 +119,8 @@ class ParticipantReport:
         Text for a paper, as :mod:`~ddae_app.reports.boilerplate` takes it; empty if unknown.
     settings : str
         Of the run, as TOML.
+    command : str
+        The command line of the run.
     """
 
     participant: str
@@ -120,6 +130,20 @@ class ParticipantReport:
     scans: tuple[ScanReport, ...]
     methods: str
     settings: str = ''
+    command: str = ''
+
+    @property
+    def shared(self) -> list[tuple[str, str]]:
+        """Facts that hold of every scan that did not fail."""
+        done = [scan.summary for scan in self.scans if not scan.error]
+        return [fact for fact in (done[0] if done else ()) if all(fact in facts for facts in done)]
+
+    @property
+    def summary(self) -> list[tuple[str, str]]:
+        """Facts of the participant."""
+        failed = f', of which {len(self.failed)} failed' if self.failed else ''
+        counted = ('T1w images', f'{len(self.scans)}{failed}')
+        return [('Participant', self.participant), counted, *self.shared]
 
     @property
     def failed(self) -> tuple[ScanReport, ...]:
@@ -141,4 +165,4 @@ class ParticipantReport:
 
 def write_participant_report(path: Path, report: ParticipantReport) -> None:
     """Write a participant's page, beside the folder that holds its figures."""
-    write_page(path, 'participant.html.j2', report=report, waiver=boilerplate.WAIVER)
+    write_page(path, 'participant.html.j2', report=report)

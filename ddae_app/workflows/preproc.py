@@ -130,18 +130,20 @@ def init_preproc_wf(
 
 
 def preprocessing_methods(protocol: Protocol, skull_strip: str) -> str:
-    """What preprocessing does, as a sentence for a paper; `skull_strip` is empty if unknown."""
+    """What preprocessing does, for a paper; `skull_strip` is empty if unknown."""
     brain = {
-        'hd-bet': 'the brain was extracted with HD-BET [@isensee2019]',
-        'template': "the template's brain mask was brought to the scan by symmetric "
-        'diffeomorphic registration (SyN) [@avants2008]',
-        'none': 'the scans had been skull-stripped before',
-    }.get(skull_strip, 'the brain was extracted')
+        'hd-bet': 'The brain was extracted with HD-BET [@isensee2019], a network of the nnU-Net '
+        'framework [@isensee2021].',
+        'template': "The template's brain mask was brought to the scan by symmetric "
+        'diffeomorphic registration (SyN) [@avants2008].',
+        'none': 'The scans had been skull-stripped before.',
+    }.get(skull_strip, 'The brain was extracted.')
     grid = ' x '.join(map(str, protocol.grid))
-    origin = '[@fonov2011; @ciric2022]' if protocol.template.endswith('cAsym') else '[@fonov2011]'
+    fetched = protocol.template.endswith('cAsym')
+    source = 'TemplateFlow [@ciric2022]' if fetched else 'Nilearn [@abraham2014]'
     return (
-        f'Each T1-weighted image was registered to {protocol.template} {origin} by an affine '
-        f'transform with ANTs [@avants2011], resampled to {grid} voxels over the field of view of '
-        'the template, corrected for intensity inhomogeneity with N4 [@tustison2010], '
-        f'and {brain}.'
+        f'Each T1-weighted image was registered to {protocol.template} [@fonov2009; @fonov2011], '
+        f'as distributed with {source}, by an affine transform with ANTs [@avants2011], resampled '
+        f'to {grid} voxels over the field of view of the template, and corrected for intensity '
+        f'inhomogeneity with N4 [@tustison2010]. {brain}'
     )

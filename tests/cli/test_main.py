@@ -186,7 +186,8 @@ def test_a_run_keeps_its_settings_and_its_log(settings, bids_dir, tmp_path, caps
     work = tmp_path / 'work'
     assert main([str(bids_dir), str(tmp_path / 'out'), 'group', '-w', str(work), '-v']) == 0
     (logs,) = (tmp_path / 'out' / 'logs').iterdir()
-    assert _tree(logs) == ['ddae-app.log', 'settings.toml']
+    assert _tree(logs) == ['command.txt', 'ddae-app.log', 'settings.toml']
+    assert (logs / 'command.txt').read_text().startswith(f'ddae-app {bids_dir}')
     assert from_flat(read_flat(logs / 'settings.toml')).bids_dir == bids_dir
     assert f'command: ddae-app {bids_dir}' in (logs / 'ddae-app.log').read_text()
     assert 'finished in' in capsys.readouterr().err

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import re
+import shutil
+import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +13,7 @@ import pytest
 from ddae_app.harmonize.models import find_model
 from ddae_app.levels.methods import methods_text
 from ddae_app.reports import boilerplate
-from ddae_app.settings import Protocol
+from ddae_app.settings import Protocol, from_flat
 from ddae_app.workflows.harmonize import DESCRIPTIONS
 from ddae_app.workflows.preproc import preprocessing_methods
 
@@ -47,9 +50,35 @@ def test_specials_of_latex_are_escaped():
     assert page.count('{') - page.count(r'\{') == page.count('}') - page.count(r'\}')
 
 
-def test_the_bibliography_has_what_is_cited_and_nothing_else():
-    keys = re.findall(r'^@\w+\{([^,]+),', boilerplate.to_bibtex(TEXT), re.MULTILINE)
-    assert sorted(keys) == sorted(boilerplate.cited(TEXT))
+def test_all_forms_cite_the_same_and_list_no_more():
+    for text in (TEXT, everything_said()):
+        said = boilerplate.to_markdown(text)
+        page, latex = boilerplate.to_html(text), boilerplate.to_latex(text)
+        found = (
+            re.findall(r'^@\w+\{([^,]+),', boilerplate.to_bibtex(text), re.MULTILINE),
+            re.findall(r'^- @([\w-]+): ', said, re.MULTILINE),
+            re.findall('<li id="ref-([^"]+)"', page),
+            {key for keys in re.findall(r'\\citep\{([^}]+)\}', latex) for key in keys.split(',')},
+            set(re.findall('href="#ref-([^"]+)"', page)),
+        )
+        assert all(sorted(keys) == sorted(boilerplate.cited(text)) for keys in found)
+        assert all(boilerplate.WAIVER in form for form in (said, page, latex))
+
+
+@pytest.mark.skipif(not shutil.which('pdflatex'), reason='LaTeX is not installed')
+@pytest.mark.parametrize('text', [TEXT, 'Nothing is cited; site --A_B [@x] <b> |"| Zürich.'])
+def test_latex_takes_the_document(text, tmp_path):
+    boilerplate.write_boilerplate(tmp_path, text)
+    steps = [['pdflatex', '-interaction=nonstopmode', '-halt-on-error', 'CITATION.tex']] * 2
+    steps.insert(1, ['bibtex', 'CITATION'])
+    for step in steps if boilerplate.cited(text) else steps[:1]:
+        done = subprocess.run(step, cwd=tmp_path, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout
+    assert (tmp_path / 'CITATION.pdf').is_file()
+
+
+def test_flags_keep_their_hyphens_in_latex():
+    assert '(-{}-sloppy)' in boilerplate.to_latex('Few (--sloppy).')
 
 
 @pytest.mark.parametrize('label', ['[@nobody2000]', '[@tustison2010; @nobody]', '*', '[@', '\\'])
@@ -66,13 +95,21 @@ def test_names_of_authors_survive():
     assert 'Ibáñez' in boilerplate.to_bibtex(text)
 
 
+def asked(**values):
+    level = {'bids_dir': 'in', 'output_dir': 'out', 'analysis_level': 'participant'}
+    return from_flat(level | values)
+
+
 def everything_said():
-    methods = [preprocessing_methods(Protocol(), how) for how in ('hd-bet', 'template', 'none')]
+    brains = 'hd-bet', 'template', 'none'
+    templates = 'MNI152NLin2009cAsym', 'MNI152NLin2009aSym'
+    protocols = [replace(Protocol(), template=name) for name in templates]
+    methods = [preprocessing_methods(p, how) for p in protocols for how in brains]
     model = find_model(None, None, Path('nowhere'))
     ran = ['preprocessing', 'hd-bet', 'harmonization']
     extra = 'The result was denoised [@immerkaer1996].'
     parts = [*methods, *DESCRIPTIONS.values(), extra]
-    return methods_text(parts, ran, model, 'Site_A', sloppy=True)
+    return methods_text(parts, ran, asked(target_site='Site_A', sloppy=True), model)
 
 
 def test_everything_that_is_ever_said_can_be_cited():
@@ -85,6 +122,20 @@ def test_the_text_tells_what_ran():
     text = everything_said()
     assert 'target site was Site_A' in text and 'simulated scanners only' in text
     assert '*antspyx*' in text and '*HD_BET*' in text and '*torch*' in text and '--sloppy' in text
-    preprocessed = methods_text(['Done.'], ['preprocessing'], None, None, sloppy=False)
+    assert 'had not been trained' not in text
+    preprocessed = methods_text(['Done.'], ['preprocessing'], asked(), None)
     assert 'preprocessing performed' in preprocessed
     assert 'torch' not in preprocessed and '--sloppy' not in preprocessed
+
+
+@pytest.mark.parametrize(
+    ('policy', 'how'),
+    [('agnostic', 'from each scan alone'), ('adapt', 'from the scans of the site')],
+)
+def test_the_text_tells_what_was_done_about_unseen_sites(policy, how):
+    model = find_model(None, None, Path('nowhere'))
+    settings = asked(target_site='PhantomA', unseen_site=policy)
+    text = methods_text(['Done.'], ['harmonization'], settings, model, ['PhantomB', 'Else', None])
+    assert 'not been trained on Else and a site that is not recorded:' in text and how in text
+    text = methods_text(['Done.'], ['harmonization'], settings, model, ['PhantomB'])
+    assert 'had not been trained' not in text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from base64 import b64decode
 from xml.etree import ElementTree
 
 import matplotlib
@@ -11,6 +12,7 @@ import pytest
 
 from ddae_app.errors import DdaeError
 from ddae_app.reports import figures
+from ddae_app.reports.canvas import OUTLINE
 from ddae_app.reports.site_figures import draw_explained, draw_site_histograms
 
 AFFINE = np.diag([6.0, 7.0, 6.0, 1.0])
@@ -48,11 +50,16 @@ def draw(name, path, scan, stacks):
         figures.plot_planes(volume, volume**1.5, AFFINE, (90, 100, 80), path)
     elif name == 'harmonization':
         figures.plot_harmonization(before, after, path, 'A & B', '<C>', AFFINE)
+    elif name == 'flicker':
+        figures.plot_flicker(before, after, path, 'A & B', '<C>', AFFINE)
     else:
         figures.plot_histogram(before, after, reference, path, '$C')
 
 
-@pytest.mark.parametrize('name', ['registration', 'mask', 'planes', 'harmonization', 'histogram'])
+NAMES = 'registration', 'mask', 'planes', 'harmonization', 'flicker', 'histogram'
+
+
+@pytest.mark.parametrize('name', NAMES)
 def test_figure_is_well_formed_and_repeatable(name, scan, stacks, tmp_path):
     first, second = tmp_path / 'a.svg', tmp_path / 'b.svg'
     draw(name, first, scan, stacks)
@@ -60,6 +67,40 @@ def test_figure_is_well_formed_and_repeatable(name, scan, stacks, tmp_path):
     assert ElementTree.parse(first).getroot().tag.endswith('svg')
     assert first.read_bytes() == second.read_bytes()
     assert sorted(path.name for path in tmp_path.iterdir()) == ['a.svg', 'b.svg']
+
+
+def shown_in_turn(path):
+    """The pictures of a flicker, the first one last, since it lies on top."""
+    images = ElementTree.parse(path).getroot().findall('{http://www.w3.org/2000/svg}image')
+    return [image.get('href').removeprefix('data:image/png;base64,') for image in images]
+
+
+def test_a_flicker_holds_both_pictures_in_one_window(stacks, tmp_path):
+    before, after = stacks
+    figures.plot_flicker(before, after, tmp_path / 'a.svg', 'A', 'B')
+    figures.plot_flicker(before, before, tmp_path / 'b.svg', 'A', 'A')
+    back, front = shown_in_turn(tmp_path / 'a.svg')
+    assert back != front
+    # The same slices as before have the same picture, whatever they are compared with.
+    assert shown_in_turn(tmp_path / 'b.svg')[1] == front
+    sizes = [b64decode(image)[16:24] for image in (back, front)]
+    assert sizes[0] == sizes[1]
+
+
+def test_only_slices_with_brain_are_shown():
+    inside = np.zeros((90, 4, 4), bool)
+    inside[10:41, 1, 1] = True
+    chosen = figures._shown(inside)
+    assert len(chosen) == 7 and chosen[0] > 10 and chosen[-1] < 40
+    assert figures._shown(np.zeros((3, 4, 4), bool)) == [0, 1, 2]
+
+
+def test_the_difference_is_outlined(stacks, tmp_path):
+    before, after = stacks
+    figures.plot_harmonization(before, after, tmp_path / 'a.svg', 'A', 'B')
+    figures.plot_harmonization(before * 0, after * 0, tmp_path / 'b.svg', 'A', 'B')
+    lines = [(tmp_path / name).read_text().count(OUTLINE.lower()) for name in ('a.svg', 'b.svg')]
+    assert lines == [2, 0]
 
 
 def test_difference_shows(stacks, tmp_path):

@@ -79,7 +79,7 @@ def test_pages_need_no_network(tmp_path):
     write_group_report(tmp_path / 'b.html', [{'bids_name': 's', 'ssim': '1'}], {}, {})
     for name in ('a.html', 'b.html'):
         page = (tmp_path / name).read_text()
-        assert not re.search(r'src="(https?:)?//', page)
+        assert not re.search(r'(src|data)="(https?:)?//', page)
         # Links that are followed by hand lead elsewhere, nothing else does.
         assert not re.search(r'<(?!a )[^>]*href="(https?:)?//', page)
         assert '@import' not in page
@@ -158,6 +158,15 @@ def test_figure_paths_cannot_leave_the_folder_for_the_network(tmp_path):
     assert 'src="https%3A//example.org/a%20b.svg"' in path.read_text()
 
 
+def test_pictures_in_turn_notice_the_mouse(tmp_path):
+    path = tmp_path / 'sub-01.html'
+    pictures = (Picture('A', 'still', 'c', 'a.svg'), Picture('A', 'turn', 'c', 'b c.svg', True))
+    write_participant_report(path, report(scans=(ScanReport('a', None, (), (), pictures),)))
+    page = path.read_text()
+    assert '<img src="a.svg"' in page and 'data="b%20c.svg"' in page
+    assert page.count('<img') == page.count('<object') == 1
+
+
 def test_methods_come_in_four_forms(tmp_path):
     path = tmp_path / 'sub-01.html'
     write_participant_report(path, report(methods=f'One [@tustison2010].\n\nTwo {HOSTILE}\n'))
@@ -186,6 +195,42 @@ def test_errors_show_the_crash_of_their_scan_alone(tmp_path):
     fine = ScanReport('a', None, (), (), ())
     write_participant_report(path, report(scans=(fine,)))
     assert 'No errors to report!' in path.read_text()
+
+
+def test_what_all_scans_share_is_said_once(tmp_path):
+    path = tmp_path / 'sub-01.html'
+    scans = [
+        ScanReport(
+            f'sub-01_run-{i}', None, (('Target', 'Everywhere'), ('T1w', f'own-{i}')), (), ()
+        )
+        for i in (1, 2)
+    ]
+    failed = ScanReport('sub-01_run-3', 'cut short', (('T1w', 'own-3'),), (), ())
+    write_participant_report(path, report(scans=(*scans, failed)))
+    page = path.read_text()
+    assert page.count('Everywhere') == 1 and '3, of which 1 failed' in page
+    assert [page.count(f'own-{i}') for i in (1, 2, 3)] == [1, 1, 1]
+    write_participant_report(path, report(scans=(failed,)))
+    assert 'own-3' in path.read_text()
+
+
+def test_the_navigation_leads_to_every_part_of_every_scan(tmp_path):
+    path = tmp_path / 'sub-01.html'
+    for scans in (report().scans, report().scans[:1]):
+        write_participant_report(path, report(scans=scans))
+        page = path.read_text()
+        targets = re.findall('href="#([^"]+)"', page.partition('</nav>')[0])
+        assert all(page.count(f'id="{target}"') == 1 for target in targets)
+        wanted = {'summary', 'about', 'methods', 'errors'}
+        wanted |= {f'{part}-{scan.name}' for scan in scans for part in scan.parts}
+        wanted |= {scan.name for scan in scans if len(scans) > 1}
+        assert set(targets) == wanted
+
+
+def test_about_names_the_command(tmp_path):
+    path = tmp_path / 'sub-01.html'
+    write_participant_report(path, report(command=f'ddae-app in out participant {HOSTILE}'))
+    assert 'ddae-app in out participant &lt;script&gt;' in path.read_text()
 
 
 @pytest.mark.parametrize('write', ['participant', 'group'])
