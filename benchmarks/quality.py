@@ -1,14 +1,15 @@
 """Quality of harmonisation on phantoms whose truth is known: one command, one table.
 
     python benchmarks/quality.py WORK_DIR [--seed 0] [--images 64000] [--methods ddae ...]
-        [--tissue-contrast]
+        [--tissue-contrast] [--resampled]
 
 Seven sites to train on and an eighth never seen; scanners, people and the populations of the sites
 are drawn from ``--seed``. Everybody is also rendered by the scanner of the target site: without
 noise (truth) and with it (retest). Every method is fitted to the same training slices and judged
 on the same test slices. What has been done is found in WORK_DIR and not done again. The table goes
-to ``WORK_DIR/seed-<seed>/quality.tsv`` and ``quality.md``, or ``seed-<seed>-tissue`` where the
-scanners show some tissues otherwise than others, which no intensity curve can undo.
+to ``WORK_DIR/seed-<seed>/quality.tsv`` and ``quality.md``; with ``-tissue`` where the scanners
+show some tissues otherwise than others, which no intensity curve can undo, ``-resampled`` where
+slices are not simulated in template space but brought there from each scanner's own voxels.
 
 Columns. To the truth, source sites but the target: psnr (dB), ssim; of the site never seen:
 psnr_unseen, and psnr_adapt where its look is taken from ten other scans of it. To the source:
@@ -28,6 +29,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -46,6 +48,7 @@ from ddae_app.imaging.grid import model_grid
 from ddae_app.imaging.slices import crop_start
 from ddae_app.model.presets import Preset
 from ddae_app.phantom.population import site_names
+from ddae_app.phantom.resampled import resampled_visit
 from ddae_app.phantom.slices import PhantomSlices, draw_slices
 from ddae_app.settings import Protocol
 from ddae_app.training.dataset import SliceData
@@ -80,14 +83,18 @@ def main() -> None:
     parser.add_argument('--test-per-site', type=int, default=100)
     parser.add_argument('--images', type=int, default=64_000, help='seen in each DDAE training')
     parser.add_argument('--tissue-contrast', action='store_true')
+    parser.add_argument('--resampled', action='store_true')
     parser.add_argument('--threads', type=int, default=1)
     parser.add_argument('--methods', nargs='+', default=list(METHODS), choices=list(METHODS))
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    folder = args.work_dir / (f'seed-{args.seed}' + '-tissue' * args.tissue_contrast)
+    physics = {'tissue_contrast': args.tissue_contrast}
+    physics |= {'draw': resampled_visit} if args.resampled else {}
+    kind = '-tissue' * args.tissue_contrast + '-resampled' * args.resampled
+    folder = args.work_dir / f'seed-{args.seed}{kind}'
     folder.mkdir(parents=True, exist_ok=True)
     people = args.train_per_site, args.test_per_site
-    bench = draw(folder / 'phantoms.npz', args.seed, *people, args.tissue_contrast)
+    bench = draw(folder / 'phantoms.npz', args.seed, *people, **physics)
     for name in args.methods:
         file = folder / f'{name}.json'
         if not file.is_file():
@@ -99,13 +106,11 @@ def main() -> None:
     print((folder / 'quality.md').read_text())
 
 
-def draw(
-    file: Path, seed: int, train_per_site: int, test_per_site: int, tissue_contrast: bool = False
-) -> Bench:
-    """The phantoms of a seed, drawn once."""
+def draw(file: Path, seed: int, train_per_site: int, test_per_site: int, **physics: Any) -> Bench:
+    """The phantoms of a seed, drawn once; `physics` goes to ``draw_slices``."""
     if not file.is_file():
         points = axial_points()
-        physics = {'scanner_seed': seed, 'tissue_contrast': tissue_contrast}
+        physics = {'scanner_seed': seed, **physics}
         learn = draw_slices(train_per_site, SEEN, 1000 + seed, points, **physics)
         judge = draw_slices(test_per_site, SITES, 2000 + seed, points, target=TARGET, **physics)
         assert judge.truth is not None and judge.retest is not None
@@ -204,7 +209,7 @@ def apply(harmonizer: Harmonizer, bench: Bench, rows: np.ndarray, ages: np.ndarr
     """Outputs for some test slices; NaN for the unseen site where a method has no answer to it."""
     out = np.full((len(rows), *bench.images.shape[1:]), np.nan, np.float32)
     answers = isinstance(harmonizer, HistogramMatching | DDAEHarmonizer)
-    can = np.full(len(rows), True) if answers else bench.sites[rows] != UNSEEN
+    can = answers | (bench.sites[rows] != UNSEEN)
     out[can] = harmonizer.transform(
         bench.images[rows[can]],
         pd.DataFrame(
@@ -272,12 +277,9 @@ def judge(bench: Bench, outputs: Outputs) -> dict[str, float | None]:
         scores['psnr_adapt'] = fidelity.psnr(outputs.adapted, bench.truth[rest]).mean()
     if outputs.permuted is not None:
         rows = permuted_rows(bench)
+        told = bench.ages[rows], permuted_ages(bench, rows), bench.subjects[rows]
         scores['age_slope'] = probes.injected_age_slope(
-            outputs.images[rows],
-            outputs.permuted,
-            bench.ages[rows],
-            permuted_ages(bench, rows),
-            bench.subjects[rows],
+            outputs.images[rows], outputs.permuted, *told
         )
     return {k: None if v is None or not np.isfinite(v) else float(v) for k, v in scores.items()}
 
