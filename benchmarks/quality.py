@@ -29,12 +29,12 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 from literal import Literal
+from phantoms import PROTOCOL, TARGET, UNSEEN, Bench, draw
 from scipy.ndimage import gaussian_filter
 
 from ddae_app.evaluation import fidelity, probes
@@ -44,35 +44,11 @@ from ddae_app.harmonize.ddae import DDAEHarmonizer
 from ddae_app.harmonize.histogram import HistogramMatching
 from ddae_app.harmonize.models import training_preset
 from ddae_app.harmonize.networks import CVAEHarmonizer, StyleGANHarmonizer
-from ddae_app.imaging.grid import model_grid
-from ddae_app.imaging.slices import crop_start
 from ddae_app.model.presets import Preset
-from ddae_app.phantom.population import site_names
-from ddae_app.phantom.resampled import resampled_visit
-from ddae_app.phantom.slices import PhantomSlices, draw_slices
-from ddae_app.settings import Protocol
-from ddae_app.training.dataset import SliceData
 from ddae_app.training.loop import Progress, train
 
-PROTOCOL = Protocol(template='MNI152NLin2009aSym')
-SITES = site_names(8)
-SEEN, UNSEEN, TARGET = SITES[:7], SITES[7], SITES[0]
 CNN_SEEDS = 5
 ADAPTATION_SCANS = 10
-
-
-@dataclass(frozen=True)
-class Bench:
-    """Training slices; test slices of everybody, with truth and retest on the target's scale."""
-
-    data: SliceData
-    images: np.ndarray
-    truth: np.ndarray
-    retest: np.ndarray
-    sites: np.ndarray
-    ages: np.ndarray
-    sexes: np.ndarray
-    subjects: np.ndarray
 
 
 def main() -> None:
@@ -88,13 +64,11 @@ def main() -> None:
     parser.add_argument('--methods', nargs='+', default=list(METHODS), choices=list(METHODS))
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    physics = {'tissue_contrast': args.tissue_contrast}
-    physics |= {'draw': resampled_visit} if args.resampled else {}
     kind = '-tissue' * args.tissue_contrast + '-resampled' * args.resampled
     folder = args.work_dir / f'seed-{args.seed}{kind}'
     folder.mkdir(parents=True, exist_ok=True)
     people = args.train_per_site, args.test_per_site
-    bench = draw(folder / 'phantoms.npz', args.seed, *people, **physics)
+    bench = draw(folder / 'phantoms.npz', args.seed, *people, args.tissue_contrast, args.resampled)
     for name in args.methods:
         file = folder / f'{name}.json'
         if not file.is_file():
@@ -104,54 +78,6 @@ def main() -> None:
     rows = {n: json.loads(f.read_text()) for n in METHODS if (f := folder / f'{n}.json').is_file()}
     write_tables(folder, rows)
     print((folder / 'quality.md').read_text())
-
-
-def draw(file: Path, seed: int, train_per_site: int, test_per_site: int, **physics: Any) -> Bench:
-    """The phantoms of a seed, drawn once; `physics` goes to ``draw_slices``."""
-    if not file.is_file():
-        points = axial_points()
-        physics = {'scanner_seed': seed, **physics}
-        learn = draw_slices(train_per_site, SEEN, 1000 + seed, points, **physics)
-        judge = draw_slices(test_per_site, SITES, 2000 + seed, points, target=TARGET, **physics)
-        assert judge.truth is not None and judge.retest is not None
-        arrays = {f'learn_{k}': v for k, v in labels(learn).items()}
-        arrays |= {f'judge_{k}': v for k, v in labels(judge).items()}
-        arrays['learn'] = scaled(learn.images, learn.images, learn.mask)
-        arrays['judge'] = scaled(judge.images, judge.images, judge.mask)
-        # Noise lifts the percentile that becomes 1: the truth is put on the scale of the retest.
-        arrays['truth'] = scaled(judge.truth, judge.retest, judge.mask)
-        arrays['retest'] = scaled(judge.retest, judge.retest, judge.mask)
-        np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
-    with np.load(file) as a:
-        learnt = (a['learn_age'].astype(float), tuple(a['learn_sex']), tuple(a['learn_subject']))
-        return Bench(
-            SliceData(a['learn'][:, None], tuple(a['learn_site']), *learnt),
-            *(a[k] for k in ('judge', 'truth', 'retest', 'judge_site')),
-            a['judge_age'].astype(float),
-            *(a[k] for k in ('judge_sex', 'judge_subject')),
-        )
-
-
-def labels(slices: PhantomSlices) -> dict[str, np.ndarray]:
-    return {k: getattr(slices, k) for k in ('site', 'age', 'sex', 'subject')}
-
-
-def axial_points() -> np.ndarray:
-    """Positions of the medial slice's pixels, template mm, shape (128, 128, 3)."""
-    grid = model_grid(PROTOCOL.template, PROTOCOL.grid)
-    x, y = crop_start(grid.shape, PROTOCOL.slice_shape)
-    height, width = PROTOCOL.slice_shape
-    index = np.meshgrid(
-        np.arange(x, x + height), np.arange(y, y + width), grid.shape[2] // 2, 1, indexing='ij'
-    )
-    return (np.stack(index, axis=-1)[:, :, 0, 0] @ grid.affine.T)[..., :3]
-
-
-def scaled(images: np.ndarray, reference: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """As the pipeline scales: the percentile of the reference's brain becomes 1."""
-    percentile = PROTOCOL.intensity_percentile
-    tops = [np.percentile(r[m], percentile) for r, m in zip(reference, mask, strict=True)]
-    return (images / np.array(tops)[:, None, None]).astype(np.float32)
 
 
 @dataclass(frozen=True)

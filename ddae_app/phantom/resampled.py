@@ -1,11 +1,14 @@
 """Slices of scans as the pipeline cuts them, without running all of it.
 
 Each person lies in each scanner in a pose of their own, on the scanner's own voxels. Only a slab
-around the slice is rendered. It is resampled, masked and cut by the pipeline's own functions;
-registration is the true pose and a small error, and bias correction leaves part of the true field.
+around the slice is rendered. It is resampled and masked by the pipeline's own functions;
+registration is the true pose and a small error, and what bias correction leaves is part of the
+true field, and what it leaves of the scanner on average.
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 import nibabel as nib
 import numpy as np
@@ -14,6 +17,7 @@ from ddae_app.imaging.brain import foreground
 from ddae_app.imaging.grid import Grid
 from ddae_app.imaging.registration import resample_to_grid
 from ddae_app.phantom.anatomy import Anatomy
+from ddae_app.phantom.correction import Correction
 from ddae_app.phantom.dataset import draw_pose, moved, voxel_centres
 from ddae_app.phantom.population import Subject
 from ddae_app.phantom.scanner import Scanner, render
@@ -36,12 +40,25 @@ def resampled_visit(
     points: np.ndarray,
     target: Scanner | None = None,
     bias_strength: float = 0.3,
+    *,
+    corrections: Mapping[str, Correction],
+    percentile: float,
 ) -> Visit:
     """Scan one person, and again in the target's scanner, in the same pose.
 
-    Parameters and result are those of :func:`~ddae_app.phantom.slices.draw_visit`; `points` are
-    of an axial slice, shape (H, W, 3). The mask is found in each image as the pipeline finds it;
-    so truth and retest have that of the target's own voxels.
+    Parameters and result are those of :func:`~ddae_app.phantom.slices.draw_visit`, but for what
+    follows here. The mask is found in each image as the pipeline finds it; so truth and retest
+    have that of the target's own voxels.
+
+    Parameters
+    ----------
+    points : np.ndarray, shape (H, W, 3)
+        Of an axial slice.
+    corrections : mapping of str to Correction
+        Of the scanners, by site.
+    percentile : float
+        Of the brain's intensities that becomes 1: images are scaled, the truth as the retest is,
+        for noise lifts the percentile.
     """
     anatomy, prefix = subject.anatomy(), f'sub-{subject.label}'
     pose = draw_pose(anatomy, generator(seed, 'scan', prefix))
@@ -51,14 +68,20 @@ def resampled_visit(
         rng = None if what is None else generator(seed, what, prefix)
         slab = _slab(anatomy, by, pose, moved(points, found), rng, bias_strength)
         resampled = resample_to_grid(slab, found, _grid(points))
-        image = np.asarray(resampled.dataobj)[..., 0]
+        image = np.asarray(resampled.dataobj)[..., 0] * corrections[by.site].field
         mask = foreground(image)
         return np.where(mask, image, 0), mask
 
+    def top(image: np.ndarray, by: Scanner) -> float:
+        return float(np.percentile(image[image > 0], percentile)) * corrections[by.site].gain
+
     image, mask = scan(scanner, 'scan noise')
+    image /= top(image, scanner)
     if target is None:
         return Visit(image, mask, None, None)
-    return Visit(image, mask, scan(target, None)[0], scan(target, 'retest')[0])
+    truth, retest = (scan(target, what)[0] for what in (None, 'retest'))
+    scale = top(retest, target)
+    return Visit(image, mask, truth / scale, retest / scale)
 
 
 def _slab(
