@@ -22,10 +22,11 @@ demo: $(INSTALLED)
 	$(BIN)/ddae-app $(DEMO)/bids $(DEMO)/out participant -w $(DEMO)/work --skull-strip none --target-site PhantomA
 	@echo "Open in a browser: $$(ls $(DEMO)/out/sub-*.html | tail -n 1)"
 
-# The packaged model: other simulated people than the demo's, in the same simulated scanners.
+# The packaged model: other simulated people than the demo's, in the same simulated scanners, and
+# through the pipeline as the demo's are.
 demo-model: $(INSTALLED)
-	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/quality.py $(DEMO)/quality --methods ddae
-	cp $(DEMO)/quality/seed-0/ddae/phantom-tiny.safetensors ddae_app/data/
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/quality.py $(DEMO)/quality --resampled --images 25600 --methods ddae
+	cp $(DEMO)/quality/seed-0-resampled/ddae/phantom-tiny.safetensors ddae_app/data/
 
 test: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile

@@ -23,7 +23,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from quality import SEEN, TARGET
+from phantoms import SEEN, TARGET
 from scipy.ndimage import binary_dilation, binary_erosion, gaussian_filter
 from volumes import (
     BIAS_LEFT,

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from quality import SITES, axial_points, scaled
+from phantoms import SITES, axial_points, scaled
 from safetensors.torch import save_file
 from torch import nn
 from torch.nn import functional as nnf

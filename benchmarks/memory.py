@@ -40,7 +40,7 @@ def main() -> None:
 
 def measure(work_dir: Path, n: int, steps: int) -> str:
     """Train on `n` slices; size of the file and memory, GB, and seconds."""
-    from quality import PROTOCOL, SEEN, axial_points, scaled
+    from phantoms import PROTOCOL, SEEN, axial_points, scaled
 
     from ddae_app.harmonize.models import training_preset
     from ddae_app.phantom.slices import draw_slices

@@ -1,14 +1,15 @@
 """Quality of harmonisation on phantoms whose truth is known: one command, one table.
 
     python benchmarks/quality.py WORK_DIR [--seed 0] [--images 64000] [--methods ddae ...]
-        [--tissue-contrast]
+        [--tissue-contrast] [--resampled]
 
 Seven sites to train on and an eighth never seen; scanners, people and the populations of the sites
 are drawn from ``--seed``. Everybody is also rendered by the scanner of the target site: without
 noise (truth) and with it (retest). Every method is fitted to the same training slices and judged
 on the same test slices. What has been done is found in WORK_DIR and not done again. The table goes
-to ``WORK_DIR/seed-<seed>/quality.tsv`` and ``quality.md``, or ``seed-<seed>-tissue`` where the
-scanners show some tissues otherwise than others, which no intensity curve can undo.
+to ``WORK_DIR/seed-<seed>/quality.tsv`` and ``quality.md``; with ``-tissue`` where the scanners
+show some tissues otherwise than others, which no intensity curve can undo, ``-resampled`` where
+slices are not simulated in template space but brought there from each scanner's own voxels.
 
 Columns. To the truth, source sites but the target: psnr (dB), ssim; of the site never seen:
 psnr_unseen, and psnr_adapt where its look is taken from ten other scans of it. To the source:
@@ -33,6 +34,7 @@ import numpy as np
 import pandas as pd
 import torch
 from literal import Literal
+from phantoms import PROTOCOL, TARGET, UNSEEN, Bench, draw
 from scipy.ndimage import gaussian_filter
 
 from ddae_app.evaluation import fidelity, probes
@@ -42,34 +44,11 @@ from ddae_app.harmonize.ddae import DDAEHarmonizer
 from ddae_app.harmonize.histogram import HistogramMatching
 from ddae_app.harmonize.models import training_preset
 from ddae_app.harmonize.networks import CVAEHarmonizer, StyleGANHarmonizer
-from ddae_app.imaging.grid import model_grid
-from ddae_app.imaging.slices import crop_start
 from ddae_app.model.presets import Preset
-from ddae_app.phantom.population import site_names
-from ddae_app.phantom.slices import PhantomSlices, draw_slices
-from ddae_app.settings import Protocol
-from ddae_app.training.dataset import SliceData
 from ddae_app.training.loop import Progress, train
 
-PROTOCOL = Protocol(template='MNI152NLin2009aSym')
-SITES = site_names(8)
-SEEN, UNSEEN, TARGET = SITES[:7], SITES[7], SITES[0]
 CNN_SEEDS = 5
 ADAPTATION_SCANS = 10
-
-
-@dataclass(frozen=True)
-class Bench:
-    """Training slices; test slices of everybody, with truth and retest on the target's scale."""
-
-    data: SliceData
-    images: np.ndarray
-    truth: np.ndarray
-    retest: np.ndarray
-    sites: np.ndarray
-    ages: np.ndarray
-    sexes: np.ndarray
-    subjects: np.ndarray
 
 
 def main() -> None:
@@ -80,14 +59,16 @@ def main() -> None:
     parser.add_argument('--test-per-site', type=int, default=100)
     parser.add_argument('--images', type=int, default=64_000, help='seen in each DDAE training')
     parser.add_argument('--tissue-contrast', action='store_true')
+    parser.add_argument('--resampled', action='store_true')
     parser.add_argument('--threads', type=int, default=1)
     parser.add_argument('--methods', nargs='+', default=list(METHODS), choices=list(METHODS))
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    folder = args.work_dir / (f'seed-{args.seed}' + '-tissue' * args.tissue_contrast)
+    kind = '-tissue' * args.tissue_contrast + '-resampled' * args.resampled
+    folder = args.work_dir / f'seed-{args.seed}{kind}'
     folder.mkdir(parents=True, exist_ok=True)
     people = args.train_per_site, args.test_per_site
-    bench = draw(folder / 'phantoms.npz', args.seed, *people, args.tissue_contrast)
+    bench = draw(folder / 'phantoms.npz', args.seed, *people, args.tissue_contrast, args.resampled)
     for name in args.methods:
         file = folder / f'{name}.json'
         if not file.is_file():
@@ -97,56 +78,6 @@ def main() -> None:
     rows = {n: json.loads(f.read_text()) for n in METHODS if (f := folder / f'{n}.json').is_file()}
     write_tables(folder, rows)
     print((folder / 'quality.md').read_text())
-
-
-def draw(
-    file: Path, seed: int, train_per_site: int, test_per_site: int, tissue_contrast: bool = False
-) -> Bench:
-    """The phantoms of a seed, drawn once."""
-    if not file.is_file():
-        points = axial_points()
-        physics = {'scanner_seed': seed, 'tissue_contrast': tissue_contrast}
-        learn = draw_slices(train_per_site, SEEN, 1000 + seed, points, **physics)
-        judge = draw_slices(test_per_site, SITES, 2000 + seed, points, target=TARGET, **physics)
-        assert judge.truth is not None and judge.retest is not None
-        arrays = {f'learn_{k}': v for k, v in labels(learn).items()}
-        arrays |= {f'judge_{k}': v for k, v in labels(judge).items()}
-        arrays['learn'] = scaled(learn.images, learn.images, learn.mask)
-        arrays['judge'] = scaled(judge.images, judge.images, judge.mask)
-        # Noise lifts the percentile that becomes 1: the truth is put on the scale of the retest.
-        arrays['truth'] = scaled(judge.truth, judge.retest, judge.mask)
-        arrays['retest'] = scaled(judge.retest, judge.retest, judge.mask)
-        np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
-    with np.load(file) as a:
-        learnt = (a['learn_age'].astype(float), tuple(a['learn_sex']), tuple(a['learn_subject']))
-        return Bench(
-            SliceData(a['learn'][:, None], tuple(a['learn_site']), *learnt),
-            *(a[k] for k in ('judge', 'truth', 'retest', 'judge_site')),
-            a['judge_age'].astype(float),
-            *(a[k] for k in ('judge_sex', 'judge_subject')),
-        )
-
-
-def labels(slices: PhantomSlices) -> dict[str, np.ndarray]:
-    return {k: getattr(slices, k) for k in ('site', 'age', 'sex', 'subject')}
-
-
-def axial_points() -> np.ndarray:
-    """Positions of the medial slice's pixels, template mm, shape (128, 128, 3)."""
-    grid = model_grid(PROTOCOL.template, PROTOCOL.grid)
-    x, y = crop_start(grid.shape, PROTOCOL.slice_shape)
-    height, width = PROTOCOL.slice_shape
-    index = np.meshgrid(
-        np.arange(x, x + height), np.arange(y, y + width), grid.shape[2] // 2, 1, indexing='ij'
-    )
-    return (np.stack(index, axis=-1)[:, :, 0, 0] @ grid.affine.T)[..., :3]
-
-
-def scaled(images: np.ndarray, reference: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """As the pipeline scales: the percentile of the reference's brain becomes 1."""
-    percentile = PROTOCOL.intensity_percentile
-    tops = [np.percentile(r[m], percentile) for r, m in zip(reference, mask, strict=True)]
-    return (images / np.array(tops)[:, None, None]).astype(np.float32)
 
 
 @dataclass(frozen=True)
@@ -204,7 +135,7 @@ def apply(harmonizer: Harmonizer, bench: Bench, rows: np.ndarray, ages: np.ndarr
     """Outputs for some test slices; NaN for the unseen site where a method has no answer to it."""
     out = np.full((len(rows), *bench.images.shape[1:]), np.nan, np.float32)
     answers = isinstance(harmonizer, HistogramMatching | DDAEHarmonizer)
-    can = np.full(len(rows), True) if answers else bench.sites[rows] != UNSEEN
+    can = answers | (bench.sites[rows] != UNSEEN)
     out[can] = harmonizer.transform(
         bench.images[rows[can]],
         pd.DataFrame(
@@ -272,12 +203,9 @@ def judge(bench: Bench, outputs: Outputs) -> dict[str, float | None]:
         scores['psnr_adapt'] = fidelity.psnr(outputs.adapted, bench.truth[rest]).mean()
     if outputs.permuted is not None:
         rows = permuted_rows(bench)
+        told = bench.ages[rows], permuted_ages(bench, rows), bench.subjects[rows]
         scores['age_slope'] = probes.injected_age_slope(
-            outputs.images[rows],
-            outputs.permuted,
-            bench.ages[rows],
-            permuted_ages(bench, rows),
-            bench.subjects[rows],
+            outputs.images[rows], outputs.permuted, *told
         )
     return {k: None if v is None or not np.isfinite(v) else float(v) for k, v in scores.items()}
 

@@ -29,7 +29,8 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 import torch
-from quality import PROTOCOL, SEEN, SITES, TARGET, UNSEEN, say, write_tables
+from phantoms import PROTOCOL, SEEN, SITES, TARGET, UNSEEN
+from quality import say, write_tables
 from scipy.ndimage import affine_transform, gaussian_filter
 
 from ddae_app.evaluation import fidelity, probes

@@ -165,10 +165,14 @@ def stripped_mask(image: nib.Nifti1Image, kind: HeadKind) -> np.ndarray:
             'the scan shows a whole head, but --skull-strip none expects skull-stripped scans; '
             'use --skull-strip hd-bet or template'
         )
-    data = np.asarray(image.dataobj)
+    return _largest_object(foreground(np.asarray(image.dataobj)), image)
+
+
+def foreground(data: np.ndarray) -> np.ndarray:
+    """What is not background in a skull-stripped image, of any shape."""
     bright = np.percentile(data[data > 0], 98) if (data > 0).any() else 0.0
     # Interpolation smears the edge over one voxel: ask for a little more than zero.
-    return _largest_object(data > 0.05 * bright, image)
+    return data > 0.05 * bright
 
 
 def volume_ml(mask: np.ndarray, affine: np.ndarray) -> float:

@@ -115,15 +115,23 @@ def acquire(
     matrix : np.ndarray, shape (4, 4)
         Template mm to scanner mm, which registration has to find.
     """
+    matrix, points = draw_pose(anatomy, rng), voxel_centres(scanner)
+    return anatomy.tissues(moved(points, np.linalg.inv(matrix))), points, matrix
+
+
+def draw_pose(anatomy: Anatomy, rng: np.random.Generator) -> np.ndarray:
+    """Template mm to scanner mm, shape (4, 4), of a head somewhat rotated and off centre."""
     turn = Rotation.from_euler('xyz', np.clip(rng.normal(0, 4, 3), -9, 9), degrees=True)
     shift = np.clip(rng.normal(0, 4, 3), -9, 9)
-    points = _voxel_centres(scanner)
-    pose = turn.as_matrix() @ anatomy.head[:3, :3]
-    centre = np.array(BRAIN_CENTRE_MM)
-    template_points = (points - shift) @ np.linalg.inv(pose).T + centre
     matrix = np.eye(4)
-    matrix[:3, :3], matrix[:3, 3] = pose, shift - pose @ centre
-    return anatomy.tissues(template_points), points, matrix
+    matrix[:3, :3] = turn.as_matrix() @ anatomy.head[:3, :3]
+    matrix[:3, 3] = shift - matrix[:3, :3] @ np.array(BRAIN_CENTRE_MM)
+    return matrix
+
+
+def moved(points: np.ndarray, matrix: np.ndarray) -> np.ndarray:
+    """Positions, shape (..., 3), after an affine map."""
+    return points @ matrix[:3, :3].T + matrix[:3, 3]
 
 
 def _check(design: Design) -> None:
@@ -147,7 +155,8 @@ def _scanner(site: str, design: Design) -> Scanner:
     return replace(scanner, voxel_mm=(design.voxel_mm,) * 3)
 
 
-def _voxel_centres(scanner: Scanner) -> np.ndarray:
+def voxel_centres(scanner: Scanner) -> np.ndarray:
+    """Where a scanner's voxels lie, in scanner mm, shape (X, Y, Z, 3)."""
     axes = [
         step * (np.arange(n) - (n - 1) / 2)
         for step, n in (

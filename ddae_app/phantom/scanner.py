@@ -156,6 +156,8 @@ def render(
     points: np.ndarray,
     rng: np.random.Generator | None = None,
     bias_strength: float = 1.0,
+    *,
+    uneven_noise: bool = False,
 ) -> np.ndarray:
     """Take a picture of tissues lying on a regular grid, in two or three dimensions.
 
@@ -170,6 +172,8 @@ def render(
         Makes noise and the scan's own part of the bias field; None renders without either.
     bias_strength : float
         1 for a raw scan; less for what bias correction leaves behind; 0 for none.
+    uneven_noise : bool
+        Whether bias correction has made noise stronger where the field is weak, as it does.
 
     Returns
     -------
@@ -185,15 +189,16 @@ def render(
     head = np.nonzero(signal > 0)
     jitter = 0.0 if rng is None else rng.normal(0, BIAS_SCAN_SD, len(scanner.bias))
     image = np.zeros(signal.shape, dtype=np.float32)
-    image[head] = (
-        scanner.contrast(signal[head]) * scanner.bias_field(points[head], jitter) ** bias_strength
-    )
+    raw = 1.0 if uneven_noise else bias_strength
+    image[head] = scanner.contrast(signal[head]) * scanner.bias_field(points[head], jitter) ** raw
     image = ndimage.gaussian_filter(image, _blur_in_voxels(scanner, points))
     brain = csf + gm + wm > 0.5
     inside = image[brain]
     if rng is not None:
         real, imaginary = scanner.noise * rng.standard_normal((2, inside.size))
         inside = np.hypot(inside + real, imaginary)
+    if uneven_noise:
+        inside = inside / scanner.bias_field(points[brain], jitter) ** (1 - bias_strength)
     out = np.zeros_like(image)
     out[brain] = scanner.scale * inside
     return out

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -104,6 +104,10 @@ def draw_visit(
     return Visit(image, csf + gm + wm > 0.5, truth, retest)
 
 
+DrawVisit = Callable[[Subject, Scanner, int, np.ndarray, Scanner | None, float], Visit]
+"""From person, scanner, seed, points, target and bias strength; see :func:`draw_visit`."""
+
+
 def draw_scanners(
     sites: tuple[str, ...], seed: int, *, tissue_contrast: bool = False
 ) -> dict[str, Scanner]:
@@ -124,6 +128,7 @@ def draw_slices(
     scanner_seed: int = 0,
     bias_strength: float = 0.3,
     tissue_contrast: bool = False,
+    draw: DrawVisit = draw_visit,
 ) -> PhantomSlices:
     """Draw people, and one slice of each as it comes out of preprocessing.
 
@@ -148,6 +153,8 @@ def draw_slices(
         Part of the bias field left by bias correction; 1 for a raw scan.
     tissue_contrast : bool
         Whether the contrast of each scanner differs by tissue.
+    draw : callable
+        :func:`draw_visit`, or :func:`~ddae_app.phantom.resampled.resampled_visit`.
 
     Returns
     -------
@@ -167,7 +174,7 @@ def draw_slices(
     truth, retest = (None if target is None else np.zeros(shape, np.float32) for _ in range(2))
     for n, subject in enumerate(subjects):
         scanner = scanners[subject.site]
-        visit = draw_visit(subject, scanner, seed, points, target_scanner, bias_strength)
+        visit = draw(subject, scanner, seed, points, target_scanner, bias_strength)
         images[n], mask[n] = visit.image, visit.mask
         if truth is not None and retest is not None:
             truth[n], retest[n] = visit.truth, visit.retest

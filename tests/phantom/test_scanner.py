@@ -110,6 +110,25 @@ def test_each_scan_has_its_own_bias_field(slice_tissues, axial_slice):
     assert 0.001 < np.abs(np.log(first[brain] / truth[brain])).mean() < 0.2
 
 
+def test_correction_makes_noise_uneven(slice_tissues, axial_slice):
+    scanner = replace(plain(draw_scanner('PhantomA')), bias=(0.6, *[0.0] * 8))
+    clean = render(scanner, slice_tissues, axial_slice, bias_strength=0)
+    field = scanner.bias_field(axial_slice)
+    weak, strong = (clean > 0.5 * clean.max()) & (np.abs(np.log(field)) > 0.2), field > 1
+    spread = []
+    for uneven in (False, True):
+        rng = np.random.default_rng(0)
+        image = render(
+            scanner, slice_tissues, axial_slice, rng, bias_strength=0, uneven_noise=uneven
+        )
+        if uneven:  # the scan's own part of the field is gone
+            np.testing.assert_allclose(image[clean > 0].mean(), clean[clean > 0].mean(), rtol=0.02)
+        noise = image - clean
+        spread.append(noise[weak & ~strong].std() / noise[weak & strong].std())
+    assert spread[0] == pytest.approx(1, abs=0.1)
+    assert spread[1] > 1.3
+
+
 def test_blur_follows_the_direction_of_the_grid(axial_slice):
     """A scanner that blurs along y blurs the second axis of an axial slice, not the first."""
     spot = np.zeros(axial_slice.shape[:2], np.float32)

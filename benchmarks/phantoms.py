@@ -1,0 +1,116 @@
+"""The slices that ``quality.py`` and other benchmarks learn from and judge on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ddae_app.imaging.grid import model_grid
+from ddae_app.imaging.slices import crop_start
+from ddae_app.phantom.correction import measure_correction
+from ddae_app.phantom.population import site_names
+from ddae_app.phantom.resampled import resampled_visit
+from ddae_app.phantom.slices import DrawVisit, PhantomSlices, draw_scanners, draw_slices
+from ddae_app.settings import Protocol
+from ddae_app.training.dataset import SliceData
+
+PROTOCOL = Protocol(template='MNI152NLin2009aSym')
+SITES = site_names(8)
+SEEN, UNSEEN, TARGET = SITES[:7], SITES[7], SITES[0]
+CORRECTED_PEOPLE = 6
+"""Of each site, on whom it is measured what bias correction leaves."""
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Training slices; test slices of everybody, with truth and retest on the target's scale."""
+
+    data: SliceData
+    images: np.ndarray
+    truth: np.ndarray
+    retest: np.ndarray
+    sites: np.ndarray
+    ages: np.ndarray
+    sexes: np.ndarray
+    subjects: np.ndarray
+
+
+def draw(
+    file: Path,
+    seed: int,
+    train_per_site: int,
+    test_per_site: int,
+    tissue_contrast: bool = False,
+    resampled: bool = False,
+) -> Bench:
+    """The phantoms of a seed, drawn once."""
+    if not file.is_file():
+        points, scale = axial_points(), scaled
+        physics: dict[str, Any] = {'scanner_seed': seed, 'tissue_contrast': tissue_contrast}
+        if resampled:
+            physics['draw'] = through_the_pipeline(points, **physics)
+            scale = unchanged
+        learn = draw_slices(train_per_site, SEEN, 1000 + seed, points, **physics)
+        judge = draw_slices(test_per_site, SITES, 2000 + seed, points, target=TARGET, **physics)
+        assert judge.truth is not None and judge.retest is not None
+        arrays = {f'learn_{k}': v for k, v in labels(learn).items()}
+        arrays |= {f'judge_{k}': v for k, v in labels(judge).items()}
+        arrays['learn'] = scale(learn.images, learn.images, learn.mask)
+        arrays['judge'] = scale(judge.images, judge.images, judge.mask)
+        # Noise lifts the percentile that becomes 1: the truth is put on the scale of the retest.
+        arrays['truth'] = scale(judge.truth, judge.retest, judge.mask)
+        arrays['retest'] = scale(judge.retest, judge.retest, judge.mask)
+        np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
+    with np.load(file) as a:
+        learnt = (a['learn_age'].astype(float), tuple(a['learn_sex']), tuple(a['learn_subject']))
+        return Bench(
+            SliceData(a['learn'][:, None], tuple(a['learn_site']), *learnt),
+            *(a[k] for k in ('judge', 'truth', 'retest', 'judge_site')),
+            a['judge_age'].astype(float),
+            *(a[k] for k in ('judge_sex', 'judge_subject')),
+        )
+
+
+def labels(slices: PhantomSlices) -> dict[str, np.ndarray]:
+    return {k: getattr(slices, k) for k in ('site', 'age', 'sex', 'subject')}
+
+
+def axial_points() -> np.ndarray:
+    """Positions of the medial slice's pixels, template mm, shape (128, 128, 3)."""
+    grid = model_grid(PROTOCOL.template, PROTOCOL.grid)
+    x, y = crop_start(grid.shape, PROTOCOL.slice_shape)
+    height, width = PROTOCOL.slice_shape
+    index = np.meshgrid(
+        np.arange(x, x + height), np.arange(y, y + width), grid.shape[2] // 2, 1, indexing='ij'
+    )
+    return (np.stack(index, axis=-1)[:, :, 0, 0] @ grid.affine.T)[..., :3]
+
+
+def scaled(images: np.ndarray, reference: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """As the pipeline scales: the percentile of the reference's brain becomes 1."""
+    percentile = PROTOCOL.intensity_percentile
+    tops = [np.percentile(r[m], percentile) for r, m in zip(reference, mask, strict=True)]
+    return (images / np.array(tops)[:, None, None]).astype(np.float32)
+
+
+def unchanged(images: np.ndarray, reference: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    return images
+
+
+def through_the_pipeline(
+    points: np.ndarray, scanner_seed: int, tissue_contrast: bool
+) -> DrawVisit:
+    """How to draw slices that went through it; to measure it takes three minutes."""
+    grid = model_grid(PROTOCOL.template, PROTOCOL.grid)
+    scanners = draw_scanners(SITES, scanner_seed, tissue_contrast=tissue_contrast)
+    corrections = {
+        site: measure_correction(scanner, CORRECTED_PEOPLE, grid, PROTOCOL, points, scanner_seed)
+        for site, scanner in scanners.items()
+    }
+    return partial(
+        resampled_visit, corrections=corrections, percentile=PROTOCOL.intensity_percentile
+    )
