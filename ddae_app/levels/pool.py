@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from traceback import format_exception
 from typing import Any
 
 from nipype.pipeline.plugins.multiproc import MultiProcPlugin, process_initializer
@@ -38,14 +39,13 @@ class SteadyPool(MultiProcPlugin):
 
     def _get_result(self, taskid: int) -> Any:
         future = self._task_obj.get(taskid)
-        if future is not None and future.done():
-            error = future.exception()
-            if isinstance(error, BrokenProcessPool):
-                raise WorkerKilledError(
-                    'a process was killed in the middle of this step, most likely for lack of '
-                    'memory; run the same command again with more memory, a lower --nprocs, or '
-                    '--low-mem'
-                ) from None
-            if error is not None:
-                raise error
+        error = future.exception() if future is not None and future.done() else None
+        if isinstance(error, BrokenProcessPool):
+            error = WorkerKilledError(
+                'a process was killed in the middle of this step, most likely for lack of memory; '
+                'run the same command again with more memory, a lower --nprocs, or --low-mem'
+            )
+        if error is not None:
+            # Given back as nipype's own workers do; raised here, nipype stumbles over it.
+            return {'taskid': taskid, 'result': None, 'traceback': format_exception(error)}
         return super()._get_result(taskid)
