@@ -99,6 +99,7 @@ class PreprocSettings:
 
     skull_strip: str = 'hd-bet'
     hd_bet_weights: Path | None = None
+    hd_bet_sha256: str | None = None
     template: str | None = None
     templateflow_home: Path | None = None
     slices: str | None = None

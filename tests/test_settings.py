@@ -39,7 +39,7 @@ FULL = Settings(
         site_column='Site "1"\n',
         source_site='Köln',
     ),
-    preproc=PreprocSettings('none', Path('w'), 'T', Path('tf'), 'all', True),
+    preproc=PreprocSettings('none', Path('w'), 'ab', 'T', Path('tf'), 'all', True),
     harmonize=HarmonizeSettings(
         'IXI', Path('m'), 'combat', 'agnostic', True, True, 'preproc', 'cuda:1'
     ),

@@ -67,8 +67,3 @@ class Scan:
 def sidecar(path: Path) -> Path:
     """The JSON file that belongs to an image."""
     return path.with_name(path.name.removesuffix('.gz').removesuffix('.nii') + '.json')
-
-
-def alphanumeric(label: str) -> str:
-    """A free text as a BIDS label, for example of a site: letters and digits only."""
-    return ''.join(c for c in label if c.isascii() and c.isalnum()) or 'x'

@@ -71,7 +71,7 @@ def _fetch_templates(folder: Path) -> list[str]:
 
 
 def _fetch_hd_bet(folder: Path) -> list[str]:
-    """Download into `folder`, check, then copy, the checkpoint last: it says that all is there."""
+    """Download into `folder`, copy, and vouch last for what was downloaded."""
     default = Path.home() / 'hd-bet_params' / 'release_2.0.0'
     target = Path(os.environ.get('HDBET_WEIGHTS') or default)
     os.environ['HOME'] = str(folder)
@@ -86,11 +86,12 @@ def _fetch_hd_bet(folder: Path) -> list[str]:
             f'the weights of HD-BET could not be fetched ({_reason(e)}); is there network '
             'access? Or unpack them by hand into a folder and name it with --hd-bet-weights'
         ) from e
-    from ddae_app.imaging.brain import WEIGHTS_FILES, check_weights
+    from ddae_app.imaging.weights import WEIGHTS_FILES, record_weights, weights_sha256
 
     fetched = Path(folder_with_parameter_files)
-    sha256 = check_weights(fetched)
+    sha256 = weights_sha256(fetched)
     lines = [_copy(fetched / name, target / name) for name in WEIGHTS_FILES]
+    record_weights(target, sha256)
     return [*lines, f'SHA-256 {sha256}']
 
 

@@ -99,6 +99,13 @@ def add_preprocessing(parser: argparse.ArgumentParser) -> None:
     )
     _flag(
         group,
+        '--hd-bet-sha256',
+        metavar='HEX',
+        help='SHA-256 of weights that did not come through ddae-app-fetch, if you trust them '
+        '(default: what ddae-app-fetch recorded)',
+    )
+    _flag(
+        group,
         '--template',
         metavar='NAME',
         help='MNI152NLin2009cAsym, from TEMPLATEFLOW_HOME, or the packaged, skull-stripped '

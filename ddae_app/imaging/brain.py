@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import tempfile
 from functools import lru_cache
 from pathlib import Path
@@ -16,17 +15,16 @@ from scipy import ndimage
 from ddae_app.errors import ImageError, WeightsError
 from ddae_app.imaging.registration import RANDOM_SEED, to_ants
 from ddae_app.imaging.templates import HeadKind
+from ddae_app.imaging.weights import weights_sha256
 
 if TYPE_CHECKING:
     from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
-CHECKPOINT = Path('fold_all', 'checkpoint_final.pth')
-WEIGHTS_FILES = (Path('plans.json'), Path('dataset.json'), CHECKPOINT)
 BRAIN_VOLUME_ML = (700.0, 2600.0)
 """Plausible brain volume in template space, where every brain is scaled to about 1.9 L."""
 
 
-def hd_bet_mask(image: nib.Nifti1Image, weights: Path, device: str) -> np.ndarray:
+def hd_bet_mask(image: nib.Nifti1Image, weights: Path, sha256: str, device: str) -> np.ndarray:
     """Brain mask by HD-BET's network (Isensee et al., 2019), run through nnU-Net's predictor.
 
     The predictor runs in this process: HD-BET's own command starts sixteen worker processes,
@@ -38,6 +36,8 @@ def hd_bet_mask(image: nib.Nifti1Image, weights: Path, device: str) -> np.ndarra
         Bias-corrected head, RAS.
     weights : Path
         Folder with ``plans.json``, ``dataset.json`` and ``fold_all/checkpoint_final.pth``.
+    sha256 : str
+        Of the weights, as :func:`~ddae_app.imaging.weights.check_weights` found them.
     device : str
         A torch device; test-time mirroring is used on a GPU only, as HD-BET advises.
 
@@ -49,39 +49,23 @@ def hd_bet_mask(image: nib.Nifti1Image, weights: Path, device: str) -> np.ndarra
     Raises
     ------
     WeightsError
-        A file is missing or is no nnU-Net model.
+        A file is missing, was changed since it was checked, or is no nnU-Net model.
     ImageError
         No plausible brain was found.
     """
-    predictor = _predictor(weights, device)
+    predictor = _predictor(weights, sha256, device)
     data = np.asarray(image.dataobj, dtype=np.float32).T[None]
     spacing = nib.affines.voxel_sizes(image.affine)[::-1].tolist()
     labels = predictor.predict_single_npy_array(data, {'spacing': spacing}, None, None, False)
     return _largest_object(np.asarray(labels).T > 0, image)
 
 
-def check_weights(weights: Path) -> str:
-    """SHA-256 of HD-BET's checkpoint.
-
-    Raises
-    ------
-    WeightsError
-        A file is missing.
-    """
-    for name in WEIGHTS_FILES:
-        if not (weights / name).is_file():
-            raise WeightsError(
-                f'{weights / name}: HD-BET weights are not there; run "ddae-app-fetch hd-bet" '
-                'with network access, point --hd-bet-weights or HDBET_WEIGHTS to them, '
-                'or choose --skull-strip template'
-            )
-    with (weights / CHECKPOINT).open('rb') as file:
-        return hashlib.file_digest(file, 'sha256').hexdigest()
-
-
 @lru_cache(maxsize=1)
-def _predictor(weights: Path, device: str) -> nnUNetPredictor:
-    check_weights(weights)
+def _predictor(weights: Path, sha256: str, device: str) -> nnUNetPredictor:
+    if weights_sha256(weights) != sha256:
+        raise WeightsError(
+            f'{weights}: the weights were changed while the program ran; start again'
+        )
     import torch
     from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 

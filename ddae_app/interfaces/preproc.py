@@ -156,6 +156,7 @@ class _ExtractBrainInputSpec(BaseInterfaceInputSpec):
     mask = File(exists=True, mandatory=True, desc='brain mask of the template')
     registration_qc = traits.Dict(mandatory=True, desc='how much the scan was stretched')
     weights = Directory(desc='HD-BET weights')
+    weights_sha256 = traits.Str(desc='of the weights, as they were checked')
     device = traits.Str('cpu', usedefault=True, nohash=True)
     use_gpu = traits.Bool(False, usedefault=True, nohash=True, desc='queue for the GPU')
     sloppy = traits.Bool(False, usedefault=True, desc='few iterations')
@@ -193,7 +194,12 @@ class ExtractBrain(SimpleInterface):
 
     def _mask(self, image, template) -> np.ndarray:
         if self.inputs.method == 'hd-bet':
-            return brain.hd_bet_mask(image, Path(self.inputs.weights), self.inputs.device)
+            return brain.hd_bet_mask(
+                image,
+                Path(self.inputs.weights),
+                self.inputs.weights_sha256,
+                self.inputs.device,
+            )
         if self.inputs.method == 'template':
             fixed = volumes.read(self.inputs.fixed)
             return brain.template_mask(image, fixed, template, sloppy=self.inputs.sloppy)

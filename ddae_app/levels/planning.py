@@ -15,7 +15,7 @@ from ddae_app.bids.names import Scan
 from ddae_app.errors import WeightsError
 from ddae_app.files import digest_of
 from ddae_app.harmonize.models import FEWEST_PEOPLE, FoundModel, too_few_to_adapt
-from ddae_app.imaging.brain import check_weights
+from ddae_app.imaging.weights import check_weights
 from ddae_app.levels.execution import run_workflow
 from ddae_app.levels.preparation import (
     derivative_roots,
@@ -272,7 +272,7 @@ class Planner:
             return None
         if asked.hd_bet_weights is None:
             raise WeightsError('no folder of HD-BET weights; give --hd-bet-weights')
-        return check_weights(asked.hd_bet_weights)
+        return check_weights(asked.hd_bet_weights, asked.hd_bet_sha256)
 
     def _metadata(self, covariates: Covariates) -> sidecars.Metadata | None:
         asked, model = self.settings.harmonize, self.model

@@ -14,8 +14,8 @@ from ddae_app.bids.query import Selection, find_scans, read_filters
 from ddae_app.bids.validation import validate_input
 from ddae_app.errors import TemplateError, UsageError, WeightsError
 from ddae_app.harmonize.device import resolve_device
-from ddae_app.imaging.brain import check_weights
 from ddae_app.imaging.templates import TEMPLATES, load_template, write_template
+from ddae_app.imaging.weights import check_weights
 from ddae_app.settings import Protocol, SelectSettings, Settings
 from ddae_app.workflows.derivatives import mask_path, preproc_path, transform_path
 from ddae_app.workflows.harmonize import Preprocessed, SiteScan
@@ -107,7 +107,7 @@ def prepare_preprocessing(settings: Settings, protocol: Protocol) -> Preprocessi
     if asked.skull_strip == 'hd-bet':
         if asked.hd_bet_weights is None:
             raise WeightsError('no folder of HD-BET weights; give --hd-bet-weights')
-        weights_sha256 = check_weights(asked.hd_bet_weights)
+        weights_sha256 = check_weights(asked.hd_bet_weights, asked.hd_bet_sha256)
         device = str(resolve_device(settings.harmonize.device))
         log.info('HD-BET weights %s, SHA-256 %s', asked.hd_bet_weights, weights_sha256)
     return Preprocessing(

@@ -181,6 +181,7 @@ def _add_preproc(
         template=preprocessing.template,
         skull_strip=preprocessing.skull_strip,
         weights=preprocessing.weights,
+        weights_sha256=preprocessing.weights_sha256,
         device=preprocessing.device,
         omp_nthreads=omp_nthreads,
         sloppy=sloppy,

@@ -25,6 +25,7 @@ def init_preproc_wf(
     template: TemplateFiles,
     skull_strip: str,
     weights: Path | None,
+    weights_sha256: str | None,
     device: str,
     omp_nthreads: int = 1,
     sloppy: bool = False,
@@ -42,6 +43,8 @@ def init_preproc_wf(
         How the brain is found.
     weights : Path or None
         HD-BET's weights, for ``hd-bet``.
+    weights_sha256 : str or None
+        Of the weights that were checked; others are refused.
     device : str
         Torch device of HD-BET.
     omp_nthreads : int
@@ -102,7 +105,11 @@ def init_preproc_wf(
             device=device,
             use_gpu=skull_strip == 'hd-bet' and device.startswith('cuda'),
             sloppy=sloppy,
-            **({'weights': str(weights)} if skull_strip == 'hd-bet' else {}),
+            **(
+                {'weights': str(weights), 'weights_sha256': weights_sha256}
+                if skull_strip == 'hd-bet'
+                else {}
+            ),
         ),
         name='extract_brain',
         mem_gb=4 if skull_strip == 'hd-bet' else 1,

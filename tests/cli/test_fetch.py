@@ -7,6 +7,8 @@ import os
 import pytest
 
 from ddae_app.cli.fetch import main
+from ddae_app.imaging.weights import check_weights
+from tests.imaging.nnunet_model import write_model
 
 
 class OfflineError(OSError):
@@ -50,6 +52,19 @@ def test_a_broken_download_leaves_nothing_behind(monkeypatch, tmp_path):
     monkeypatch.setattr('templateflow.api.get', break_off)
     assert main(['templates']) == 2
     assert not (tmp_path / 'home').exists()
+
+
+def test_fetched_weights_are_vouched_for(monkeypatch, tmp_path, capsys):
+    download = tmp_path / 'release'
+    monkeypatch.setattr('HD_BET.paths.folder_with_parameter_files', str(download))
+    monkeypatch.setattr(
+        'HD_BET.checkpoint_download.maybe_download_parameters',
+        lambda: write_model(download, threshold=0.25),
+    )
+    os.environ['HDBET_WEIGHTS'] = str(tmp_path / 'weights')
+    assert main(['hd-bet']) == 0
+    sha256 = check_weights(tmp_path / 'weights')
+    assert capsys.readouterr().out.splitlines()[-1] == f'SHA-256 {sha256}'
 
 
 @pytest.mark.parametrize('arguments', [[], ['weights']])

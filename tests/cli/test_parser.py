@@ -18,6 +18,7 @@ FLAGS = {
     '--source-site': (['A'], 'A'),
     '--skull-strip': (['none'], 'none'),
     '--hd-bet-weights': (['w'], 'w'),
+    '--hd-bet-sha256': (['ab'], 'ab'),
     '--template': (['T'], 'T'),
     '--slices': (['all'], 'all'),
     '--sloppy': ([], True),

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import hashlib
 import shutil
 from pathlib import Path
 
@@ -11,9 +10,6 @@ from scipy import ndimage
 
 from ddae_app.errors import ImageError, WeightsError
 from ddae_app.imaging.brain import (
-    CHECKPOINT,
-    WEIGHTS_FILES,
-    check_weights,
     dice,
     hd_bet_mask,
     overlap_with_template,
@@ -23,6 +19,7 @@ from ddae_app.imaging.brain import (
 )
 from ddae_app.imaging.grid import model_grid
 from ddae_app.imaging.registration import resample_to_grid
+from ddae_app.imaging.weights import CHECKPOINT, WEIGHTS_FILES, weights_sha256
 from tests.imaging.heads import packaged
 from tests.imaging.nnunet_model import write_model
 
@@ -45,6 +42,10 @@ def brain_on(*voxel_mm: float) -> nib.Nifti1Image:
     return nib.Nifti1Image(data, image.affine)
 
 
+def mask_by(weights: Path, image: nib.Nifti1Image) -> np.ndarray:
+    return hd_bet_mask(image, weights, weights_sha256(weights), 'cpu')
+
+
 def above_threshold(image: nib.Nifti1Image) -> np.ndarray:
     """What the network computes, by hand: z-scores of the box that is not zero."""
     data = np.asarray(image.dataobj)
@@ -58,7 +59,7 @@ def test_mask_follows_the_network(weights):
     """Several tiles, at the network's own resolution: no voxel may be elsewhere."""
     image = brain_on(4, 4, 4)
     assert max(image.shape) > 32
-    mask = hd_bet_mask(image, weights, 'cpu')
+    mask = mask_by(weights, image)
     assert mask.dtype == bool
     assert mask.shape == image.shape
     expected = above_threshold(image)
@@ -77,7 +78,7 @@ def test_anisotropic_voxels_reach_the_network_in_its_own_size(weights, monkeypat
         lambda self, data: seen.append(data.shape) or predict(self, data),
     )
     image = brain_on(3, 4, 5)
-    mask = hd_bet_mask(image, weights, 'cpu')
+    mask = mask_by(weights, image)
     assert mask.shape == image.shape
     assert dice(mask, above_threshold(image)) > 0.97
     (shape,) = seen
@@ -94,30 +95,19 @@ def test_no_process_is_started(weights, monkeypatch):
         raise AssertionError('a process was started')
 
     monkeypatch.setattr(multiprocessing.process.BaseProcess, 'start', refuse)
-    assert hd_bet_mask(brain_on(4, 4, 4), weights, 'cpu').any()
+    assert mask_by(weights, brain_on(4, 4, 4)).any()
 
 
 def test_network_that_finds_nothing(tmp_path):
     blind = write_model(tmp_path / 'blind', threshold=100)
     with pytest.raises(ImageError, match='found 0 mL of brain.*--skull-strip'):
-        hd_bet_mask(brain_on(4, 4, 4), blind, 'cpu')
+        mask_by(blind, brain_on(4, 4, 4))
 
 
 def test_network_that_finds_brain_everywhere(tmp_path):
     greedy = write_model(tmp_path / 'greedy', threshold=-100)
     with pytest.raises(ImageError, match='expected 700 to 2600 mL'):
-        hd_bet_mask(brain_on(4, 4, 4), greedy, 'cpu')
-
-
-@pytest.mark.parametrize('name', WEIGHTS_FILES)
-def test_missing_weights(weights, tmp_path, name):
-    part = shutil.copytree(weights, tmp_path / 'part')
-    (part / name).unlink()
-    with pytest.raises(WeightsError, match='are not there; run') as caught:
-        hd_bet_mask(brain_on(4, 4, 4), part, 'cpu')
-    assert str(part / name) in str(caught.value)
-    with pytest.raises(WeightsError):
-        check_weights(part)
+        mask_by(greedy, brain_on(4, 4, 4))
 
 
 @pytest.mark.parametrize('name', WEIGHTS_FILES)
@@ -126,7 +116,7 @@ def test_corrupt_weights(weights, tmp_path, name, content):
     bad = shutil.copytree(weights, tmp_path / 'bad')
     (bad / name).write_bytes(content)
     with pytest.raises(WeightsError, match='not usable as HD-BET weights') as caught:
-        hd_bet_mask(brain_on(4, 4, 4), bad, 'cpu')
+        mask_by(bad, brain_on(4, 4, 4))
     assert str(bad) in str(caught.value)
     assert '\n' not in str(caught.value)
 
@@ -136,7 +126,7 @@ def test_truncated_checkpoint(weights, tmp_path):
     content = (bad / CHECKPOINT).read_bytes()
     (bad / CHECKPOINT).write_bytes(content[: len(content) // 2])
     with pytest.raises(WeightsError, match='not usable'):
-        hd_bet_mask(brain_on(4, 4, 4), bad, 'cpu')
+        mask_by(bad, brain_on(4, 4, 4))
 
 
 def test_weights_of_another_network(weights, tmp_path):
@@ -144,13 +134,14 @@ def test_weights_of_another_network(weights, tmp_path):
     plans = (bad / 'plans.json').read_text().replace('[2, 4]', '[3, 4]')
     (bad / 'plans.json').write_text(plans)
     with pytest.raises(WeightsError) as caught:
-        hd_bet_mask(brain_on(4, 4, 4), bad, 'cpu')
+        mask_by(bad, brain_on(4, 4, 4))
     assert '\n' not in str(caught.value)
 
 
-def test_checksum(weights):
-    content = (weights / 'fold_all' / 'checkpoint_final.pth').read_bytes()
-    assert check_weights(weights) == hashlib.sha256(content).hexdigest()
+def test_weights_that_were_changed_meanwhile_are_not_loaded(weights, tmp_path):
+    other = write_model(tmp_path / 'other', threshold=1)
+    with pytest.raises(WeightsError, match='changed while the program ran'):
+        hd_bet_mask(brain_on(4, 4, 4), other, weights_sha256(weights), 'cpu')
 
 
 def test_foreground_of_a_stripped_scan():

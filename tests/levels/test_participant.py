@@ -13,9 +13,12 @@ import pytest
 
 from ddae_app.bids.dataset import read_tsv
 from ddae_app.bids.validation import run_validator
+from ddae_app.imaging.brain import volume_ml
+from ddae_app.imaging.weights import weights_sha256
 from ddae_app.levels.preparation import skull_strip_of
 from ddae_app.phantom.dataset import Design, write_dataset
 from ddae_app.reports.boilerplate import read_boilerplate
+from tests.imaging.nnunet_model import write_model as write_network
 from tests.levels.conftest import TEMPLATE, contents, error_lines, run, write_model
 
 FAST = ('--skull-strip', 'none', '--sloppy', '--skip-bids-validation', '--nprocs', '1')
@@ -35,6 +38,24 @@ def done(bids_dir, model, tmp_path_factory):
     assert "2 T1w of 2 participants; site from column 'site': 2 sites" in result.stderr
     assert 'PHANTOM model' in result.stderr
     return out
+
+
+def test_brains_by_a_network(bids_dir, tmp_path):
+    """HD-BET's way with a small network of the same kind."""
+    weights = write_network(tmp_path / 'weights', threshold=-0.5)
+    sha256 = weights_sha256(weights)
+    result = run(
+        bids_dir, tmp_path / 'out', 'participant', '--stage', 'preproc', '--skull-strip', 'hd-bet',
+        '--hd-bet-weights', weights, '--hd-bet-sha256', sha256, '--template', TEMPLATE,
+        '--slices', 'medial', '--participant-label', 'A01', '-w', tmp_path / 'work',
+        '--device', 'cpu', '--sloppy', '--skip-bids-validation', '--nprocs', '1',
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    (sidecar,) = tmp_path.glob('out/sub-A01/anat/*_desc-preproc_T1w.json')
+    facts = json.loads(sidecar.read_text())
+    assert (facts['SkullStripMethod'], facts['SkullStripWeightsSHA256']) == ('hd-bet', sha256)
+    mask = next(tmp_path.glob('out/sub-A01/anat/*_desc-brain_mask.nii.gz'))
+    assert 1000 < volume_ml(np.asarray(nib.load(mask).dataobj) > 0, nib.load(mask).affine) < 2600
 
 
 def test_output_tree(done):

@@ -11,6 +11,7 @@ import pytest
 from ddae_app.cli.main import main
 from ddae_app.model.info import FORMAT_VERSION
 from ddae_app.settings import Protocol
+from tests.imaging.nnunet_model import write_model as write_network
 from tests.levels.conftest import error_lines, write_model
 
 NONE = ('--skull-strip', 'none', '--skip-bids-validation')
@@ -94,6 +95,14 @@ def test_weights_not_there(flags, tmp_path, refused):
     refused(
         2, 'ddae-app-fetch hd-bet', *flags, '--target-site', 'PhantomA', '--skull-strip', 'hd-bet',
         HDBET_WEIGHTS=str(tmp_path / 'nowhere'),
+    )  # fmt: skip
+
+
+def test_weights_that_nobody_vouches_for(flags, tmp_path, refused):
+    write_network(tmp_path / 'weights', threshold=0.25)
+    refused(
+        2, '--hd-bet-sha256', *flags, '--target-site', 'PhantomA', '--skull-strip', 'hd-bet',
+        '--hd-bet-weights', tmp_path / 'weights',
     )  # fmt: skip
 
 

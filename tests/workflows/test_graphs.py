@@ -50,7 +50,7 @@ def build(tmp_path):
             plans,
             output_dir=tmp_path / 'out',
             space=sidecars.Space(Protocol(slices=slices), 'https://example.org'),
-            preprocessing=Preprocessing(template, skull_strip, tmp_path, None, device)
+            preprocessing=Preprocessing(template, skull_strip, tmp_path, 'f' * 64, device)
             if preproc
             else None,
             request=HarmonizeRequest(image, 'ddae', 'B', 'refuse', False, device, 4, site_effect)
