@@ -3,9 +3,10 @@ VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 DEMO ?= demo
+RUNS ?= 10000
 INSTALLED := $(VENV)/.installed
 
-.PHONY: env demo demo-model docs fuzz image-test legacy-validator slurm-test test lint clean
+.PHONY: env demo demo-model docs fuzz fuzz-guided image-test legacy-validator slurm-test test lint clean
 
 env: $(INSTALLED)
 
@@ -40,7 +41,13 @@ image-test:
 	tests/containers/image_test.sh
 
 fuzz: $(INSTALLED)
-	$(BIN)/python -m tests.fuzz.fuzz
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz.fuzz
+
+# Guided by what it reaches; atheris has wheels for Linux and Mac only, so it is not among dev.
+fuzz-guided: $(INSTALLED)
+	$(BIN)/pip install --quiet -c constraints.txt atheris
+	for kind in nifti table filters results settings bundle arguments; do \
+	    OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz.guided $$kind -runs=$(RUNS) || exit 1; done
 
 slurm-test: $(INSTALLED)
 	BIN=$(abspath $(BIN)) tests/slurm/slurm_test.sh

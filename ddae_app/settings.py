@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import tomllib
+import unicodedata
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
@@ -26,7 +27,7 @@ CHOICES = {
 
 PATTERNS = {
     'device': (r'auto|cpu|cuda(:\d+)?', 'auto, cpu, cuda or cuda:N'),
-    'model_name': (r'[A-Za-z0-9][\w.+-]*', 'letters, digits and any of . _ + -'),
+    'model_name': (r'[A-Za-z0-9][\w.+-]{0,99}', 'letters, digits and any of . _ + -, at most 100'),
 }
 """What other words must look like, and how to say so."""
 
@@ -37,6 +38,7 @@ LEAST = {
 """Lower bounds of the numbers."""
 
 MAX_SEED = 2**31 - 1
+MAX_NAME = 200
 
 
 @dataclass(frozen=True)
@@ -221,6 +223,12 @@ def from_flat(values: dict[str, Any]) -> Settings:
         A value is of the wrong type, or none of those that there are.
     """
     return _build(Settings, values)
+
+
+def is_name(text: str) -> bool:
+    """Whether a text can name a site or a model: names reach tables, pages and terminals."""
+    controls = {'Cc', 'Cs', 'Zl', 'Zp'}
+    return 1 <= len(text) <= MAX_NAME and not controls & set(map(unicodedata.category, text))
 
 
 def check_value(name: str, value: Any) -> None:

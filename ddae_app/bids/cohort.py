@@ -13,6 +13,7 @@ from typing import Any
 
 from ddae_app.bids.names import Scan
 from ddae_app.errors import InvalidBIDSError, UsageError
+from ddae_app.settings import MAX_NAME, is_name
 
 SITE_COLUMNS = (
     'site', 'site_id', 'scanner', 'scanner_id', 'center', 'centre', 'institution',
@@ -142,6 +143,12 @@ def read_cohort(
             table, own = sessions[scan.participant]
             known = _newer(own.covariates(table.row(scan.session)), known)
         covariates[scan.stem] = replace(known, site=source_site) if source_site else known
+    for stem, known in covariates.items():
+        if known.site and not is_name(known.site):
+            raise InvalidBIDSError(
+                f'{stem}: its site is {known.site[:60]!r}; expected at most {MAX_NAME} '
+                'characters, none of them a control character'
+            )
     readers = [reader, *(own for _, own in sessions.values())]
     found = next((r.site for r in readers if r.site), None)
     if site_column and not source_site and found is None:

@@ -15,9 +15,12 @@ from typing import Any
 from ddae_app import __version__
 from ddae_app.bids.names import Scan
 from ddae_app.bids.sidecars import DESCRIPTIONS
+from ddae_app.errors import InvalidBIDSError
 from ddae_app.files import write_atomically
 
 # No trailing slashes: the validator would not silence the folders (bids-validator#291).
+REMEDY = 'remove it, and run the participant level with --reports-only to have it made anew'
+
 BIDSIGNORE = '*.html\nfigures\n*_xfm.*\ngroup_*\nmodels\n.*.lock\n.tmp-*\n'
 
 QC_MEANING = {
@@ -121,7 +124,7 @@ def update_scans(output_dir: Path, rows: Mapping[Scan, Mapping[str, Any]], image
         table[filename] = {'filename': filename, **values}
     for path, table in tables.items():
         with _locked(path):
-            known = {row['filename']: row for row in read_tsv(path)} if path.is_file() else {}
+            known = {row['filename']: row for row in read_scans(path)} if path.is_file() else {}
             merged = {name: known.get(name, {}) | row for name, row in table.items()}
             ordered = sorted((known | merged).items())
             write_atomically(path, to_tsv([row for _, row in ordered]))
@@ -133,7 +136,26 @@ def update_scans(output_dir: Path, rows: Mapping[Scan, Mapping[str, Any]], image
 def read_tsv(path: Path) -> list[dict[str, str]]:
     """Rows of a table that this program wrote."""
     with path.open(encoding='utf-8', newline='') as file:
-        return list(csv.DictReader(file, delimiter='\t'))
+        return list(csv.DictReader(file, delimiter='\t', restval='n/a'))
+
+
+def read_scans(path: Path) -> list[dict[str, str]]:
+    """Rows of a ``*_scans.tsv`` that this program wrote.
+
+    Raises
+    ------
+    InvalidBIDSError
+        It is another table, or damaged.
+    """
+    try:
+        rows = read_tsv(path)
+    except (UnicodeDecodeError, csv.Error) as e:
+        raise InvalidBIDSError(f'{path}: not readable as a UTF-8 table ({e}); {REMEDY}') from e
+    if not all(row.get('filename') and None not in row for row in rows):
+        raise InvalidBIDSError(
+            f'{path}: rows without a filename, or longer than the header; {REMEDY}'
+        )
+    return rows
 
 
 def to_tsv(rows: Sequence[Mapping[str, Any]]) -> str:

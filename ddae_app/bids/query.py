@@ -12,6 +12,8 @@ from typing import Any
 from ddae_app.bids.names import Scan
 from ddae_app.errors import InvalidBIDSError, NothingSelectedError, UsageError
 
+NAME = re.compile(r'sub-[A-Za-z0-9+]+(_[A-Za-z0-9]+-[A-Za-z0-9+]+)*')
+
 # What lies in folders such as derivatives/ and sourcedata/ is not the dataset's own.
 IGNORED = [re.compile(p) for p in (r'^/(?!sub-)[^/]+/', r'/\.')]
 
@@ -84,7 +86,8 @@ def find_scans(bids_dir: Path, selection: Selection) -> list[Scan]:
     NothingSelectedError
         No image, or a participant or session that was named has none.
     InvalidBIDSError
-        The folder is no BIDS dataset, or two files have the same name but for the ending.
+        The folder is no BIDS dataset, a file name is no BIDS name, or two are the same but for
+        the ending.
     UsageError
         A filter of an entity that BIDS does not have, or an unusable database folder.
     """
@@ -118,7 +121,7 @@ def find_scans(bids_dir: Path, selection: Selection) -> list[Scan]:
     without = sorted(set(participants) - {scan.participant for scan in scans})
     if without or not scans:
         raise NothingSelectedError(_nothing(bids_dir, layout, selection, without[:1]))
-    _check_unique(scans)
+    _check_names(scans)
     return scans
 
 
@@ -180,7 +183,14 @@ def _scan(file: Any) -> Scan:
     return Scan(Path(file.path), entities['subject'], entities.get('session'), stem)
 
 
-def _check_unique(scans: Sequence[Scan]) -> None:
+def _check_names(scans: Sequence[Scan]) -> None:
+    for scan in scans:
+        # They become names of outputs, and addresses in pages.
+        if not NAME.fullmatch(scan.stem):
+            raise InvalidBIDSError(
+                f'{str(scan.path)!r}: not a BIDS name; expected sub-<label>, other entities as '
+                '<key>-<label>, and T1w, the labels of letters and digits, joined by _'
+            )
     for first, second in zip(scans, scans[1:], strict=False):
         if first.stem == second.stem:
             raise InvalidBIDSError(

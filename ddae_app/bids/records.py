@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ddae_app import __version__
-from ddae_app.bids.names import sidecar
+from ddae_app.bids import sidecars
 from ddae_app.bids.sidecars import Metadata
 from ddae_app.files import digest_of
 from ddae_app.settings import Protocol
@@ -107,11 +107,7 @@ def of_harmonization(
 
 def read_record(image: Path) -> Record | None:
     """What an image was made from; None if its sidecar does not tell or is not there."""
-    try:
-        content = json.loads(sidecar(image).read_text(encoding='utf-8'))
-    except (OSError, ValueError):
-        return None
-    record = content.get(KEY) if isinstance(content, dict) else None
+    record = sidecars.read(image).get(KEY)
     return record if isinstance(record, dict) else None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from typing import Any
 
 from ddae_app import __version__
 from ddae_app.bids.cohort import Covariates
-from ddae_app.bids.names import Scan
+from ddae_app.bids.names import Scan, sidecar
 from ddae_app.settings import Protocol
 
 Metadata = dict[str, Any]
@@ -34,6 +35,15 @@ METHOD_NAMES = {
     'style-gan': 'Style-Encoding GAN',
     'combat': 'ComBat',
 }
+
+
+def read(image: Path) -> Metadata:
+    """What the sidecar of an image says; empty where there is none, or it is damaged."""
+    try:
+        content = json.loads(sidecar(image).read_text(encoding='utf-8'))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
 @dataclass(frozen=True)

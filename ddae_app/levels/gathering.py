@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections import Counter
 from collections.abc import Sequence
@@ -14,7 +13,7 @@ import pandas as pd
 
 from ddae_app.bids import sidecars
 from ddae_app.bids.cohort import Cohort
-from ddae_app.bids.names import Scan, sidecar
+from ddae_app.bids.names import Scan
 from ddae_app.errors import ImageError, NotJudgedError, UsageError
 from ddae_app.imaging import volumes
 from ddae_app.imaging.grid import model_grid
@@ -160,9 +159,13 @@ def _harmonized_facts(
     path = settings.output_dir / harmonized_path(scan, space)
     if not path.is_file():
         return None
-    facts = json.loads(sidecar(path).read_text(encoding='utf-8'))
-    method = f'{facts["HarmonizationMethod"]} ({facts["ModelName"]})'
-    return facts['TargetSite'], method, bool(facts.get('LabelBlind'))
+    facts = sidecars.read(path)
+    texts = [facts.get(key) for key in ('TargetSite', 'HarmonizationMethod', 'ModelName')]
+    if not all(isinstance(text, str) for text in texts):
+        log.warning('%s is left out: its sidecar does not tell how it was made', path.name)
+        return None
+    target, method, model = map(str, texts)
+    return target, f'{method} ({model})', bool(facts.get('LabelBlind'))
 
 
 def _harmonized_slice(settings: Settings, scan: Scan, space: sidecars.Space) -> np.ndarray:

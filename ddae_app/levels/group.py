@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from ddae_app.bids.dataset import QC_MEANING, read_tsv, to_tsv
+from ddae_app.bids.dataset import QC_MEANING, read_scans, to_tsv
 from ddae_app.errors import NothingSelectedError, NotJudgedError
 from ddae_app.files import write_atomically
 from ddae_app.levels.evaluation import evaluate_outputs, metrics_json
@@ -29,16 +29,7 @@ def run_group(settings: Settings, default_model: Path | None = None) -> int:
     UsageError
         A flag asks for what is not there.
     """
-    rows, pages = [], {}
-    for path in sorted(settings.output_dir.glob('sub-*/**/*_scans.tsv')):
-        for row in read_tsv(path):
-            name = row.pop('filename').split('/')[-1]
-            rows.append({'bids_name': name, **row})
-            pages[name] = f'{name.split("_")[0]}.html'
-    if not rows:
-        raise NothingSelectedError(
-            f'{settings.output_dir}: no sub-*_scans.tsv; run the participant level first'
-        )
+    rows, pages = quality_of_all(settings.output_dir)
     table = settings.output_dir / 'group_T1w.tsv'
     write_atomically(table, to_tsv(rows))
     evaluation: EvaluationReport | str
@@ -55,3 +46,26 @@ def run_group(settings: Settings, default_model: Path | None = None) -> int:
     log.info('%d scans: %s', len(rows), table)
     log.info('report: %s', page)
     return 0
+
+
+def quality_of_all(output_dir: Path) -> tuple[list[dict[str, str]], dict[str, str]]:
+    """The quality measures of every scan, and its participant's page by its name.
+
+    Raises
+    ------
+    NothingSelectedError
+        There are none.
+    InvalidBIDSError
+        A table is damaged.
+    """
+    rows, pages = [], {}
+    for path in sorted(output_dir.glob('sub-*/**/*_scans.tsv')):
+        for row in read_scans(path):
+            name = row.pop('filename').split('/')[-1]
+            rows.append({'bids_name': name, **row})
+            pages[name] = f'{name.split("_")[0]}.html'
+    if not rows:
+        raise NothingSelectedError(
+            f'{output_dir}: no sub-*_scans.tsv; run the participant level first'
+        )
+    return rows, pages

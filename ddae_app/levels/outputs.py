@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from ddae_app import __version__
 from ddae_app.bids import sidecars
 from ddae_app.bids.cohort import Cohort, Covariates
 from ddae_app.bids.dataset import QC_MEANING, update_scans
-from ddae_app.bids.names import Scan, sidecar
+from ddae_app.bids.names import Scan
 from ddae_app.harmonize.models import FoundModel
 from ddae_app.imaging.anatomy import MOST_SHARE_CHANGE, MOST_UNEXPLAINED
 from ddae_app.levels.execution import crash_file, crash_reason
@@ -101,13 +101,15 @@ def outputs_missing(
 
 
 def quality(output_dir: Path, scan: Scan, space: sidecars.Space) -> dict[str, Any]:
-    """Everything that the sidecars of a scan say, the harmonised image's last."""
-    facts: dict[str, Any] = {}
-    for path in (preproc_path(scan, space), harmonized_path(scan, space)):
-        file = output_dir / sidecar(path)
-        if file.is_file():
-            facts |= json.loads(file.read_text(encoding='utf-8'))
-    return facts
+    """Texts and finite numbers in the sidecars of a scan, the harmonised image's last."""
+    paths = preproc_path(scan, space), harmonized_path(scan, space)
+    facts = {k: v for path in paths for k, v in sidecars.read(output_dir / path).items()}
+    return {k: v for k, v in facts.items() if isinstance(v, str) or _is_finite(v)}
+
+
+def _is_finite(value: Any) -> bool:
+    # JSON has numbers that no float can hold.
+    return isinstance(value, int | float) and abs(value) <= sys.float_info.max
 
 
 def write_results(
@@ -192,16 +194,17 @@ def _scan_report(
         'Site': covariates.site or 'not known',
         'Age, sex': f'{age}, {covariates.sex or "not known"}',
         'Space': f'{space.protocol.template}, {facts.get("Resolution", "")}',
-        'Brain extraction': facts.get('SkullStripMethod', 'not recorded'),
+        'Brain extraction': str(facts.get('SkullStripMethod', 'not recorded')),
     }
     if 'TargetSite' in facts:
         phantom = ' (phantom model)' if facts.get('PhantomModel') else ''
         summary |= {
-            'Target site': facts['TargetSite'],
-            'Model': f'{facts["ModelName"]}{phantom}, SHA-256 {facts["ModelSHA256"][:16]}',
+            'Target site': str(facts['TargetSite']),
+            'Model': f'{facts.get("ModelName")}{phantom}, '
+            f'SHA-256 {str(facts.get("ModelSHA256"))[:16]}',
             'Method': ', '.join(_how(facts)),
-            'Device': facts['Device'],
-            'Random seed': str(facts['RandomSeed']),
+            'Device': str(facts.get('Device')),
+            'Random seed': str(facts.get('RandomSeed')),
         }
     measures = tuple(
         Measure(name, f'{facts[name]:.4g}', meaning, flagged=is_unusual(name, facts))
@@ -220,11 +223,11 @@ def _scan_report(
 
 def _how(facts: Mapping[str, Any]) -> list[str]:
     """How a scan was harmonised, in words."""
-    parts = [facts['HarmonizationMethod']]
+    parts = [str(facts.get('HarmonizationMethod'))]
     if 'SamplingSteps' in facts:
         parts += [f'{facts["SamplingSteps"]} steps']
-        parts += ['denoised' if facts['Denoised'] else 'noise kept']
-    used = 'not used' if facts['LabelBlind'] else 'used where known'
+        parts += ['denoised' if facts.get('Denoised') else 'noise kept']
+    used = 'not used' if facts.get('LabelBlind') else 'used where known'
     return [*parts, f'age and sex {used}']
 
 
@@ -235,7 +238,8 @@ def is_unusual(name: str, facts: Mapping[str, Any]) -> bool:
     if name == 'mask_template_dice':
         return facts[name] < USUAL_DICE
     if name == 'target_distance_after':
-        return facts[name] > facts['target_distance_before'] + NOTABLE_DISTANCE
+        before = facts.get('target_distance_before')
+        return not isinstance(before, str | None) and facts[name] > before + NOTABLE_DISTANCE
     if name == 'anatomy_unexplained':
         return facts[name] > MOST_UNEXPLAINED
     if name.endswith('_share_change'):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from dataclasses import replace
 from pathlib import Path
@@ -131,12 +130,7 @@ def find_preprocessed(scan: Scan, space: sidecars.Space, roots: list[Path]) -> P
 
 def skull_strip_of(image: Path) -> str:
     """How the brain of a preprocessed image was extracted; empty if no sidecar tells."""
-    sidecar = image.with_name(image.name.removesuffix('.nii.gz') + '.json')
-    try:
-        facts = json.loads(sidecar.read_text(encoding='utf-8'))
-    except (OSError, ValueError):
-        return ''
-    return str(facts.get('SkullStripMethod', '')) if isinstance(facts, dict) else ''
+    return str(sidecars.read(image).get('SkullStripMethod', ''))
 
 
 def derivative_roots(settings: Settings) -> list[Path]:

@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from ddae_app.errors import ModelError
 from ddae_app.model.presets import CVAEConfig, ModelConfig, StyleGANConfig
 from ddae_app.model.records import from_json
-from ddae_app.settings import Protocol
+from ddae_app.settings import CHOICES, MAX_NAME, Protocol, is_name
 
 FORMAT_VERSION = 7
 """Raised whenever an older program could no longer read a bundle correctly."""
@@ -20,6 +20,8 @@ FORMAT_VERSION = 7
 METADATA_KEY = 'ddae'
 MAX_METADATA = 4_000_000
 MAX_SITES = 1000
+MAX_GRID = 512
+"""Voxels along an axis: half a gigabyte for a cube of them."""
 ADVICE = 'give another model, or copy or train this one again'
 
 
@@ -125,12 +127,31 @@ class ModelInfo:
                 self.method in KINDS
             ),
             f'{n} sites; 1 to {MAX_SITES} are allowed': 1 <= n <= MAX_SITES,
-            'site names that are empty or repeated': len({s for s in self.sites if s}) == n,
+            'sites of the same name': len(set(self.sites)) == n,
             'intensity quantiles that do not fit its sites': all(
                 len(table) == n and all(len(row) == q for row in table) for table in tables
             ),
             'scan counts that do not fit its sites': len(self.training.scans_per_site) == n,
+            f'names that are empty, over {MAX_NAME} characters or hold control characters': all(
+                map(is_name, (self.name, *self.sites))
+            ),
+            **_protocol_checks(self.protocol),
         }
+
+
+def _protocol_checks(protocol: Protocol) -> dict[str, bool]:
+    """What every scan is resampled to: memory is given to it before any weight is used."""
+    grid, cut, percentile = protocol.grid, protocol.slice_shape, protocol.intensity_percentile
+    return {
+        f'a grid of {grid}; 1 to {MAX_GRID} voxels an axis are allowed': all(
+            1 <= n <= MAX_GRID for n in grid
+        ),
+        f'slices of {cut} on a grid of {grid}': all(
+            1 <= n <= room for n, room in zip(cut, grid, strict=False)
+        ),
+        f'slices that are {protocol.slices!r}': protocol.slices in CHOICES['slices'],
+        f'an intensity percentile of {percentile}': 0 < percentile <= 100,
+    }
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -297,3 +297,17 @@ def test_a_session_has_further_columns_of_its_own(people, known, bids_dir):
     (folder / 'sub-01_sessions.tsv').write_text('session_id\tscore\nses-b\t7\n')
     found = known(scan('01', 'b'), further=['group', 'score']).further
     assert found == {'group': 'patient', 'score': '7'}
+
+
+@pytest.mark.parametrize('site', ['\x1b[2J', 'x' * 201, 'one\x85two'])
+def test_sites_that_are_no_names_are_refused(people, known, site):
+    people('participant_id site', f'sub-01 {site}')
+    with pytest.raises(InvalidBIDSError, match='sub-01: its site is .*200 characters'):
+        known()
+    with pytest.raises(InvalidBIDSError, match='its site is'):
+        known(source_site=site)
+
+
+def test_a_site_may_be_written_in_any_script(people, known):
+    people('participant_id site', 'sub-01 Köln\xa0(西)')
+    assert known().site == 'Köln\xa0(西)'

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from ddae_app.bids import names
-from ddae_app.bids.names import Scan, alphanumeric, sidecar
+from ddae_app.bids.names import Scan, sidecar
 
 SCAN = Scan(Path('x_T1w.nii'), '01', '2', 'sub-01_ses-2_acq-a_run-1')
 
@@ -36,10 +36,3 @@ def test_names_of_what_is_no_image():
 @pytest.mark.parametrize('name', ['a.b_T1w.nii', 'a.b_T1w.nii.gz'])
 def test_a_sidecar_lies_beside_its_image(name):
     assert sidecar(Path('anat') / name) == Path('anat/a.b_T1w.json')
-
-
-@pytest.mark.parametrize(
-    ('text', 'label'), [('IXI', 'IXI'), ('Site A_1', 'SiteA1'), ('Köln', 'Kln'), ('--', 'x')]
-)
-def test_free_text_as_a_label(text, label):
-    assert alphanumeric(text) == label

@@ -33,7 +33,9 @@ def test_combat_returns_what_the_r_package_does(test_data):
         ('parametric_adjusted', cohort),
         ('parametric_unadjusted', cohort.assign(sex=None)),
     ):
-        combat = ComBat(protocol=Protocol(slice_shape=(1, 200))).fit(scans, known)
+        combat = ComBat(protocol=Protocol(grid=(1, 200, 1), slice_shape=(1, 200))).fit(
+            scans, known
+        )
         found = combat.without_site(scans, known) - shift
         assert np.abs(found.T - reference[name]).max() < 1e-3, name  # of float32 at 100
 

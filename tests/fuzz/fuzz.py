@@ -10,30 +10,19 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import io
-import json
+import logging
 import random
+import shutil
 import signal
 import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
-import nibabel as nib
-import numpy as np
-
-from ddae_app.bids.cohort import read_cohort
-from ddae_app.bids.names import Scan
-from ddae_app.bids.query import read_filters
-from ddae_app.bids.records import read_record
-from ddae_app.cli.main import resolve
-from ddae_app.cli.parser import build_parser
 from ddae_app.errors import DdaeError
-from ddae_app.harmonize.models import find_model
-from ddae_app.imaging.conform import conform, load_t1w
-from ddae_app.settings import from_flat, read_flat, to_toml
+from tests.fuzz.inputs import KINDS, Kind
 
 SECONDS = 20
 """Longest that a case may take."""
@@ -67,111 +56,12 @@ def mutate(data: bytes, rng: random.Random, within: int | None = None) -> bytes:
     return bytes(out)
 
 
-Case = Callable[[random.Random, Path], object]
-
-
-def nifti(folder: Path) -> Case:
-    """Headers of a small image, and now and then its data."""
-    data = np.arange(24 * 24 * 24, dtype=np.int16).reshape(24, 24, 24)
-    whole = nib.Nifti1Image(data, np.diag([5.0, 5.0, 5.0, 1.0])).to_bytes()
-
-    def case(rng: random.Random, path: Path) -> object:
-        file = path / 'sub-01_T1w.nii'
-        file.write_bytes(mutate(whole, rng, 348 if rng.random() < 0.9 else None))
-        return conform(load_t1w(file))
-
-    return case
-
-
-def table(folder: Path) -> Case:
-    """participants.tsv and its dictionary."""
-    rows = b'participant_id\tage\tsex\tsite\nsub-01\t30\tF\tA\nsub-02\t89+\tmale\tn/a\n'
-    levels = json.dumps({'age': {'Units': 'year'}, 'sex': {'Levels': {'F': 'female'}}}).encode()
-
-    def case(rng: random.Random, path: Path) -> object:
-        (path / 'participants.tsv').write_bytes(mutate(rows, rng))
-        (path / 'participants.json').write_bytes(mutate(levels, rng))
-        scans = [Scan(path / 'x.nii', label, None, f'sub-{label}') for label in ('01', '02')]
-        cohort = read_cohort(path, scans, site_column=None, source_site=None)
-        return cohort.summary(scans)
-
-    return case
-
-
-def filters(folder: Path) -> Case:
-    """BIDS filter files."""
-    text = b'{"t1w": {"session": ["01", null], "acquisition": "*", "run": 1}}'
-
-    def case(rng: random.Random, path: Path) -> object:
-        (path / 'filters.json').write_bytes(mutate(text, rng))
-        return read_filters(path / 'filters.json')
-
-    return case
-
-
-def sidecar(folder: Path) -> Case:
-    """Sidecars of outputs that an earlier run left."""
-    text = b'{"MadeFrom": {"RawSHA256": "ab", "Grid": [1, 2, 3]}, "ssim": 0.5}'
-
-    def case(rng: random.Random, path: Path) -> object:
-        (path / 'sub-01_T1w.json').write_bytes(mutate(text, rng))
-        return read_record(path / 'sub-01_T1w.nii.gz')
-
-    return case
-
-
-def settings(folder: Path) -> Case:
-    """Settings files, with every setting in them."""
-    some = {'bids_dir': 'in', 'output_dir': 'out', 'analysis_level': 'train', 'biology': ['a']}
-    text = to_toml(from_flat(some | {'target_site': 'A', 'max_hours': 2.5})).encode()
-
-    def case(rng: random.Random, path: Path) -> object:
-        (path / 'settings.toml').write_bytes(mutate(text, rng))
-        return read_flat(path / 'settings.toml')
-
-    return case
-
-
-def bundle(folder: Path) -> Case:
-    """Model files: the length of their header, the header, and the first weights."""
-    model = find_model(None, None, folder).path.read_bytes()
-    header = 8 + int.from_bytes(model[:8], 'little')
-    start = model[: header + 4096]
-
-    def case(rng: random.Random, path: Path) -> object:
-        (path / 'model.safetensors').write_bytes(mutate(start, rng, header) + model[len(start) :])
-        return find_model(path / 'model.safetensors', None, path)
-
-    return case
-
-
-def arguments(folder: Path) -> Case:
-    """Command lines; argparse ends with 2 what it cannot read."""
-    words = [
-        'participant', '--target-site', 'A', '--nprocs', '2', '--mem', '4G', '-w', 'W', '--device',
-        'cpu', '-v', '--max-hours', '1.5', '--random-seed', '3', '--stage', 'all',
-    ]  # fmt: skip
-
-    def case(rng: random.Random, path: Path) -> object:
-        line = [str(path / 'bids'), str(path / 'out'), *words]
-        for _ in range(rng.randint(1, 3)):
-            at = rng.randrange(len(line))
-            text = mutate(line[at].encode(), rng).decode('utf-8', 'replace').replace('\0', '0')
-            # A mutated path must not lead out of the folder of this case.
-            line[at] = text.replace('/', '_') if at > 1 else line[at]
-        (path / 'bids').mkdir()
-        with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
-            try:
-                given = vars(build_parser().parse_args(line))
-            except SystemExit as e:
-                return e.code
-            given['work_dir'] = path / 'work'
-            return resolve(given, {'HOME': '/nowhere'})
-
-    return case
-
-
-KINDS = {f.__name__: f for f in (nifti, table, filters, sidecar, settings, bundle, arguments)}
+def spoilt(kind: Kind, rng: random.Random) -> tuple[bytes, ...]:
+    """The parts of an input, some of them mutated."""
+    parts = list(kind.example)
+    for at in {rng.randrange(len(parts)) for _ in range(rng.randint(1, 3))}:
+        parts[at] = mutate(parts[at], rng, kind.header if rng.random() < 0.9 else None)
+    return tuple(parts)
 
 
 @contextlib.contextmanager
@@ -190,29 +80,32 @@ def limited(seconds: int) -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
+def failure(kind: Kind, parts: tuple[bytes, ...], folder: Path) -> str | None:
+    """Traceback, or what else is wrong, of an input that is neither read nor refused in words."""
+    here = folder / 'here'
+    here.mkdir()
+    try:
+        with limited(SECONDS):
+            kind.read(parts, here)
+    except DdaeError as e:
+        if not str(e).strip():
+            return 'refused without a word'
+    except Exception:
+        return traceback.format_exc()
+    finally:
+        shutil.rmtree(here)
+    left = list(folder.rglob('*'))
+    return f'files left outside: {left}' if left else None
+
+
 def failures(kind: str, seed: int, cases: range) -> Iterator[tuple[int, str]]:
-    """Number and traceback of each case that is neither read nor refused in words."""
+    """Number of each mutated input that fails, and what happened."""
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        case = KINDS[kind](folder)
+        made = KINDS[kind](Path(name))
         for number in cases:
-            here = folder / str(number)
-            here.mkdir()
-            try:
-                with limited(SECONDS):
-                    case(random.Random(f'{kind} {seed} {number}'), here)
-            except DdaeError as e:
-                if not str(e).strip():
-                    yield number, 'refused without a word'
-            except Exception:
-                yield number, traceback.format_exc()
-            finally:
-                for file in sorted(here.rglob('*'), reverse=True):
-                    file.rmdir() if file.is_dir() else file.unlink()
-                here.rmdir()
-        left = list(folder.rglob('*'))
-        if left:
-            yield -1, f'files left outside: {left}'
+            parts = spoilt(made, random.Random(f'{kind} {seed} {number}'))
+            if said := failure(made, parts, Path(name)):
+                yield number, said
 
 
 def main() -> int:
@@ -221,6 +114,7 @@ def main() -> int:
     parser.add_argument('--seed', type=int, default=0)
     parser.add_argument('--kinds', nargs='+', choices=list(KINDS), default=list(KINDS))
     args = parser.parse_args()
+    logging.disable()
     found = 0
     for kind in args.kinds:
         started, bad = time.monotonic(), 0

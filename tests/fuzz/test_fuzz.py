@@ -6,7 +6,8 @@ import random
 
 import pytest
 
-from tests.fuzz.fuzz import KINDS, failures, mutate
+from tests.fuzz.fuzz import failure, failures, mutate
+from tests.fuzz.inputs import KINDS, Kind
 
 
 @pytest.mark.parametrize('kind', sorted(KINDS))
@@ -15,18 +16,24 @@ def test_mutated_input_is_read_or_refused_in_words(kind):
     assert list(failures(kind, 1, range(60 if kind == 'bundle' else 250))) == []
 
 
-def test_a_failure_would_be_seen(monkeypatch):
+def test_a_failure_would_be_seen(monkeypatch, tmp_path):
     def broken(folder):
-        def case(rng, path):
+        def read(parts, path):
             (path.parent / 'escaped').touch()
-            return 1 // rng.randrange(2)
+            return 1 // (parts[0] == b'participant_id')
 
-        return case
+        return Kind((b'participant_id',), read)
 
     monkeypatch.setitem(KINDS, 'broken', broken)
     found = list(failures('broken', 0, range(20)))
     assert 'ZeroDivisionError' in found[0][1]
-    assert 'escaped' in found[-1][1]
+    assert failure(broken(None), (b'participant_id',), tmp_path).startswith('files left outside')
+
+
+@pytest.mark.parametrize('kind', sorted(KINDS))
+def test_the_examples_are_read(kind, tmp_path):
+    made = KINDS[kind](tmp_path)
+    assert made.read(made.example, tmp_path) is not None
 
 
 def test_mutations_differ_and_repeat():

@@ -125,6 +125,11 @@ def test_other_format_version(bundle, version):
         ('sites', ['A', 'A']),
         ('sites', ['A']),
         ('sites', [f's{i}' for i in range(1001)]),
+        ('sites', ['A', 'B\nC']),
+        ('sites', ['A', '']),
+        ('sites', ['A', '\x1b[2J']),
+        ('sites', ['A', 'B' * 201]),
+        ('name', 'two\tcells'),
         ('age_sd', 0),
         ('age_mean', None),
         ('age_mean', True),
@@ -170,6 +175,23 @@ def test_hostile_or_other_configuration(bundle, change):
     rewrite(bundle, lambda h: h['info']['config'].update(change))
     with pytest.raises(ModelError):
         load_bundle(bundle)
+
+
+@pytest.mark.parametrize(
+    ('change', 'said'),
+    [
+        ({'grid': [10**6] * 3}, '1 to 512 voxels an axis'),
+        ({'grid': [0, 130, 130]}, '1 to 512 voxels an axis'),
+        ({'grid': [8, 8, 130]}, r'slices of \(16, 16\) on a grid of \(8, 8, 130\)'),
+        ({'slices': '../all'}, "slices that are '../all'"),
+        ({'intensity_percentile': -5}, 'percentile of -5'),
+    ],
+)
+def test_hostile_protocol(bundle, change, said):
+    rewrite(bundle, lambda h: h['info']['protocol'].update(change))
+    for read in (load_bundle, read_model_info):
+        with pytest.raises(ModelError, match=said):
+            read(bundle)
 
 
 def test_huge_metadata(bundle):

@@ -1,0 +1,172 @@
+"""Every kind of input that strangers write: an example of each, and how the program reads it."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+
+from ddae_app.bids import sidecars
+from ddae_app.bids.cohort import Covariates, read_cohort
+from ddae_app.bids.dataset import QC_MEANING
+from ddae_app.bids.names import Scan, sidecar
+from ddae_app.bids.query import read_filters
+from ddae_app.bids.records import read_record
+from ddae_app.cli.main import resolve
+from ddae_app.cli.parser import build_parser
+from ddae_app.harmonize.models import find_model
+from ddae_app.imaging.conform import conform, load_t1w
+from ddae_app.levels.group import quality_of_all
+from ddae_app.levels.outputs import write_results
+from ddae_app.levels.preparation import output_space
+from ddae_app.reports.group import write_group_report
+from ddae_app.settings import Protocol, from_flat, read_flat, to_toml
+from ddae_app.workflows.derivatives import harmonized_path, preproc_path
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One kind of input.
+
+    Attributes
+    ----------
+    example : tuple of bytes
+        The parts of a good one: files, or words of a command line.
+    read : callable
+        Reads such parts, in a folder of its own, as the program does.
+    header : int or None
+        Bytes at the beginning of the first part that hold most of what can be wrong.
+    """
+
+    example: tuple[bytes, ...]
+    read: Callable[[tuple[bytes, ...], Path], object]
+    header: int | None = None
+
+
+def nifti(folder: Path) -> Kind:
+    """A small image."""
+    data = np.arange(24 * 24 * 24, dtype=np.int16).reshape(24, 24, 24)
+
+    def read(parts: tuple[bytes, ...], path: Path) -> object:
+        file = path / 'sub-01_T1w.nii'
+        file.write_bytes(parts[0])
+        return conform(load_t1w(file))
+
+    image = nib.Nifti1Image(data, np.diag([5.0, 5.0, 5.0, 1.0]))
+    return Kind((image.to_bytes(),), read, 348)
+
+
+def table(folder: Path) -> Kind:
+    """participants.tsv and its dictionary."""
+    rows = b'participant_id\tage\tsex\tsite\nsub-01\t30\tF\tA\nsub-02\t89+\tmale\tn/a\n'
+    levels = {'age': {'Units': 'year'}, 'sex': {'Levels': {'F': 'female'}}}
+
+    def read(parts: tuple[bytes, ...], path: Path) -> object:
+        (path / 'participants.tsv').write_bytes(parts[0])
+        (path / 'participants.json').write_bytes(parts[1])
+        scans = [Scan(path / 'x.nii', label, None, f'sub-{label}') for label in ('01', '02')]
+        return read_cohort(path, scans).summary(scans)
+
+    return Kind((rows, json.dumps(levels).encode()), read)
+
+
+def filters(folder: Path) -> Kind:
+    """A BIDS filter file."""
+
+    def read(parts: tuple[bytes, ...], path: Path) -> object:
+        (path / 'filters.json').write_bytes(parts[0])
+        return read_filters(path / 'filters.json')
+
+    example = {'t1w': {'session': ['01', None], 'acquisition': '*', 'run': 1}}
+    return Kind((json.dumps(example).encode(),), read)
+
+
+def results(folder: Path) -> Kind:
+    """Sidecars and the table of an earlier run, as pages and the group level read them."""
+    scan, space = Scan(Path('sub-01_T1w.nii'), '01', None, 'sub-01'), output_space(Protocol())
+    model = sidecars.ModelFacts('ddae', 'm', 'f' * 64, False)
+    made = {'MadeFrom': {'RawSHA256': 'ab', 'Grid': [1, 2, 3]}, 'cjv': 0.5}
+    brain = sidecars.preproc(space, 'bids:raw:x', 'template', None) | made
+    rendered = sidecars.harmonization(model, Covariates('A'), 'B', 'refuse', 0) | {
+        'Device': 'cpu', 'SamplingSteps': 4, 'Denoised': True, 'LabelBlind': False,
+        'target_distance_before': 0.2, 'target_distance_after': 0.1, 'anatomy_flag': 'none',
+    }  # fmt: skip
+    rows = b'filename\tsource_site\tcjv\nanat/sub-01_T1w.nii.gz\tA\t0.5\n'
+
+    def read(parts: tuple[bytes, ...], path: Path) -> object:
+        flags = {'bids_dir': path / 'in', 'output_dir': path, 'analysis_level': 'participant'}
+        settings = from_flat(flags)
+        files = (
+            sidecar(preproc_path(scan, space)),
+            sidecar(harmonized_path(scan, space)),
+            Path('sub-01/sub-01_scans.tsv'),
+        )
+        for name, content in zip(files, parts, strict=True):
+            (path / name).parent.mkdir(parents=True, exist_ok=True)
+            (path / name).write_bytes(content)
+        cohort = {scan: Covariates('A')}
+        write_results(
+            settings, [scan], cohort, space, model=None, failures={}, text='', log_dir=path / 'log'
+        )  # fmt: skip
+        rows, pages = quality_of_all(path)
+        write_group_report(path / 'group.html', rows, QC_MEANING, pages)
+        return read_record(path / preproc_path(scan, space)), (path / 'group.html').read_text()
+
+    texts = (json.dumps(brain).encode(), json.dumps(rendered).encode(), rows)
+    return Kind(texts, read)
+
+
+def settings(folder: Path) -> Kind:
+    """A settings file, with every setting in it."""
+    some = {'bids_dir': 'in', 'output_dir': 'out', 'analysis_level': 'train', 'biology': ['a']}
+
+    def read(parts: tuple[bytes, ...], path: Path) -> object:
+        (path / 'settings.toml').write_bytes(parts[0])
+        return read_flat(path / 'settings.toml')
+
+    example = to_toml(from_flat(some | {'target_site': 'A', 'max_hours': 2.5}))
+    return Kind((example.encode(),), read)
+
+
+def bundle(folder: Path) -> Kind:
+    """A model file: the length of its header, the header, and the first weights."""
+    model = find_model(None, None, folder).path.read_bytes()
+    header = 8 + int.from_bytes(model[:8], 'little')
+    start = model[: header + 4096]
+
+    def read(parts: tuple[bytes, ...], path: Path) -> object:
+        (path / 'model.safetensors').write_bytes(parts[0] + model[len(start) :])
+        return find_model(path / 'model.safetensors', None, path)
+
+    return Kind((start,), read, header)
+
+
+def arguments(folder: Path) -> Kind:
+    """A command line; argparse ends with 2 what it cannot read."""
+    words = (
+        'participant', '--target-site', 'A', '--nprocs', '2', '--mem', '4G', '-w', 'W', '--device',
+        'cpu', '-v', '--max-hours', '1.5', '--random-seed', '3', '--stage', 'all',
+    )  # fmt: skip
+
+    def read(parts: tuple[bytes, ...], path: Path) -> object:
+        # No word may lead out of this folder, and the system hands over none that holds a NUL.
+        given = (part.decode('utf-8', 'replace') for part in parts)
+        line = [text.replace('\0', '0').replace('/', '_') for text in given]
+        (path / 'bids').mkdir()
+        with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
+            try:
+                found = vars(build_parser().parse_args([f'{path}/bids', f'{path}/out', *line]))
+            except SystemExit as e:
+                return e.code
+            return resolve(found | {'work_dir': path / 'work'}, {'HOME': '/nowhere'})
+
+    return Kind(tuple(word.encode() for word in words), read)
+
+
+KINDS = {f.__name__: f for f in (nifti, table, filters, results, settings, bundle, arguments)}
