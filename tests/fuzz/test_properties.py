@@ -129,9 +129,7 @@ def test_filters_lead_nowhere_else(dataset, tmp_path, content):
     assert own(dataset, Selection(filters=filters))
 
 
-@pytest.mark.parametrize(
-    'entity', ['acq-<img src=x>', 'acq-a b', 'acq-a#b', 'acq-a%2f']
-)
+@pytest.mark.parametrize('entity', ['acq-<img src=x>', 'acq-a b', 'acq-a#b', 'acq-a%2f'])
 def test_names_that_are_no_bids_names_are_refused(tmp_path, entity):
     anat = tmp_path / 'sub-01' / 'anat'
     anat.mkdir(parents=True)
