@@ -70,9 +70,26 @@ def load_t1w(path: Path, sha256: str | None = None) -> nib.Nifti1Image:
             f'{path}: the image data cannot be read ({_first_line(e)}); '
             'is the file truncated or damaged?'
         ) from e
+    check_unchanged(path, sha256)
+    return nib.Nifti1Image(_checked_intensities(path, data), image.affine)
+
+
+def check_unchanged(path: Path, sha256: str | None) -> None:
+    """Refuse a file, once it was read, that is not the one of which the digest was taken.
+
+    Parameters
+    ----------
+    path : Path
+    sha256 : str or None
+        None if nothing is known of the file.
+
+    Raises
+    ------
+    ImageError
+        It has another digest; one line.
+    """
     if sha256 is not None and digest_of(path) != sha256:
         raise ImageError(f'{path}: the file changed while the run went on; run again')
-    return nib.Nifti1Image(_checked_intensities(path, data), image.affine)
 
 
 def conform(image: nib.Nifti1Image) -> nib.Nifti1Image:

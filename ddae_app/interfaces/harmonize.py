@@ -157,6 +157,8 @@ class BringBack(SimpleInterface):
         out, effect = (Path(runtime.cwd) / f'{name}.nii.gz' for name in ('native', 'effect'))
         native.write_changed(t1w, change, out)
         native.write_like(t1w, change, effect)
+        # The scan was read more than once.
+        conform.check_unchanged(t1w, sha256)
         self._results |= {
             'out_file': str(out),
             'difference': str(effect),

@@ -91,7 +91,7 @@ def run_participant(settings: Settings, log_dir: Path, default_model: Path | Non
     failures = unprepared | {v.scan: v.refusal for v in verdicts if v.refusal}
     plans = [verdict.plan() for verdict in verdicts if verdict.plan]
     if not plans:
-        log.info('nothing is left to do but the pages and tables')
+        log.info('no scan is to be worked on; writing pages and tables')
         text = _last_methods(settings.output_dir)
         return _finish(settings, scans, cohort, space, model, failures, text, log_dir)
     workflow, text = _workflow(settings, plans, space, model)

@@ -172,6 +172,11 @@ class Prepared:
 
     def open(self, store: Path, protocol: Protocol) -> SliceData:
         """The scans, mapped into memory, with their labels."""
+        if not store.is_file():
+            raise UsageError(
+                f'{store} is not seen by this process, though the first one wrote it; give a '
+                '--work-dir that all nodes share'
+            )
         shape = (len(self.sites), protocol.depth, *protocol.slice_shape)
         images = np.memmap(store, dtype=np.float32, mode='r', shape=shape)
         return SliceData(images, self.sites, self.ages, self.sexes, self.subjects)

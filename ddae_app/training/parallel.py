@@ -7,7 +7,7 @@ from typing import Literal
 
 import torch
 from lightning_fabric import Fabric
-from lightning_fabric.plugins.environments import TorchElasticEnvironment
+from lightning_fabric.plugins.environments import LightningEnvironment, TorchElasticEnvironment
 from lightning_fabric.strategies import DDPStrategy
 
 from ddae_app.errors import UsageError
@@ -48,7 +48,13 @@ def start_fabric(
     accelerator = 'cuda' if device.type == 'cuda' else 'cpu'
     if launcher is None or world == 1:
         devices = [device.index or 0] if device.type == 'cuda' else 1
-        return Fabric(accelerator=accelerator, devices=devices, precision=PRECISIONS[precision])
+        return Fabric(
+            accelerator=accelerator,
+            devices=devices,
+            precision=PRECISIONS[precision],
+            # Else a process inside a batch job waits for as many as the job has tasks.
+            plugins=[LightningEnvironment()],
+        )
     if device.index is not None:
         raise UsageError(
             f'--device {device} with {world} processes, each of which takes its own GPU; give '

@@ -36,12 +36,12 @@ def start(eight, tmp_path):
     """Start a run in the background: ``start('A01', 'B02', nprocs=2)``."""
     processes = []
 
-    def started(*labels, nprocs=1, out=tmp_path / 'out', work=tmp_path / 'work'):
+    def started(*labels, nprocs=1, bids=None, out=tmp_path / 'out', work=tmp_path / 'work'):
         labelled = ('--participant-label', *labels) if labels else ()
         process = subprocess.Popen(
             command(
-                eight / 'bids', out, *FLAGS, '--model', eight / 'random.safetensors', '-w', work,
-                '--nprocs', nprocs, *labelled,
+                bids or eight / 'bids', out, *FLAGS, '--model', eight / 'random.safetensors',
+                '-w', work, '--nprocs', nprocs, *labelled,
             ),
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,

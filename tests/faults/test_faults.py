@@ -9,6 +9,7 @@ import subprocess
 import time
 from concurrent.futures import ThreadPoolExecutor
 
+import nibabel as nib
 import psutil
 import pytest
 
@@ -86,6 +87,35 @@ def test_the_work_directory_vanishes(eight, start, tmp_path):
     assert job.returncode in (0, 1)
     assert torn(tmp_path / 'out') == [] and 'Traceback' not in said
     again(eight, tmp_path / 'out', tmp_path / 'work', 'A01')
+
+
+@pytest.mark.parametrize('moment', ['harmonize: 2 new', 'A01: register to MNI'])
+def test_the_input_changes(eight, start, tmp_path, moment):
+    """Nothing is made of two images, and the scan is done again as it is then."""
+    bids = tmp_path / 'bids'
+    shutil.copytree(eight / 'bids', bids)
+    scan = bids / 'sub-A01' / 'anat' / 'sub-A01_T1w.nii.gz'
+    job = start('A01', 'B01', bids=bids, nprocs=2)
+    working(job, moment)
+    other = nib.load(scan)
+    nib.save(nib.Nifti1Image(0.5 * other.get_fdata(), None, other.header), scan)
+    said = job.communicate(timeout=240)[1]
+    assert job.returncode == 1
+    (line,) = error_lines(said)
+    assert 'sub-A01_T1w' in line and 'the file changed while the run went on; run again' in line
+    assert torn(tmp_path / 'out') == []
+    assert not list((tmp_path / 'out' / 'sub-A01').rglob('*harmonized*'))
+    made = {name for name in images(tmp_path / 'out') if '-B01/' in name}
+    assert made == {name for name in images(eight / 'out') if '-B01/' in name}
+    results = {}
+    for out in ('out', 'undisturbed'):
+        result = run(
+            bids, tmp_path / out, *FLAGS, '--model', eight / 'random.safetensors', '-w',
+            tmp_path / f'work-{out}', '--nprocs', '2', '--participant-label', 'A01', 'B01',
+        )  # fmt: skip
+        assert result.returncode == 0, result.stderr
+        results[out] = images(tmp_path / out)
+    assert results['out'] == results['undisturbed'] != {}
 
 
 @pytest.fixture

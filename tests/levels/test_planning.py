@@ -72,7 +72,7 @@ def test_nothing_is_done_twice_without_the_work_directory(out, bids_dir, model, 
         '-w', tmp_path / 'work', *FAST,
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
-    assert 'nothing is left to do' in result.stderr and '2 of 2 T1w done' in result.stderr
+    assert 'no scan is to be worked on' in result.stderr and '2 of 2 T1w done' in result.stderr
     assert before == {p: p.stat().st_mtime_ns for p in out.rglob('anat/*')}
     assert 'Disentangled Diffusion Autoencoder' in (out / 'sub-A01.html').read_text()
 

@@ -1,6 +1,7 @@
 #!/bin/sh
-# Runs the scripts of docs/slurm on a Slurm of one node, started here: the array, what depends on
-# it, a task that is killed and queued again, and nipype's own plugin. `make slurm-test` calls it.
+# Runs the scripts of docs/slurm on a Slurm of two nodes, both started here: the array, what depends
+# on it, a task that is killed and queued again, training that stops at its time limit and queues
+# itself again, on one node and on two, and nipype's own plugin. `make slurm-test` calls it.
 #
 # Needs root, slurm-wlm and munge (Debian's packages). WORK: folder for everything; by default a
 # temporary one. BIN: folder of ddae-app.
@@ -10,7 +11,7 @@ here=$(cd "$(dirname "$0")/../.." && pwd)
 WORK=${WORK:-$(mktemp -d)}
 BIN=${BIN:-$here/.venv/bin}
 export SLURM_CONF=$WORK/slurm/slurm.conf LOGNAME=${LOGNAME:-root} OMP_NUM_THREADS=1
-mkdir -p "$WORK/slurm/spool" "$WORK/slurm/state" /run/munge
+mkdir -p "$WORK/slurm/state" /run/munge
 host=$(hostname -s)
 
 cat > "$SLURM_CONF" <<CONF
@@ -27,15 +28,16 @@ ReturnToService=2
 SlurmdParameters=config_overrides
 GresTypes=gpu
 StateSaveLocation=$WORK/slurm/state
-SlurmdSpoolDir=$WORK/slurm/spool
+SlurmdSpoolDir=$WORK/slurm/spool-%n
 SlurmctldPidFile=$WORK/slurm/slurmctld.pid
-SlurmdPidFile=$WORK/slurm/slurmd.pid
+SlurmdPidFile=$WORK/slurm/slurmd-%n.pid
 SlurmctldLogFile=$WORK/slurm/slurmctld.log
-SlurmdLogFile=$WORK/slurm/slurmd.log
+SlurmdLogFile=$WORK/slurm/slurmd-%n.log
 MinJobAge=3600
 KillWait=5
-NodeName=$host NodeAddr=127.0.0.1 CPUs=8 RealMemory=64000 Gres=gpu:1 State=UNKNOWN
-PartitionName=all Nodes=$host Default=YES MaxTime=INFINITE State=UP
+NodeName=n1 NodeHostname=$host NodeAddr=127.0.0.1 Port=17001 CPUs=8 RealMemory=64000 Gres=gpu:1
+NodeName=n2 NodeHostname=$host NodeAddr=127.0.0.1 Port=17002 CPUs=8 RealMemory=64000 Gres=gpu:1
+PartitionName=all Nodes=n1,n2 Default=YES MaxTime=INFINITE State=UP
 CONF
 # A GPU only in name: the scripts ask for one, ddae-app finds none and takes the CPU.
 printf "AutoDetect=off\nName=gpu File=/dev/null\n" > "$WORK/slurm/gres.conf"
@@ -43,9 +45,10 @@ printf "AutoDetect=off\nName=gpu File=/dev/null\n" > "$WORK/slurm/gres.conf"
 chown munge: /run/munge
 pgrep -x munged > /dev/null || runuser -u munge -- munged --force
 slurmctld
-slurmd
-trap 'kill $(cat "$WORK"/slurm/slurmctld.pid "$WORK"/slurm/slurmd.pid)' EXIT
-until sinfo -h -o %T 2> /dev/null | grep -q idle; do sleep 1; done
+slurmd -N n1
+slurmd -N n2
+trap 'kill $(cat "$WORK"/slurm/*.pid)' EXIT
+until [ "$(sinfo -h -N -o %T 2> /dev/null | grep -c idle)" = 2 ]; do sleep 1; done
 
 wait_for() { # until no job is queued or running any more
     while [ -n "$(squeue -h -o %i)" ]; do sleep 2; done
@@ -61,8 +64,11 @@ OUT=$WORK/out
 WORK=$WORK/work
 TARGET=PhantomA
 ARGS="--skull-strip none --sloppy --template MNI152NLin2009aSym --slices medial"
-TRAIN_ARGS="--preset tiny --train-images 640 --allow-few-scans --allow-confounding"
-APP=$BIN/ddae-app
+TRAIN_ARGS="--preset tiny --train-images 640 --allow-few-scans --allow-confounding \${MORE-}"
+RUN="env PATH=$BIN:$PATH"
+APP="\$RUN ddae-app"
+# The first start of a training is out of time after one step, the second ends it.
+[ "\${SLURM_RESTART_COUNT:-0}" = 0 ] && MAX_HOURS=0 || MAX_HOURS=1
 SETTINGS
 
 cd "$WORK/scripts"
@@ -80,9 +86,24 @@ for step in preproc model harmonize group; do
     test "$(state "$(id $step)")" = COMPLETED
 done
 scontrol show job "$(id preproc)_1" | grep -q 'Restarts=1'
+scontrol show job "$(id model)" | grep -q 'Restarts=1'
 test "$(ls "$WORK"/out/sub-*/anat/*_desc-harmonized_T1w.nii.gz | wc -l)" = 4
 test -f "$WORK/out/group_T1w.html"
 "$BIN/bids-validator-deno" "$WORK/out" --datasetTypes derivative
+
+# The same training on two nodes learns the same.
+two=$(MORE='--model-name two' sbatch --parsable --nodes=2 train.sbatch)
+wait_for
+echo "model on two nodes $two: $(state "$two")"
+test "$(state "$two")" = COMPLETED
+scontrol show job "$two" | grep -q 'Restarts=1'
+"$BIN/python" - "$WORK"/out/models/*_losses.tsv << 'PYTHON'
+import sys
+import numpy as np
+one, two = (np.genfromtxt(path, skip_header=1) for path in sys.argv[1:])
+print('losses on one node and on two:', one[-1], two[-1])
+np.testing.assert_allclose(two, one, rtol=1e-3)
+PYTHON
 
 # Every step a job of its own, queued by nipype.
 cat > "$WORK/plugin.yml" <<PLUGIN
@@ -96,4 +117,5 @@ before=$(sbatch --parsable --wrap true)
 after=$(sbatch --parsable --wrap true)
 wait_for
 test -f "$WORK/plugin/sub-A01.html"
-echo "jobs: $(($(id group) - $(id preproc) + 4)) by the scripts, $((after - before - 1)) by nipype"
+# The array's first task has the number of the array; the other three follow the last script's job.
+echo "jobs: $((before - $(id preproc))) by the scripts, $((after - before - 1)) by nipype"

@@ -49,6 +49,17 @@ def test_alone_without_a_launcher():
     assert fabric.device == torch.device('cpu')
 
 
+def test_alone_in_a_batch_job_of_many_tasks(monkeypatch):
+    job = {
+        'SLURM_NTASKS': '4', 'SLURM_JOB_NAME': 'train', 'SLURM_PROCID': '1', 'SLURM_LOCALID': '1',
+        'SLURM_NODEID': '0', 'SLURM_JOB_ID': '1', 'SLURM_NODELIST': 'n1',
+    }  # fmt: skip
+    for name, value in job.items():
+        monkeypatch.setenv(name, value)
+    fabric = start_fabric('cpu')
+    assert fabric.world_size == 1 and fabric.is_global_zero
+
+
 def test_one_gpu_for_many_processes_is_refused(monkeypatch):
     launched = {
         'LOCAL_RANK': '0', 'TORCHELASTIC_RUN_ID': 'x', 'WORLD_SIZE': '2', 'GROUP_RANK': '0',
