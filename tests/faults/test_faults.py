@@ -89,33 +89,60 @@ def test_the_work_directory_vanishes(eight, start, tmp_path):
     again(eight, tmp_path / 'out', tmp_path / 'work', 'A01')
 
 
-@pytest.mark.parametrize('moment', ['harmonize: 2 new', 'A01: register to MNI'])
-def test_the_input_changes(eight, start, tmp_path, moment):
-    """Nothing is made of two images, and the scan is done again as it is then."""
+@pytest.fixture
+def dim(eight, tmp_path):
+    """A copy of the dataset, and how to put another image in the place of A01's."""
     bids = tmp_path / 'bids'
     shutil.copytree(eight / 'bids', bids)
     scan = bids / 'sub-A01' / 'anat' / 'sub-A01_T1w.nii.gz'
+
+    def replace():
+        image = nib.load(scan)
+        nib.save(nib.Nifti1Image(0.5 * image.get_fdata(), None, image.header), scan)
+
+    return bids, replace
+
+
+def test_the_input_changes_before_it_is_read(eight, start, dim, tmp_path):
+    bids, replace = dim
     job = start('A01', 'B01', bids=bids, nprocs=2)
-    working(job, moment)
-    other = nib.load(scan)
-    nib.save(nib.Nifti1Image(0.5 * other.get_fdata(), None, other.header), scan)
+    working(job, 'harmonize: 2 new')
+    replace()
     said = job.communicate(timeout=240)[1]
     assert job.returncode == 1
     (line,) = error_lines(said)
     assert 'sub-A01_T1w' in line and 'the file changed while the run went on; run again' in line
     assert torn(tmp_path / 'out') == []
     assert not list((tmp_path / 'out' / 'sub-A01').rglob('*harmonized*'))
-    made = {name for name in images(tmp_path / 'out') if '-B01/' in name}
-    assert made == {name for name in images(eight / 'out') if '-B01/' in name}
-    results = {}
+    made = images(tmp_path / 'out')
+    assert made == {n: c for n, c in images(eight / 'out').items() if n in made}
+    assert any('sub-B01' in name for name in made)
+    results = []
     for out in ('out', 'undisturbed'):
         result = run(
             bids, tmp_path / out, *FLAGS, '--model', eight / 'random.safetensors', '-w',
-            tmp_path / f'work-{out}', '--nprocs', '2', '--participant-label', 'A01', 'B01',
+            tmp_path / f'work-{out}', '--participant-label', 'A01', 'B01', '--nprocs', '2',
         )  # fmt: skip
         assert result.returncode == 0, result.stderr
-        results[out] = images(tmp_path / out)
-    assert results['out'] == results['undisturbed'] != {}
+        results.append(images(tmp_path / out))
+    assert results[0] == results[1] != {}
+
+
+def test_the_input_changes_after_it_was_read(eight, start, dim, tmp_path):
+    """The outputs are of the image as it was, and say so: the next run makes them anew."""
+    bids, replace = dim
+    job = start('A01', bids=bids)
+    working(job, 'register to MNI')
+    replace()
+    said = job.communicate(timeout=240)[1]
+    assert job.returncode == 0, said
+    before = {n: c for n, c in images(eight / 'out').items() if '-A01/' in n}
+    assert images(tmp_path / 'out') == before
+    result = run(
+        bids, tmp_path / 'out', *FLAGS, '--model', eight / 'random.safetensors',
+        '--participant-label', 'A01', '--dry-run',
+    )  # fmt: skip
+    assert 'sub-A01\tchanged\tchanged\tT1w image; preprocessing' in result.stdout
 
 
 @pytest.fixture

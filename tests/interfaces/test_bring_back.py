@@ -1,0 +1,54 @@
+"""A scan that another takes the place of while harmonisation is brought back into it."""
+
+from __future__ import annotations
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from ddae_app.errors import ImageError
+from ddae_app.files import digest_of
+from ddae_app.imaging import native
+from ddae_app.imaging.registration import write_itk_affine
+from ddae_app.interfaces.harmonize import BringBack
+
+AFFINE = nib.affines.from_matvec(np.diag([4.0, 4, 4]), [-60, -60, -60])
+
+
+@pytest.fixture
+def step(tmp_path):
+    rng = np.random.default_rng(0)
+    ball = np.linalg.norm(np.indices((30, 30, 30)) - 15, axis=0) < 10
+    images = {
+        't1w': 1000 * ball + rng.uniform(0, 100, ball.shape),
+        'slices': 0.8 * ball,
+        'difference': 0.1 * ball,
+    }
+    files = {name: str(tmp_path / f'{name}.nii.gz') for name in images}
+    for name, data in images.items():
+        nib.save(nib.Nifti1Image(data.astype(np.float32), AFFINE), files[name])
+    write_itk_affine(np.eye(4), tmp_path / 'xfm.txt')
+    digest = digest_of(tmp_path / 't1w.nii.gz')
+    return BringBack(**files, xfm=str(tmp_path / 'xfm.txt'), sha256=digest)
+
+
+def test_the_scan_gets_what_harmonisation_adds(step, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    out = nib.load(step.run().outputs.out_file).get_fdata()
+    scan = nib.load(step.inputs.t1w).get_fdata()
+    # A share of .1 of .8 is an eighth of the scan's own units.
+    np.testing.assert_allclose((out / scan)[12:18, 12:18, 12:18], 1.125, atol=0.03)
+    np.testing.assert_array_equal(out[0], scan[0])
+
+
+def test_a_scan_that_changes_between_two_readings_is_refused(step, tmp_path, monkeypatch):
+    def change_and_write(scan, change, path):
+        image = nib.load(scan)
+        nib.save(nib.Nifti1Image(0.5 * image.get_fdata(), None, image.header), scan)
+        native_write(scan, change, path)
+
+    monkeypatch.chdir(tmp_path)
+    native_write = native.write_changed
+    monkeypatch.setattr(native, 'write_changed', change_and_write)
+    with pytest.raises(ImageError, match='changed while the run went on'):
+        step.run()
