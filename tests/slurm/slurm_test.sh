@@ -1,7 +1,8 @@
 #!/bin/sh
 # Runs the scripts of docs/slurm on a Slurm of two nodes, both started here: the array, what depends
 # on it, a task that is killed and queued again, training that stops at its time limit and queues
-# itself again, on one node and on two, and nipype's own plugin. `make slurm-test` calls it.
+# itself again, on one node and on two, a node that fails, and nipype's own plugin. `make
+# slurm-test` calls it.
 #
 # Needs root, slurm-wlm and munge (Debian's packages). WORK: folder for everything; by default a
 # temporary one. BIN: folder of ddae-app.
@@ -68,7 +69,7 @@ TRAIN_ARGS="--preset tiny --train-images 640 --allow-few-scans --allow-confoundi
 RUN="env PATH=$BIN:$PATH"
 APP="\$RUN ddae-app"
 # The first start of a training is out of time after one step, the second ends it.
-[ "\${SLURM_RESTART_COUNT:-0}" = 0 ] && MAX_HOURS=0 || MAX_HOURS=1
+[ "\${SLURM_RESTART_COUNT:-0}" = 0 ] && MAX_HOURS=\${FIRST_HOURS:-0} || MAX_HOURS=1
 SETTINGS
 
 cd "$WORK/scripts"
@@ -91,8 +92,17 @@ test "$(ls "$WORK"/out/sub-*/anat/*_desc-harmonized_T1w.nii.gz | wc -l)" = 4
 test -f "$WORK/out/group_T1w.html"
 "$BIN/bids-validator-deno" "$WORK/out" --datasetTypes derivative
 
-# The same training on two nodes learns the same.
-two=$(MORE='--model-name two' sbatch --parsable --nodes=2 train.sbatch)
+# On two nodes, one of which loses its process: the other does not wait for it for ever.
+export MORE='--model-name two'
+torn=$(FIRST_HOURS=1 sbatch --parsable --nodes=2 train.sbatch)
+until grep -qs 'trained on' "slurm-$torn.out"; do sleep 1; done
+pkill -9 -n -f "m ddae_app $WORK/bids"
+wait_for
+echo "model on two nodes, one of which fails $torn: $(state "$torn")"
+test "$(state "$torn")" = FAILED
+
+# The same once more, and it learns what one node did.
+two=$(sbatch --parsable --nodes=2 train.sbatch)
 wait_for
 echo "model on two nodes $two: $(state "$two")"
 test "$(state "$two")" = COMPLETED
