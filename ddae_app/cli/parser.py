@@ -18,7 +18,7 @@ Autoencoder."""
 
 EPILOG = """\
 exit codes: 0 every T1w produced its outputs; 1 some failed (listed); 2 usage; 16 the input is
-not valid BIDS; 18 the filters selected nothing"""
+not valid BIDS; 18 the filters selected nothing; 130, 143 interrupted, terminated"""
 
 
 class _Parser(argparse.ArgumentParser):

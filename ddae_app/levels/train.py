@@ -57,7 +57,7 @@ from ddae_app.reports.samples import plot_samples
 from ddae_app.settings import Protocol, Settings, TrainSettings
 from ddae_app.training.dataset import SliceData, split_subjects
 from ddae_app.training.loop import LOSSES_NAME, Progress, train
-from ddae_app.training.parallel import start_fabric
+from ddae_app.training.parallel import others_needed, start_fabric
 from ddae_app.training.suitability import (
     FEWEST_PEOPLE,
     confounded_sites,
@@ -111,21 +111,22 @@ def run_train(settings: Settings, log_dir: Path, local_processes: int = 1) -> in
     device = resolve_device(settings.harmonize.device)
     fabric = start_fabric(device, settings.train.precision, local_processes)
     folder = settings.run.work_dir.resolve() / 'train' / model_name(settings)
-    first = _prepare(settings, protocol, folder, log_dir) if fabric.is_global_zero else None
-    prepared = fabric.broadcast(first)
-    assert prepared is not None
-    data = prepared.open(folder / STORE_NAME, protocol)
-    if settings.harmonize.method in BASELINES:
-        path = None
-        if fabric.is_global_zero:
-            with _progress(images_to_see(settings)) as progress:
-                path = fit_baseline(
-                    settings, data, protocol, folder, model_name(settings), progress
-                )
-    else:
-        path = _train(settings, data, protocol, folder, initial, fabric, started)
-    if path and fabric.is_global_zero:
-        _publish(settings, path, data, prepared.warnings)
+    with others_needed(fabric):
+        first = _prepare(settings, protocol, folder, log_dir) if fabric.is_global_zero else None
+        prepared = fabric.broadcast(first)
+        assert prepared is not None
+        data = prepared.open(folder / STORE_NAME, protocol)
+        if settings.harmonize.method in BASELINES:
+            path = None
+            if fabric.is_global_zero:
+                with _progress(images_to_see(settings)) as progress:
+                    path = fit_baseline(
+                        settings, data, protocol, folder, model_name(settings), progress
+                    )
+        else:
+            path = _train(settings, data, protocol, folder, initial, fabric, started)
+        if path and fabric.is_global_zero:
+            _publish(settings, path, data, prepared.warnings)
     for scan, reason in prepared.failures.items():
         log.error('%s was left out: %s', scan.stem, reason)
     return 1 if prepared.failures else 0

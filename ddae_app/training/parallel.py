@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Literal
 
@@ -9,8 +11,9 @@ import torch
 from lightning_fabric import Fabric
 from lightning_fabric.plugins.environments import LightningEnvironment, TorchElasticEnvironment
 from lightning_fabric.strategies import DDPStrategy
+from torch.distributed import DistError
 
-from ddae_app.errors import UsageError
+from ddae_app.errors import DdaeError, UsageError
 
 PATIENCE = timedelta(days=7)
 """How long processes wait for the first one, which may preprocess a dataset meanwhile."""
@@ -69,3 +72,24 @@ def start_fabric(
     )
     fabric.launch()
     return fabric
+
+
+@contextmanager
+def others_needed(fabric: Fabric) -> Iterator[None]:
+    """Say in one line what a process is told when another one has ended.
+
+    Raises
+    ------
+    DdaeError
+        In place of what NCCL (a class of its own) and Gloo (no more than words) raise.
+    """
+    try:
+        yield
+    except RuntimeError as e:
+        lost = isinstance(e, DistError) or 'gloo' in str(e) or 'Connection' in str(e)
+        if fabric.world_size == 1 or not lost:
+            raise
+        raise DdaeError(
+            'another process of this training ended, and said why itself; run the same command '
+            'again to go on'
+        ) from e

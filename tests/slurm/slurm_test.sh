@@ -100,6 +100,7 @@ pkill -9 -n -f "m ddae_app $WORK/bids"
 wait_for
 echo "model on two nodes, one of which fails $torn: $(state "$torn")"
 test "$(state "$torn")" = FAILED
+grep -q 'another process of this training ended' "slurm-$torn.out"
 
 # The same once more, and it learns what one node did.
 two=$(sbatch --parsable --nodes=2 train.sbatch)

@@ -5,14 +5,15 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from ddae_app.bids.dataset import read_tsv
-from ddae_app.errors import UsageError
+from ddae_app.errors import DdaeError, UsageError
 from ddae_app.model.bundle import load_bundle
-from ddae_app.training.parallel import start_fabric
+from ddae_app.training.parallel import others_needed, start_fabric
 
 ROOT = Path(__file__).parents[2]
 
@@ -69,3 +70,30 @@ def test_one_gpu_for_many_processes_is_refused(monkeypatch):
         monkeypatch.setenv(name, value)
     with pytest.raises(UsageError, match='--device cuda:1 with 2 processes'):
         start_fabric('cuda:1', local_processes=2)
+
+
+@pytest.mark.parametrize(
+    'error',
+    [
+        RuntimeError(
+            '[gloo/transport/tcp/pair.cc:553] Connection closed by peer [127.0.0.1]:35507'
+        ),
+        torch.distributed.DistBackendError('NCCL error: remote process exited'),
+    ],
+)
+def test_of_a_lost_process_the_others_say_a_line(error):
+    many = SimpleNamespace(world_size=2)
+    with (
+        pytest.raises(DdaeError, match='another process of this training ended'),
+        others_needed(many),
+    ):
+        raise error
+
+
+def test_other_errors_are_left_as_they_are():
+    for world_size in (1, 2):
+        with (
+            pytest.raises(RuntimeError, match='no kernel'),
+            others_needed(SimpleNamespace(world_size=world_size)),
+        ):
+            raise RuntimeError('no kernel image')
