@@ -34,10 +34,18 @@ STEPS = {
 OUR_ERROR = re.compile(r'ddae_app\.errors\.\w+: (.+)')
 
 
+SCANS_PER_PROCESS = 16
+"""How many nipype is given at a time.
+
+It does a step of all of them before the next step of any, and looks through all that is left five
+times a second. Given thousands, it would finish none for hours, and be busy with itself.
+"""
+
+
 def run_workflow(
     workflow: pe.Workflow, scans: Sequence[Scan], run: RunSettings, log_dir: Path
 ) -> dict[Scan, str]:
-    """Run a workflow of independent scans to its end.
+    """Run a workflow of independent scans to its end, some scans after others.
 
     Parameters
     ----------
@@ -60,6 +68,25 @@ def run_workflow(
         workflow.write_graph(
             str(log_dir / 'graph.dot'), graph2use='colored', simple_form=True, format='svg'
         )
+    # A plugin of the user's, of a batch system perhaps, is given all that there is.
+    at_once = len(scans) if run.use_plugin else run.nprocs * SCANS_PER_PROCESS
+    failures: dict[Scan, str] = {}
+    for first in range(0, len(scans), at_once):
+        some = scans[first : first + at_once]
+        if first:
+            log.info('%d of %d scans worked on', first, len(scans))
+        part = pe.Workflow(workflow.name, workflow.base_dir)
+        part.config = workflow.config
+        part.add_nodes([workflow.get_node(scan.workflow) for scan in some])
+        failures |= _run(part, some, run, log_dir)
+        if failures and run.stop_on_first_crash:
+            break
+    return failures
+
+
+def _run(
+    workflow: pe.Workflow, scans: Sequence[Scan], run: RunSettings, log_dir: Path
+) -> dict[Scan, str]:
     plugin, arguments = _plugin(run, _Narrator(scans))
     before = set(log_dir.glob('crash-*.txt'))
     try:
