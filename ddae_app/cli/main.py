@@ -23,7 +23,7 @@ import psutil
 from ddae_app import __version__
 from ddae_app.cli.parser import build_parser
 from ddae_app.cli.values import default_nprocs
-from ddae_app.errors import DdaeError, UsageError
+from ddae_app.errors import DdaeError, UsageError, lack_of_memory
 from ddae_app.files import write_atomically
 from ddae_app.settings import Settings, from_flat, read_flat, to_toml
 
@@ -58,21 +58,28 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         log.error('interrupted; run the same command again to go on')
         return 130
-    except OSError as error:
-        if error.errno not in DISK_ERRORS:
-            raise
-        log.error(
-            '%s: %s; make room, and run the same command again to go on',
-            error.filename or arguments.get('output_dir'),
-            error.strerror,
-        )
-        return 1
     except _Terminated:
         _kill_children()
         log.error('terminated; run the same command again to go on')
         return 143
+    except Exception as error:
+        lacking = _lacking(error, arguments.get('output_dir'))
+        if lacking is None:
+            raise
+        log.error('%s', lacking)
+        return 1
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def _lacking(error: Exception, output_dir: Path | None) -> str | None:
+    """What the machine lacks, where an error is no more than that."""
+    if isinstance(error, OSError) and error.errno in DISK_ERRORS:
+        return (
+            f'{error.filename or output_dir}: {error.strerror}; make room, and run the same '
+            'command again to go on'
+        )
+    return lack_of_memory(f'{type(error).__name__}: {error}')
 
 
 class _Terminated(BaseException):

@@ -14,7 +14,7 @@ import yaml
 from nipype.pipeline import engine as pe
 
 from ddae_app.bids.names import Scan
-from ddae_app.errors import UsageError
+from ddae_app.errors import UsageError, lack_of_memory
 from ddae_app.levels.pool import SteadyPool
 from ddae_app.settings import RunSettings
 
@@ -182,6 +182,8 @@ def crash_reason(path: Path) -> str:
     node = re.search(r'^Node: (?:\S+\.)?(\S+)', text, re.MULTILINE)
     last = (text.strip().splitlines() or ['unknown'])[-1].strip()
     step = node[1] if node else 'unknown'
+    if lacking := lack_of_memory(text):
+        return f'step {step}: {lacking}'
     return f'step {step} failed unexpectedly ({last}); details in {path}'
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from nipype.pipeline.plugins.multiproc import MultiProcPlugin, process_initializer
 
-from ddae_app.errors import WorkerKilledError
+from ddae_app.errors import MORE_MEMORY, WorkerKilledError
 
 
 class SteadyPool(MultiProcPlugin):
@@ -43,7 +43,7 @@ class SteadyPool(MultiProcPlugin):
         if isinstance(error, BrokenProcessPool):
             error = WorkerKilledError(
                 'a process was killed in the middle of this step, most likely for lack of memory; '
-                'run the same command again with more memory, a lower --nprocs, or --low-mem'
+                + MORE_MEMORY
             )
         if error is not None:
             # Given back as nipype's own workers do; raised here, nipype stumbles over it.

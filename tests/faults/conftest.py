@@ -36,17 +36,20 @@ def start(eight, tmp_path):
     """Start a run in the background: ``start('A01', 'B02', nprocs=2)``."""
     processes = []
 
-    def started(*labels, nprocs=1, bids=None, out=tmp_path / 'out', work=tmp_path / 'work'):
+    def started(
+        *labels, nprocs=1, bids=None, out=tmp_path / 'out', work=tmp_path / 'work', under=()
+    ):
         labelled = ('--participant-label', *labels) if labels else ()
+        program = command(
+            bids or eight / 'bids', out, *FLAGS, '--model', eight / 'random.safetensors',
+            '-w', work, '--nprocs', nprocs, *labelled,
+        )  # fmt: skip
         process = subprocess.Popen(
-            command(
-                bids or eight / 'bids', out, *FLAGS, '--model', eight / 'random.safetensors',
-                '-w', work, '--nprocs', nprocs, *labelled,
-            ),
+            [*under, *program],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,
-        )  # fmt: skip
+        )
         processes.append(process)
         return process
 

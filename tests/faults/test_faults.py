@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import os
 import shutil
 import signal
@@ -10,6 +11,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import nibabel as nib
+import numpy as np
 import psutil
 import pytest
 
@@ -77,6 +79,32 @@ def test_a_process_killed_for_lack_of_memory(eight, start, tmp_path):
     assert 'lack of memory' in error_lines(said)[0]
     assert 'BrokenProcessPool' not in said and 'Traceback' not in said
     again(eight, tmp_path / 'out', tmp_path / 'work', 'A01', 'A02', 'B01')
+
+
+def test_a_scan_that_memory_does_not_hold(eight, start, dim, tmp_path):
+    """The others go on, and with more memory so does this one."""
+    bids, _ = dim
+    scan = bids / 'sub-A01' / 'anat' / 'sub-A01_T1w.nii.gz'
+    huge = np.zeros((400, 1000, 1000), np.uint8)
+    huge[150:250, 300:500, 300:500] = 100
+    image = nib.Nifti1Image(huge, np.diag([0.5, 0.25, 0.25, 1]))
+    scan.write_bytes(gzip.compress(image.to_bytes(), 1))
+    job = start('A01', 'B01', bids=bids, nprocs=2, under=('prlimit', '--as=3000000000'))
+    said = job.communicate(timeout=240)[1]
+    assert job.returncode == 1
+    (line,) = error_lines(said)
+    assert 'sub-A01' in line and 'step conform: there is too little memory' in line
+    assert 'Traceback' not in said and torn(tmp_path / 'out') == []
+    shutil.copyfile(eight / 'bids' / scan.relative_to(bids), scan)
+    again(eight, tmp_path / 'out', tmp_path / 'work', 'A01', 'B01')
+
+
+def test_too_little_memory_to_begin_with(start):
+    job = start('A01', under=('prlimit', '--as=1000000000'))
+    said = job.communicate(timeout=60)[1]
+    assert job.returncode == 1
+    (line,) = error_lines(said)
+    assert 'there is too little memory' in line and 'Traceback' not in said
 
 
 def test_the_work_directory_vanishes(eight, start, tmp_path):
