@@ -6,7 +6,7 @@ DEMO ?= demo
 RUNS ?= 10000
 INSTALLED := $(VENV)/.installed
 
-.PHONY: env demo demo-model docs fuzz fuzz-guided image-test legacy-validator slurm-test test lint clean
+.PHONY: env demo demo-model docs fuzz fuzz-guided gpu-test image-test legacy-validator singularity-test slurm-test test lint clean
 
 env: $(INSTALLED)
 
@@ -40,6 +40,10 @@ legacy-validator: $(INSTALLED)
 image-test:
 	tests/containers/image_test.sh
 
+singularity-test: $(INSTALLED)
+	$(BIN)/pip install --quiet -c constraints.txt spython
+	SPYTHON=$(abspath $(BIN))/spython tests/containers/singularity_test.sh
+
 fuzz: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz.fuzz
 
@@ -48,6 +52,11 @@ fuzz-guided: $(INSTALLED)
 	$(BIN)/pip install --quiet -c constraints.txt atheris
 	for kind in nifti table filters results settings bundle arguments; do \
 	    OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz.guided $$kind -runs=$(RUNS) || exit 1; done
+
+# Fails where there is no GPU, instead of leaving everything out.
+gpu-test: $(INSTALLED)
+	$(BIN)/python -c "import torch; assert torch.cuda.is_available(), 'PyTorch sees no GPU'"
+	$(BIN)/python -m pytest tests/gpu
 
 slurm-test: $(INSTALLED)
 	BIN=$(abspath $(BIN)) tests/slurm/slurm_test.sh

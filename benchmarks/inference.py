@@ -1,9 +1,10 @@
-"""Seconds and memory to harmonise scans on the CPU: slices, or whole volumes.
+"""Seconds and memory to harmonise scans: slices, or whole volumes.
 
-    python benchmarks/inference.py [--model FILE] [--threads 2] [--scans 16]
+    python benchmarks/inference.py [--model FILE] [--threads 2] [--scans 16] [--device cpu]
 
 What a scan is, one slice or all, the model tells. Aims, on 2 cores: 0.5 s and 1.5 GB for a slice,
-60 s and 3 GB for a volume of 130 slices. Every slice here is full of brain. Prints one table.
+60 s and 3 GB for a volume of 130 slices. Every slice here is full of brain. Prints one table; on a
+GPU the memory is what PyTorch takes of it.
 """
 
 from __future__ import annotations
@@ -22,18 +23,20 @@ def main() -> None:
     parser.add_argument('--threads', type=int, default=2)
     parser.add_argument('--scans', type=int, default=16)
     parser.add_argument('--repeats', type=int, default=3)
+    parser.add_argument('--device', default='cpu')
     args = parser.parse_args()
     os.environ['OMP_NUM_THREADS'] = str(args.threads)
 
     import numpy as np
     import pandas as pd
+    import torch
 
     from ddae_app.harmonize.ddae import DDAEHarmonizer
     from ddae_app.harmonize.models import PHANTOM_MODEL
     from ddae_app.model.diffusion import BATCH_SIZE, SHIFTS
 
     path = args.model or Path(str(files('ddae_app') / 'data' / PHANTOM_MODEL))
-    harmonizer = DDAEHarmonizer.load(path, 'cpu')
+    harmonizer = DDAEHarmonizer.load(path, args.device)
     source, target = harmonizer.sites[0], harmonizer.sites[-1]
     rng = np.random.default_rng(0)
     config = harmonizer.bundle.info.config
@@ -43,7 +46,7 @@ def main() -> None:
     evaluations = 2 * harmonizer.steps + len(SHIFTS)
     print(
         f'{path.name}, {config.depth} slices a scan, {evaluations} evaluations a slice, '
-        f'{args.threads} threads'
+        f'{args.threads} threads, {args.device}'
     )
     print('slices at once\tseconds per scan (fastest of the repeats)\tpeak memory, GB')
     for batch in (1, BATCH_SIZE):
@@ -54,7 +57,8 @@ def main() -> None:
             started = time.perf_counter()
             ready.transform(images, cohort, target)
             seconds.append((time.perf_counter() - started) / args.scans)
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+        peak = torch.cuda.max_memory_allocated() / 1e9
+        peak = peak or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
         print(f'{batch}\t{min(seconds):.3f}\t{peak:.2f}')
 
 

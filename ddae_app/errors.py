@@ -88,7 +88,7 @@ def lack_of_memory(said: str) -> str | None:
         return None
     if 'CUDA' in said:
         return (
-            'the GPU has too little memory left; end what else runs on it, or run the same command '
-            'again with --low-mem, a lower --nprocs, more GPUs (train), or --device cpu'
+            'the GPU has too little memory left; end what else runs on it, or run the same '
+            'command again with --low-mem, a lower --nprocs, more GPUs (train), or --device cpu'
         )
     return f'there is too little memory; {MORE_MEMORY}'

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import multiprocessing
+import time
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from traceback import format_exception
 from typing import Any
 
+from nipype.pipeline.plugins import base
 from nipype.pipeline.plugins.multiproc import MultiProcPlugin, process_initializer
 
 from ddae_app.errors import MORE_MEMORY, WorkerKilledError
+
+# Between two looks at what is done, every plugin sleeps until a time of day; where the clock is set
+# back meanwhile, that is hours.
+base.time = time.monotonic
 
 
 class SteadyPool(MultiProcPlugin):

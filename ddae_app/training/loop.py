@@ -224,8 +224,19 @@ class _Objective(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, *arguments: Any) -> torch.Tensor:
-        return training_loss(self.model, *arguments)
+    def forward(self, sealed: _Sealed) -> torch.Tensor:
+        return training_loss(self.model, *sealed.arguments)
+
+
+class _Sealed:
+    """Arguments that Fabric hands on as they are.
+
+    What it can look into it rounds to bf16, ages and images too, before autocast could choose what
+    bears that.
+    """
+
+    def __init__(self, *arguments: Any) -> None:
+        self.arguments = arguments
 
 
 def _check(data: SliceData, config: ModelConfig, name: str) -> None:
@@ -289,7 +300,7 @@ def _step(
     state.optimizer.param_groups[0]['lr'] = _learning_rate(config, step)
     model.train()
     mine = slice(fabric.global_rank, None, fabric.world_size)
-    loss = objective(x_0, view, condition, generator, mine)
+    loss = objective(_Sealed(x_0, view, condition, generator, mine))
     reduced = fabric.all_reduce(loss.detach(), reduce_op='mean')
     value = float(cast(torch.Tensor, reduced))
     if not math.isfinite(value):

@@ -207,7 +207,28 @@ def test_the_output_cannot_be_written_to(eight, start, small_disk):
     assert 'cannot be written to' in line
 
 
-def test_clocks_do_not_matter(eight, tmp_path):
+BACKWARDS = """
+import itertools, time
+now, hours = time.time(), itertools.count()
+time.time = lambda: now - 3600 * next(hours)
+"""
+
+
+@pytest.mark.parametrize('nprocs', [1, 2])
+def test_the_clock_is_set_back_again_and_again(eight, start, tmp_path, monkeypatch, nprocs):
+    """By an hour, whenever a process looks at it; nothing waits until it is that late again."""
+    (tmp_path / 'sitecustomize.py').write_text(BACKWARDS)
+    monkeypatch.setenv('PYTHONPATH', str(tmp_path), prepend=os.pathsep)
+    job = start('A01', nprocs=nprocs)
+    said = job.communicate(timeout=240)[1]
+    assert job.returncode == 0, said
+    times = [line[:19] for line in said.splitlines()]
+    assert times == sorted(times, reverse=True) and len(set(times)) > 5
+    whole = images(eight / 'out')
+    assert images(tmp_path / 'out') == {n: c for n, c in whole.items() if '-A01/' in n}
+
+
+def test_times_of_files_do_not_matter(eight, tmp_path):
     """Files from the future and from long ago: it is their contents that count."""
     shutil.copytree(eight / 'bids', tmp_path / 'bids')
     shutil.copytree(eight / 'out', tmp_path / 'out')
