@@ -36,7 +36,7 @@ test: $(INSTALLED)
 legacy-validator: $(INSTALLED)
 	npm install --silent --prefix $(VENV)/legacy bids-validator@1.15.0
 
-# Both need root and Debian's packages; see CONTRIBUTING.md.
+# These three need root and Debian's packages; see CONTRIBUTING.md.
 image-test:
 	tests/containers/image_test.sh
 

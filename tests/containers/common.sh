@@ -24,10 +24,10 @@ if [ -z "${BASE_IMAGE:-}" ]; then
 fi
 
 build() { # IMAGE RECIPE [further arguments]
-    image=$1 recipe=$2
+    built=$1 file=$2
     shift 2
     buildah bud --isolation chroot --pull-never --network host --layers \
-        ${PIP_FIND_LINKS:+-v "$PIP_FIND_LINKS:$PIP_FIND_LINKS:ro"} "$@" -t "$image" -f "$recipe" "$here"
+        ${PIP_FIND_LINKS:+-v "$PIP_FIND_LINKS:$PIP_FIND_LINKS:ro"} "$@" -t "$built" -f "$file" "$here"
 }
 
 run() { # as nobody in particular, on a read-only root, without a network

@@ -16,6 +16,7 @@ section() { # what stands in a section of the recipe
 
 # Spython knows no arguments, loses an ENV, and its HEALTHCHECK is none of a user's.
 "${SPYTHON:-spython}" recipe "$recipe" | sed "s|^FROM [^ ]*|FROM $BASE_IMAGE|
+    ${PIP_FIND_LINKS:+/ AS build/a ENV PIP_FIND_LINKS=$PIP_FIND_LINKS}
     s/{{ [a-z_]* }}//; s/^[A-Z]*=/ENV &/; /^HEALTHCHECK/d" > "$WORK/Dockerfile"
 build "$IMAGE" "$WORK/Dockerfile"
 
@@ -26,9 +27,10 @@ container=$(buildah from --pull-never "$IMAGE")
 cp -a "$(buildah mount "$container")/." "$root"
 buildah rm "$container" > /dev/null
 mkdir -p "$root/.singularity.d"
-section environment > "$root/.singularity.d/environment"
-section runscript > "$root/.singularity.d/runscript"
-section test > "$root/.singularity.d/test"
+for part in environment runscript test; do
+    section "$part" > "$root/.singularity.d/$part"
+    grep -q . "$root/.singularity.d/$part"
+done
 chmod -R a+rX "$root"
 
 alone() { # in the unpacked image, which is read-only; the folder of the test is at /mnt
@@ -42,7 +44,8 @@ alone test
 [ -d "$WORK/data/bids" ] || run --entrypoint /opt/ddae-app/bin/ddae-phantom "$IMAGE" \
     "$WORK/data/bids" --sites 2 --subjects-per-site 1
 alone runscript /mnt/data/bids /mnt/out-singularity $flags -w /mnt/work-singularity
-run --entrypoint /opt/ddae-app/bin/ddae-app "$IMAGE" "$WORK/data/bids" "$WORK/out-podman" $flags
+run --entrypoint /opt/ddae-app/bin/ddae-app "$IMAGE" "$WORK/data/bids" "$WORK/out-podman" $flags \
+    -w "$WORK/work-podman"
 
 # The same bytes as by podman, and as by the image of the Dockerfile, if that was tested here.
 for out in "$WORK/out-podman" "$WORK/out"; do
