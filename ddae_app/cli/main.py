@@ -39,6 +39,10 @@ DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO}
 """What a disk says that is full or broken: no defect of the program."""
 
 
+STOPS: dict[int, str] = {signal.SIGINT: 'interrupted', signal.SIGTERM: 'terminated'}
+"""Signals that ask the program to end; it leaves with 128 and their number, as shells say it."""
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run ddae-app; returns its exit code.
 
@@ -49,19 +53,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     arguments = vars(build_parser().parse_args(argv))
     _say_on_terminal(arguments.get('verbose_count', 0))
-    before = signal.signal(signal.SIGTERM, _terminate)
+    before = {number: signal.getsignal(number) for number in STOPS}
+    for number, handler in before.items():
+        if handler != signal.SIG_IGN:  # as nohup and shells ask for jobs in the background
+            signal.signal(number, _stop)
     try:
         return _run(resolve(arguments, os.environ), shlex.join(argv or sys.argv[1:]))
     except DdaeError as error:
         log.error('%s', error)
         return error.exit_code
-    except KeyboardInterrupt:
-        log.error('interrupted; run the same command again to go on')
-        return 130
-    except _Terminated:
+    except _Stopped as stopped:
         _kill_children()
-        log.error('terminated; run the same command again to go on')
-        return 143
+        log.error('%s; run the same command again to go on', STOPS[stopped.number])
+        return 128 + stopped.number
     except Exception as error:
         lacking = _lacking(error, arguments.get('output_dir'))
         if lacking is None:
@@ -69,7 +73,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         log.error('%s', lacking)
         return 1
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _lacking(error: Exception, output_dir: Path | None) -> str | None:
@@ -82,8 +87,11 @@ def _lacking(error: Exception, output_dir: Path | None) -> str | None:
     return lack_of_memory(f'{type(error).__name__}: {error}')
 
 
-class _Terminated(BaseException):
-    """Somebody, for example a batch system, asked the program to end."""
+class _Stopped(BaseException):
+    """Somebody at a terminal, or a batch system, asked the program to end."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
 
 
 def _kill_children() -> None:
@@ -95,8 +103,11 @@ def _kill_children() -> None:
                 child.kill()
 
 
-def _terminate(number: int, frame: object) -> None:
-    raise _Terminated
+def _stop(number: int, frame: object) -> None:
+    # Once is enough: whoever asks a whole group of processes may ask this one twice.
+    for each in STOPS:
+        signal.signal(each, signal.SIG_IGN)
+    raise _Stopped(number)
 
 
 def resolve(arguments: dict[str, Any], environment: Mapping[str, str]) -> Settings:
@@ -268,6 +279,8 @@ def _say_on_terminal(verbosity: int) -> None:
     log.handlers[0].setLevel(logging.DEBUG if verbosity else logging.INFO)
     log.setLevel(logging.DEBUG)
     log.propagate = False
+    # It says on its own which precision it was told to use.
+    logging.getLogger('lightning_fabric').setLevel(logging.WARNING)
 
 
 def _say_in_file(path: Path) -> None:

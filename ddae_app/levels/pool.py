@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import signal
 import time
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -14,8 +15,8 @@ from nipype.pipeline.plugins.multiproc import MultiProcPlugin, process_initializ
 
 from ddae_app.errors import MORE_MEMORY, WorkerKilledError
 
-# Between two looks at what is done, every plugin sleeps until a time of day; where the clock is set
-# back meanwhile, that is hours.
+# Between two looks at what is done, every plugin sleeps until a time of day; where the clock is
+# set back meanwhile, that is hours.
 base.time = time.monotonic
 
 
@@ -27,16 +28,26 @@ class SteadyPool(MultiProcPlugin):
     reason, and the others are done in a new pool.
     """
 
+    pool: ProcessPoolExecutor
+
+    def __init__(self, plugin_args: dict[str, Any]) -> None:
+        super().__init__(plugin_args=plugin_args)
+        self.pool.shutdown()  # no process of it was started yet
+        self.pool = self._new_pool()
+
+    def _new_pool(self) -> ProcessPoolExecutor:
+        return ProcessPoolExecutor(
+            max_workers=self.processors,
+            initializer=_begin,
+            initargs=(self._cwd,),
+            mp_context=multiprocessing.get_context(self.plugin_args.get('mp_context')),
+        )
+
     def _submit_job(self, node: Any, updatehash: bool = False) -> int:
         try:
             return super()._submit_job(node, updatehash)
         except BrokenProcessPool:
-            self.pool = ProcessPoolExecutor(
-                max_workers=self.processors,
-                initializer=process_initializer,
-                initargs=(self._cwd,),
-                mp_context=multiprocessing.get_context(self.plugin_args.get('mp_context')),
-            )
+            self.pool = self._new_pool()
             return super()._submit_job(node, updatehash)
 
     def _async_callback(self, args: Future) -> None:
@@ -55,3 +66,10 @@ class SteadyPool(MultiProcPlugin):
             # Given back as nipype's own workers do; raised here, nipype stumbles over it.
             return {'taskid': taskid, 'result': None, 'traceback': format_exception(error)}
         return super()._get_result(taskid)
+
+
+def _begin(cwd: str) -> None:
+    """What a worker does first."""
+    process_initializer(cwd)
+    # A terminal interrupts all processes at once; the first one ends the others.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

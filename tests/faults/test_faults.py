@@ -52,15 +52,21 @@ def test_eight_jobs_in_one_folder(eight, start, tmp_path):
     assert len(list((tmp_path / 'out').glob('sub-*.html'))) == 8
 
 
-def test_terminated(eight, start, tmp_path):
+@pytest.mark.parametrize(
+    ('number', 'code', 'word'),
+    [(signal.SIGTERM, 143, 'terminated'), (signal.SIGINT, 130, 'interrupted')],
+)
+def test_asked_to_end(eight, start, tmp_path, number, code, word):
+    """As terminals, `timeout` and batch systems ask: the whole group, and more than once."""
     job = start('A01', 'B01', nprocs=2)
     working(job, 'register to MNI')
     children = psutil.Process(job.pid).children(recursive=True)
-    job.send_signal(signal.SIGTERM)
+    for _ in range(3):
+        os.killpg(job.pid, number)
     said = job.communicate(timeout=60)[1]
-    assert job.returncode == 143
+    assert job.returncode == code
     (line,) = error_lines(said)
-    assert 'terminated; run the same command again' in line and 'Traceback' not in said
+    assert f'{word}; run the same command again' in line and 'Traceback' not in said
     assert psutil.wait_procs(children, timeout=30)[1] == []
     again(eight, tmp_path / 'out', tmp_path / 'work', 'A01', 'B01')
 

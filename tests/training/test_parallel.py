@@ -13,7 +13,10 @@ import torch
 from ddae_app.bids.dataset import read_tsv
 from ddae_app.errors import DdaeError, UsageError
 from ddae_app.model.bundle import load_bundle
+from ddae_app.training import loop
 from ddae_app.training.parallel import others_needed, start_fabric
+
+from .toy import MODEL, PROTOCOL, TRAIN, slices
 
 ROOT = Path(__file__).parents[2]
 
@@ -42,6 +45,27 @@ def test_two_processes_learn_what_one_does(tmp_path):
     ]
     for name, weight in weights[0].items():
         torch.testing.assert_close(weights[1][name], weight, atol=1e-4, rtol=1e-3)
+
+
+def test_bf16_learns_what_fp32_does(tmp_path, monkeypatch):
+    """In networks alone: images, ages and noise are not rounded."""
+    seen, real = set(), loop.training_loss
+
+    def spy(model, x_0, view, condition, *rest):
+        seen.update(tensor.dtype for tensor in (x_0, view, condition.age, model.curve))
+        return real(model, x_0, view, condition, *rest)
+
+    monkeypatch.setattr(loop, 'training_loss', spy)
+    losses = {}
+    for precision in ('fp32', 'bf16'):
+        folder, fabric = tmp_path / precision, start_fabric('cpu', precision)
+        loop.train(slices(), MODEL, TRAIN, PROTOCOL, folder, fabric=fabric)
+        losses[precision] = [float(row['train_loss']) for row in read_tsv(folder / 'losses.tsv')]
+    assert seen == {torch.float32}
+    assert losses['bf16'] == pytest.approx(losses['fp32'], rel=0.02)
+    assert losses['bf16'] != losses['fp32']
+    weights = load_bundle(tmp_path / 'bf16' / 'model.safetensors').model.state_dict()
+    assert weights['curve'].dtype == torch.float32
 
 
 def test_alone_without_a_launcher():
