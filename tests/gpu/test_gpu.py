@@ -27,7 +27,7 @@ from ddae_app.imaging.weights import weights_sha256
 from ddae_app.phantom.dataset import Design, write_dataset
 from ddae_app.training.loop import train
 from ddae_app.training.parallel import start_fabric
-from tests.harmonize.toy import PRESET, PROTOCOL, anatomy, cohort, render, scan
+from tests.harmonize.toy import PRESET, PROTOCOL, anatomy, cohort, render, rmse, scan
 from tests.imaging.heads import packaged
 from tests.imaging.nnunet_model import write_model as write_weights
 from tests.levels.conftest import TEMPLATE, command, contents, error_lines, run, write_model
@@ -51,10 +51,6 @@ TRAIN = (
 )  # fmt: skip
 ROUNDING = 0.01
 """Of intensities: cuDNN multiplies with 10 bits of mantissa (TF32) unless told otherwise."""
-
-
-def rmse(a, b):
-    return float(np.sqrt(np.mean((a - b) ** 2)))
 
 
 @pytest.fixture(scope='module')

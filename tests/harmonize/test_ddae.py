@@ -15,7 +15,7 @@ from ddae_app.imaging.noise import noise_sd
 from ddae_app.model.bundle import load_bundle
 from ddae_app.training.dataset import make_condition
 
-from .toy import PRESET, PROTOCOL, anatomy, cohort, render, scan
+from .toy import PRESET, PROTOCOL, anatomy, cohort, render, rmse, scan
 
 
 @pytest.fixture(scope='module')
@@ -35,10 +35,6 @@ def brains():
 @pytest.fixture(scope='module')
 def images(brains):
     return np.stack([scan(b, 'A') for b in brains])
-
-
-def rmse(a, b):
-    return float(np.sqrt(np.mean((a - b) ** 2)))
 
 
 @pytest.mark.parametrize(('source', 'target'), ['AB', 'BA'])

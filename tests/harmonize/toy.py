@@ -69,3 +69,7 @@ def render(harmonizer, images, sites, target, ages=None, sexes=None) -> np.ndarr
     labels = {'site': [sites] * len(images) if isinstance(sites, str) else list(sites)}
     labels |= {k: list(v) for k, v in (('age', ages), ('sex', sexes)) if v is not None}
     return harmonizer.transform(images, pd.DataFrame(labels), target)
+
+
+def rmse(a: np.ndarray, b: np.ndarray) -> float:
+    return float(np.sqrt(np.mean((a - b) ** 2)))
