@@ -53,8 +53,10 @@ def test_a_failed_scan_shows_its_own_latest_crash(tmp_path):
 def test_a_crash_is_told_in_one_line(tmp_path):
     scan = Scan(Path('sub-1_T1w.nii.gz'), '1', None, 'sub-1')
     assert crash_reason(crash(tmp_path, 'r', scan, 'ddae_app.errors.ImageError: bad')) == 'bad'
-    odd = crash(tmp_path, 'r', scan, 'MemoryError')
-    assert crash_reason(odd).startswith('step conform failed unexpectedly (MemoryError); details')
+    odd = crash(tmp_path, 'r', scan, 'ZeroDivisionError')
+    assert crash_reason(odd).startswith('step conform failed unexpectedly (ZeroDivisionError);')
+    full = crash(tmp_path, 'r', scan, 'MemoryError')
+    assert crash_reason(full).startswith('step conform: there is too little memory; run the same')
 
 
 def test_steps_that_never_began_are_not_told(monkeypatch):
