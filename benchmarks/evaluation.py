@@ -27,10 +27,10 @@ def main() -> None:
     from scipy.ndimage import gaussian_filter
 
     from ddae_app.evaluation import candidates as ways
-    from ddae_app.evaluation.people import People
+    from ddae_app.evaluation.data import People
     from ddae_app.evaluation.protocol import controls, evaluate
-    from ddae_app.harmonize.combat import ComBat
-    from ddae_app.harmonize.histogram import HistogramMatching
+    from ddae_app.methods.combat import ComBat
+    from ddae_app.methods.histogram import HistogramMatching
 
     rng, n = np.random.default_rng(0), args.scans
     y, x = np.mgrid[-1:1:128j, -1:1:128j]

@@ -25,10 +25,10 @@ from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
 from ddae_app.errors import RegistrationError
-from ddae_app.harmonize.ddae import DDAEHarmonizer
-from ddae_app.harmonize.models import find_model
 from ddae_app.imaging import brain, conform, quality, registration, templates
-from ddae_app.levels.outputs import is_unusual
+from ddae_app.levels.participant.results import is_unusual
+from ddae_app.methods.ddae.harmonizer import DDAEHarmonizer
+from ddae_app.methods.find import find_model
 
 Row = dict[str, float]
 

@@ -31,9 +31,9 @@ def main() -> None:
     import pandas as pd
     import torch
 
-    from ddae_app.harmonize.ddae import DDAEHarmonizer
-    from ddae_app.harmonize.models import PHANTOM_MODEL
-    from ddae_app.model.diffusion import BATCH_SIZE, SHIFTS
+    from ddae_app.methods.ddae.editing import BATCH_SIZE, SHIFTS
+    from ddae_app.methods.ddae.harmonizer import DDAEHarmonizer
+    from ddae_app.methods.find import PHANTOM_MODEL
 
     path = args.model or Path(str(files('ddae_app') / 'data' / PHANTOM_MODEL))
     harmonizer = DDAEHarmonizer.load(path, args.device)

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from ddae_app.harmonize.ddae import DDAEHarmonizer
-from ddae_app.model.diffusion import Denoiser, ddim_decode, ddim_invert, denoiser
-from ddae_app.model.looks import edge_depth
-from ddae_app.training.dataset import make_condition
+from ddae_app.methods.data import make_condition
+from ddae_app.methods.ddae.appearance import edge_depth
+from ddae_app.methods.ddae.editing import Denoiser, ddim_decode, ddim_invert, denoiser
+from ddae_app.methods.ddae.harmonizer import DDAEHarmonizer
 
 
 @dataclass(frozen=True)

@@ -42,10 +42,10 @@ def measure(work_dir: Path, n: int, steps: int) -> str:
     """Train on `n` slices; size of the file and memory, GB, and seconds."""
     from phantoms import PROTOCOL, SEEN, axial_points, scaled
 
-    from ddae_app.harmonize.models import training_preset
+    from ddae_app.methods.data import SliceData
+    from ddae_app.methods.ddae.train import train
+    from ddae_app.methods.find import training_preset
     from ddae_app.phantom.slices import draw_slices
-    from ddae_app.training.dataset import SliceData
-    from ddae_app.training.loop import train
 
     store = work_dir / f'{n}.f32'
     work_dir.mkdir(parents=True, exist_ok=True)

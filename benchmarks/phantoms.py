@@ -11,12 +11,12 @@ import numpy as np
 
 from ddae_app.imaging.grid import model_grid
 from ddae_app.imaging.slices import crop_start
+from ddae_app.methods.data import SliceData
 from ddae_app.phantom.correction import measure_correction
 from ddae_app.phantom.population import site_names
 from ddae_app.phantom.resampled import resampled_visit
 from ddae_app.phantom.slices import DrawVisit, PhantomSlices, draw_scanners, draw_slices
 from ddae_app.settings import Protocol
-from ddae_app.training.dataset import SliceData
 
 PROTOCOL = Protocol(template='MNI152NLin2009aSym')
 SITES = site_names(8)

@@ -38,14 +38,14 @@ from phantoms import PROTOCOL, TARGET, UNSEEN, Bench, draw
 from scipy.ndimage import gaussian_filter
 
 from ddae_app.evaluation import fidelity, probes
-from ddae_app.harmonize.base import Harmonizer, cohort_of
-from ddae_app.harmonize.combat import ComBat
-from ddae_app.harmonize.ddae import DDAEHarmonizer
-from ddae_app.harmonize.histogram import HistogramMatching
-from ddae_app.harmonize.models import training_preset
-from ddae_app.harmonize.networks import CVAEHarmonizer, StyleGANHarmonizer
-from ddae_app.model.presets import Preset
-from ddae_app.training.loop import Progress, train
+from ddae_app.methods.base import Harmonizer, cohort_of
+from ddae_app.methods.combat import ComBat
+from ddae_app.methods.ddae.config import Preset
+from ddae_app.methods.ddae.harmonizer import DDAEHarmonizer
+from ddae_app.methods.ddae.train import Progress, train
+from ddae_app.methods.find import training_preset
+from ddae_app.methods.histogram import HistogramMatching
+from ddae_app.methods.slice_network import CVAEHarmonizer, StyleGANHarmonizer
 
 CNN_SEEDS = 5
 ADAPTATION_SCANS = 10

@@ -18,12 +18,12 @@ import time
 import numpy as np
 import torch
 
-from ddae_app.harmonize.device import resolve_device
-from ddae_app.model.presets import PRESETS, Preset
+from ddae_app.methods.data import SliceData
+from ddae_app.methods.ddae.config import PRESETS, Preset
+from ddae_app.methods.ddae.parallel import start_fabric
+from ddae_app.methods.ddae.train import Progress, train
+from ddae_app.methods.device import resolve_device
 from ddae_app.settings import Protocol
-from ddae_app.training.dataset import SliceData
-from ddae_app.training.loop import Progress, train
-from ddae_app.training.parallel import start_fabric
 
 PEOPLE = 40
 

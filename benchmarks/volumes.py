@@ -34,22 +34,22 @@ from quality import say, write_tables
 from scipy.ndimage import affine_transform, gaussian_filter
 
 from ddae_app.evaluation import fidelity, probes
-from ddae_app.harmonize.base import Harmonizer, cohort_of
-from ddae_app.harmonize.combat import ComBat
-from ddae_app.harmonize.ddae import DDAEHarmonizer
-from ddae_app.harmonize.histogram import HistogramMatching
-from ddae_app.harmonize.models import training_preset
 from ddae_app.imaging.anatomy import stripe_index, tissue_shares
 from ddae_app.imaging.grid import model_grid
 from ddae_app.imaging.native import native_difference
 from ddae_app.imaging.slices import crop_start
+from ddae_app.methods.base import Harmonizer, cohort_of
+from ddae_app.methods.combat import ComBat
+from ddae_app.methods.data import LEAST_BRAIN, SliceData
+from ddae_app.methods.ddae.harmonizer import DDAEHarmonizer
+from ddae_app.methods.ddae.train import train
+from ddae_app.methods.find import training_preset
+from ddae_app.methods.histogram import HistogramMatching
 from ddae_app.phantom.dataset import acquire
 from ddae_app.phantom.population import Subject, draw_subjects
 from ddae_app.phantom.scanner import Scanner, render
 from ddae_app.phantom.seeds import generator
 from ddae_app.phantom.slices import draw_scanners, draw_visit
-from ddae_app.training.dataset import LEAST_BRAIN, SliceData
-from ddae_app.training.loop import train
 
 VOLUMES = replace(PROTOCOL, slices='all')
 GRID = model_grid(VOLUMES.template, VOLUMES.grid)

@@ -90,10 +90,10 @@ def test_a_module_can_be_read_in_one_go(path):
 def test_the_rules_see_the_imports(tmp_path):
     path = tmp_path / 'x.py'
     path.write_text('import a.b\ndef f():\n    from ddae_app.model import ddae\n')
-    assert _imported(path) == {'a.b', 'ddae_app.model.ddae'}
+    assert _imported(path) == {'a.b', 'ddae_app.methods.ddae.model'}
 
 
 def test_preprocessing_alone_needs_no_torch():
     """200 MB in every process of a run, in the way of --stage preproc on small nodes."""
-    code = 'import sys, ddae_app.levels.participant; sys.exit("torch" in sys.modules)'
+    code = 'import sys, ddae_app.levels.participant.level; sys.exit("torch" in sys.modules)'
     assert subprocess.run([sys.executable, '-c', code]).returncode == 0

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ddae_app import __version__
-from ddae_app.bids.names import Scan
+from ddae_app.bids.layout import Scan
 from ddae_app.bids.sidecars import DESCRIPTIONS
 from ddae_app.errors import InvalidBIDSError
 from ddae_app.files import write_atomically

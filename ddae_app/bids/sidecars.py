@@ -11,7 +11,7 @@ from typing import Any
 
 from ddae_app import __version__
 from ddae_app.bids.cohort import Covariates
-from ddae_app.bids.names import Scan, sidecar
+from ddae_app.bids.layout import Scan, sidecar
 from ddae_app.settings import Protocol
 
 Metadata = dict[str, Any]

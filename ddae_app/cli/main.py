@@ -230,15 +230,15 @@ def _dry_run(settings: Settings) -> int:
 def _run_level(settings: Settings, log_dir: Path) -> int:
     # Imported here so that --help and wrong usage do not wait for torch and nipype.
     if settings.analysis_level == 'participant':
-        from ddae_app.levels.participant import run_participant
+        from ddae_app.levels.participant.level import run_participant
 
         named = os.environ.get('DDAE_MODEL')
         return run_participant(settings, log_dir, Path(named) if named else None)
     if settings.analysis_level == 'train':
-        from ddae_app.levels.train import run_train
+        from ddae_app.levels.train.level import run_train
 
         return run_train(settings, log_dir, int(os.environ.get('LOCAL_WORLD_SIZE', '1')))
-    from ddae_app.levels.group import run_group
+    from ddae_app.levels.group.level import run_group
 
     named = os.environ.get('DDAE_MODEL')
     return run_group(settings, Path(named) if named else None)

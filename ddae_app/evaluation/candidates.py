@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from scipy.ndimage import gaussian_filter
 
-from ddae_app.harmonize.base import Harmonizer
+from ddae_app.methods.base import Harmonizer
 
 BLUR_PIXELS = 2.0
 

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.spatial.distance import cdist, pdist
 
+from ddae_app.evaluation.data import People
 from ddae_app.evaluation.estimates import Estimate, centred
 from ddae_app.evaluation.features import Features, mri_features
-from ddae_app.evaluation.people import People
 from ddae_app.evaluation.probes import Components
 
 MOST_SCANS = 500

@@ -17,11 +17,11 @@ import numpy as np
 
 from ddae_app.evaluation import estimates, fidelity, probes, travelling
 from ddae_app.evaluation.candidates import Candidate
+from ddae_app.evaluation.data import People
 from ddae_app.evaluation.distribution import Crowds
 from ddae_app.evaluation.estimates import Estimate
 from ddae_app.evaluation.features import Features
-from ddae_app.evaluation.people import People
-from ddae_app.evaluation.readings import Half, Readings
+from ddae_app.evaluation.predictions import Half, Readings
 
 MEANING = {
     'site_cnn': 'Site, told by a small convolutional network trained on the outputs: balanced '

@@ -1,4 +1,4 @@
-"""Nipype interface over :mod:`ddae_app.harmonize`."""
+"""Nipype interface over :mod:`ddae_app.methods`."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from nipype.interfaces.base import (
     traits,
 )
 
-from ddae_app.harmonize.device import resolve_device
 from ddae_app.imaging import anatomy, conform, native, quality, registration, volumes
 from ddae_app.imaging.grid import model_grid
 from ddae_app.imaging.slices import training_stacks
+from ddae_app.methods.device import resolve_device
 
 
 class _HarmonizeInputSpec(BaseInterfaceInputSpec):
@@ -54,7 +54,7 @@ class Harmonize(SimpleInterface):
     output_spec = _HarmonizeOutputSpec
 
     def _run_interface(self, runtime):
-        from ddae_app.harmonize.methods import load_harmonizer  # takes PyTorch into memory
+        from ddae_app.methods.load import load_harmonizer  # takes PyTorch into memory
 
         inputs = self.inputs
         harmonizer = load_harmonizer(inputs.model, inputs.device).prepared(

@@ -7,8 +7,8 @@ from pathlib import Path
 from nipype.interfaces import utility as niu
 from nipype.pipeline import engine as pe
 
-from ddae_app.bids.names import Scan, sidecar
-from ddae_app.bids.records import KEY, Record
+from ddae_app.bids.layout import Scan, sidecar
+from ddae_app.bids.provenance import KEY, Record
 from ddae_app.bids.sidecars import Metadata, Space, mask, native, own_uri, preproc, slices
 from ddae_app.bids.sidecars import site_effect as site_effect_of
 from ddae_app.imaging.templates import TemplateFiles

@@ -21,7 +21,7 @@ from ddae_app.bids.dataset import (
     write_description,
     write_json,
 )
-from ddae_app.bids.names import Scan, sidecar
+from ddae_app.bids.layout import Scan, sidecar
 from ddae_app.bids.validation import run_validator
 from ddae_app.settings import Protocol
 

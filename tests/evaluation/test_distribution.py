@@ -7,7 +7,7 @@ import pytest
 from scipy.linalg import sqrtm
 
 from ddae_app.evaluation import distribution
-from ddae_app.evaluation.people import People
+from ddae_app.evaluation.data import People
 
 
 def crowd(n, mean=0.0, sd=1.0, f=6, seed=0):

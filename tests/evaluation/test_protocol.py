@@ -9,12 +9,13 @@ from scipy.ndimage import gaussian_filter
 
 from ddae_app.errors import UsageError
 from ddae_app.evaluation import candidates as ways
-from ddae_app.evaluation import probes, readings
+from ddae_app.evaluation import predictions as readings
+from ddae_app.evaluation import probes
+from ddae_app.evaluation.data import People
 from ddae_app.evaluation.estimates import Estimate
 from ddae_app.evaluation.findings import findings, headline
-from ddae_app.evaluation.people import People
 from ddae_app.evaluation.protocol import MEANING, controls, evaluate
-from ddae_app.harmonize.combat import ComBat
+from ddae_app.methods.combat import ComBat
 
 N = 60
 SITES = ('A', 'B', 'C')

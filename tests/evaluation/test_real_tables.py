@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from ddae_app.evaluation import probes
-from ddae_app.harmonize.combat import ComBat
+from ddae_app.methods.combat import ComBat
 from ddae_app.settings import Protocol
 
 

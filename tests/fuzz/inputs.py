@@ -15,16 +15,16 @@ import numpy as np
 from ddae_app.bids import sidecars
 from ddae_app.bids.cohort import Covariates, read_cohort
 from ddae_app.bids.dataset import QC_MEANING
-from ddae_app.bids.names import Scan, sidecar
+from ddae_app.bids.layout import Scan, sidecar
+from ddae_app.bids.provenance import read_record
 from ddae_app.bids.query import read_filters
-from ddae_app.bids.records import read_record
 from ddae_app.cli.main import resolve
 from ddae_app.cli.parser import build_parser
-from ddae_app.harmonize.models import find_model
+from ddae_app.engine.inputs import output_space
 from ddae_app.imaging.conform import conform, load_t1w
-from ddae_app.levels.group import quality_of_all
-from ddae_app.levels.outputs import write_results
-from ddae_app.levels.preparation import output_space
+from ddae_app.levels.group.level import quality_of_all
+from ddae_app.levels.participant.results import write_results
+from ddae_app.methods.find import find_model
 from ddae_app.reports.group import write_group_report
 from ddae_app.settings import Protocol, from_flat, read_flat, to_toml
 from ddae_app.workflows.derivatives import harmonized_path, preproc_path

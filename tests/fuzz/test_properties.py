@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from ddae_app.bids.query import Selection, find_scans, read_filters
 from ddae_app.errors import DdaeError, InvalidBIDSError, ModelError
-from ddae_app.model.info import MAX_GRID, METADATA_KEY, metadata_of, parse_info
+from ddae_app.methods.modelfile import MAX_GRID, METADATA_KEY, metadata_of, parse_info
 from ddae_app.reports.group import write_group_report
 from ddae_app.reports.participant import (
     Measure,
@@ -23,7 +23,7 @@ from ddae_app.reports.participant import (
     ScanReport,
     write_participant_report,
 )
-from tests.model.toy import info
+from tests.methods.ddae.toy_model import info
 
 few = settings(
     max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]

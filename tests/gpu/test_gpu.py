@@ -19,21 +19,21 @@ import torch
 
 from ddae_app.bids import sidecars
 from ddae_app.bids.dataset import read_tsv
-from ddae_app.harmonize.base import training_data
-from ddae_app.harmonize.ddae import DDAEHarmonizer
-from ddae_app.harmonize.networks import CVAEHarmonizer, StyleGANHarmonizer
 from ddae_app.imaging.brain import dice, hd_bet_mask
 from ddae_app.imaging.weights import weights_sha256
+from ddae_app.methods.base import training_data
+from ddae_app.methods.ddae.harmonizer import DDAEHarmonizer
+from ddae_app.methods.ddae.parallel import start_fabric
+from ddae_app.methods.ddae.train import train
+from ddae_app.methods.slice_network import CVAEHarmonizer, StyleGANHarmonizer
 from ddae_app.phantom.dataset import Design, write_dataset
-from ddae_app.training.loop import train
-from ddae_app.training.parallel import start_fabric
-from tests.harmonize.toy import PRESET, PROTOCOL, anatomy, cohort, render, rmse, scan
 from tests.imaging.heads import packaged
 from tests.imaging.nnunet_model import write_model as write_weights
 from tests.levels.conftest import TEMPLATE, command, contents, error_lines, run, write_model
-from tests.training import toy
-from tests.training.test_volumes import DEEP, scans
-from tests.training.test_volumes import PROTOCOL as DEEP_PROTOCOL
+from tests.methods.ddae import toy_data as toy
+from tests.methods.ddae.test_volumes import DEEP, scans
+from tests.methods.ddae.test_volumes import PROTOCOL as DEEP_PROTOCOL
+from tests.methods.toy_sites import PRESET, PROTOCOL, anatomy, cohort, render, rmse, scan
 
 pytestmark = [
     pytest.mark.gpu,

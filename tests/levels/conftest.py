@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import torch
 
-from ddae_app.model.bundle import build_network, save_bundle
-from ddae_app.model.info import BundleInfo, SiteQuantiles, TrainingRecord
-from ddae_app.model.presets import ModelConfig
+from ddae_app.methods.ddae.bundle import build_network, save_bundle
+from ddae_app.methods.ddae.config import ModelConfig
+from ddae_app.methods.modelfile import BundleInfo, SiteQuantiles, TrainingRecord
 from ddae_app.phantom.dataset import Design, write_dataset
 from ddae_app.settings import Protocol
 

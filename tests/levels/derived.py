@@ -9,10 +9,10 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 
-from ddae_app.bids.names import Scan, sidecar
+from ddae_app.bids.layout import Scan, sidecar
+from ddae_app.engine.inputs import output_space
 from ddae_app.imaging.grid import model_grid
 from ddae_app.imaging.slices import crop_start
-from ddae_app.levels.preparation import output_space
 from ddae_app.settings import Protocol
 from ddae_app.workflows.derivatives import (
     harmonized_path,

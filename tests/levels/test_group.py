@@ -10,11 +10,12 @@ import pandas as pd
 import pytest
 from scipy.ndimage import gaussian_filter
 
-from ddae_app.evaluation import probes, readings
-from ddae_app.harmonize.ddae import DDAEHarmonizer
-from ddae_app.harmonize.models import training_preset
-from ddae_app.harmonize.networks import CVAEHarmonizer, StyleGANHarmonizer
-from ddae_app.levels.group import run_group
+from ddae_app.evaluation import predictions as readings
+from ddae_app.evaluation import probes
+from ddae_app.levels.group.level import run_group
+from ddae_app.methods.ddae.harmonizer import DDAEHarmonizer
+from ddae_app.methods.find import training_preset
+from ddae_app.methods.slice_network import CVAEHarmonizer, StyleGANHarmonizer
 from ddae_app.settings import Protocol, from_flat
 from tests.levels.conftest import TEMPLATE, run
 from tests.levels.derived import write_derived

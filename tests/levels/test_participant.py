@@ -13,9 +13,9 @@ import pytest
 
 from ddae_app.bids.dataset import read_tsv
 from ddae_app.bids.validation import run_validator
+from ddae_app.engine.inputs import skull_strip_of
 from ddae_app.imaging.brain import volume_ml
 from ddae_app.imaging.weights import weights_sha256
-from ddae_app.levels.preparation import skull_strip_of
 from ddae_app.phantom.dataset import Design, write_dataset
 from ddae_app.reports.boilerplate import read_boilerplate
 from tests.imaging.nnunet_model import write_model as write_network

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ddae_app.levels.participant import protocol_without_model
+from ddae_app.levels.participant.level import protocol_without_model
 from ddae_app.settings import HarmonizeSettings, PreprocSettings, Settings, TrainSettings
 
 

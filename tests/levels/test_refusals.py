@@ -9,7 +9,7 @@ import shutil
 import pytest
 
 from ddae_app.cli.main import main
-from ddae_app.model.info import FORMAT_VERSION
+from ddae_app.methods.modelfile import FORMAT_VERSION
 from ddae_app.settings import Protocol
 from tests.imaging.nnunet_model import write_model as write_network
 from tests.levels.conftest import error_lines, write_model

@@ -11,7 +11,7 @@ import pytest
 
 from ddae_app.bids.dataset import read_tsv
 from ddae_app.bids.validation import run_validator
-from ddae_app.model.info import read_model_info
+from ddae_app.methods.modelfile import read_model_info
 from tests.levels.conftest import TEMPLATE, error_lines, run
 
 FLAGS = (

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from ddae_app.harmonize.models import find_model
-from ddae_app.levels.methods import methods_text
+from ddae_app.levels.participant.methods_text import methods_text
+from ddae_app.methods.find import find_model
 from ddae_app.reports import boilerplate
 from ddae_app.settings import Protocol, from_flat
 from ddae_app.workflows.harmonize import DESCRIPTIONS

@@ -8,7 +8,7 @@ import pytest
 
 from ddae_app.bids import sidecars
 from ddae_app.bids.cohort import Covariates
-from ddae_app.bids.names import Scan
+from ddae_app.bids.layout import Scan
 from ddae_app.imaging.templates import TemplateFiles
 from ddae_app.settings import Protocol
 from ddae_app.workflows.harmonize import HarmonizeRequest, Preprocessed

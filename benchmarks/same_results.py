@@ -1,0 +1,76 @@
+"""SHA-256 of every image that a checkout makes of simulated scans, to compare two checkouts.
+
+    python benchmarks/same_results.py WORK_DIR > checksums.txt
+
+Runs ``make demo``'s commands, then ``train``, ``participant`` and ``group`` on other simulated
+scanners, twice: with the DDAE on the medial slice and with ComBat on whole scans. Run it in both
+checkouts (each with its own environment, or with PYTHONPATH naming the checkout) and compare
+what it prints with ``diff``. Takes about ten minutes on two cores.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import subprocess
+import sys
+from hashlib import sha256
+from pathlib import Path
+
+TRAINING = ('--allow-few-scans', '--allow-confounding')
+
+
+def main() -> None:
+    """Make the images and print their checksums."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('work_dir', type=Path)
+    folder = parser.parse_args().work_dir.resolve()
+    folder.mkdir(parents=True, exist_ok=True)
+
+    demo = folder / 'demo'
+    phantoms(demo / 'bids', '--sites', '4', '--subjects-per-site', '2', '--travelling')
+    app(demo, 'participant', '--target-site', 'PhantomA')
+
+    cohort = folder / 'cohort'
+    phantoms(cohort / 'bids', '--sites', '2', '--subjects-per-site', '10', '--scanner-seed', '7')
+    template = ('--template', 'MNI152NLin2009aSym')  # the one that comes with the installation
+    slices = ('--slices', 'medial', *template)
+    app(
+        cohort, 'train', *TRAINING, *slices, '--preset', 'tiny', '--train-images', '640',
+        '--device', 'cpu',
+    )  # fmt: skip
+    app(cohort, 'participant', *slices, '--target-site', 'PhantomA')
+    app(cohort, 'group', *slices, '--target-site', 'PhantomA')
+
+    other = ('-d', f'ddae-app={cohort / "out"}', *template)
+    app(cohort, 'train', *TRAINING, '--method', 'combat', *other, out='combat')
+    app(cohort, 'participant', '--target-site', 'PhantomA', *other, out='combat')
+
+    for path in sorted(folder.rglob('*.nii.gz')):
+        if 'out' in path.parts or 'combat' in path.parts:
+            content = gzip.decompress(path.read_bytes())
+            print(sha256(content).hexdigest(), path.relative_to(folder))
+    for path in sorted(folder.glob('*/*/group_metrics.json')):
+        print(sha256(path.read_bytes()).hexdigest(), path.relative_to(folder))
+
+
+def phantoms(out: Path, *arguments: str) -> None:
+    """Write simulated scans, unless they are there."""
+    if not out.is_dir():
+        run('ddae-phantom', str(out), *arguments)
+
+
+def app(folder: Path, level: str, *arguments: str, out: str = 'out') -> None:
+    """Run one level of ddae-app on the scans of a folder."""
+    places = (str(folder / 'bids'), str(folder / out), level, '-w', str(folder / f'work-{out}'))
+    run('ddae-app', *places, '--skull-strip', 'none', '--nprocs', '2', *arguments)
+
+
+def run(program: str, *arguments: str) -> None:
+    """Run a console script of this environment; its output goes to standard error."""
+    command = [str(Path(sys.executable).with_name(program)), *arguments]
+    subprocess.run(command, check=True, stdout=sys.stderr)
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,1 @@
+"""From settings to scans, a plan and a run."""

@@ -1,1 +1,0 @@
-"""Harmonisation methods behind one protocol."""

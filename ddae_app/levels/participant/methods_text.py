@@ -1,0 +1,80 @@
+"""The methods text of a run: what its workflows say, which versions ran, and with which model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from importlib.metadata import version
+
+from ddae_app import __version__
+from ddae_app.methods.find import FoundModel
+from ddae_app.settings import Settings
+
+SOFTWARE = {
+    'preprocessing': ('antspyx', 'SimpleITK'),
+    'hd-bet': ('HD_BET', 'nnunetv2', 'torch'),
+    'harmonization': ('torch',),
+}
+"""Packages that do the work, by what was run."""
+
+REFERENCES = {'SimpleITK': ' [@lowekamp2013]', 'torch': ' [@paszke2019]'}
+
+
+def methods_text(
+    parts: Sequence[str],
+    ran: Sequence[str],
+    settings: Settings,
+    model: FoundModel | None,
+    sites: Iterable[str | None] = (),
+) -> str:
+    """Paragraphs for a paper, with citations ``[@key]``.
+
+    Parameters
+    ----------
+    parts : sequence of str
+        What was done, in the order in which it was.
+    ran : sequence of str
+        What of it this run did; keys of ``SOFTWARE``.
+    settings : Settings
+        Of the run.
+    model : FoundModel or None
+        None if nothing was harmonised.
+    sites : iterable of str or None
+        Where the scans were acquired; None if not known.
+    """
+    what = 'harmonization' if model else 'preprocessing'
+    opening = (
+        f'Results included in this manuscript come from {what} performed with *ddae-app* '
+        f'{__version__}, which is based on *Nipype* {version("nipype")} [@gorgolewski2011].'
+    )
+    packages = dict.fromkeys(name for step in ran for name in SOFTWARE[step])
+    named = [f'*{name}* {version(name)}{REFERENCES.get(name, "")}' for name in packages]
+    closing = [f'This was computed with {_listed(named)}.'] if named else []
+    if model:
+        of_phantoms = ', which knows simulated scanners only' if model.info.phantom else ''
+        closing.insert(
+            0,
+            f'The target site was {settings.harmonize.target_site}; the model was '
+            f'{model.info.name} (SHA-256 {model.sha256[:16]}){of_phantoms}.'
+            + _of_unseen({site for site in sites if site not in model.info.sites}, settings),
+        )
+    if settings.preproc.sloppy:
+        closing.append('Few iterations were made (--sloppy): these are no results.')
+    return '\n\n'.join([opening, *parts, ' '.join(closing)]).strip()
+
+
+def _of_unseen(sites: set[str | None], settings: Settings) -> str:
+    """What was done about sites that the model does not know."""
+    if not sites:
+        return ''
+    named = _listed(sorted(site or 'a site that is not recorded' for site in sites))
+    adapted = settings.harmonize.unseen_site == 'adapt'
+    scans = 'the scans of the site' if adapted else 'each scan alone'
+    return (
+        f' The model had not been trained on {named}: how scans from there look was measured from '
+        f'{scans}.'
+    )
+
+
+def _listed(names: Sequence[str]) -> str:
+    """``a``, ``a and b``, ``a, b and c``."""
+    return ' and '.join([', '.join(names[:-1]), names[-1]]) if len(names) > 1 else names[0]

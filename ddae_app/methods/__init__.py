@@ -1,0 +1,1 @@
+"""Harmonization methods: one file a method, behind one interface."""

@@ -1,0 +1,202 @@
+"""What every harmoniser can do, and the checks they share."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, Self
+
+import numpy as np
+import pandas as pd
+
+import ddae_app
+from ddae_app.errors import UsageError
+from ddae_app.methods.data import SEXES, SliceData, site_quantiles
+from ddae_app.methods.modelfile import ModelInfo, TrainingRecord
+from ddae_app.settings import Protocol as ImageProtocol
+
+
+class Harmonizer(Protocol):
+    """Learns sites from images, then renders images as if acquired at one of them.
+
+    Images are ``np.ndarray``, float32, range [0, 1]: 0 outside the brain, and a few pixels may
+    exceed 1. They have the shape (N, H, W), or (N, D, H, W) for scans of D slices each. A cohort
+    is a table with a row to each: ``site``, and where known ``subject``, ``age`` (years) and
+    ``sex`` (M or F).
+
+    Examples
+    --------
+    Two sites, one of which makes everything darker:
+
+    >>> import numpy as np
+    >>> import pandas as pd
+    >>> from ddae_app.methods.histogram import HistogramMatching
+    >>> rng = np.random.default_rng(0)
+    >>> images = rng.uniform(0.5, 1, (20, 16, 16)).astype(np.float32)
+    >>> images[10:] *= 0.6
+    >>> cohort = pd.DataFrame({'subject': [f'{i:02d}' for i in range(20)],
+    ...                        'site': ['bright'] * 10 + ['dark'] * 10,
+    ...                        'age': 50.0, 'sex': ['M', 'F'] * 10})
+    >>> harmonizer = HistogramMatching().fit(images, cohort)
+    >>> harmonizer.sites
+    ('bright', 'dark')
+    >>> out = harmonizer.transform(images, cohort, target_site='bright')
+    >>> f'{images[10:].mean():.2f} -> {out[10:].mean():.2f}'
+    '0.45 -> 0.75'
+    """
+
+    @property
+    def sites(self) -> tuple[str, ...]:
+        """The sites it was fitted on; any of them can be a target."""
+
+    def fit(self, images: np.ndarray, cohort: pd.DataFrame) -> Self:
+        """A copy fitted to these slices; the harmoniser itself does not change.
+
+        Raises
+        ------
+        UsageError
+            If a slice has no site or no subject.
+        """
+
+    def transform(self, images: np.ndarray, cohort: pd.DataFrame, target_site: str) -> np.ndarray:
+        """Render slices at the target site.
+
+        Parameters
+        ----------
+        images : np.ndarray, shape (N, H, W) or (N, D, H, W), float32, range [0, 1]
+        cohort : pandas.DataFrame, N rows
+            ``site`` is where an image was acquired; ``subject`` plays no part.
+        target_site : str
+            One of ``sites``.
+
+        Returns
+        -------
+        np.ndarray, shape of `images`, float32
+            At least 0; exactly 0 where the input is 0.
+
+        Raises
+        ------
+        UsageError
+            If the target site is unknown, or the lengths differ.
+        """
+
+
+class StoredHarmonizer(Harmonizer, Protocol):
+    """A harmoniser whose model is a file; :mod:`ddae_app.methods.load` lists them."""
+
+    @property
+    def info(self) -> ModelInfo:
+        """What its file tells of it."""
+
+    def save(self, path: str | Path) -> None:
+        """Write the fitted harmoniser to one file, whole or not at all."""
+
+    def prepared(
+        self, *, unseen_site: str, keep_noise: bool, batch_size: int, steps: int | None = None
+    ) -> Self:
+        """A copy for one request."""
+
+    def facts(self) -> dict[str, Any]:
+        """What it does, for sidecars."""
+
+
+@dataclass(frozen=True)
+class Labels:
+    """The columns of a cohort.
+
+    Attributes
+    ----------
+    sites : tuple of str, length N
+    ages : np.ndarray, shape (N,), float64
+        Years; NaN where unknown.
+    sexes : tuple of {'M', 'F', None}, length N
+    """
+
+    sites: tuple[str, ...]
+    ages: np.ndarray
+    sexes: tuple[str | None, ...]
+
+
+def read_labels(cohort: pd.DataFrame, n: int) -> Labels:
+    """The labels of `n` images; without a column of ages or sexes none is known.
+
+    Raises
+    ------
+    UsageError
+        If there is no site to each image, or a sex is neither M nor F nor missing.
+    """
+    if len(cohort) != n:
+        raise UsageError(f'{n} images with a cohort of {len(cohort)} rows; give one to each')
+    if 'site' not in cohort or cohort['site'].isna().any():
+        raise UsageError('a cohort without the site of each image; fill in the column site')
+    ages = cohort['age'] if 'age' in cohort else pd.Series(np.nan, cohort.index)
+    sexes = cohort['sex'] if 'sex' in cohort else pd.Series(None, cohort.index, dtype=object)
+    known = tuple(None if pd.isna(sex) else str(sex) for sex in sexes)
+    if unknown := set(known) - set(SEXES):
+        raise UsageError(f'sex {", ".join(map(repr, unknown))}; give M, F or nothing')
+    return Labels(tuple(map(str, cohort['site'])), ages.to_numpy(dtype=np.float64), known)
+
+
+def training_data(images: np.ndarray, cohort: pd.DataFrame) -> SliceData:
+    """Images and cohort as training takes them: single slices as scans of one.
+
+    Raises
+    ------
+    UsageError
+        As :func:`read_labels`, or if a subject is missing.
+    """
+    labels = read_labels(cohort, len(images))
+    if 'subject' not in cohort or cohort['subject'].isna().any():
+        raise UsageError('a cohort without the subject of each image; fill in the column subject')
+    subjects = tuple(map(str, cohort['subject']))
+    scans = images[:, None] if images.ndim == 3 else images
+    return SliceData(scans, labels.sites, labels.ages, labels.sexes, subjects)
+
+
+def cohort_of(data: SliceData) -> pd.DataFrame:
+    """The cohort of training data."""
+    columns = {'subject': data.subjects, 'site': data.sites, 'age': data.ages, 'sex': data.sexes}
+    return pd.DataFrame(columns)
+
+
+def model_info(method: str, data: SliceData, protocol: ImageProtocol) -> ModelInfo:
+    """What the file of a model that was fitted to these scans tells of it."""
+    counts = Counter(data.sites)
+    scans = tuple(counts[site] for site in data.site_names)
+    return ModelInfo(
+        method=method,
+        name=method,
+        sites=data.site_names,
+        protocol=protocol,
+        quantiles=site_quantiles(data),
+        training=TrainingRecord('unknown', scans, 0, len(data), None, None),
+        versions={'ddae-app': ddae_app.__version__, 'numpy': np.__version__},
+        phantom=False,
+    )
+
+
+def check_request(
+    images: np.ndarray, cohort: pd.DataFrame, target_site: str, known: Sequence[str]
+) -> Labels:
+    """The labels of each image, after checking a request to ``transform``.
+
+    Raises
+    ------
+    UsageError
+        If the images are not float (N, H, W) or (N, D, H, W), finite and non-negative, the cohort
+        does not fit them, or the target is not a known site.
+    """
+    if images.ndim not in (3, 4) or images.dtype != np.float32:
+        raise UsageError(
+            f'images are {images.dtype} {images.shape}; give float32 (N, H, W) or (N, D, H, W)'
+        )
+    if not (np.isfinite(images).all() and (images >= 0).all()):
+        raise UsageError('images hold negative or non-finite values; give finite values from 0')
+    if target_site not in known:
+        raise UsageError(
+            f'--target-site {target_site!r} is not a site of the model; it knows '
+            f'{", ".join(known)}'
+        )
+    return read_labels(cohort, len(images))

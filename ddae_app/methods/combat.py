@@ -1,0 +1,314 @@
+"""ComBat: per pixel, each site's shift and scale, shrunk towards what is common to all pixels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import safetensors.numpy
+
+from ddae_app.errors import ModelError, UsageError
+from ddae_app.files import write_atomically
+from ddae_app.methods.base import Labels, check_request, model_info, training_data
+from ddae_app.methods.data import SliceData
+from ddae_app.methods.modelfile import ModelInfo, metadata_of, open_bundle, parse_info
+from ddae_app.settings import Protocol
+
+CONVERGED = 1e-4
+"""As in the reference implementations."""
+
+SEX_NUMBERS = {'M': 0.0, 'F': 1.0, None: np.nan}
+
+
+@dataclass(frozen=True)
+class ComBatFit:
+    """What ComBat learnt, for the P pixels that vary.
+
+    Attributes
+    ----------
+    pixels : np.ndarray, shape (D, H, W), bool
+    mean, sd : np.ndarray, shape (P,)
+        Grand mean, and pooled standard deviation of the residuals.
+    slopes : np.ndarray, shape (2, P)
+        Of age (per year) and sex (F less M).
+    shift, scale : np.ndarray, shape (S, P)
+        Of each site, in standard deviations; posterior means.
+    covariates : np.ndarray, shape (2,)
+        Training means of age (years) and sex (share of F); they stand in for what is missing.
+    """
+
+    pixels: np.ndarray
+    mean: np.ndarray
+    sd: np.ndarray
+    slopes: np.ndarray
+    shift: np.ndarray
+    scale: np.ndarray
+    covariates: np.ndarray
+
+
+@dataclass(frozen=True)
+class ComBat:
+    """Empirical-Bayes site correction per pixel, age and sex protected (Johnson et al. 2007;
+    for MRI, Fortin et al. 2018).
+
+    The target site's own shift and scale are put back, so that the output looks like the target.
+
+    Attributes
+    ----------
+    fitted : ComBatFit or None
+        None before :meth:`fit`.
+    known : ModelInfo or None
+    protocol : Protocol
+        How the images that it is fitted to were preprocessed.
+    """
+
+    fitted: ComBatFit | None = None
+    known: ModelInfo | None = None
+    protocol: Protocol = field(default_factory=Protocol)
+
+    @property
+    def info(self) -> ModelInfo:
+        """What the model file tells of itself."""
+        return self._ready()[0]
+
+    @property
+    def sites(self) -> tuple[str, ...]:
+        """The sites that it was fitted to; any of them can be a target."""
+        return self.info.sites
+
+    def fit(self, images: np.ndarray, cohort: pd.DataFrame) -> ComBat:
+        """A copy fitted to these scans; no more than a slice of each is in memory at once.
+
+        Raises
+        ------
+        UsageError
+            If a site has scans of fewer than two people, if its site tells the age or sex of
+            everybody, or if an image is not finite.
+        """
+        data = training_data(images, cohort)
+        for site in data.site_names:
+            people = {p for p, s in zip(data.subjects, data.sites, strict=True) if s == site}
+            if len(people) < 2:
+                raise UsageError(
+                    f'site {site} has scans of one person, ComBat needs two; leave the site out'
+                )
+        known = np.stack([data.ages, [SEX_NUMBERS[sex] for sex in data.sexes]], axis=1)
+        covariates = _means(known)
+        centred = np.where(np.isnan(known), 0, known - covariates)
+        _check_confounding(centred, data)
+        parts = [_moments(data, z, centred) for z in range(data.depth)]
+        pixels = np.stack([part[0] for part in parts])
+        mean, sd, slopes, shift, variance = (
+            np.concatenate([part[i] for part in parts], axis=-1) for i in range(1, 6)
+        )
+        counts = [data.sites.count(site) for site in data.site_names]
+        posteriors = [
+            _posterior(*moments) for moments in zip(counts, shift, variance, strict=True)
+        ]
+        shift, scale = (np.array(values) for values in zip(*posteriors, strict=True))
+        found = ComBatFit(pixels, mean, sd, slopes, shift, scale, covariates)
+        return replace(self, fitted=found, known=model_info('combat', data, self.protocol))
+
+    def transform(self, images: np.ndarray, cohort: pd.DataFrame, target_site: str) -> np.ndarray:
+        """Render slices at the target site; see :class:`ddae_app.methods.base.Harmonizer`.
+
+        Raises
+        ------
+        UsageError
+            If a source site is not one that it was fitted to, or the images have another size.
+        """
+        info, fit = self._ready()
+        labels = check_request(images, cohort, target_site, info.sites)
+        scans = images[:, None] if images.ndim == 3 else images
+        if scans.shape[1:] != fit.pixels.shape:
+            raise UsageError(
+                f'images are {scans.shape[1:]} (slices, rows, columns), ComBat was fitted to '
+                f'{fit.pixels.shape}; preprocess with the protocol of the model'
+            )
+        expected, z = self._standardised(scans, labels)
+        target = info.sites.index(target_site)
+        y = expected + fit.sd * (z * fit.scale[target] + fit.shift[target])
+        out = scans.copy()
+        out[:, fit.pixels] = np.maximum(y, 0)
+        return np.where(scans > 0, out, 0).astype(np.float32).reshape(images.shape)
+
+    def without_site(self, images: np.ndarray, cohort: pd.DataFrame) -> np.ndarray:
+        """At no site: what other implementations of ComBat return.
+
+        Parameters
+        ----------
+        images, cohort
+            As :meth:`transform` takes them.
+
+        Returns
+        -------
+        np.ndarray, shape (N, P), float64
+            The pixels that vary.
+        """
+        info, fit = self._ready()
+        labels = check_request(images, cohort, info.sites[0], info.sites)
+        scans = images[:, None] if images.ndim == 3 else images
+        expected, z = self._standardised(scans, labels)
+        return expected + fit.sd * z
+
+    def _standardised(self, scans: np.ndarray, labels: Labels) -> tuple[np.ndarray, np.ndarray]:
+        """What is expected of each person, and how far the image is from it, less the site."""
+        info, fit = self._ready()
+        unseen = sorted(set(labels.sites) - set(info.sites))
+        if unseen:
+            raise UsageError(
+                f'source site {", ".join(unseen)} is not among those that ComBat was fitted to: '
+                f'{", ".join(info.sites)}; it cannot harmonise a site that it has not seen'
+            )
+        known = np.stack([labels.ages, [SEX_NUMBERS[sex] for sex in labels.sexes]], axis=1)
+        centred = np.where(np.isnan(known), 0, known - fit.covariates)
+        expected = fit.mean + centred @ fit.slopes
+        rows = [info.sites.index(site) for site in labels.sites]
+        z = (scans[:, fit.pixels] - expected) / fit.sd
+        return expected, (z - fit.shift[rows]) / fit.scale[rows]
+
+    def prepared(
+        self, *, unseen_site: str, keep_noise: bool, batch_size: int, steps: int | None = None
+    ) -> ComBat:
+        """Itself: there is nothing to choose."""
+        return self
+
+    def facts(self) -> dict[str, Any]:
+        """What was done, for sidecars: age and sex, where known, tell what is expected."""
+        return {'LabelBlind': False}
+
+    def save(self, path: str | Path) -> None:
+        """Write it to one safetensors file."""
+        info, fit = self._ready()
+        arrays = {name: np.ascontiguousarray(value) for name, value in vars(fit).items()}
+        write_atomically(Path(path), safetensors.numpy.save(arrays, metadata_of(info)))
+
+    @classmethod
+    def load(cls, path: str | Path) -> ComBat:
+        """Read what :meth:`save` wrote.
+
+        Raises
+        ------
+        ModelError
+            If the file is no such thing, or its parts do not fit each other.
+        """
+        path = Path(path)
+        with open_bundle(path, 'np') as file:
+            info = parse_info(path, file.metadata() or {})
+            if info.method != 'combat':
+                raise ModelError(f'{path}: a model of {info.method}, where ComBat is expected')
+            stack = info.protocol.depth, *info.protocol.slice_shape
+            found = {k: tuple(file.get_slice(k).get_shape()) for k in file.keys()}  # noqa: SIM118
+            n, p = len(info.sites), *found.get('mean', (0,))
+            expected = {
+                'pixels': stack, 'mean': (p,), 'sd': (p,), 'slopes': (2, p), 'shift': (n, p),
+                'scale': (n, p), 'covariates': (2,),
+            }  # fmt: skip
+            if found != expected:
+                raise ModelError(
+                    f'{path}: arrays of shapes {found}, where {expected} are expected'
+                )
+            arrays = {name: file.get_tensor(name) for name in found}
+        numbers = [array for name, array in arrays.items() if name != 'pixels']
+        if (
+            arrays['pixels'].dtype != bool
+            or arrays['pixels'].sum() != p
+            or not all(array.dtype == np.float64 and np.isfinite(array).all() for array in numbers)
+        ):
+            raise ModelError(f'{path}: arrays that are not finite or do not fit each other')
+        return cls(ComBatFit(**arrays), info, info.protocol)
+
+    def _ready(self) -> tuple[ModelInfo, ComBatFit]:
+        if self.known is None or self.fitted is None:
+            raise UsageError('this ComBat knows no sites yet; call fit or load first')
+        return self.known, self.fitted
+
+
+def _means(known: np.ndarray) -> np.ndarray:
+    """Of each covariate over whom it is known of; 0 where it is known of nobody."""
+    counts = np.maximum((~np.isnan(known)).sum(axis=0), 1)
+    return np.nansum(known, axis=0) / counts
+
+
+def _check_confounding(centred: np.ndarray, data: SliceData) -> None:
+    """Refuse a covariate that the site tells: what is the site's could not be told from it."""
+    sites = np.array(data.sites)
+    for name, values in zip(('age', 'sex'), centred.T, strict=True):
+        within = [np.ptp(values[sites == site]) for site in data.site_names]
+        if np.ptp(values) > 0 and max(within) == 0:
+            raise UsageError(
+                f'everybody of a site has the same {name}, another than elsewhere: ComBat cannot '
+                f'tell {name} from site; leave {name} out of participants.tsv, or add people'
+            )
+
+
+def _moments(data: SliceData, z: int, centred: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Regression and standardised moments of the pixels of a slice that vary.
+
+    Returns
+    -------
+    pixels : np.ndarray, shape (H, W), bool
+    mean, sd : np.ndarray, shape (P,)
+    slopes : np.ndarray, shape (2, P)
+    shift, variance : np.ndarray, shape (S, P)
+        Of each site, in standard deviations.
+    """
+    y = np.asarray(data.images[:, z])
+    pixels = np.ptp(y, axis=0) > 0
+    y = y[:, pixels].astype(np.float64)
+    sites = np.array(data.sites)
+    member = np.stack([sites == site for site in data.site_names], axis=1).astype(float)
+    design = np.hstack([member, centred])
+    beta = np.linalg.pinv(design) @ y
+    n_sites = len(data.site_names)
+    mean, slopes = member.mean(axis=0) @ beta[:n_sites], beta[n_sites:]
+    sd = np.sqrt(np.square(y - design @ beta).mean(axis=0))
+    sd[sd == 0] = 1  # pixels that the design explains; nothing is left to scale
+    y -= mean + centred @ slopes
+    y /= sd
+    groups = [y[sites == site] for site in data.site_names]
+    shift = np.stack([group.mean(axis=0) for group in groups])
+    variance = np.stack([group.var(axis=0, ddof=1) for group in groups])
+    return pixels, mean, sd, slopes, shift, variance
+
+
+def _posterior(
+    n: int, shift_hat: np.ndarray, variance_hat: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Shift and scale of one site, shrunk by priors that all pixels share (Johnson et al. 2007).
+
+    The shift has a normal prior and the variance an inverse gamma; their moments give the
+    hyper-parameters, and the two posterior means are found in turn. Relative changes are taken as
+    in the reference implementations, by the signed value, so that it stops when they do.
+
+    Parameters
+    ----------
+    n : int
+        Scans of the site.
+    shift_hat, variance_hat : np.ndarray, shape (P,)
+    """
+    squares = (n - 1) * variance_hat
+    variance_hat = np.where(variance_hat == 0, 1, variance_hat)
+    if len(shift_hat) < 2:
+        return shift_hat, np.sqrt(variance_hat)
+    centre, spread = shift_hat.mean(), shift_hat.var(ddof=1)
+    m, s2 = variance_hat.mean(), variance_hat.var(ddof=1)
+    if min(spread, s2) <= 0:
+        return shift_hat, np.sqrt(variance_hat)
+    a, b = (2 * s2 + m**2) / s2, (m * s2 + m**3) / s2
+    shift, variance, change = shift_hat, variance_hat, np.inf
+    while change > CONVERGED:
+        new_shift = (n * spread * shift_hat + variance * centre) / (n * spread + variance)
+        rest = squares + n * np.square(new_shift - shift_hat)
+        new_variance = (0.5 * rest + b) / (n / 2 + a - 1)
+        change = max(_change(new_shift, shift), _change(new_variance, variance))
+        shift, variance = new_shift, new_variance
+    return shift, np.sqrt(variance)
+
+
+def _change(new: np.ndarray, old: np.ndarray) -> float:
+    ratio = np.divide(np.abs(new - old), old, out=np.zeros_like(old), where=old != 0)
+    return float(ratio.max())

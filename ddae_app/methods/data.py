@@ -1,0 +1,220 @@
+"""Scans with their labels, who is held out, and which images each step sees."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from ddae_app.errors import UsageError
+from ddae_app.methods.ddae.appearance import CEILING
+from ddae_app.methods.ddae.encoders import Condition
+from ddae_app.methods.modelfile import SiteQuantiles
+
+SEXES = {'M': 0, 'F': 1, None: -1}
+CHUNK = 256
+"""Slices read at once from an array that may lie on disk."""
+
+LEAST_BRAIN = 0.005
+"""Part of a slice that is brain, for it to be trained on."""
+
+
+@dataclass(frozen=True)
+class SliceData:
+    """Scans, of one slice or of many, and what is known of each.
+
+    Attributes
+    ----------
+    images : np.ndarray, shape (N, D, H, W), float32
+        0 outside the brain, brain in [0, 1] (a few pixels may exceed 1); may be a memmap.
+    sites : tuple of str, length N
+    ages : np.ndarray, shape (N,), float64
+        Years; NaN where unknown.
+    sexes : tuple of {'M', 'F', None}, length N
+    subjects : tuple of str, length N
+        One person has one name at all sites and sessions.
+
+    Raises
+    ------
+    UsageError
+        If lengths differ, an image is not finite, or a label is none of the above.
+    """
+
+    images: np.ndarray
+    sites: tuple[str, ...]
+    ages: np.ndarray
+    sexes: tuple[str | None, ...]
+    subjects: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        n = len(self.images)
+        lengths = [len(v) for v in (self.sites, self.ages, self.sexes, self.subjects)]
+        if self.images.ndim != 4 or n == 0 or lengths != [n] * 4:
+            raise UsageError(
+                f'images of shape {self.images.shape} with {lengths} sites, ages, sexes and '
+                'subjects; give (N, D, H, W) images and N of each label'
+            )
+        if self.images.dtype != np.float32:
+            raise UsageError(f'images are {self.images.dtype}; give float32')
+        for some in self.chunks(np.arange(n)):
+            part = self.images[some[0] : some[-1] + 1]
+            if not (np.isfinite(part).all() and part.min() >= 0):
+                raise UsageError(f'images {some[0]} to {some[-1]} are not all finite and >= 0')
+        unknown = set(self.sexes) - set(SEXES)
+        if unknown:
+            raise UsageError(f'sexes {sorted(map(str, unknown))}; give M, F or None')
+        if '' in self.sites or '' in self.subjects:
+            raise UsageError('an empty site or subject name; every image needs both')
+        if np.isinf(self.ages).any():
+            raise UsageError('an infinite age; give years, or NaN where unknown')
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @property
+    def site_names(self) -> tuple[str, ...]:
+        """The distinct sites, sorted; the order of the network's site codes."""
+        return tuple(sorted(set(self.sites)))
+
+    @property
+    def depth(self) -> int:
+        """Slices of a scan, D."""
+        return self.images.shape[1]
+
+    def chunks(self, rows: np.ndarray) -> list[np.ndarray]:
+        """Rows in parts of which the scans fit into memory."""
+        step = max(1, CHUNK // self.depth)
+        return [rows[i : i + step] for i in range(0, len(rows), step)]
+
+    def with_brain(self, rows: np.ndarray) -> np.ndarray:
+        """Row and position of every slice that shows enough brain, shape (M, 2)."""
+        least = LEAST_BRAIN * math.prod(self.images.shape[2:])
+        found = [np.empty((0, 2), dtype=int)]
+        for some in self.chunks(rows):
+            row, position = np.nonzero((self.images[some] > 0).sum(axis=(2, 3)) >= least)
+            found.append(np.column_stack([some[row], position]))
+        return np.concatenate(found)
+
+    def condition(self, rows: np.ndarray, positions: np.ndarray | None = None) -> Condition:
+        """The labels of some scans, as the network wants them; sites as in ``site_names``."""
+        number = {s: i for i, s in enumerate(self.site_names)}
+        return make_condition(
+            [self.ages[i] for i in rows],
+            [self.sexes[i] for i in rows],
+            [number[self.sites[i]] for i in rows],
+            positions,
+        )
+
+    def batch(
+        self, rows: np.ndarray, positions: np.ndarray | None = None, context: int = 0
+    ) -> torch.Tensor:
+        """Some scans, clipped to what the networks see.
+
+        Returns
+        -------
+        torch.Tensor, shape (B, D, H, W)
+            With `positions`, of one slice each and of its `context` neighbours on either side.
+        """
+        if positions is None:
+            images = self.images[rows]
+        else:
+            near = np.asarray(positions)[:, None] + np.arange(-context, context + 1)
+            images = self.images[np.asarray(rows)[:, None], near.clip(0, self.depth - 1)]
+        return torch.from_numpy(np.clip(images, 0, CEILING))
+
+    def fingerprint(self) -> str:
+        """SHA-256 of the images and labels."""
+        digest = hashlib.sha256(repr((self.images.shape, self.sites, self.sexes)).encode())
+        digest.update(repr((self.ages.tolist(), self.subjects)).encode())
+        for some in self.chunks(np.arange(len(self))):
+            digest.update(np.ascontiguousarray(self.images[some]).data)
+        return digest.hexdigest()
+
+
+def make_condition(
+    ages: Sequence[float],
+    sexes: Sequence[str | None],
+    sites: Sequence[int],
+    positions: Sequence[int] | np.ndarray | None = None,
+) -> Condition:
+    """Labels as tensors: years or NaN, 'M', 'F' or None, site number or -1; first slice, or 0."""
+    first = np.zeros(len(sites)) if positions is None else positions
+    return Condition(
+        torch.tensor(np.asarray(ages), dtype=torch.float32),
+        torch.tensor([SEXES[s] for s in sexes], dtype=torch.int64),
+        torch.tensor(np.asarray(sites), dtype=torch.int64),
+        torch.tensor(np.asarray(first), dtype=torch.int64),
+    )
+
+
+def split_subjects(data: SliceData, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Rows for training and rows held out; nobody is on both sides.
+
+    Parameters
+    ----------
+    data : SliceData
+    fraction : float
+        Part of each site's subjects to hold out, rounded. Every site keeps a training image, so
+        small sites may hold out nobody.
+    seed : int
+
+    Returns
+    -------
+    train, validation : np.ndarray of int
+        Ascending.
+    """
+    rng = np.random.default_rng((seed, 0))
+    home: dict[str, str] = {}  # a travelling subject belongs to the first of its sites
+    for subject, site in zip(data.subjects, data.sites, strict=True):
+        home[subject] = min(home.get(subject, site), site)
+    held_out: set[str] = set()
+    for site in data.site_names:
+        people = sorted(s for s, h in home.items() if h == site)
+        n = min(round(fraction * len(people)), max(len(people) - 1, 0))
+        held_out |= {people[i] for i in rng.permutation(len(people))[:n]}
+    for site in data.site_names:  # a site of travelling subjects only may have lost them all
+        people_here = {p for p, s in zip(data.subjects, data.sites, strict=True) if s == site}
+        if people_here <= held_out:
+            held_out -= people_here
+    out = np.array([s in held_out for s in data.subjects])
+    return np.flatnonzero(~out), np.flatnonzero(out)
+
+
+def balanced_rows(
+    site_rows: Sequence[np.ndarray], batch_size: int, rng: np.random.Generator
+) -> np.ndarray:
+    """Rows of one batch: every site equally often (give or take one), slices at random.
+
+    Parameters
+    ----------
+    site_rows : sequence of np.ndarray
+        Of each site, what there is to choose from, along the first axis.
+    batch_size : int
+    rng : np.random.Generator
+        Its seed must hold the step, so that a resumed run draws what it would have drawn.
+    """
+    order = rng.permutation(len(site_rows))
+    return np.array([rng.choice(site_rows[order[i % len(order)]]) for i in range(batch_size)])
+
+
+def site_quantiles(data: SliceData, n_levels: int = 101) -> SiteQuantiles:
+    """Median and quartiles, across the scans of each site, of the brain's intensity quantiles.
+
+    Rounded to 5 decimals, enough for a figure.
+    """
+    levels = np.linspace(0, 1, n_levels)
+    per_scan = np.stack(
+        [np.quantile(x[x > 0] if (x > 0).any() else [0], levels) for x in data.images]
+    )
+    sites = np.array(data.sites)
+
+    def table(q: float) -> tuple[tuple[float, ...], ...]:
+        rows = [np.quantile(per_scan[sites == s], q, axis=0).round(5) for s in data.site_names]
+        return tuple(tuple(row.tolist()) for row in rows)
+
+    rounded = tuple(levels.round(5).tolist())
+    return SiteQuantiles(rounded, table(0.25), table(0.5), table(0.75))

@@ -1,0 +1,1 @@
+"""The Disentangled Diffusion Autoencoder: networks, site appearance, rendering and training."""

@@ -1,0 +1,129 @@
+"""The two encoders: ``s_phi``, image to ``z_u``, and ``f_psi``, known facts to ``z_k``."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as nnf
+
+from ddae_app.methods.ddae.config import POSITION_WAVES, ModelConfig
+from ddae_app.methods.ddae.unet import ResBlock, Stem, group_norm
+
+
+@dataclass(frozen=True)
+class Condition:
+    """What is known of each scan, or slice of one: ``c = (age, sex, site)`` and its place.
+
+    Attributes
+    ----------
+    age : torch.Tensor, shape (B,), float32
+        Years; NaN where unknown.
+    sex : torch.Tensor, shape (B,), int64
+        0 male, 1 female, -1 unknown.
+    site : torch.Tensor, shape (B,), int64
+        Number in the model's list of sites; -1 unknown.
+    position : torch.Tensor, shape (B,), int64
+        Of the first slice, among those of a whole scan.
+    """
+
+    age: Tensor
+    sex: Tensor
+    site: Tensor
+    position: Tensor
+
+    def __len__(self) -> int:
+        return len(self.age)
+
+    def __getitem__(self, rows: slice | Tensor) -> Condition:
+        return Condition(self.age[rows], self.sex[rows], self.site[rows], self.position[rows])
+
+    def slices(self, scan: Tensor, depth: Tensor) -> Condition:
+        """Of single slices: of which scan each, and how far down from its position."""
+        return replace(self[scan], position=self.position[scan] + depth)
+
+    def to(self, device: torch.device) -> Condition:
+        """The same on another device."""
+        parts = (self.age, self.sex, self.site, self.position)
+        return Condition(*(part.to(device) for part in parts))
+
+    def dropped(self, probability: float, generator: torch.Generator) -> Condition:
+        """Each of the three facts of each image made unknown with this probability."""
+        shape = (3, len(self))
+        drop = torch.rand(shape, generator=generator, device=generator.device) < probability
+        drop = drop.to(self.age.device)
+        return Condition(
+            self.age.masked_fill(drop[0], torch.nan),
+            self.sex.masked_fill(drop[1], -1),
+            self.site.masked_fill(drop[2], -1),
+            self.position,
+        )
+
+
+class SemanticEncoder(nn.Module):
+    """``s_phi``: a half U-Net, pooled to one vector per image.
+
+    Parameters
+    ----------
+    config : ModelConfig
+        With ``z_u_noise`` above 0 each ``z_u`` is normalised to zero mean and unit variance over
+        its entries, so that the noise of training limits what it can carry.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        widths = [config.channels * m for m in config.multipliers]
+        self.normalise = config.z_u_noise > 0
+        self.stem = Stem(config, widths[0])
+        self.blocks = nn.ModuleList(
+            ResBlock(a, b) for a, b in zip([widths[0], *widths], widths, strict=False)
+        )
+        self.norm = group_norm(widths[-1])
+        self.head = nn.Linear(widths[-1], config.z_u_dim)
+
+    def forward(self, x_0: Tensor) -> Tensor:
+        """``z_u``, shape (B, z_u_dim), of normalised images (B, 1, H, W)."""
+        h = self.stem(x_0)
+        for block in self.blocks:
+            h = nnf.avg_pool2d(block(h), 2)
+        z_u = self.head(nnf.silu(self.norm(h)).mean(dim=(2, 3)))
+        return nnf.layer_norm(z_u, z_u.shape[1:]) if self.normalise else z_u
+
+
+class ConditionEncoder(nn.Module):
+    """``f_psi``: ``z_k = [age | sex | site]``, each with a learned null token for the unknown.
+
+    Where a scan has several slices, waves that tell the position follow. The paper's network is
+    not public; this one is reconstructed, not stated in the paper.
+
+    Parameters
+    ----------
+    config : ModelConfig
+    n_sites : int
+    age_mean, age_sd : float
+        Years; the network sees the standardised age.
+    """
+
+    def __init__(self, config: ModelConfig, n_sites: int, age_mean: float, age_sd: float) -> None:
+        super().__init__()
+        self.age_mean, self.age_sd, self.depth = age_mean, age_sd, config.depth
+        self.age = nn.Sequential(nn.Linear(1, 64), nn.SiLU(), nn.Linear(64, config.age_dim))
+        self.null_age = nn.Parameter(torch.randn(config.age_dim))
+        # The last row is the null token: index -1 wraps round to it.
+        self.sex = nn.Parameter(torch.randn(2 + 1, config.sex_dim))
+        self.site = nn.Parameter(torch.randn(n_sites + 1, config.site_dim))
+
+    def forward(self, condition: Condition) -> Tensor:
+        """``z_k``, shape (B, z_k_dim)."""
+        unknown = condition.age.isnan()[:, None]
+        # NaN is replaced before the network, or its gradient would be NaN as well.
+        age = (condition.age.nan_to_num() - self.age_mean) / self.age_sd
+        z_age = torch.where(unknown, self.null_age, self.age(age[:, None]))
+        z_k = [z_age, self.sex[condition.sex], self.site[condition.site]]
+        if self.depth > 1:
+            waves = torch.arange(1, POSITION_WAVES + 1, device=age.device)
+            angle = math.pi * condition.position[:, None] / (self.depth - 1) * waves
+            z_k += [angle.sin(), angle.cos()]
+        return torch.cat(z_k, dim=1)

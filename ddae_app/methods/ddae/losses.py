@@ -1,0 +1,122 @@
+"""What training minimises."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ddae_app.methods.ddae.editing import NOISE_MARGIN, noise_level, training_target
+from ddae_app.methods.ddae.encoders import Condition
+from ddae_app.methods.ddae.model import DDAE
+
+LOG_LEVEL_MEAN, LOG_LEVEL_SD = -0.5, 1.2
+"""Of the noise levels in training, for images of unit variance (Karras et al. 2022, table 1)."""
+
+
+def denoising_loss(
+    model: DDAE,
+    x_0: Tensor,
+    z_k: Tensor,
+    z_u: Tensor,
+    uniform: Tensor,
+    noise: Tensor,
+    own_noise: Tensor,
+) -> Tensor:
+    """Mean squared error of the network's answer, per image.
+
+    ``|| eps - eps_theta(x_t, t, z_k, z_u) ||^2`` (Ho et al. 2020, eq. 14, with both latents;
+    reconstructed, not stated in the paper), or the same on v. An image that is noisy itself is
+    taken for the sum of a clean one and of a part of the noise of time t: only the rest is added,
+    and the network learns the clean image although no such image is there (Daras, Dimakis and
+    Daskalakis 2024, arXiv 2404.10177, theorem 4.1).
+
+    Parameters
+    ----------
+    model : DDAE
+    x_0, noise : torch.Tensor, shape (B, 2 k + 1, H, W)
+        Normalised slices amid their neighbours, and noise of unit variance.
+    z_k, z_u : torch.Tensor, shape (B, D)
+    uniform : torch.Tensor, shape (B,), range [0, 1)
+        Where to be between the first time that the image allows and the last.
+    own_noise : torch.Tensor, shape (B,)
+        Standard deviation of the noise in ``x_0``.
+
+    Returns
+    -------
+    torch.Tensor, shape (B,)
+    """
+    t = training_times(model, uniform, own_noise)
+    alpha_bar = model.alpha_bar[t][:, None, None, None]
+    level, own = noise_level(alpha_bar), own_noise[:, None, None, None]
+    added = (level.square() - own.square()).sqrt() * noise
+    noisy, share = x_0 + added, (own / level).square()
+    # The noisy image is (1 - share) E[clean] + share (noisy + noise added); solved for the clean.
+    clean = x_0 - share / (1 - share) * added
+    output = model(alpha_bar.sqrt() * noisy, t, z_k, z_u).float()
+    k = model.config.context
+    clean, noisy = clean[:, k : k + 1], noisy[:, k : k + 1]
+    target = training_target(model.config.prediction, clean, (noisy - clean) / level, alpha_bar)
+    return ((1 - share) * (output - target)).square().mean(dim=(1, 2, 3))
+
+
+def training_times(model: DDAE, uniform: Tensor, own_noise: Tensor) -> Tensor:
+    """Times for numbers that are evenly spread over [0, 1), shape (B,), int64.
+
+    Evenly spread too, or so that the logarithms of their noise levels are normally distributed
+    (Karras et al. 2022, table 1); none has less noise than the image itself.
+    """
+    levels = noise_level(model.alpha_bar[1:]).contiguous()
+    first = torch.searchsorted(levels, NOISE_MARGIN * own_noise.contiguous())
+    first = first.clamp(max=len(levels) - 1)
+    if model.config.times == 'uniform':
+        return 1 + first + ((len(levels) - first) * uniform).long()
+    below = torch.special.ndtr((levels.log() - LOG_LEVEL_MEAN) / LOG_LEVEL_SD)
+    share = torch.lerp(below[first], below[-1], uniform)
+    return 1 + torch.searchsorted(below, share).clamp(max=len(levels) - 1)
+
+
+def training_loss(
+    model: DDAE,
+    x_0: Tensor,
+    view: Tensor,
+    condition: Condition,
+    generator: torch.Generator,
+    rows: slice = slice(None),
+) -> Tensor:
+    """Denoising loss at random times.
+
+    Parameters
+    ----------
+    model : DDAE
+    x_0 : torch.Tensor, shape (B, 2 k + 1, H, W)
+        Normalised slices amid their neighbours.
+    view : torch.Tensor, shape (B, 1, H, W), range [0, 1]
+        What the semantic encoder sees: the same images on the common scale, or the same anatomy
+        in a random contrast.
+    condition : Condition
+    generator : torch.Generator
+        On the device of ``x``.
+    rows : slice
+        The part of the batch that this process computes. Everything random is drawn for the
+        whole batch, so that the draws do not depend on how many processes there are.
+
+    Returns
+    -------
+    torch.Tensor, shape ()
+    """
+    config, z_u = model.config, model.encode(view[rows], condition.position[rows])
+    # What is dropped of the site is its code alone: the look of an unknown site is measured.
+    z_k = model.embed(condition.dropped(config.condition_dropout, generator)[rows])
+    code_noise = torch.randn((len(x_0), config.z_u_dim), generator=generator, device=x_0.device)
+    uniform = torch.rand(len(x_0), generator=generator, device=x_0.device)
+    noise = torch.randn(x_0.shape, generator=generator, device=x_0.device)
+    own_noise = model.noise[condition.site] / model.deviation
+    return denoising_loss(
+        model,
+        x_0[rows],
+        z_k,
+        z_u + config.z_u_noise * code_noise[rows],
+        uniform[rows],
+        noise[rows],
+        own_noise[rows],
+    ).mean()

@@ -1,0 +1,394 @@
+"""Training, from slices to a bundle; a run that was killed goes on where it left off."""
+
+from __future__ import annotations
+
+import math
+import re
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+import torch
+from torch import nn
+
+import ddae_app
+from ddae_app.errors import DdaeError, UsageError
+from ddae_app.files import write_atomically
+from ddae_app.methods.data import SliceData, balanced_rows, site_quantiles, split_subjects
+from ddae_app.methods.ddae.appearance_fit import learn_looks
+from ddae_app.methods.ddae.augment import random_contrast, random_shift
+from ddae_app.methods.ddae.bundle import Bundle, save_bundle
+from ddae_app.methods.ddae.checkpoint import TrainState, resume, save_checkpoint
+from ddae_app.methods.ddae.config import ModelConfig, TrainConfig
+from ddae_app.methods.ddae.encoders import Condition
+from ddae_app.methods.ddae.losses import denoising_loss, training_loss
+from ddae_app.methods.ddae.model import DDAE
+from ddae_app.methods.ddae.residuals import learn_leftovers
+from ddae_app.methods.modelfile import BundleInfo, TrainingRecord
+from ddae_app.settings import Protocol
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+CHECKPOINT_NAME = 'checkpoint.safetensors'
+LOSSES_NAME = 'losses.tsv'
+MAX_VALIDATION_IMAGES = 256
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a training run stands, after each step.
+
+    Attributes
+    ----------
+    images_seen, images : int
+        So far, and in all.
+    loss : float
+        Of the last batch.
+    validation_loss : float or None
+        The latest; None before the first, or if no subject is held out.
+    seconds_left : float
+        At the pace so far.
+    """
+
+    images_seen: int
+    images: int
+    loss: float
+    validation_loss: float | None
+    seconds_left: float
+
+
+def train(
+    data: SliceData,
+    model_config: ModelConfig,
+    train_config: TrainConfig,
+    protocol: Protocol,
+    out_dir: str | Path,
+    *,
+    device: torch.device | str = 'cpu',
+    fabric: Fabric | None = None,
+    seed: int = 0,
+    name: str = 'model',
+    dataset: str = 'unknown',
+    phantom: bool = False,
+    notes: str = '',
+    initial: Bundle | None = None,
+    deadline: float = math.inf,
+    snapshot: Callable[[DDAE, int], None] | None = None,
+    progress: Callable[[Progress], None] | None = None,
+    checkpoint_seconds: float = 300.0,
+) -> Path | None:
+    """Train a DDAE and write its bundle.
+
+    On the CPU, with the same number of threads, a run that was stopped and started again writes
+    the same bytes as one that was not.
+
+    Parameters
+    ----------
+    data : SliceData
+        ``model_config.image_size`` squared.
+    model_config : ModelConfig
+    train_config : TrainConfig
+    protocol : Protocol
+        How ``data`` was preprocessed; stored in the bundle.
+    out_dir : path
+        Gets ``<name>.safetensors``, ``losses.tsv`` and ``checkpoint.safetensors``. A checkpoint
+        found there is resumed.
+    device : torch.device
+        Where there is no `fabric`.
+    fabric : Fabric, optional
+        The processes among which each batch is divided
+        (:func:`ddae_app.methods.ddae.parallel.start_fabric`); the first one alone writes files.
+    seed : int
+        Of the held-out subjects, the first weights and every random draw.
+    name, dataset, notes : str
+        Stored in the bundle: the model's name, the training dataset's name, licence and notes.
+    phantom : bool
+        Whether ``data`` is simulated.
+    initial : Bundle, optional
+        A model to start from; sites that it does not know start with its null token.
+    deadline : float
+        When to stop, as ``time.monotonic`` counts, after a checkpoint; there is always one step.
+    snapshot : callable, optional
+        Called ten times in all, with the averaged model and the images seen.
+    progress : callable, optional
+        Called with a :class:`Progress` after every step; what it raises stops the run.
+    checkpoint_seconds : float
+        Time between checkpoints; there is always one at the end.
+
+    Returns
+    -------
+    Path or None
+        The bundle; None if the deadline came first, and the same call goes on.
+
+    Raises
+    ------
+    UsageError
+        If the slices have another size than the network, the name cannot be a file name,
+        ``initial`` is of another configuration, or the processes do not divide a batch.
+    ModelError
+        If the folder holds a checkpoint of other settings or data.
+    DdaeError
+        If the loss is no longer finite.
+    """
+    _check(data, model_config, name)
+    if fabric is None:
+        from ddae_app.methods.ddae.parallel import start_fabric  # takes seconds
+
+        fabric = start_fabric(device)
+    if train_config.batch_size % fabric.world_size:
+        raise UsageError(
+            f'{fabric.world_size} processes cannot divide a batch of {train_config.batch_size} '
+            'images evenly; start another number of them'
+        )
+    out_dir, device, first = Path(out_dir), fabric.device, fabric.is_global_zero
+    settings = {
+        'model': asdict(model_config),
+        'train': asdict(train_config),
+        'protocol': asdict(protocol),
+        'run': {'seed': seed, 'device': device.type, 'data': data.fingerprint()},
+        'initial': initial.sha256 if initial else None,
+    }
+    train_rows, held_out = split_subjects(data, train_config.validation_fraction, seed)
+    slices, unseen = data.with_brain(train_rows), data.with_brain(held_out)
+    sites = np.array(data.sites)
+    site_slices = [slices[sites[slices[:, 0]] == site] for site in data.site_names]
+    for site, own in zip(data.site_names, site_slices, strict=True):
+        if not len(own):
+            raise UsageError(f'no slice of site {site} shows brain; look at the brain masks')
+    # Only dropout and the first weights use the global generator; the caller's is left alone.
+    with torch.random.fork_rng(devices=[device] if device.type == 'cuda' else []):
+        torch.manual_seed(_seed(seed, 0, 'weights'))
+        model = _new_model(data, train_rows, model_config, initial).to(device)
+        learn_looks(model, data, train_rows)
+        state = TrainState.fresh(model, train_config.learning_rate, train_config.weight_decay)
+        checkpoint = out_dir / CHECKPOINT_NAME
+        if checkpoint.exists():
+            resume(checkpoint, state, settings)
+        objective = fabric.setup_module(_Objective(state.model), move_to_device=False)
+        if first:
+            _write_losses(out_dir, state)
+        first_step, started, saved = state.step, time.monotonic(), time.monotonic()
+        while state.step < train_config.steps:
+            loss = _step(fabric, objective, state, data, site_slices, train_config, seed)
+            if first and _row_is_due(state.step, train_config):
+                validation = _validation_loss(state.average, data, unseen, seed, device)
+                seen = state.step * train_config.batch_size
+                state.history.append((seen, float(np.mean(state.losses)), validation))
+                state.losses = []
+                _write_losses(out_dir, state)
+            now, done = time.monotonic(), state.step == train_config.steps
+            stop = deadline < math.inf and fabric.broadcast(now >= deadline)
+            if first and (done or stop or now - saved >= checkpoint_seconds):
+                save_checkpoint(checkpoint, state, settings)
+                saved = time.monotonic()
+            if first and snapshot and _tenth_is_due(state.step, train_config):
+                snapshot(state.average, state.step * train_config.batch_size)
+            if first and progress:
+                pace = (time.monotonic() - started) / (state.step - first_step)
+                progress(_progress(state, train_config, loss, pace))
+            if stop and not done:
+                return None
+    path = out_dir / f'{name}.safetensors'
+    if not first:
+        fabric.barrier()
+        return path
+    learn_leftovers(state.average, data, train_rows)
+    scans = tuple(int((sites[train_rows] == site).sum()) for site in data.site_names)
+    record = TrainingRecord(dataset, scans, seed, *state.history[-1])
+    info = BundleInfo(
+        name=name,
+        config=model_config,
+        sites=data.site_names,
+        age_mean=model.condition.age_mean,
+        age_sd=model.condition.age_sd,
+        protocol=protocol,
+        quantiles=site_quantiles(data),
+        training=record,
+        versions={'ddae-app': ddae_app.__version__, 'torch': torch.__version__},
+        phantom=phantom,
+        notes=notes,
+    )
+    save_bundle(path, state.average, info)
+    fabric.barrier()
+    return path
+
+
+class _Objective(nn.Module):
+    """The loss as a module, so that Fabric sees all the parameters that it takes."""
+
+    def __init__(self, model: DDAE) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, sealed: _Sealed) -> torch.Tensor:
+        return training_loss(self.model, *sealed.arguments)
+
+
+class _Sealed:
+    """Arguments that Fabric hands on as they are.
+
+    What it can look into it rounds to bf16, ages and images too, before autocast could choose what
+    bears that.
+    """
+
+    def __init__(self, *arguments: Any) -> None:
+        self.arguments = arguments
+
+
+def _check(data: SliceData, config: ModelConfig, name: str) -> None:
+    expected = config.depth, config.image_size, config.image_size
+    if data.images.shape[1:] != expected:
+        raise UsageError(
+            f'scans have (slices, rows, columns) {data.images.shape[1:]}, the network takes '
+            f'{expected}; change depth and image_size, or the slices'
+        )
+    if not re.fullmatch(r'[A-Za-z0-9][A-Za-z0-9._-]*', name):
+        raise UsageError(f'model name {name!r}; use letters, digits, dots, hyphens, underscores')
+
+
+def _new_model(
+    data: SliceData, rows: np.ndarray, config: ModelConfig, initial: Bundle | None
+) -> DDAE:
+    if initial:
+        model = DDAE(config, len(data.site_names), initial.info.age_mean, initial.info.age_sd)
+        _start_from(model, initial, data.site_names)
+        return model
+    ages = data.ages[rows]
+    ages = ages[~np.isnan(ages)] if not np.isnan(ages).all() else np.zeros(1)
+    return DDAE(config, len(data.site_names), float(ages.mean()), max(float(ages.std()), 1.0))
+
+
+def _start_from(model: DDAE, initial: Bundle, site_names: Sequence[str]) -> None:
+    """Copy the weights; a site's code by its name, the null token for a site that is new."""
+    if initial.info.config != model.config:
+        raise UsageError(
+            f'the model {initial.info.name!r} to start from is of another configuration; train '
+            'with its own'
+        )
+    weights, own = initial.model.state_dict(), model.state_dict()
+    code = 'condition.site'
+    known = [initial.info.sites.index(s) if s in initial.info.sites else -1 for s in site_names]
+    weights[code] = weights[code][[*known, -1]]
+    # The looks are measured anew on the data that are there.
+    buffers = {name for name, _ in model.named_buffers()}
+    model.load_state_dict({k: own[k] if k in buffers else weights[k] for k in own})
+
+
+def _step(
+    fabric: Fabric,
+    objective: nn.Module,
+    state: TrainState,
+    data: SliceData,
+    site_slices: list[np.ndarray],
+    config: TrainConfig,
+    seed: int,
+) -> float:
+    """One optimiser step; everything random in it follows from (seed, step)."""
+    step, model, device = state.step, state.model, fabric.device
+    torch.manual_seed(_seed(seed, step, 'dropout'))
+    generator = torch.Generator(device).manual_seed(_seed(seed, step, 'draws'))
+    rows, positions = balanced_rows(
+        site_slices, config.batch_size, np.random.default_rng(_seed(seed, step, 'rows'))
+    ).T
+    x_0, common, condition = _batch(model, data, rows, positions, device)
+    view = random_contrast(common, generator) if model.config.encoder_augment else common
+    x_0, view = random_shift((x_0, view), config.shift_pixels, generator)
+    state.optimizer.param_groups[0]['lr'] = _learning_rate(config, step)
+    model.train()
+    mine = slice(fabric.global_rank, None, fabric.world_size)
+    loss = objective(_Sealed(x_0, view, condition, generator, mine))
+    reduced = fabric.all_reduce(loss.detach(), reduce_op='mean')
+    value = float(cast(torch.Tensor, reduced))
+    if not math.isfinite(value):
+        raise DdaeError(
+            f'the training loss is {value} after {step * config.batch_size} images, a finite '
+            f'number is expected; lower learning_rate (now {config.learning_rate})'
+        )
+    state.optimizer.zero_grad()
+    fabric.backward(loss)
+    nn.utils.clip_grad_norm_(model.parameters(), config.grad_clip)
+    state.optimizer.step()
+    # The average forgets the first, random weights quickly: its half-life grows with the run.
+    decay = min(0.5 ** (config.batch_size / config.ema_halflife_images), (1 + step) / (10 + step))
+    for mean, new in zip(state.average.parameters(), model.parameters(), strict=True):
+        mean.lerp_(new, 1 - decay)
+    state.step += 1
+    state.losses.append(value)
+    return value
+
+
+def _batch(
+    model: DDAE, data: SliceData, rows: np.ndarray, positions: np.ndarray, device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor, Condition]:
+    """Normalised slices amid their neighbours; alone, on the common scale; and their labels."""
+    k = model.config.context
+    condition = data.condition(rows, positions).to(device)
+    look = model.look(replace(condition, position=condition.position - k), 2 * k + 1)
+    common = model.to_common(data.batch(rows, positions, k).to(device), look)
+    return model.normalise(common, look), common[:, k : k + 1], condition
+
+
+def _learning_rate(config: TrainConfig, step: int) -> float:
+    warm = (step + 1) * config.batch_size / max(config.warmup_images, 1)
+    left = (config.steps - step) / max(config.steps * config.decay_fraction, 1)
+    return config.learning_rate * min(1.0, warm, left)
+
+
+@torch.inference_mode()
+def _validation_loss(
+    model: DDAE, data: SliceData, slices: np.ndarray, seed: int, device: torch.device
+) -> float | None:
+    """Denoising loss of held-out subjects, at the same times and noise whenever it is asked."""
+    if not len(slices):
+        return None
+    n = min(len(slices), MAX_VALIDATION_IMAGES)
+    slices = slices[np.linspace(0, len(slices) - 1, n).astype(int)]
+    generator, losses = torch.Generator().manual_seed(_seed(seed, 0, 'validation')), []
+    # Evenly spread times, in an order that has nothing to do with the order of the images.
+    uniform = torch.randperm(n, generator=generator) / n
+    for part in np.array_split(np.arange(n), math.ceil(n / 32)):
+        rows, positions = slices[part].T
+        x_0, common, condition = _batch(model, data, rows, positions, device)
+        noise = torch.randn(x_0.shape, generator=generator)
+        noise, share = noise.to(device), uniform[part].to(device)
+        z_k, z_u = model.embed(condition), model.encode(common, condition.position)
+        own = model.noise[condition.site] / model.deviation
+        losses.append(denoising_loss(model, x_0, z_k, z_u, share, noise, own))
+    return torch.cat(losses).mean().item()
+
+
+def _tenth_is_due(step: int, config: TrainConfig) -> bool:
+    return step * 10 // config.steps > (step - 1) * 10 // config.steps
+
+
+def _row_is_due(step: int, config: TrainConfig) -> bool:
+    interval = max(1, config.validation_interval_images // config.batch_size)
+    return step % interval == 0 or step == config.steps
+
+
+def _write_losses(out_dir: Path, state: TrainState) -> None:
+    lines = ['images_seen\ttrain_loss\tvalidation_loss']
+    for seen, loss, validation in state.history:
+        held_out = 'n/a' if validation is None else f'{validation:.6g}'
+        lines.append(f'{seen}\t{loss:.6g}\t{held_out}')
+    write_atomically(out_dir / LOSSES_NAME, ('\n'.join(lines) + '\n').encode())
+
+
+def _progress(state: TrainState, config: TrainConfig, loss: float, pace: float) -> Progress:
+    return Progress(
+        images_seen=state.step * config.batch_size,
+        images=config.steps * config.batch_size,
+        loss=loss,
+        validation_loss=state.history[-1][2] if state.history else None,
+        seconds_left=pace * (config.steps - state.step),
+    )
+
+
+def _seed(seed: int, step: int, purpose: str) -> int:
+    """A 63-bit seed for one purpose at one step."""
+    words = np.random.SeedSequence((seed, step, *purpose.encode())).generate_state(2, np.uint32)
+    return int(words[0]) << 31 | int(words[1]) >> 1

@@ -1,0 +1,58 @@
+"""Histogram matching: each scan's brain intensities become the target site's typical ones."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from ddae_app.errors import UsageError
+from ddae_app.methods.base import check_request, training_data
+
+LEVELS = np.linspace(0, 1, 257)
+
+
+@dataclass(frozen=True)
+class HistogramMatching:
+    """A rising intensity curve per scan; knows no place, no tissue and no source site.
+
+    Attributes
+    ----------
+    sites : tuple of str
+    reference : np.ndarray, shape (S, Q)
+        Median over the site's scans of each intensity quantile (Nyul and Udupa 1999, with all
+        quantiles as landmarks).
+    """
+
+    sites: tuple[str, ...] = ()
+    reference: np.ndarray | None = None
+
+    def fit(self, images: np.ndarray, cohort: pd.DataFrame) -> HistogramMatching:
+        """A copy that knows the sites of these slices."""
+        data = training_data(images, cohort)
+        sites = np.array(data.sites)
+        own = np.stack([_quantiles(image) for image in data.images])
+        medians = [np.median(own[sites == site], axis=0) for site in data.site_names]
+        return HistogramMatching(data.site_names, np.stack(medians))
+
+    def transform(self, images: np.ndarray, cohort: pd.DataFrame, target_site: str) -> np.ndarray:
+        """Render slices at the target site; see :class:`ddae_app.methods.base.Harmonizer`.
+
+        The cohort plays no part.
+        """
+        if self.reference is None:
+            raise UsageError('this histogram matching knows no sites yet; call fit first')
+        check_request(images, cohort, target_site, self.sites)
+        reference = self.reference[self.sites.index(target_site)]
+        out = np.zeros_like(images)
+        for image, matched in zip(images, out, strict=True):
+            brain = image > 0
+            if brain.any():
+                matched[brain] = np.interp(image[brain], _quantiles(image), reference)
+        return out
+
+
+def _quantiles(image: np.ndarray) -> np.ndarray:
+    brain = image[image > 0]
+    return np.quantile(brain, LEVELS) if brain.size else np.zeros_like(LEVELS)

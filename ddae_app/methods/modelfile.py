@@ -1,0 +1,311 @@
+"""What a model file says of itself: read without PyTorch, which takes memory and seconds."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+
+from ddae_app.errors import ModelError
+from ddae_app.methods.ddae.config import CVAEConfig, ModelConfig, StyleGANConfig
+from ddae_app.methods.records import from_json
+from ddae_app.settings import CHOICES, MAX_NAME, Protocol, is_name
+
+FORMAT_VERSION = 7
+"""Raised whenever an older program could no longer read a bundle correctly."""
+
+METADATA_KEY = 'ddae'
+MAX_METADATA = 4_000_000
+MAX_SITES = 1000
+MAX_GRID = 512
+"""Voxels along an axis: half a gigabyte for a cube of them."""
+ADVICE = 'give another model, or copy or train this one again'
+
+
+@dataclass(frozen=True)
+class SiteQuantiles:
+    """Brain intensities of each site, for figures.
+
+    Attributes
+    ----------
+    levels : tuple of float, length Q
+        Quantile levels, 0 to 1, of the non-zero pixels of one scan.
+    low, median, high : tuple of tuple of float, shape (S, Q)
+        25th, 50th and 75th percentile, across the site's scans, of each quantile.
+    """
+
+    levels: tuple[float, ...]
+    low: tuple[tuple[float, ...], ...]
+    median: tuple[tuple[float, ...], ...]
+    high: tuple[tuple[float, ...], ...]
+
+
+@dataclass(frozen=True)
+class TrainingRecord:
+    """How a model came about.
+
+    Attributes
+    ----------
+    dataset : str
+        Name of the training dataset.
+    scans_per_site : tuple of int, length S
+        Training scans, without those held out for validation.
+    seed : int
+    images_seen : int
+    train_loss, validation_loss : float or None
+        Last row of ``losses.tsv``; there is no validation loss if no subject was held out.
+    """
+
+    dataset: str
+    scans_per_site: tuple[int, ...]
+    seed: int
+    images_seen: int
+    train_loss: float | None
+    validation_loss: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelInfo:
+    """What every model file tells of itself, whatever the method.
+
+    Attributes
+    ----------
+    method : {'ddae', 'cvae', 'style-gan', 'combat'}
+    name : str
+    sites : tuple of str, length S
+        In the order of the model's site codes.
+    protocol : Protocol
+        The preprocessing that the model expects of its input.
+    quantiles : SiteQuantiles
+    training : TrainingRecord
+    versions : dict of str
+        Of ``ddae-app`` and the libraries that matter, at training time.
+    phantom : bool
+        Trained on simulated images; no use for real ones.
+    notes : str
+        Licence and provenance, for people.
+
+    Raises
+    ------
+    ModelError
+        If the parts contradict each other or are out of range.
+    """
+
+    method: str
+    name: str
+    sites: tuple[str, ...]
+    protocol: Protocol
+    quantiles: SiteQuantiles
+    training: TrainingRecord
+    versions: dict[str, str]
+    phantom: bool
+    notes: str = ''
+
+    def __post_init__(self) -> None:
+        for found, fine in self._checks().items():
+            if not fine:
+                raise ModelError(f'the model {self.name!r} has {found}')
+
+    @property
+    def network(self) -> dict[str, object]:
+        """Sizes and options of its network; empty if it has none."""
+        return {}
+
+    def typical_intensities(self, site: str) -> tuple[list[float], list[float]]:
+        """Quantile levels and a site's median brain intensity at each, length Q."""
+        row = self.sites.index(site)
+        return list(self.quantiles.levels), list(self.quantiles.median[row])
+
+    def _checks(self) -> dict[str, bool]:
+        n, q = len(self.sites), len(self.quantiles.levels)
+        tables = (self.quantiles.low, self.quantiles.median, self.quantiles.high)
+        return {
+            f'the method {self.method!r}, which this program does not know': (
+                self.method in KINDS
+            ),
+            f'{n} sites; 1 to {MAX_SITES} are allowed': 1 <= n <= MAX_SITES,
+            'sites of the same name': len(set(self.sites)) == n,
+            'intensity quantiles that do not fit its sites': all(
+                len(table) == n and all(len(row) == q for row in table) for table in tables
+            ),
+            'scan counts that do not fit its sites': len(self.training.scans_per_site) == n,
+            f'names that are empty, over {MAX_NAME} characters or hold control characters': all(
+                map(is_name, (self.name, *self.sites))
+            ),
+            **_protocol_checks(self.protocol),
+        }
+
+
+def _protocol_checks(protocol: Protocol) -> dict[str, bool]:
+    """What every scan is resampled to: memory is given to it before any weight is used."""
+    grid, cut, percentile = protocol.grid, protocol.slice_shape, protocol.intensity_percentile
+    return {
+        f'a grid of {grid}; 1 to {MAX_GRID} voxels an axis are allowed': all(
+            1 <= n <= MAX_GRID for n in grid
+        ),
+        f'slices of {cut} on a grid of {grid}': all(
+            1 <= n <= room for n, room in zip(cut, grid, strict=False)
+        ),
+        f'slices that are {protocol.slices!r}': protocol.slices in CHOICES['slices'],
+        f'an intensity percentile of {percentile}': 0 < percentile <= 100,
+    }
+
+
+@dataclass(frozen=True, kw_only=True)
+class BundleInfo(ModelInfo):
+    """Everything in the bundle of a DDAE but the weights.
+
+    Attributes
+    ----------
+    config : ModelConfig
+    age_mean, age_sd : float
+        Years.
+    """
+
+    method: str = 'ddae'
+    config: ModelConfig
+    age_mean: float
+    age_sd: float
+
+    @property
+    def network(self) -> dict[str, object]:
+        """Sizes and options of its network."""
+        return vars(self.config)
+
+    def _checks(self) -> dict[str, bool]:
+        size = self.config.image_size
+        return super()._checks() | {
+            f'an age_sd of {self.age_sd}; it must be above 0': self.age_sd > 0,
+            f'slices of {self.protocol.slice_shape} for a network of {size}': (
+                tuple(self.protocol.slice_shape) == (size, size)
+            ),
+            f'{self.protocol.depth} slices a scan for a network of {self.config.depth}': (
+                self.protocol.depth == self.config.depth
+            ),
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class SliceNetworkInfo(ModelInfo):
+    """Everything in the file of a network that takes single slices but the weights.
+
+    Attributes
+    ----------
+    config : CVAEConfig or StyleGANConfig
+    """
+
+    config: CVAEConfig | StyleGANConfig
+
+    @property
+    def network(self) -> dict[str, object]:
+        """Sizes of its network."""
+        return vars(self.config)
+
+    def _checks(self) -> dict[str, bool]:
+        size = self.config.image_size
+        return super()._checks() | {
+            f'slices of {self.protocol.slice_shape} for a network of {size}': (
+                tuple(self.protocol.slice_shape) == (size, size)
+            ),
+            f'{self.protocol.depth} slices a scan, and takes one': self.protocol.depth == 1,
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class CVAEInfo(SliceNetworkInfo):
+    """Of a conditional variational autoencoder.
+
+    Attributes
+    ----------
+    age_mean, age_sd : float
+        Years.
+    """
+
+    method: str = 'cvae'
+    config: CVAEConfig
+    age_mean: float
+    age_sd: float
+
+    def _checks(self) -> dict[str, bool]:
+        return super()._checks() | {
+            f'an age_sd of {self.age_sd}; it must be above 0': self.age_sd > 0
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class StyleGANInfo(SliceNetworkInfo):
+    """Of a style-encoding GAN."""
+
+    method: str = 'style-gan'
+    config: StyleGANConfig
+
+
+KINDS: dict[str, type[ModelInfo]] = {
+    'ddae': BundleInfo,
+    'cvae': CVAEInfo,
+    'style-gan': StyleGANInfo,
+    'combat': ModelInfo,
+}
+"""What the files of each method tell."""
+
+
+def read_model_info(path: str | os.PathLike) -> ModelInfo:
+    """Everything but the weights, of any method; reads only the head of the file.
+
+    Raises
+    ------
+    ModelError
+        If the file is missing, truncated, not a bundle, of another format version or
+        inconsistent; one line, with what to do.
+    """
+    path = Path(path)
+    with open_bundle(path, 'np') as file:
+        return parse_info(path, file.metadata() or {})
+
+
+def open_bundle(path: Path, framework: str):  # noqa: ANN201 - safetensors exports no type
+    """Open a safetensors file for the arrays of a framework, ``np`` or ``pt``."""
+    if not path.is_file():
+        raise ModelError(f'{path}: no such model file; check the path given as --model')
+    try:
+        return safe_open(path, framework=framework)
+    except (SafetensorError, OSError) as error:
+        raise ModelError(
+            f'{path}: not a safetensors file, or truncated ({error}); {ADVICE}'
+        ) from error
+
+
+def metadata_of(info: ModelInfo) -> dict[str, str]:
+    """The metadata of a model file; the same content gives the same text."""
+    header = {'format_version': FORMAT_VERSION, 'info': asdict(info)}
+    # One key only: safetensors does not promise an order among several.
+    return {METADATA_KEY: json.dumps(header, sort_keys=True, allow_nan=False)}
+
+
+def parse_info(path: Path, metadata: dict[str, str]) -> ModelInfo:
+    """Check the metadata of a model file."""
+    text = metadata.get(METADATA_KEY)
+    if text is None:
+        raise ModelError(
+            f'{path}: safetensors, but not a ddae-app model (no {METADATA_KEY!r} metadata); '
+            'give a file written by ddae-app train'
+        )
+    try:
+        if len(text) > MAX_METADATA:
+            raise ModelError(f'metadata of {len(text)} bytes; at most {MAX_METADATA} are allowed')
+        header = json.loads(text)
+        version = header['format_version']
+        if version != FORMAT_VERSION:
+            raise ModelError(
+                f'format version {version}, but this ddae-app reads {FORMAT_VERSION}; '
+                'use the ddae-app that wrote the model, or train it again'
+            )
+        kind = KINDS.get(header['info']['method'], ModelInfo)
+        return from_json(kind, header['info'], 'info')
+    except ModelError as error:
+        raise ModelError(f'{path}: {error}') from error
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ModelError(f'{path}: metadata that cannot be read ({error!r}); {ADVICE}') from error

@@ -1,1 +1,0 @@
-"""The Disentangled Diffusion Autoencoder: tensors only."""

@@ -1,1 +1,0 @@
-"""Fitting a DDAE to slices."""

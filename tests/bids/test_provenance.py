@@ -1,0 +1,85 @@
+"""What an output was made from, and in which words two such records differ."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from ddae_app.bids import provenance as records
+from ddae_app.settings import Protocol
+
+PREPROCESSING = records.of_preprocessing('a' * 64, Protocol(), 'none', None, sloppy=False)
+METADATA = {
+    'ModelSHA256': 'm' * 64, 'SourceSite': 'A', 'TargetSite': 'B', 'UnseenSitePolicy': 'refuse',
+    'Age': None, 'Sex': 'F', 'HarmonizationMethod': 'DDAE',
+}  # fmt: skip
+
+
+def harmonization(site_scans=(), keep_noise=False, **changes):
+    return records.of_harmonization(
+        PREPROCESSING, METADATA | changes, site_scans, keep_noise=keep_noise, sloppy=False
+    )
+
+
+def write(image, record):
+    image.write_bytes(b'image')
+    sidecar = image.with_name(image.name.replace('.nii.gz', '.json'))
+    sidecar.write_text(
+        json.dumps({'Description': 'x'} | ({records.KEY: record} if record else {}))
+    )
+
+
+@pytest.mark.parametrize(
+    ('changes', 'words'),
+    [
+        ({}, ''),
+        ({'TargetSite': 'C'}, 'target site (B, now C)'),
+        ({'ModelSHA256': 'n' * 64}, 'model'),
+        ({'Age': 40.0}, 'age'),
+        ({'Age': 40.0, 'TargetSite': 'C'}, 'target site (B, now C), age'),
+        ({'HarmonizationMethod': 'another name'}, ''),
+        ({'keep_noise': True}, 'keep noise (False, now True)'),
+    ],
+)
+def test_differences_in_words(changes, words):
+    before = json.loads(json.dumps(harmonization()))  # as a sidecar gives it back
+    assert records.difference(before, harmonization(**changes)) == words
+
+
+def test_every_entry_has_a_name():
+    assert set(harmonization()) | set(PREPROCESSING) <= set(records.MEANING)
+
+
+def test_what_is_no_longer_told_is_a_difference():
+    assert records.difference(PREPROCESSING | {'Extra': 1}, PREPROCESSING) == 'Extra'
+
+
+def test_a_record_is_read_back(tmp_path):
+    image = tmp_path / 'sub-01_T1w.nii.gz'
+    assert records.read_record(image) is None
+    write(image, PREPROCESSING)
+    assert records.read_record(image) == PREPROCESSING == records.identity(image)
+    for broken in ('{', '[]', '{"MadeFrom": 3}'):
+        (tmp_path / 'sub-01_T1w.json').write_text(broken)
+        assert records.read_record(image) is None
+
+
+def test_an_image_without_a_record_is_known_by_its_contents(tmp_path):
+    image = tmp_path / 'sub-01_T1w.nii.gz'
+    write(image, None)
+    before = records.identity(image)
+    image.write_bytes(b'another')
+    assert before != records.identity(image)
+
+
+def test_scans_of_a_site_count_by_what_they_were_made_from_and_in_any_order(tmp_path):
+    images = [tmp_path / f'sub-{i}_T1w.nii.gz' for i in range(3)]
+    for image in images:
+        write(image, PREPROCESSING)
+    before = harmonization(site_scans=images)
+    assert before == harmonization(site_scans=images[::-1])
+    assert before != harmonization(site_scans=images[:2])
+    write(images[0], PREPROCESSING | {'RawSHA256': 'b' * 64})
+    after = harmonization(site_scans=images)
+    assert records.difference(before, after) == 'scans of its site'

@@ -1,0 +1,70 @@
+"""Scans are worked on some after others, and one that fails hurts no other."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from nipype import Function
+from nipype.pipeline import engine as pe
+
+from ddae_app.bids.layout import Scan
+from ddae_app.engine import run as execution
+from ddae_app.settings import RunSettings
+
+
+def note(step, file):
+    """What a step of the toy workflow does; a second scan fails at its first."""
+    from pathlib import Path  # nipype takes the function's text alone
+
+    with Path(file).open('a') as stream:
+        stream.write(f'{step}\n')
+    if step == 'sub-2 first':
+        raise ValueError('broken')
+    return file
+
+
+@pytest.fixture
+def work(tmp_path, monkeypatch):
+    """Runs three scans of two steps each; what was done, in turn, and what failed."""
+
+    def run(scans_per_process, **settings):
+        monkeypatch.setattr(execution, 'SCANS_PER_PROCESS', scans_per_process)
+        scans = [Scan(Path(f'sub-{i}_T1w.nii'), f'{i}', None, f'sub-{i}') for i in (1, 2, 3)]
+        workflow, diary = pe.Workflow('ddae_wf'), tmp_path / 'diary.txt'
+        for scan in scans:
+            steps = [
+                pe.Node(Function(['step', 'file'], ['file'], note), name)
+                for name in ('first', 'last')
+            ]
+            for node in steps:
+                node.inputs.step = f'{scan.stem} {node.name}'
+            steps[0].inputs.file = str(diary)
+            part = pe.Workflow(scan.workflow)
+            part.connect(steps[0], 'file', steps[1], 'file')
+            workflow.add_nodes([part])
+        asked = replace(RunSettings(work_dir=tmp_path / 'work', nprocs=1), **settings)
+        failures = execution.run_workflow(workflow, scans, asked, tmp_path)
+        return diary.read_text().splitlines(), {scan.stem: why for scan, why in failures.items()}
+
+    return run
+
+
+def test_those_that_are_begun_first_are_finished_first(work):
+    done, failures = work(scans_per_process=1)
+    assert done == ['sub-1 first', 'sub-1 last', 'sub-2 first', 'sub-3 first', 'sub-3 last']
+    assert list(failures) == ['sub-2'] and 'broken' in failures['sub-2']
+
+
+def test_all_that_are_given_at_a_time(work):
+    done, failures = work(scans_per_process=2)
+    assert set(done[:2]) == {'sub-1 first', 'sub-2 first'}
+    assert done[2:] == ['sub-1 last', 'sub-3 first', 'sub-3 last']
+    assert list(failures) == ['sub-2']
+
+
+def test_no_further_ones_after_the_first_crash(work):
+    done, failures = work(scans_per_process=1, stop_on_first_crash=True)
+    assert done == ['sub-1 first', 'sub-1 last', 'sub-2 first']
+    assert list(failures) == ['sub-2']

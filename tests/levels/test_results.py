@@ -1,0 +1,77 @@
+"""What the pages of a run ask people to look at."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from ddae_app.bids.layout import Scan
+from ddae_app.engine.run import _Narrator, crash_reason, log
+from ddae_app.levels.participant.results import _failed_report, is_unusual
+
+
+@pytest.mark.parametrize(
+    ('name', 'value', 'unusual'),
+    [
+        ('registration_correlation', 0.5, False),
+        ('registration_correlation', 0.35, True),
+        ('target_distance_after', 0.065, False),
+        ('target_distance_after', 0.08, True),
+        ('ssim', 0.1, False),
+    ],
+)
+def test_measures_outside_of_what_is_usual_are_flagged(name, value, unusual):
+    assert is_unusual(name, {'target_distance_before': 0.06, name: value}) is unusual
+
+
+def crash(logs, run, scan, end):
+    file = logs / run / f'crash-{scan.workflow}.txt'
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(f'Node: ddae_wf.{scan.workflow}.preproc_wf.conform\n\nTraceback:\n{end}\n\n')
+    return file
+
+
+def test_a_failed_scan_shows_its_own_latest_crash(tmp_path):
+    scan, other = (
+        Scan(Path(f'{stem}_T1w.nii.gz'), '1', None, stem)
+        for stem in ('sub-1_run-1', 'sub-1_run-10')
+    )
+    crash(tmp_path, '2026-1', scan, 'ddae_app.errors.ImageError: an old reason')
+    crash(tmp_path, '2026-2', scan, 'ddae_app.errors.ImageError: cut <short>')
+    crash(tmp_path, '2026-2', other, 'ddae_app.errors.ImageError: of another')
+    runs = [tmp_path / '2026-3', tmp_path / '2026-2', tmp_path / '2026-1']
+    report = _failed_report(scan, 'x was not written', runs)
+    assert report.error == 'x was not written; an earlier run failed: cut <short>'
+    name, text = report.crash
+    assert name.startswith('logs/2026-2/crash-') and 'cut <short>' in text
+    assert _failed_report(scan, 'a: cut <short>', runs[1:2]).error == 'a: cut <short>'
+    assert _failed_report(scan, 'refused', runs[:1]).crash is None
+
+
+def test_a_crash_is_told_in_one_line(tmp_path):
+    scan = Scan(Path('sub-1_T1w.nii.gz'), '1', None, 'sub-1')
+    assert crash_reason(crash(tmp_path, 'r', scan, 'ddae_app.errors.ImageError: bad')) == 'bad'
+    odd = crash(tmp_path, 'r', scan, 'ZeroDivisionError')
+    assert crash_reason(odd).startswith('step conform failed unexpectedly (ZeroDivisionError);')
+    full = crash(tmp_path, 'r', scan, 'MemoryError')
+    assert crash_reason(full).startswith('step conform: there is too little memory; run the same')
+
+
+def test_steps_that_never_began_are_not_told(monkeypatch):
+    told = []
+    for name in ('info', 'warning'):
+        monkeypatch.setattr(log, name, lambda text, *words: told.append(text % words))
+    scan = Scan(Path('sub-1_T1w.nii.gz'), '1', None, 'sub-1')
+    tell = _Narrator([scan])
+    conform, register = (
+        SimpleNamespace(fullname=f'ddae_wf.{scan.workflow}.preproc_wf.{name}')
+        for name in ('conform', 'register_mni')
+    )
+    tell(conform, 'start')
+    tell(conform, 'exception')
+    tell(register, 'end')
+    tell(register, 'start')
+    tell(register, 'end')
+    assert told == ['sub-1: conform failed', 'sub-1: register to MNI (0 s)']

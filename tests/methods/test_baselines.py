@@ -1,0 +1,87 @@
+"""Histogram matching and ComBat: they undo what they were made for, and refuse the rest."""
+
+from __future__ import annotations
+
+import doctest
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.ndimage import gaussian_filter
+
+from ddae_app.errors import UsageError
+from ddae_app.methods import base
+from ddae_app.methods.combat import ComBat
+from ddae_app.methods.histogram import HistogramMatching
+
+N = 30
+
+
+@pytest.fixture(scope='module')
+def truth():
+    """The same kind of people at both sites, as site A would show them."""
+    rng = np.random.default_rng(0)
+    y, x = np.mgrid[-1:1:32j, -1:1:32j]
+    images = 0.5 + gaussian_filter(rng.normal(0, 0.5, (2 * N, 32, 32)), (0, 2, 2))
+    return np.where(np.hypot(x, y) < 0.8, images, 0).astype(np.float32)
+
+
+COHORT = pd.DataFrame(
+    {
+        'subject': map(str, range(2 * N)),
+        'site': ['A'] * N + ['B'] * N,
+        'age': np.random.default_rng(1).uniform(20, 80, 2 * N),
+        'sex': ['M', 'F'] * N,
+    }
+)
+
+
+def error(method, images, truth):
+    out = method.fit(images, COHORT).transform(images, COHORT, 'A')
+    assert out.dtype == np.float32
+    assert ((out == 0) == (images == 0)).all()
+    assert (out >= 0).all()
+    before, after = (np.abs(x[N:] - truth[N:]).mean() for x in (images, out))
+    return after / before
+
+
+def test_histogram_matching_undoes_a_rising_curve(truth):
+    seen = truth.copy()
+    seen[N:] = seen[N:] ** 2
+    assert error(HistogramMatching(), seen, truth) < 0.35
+
+
+def test_combat_undoes_a_shift_and_scale_of_each_pixel(truth):
+    seen = truth.copy()
+    field = np.linspace(0.8, 1.3, 32, dtype=np.float32)
+    seen[N:] = seen[N:] * field + np.where(truth[N:] > 0, 0.1 * field[:, None], 0)
+    assert error(ComBat(), seen, truth) < 0.5
+    assert error(HistogramMatching(), seen, truth) > error(ComBat(), seen, truth)
+
+
+def test_combat_keeps_what_age_explains(truth):
+    older = COHORT.assign(age=COHORT['age'] + np.where(COHORT['site'] == 'B', 60, 0))
+    images = (truth * (1 - older['age'].to_numpy() / 400)[:, None, None]).astype(np.float32)
+    changes = []
+    for cohort in (older, older.drop(columns='age')):
+        out = ComBat().fit(images, cohort).transform(images, cohort, 'A')
+        changes.append(np.abs(out - images)[truth > 0].mean())
+    assert changes[0] < changes[1] / 2
+
+
+def test_target_scans_stay_as_they_are(truth):
+    out = ComBat().fit(truth, COHORT).transform(truth, COHORT, 'A')
+    assert np.abs(out[:N] - truth[:N]).max() < 1e-5
+
+
+def test_refusals(truth):
+    for method in (HistogramMatching(), ComBat()):
+        with pytest.raises(UsageError, match='call fit'):
+            method.transform(truth, COHORT, 'A')
+        with pytest.raises(UsageError, match="'Z' is not a site"):
+            method.fit(truth, COHORT).transform(truth, COHORT, 'Z')
+
+
+def test_the_example_of_the_protocol_runs():
+    found = doctest.testmod(base)
+    assert found.attempted > 5 and found.failed == 0

@@ -1,0 +1,144 @@
+"""ComBat: what other implementations return, at the site of one's choice; and it refuses."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+
+import numpy as np
+import pandas as pd
+import pytest
+from neuroCombat import neuroCombat
+
+from ddae_app.errors import ModelError, UsageError
+from ddae_app.methods.combat import ComBat
+from ddae_app.methods.load import load_harmonizer
+from ddae_app.settings import Protocol
+
+N = 24
+SITES = ('A', 'B', 'C')
+PROTOCOL = Protocol(grid=(8, 8, 3), slices='all', slice_shape=(8, 8))
+
+
+@pytest.fixture(scope='module')
+def cohort():
+    rng = np.random.default_rng(3)
+    return pd.DataFrame(
+        {
+            'subject': [f'p{i}' for i in range(3 * N)],
+            'site': np.repeat(SITES, N),
+            'age': rng.uniform(20, 80, 3 * N).astype(np.float32).astype(float),
+            'sex': rng.choice(['F', 'M'], 3 * N),
+        }
+    )
+
+
+@pytest.fixture(scope='module')
+def scans(cohort):
+    """Scans of three slices, shape (N, 3, 8, 8), with shifts and scales of each site."""
+    rng = np.random.default_rng(4)
+    images = 0.6 + 0.05 * rng.normal(size=(3 * N, 3, 8, 8))
+    images -= 0.001 * (cohort['age'].to_numpy() - 50)[:, None, None, None]
+    for i, site in enumerate(SITES):
+        own = (cohort['site'] == site).to_numpy()
+        shift, scale = rng.normal(0, 0.1, (3, 8, 8)), rng.uniform(0.5, 1.5, (3, 8, 8))
+        images[own] = 0.6 + 0.05 * i + shift + scale * (images[own] - 0.6)
+    images[:, :, :2] = 0
+    return images.clip(0).astype(np.float32)
+
+
+def test_it_equals_the_reference_implementation(scans, cohort):
+    values = scans[:, np.ptp(scans, axis=0) > 0].astype(np.float64)
+    with contextlib.redirect_stdout(io.StringIO()):
+        reference = neuroCombat(
+            values.T, cohort, 'site', categorical_cols=['sex'], continuous_cols=['age']
+        )
+    fitted = ComBat(protocol=PROTOCOL).fit(scans, cohort)
+    assert fitted.fitted is not None
+    estimates = reference['estimates']
+    assert np.abs(fitted.fitted.shift - estimates['gamma.star']).max() < 1e-8
+    assert np.abs(fitted.fitted.scale**2 - estimates['delta.star']).max() < 1e-8
+    assert np.abs(fitted.fitted.sd**2 - estimates['var.pooled'][:, 0]).max() < 1e-8
+    assert np.abs(fitted.without_site(scans, cohort) - reference['data'].T).max() < 1e-8
+
+
+def test_people_whom_it_was_not_fitted_to(scans, cohort):
+    """Each scan by itself: who else is harmonised, and in what order, plays no part."""
+    even = np.arange(3 * N) % 2 == 0
+    fitted = ComBat(protocol=PROTOCOL).fit(scans[even], cohort[even])
+    together = fitted.transform(scans[~even], cohort[~even], 'B')
+    alone = [
+        fitted.transform(scans[[i]], cohort.iloc[[i]], 'B') for i in np.flatnonzero(~even)[::-1]
+    ]
+    assert (np.concatenate(alone[::-1]) == together).all()
+    means = [
+        [x[(cohort['site'][~even] == site).to_numpy()].mean(axis=0) for site in SITES]
+        for x in (scans[~even], together)
+    ]
+    apart = [np.abs(m[0] - m[2]).mean() for m in means]
+    assert apart[1] < apart[0] / 3
+
+
+def test_what_is_saved_comes_back(scans, cohort, tmp_path):
+    fitted = ComBat(protocol=PROTOCOL).fit(scans, cohort)
+    path = tmp_path / 'combat.safetensors'
+    fitted.save(path)
+    first = path.read_bytes()
+    loaded = load_harmonizer(path)
+    assert loaded.info == fitted.info
+    assert loaded.info.training.scans_per_site == (N,) * 3
+    out = [x.transform(scans, cohort, 'C') for x in (fitted, loaded)]
+    assert (out[0] == out[1]).all()
+    loaded.save(path)
+    assert path.read_bytes() == first
+
+
+def test_unknown_age_and_sex_count_as_average(scans, cohort):
+    fitted = ComBat(protocol=PROTOCOL).fit(scans, cohort)
+    assert fitted.fitted is not None
+    unknown = fitted.transform(scans, cohort[['subject', 'site']], 'B')
+    age, female = fitted.fitted.covariates
+    assert age == pytest.approx(cohort['age'].mean())
+    assert female == pytest.approx((cohort['sex'] == 'F').mean())
+    average = fitted.transform(scans, cohort.assign(age=age, sex=None), 'B')
+    assert np.abs(unknown - average).max() < 1e-6
+
+
+@pytest.mark.parametrize(
+    ('change', 'message'),
+    [
+        ({'subject': ['p'] * 3 * N}, 'site A has scans of one person, ComBat needs two'),
+        ({'age': np.repeat([30.0, 40.0, 50.0], N)}, 'everybody of a site has the same age'),
+        ({'sex': np.repeat(['F', 'M', 'M'], N)}, 'everybody of a site has the same sex'),
+    ],
+)
+def test_cohorts_that_cannot_be_fitted(scans, cohort, change, message):
+    with pytest.raises(UsageError, match=message):
+        ComBat().fit(scans, cohort.assign(**change))
+
+
+def test_images_that_cannot_be_fitted_or_harmonised(scans, cohort):
+    broken = scans.copy()
+    broken[3, 1, 4, 4] = np.nan
+    with pytest.raises(UsageError, match='images 0 to .* are not all finite'):
+        ComBat().fit(broken, cohort)
+    fitted = ComBat(protocol=PROTOCOL).fit(scans, cohort)
+    with pytest.raises(UsageError, match='non-finite values'):
+        fitted.transform(broken, cohort, 'A')
+    with pytest.raises(UsageError, match='source site Z is not among'):
+        fitted.transform(scans, cohort.assign(site='Z'), 'A')
+    with pytest.raises(UsageError, match=r'images are \(1, 8, 8\) .* fitted to \(3, 8, 8\)'):
+        fitted.transform(scans[:, 0], cohort, 'A')
+
+
+def test_files_that_are_no_combat(scans, cohort, tmp_path):
+    path = tmp_path / 'x.safetensors'
+    ComBat(protocol=PROTOCOL).fit(scans, cohort).save(path)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-8])
+    with pytest.raises(ModelError, match='truncated'):
+        ComBat.load(path)
+    # The last number of an array becomes NaN.
+    path.write_bytes(whole[:-8] + np.array([np.nan]).tobytes())
+    with pytest.raises(ModelError, match='not finite'):
+        ComBat.load(path)
