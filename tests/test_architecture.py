@@ -89,8 +89,8 @@ def test_a_module_can_be_read_in_one_go(path):
 
 def test_the_rules_see_the_imports(tmp_path):
     path = tmp_path / 'x.py'
-    path.write_text('import a.b\ndef f():\n    from ddae_app.model import ddae\n')
-    assert _imported(path) == {'a.b', 'ddae_app.methods.ddae.model'}
+    path.write_text('import a.b\ndef f():\n    from ddae_app.bids import layout\n')
+    assert _imported(path) == {'a.b', 'ddae_app.bids.layout'}
 
 
 def test_preprocessing_alone_needs_no_torch():
