@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ddae_app.bids.dataset import QC_MEANING
+from ddae_app.bids.measures import MEASURES
 from ddae_app.cli.parser import build_parser
 from ddae_app.evaluation.protocol import MEANING
 
@@ -42,7 +42,7 @@ def test_every_measure_is_explained():
     assert not [name for name in MEANING if f'`{name}`' not in evaluation]
     outputs = (DOCS / 'outputs.md').read_text(encoding='utf-8')
     told = re.findall(r'`(\w+)`', outputs)
-    assert not [name for name in QC_MEANING if name not in told]
+    assert not [name for name in MEASURES if name not in told]
 
 
 def test_links_lead_somewhere():
