@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ddae_app.bids.layout import Scan
+from ddae_app.bids.scan import Scan
 from ddae_app.errors import InvalidBIDSError, UsageError
 from ddae_app.settings import MAX_NAME, is_name
 

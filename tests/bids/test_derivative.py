@@ -21,7 +21,8 @@ from ddae_app.bids.dataset import (
     write_description,
     write_json,
 )
-from ddae_app.bids.layout import Layout, Scan, Space, sidecar
+from ddae_app.bids.layout import Layout, sidecar
+from ddae_app.bids.scan import Scan, Space
 from ddae_app.bids.validation import run_validator
 from ddae_app.settings import Protocol
 

@@ -17,11 +17,10 @@ from ddae_app.bids.layout import (
     PREPROC_FIGURES,
     VOLUME_FIGURES,
     Layout,
-    Scan,
-    Space,
     read_name,
     sidecar,
 )
+from ddae_app.bids.scan import Scan, Space
 from ddae_app.settings import Protocol
 
 SCAN = Scan(Path('x_T1w.nii'), '01', '2', 'sub-01_ses-2_acq-a_run-1')

@@ -9,7 +9,8 @@ import pytest
 from nipype import Function
 from nipype.pipeline import engine as pe
 
-from ddae_app.bids.layout import RunFiles, Scan
+from ddae_app.bids.layout import RunFiles
+from ddae_app.bids.scan import Scan
 from ddae_app.engine import run as execution
 from ddae_app.settings import RunSettings
 

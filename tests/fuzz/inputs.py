@@ -14,9 +14,10 @@ import numpy as np
 
 from ddae_app.bids import sidecars
 from ddae_app.bids.cohort import Cohort, Covariates, read_cohort
-from ddae_app.bids.layout import Layout, Scan, sidecar
+from ddae_app.bids.layout import Layout, sidecar
 from ddae_app.bids.provenance import read_record
 from ddae_app.bids.query import read_filters
+from ddae_app.bids.scan import Scan
 from ddae_app.cli.main import resolve
 from ddae_app.cli.parser import build_parser
 from ddae_app.engine.inputs import space_of

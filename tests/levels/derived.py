@@ -9,7 +9,8 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 
-from ddae_app.bids.layout import Layout, Scan, sidecar
+from ddae_app.bids.layout import Layout, sidecar
+from ddae_app.bids.scan import Scan
 from ddae_app.engine.inputs import space_of
 from ddae_app.imaging.grid import model_grid
 from ddae_app.imaging.slices import crop_start

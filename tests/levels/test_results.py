@@ -7,8 +7,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from ddae_app.bids.layout import RunFiles, Scan
+from ddae_app.bids.layout import RunFiles
 from ddae_app.bids.measures import MEASURES
+from ddae_app.bids.scan import Scan
 from ddae_app.engine.run import _Narrator, crash_reason, log
 from ddae_app.levels.participant.results import _failed_report
 

@@ -8,7 +8,8 @@ import pytest
 
 from ddae_app.bids import sidecars
 from ddae_app.bids.cohort import Covariates
-from ddae_app.bids.layout import Layout, Preprocessed, Scan, Space
+from ddae_app.bids.layout import Layout, Preprocessed
+from ddae_app.bids.scan import Scan, Space
 from ddae_app.imaging.templates import TemplateFiles
 from ddae_app.methods.registry import METHODS
 from ddae_app.settings import Protocol
@@ -16,7 +17,6 @@ from ddae_app.workflows.harmonize import (
     HarmonizeRequest,
     SiteScan,
     UnseenSite,
-    appearance_file,
     init_appearance_wf,
 )
 from ddae_app.workflows.participant import (
@@ -145,7 +145,6 @@ def test_the_appearance_of_a_site_is_measured_once(tmp_path):
     scans = tuple(SiteScan(image, image, label) for label in ('01', '02', '02'))
     sites = [UnseenSite(name, scans, digest * 64) for name, digest in (('A', 'a'), ('B', 'b'))]
     workflow = init_appearance_wf(sites, model=image, device='cpu')
-    workflow.base_dir = str(tmp_path)
     assert sites[0].subjects == 2
     assert sorted(workflow.list_node_names()) == sorted(
         f'{site.workflow}.measure_appearance' for site in sites
@@ -153,4 +152,3 @@ def test_the_appearance_of_a_site_is_measured_once(tmp_path):
     for site in sites:
         node = workflow.get_node(f'{site.workflow}.measure_appearance')
         assert node.inputs.site == site.name and len(node.inputs.images) == 3
-        assert Path(node.output_dir()) == appearance_file(site, tmp_path).parent
