@@ -41,7 +41,7 @@ def init_preproc_derivatives_wf(
     raw : str
         BIDS URI of the T1w.
     skull_strip : str
-        Method that found the brain.
+        Method of the brain extraction.
     weights_sha256 : str or None
         Of HD-BET's checkpoint.
     record : dict
