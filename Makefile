@@ -62,6 +62,7 @@ slurm-test: $(INSTALLED)
 	BIN=$(abspath $(BIN)) tests/slurm/slurm_test.sh
 
 docs: $(INSTALLED)
+	$(BIN)/python docs/write_measures.py
 	$(BIN)/sphinx-build -q -W --keep-going -b html docs docs/_build
 	@echo "Open in a browser: docs/_build/index.html"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 import subprocess
 import sys
@@ -43,6 +44,13 @@ def test_every_measure_is_explained():
     outputs = (DOCS / 'outputs.md').read_text(encoding='utf-8')
     told = re.findall(r'`(\w+)`', outputs)
     assert not [name for name in MEASURES if name not in told]
+
+
+def test_the_page_of_measures_is_that_of_the_table():
+    spec = importlib.util.spec_from_file_location('write_measures', DOCS / 'write_measures.py')
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert module.PAGE.read_text(encoding='utf-8') == module.content(), 'run make docs'
 
 
 def test_links_lead_somewhere():
