@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 from skimage.filters import threshold_multiotsu
-from skimage.metrics import structural_similarity
 from sklearn.mixture import GaussianMixture
+
+from ddae_app.imaging.similarity import brain_quantiles, gradient_correlation, ssim
 
 MOST_VOXELS = 50_000
 """As many tell the tissues as well as all."""
@@ -71,15 +72,9 @@ def fidelity(before: np.ndarray, after: np.ndarray) -> dict[str, float]:
         brain, 1 when every edge is where it was; ``mean_absolute_change``: in the brain.
     """
     brain = before > 0
-    shown = brain.any(axis=(1, 2))
-    ssim = [
-        structural_similarity(a, b, data_range=1.0)
-        for a, b in zip(before[shown], after[shown], strict=True)
-    ]
-    edges = [np.hypot(*np.gradient(x, axis=(1, 2)))[brain] for x in (before, after)]
     return {
-        'ssim': float(np.mean(ssim)),
-        'gradient_correlation': float(np.corrcoef(*edges)[0, 1]),
+        'ssim': ssim(before, after, brain),
+        'gradient_correlation': gradient_correlation(before, after, brain),
         'mean_absolute_change': float(np.abs(after - before)[brain].mean()),
     }
 
@@ -96,5 +91,4 @@ def quantile_distance(
     levels, reference : sequence of float, length Q
         Quantile levels, ascending, 0 to 1, and the site's intensity at each.
     """
-    own = np.quantile(stack[stack > 0], levels)
-    return float(np.trapezoid(np.abs(own - reference), levels))
+    return float(np.trapezoid(np.abs(brain_quantiles(stack, levels) - reference), levels))
