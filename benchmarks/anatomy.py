@@ -1,6 +1,6 @@
 """Whether anatomy survives harmonisation, and whether the anatomy guard sees it where it does not.
 
-    python benchmarks/anatomy.py WORK_DIR [--seed 0] [--people 2]
+    python -m benchmarks.anatomy WORK_DIR [--seed 0] [--people 2]
 
 Takes the phantoms and the model that ``volumes.py WORK_DIR --methods ddae`` left there. Two tables
 go to ``WORK_DIR/volumes-<seed>/``.
@@ -23,9 +23,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from phantoms import SEEN, TARGET
 from scipy.ndimage import binary_dilation, binary_erosion, gaussian_filter
-from volumes import (
+
+from benchmarks.phantom_lesions import Lesion
+from benchmarks.phantom_slices import draw_visit
+from benchmarks.phantoms import SEEN, TARGET
+from benchmarks.volumes import (
     BIAS_LEFT,
     CORNER,
     GRID,
@@ -38,13 +41,10 @@ from volumes import (
     draw,
     xyz,
 )
-
 from ddae_app.imaging.anatomy import MOST_UNEXPLAINED, unexplained
 from ddae_app.imaging.noise import noise_sd
-from ddae_app.phantom.lesions import Lesion
 from ddae_app.phantom.population import Subject
 from ddae_app.phantom.seeds import generator
-from ddae_app.phantom.slices import draw_visit
 
 RADII_MM = (3.0, 4.5, 6.0)
 FARTHEST_SEEN_MM = 24.0

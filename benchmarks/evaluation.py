@@ -1,6 +1,6 @@
 """Time and memory of the evaluation that the group level makes.
 
-    python benchmarks/evaluation.py [--scans 4120] [--threads 2]
+    python -m benchmarks.evaluation [--scans 4120] [--threads 2]
 
 Judges scans as they are, outputs made elsewhere, histogram matching, ComBat and a blur, as
 ``ddae-app ... group`` does, on smooth random images of seven sites: what they show plays no part

@@ -1,6 +1,6 @@
 """Whether the quality measures see what goes wrong: failures planted in preprocessed scans.
 
-    python benchmarks/failures.py BIDS_DIR OUT_DIR [--model FILE] [--target-site NAME]
+    python -m benchmarks.failures BIDS_DIR OUT_DIR [--model FILE] [--target-site NAME]
 
 Takes the scans of ``ddae-app BIDS_DIR OUT_DIR participant``, as they are and with a failure each:
 registered elsewhere, brain mask too small, too large or broken, and, where a target site is named,

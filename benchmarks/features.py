@@ -1,6 +1,6 @@
 """Train the packaged network whose features the Fréchet and kernel distances are taken in.
 
-    python benchmarks/features.py WORK_DIR
+    python -m benchmarks.features WORK_DIR
 
 Simulated people in eighty simulated scanners (none of the demo's, nor of the other benchmarks'):
 the network learns to tell scanner, age and sex, so its features hold what images of scanners and
@@ -16,14 +16,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from phantoms import SITES, axial_points, scaled
 from safetensors.torch import save_file
 from torch import nn
 from torch.nn import functional as nnf
 
+from benchmarks.phantom_slices import draw_slices
+from benchmarks.phantoms import SITES, axial_points, scaled
 from ddae_app.evaluation import distribution
 from ddae_app.evaluation.features import MRI_FEATURES, MRI_WEIGHTS, MriFeatureNetwork
-from ddae_app.phantom.slices import draw_slices
 
 LEARN_SEEDS, JUDGE_SEED = range(100, 110), 110
 PEOPLE = 48

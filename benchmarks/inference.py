@@ -1,6 +1,6 @@
 """Seconds and memory to harmonise scans: slices, or whole volumes.
 
-    python benchmarks/inference.py [--model FILE] [--threads 2] [--scans 16] [--device cpu]
+    python -m benchmarks.inference [--model FILE] [--threads 2] [--scans 16] [--device cpu]
 
 What a scan is, one slice or all, the model tells. Aims, on 2 cores: 0.5 s and 1.5 GB for a slice,
 60 s and 3 GB for a volume of 130 slices. Every slice here is full of brain. Prints one table; on a

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from benchmarks.ddim import Denoiser, ddim_decode, ddim_invert, denoiser
 from ddae_app.methods.data import make_condition
 from ddae_app.methods.ddae.appearance import edge_depth
-from ddae_app.methods.ddae.editing import Denoiser, ddim_decode, ddim_invert, denoiser
 from ddae_app.methods.ddae.harmonizer import DDAEHarmonizer
 
 

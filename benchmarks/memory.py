@@ -1,6 +1,6 @@
 """Memory that training takes from a dataset of 100,000 slices.
 
-    python benchmarks/memory.py WORK_DIR [--slices 100000] [--steps 20]
+    python -m benchmarks.memory WORK_DIR [--slices 100000] [--steps 20]
 
 Simulated slices, repeated, are written to one file (64 KiB each), which training maps into
 memory: preset tiny, a few steps, to the bundle. Reported is the most memory that was the process's
@@ -40,12 +40,11 @@ def main() -> None:
 
 def measure(work_dir: Path, n: int, steps: int) -> str:
     """Train on `n` slices; size of the file and memory, GB, and seconds."""
-    from phantoms import PROTOCOL, SEEN, axial_points, scaled
-
+    from benchmarks.phantom_slices import draw_slices
+    from benchmarks.phantoms import PROTOCOL, SEEN, axial_points, scaled
     from ddae_app.methods.data import SliceData
     from ddae_app.methods.ddae.train import train
     from ddae_app.methods.find import training_preset
-    from ddae_app.phantom.slices import draw_slices
 
     store = work_dir / f'{n}.f32'
     work_dir.mkdir(parents=True, exist_ok=True)

@@ -13,16 +13,16 @@ from collections.abc import Mapping
 import nibabel as nib
 import numpy as np
 
+from benchmarks.phantom_correction import Correction
+from benchmarks.phantom_slices import Visit
 from ddae_app.imaging.brain import foreground
 from ddae_app.imaging.grid import Grid
 from ddae_app.imaging.registration import resample_to_grid
 from ddae_app.phantom.anatomy import Anatomy
-from ddae_app.phantom.correction import Correction
 from ddae_app.phantom.dataset import draw_pose, moved, voxel_centres
 from ddae_app.phantom.population import Subject
 from ddae_app.phantom.scanner import Scanner, render
 from ddae_app.phantom.seeds import generator
-from ddae_app.phantom.slices import Visit
 
 MARGIN_VOXELS = 3.0
 """Above and below the slice: what blur and interpolation reach."""
@@ -46,7 +46,7 @@ def resampled_visit(
 ) -> Visit:
     """Scan one person, and again in the target's scanner, in the same pose.
 
-    Parameters and result are those of :func:`~ddae_app.phantom.slices.draw_visit`, but for what
+    Parameters and result are those of :func:`~benchmarks.phantom_slices.draw_visit`, but for what
     follows here. The mask is found in each image as the pipeline finds it; so truth and retest
     have that of the target's own voxels.
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from benchmarks.phantom_lesions import Lesion
 from ddae_app.phantom.anatomy import BRAIN_CENTRE_MM
-from ddae_app.phantom.lesions import Lesion
 from ddae_app.phantom.population import Subject, draw_subjects
 from ddae_app.phantom.scanner import Scanner, draw_scanner, render, with_tissue_contrast
 from ddae_app.phantom.seeds import generator
@@ -154,7 +154,7 @@ def draw_slices(
     tissue_contrast : bool
         Whether the contrast of each scanner differs by tissue.
     draw : callable
-        :func:`draw_visit`, or :func:`~ddae_app.phantom.resampled.resampled_visit`.
+        :func:`draw_visit`, or :func:`~benchmarks.phantom_resampling.resampled_visit`.
 
     Returns
     -------

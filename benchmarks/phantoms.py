@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.phantom_correction import measure_correction
+from benchmarks.phantom_resampling import resampled_visit
+from benchmarks.phantom_slices import DrawVisit, PhantomSlices, draw_scanners, draw_slices
 from ddae_app.imaging.grid import model_grid
 from ddae_app.imaging.slices import crop_start
 from ddae_app.methods.data import SliceData
-from ddae_app.phantom.correction import measure_correction
 from ddae_app.phantom.population import site_names
-from ddae_app.phantom.resampled import resampled_visit
-from ddae_app.phantom.slices import DrawVisit, PhantomSlices, draw_scanners, draw_slices
 from ddae_app.settings import Protocol
 
 PROTOCOL = Protocol(template='MNI152NLin2009aSym')

@@ -1,6 +1,6 @@
 """Cost of the preprocessing workflow over the bare library calls, on the same scans.
 
-    python benchmarks/preprocessing.py BIDS_DIR [--template MNI152NLin2009aSym] [--scans 4]
+    python -m benchmarks.preprocessing BIDS_DIR [--template MNI152NLin2009aSym] [--scans 4]
 
 The bare side is one script that makes the same antspyx and SimpleITK calls, one scan after the
 other, and writes the image and the mask; the other side is ``ddae-app ... --stage preproc`` on

@@ -1,6 +1,6 @@
 """Quality of harmonisation on phantoms whose truth is known: one command, one table.
 
-    python benchmarks/quality.py WORK_DIR [--seed 0] [--images 64000] [--methods ddae ...]
+    python -m benchmarks.quality WORK_DIR [--seed 0] [--images 64000] [--methods ddae ...]
         [--tissue-contrast] [--resampled]
 
 Seven sites to train on and an eighth never seen; scanners, people and the populations of the sites
@@ -33,10 +33,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from literal import Literal
-from phantoms import PROTOCOL, TARGET, UNSEEN, Bench, draw
 from scipy.ndimage import gaussian_filter
 
+from benchmarks.literal import Literal
+from benchmarks.phantoms import PROTOCOL, TARGET, UNSEEN, Bench, draw
 from ddae_app.evaluation import fidelity, probes
 from ddae_app.methods.base import Harmonizer, cohort_of
 from ddae_app.methods.combat import ComBat

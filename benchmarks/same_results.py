@@ -1,6 +1,6 @@
 """SHA-256 of every image that a checkout makes of simulated scans, to compare two checkouts.
 
-    python benchmarks/same_results.py WORK_DIR > checksums.txt
+    python -m benchmarks.same_results WORK_DIR > checksums.txt
 
 Runs ``make demo``'s commands, then ``train``, ``participant`` and ``group`` on other simulated
 scanners, twice: with the DDAE on the medial slice and with ComBat on whole scans. Run it in both

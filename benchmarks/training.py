@@ -1,6 +1,6 @@
 """Images that training sees in a second, and the memory that it takes, for each preset.
 
-    python benchmarks/training.py [--presets tiny base paper] [--device cuda] [--steps 40]
+    python -m benchmarks.training [--presets tiny base paper] [--device cuda] [--steps 40]
 
 On random slices that are full of brain, with the preset's own batches; the first tenth of the
 steps is not counted. On a GPU in bf16, as `train` does; there the memory is what PyTorch takes.

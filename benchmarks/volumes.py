@@ -1,6 +1,6 @@
 """Quality on whole volumes of phantoms whose truth is known: one command, one table.
 
-    python benchmarks/volumes.py WORK_DIR [--seed 0] [--images 12800] [--methods ddae ...]
+    python -m benchmarks.volumes WORK_DIR [--seed 0] [--images 12800] [--methods ddae ...]
 
 Sites, people and scanners as in ``quality.py``, every slice of each. Volumes lie on the model's
 grid as preprocessing leaves them. Some people are also scanned in their own space, turned in the
@@ -29,12 +29,14 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 import torch
-from phantoms import PROTOCOL, SEEN, SITES, TARGET, UNSEEN
-from quality import say, write_tables
 from scipy.ndimage import affine_transform, gaussian_filter
 
+from benchmarks.phantom_slices import draw_scanners, draw_visit
+from benchmarks.phantoms import PROTOCOL, SEEN, SITES, TARGET, UNSEEN
+from benchmarks.quality import say, write_tables
+from benchmarks.stripes import stripe_index
 from ddae_app.evaluation import fidelity, probes
-from ddae_app.imaging.anatomy import stripe_index, tissue_shares
+from ddae_app.imaging.anatomy import tissue_shares
 from ddae_app.imaging.grid import model_grid
 from ddae_app.imaging.native import native_difference
 from ddae_app.imaging.slices import crop_start
@@ -49,7 +51,6 @@ from ddae_app.phantom.dataset import acquire
 from ddae_app.phantom.population import Subject, draw_subjects
 from ddae_app.phantom.scanner import Scanner, render
 from ddae_app.phantom.seeds import generator
-from ddae_app.phantom.slices import draw_scanners, draw_visit
 
 VOLUMES = replace(PROTOCOL, slices='all')
 GRID = model_grid(VOLUMES.template, VOLUMES.grid)

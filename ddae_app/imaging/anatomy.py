@@ -9,7 +9,9 @@ import numpy as np
 from scipy.ndimage import binary_erosion, gaussian_filter
 from skimage.filters import threshold_multiotsu
 
-TISSUES = ('csf', 'grey', 'white')
+TISSUES = {'csf': 'CSF', 'grey': 'gray matter', 'white': 'white matter'}
+"""Tissue classes by the names of their columns, from dark to bright on a T1-weighted image."""
+
 HISTOGRAM_BINS = 256
 CEILING = 1.2
 """Vessels and other bright spots count as no brighter, so that they make no class of their own."""
@@ -49,42 +51,6 @@ def tissue_shares(scan: np.ndarray) -> dict[str, float]:
     low, high = threshold_multiotsu(brain, classes=3, nbins=HISTOGRAM_BINS)
     shares = np.bincount(np.digitize(brain, (low, high)), minlength=3) / brain.size
     return dict(zip(TISSUES, shares.tolist(), strict=True))
-
-
-def stripe_index(
-    difference: np.ndarray, brain: np.ndarray, spacing: tuple[float, float, float]
-) -> float:
-    """How much rougher a difference is from slice to slice than within its slices.
-
-    Mean squared slope through the slices over that within them, well inside the brain: about 1
-    for a difference without a preferred direction, and more where slices were changed without
-    regard to each other, which shows as stripes in the other two planes.
-
-    Parameters
-    ----------
-    difference : np.ndarray, shape (D, H, W)
-    brain : np.ndarray, shape (D, H, W), bool
-    spacing : tuple of float
-        Of the voxels along these axes, mm.
-
-    Returns
-    -------
-    float
-        NaN where nothing differs.
-    """
-    inside = binary_erosion(brain, iterations=2)
-    slopes = [
-        np.square(np.diff(difference, axis=axis) / step)[_pairs(inside, axis)].mean()
-        for axis, step in enumerate(spacing)
-    ]
-    within = (slopes[1] + slopes[2]) / 2
-    return float(slopes[0] / within) if within > 0 else float('nan')
-
-
-def _pairs(inside: np.ndarray, axis: int) -> np.ndarray:
-    """Neighbours along an axis that are both inside."""
-    first = np.take(inside, range(inside.shape[axis] - 1), axis)
-    return first & np.take(inside, range(1, inside.shape[axis]), axis)
 
 
 def unexplained(before: np.ndarray, after: np.ndarray) -> np.ndarray:
@@ -169,9 +135,9 @@ def judge_anatomy(before: np.ndarray, after: np.ndarray, affine: np.ndarray) -> 
             f'a structure that the scan does not show in that contrast, near ({x:.0f}, {y:.0f}, '
             f'{z:.0f}) mm'
         )
-    for name, change in changes.items():
+    for tissue, change in zip(TISSUES.values(), changes.values(), strict=True):
         if abs(change) > MOST_SHARE_CHANGE:
-            reasons.append(f'{name.split("_")[0]} matter {100 * change:+.0f} % of the brain')
+            reasons.append(f'{tissue} {100 * change:+.0f} % of the brain volume')
     return {
         'anatomy_unexplained': largest,
         'anatomy_place': [round(float(v), 1) for v in (x, y, z)],

@@ -5,9 +5,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from benchmarks.phantom_correction import measure_correction
 from ddae_app.imaging.grid import model_grid
 from ddae_app.phantom.anatomy import BRAIN_CENTRE_MM
-from ddae_app.phantom.correction import measure_correction
 from ddae_app.phantom.scanner import draw_scanner
 from ddae_app.settings import Protocol
 

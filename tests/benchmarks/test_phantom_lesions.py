@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ddae_app.phantom.lesions import Lesion
+from benchmarks.phantom_lesions import Lesion
+from benchmarks.phantom_slices import draw_scanners, draw_visit
 from ddae_app.phantom.population import draw_subjects
-from ddae_app.phantom.slices import draw_scanners, draw_visit
 
 CENTRE = (26.0, -10.0, 28.0)  # in white matter
 

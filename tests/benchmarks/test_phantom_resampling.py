@@ -8,16 +8,16 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
+from benchmarks import phantom_resampling
+from benchmarks.phantom_correction import Correction
+from benchmarks.phantom_resampling import resampled_visit
+from benchmarks.phantom_slices import draw_slices, draw_visit
 from ddae_app.imaging.grid import Grid
 from ddae_app.imaging.registration import resample_to_grid
-from ddae_app.phantom import resampled
-from ddae_app.phantom.correction import Correction
 from ddae_app.phantom.dataset import acquire
 from ddae_app.phantom.population import draw_subjects, site_names
-from ddae_app.phantom.resampled import resampled_visit
 from ddae_app.phantom.scanner import draw_scanner, render
 from ddae_app.phantom.seeds import generator
-from ddae_app.phantom.slices import draw_slices, draw_visit
 
 PERCENTILE = 99.5
 
@@ -45,7 +45,7 @@ def correlation_of_noise(visit) -> float:
 
 
 def test_a_slab_shows_what_the_whole_scan_does(person, axial_slice, through, monkeypatch):
-    monkeypatch.setattr(resampled, '_registration_error', lambda rng, points: np.eye(4))
+    monkeypatch.setattr(phantom_resampling, '_registration_error', lambda rng, points: np.eye(4))
     scanner = replace(draw_scanner('PhantomC'), voxel_mm=(2.4, 2.6, 3.1), noise=0.0)
     truth = through(person, scanner, 0, axial_slice, target=scanner).truth
     anatomy, rng = person.anatomy(), generator(0, 'scan', f'sub-{person.label}')

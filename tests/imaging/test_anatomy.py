@@ -1,4 +1,4 @@
-"""Tissue shares and stripes of volumes whose answer is known."""
+"""Tissue shares and the anatomy guard, on volumes whose answer is known."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from scipy.ndimage import gaussian_filter
 from ddae_app.imaging.anatomy import (
     MOST_UNEXPLAINED,
     judge_anatomy,
-    stripe_index,
     tissue_shares,
     unexplained,
 )
@@ -46,19 +45,6 @@ def test_a_bright_vessel_makes_no_class(brain):
 
 def test_no_classes_no_shares():
     assert set(tissue_shares(np.zeros(SHAPE)).values()) == {0.0}
-
-
-def test_stripes_are_told_from_what_has_no_direction(brain):
-    rng = np.random.default_rng(0)
-    even = gaussian_filter(rng.normal(size=SHAPE), 1.5)
-    assert stripe_index(even, brain, (1, 1, 1)) == pytest.approx(1, abs=0.15)
-    stripes = rng.normal(size=SHAPE[0])[:, None, None] * 0.5 * even.std()
-    assert stripe_index(even + stripes, brain, (1, 1, 1)) > 2
-    # Thicker slices are as rough if they differ as much per millimetre.
-    assert stripe_index(even, brain, (2, 1, 1)) == pytest.approx(
-        stripe_index(even, brain, (1, 1, 1)) / 4
-    )
-    assert np.isnan(stripe_index(np.zeros(SHAPE), brain, (1, 1, 1)))
 
 
 @pytest.fixture
@@ -119,10 +105,20 @@ def test_a_flag_says_what_and_where(scan):
     assert np.abs(np.subtract((x, y, z), (2, -2, 0))).max() <= 5
 
 
-def test_a_shift_of_tissue_is_flagged(scan):
-    after = np.where(scan > 0.55, 0.95, scan)
-    found = judge_anatomy(scan, after, np.eye(4))
-    assert abs(found['white_share_change']) > 0.15 and 'white matter +' in found['anatomy_flag']
+@pytest.mark.parametrize(
+    ('low', 'high', 'intensity', 'column', 'flag'),
+    [
+        (0.55, 2, 0.95, 'white_share_change', r'white matter \+\d\d % of the brain volume'),
+        (0, 0.7, 0.15, 'csf_share_change', r'(^|; )CSF \+\d\d % of the brain volume'),
+        (0.45, 0.9, 0.6, 'grey_share_change', r'gray matter \+\d\d % of the brain volume'),
+    ],
+)
+def test_a_shift_of_tissue_is_flagged_by_its_name(scan, low, high, intensity, column, flag):
+    after = np.where((scan > low) & (scan < high), intensity, scan)
+    quality = judge_anatomy(scan, after, np.eye(4))
+    assert quality[column] > 0.15
+    assert re.search(flag, quality['anatomy_flag'])
+    assert 'csf' not in quality['anatomy_flag']
 
 
 def test_a_single_slice_is_judged_as_well(scan):
