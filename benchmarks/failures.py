@@ -75,7 +75,7 @@ def registrations(bids_dir: Path, image: Path) -> Iterator[tuple[str, Row]]:
         image.with_name(f'{stem}_from-T1w_to-{name}_mode-image_xfm.txt')
     )
     for move, change in {'registered': lambda: np.eye(4), **MOVES}.items():
-        found = registration.judge_affine(scan, matrix @ change(), fixed, template.mask)
+        found = registration.evaluate_affine(scan, matrix @ change(), fixed, template.mask)
         try:
             found.check()
             refused = 0.0

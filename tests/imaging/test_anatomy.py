@@ -10,7 +10,7 @@ from scipy.ndimage import gaussian_filter
 
 from ddae_app.imaging.anatomy import (
     MOST_UNEXPLAINED,
-    judge_anatomy,
+    evaluate_anatomy,
     tissue_shares,
     unexplained,
 )
@@ -96,9 +96,9 @@ def test_a_flag_says_what_and_where(scan):
     affine = np.diag([2.0, 2.0, 2.0, 1.0])
     affine[:3, 3] = -30
     before, after = noisy(scan), shaded(scan)
-    fine = judge_anatomy(before, after, affine)
+    fine = evaluate_anatomy(before, after, affine)
     assert fine['anatomy_flag'] == 'none' and fine['anatomy_unexplained'] < MOST_UNEXPLAINED
-    found = judge_anatomy(before, with_blob(after, 0.05, radius=4), affine)
+    found = evaluate_anatomy(before, with_blob(after, 0.05, radius=4), affine)
     assert found['anatomy_unexplained'] > MOST_UNEXPLAINED
     x, y, z = (float(n) for n in re.findall(r'-?\d+', found['anatomy_flag'])[:3])
     # (slice, row, column) (15, 16, 14) is (row, column, slice) (16, 14, 15) of the affine.
@@ -115,7 +115,7 @@ def test_a_flag_says_what_and_where(scan):
 )
 def test_a_shift_of_tissue_is_flagged_by_its_name(scan, low, high, intensity, column, flag):
     after = np.where((scan > low) & (scan < high), intensity, scan)
-    quality = judge_anatomy(scan, after, np.eye(4))
+    quality = evaluate_anatomy(scan, after, np.eye(4))
     assert quality[column] > 0.15
     assert re.search(flag, quality['anatomy_flag'])
     assert 'csf' not in quality['anatomy_flag']
@@ -129,4 +129,4 @@ def test_a_single_slice_is_judged_as_well(scan):
 
 def test_no_brain_no_flag():
     nothing = np.zeros(SHAPE)
-    assert judge_anatomy(nothing, nothing, np.eye(4))['anatomy_flag'] == 'none'
+    assert evaluate_anatomy(nothing, nothing, np.eye(4))['anatomy_flag'] == 'none'

@@ -140,7 +140,7 @@ def test_weights_of_another_network(weights, tmp_path):
 
 def test_weights_that_were_changed_meanwhile_are_not_loaded(weights, tmp_path):
     other = write_model(tmp_path / 'other', threshold=1)
-    with pytest.raises(WeightsError, match='changed while the program ran'):
+    with pytest.raises(WeightsError, match='changed during the run'):
         hd_bet_mask(brain_on(4, 4, 4), other, weights_sha256(weights), 'cpu')
 
 
