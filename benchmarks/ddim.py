@@ -58,7 +58,7 @@ def ddim_invert(denoise: Denoiser, x_0: Tensor, alpha_bar: Tensor, steps: int) -
 
 
 def denoiser(model: DDAE, z_k: Tensor, z_u: Tensor) -> Denoiser:
-    """The model under fixed codes, as DDIM wants it; for single slices."""
+    """The denoiser of a model with fixed codes, for single slices."""
 
     def denoise(x_t: Tensor, t: int) -> tuple[Tensor, Tensor]:
         times = torch.full((len(x_t),), t, device=x_t.device)

@@ -1,10 +1,10 @@
-"""Seconds and memory to harmonise scans: slices, or whole volumes.
+"""Time and memory of the harmonization of scans: single slices or whole volumes.
 
     python -m benchmarks.inference [--model FILE] [--threads 2] [--scans 16] [--device cpu]
 
-What a scan is, one slice or all, the model tells. Aims, on 2 cores: 0.5 s and 1.5 GB for a slice,
-60 s and 3 GB for a volume of 130 slices. Every slice here is full of brain. Prints one table; on a
-GPU the memory is what PyTorch takes of it.
+The model determines whether a scan is one slice or a whole volume. Aims, on 2 cores: 0.5 s and
+1.5 GB for a slice, 60 s and 3 GB for a volume of 130 slices. All slices here are full of brain. It
+prints one table; on a GPU, memory is what PyTorch allocates there.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The DDAE as its paper words it, as a row of the quality benchmark."""
+"""The DDAE exactly as its paper describes it, for comparison in the quality benchmark."""
 
 from __future__ import annotations
 
@@ -15,9 +15,16 @@ from ddae_app.methods.ddae.harmonizer import DDAEHarmonizer
 
 @dataclass(frozen=True)
 class Literal:
-    """The method as the paper words it: invert at the source, decode at the target, labels told.
+    """DDIM inversion at the source site and decoding at the target site, with all labels given.
 
-    With ``random`` the decoding starts from fresh noise, and the image lives in ``z_u`` alone.
+    Attributes
+    ----------
+    trained : DDAEHarmonizer
+    random : bool
+        Whether decoding starts from random noise, so that ``z_u`` alone carries the image.
+    steps : int
+        Network evaluations in each direction.
+    batch_size : int
     """
 
     trained: DDAEHarmonizer
@@ -33,9 +40,9 @@ class Literal:
             rows = slice(i, i + self.batch_size)
             x = torch.from_numpy(images[rows])[:, None].clamp(0, 1)
             part = cohort.iloc[rows]
-            told = part['age'].to_numpy(), part['sex'].tolist()
-            source = make_condition(*told, [sites.index(s) for s in part['site']])
-            target = make_condition(*told, [sites.index(target_site)] * len(x))
+            labels = part['age'].to_numpy(), part['sex'].tolist()
+            source = make_condition(*labels, [sites.index(s) for s in part['site']])
+            target = make_condition(*labels, [sites.index(target_site)] * len(x))
             with torch.inference_mode():
                 look = model.look(source)
                 common = model.to_common(x, look)
@@ -57,7 +64,7 @@ class Literal:
 
 
 def within_range(denoise: Denoiser, alpha_bar: torch.Tensor) -> Denoiser:
-    """Clean images kept in [-1, 1], as Ho et al. 2020 do; else errors near pure noise grow."""
+    """Clip clean images to [-1, 1], as Ho et al. 2020 do, since errors grow near pure noise."""
 
     def clipped(x_t: torch.Tensor, t: int) -> tuple[torch.Tensor, torch.Tensor]:
         x_0 = denoise(x_t, t)[0].clamp(-1, 1)

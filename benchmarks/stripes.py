@@ -9,23 +9,23 @@ from scipy.ndimage import binary_erosion
 def stripe_index(
     difference: np.ndarray, brain: np.ndarray, spacing: tuple[float, float, float]
 ) -> float:
-    """How much rougher a difference is from slice to slice than within its slices.
+    """How much rougher a difference is between slices than within them.
 
-    Mean squared slope through the slices over that within them, well inside the brain: about 1
-    for a difference without a preferred direction, and more where slices were changed without
-    regard to each other, which shows as stripes in the other two planes.
+    It is the mean squared slope across the slices over that within them, well inside the brain. It
+    is about 1 for a difference without a preferred direction. It is larger if each slice was
+    changed independently, which shows as stripes in the other two planes.
 
     Parameters
     ----------
     difference : np.ndarray, shape (D, H, W)
     brain : np.ndarray, shape (D, H, W), bool
     spacing : tuple of float
-        Of the voxels along these axes, mm.
+        Voxel size along these axes, mm.
 
     Returns
     -------
     float
-        NaN where nothing differs.
+        NaN if there is no difference.
     """
     inside = binary_erosion(brain, iterations=2)
     slopes = [
@@ -37,6 +37,6 @@ def stripe_index(
 
 
 def _pairs(inside: np.ndarray, axis: int) -> np.ndarray:
-    """Neighbours along an axis that are both inside."""
+    """Pairs of neighbors along an axis that are both inside."""
     first = np.take(inside, range(inside.shape[axis] - 1), axis)
     return first & np.take(inside, range(1, inside.shape[axis]), axis)

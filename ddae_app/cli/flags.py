@@ -158,8 +158,8 @@ def add_harmonization(parser: argparse.ArgumentParser) -> None:
         group,
         '--unseen-site',
         choices=CHOICES['unseen_site'],
-        help='how to treat scans from a site that the model does not know. refuse: the run stops '
-        'with an error; agnostic: the appearance of the site is estimated from each scan alone, '
+        help='how to treat scans from a site that the model does not know. refuse: these scans '
+        'fail; agnostic: the appearance of the site is estimated from each scan alone, '
         'which removes some between-subject variation; adapt: it is estimated from all '
         'preprocessed scans of the site, of at least five participants (default: refuse)',
     )
