@@ -20,11 +20,11 @@ def points():
 @pytest.mark.parametrize(('kind', 'sign'), [('dark', -1), ('bright', 1)])
 @pytest.mark.parametrize('site', ['PhantomA', 'PhantomC'])
 def test_a_lesion_shows(kind, sign, site):
-    (person,) = draw_subjects(site, 1, 3)
+    (subject,) = draw_subjects(site, 1, 3)
     scanners = draw_scanners((site, 'PhantomB'), 0)
     lesion = Lesion(CENTRE, 4.0, kind)
     without, with_lesion = (
-        draw_visit(person, scanners[site], 3, points(), scanners['PhantomB'], lesions=each)
+        draw_visit(subject, scanners[site], 3, points(), scanners['PhantomB'], lesions=each)
         for each in ((), (lesion,))
     )
     share = lesion.share(points())

@@ -12,16 +12,16 @@ from ddae_app.phantom.scanner import draw_scanner, render
 
 def test_slices_show_the_subjects_of_the_dataset(axial_slice):
     drawn = draw_slices(2, site_names(2), 0, axial_slice, target='PhantomB')
-    people = [p for site in site_names(2) for p in draw_subjects(site, 2, 0)]
-    assert drawn.subject.tolist() == [p.label for p in people]
-    assert drawn.age.tolist() == [p.age for p in people]
+    subjects = [p for site in site_names(2) for p in draw_subjects(site, 2, 0)]
+    assert drawn.subject.tolist() == [p.label for p in subjects]
+    assert drawn.age.tolist() == [p.age for p in subjects]
     assert drawn.images.shape == drawn.mask.shape == (4, *axial_slice.shape[:2])
     assert drawn.images.dtype == np.float32
     assert ((drawn.images > 0) <= drawn.mask).all()
     again = draw_slices(2, site_names(2), 0, axial_slice)
     np.testing.assert_array_equal(again.images, drawn.images)
     assert again.truth is None and again.retest is None
-    tissues = people[0].anatomy().tissues(axial_slice)
+    tissues = subjects[0].anatomy().tissues(axial_slice)
     in_scanner = axial_slice - np.array(BRAIN_CENTRE_MM)
     expected = render(draw_scanner('PhantomB'), tissues, in_scanner, bias_strength=0.3)
     np.testing.assert_array_equal(drawn.truth[0], expected)

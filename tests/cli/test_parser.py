@@ -83,10 +83,10 @@ def test_every_flag_in_every_spelling(flag, spelling):
     typed, value = FLAGS[flag]
     written = '--' + flag[2:].replace('-', '_') if spelling == 'underscores' else flag
     if spelling == 'equals' and len(typed) == 1:
-        found = _parse(f'{written}={typed[0]}')
+        parsed = _parse(f'{written}={typed[0]}')
     else:
-        found = _parse(written, *typed)
-    got = found[_name(flag)]
+        parsed = _parse(written, *typed)
+    got = parsed[_name(flag)]
     assert (got if isinstance(value, list | int | float) else str(got)) == value
 
 

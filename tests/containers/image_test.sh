@@ -1,6 +1,6 @@
 #!/bin/sh
 # Builds the image and runs it as a careful user does, on simulated scans. `make image-test` calls
-# it; common.sh says what it can be told.
+# it; common.sh lists its settings.
 set -eu
 . "$(dirname "$0")/common.sh"
 

@@ -1,4 +1,4 @@
-"""Every kind of input that strangers write: an example of each, and how the program reads it."""
+"""All kinds of untrusted input: an example of each, and how the program reads it."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ class Kind:
     Attributes
     ----------
     example : tuple of bytes
-        The parts of a good one: files, or words of a command line.
+        The parts of a valid input: files, or arguments of a command line.
     read : callable
-        Reads such parts, in a folder of its own, as the program does.
+        Reads such parts in an empty folder, as the program does.
     header : int or None
-        Bytes at the beginning of the first part that hold most of what can be wrong.
+        Number of bytes at the start of the first part that are worth mutating most.
     """
 
     example: tuple[bytes, ...]
@@ -88,7 +88,7 @@ def filters(folder: Path) -> Kind:
 
 
 def results(folder: Path) -> Kind:
-    """Sidecars and the table of an earlier run, as pages and the group level read them."""
+    """Sidecars and the table of an earlier run, which reports and the group level read."""
     scan, space = Scan(Path('sub-01_T1w.nii'), '01', None, 'sub-01'), output_space(Protocol())
     model = sidecars.ModelFacts('ddae', 'm', 'f' * 64, False)
     made = {'MadeFrom': {'RawSHA256': 'ab', 'Grid': [1, 2, 3]}, 'cjv': 0.5}
@@ -123,7 +123,7 @@ def results(folder: Path) -> Kind:
 
 
 def settings(folder: Path) -> Kind:
-    """A settings file, with every setting in it."""
+    """A settings file with all settings."""
     some = {'bids_dir': 'in', 'output_dir': 'out', 'analysis_level': 'train', 'biology': ['a']}
 
     def read(parts: tuple[bytes, ...], path: Path) -> object:
@@ -161,10 +161,10 @@ def arguments(folder: Path) -> Kind:
         (path / 'bids').mkdir()
         with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
             try:
-                found = vars(build_parser().parse_args([f'{path}/bids', f'{path}/out', *line]))
+                arguments = vars(build_parser().parse_args([f'{path}/bids', f'{path}/out', *line]))
             except SystemExit as e:
                 return e.code
-            return resolve(found | {'work_dir': path / 'work'}, {'HOME': '/nowhere'})
+            return resolve(arguments | {'work_dir': path / 'work'}, {'HOME': '/nowhere'})
 
     return Kind(tuple(word.encode() for word in words), read)
 

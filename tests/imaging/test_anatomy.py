@@ -85,7 +85,7 @@ def test_contrast_and_shading_are_explained_and_a_blob_is_not(scan):
         assert np.abs(np.subtract(worst, (15, 16, 14))).max() <= 2
 
 
-def test_what_was_taken_away_is_found_too(scan):
+def test_what_was_taken_away_is_detected_too(scan):
     before = with_blob(noisy(scan), 0.15)
     usual = unexplained(before, shaded(with_blob(scan, 0.15)))
     lost = unexplained(before, shaded(scan))
@@ -98,9 +98,9 @@ def test_a_flag_says_what_and_where(scan):
     before, after = noisy(scan), shaded(scan)
     fine = evaluate_anatomy(before, after, affine)
     assert fine['anatomy_flag'] == 'none' and fine['anatomy_unexplained'] < MOST_UNEXPLAINED
-    found = evaluate_anatomy(before, with_blob(after, 0.05, radius=4), affine)
-    assert found['anatomy_unexplained'] > MOST_UNEXPLAINED
-    x, y, z = (float(n) for n in re.findall(r'-?\d+', found['anatomy_flag'])[:3])
+    quality = evaluate_anatomy(before, with_blob(after, 0.05, radius=4), affine)
+    assert quality['anatomy_unexplained'] > MOST_UNEXPLAINED
+    x, y, z = (float(n) for n in re.findall(r'-?\d+', quality['anatomy_flag'])[:3])
     # (slice, row, column) (15, 16, 14) is (row, column, slice) (16, 14, 15) of the affine.
     assert np.abs(np.subtract((x, y, z), (2, -2, 0))).max() <= 5
 
@@ -121,7 +121,7 @@ def test_a_shift_of_tissue_is_flagged_by_its_name(scan, low, high, intensity, co
     assert 'csf' not in quality['anatomy_flag']
 
 
-def test_a_single_slice_is_judged_as_well(scan):
+def test_a_single_slice_is_evaluated_as_well(scan):
     before, after = noisy(scan)[15:16], shaded(scan)[15:16]
     assert 0 < unexplained(before, after).max() < 0.08
     assert unexplained(before, with_blob(shaded(scan), 0.05)[15:16]).max() > 0.1

@@ -93,7 +93,8 @@ from ddae_app.imaging.registration import register_affine
 from ddae_app.imaging.templates import load_template
 from tests.imaging.heads import known_affine, moved, packaged
 template = packaged()
-registration = register_affine(moved(known_affine(), 4.0), template.brain, template.mask, sloppy=True)
+scan = moved(known_affine(), 4.0)
+registration = register_affine(scan, template.brain, template.mask, sloppy=True)
 print(registration.matrix.tobytes().hex(), registration.correlation.hex())
 """
 
@@ -128,7 +129,7 @@ def test_simpleitk_reads_the_affine_file(tmp_path):
 
 
 def test_affine_file_with_a_centre(tmp_path):
-    """ANTs rotates about a centre that is not the origin."""
+    """ANTs rotates about a center that is not the origin."""
     path = tmp_path / 'centred.mat'
     transform = ants.create_ants_transform(
         transform_type='AffineTransform',

@@ -42,7 +42,7 @@ def test_same_seed_same_bytes(dataset, tmp_path):
     assert hashes(tmp_path / 'again') == hashes(dataset)
 
 
-def test_other_seed_other_people_in_the_same_scanners(dataset, tmp_path):
+def test_other_seed_other_subjects_in_the_same_scanners(dataset, tmp_path):
     scans = write_dataset(tmp_path / 'other', replace(SMALL, seed=1))
     for scan in scans:
         same = dataset / scan.relative_to(tmp_path / 'other')
@@ -86,7 +86,7 @@ def test_truth_is_the_target_scanner_without_noise(dataset):
     assert np.corrcoef(data[data > 0], expected[data > 0])[0, 1] > 0.9999
 
 
-def test_sites_differ_in_their_people():
+def test_sites_differ_in_their_subjects():
     ages = [np.mean([p.age for p in draw_subjects(s, 60, 0)]) for s in site_names(7)]
     women = [np.mean([p.sex == 'F' for p in draw_subjects(s, 60, 0)]) for s in site_names(7)]
     assert np.ptp(ages) > 10
@@ -94,11 +94,11 @@ def test_sites_differ_in_their_people():
     assert {p.age for s in site_names(7) for p in draw_subjects(s, 60, 0)} <= set(range(18, 90))
 
 
-def test_more_people_do_not_change_the_first():
+def test_more_subjects_do_not_change_the_first():
     assert draw_subjects('PhantomB', 5, 3)[:2] == draw_subjects('PhantomB', 2, 3)
 
 
-def test_people_belong_to_the_seed():
+def test_subjects_belong_to_the_seed():
     ages = [[p.age for p in draw_subjects('PhantomB', 5, seed)] for seed in (3, 4)]
     assert ages[0] != ages[1]
 
