@@ -26,7 +26,7 @@ demo: $(INSTALLED)
 # The packaged model: other simulated people than the demo's, in the same simulated scanners, and
 # through the pipeline as the demo's are.
 demo-model: $(INSTALLED)
-	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/quality.py $(DEMO)/quality --resampled --images 25600 --methods ddae
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.quality $(DEMO)/quality --resampled --images 25600 --methods ddae
 	cp $(DEMO)/quality/seed-0-resampled/ddae/phantom-tiny.safetensors ddae_app/data/
 
 test: $(INSTALLED)

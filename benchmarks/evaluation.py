@@ -1,10 +1,10 @@
-"""Time and memory of the evaluation that the group level makes.
+"""Time and memory of the evaluation at the group level.
 
-    python benchmarks/evaluation.py [--scans 4120] [--threads 2]
+    python -m benchmarks.evaluation [--scans 4120] [--threads 2]
 
-Judges scans as they are, outputs made elsewhere, histogram matching, ComBat and a blur, as
-``ddae-app ... group`` does, on smooth random images of seven sites: what they show plays no part
-in how long it takes. Aim: 4120 scans, as in the paper, in 30 minutes and 4 GB on 2 cores.
+It evaluates unharmonized scans, outputs of another method, histogram matching, ComBat and a blur,
+as ``ddae-app ... group`` does, on smooth random images of seven sites. The time does not depend on
+what the images show. Aim: 4120 scans, as in the paper, in 30 minutes and 4 GB on 2 cores.
 """
 
 from __future__ import annotations
@@ -59,18 +59,18 @@ def main() -> None:
     print('part\tseconds\tpeak memory so far, GB')
     started = time.perf_counter()
 
-    def tell(part: str, since: float) -> None:
+    def report(part: str, since: float) -> None:
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
         print(f'{part}\t{time.perf_counter() - since:.0f}\t{peak:.2f}', flush=True)
 
     for candidate in candidates:
         since = time.perf_counter()
         evaluate(people, [candidate], target)
-        tell(candidate.name, since)
+        report(candidate.name, since)
     since = time.perf_counter()
     controls(people)
-    tell('controls', since)
-    tell('all of it', started)
+    report('controls', since)
+    report('all of it', started)
 
 
 if __name__ == '__main__':

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 from scipy.spatial.distance import pdist, squareform
 from scipy.stats import spearmanr
-from skimage.metrics import structural_similarity
+
+from ddae_app.imaging import similarity
 
 
 def psnr(images: np.ndarray, reference: np.ndarray) -> np.ndarray:
@@ -27,25 +28,21 @@ def psnr(images: np.ndarray, reference: np.ndarray) -> np.ndarray:
 
 
 def ssim(images: np.ndarray, reference: np.ndarray) -> np.ndarray:
-    """Structural similarity of each image (Wang et al. 2004), data range 1; shape (N,)."""
-    return np.array(
-        [
-            structural_similarity(a, b, data_range=1.0)
-            for a, b in zip(images, reference, strict=True)
-        ]
-    )
+    """Structural similarity of each image, shape (N,); see :mod:`ddae_app.imaging.similarity`."""
+    return similarity.slice_ssim(images, reference)
 
 
 def gradient_correlation(images: np.ndarray, reference: np.ndarray) -> np.ndarray:
-    """Pearson correlation of the gradient's size in the brain of each image, shape (N,).
+    """Gradient correlation of each image, shape (N,); see :mod:`ddae_app.imaging.similarity`.
 
-    The brain is where the reference is not 0. 1 when every edge is where it was.
+    The brain is where the reference is above 0.
     """
-    found = []
-    for image, other in zip(images, reference, strict=True):
-        edges = [np.hypot(*np.gradient(x))[other > 0] for x in (image, other)]
-        found.append(np.corrcoef(*edges)[0, 1])
-    return np.array(found)
+    return np.array(
+        [
+            similarity.gradient_correlation(image[None], other[None], other[None] > 0)
+            for image, other in zip(images, reference, strict=True)
+        ]
+    )
 
 
 def rank_agreement(images: np.ndarray, reference: np.ndarray, sites: np.ndarray) -> float:
@@ -151,8 +148,6 @@ def distance_to_site(images: np.ndarray, sites: np.ndarray, target: str) -> np.n
     By 101 quantiles; shape (N,).
     """
     levels = np.linspace(0, 1, 101)
-    own = np.stack(
-        [np.quantile(image[image > 0] if image.any() else [0], levels) for image in images]
-    )
-    typical = np.median(own[sites == target], axis=0)
-    return np.trapezoid(np.abs(own - typical), levels, axis=1)
+    quantiles = np.stack([similarity.brain_quantiles(image, levels) for image in images])
+    typical = np.median(quantiles[sites == target], axis=0)
+    return np.trapezoid(np.abs(quantiles - typical), levels, axis=1)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ddae_app.errors import UsageError
+from ddae_app.imaging.similarity import brain_quantiles
 from ddae_app.methods.modelfile import SiteQuantiles
 
 SEXES = {'M': 0, 'F': 1, None: -1}
@@ -171,9 +172,7 @@ def site_quantiles(data: SliceData, n_levels: int = 101) -> SiteQuantiles:
     Rounded to 5 decimals, enough for a figure.
     """
     levels = np.linspace(0, 1, n_levels)
-    per_scan = np.stack(
-        [np.quantile(x[x > 0] if (x > 0).any() else [0], levels) for x in data.images]
-    )
+    per_scan = np.stack([brain_quantiles(x, levels) for x in data.images])
     sites = np.array(data.sites)
 
     def table(q: float) -> tuple[tuple[float, ...], ...]:

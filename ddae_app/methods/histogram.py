@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from ddae_app.errors import UsageError
+from ddae_app.imaging.similarity import brain_quantiles
 from ddae_app.methods.base import check_request, training_data
 
 LEVELS = np.linspace(0, 1, 257)
@@ -32,7 +33,7 @@ class HistogramMatching:
         """A copy that knows the sites of these slices."""
         data = training_data(images, cohort)
         sites = np.array(data.sites)
-        quantiles = np.stack([_quantiles(image) for image in data.images])
+        quantiles = np.stack([brain_quantiles(image, LEVELS) for image in data.images])
         medians = [np.median(quantiles[sites == site], axis=0) for site in data.site_names]
         return HistogramMatching(data.site_names, np.stack(medians))
 
@@ -49,10 +50,5 @@ class HistogramMatching:
         for image, matched in zip(images, out, strict=True):
             brain = image > 0
             if brain.any():
-                matched[brain] = np.interp(image[brain], _quantiles(image), reference)
+                matched[brain] = np.interp(image[brain], brain_quantiles(image, LEVELS), reference)
         return out
-
-
-def _quantiles(image: np.ndarray) -> np.ndarray:
-    brain = image[image > 0]
-    return np.quantile(brain, LEVELS) if brain.size else np.zeros_like(LEVELS)

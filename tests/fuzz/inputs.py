@@ -1,4 +1,4 @@
-"""Every kind of input that strangers write: an example of each, and how the program reads it."""
+"""All kinds of untrusted input: an example of each, and how the program reads it."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ class Kind:
     Attributes
     ----------
     example : tuple of bytes
-        The parts of a good one: files, or words of a command line.
+        The parts of a valid input: files, or arguments of a command line.
     read : callable
-        Reads such parts, in a folder of its own, as the program does.
+        Reads such parts in an empty folder, as the program does.
     header : int or None
-        Bytes at the beginning of the first part that hold most of what can be wrong.
+        Number of bytes at the start of the first part that are worth mutating most.
     """
 
     example: tuple[bytes, ...]
@@ -161,10 +161,10 @@ def arguments(folder: Path) -> Kind:
         (path / 'bids').mkdir()
         with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
             try:
-                found = vars(build_parser().parse_args([f'{path}/bids', f'{path}/out', *line]))
+                words = vars(build_parser().parse_args([f'{path}/bids', f'{path}/out', *line]))
             except SystemExit as e:
                 return e.code
-            return resolve(found | {'work_dir': path / 'work'}, {'HOME': '/nowhere'})
+            return resolve(words | {'work_dir': path / 'work'}, {'HOME': '/nowhere'})
 
     return Kind(tuple(word.encode() for word in words), read)
 

@@ -1,4 +1,4 @@
-"""What a CPU does, a GPU does as well: `make gpu-test`, on a machine that has one.
+"""GPU results agree with those of a CPU; `make gpu-test` runs this on a machine with a GPU.
 
 Random numbers are drawn on the device, and arithmetic is rounded otherwise there, so that a model
 that a GPU trains is not the one that a CPU trains; what it is good for is the same.
@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from ddae_app.methods.ddae.parallel import start_fabric
 
 from ddae_app.bids import sidecars
 from ddae_app.bids.dataset import read_tsv
@@ -23,7 +24,6 @@ from ddae_app.imaging.brain import dice, hd_bet_mask
 from ddae_app.imaging.weights import weights_sha256
 from ddae_app.methods.base import training_data
 from ddae_app.methods.ddae.harmonizer import DDAEHarmonizer
-from ddae_app.methods.ddae.parallel import start_fabric
 from ddae_app.methods.ddae.train import train
 from ddae_app.methods.slice_network import CVAEHarmonizer, StyleGANHarmonizer
 from ddae_app.phantom.dataset import Design, write_dataset
@@ -50,7 +50,7 @@ TRAIN = (
     '--allow-few-scans', '--train-images', '640',
 )  # fmt: skip
 ROUNDING = 0.01
-"""Of intensities: cuDNN multiplies with 10 bits of mantissa (TF32) unless told otherwise."""
+"""Tolerance of intensities: by default, cuDNN multiplies with 10 bits of mantissa (TF32)."""
 
 
 @pytest.fixture(scope='module')
@@ -65,7 +65,7 @@ def images(brains):
 
 @pytest.fixture(scope='module', params=['fp32', 'bf16'])
 def fitted(request, tmp_path_factory):
-    """A model that a GPU trained, loaded there and on the CPU."""
+    """A model that was trained on a GPU, loaded on the GPU and on the CPU."""
     path = train(
         training_data(*cohort()), PRESET.model, PRESET.train, PROTOCOL,
         tmp_path_factory.mktemp('fitted'), fabric=start_fabric('cuda', request.param),
@@ -94,10 +94,13 @@ def test_sites_never_seen(fitted, images):
         for harmonizer in fitted
     ]
     assert np.abs(agnostic[0] - agnostic[1]).max() < ROUNDING
-    people = [f'p{i}' for i in range(len(images))]
+    subjects = [f'p{i}' for i in range(len(images))]
     adapted = [
         render(
-            replace(harmonizer, unseen_site='adapt').adapted(images, 'C', people), images, 'C', 'B'
+            replace(harmonizer, unseen_site='adapt').adapted(images, 'C', subjects),
+            images,
+            'C',
+            'B',
         )
         for harmonizer in (on_gpu, on_cpu)
     ]
@@ -128,7 +131,7 @@ def test_baselines(kind, tmp_path):
 
 
 def test_a_training_that_was_stopped_goes_on(tmp_path):
-    """A time limit after every step: it ends where one ends that was left alone."""
+    """Training that is interrupted after every step gives the result of uninterrupted training."""
     still = replace(toy.MODEL, dropout=0.0)
 
     def go(folder, **limits):
@@ -159,7 +162,7 @@ def test_hd_bet(tmp_path):
 
 @pytest.fixture(scope='module')
 def folder(tmp_path_factory):
-    """Four scans of two sites and a model of random weights; all scans preprocessed."""
+    """Four preprocessed scans of two sites and a model with random weights."""
     folder = tmp_path_factory.mktemp('gpu')
     write_dataset(folder / 'bids', Design(n_sites=2, subjects_per_site=2, seed=5, voxel_mm=4.0))
     write_model(folder / 'random.safetensors')
@@ -192,7 +195,7 @@ def test_several_processes_share_a_gpu(folder, tmp_path):
 
 
 def test_a_gpu_that_is_full(folder, tmp_path):
-    """Said in a line; with the memory free again the same command ends well."""
+    """The error is one line, and the same command succeeds when the memory is free again."""
     flags = harmonize(folder, tmp_path, '--nprocs', '2')
     free, _ = torch.cuda.mem_get_info()
     taken = torch.empty(free - 100 * 2**20, dtype=torch.uint8, device='cuda')
@@ -240,7 +243,7 @@ def test_train_then_harmonize(folder, tmp_path):
 
 @pytest.mark.parametrize('processes', [1, 2])
 def test_torchrun(folder, tmp_path, processes):
-    """Through NCCL; several learn what one does."""
+    """Several processes with NCCL learn the same as one."""
     if torch.cuda.device_count() < processes:
         pytest.skip(f'takes {processes} GPUs, there are {torch.cuda.device_count()}')
     losses = []

@@ -18,6 +18,7 @@ import torch
 from scipy.ndimage import gaussian_filter
 from torch import Tensor, nn
 
+from ddae_app.imaging.similarity import brain_quantiles
 from ddae_app.methods.condition import Condition, batch_of, condition_of, label_blind
 from ddae_app.methods.data import SliceData
 from ddae_app.methods.ddae.appearance import DARKEST, SiteAppearance
@@ -326,7 +327,8 @@ def _curves(
     quantiles themselves. So a site's part of the change is estimated from the few scans that are
     rendered, and its part of the quantiles before rendering, from all scans, is added.
     """
-    after = np.stack([_quantiles(x[x > 0].numpy()) for x in scans])
+    levels = np.linspace(0, 1, LEVELS)
+    after = np.stack([brain_quantiles(x.numpy(), levels) for x in scans])
     change, _, _ = site_effects(data, rows, [after - before])
     common = after.mean(axis=0)
     curves = np.concatenate([common + effects_before + change, common[None]])
@@ -342,7 +344,3 @@ def _responses(scans: Scans) -> Tensor:
 
     tried = TRIED_AMOUNT * torch.eye(len(AXES))
     return torch.stack([(after(a) - after(-a)) / (2 * TRIED_AMOUNT) for a in tried], dim=1)
-
-
-def _quantiles(brain: np.ndarray) -> np.ndarray:
-    return np.quantile(brain if brain.size else np.zeros(1), np.linspace(0, 1, LEVELS))
