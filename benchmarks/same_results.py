@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import gzip
+import json
 import subprocess
 import sys
 from hashlib import sha256
@@ -51,7 +52,10 @@ def main() -> None:
             content = gzip.decompress(path.read_bytes())
             print(sha256(content).hexdigest(), path.relative_to(folder))
     for path in sorted(folder.glob('*/*/group_metrics.json')):
-        print(sha256(path.read_bytes()).hexdigest(), path.relative_to(folder))
+        methods = json.loads(path.read_text())['Methods']
+        measures = {name: method['Estimates'] for name, method in methods.items()}
+        digest = sha256(json.dumps(measures, sort_keys=True).encode()).hexdigest()
+        print(digest, f'{path.relative_to(folder)} (estimates)')
 
 
 def phantoms(out: Path, *arguments: str) -> None:
