@@ -35,9 +35,17 @@ import pandas as pd
 import torch
 from literal import Literal
 from phantoms import PROTOCOL, TARGET, UNSEEN, Bench, draw
+from probes import (
+    age_accuracy,
+    cnn_accuracy,
+    distance_rank_correlation,
+    false_age_slope,
+    histogram_accuracy,
+)
 from scipy.ndimage import gaussian_filter
 
-from ddae_app.evaluation import fidelity, probes
+from ddae_app.evaluation import fidelity
+from ddae_app.evaluation.probes import linear_accuracy
 from ddae_app.methods.base import Harmonizer, cohort_of
 from ddae_app.methods.combat import ComBat
 from ddae_app.methods.ddae.config import Preset
@@ -178,8 +186,8 @@ def judge(bench: Bench, outputs: Outputs) -> dict[str, float | None]:
     others = seen & (bench.sites != TARGET)
     out, sites, subjects = outputs.images[seen], bench.sites[seen], bench.subjects[seen]
     source = bench.images[seen]
-    age_mae, age_r = probes.age_agreement(out, bench.ages[seen], subjects)
-    cnn = [probes.cnn_accuracy(out, sites, subjects, seed=s) for s in range(CNN_SEEDS)]
+    age_mae, age_r = age_accuracy(out, bench.ages[seen], subjects)
+    cnn = [cnn_accuracy(out, sites, subjects, seed=s) for s in range(CNN_SEEDS)]
     unseen = fidelity.psnr(outputs.images[~seen], bench.truth[~seen]).mean()
     scores: dict[str, float | None] = {
         'psnr': fidelity.psnr(outputs.images[others], bench.truth[others]).mean(),
@@ -188,13 +196,13 @@ def judge(bench: Bench, outputs: Outputs) -> dict[str, float | None]:
         'psnr_adapt': None,
         'ssim_source': fidelity.ssim(out, source).mean(),
         'edges_source': fidelity.gradient_correlation(out, source).mean(),
-        'rank': fidelity.rank_agreement(out, source, sites),
+        'rank': distance_rank_correlation(out, source, sites),
         'site_cnn': np.mean(cnn),
-        'site_linear': probes.linear_accuracy(out, sites, subjects),
-        'site_histogram': probes.histogram_accuracy(out, sites, subjects),
+        'site_linear': linear_accuracy(out, sites, subjects),
+        'site_histogram': histogram_accuracy(out, sites, subjects),
         'age_mae': age_mae,
         'age_r': age_r,
-        'sex': probes.linear_accuracy(out, bench.sexes[seen], subjects),
+        'sex': linear_accuracy(out, bench.sexes[seen], subjects),
         'age_slope': None,
         'seconds': outputs.seconds,
     }
@@ -204,9 +212,7 @@ def judge(bench: Bench, outputs: Outputs) -> dict[str, float | None]:
     if outputs.permuted is not None:
         rows = permuted_rows(bench)
         told = bench.ages[rows], permuted_ages(bench, rows), bench.subjects[rows]
-        scores['age_slope'] = probes.injected_age_slope(
-            outputs.images[rows], outputs.permuted, *told
-        )
+        scores['age_slope'] = false_age_slope(outputs.images[rows], outputs.permuted, *told)
     return {k: None if v is None or not np.isfinite(v) else float(v) for k, v in scores.items()}
 
 

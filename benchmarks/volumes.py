@@ -179,7 +179,7 @@ def judge(bench: Bench, transform: Transform, native_per_site: int) -> dict[str,
             found['psnr_unseen'].append(fidelity.psnr(out[None], truth[None])[0])
             continue
         coarse.append(gaussian_filter(out, 2)[::4, ::4, ::4].ravel())
-        quantiles.append(np.quantile(out[out > 0], probes.QUANTILES))
+        quantiles.append(np.quantile(out[out > 0], probes.QUANTILE_LEVELS))
         sites.append(person.site)
         people.append(person.label)
         if person.site != TARGET:

@@ -53,7 +53,7 @@ def test_a_model_comes_with_its_card_and_samples(trained):
     assert '| PhantomA | 1 | 0 |' in card and '| PhantomB | 1 | 0 |' in card
     assert 'site PhantomA has 1 person, fewer than 10' in card
     assert 'site PhantomA has 1 person' in said
-    assert 'Licence: See README' in card
+    assert 'License: See README' in card
     assert (models / 'ddae_samples.png').read_bytes().startswith(b'\x89PNG')
 
 

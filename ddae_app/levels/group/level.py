@@ -1,4 +1,4 @@
-"""Group level: the quality measures of all participants in one table and one page."""
+"""Group level: evaluate the harmonization, and gather the quality measures of all scans."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import logging
 from pathlib import Path
 
 from ddae_app.bids.dataset import QC_MEANING, read_scans, to_tsv
-from ddae_app.errors import NothingSelectedError, NotJudgedError
+from ddae_app.errors import NotEvaluableError, NothingSelectedError
 from ddae_app.files import write_atomically
 from ddae_app.levels.group.evaluate import evaluate_outputs, metrics_json
 from ddae_app.reports.evaluation import EvaluationReport
@@ -17,17 +17,17 @@ log = logging.getLogger('ddae_app')
 
 
 def run_group(settings: Settings, default_model: Path | None = None) -> int:
-    """Gather every ``*_scans.tsv``, and judge whether the site is gone and the person still there.
+    """Gather every ``*_scans.tsv``, and evaluate residual site effects and preserved biology.
 
-    Writes ``group_T1w.tsv``, ``group_T1w.html`` and, where there are people enough to judge,
-    ``group_metrics.json``.
+    Writes ``group_T1w.tsv``, ``group_T1w.html`` and, if there are enough participants for an
+    evaluation, ``group_metrics.json``.
 
     Raises
     ------
     NothingSelectedError
         The output folder holds no participant-level results.
     UsageError
-        A flag asks for what is not there.
+        A flag names a column, a site or a file that does not exist.
     """
     rows, pages = quality_of_all(settings.output_dir)
     table = settings.output_dir / 'group_T1w.tsv'
@@ -37,24 +37,24 @@ def run_group(settings: Settings, default_model: Path | None = None) -> int:
         evaluation = evaluate_outputs(settings, default_model)
         metrics = settings.output_dir / 'group_metrics.json'
         write_atomically(metrics, metrics_json(evaluation))
-        log.info('figures: %s', metrics)
-    except NotJudgedError as error:
+        log.info('The measures of the evaluation were written to %s.', metrics)
+    except NotEvaluableError as error:
         evaluation = str(error)
-        log.warning('whether the site is gone was not measured: %s', error)
+        log.warning('The harmonization was not evaluated: %s.', error)
     page = settings.output_dir / 'group_T1w.html'
     write_group_report(page, rows, QC_MEANING, pages, evaluation)
-    log.info('%d scans: %s', len(rows), table)
-    log.info('report: %s', page)
+    log.info('The quality measures of %d scans were written to %s.', len(rows), table)
+    log.info('The report was written to %s.', page)
     return 0
 
 
 def quality_of_all(output_dir: Path) -> tuple[list[dict[str, str]], dict[str, str]]:
-    """The quality measures of every scan, and its participant's page by its name.
+    """Read the quality measures of every scan, and find the page of its participant.
 
     Raises
     ------
     NothingSelectedError
-        There are none.
+        There are no tables of scans.
     InvalidBIDSError
         A table is damaged.
     """
