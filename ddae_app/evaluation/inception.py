@@ -29,7 +29,7 @@ STEM = (
     '1a_3x3 3 32 3/2; 2a_3x3 32 32 3/1; 2b_3x3 32 64 3; max; '
     '3b_1x1 64 80 1; 4a_3x3 80 192 3/1; max'
 )
-"""Layers before the mixed ones: name, input and output channels, kernel, stride where not padded."""
+"""Layers before the mixed ones: name, input and output channels, kernel, stride if not padded."""
 
 A = (
     'branch1x1 64 1; branch5x5_1 48 1 > branch5x5_2 64 5; '

@@ -18,7 +18,7 @@ from ddae_app.evaluation import estimates, fidelity, probes, traveling
 from ddae_app.evaluation.candidates import Candidate
 from ddae_app.evaluation.data import EvaluationData
 from ddae_app.evaluation.distribution import SampleSets
-from ddae_app.evaluation.estimates import Estimate
+from ddae_app.evaluation.estimates import Estimate, Score
 from ddae_app.evaluation.features import Features
 from ddae_app.evaluation.predictions import CrossFittingHalf, ProbePredictions
 from ddae_app.methods.data import SEXES
@@ -165,7 +165,7 @@ class _Measures:
     seed: int
     estimates: dict[str, Estimate] = field(default_factory=dict)
 
-    def add(self, name: str, score: estimates.Score, rows: np.ndarray) -> None:
+    def add(self, name: str, score: Score, rows: np.ndarray) -> None:
         """Estimate a score over some rows, given by their numbers or by a mask."""
         rows = np.flatnonzero(rows) if rows.dtype == bool else rows
         if len(rows):

@@ -132,7 +132,7 @@ def bibliography() -> BibliographyData:
 
 
 def _keys(match: re.Match[str]) -> list[str]:
-    """Keys of a citation; none if one is unknown, as in a label of the user that looks like one."""
+    """Keys of a citation; none if one is unknown, as in a user's label in brackets."""
     keys = [key[1:] for key in match[1].split('; ')]
     return keys if all(key in bibliography().entries for key in keys) else []
 

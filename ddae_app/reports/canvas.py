@@ -21,10 +21,10 @@ from ddae_app.files import write_atomically
 # From the palette of Okabe and Ito, which is safe with all common types of color blindness.
 BEFORE_COLOR, AFTER_COLOR, TARGET_COLOR = '#D55E00', '#0072B2', '#5A5A5A'
 OUTLINE_COLOR = '#FFB000'
-DARK_BACKGROUND, LIGHT_BACKGROUND, LIGHT_TEXT = '#000000', '#FFFFFF', '#E8EAED'
+BLACK, WHITE, LIGHT_GRAY = '#000000', '#FFFFFF', '#E8EAED'
 DIFFERENCE_COLORS = LinearSegmentedColormap.from_list(
     'difference',
-    ['#9BE1FF', '#2F8FD0', '#12324A', DARK_BACKGROUND, '#54300B', '#DE7F1B', '#FFD9A0'],
+    ['#9BE1FF', '#2F8FD0', '#12324A', BLACK, '#54300B', '#DE7F1B', '#FFD9A0'],
 )
 """Blue below zero, black like the background at zero, orange above; safe for color-blind eyes."""
 
@@ -178,7 +178,7 @@ def label_slice(
     )
     for x, y, label, ha, va in labels:
         text = axes.text(
-            start + x * width, y, label, ha=ha, va=va, color=LIGHT_TEXT, transform=axes.transAxes
+            start + x * width, y, label, ha=ha, va=va, color=LIGHT_GRAY, transform=axes.transAxes
         )
         # A dark rim keeps the labels legible on bright tissue.
-        text.set(fontsize=7.5, path_effects=[withStroke(linewidth=2, foreground=DARK_BACKGROUND)])
+        text.set(fontsize=7.5, path_effects=[withStroke(linewidth=2, foreground=BLACK)])

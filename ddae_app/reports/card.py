@@ -57,11 +57,10 @@ class ModelCard:
 
 
 LIMITS = (
-    'The model harmonizes T1-weighted, skull-stripped brains in the space named above, and no other '
-    'images.',
+    'The model harmonizes T1-weighted, skull-stripped brains in the space named above only.',
     'The model was trained on the sites of the table. Scans of other sites are refused unless '
     '--unseen-site says how to harmonize them.',
-    'The model was trained on the participants of the table. Its effect on other age ranges, and on '
+    'The model was trained on the participants of the table. Its effect on other ages, and on '
     'diseases that no participant had, was not tested.',
     'The model is not intended for diagnosis.',
 )

@@ -16,8 +16,8 @@ from ddae_app.errors import DdaeError
 from ddae_app.reports.canvas import (
     AFTER_COLOR,
     BEFORE_COLOR,
-    LIGHT_BACKGROUND,
     TARGET_COLOR,
+    WHITE,
     WIDTH_IN,
     report_style,
     save,
@@ -65,7 +65,7 @@ def plot_histogram(
     )
     with report_style():
         panels = 1 if reference is None else 2
-        figure = Figure(figsize=(WIDTH_IN, 3.5), facecolor=LIGHT_BACKGROUND, layout='constrained')
+        figure = Figure(figsize=(WIDTH_IN, 3.5), facecolor=WHITE, layout='constrained')
         axes = figure.subplots(1, panels, squeeze=False)[0]
         _draw_densities(axes[0], curves, reference, target_site)
         if reference is not None:
@@ -79,8 +79,8 @@ def plot_losses(losses: Path, path: Path) -> None:
     Parameters
     ----------
     losses : Path
-        The ``losses.tsv`` of a training run, with columns ``images_seen``, ``train_loss``, ``validation_loss``;
-        ``n/a`` where unknown.
+        The ``losses.tsv`` of a training run, with columns ``images_seen``, ``train_loss`` and
+        ``validation_loss``; ``n/a`` where unknown.
     path : Path
         Ends in ``.png`` or ``.svg``.
 
@@ -101,9 +101,7 @@ def plot_losses(losses: Path, path: Path) -> None:
             f'{losses} lacks the columns {sorted(missing)}; give the losses.tsv of a training run'
         )
     with report_style():
-        figure = Figure(
-            figsize=(WIDTH_IN * 0.7, 3.5), facecolor=LIGHT_BACKGROUND, layout='constrained'
-        )
+        figure = Figure(figsize=(WIDTH_IN * 0.7, 3.5), facecolor=WHITE, layout='constrained')
         axes = figure.subplots()
         for column, label, color, line in names:
             seen = [

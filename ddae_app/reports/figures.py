@@ -14,14 +14,14 @@ from matplotlib.figure import Figure
 from nibabel.processing import resample_from_to
 
 from ddae_app.reports.canvas import (
+    BLACK,
     DIFFERENCE_COLORS,
-    LIGHT_TEXT,
-    DARK_BACKGROUND,
+    LIGHT_GRAY,
     WIDTH_IN,
     draw_outline,
     draw_panel,
-    report_style,
     label_slice,
+    report_style,
     save,
     save_flicker,
 )
@@ -103,8 +103,8 @@ def plot_mask(volume: Image, mask: Image, path: Path) -> None:
     scan, brain = Volume.of(volume), Volume.of(_float_volume(mask))
     if scan.data.shape != brain.data.shape:
         raise ValueError(
-            f'the scan has shape {scan.data.shape} and the mask {brain.data.shape}; give a mask on '
-            'the grid of the scan'
+            f'the scan has shape {scan.data.shape} and the mask {brain.data.shape}; give a mask '
+            'on the grid of the scan'
         )
     box = bounding_box(scan, brain.data >= 0.5, margin_mm=12)
     with report_style():
@@ -160,7 +160,7 @@ def plot_harmonization(
     with report_style():
         figure, grid = _slice_grid(len(chosen), extent)
         for panels, stack, (title, colors) in zip(grid, stacks, rows, strict=True):
-            panels[0].set_title(f' {title}', color=LIGHT_TEXT)
+            panels[0].set_title(f' {title}', color=LIGHT_GRAY)
             for axes, i in zip(panels, chosen, strict=True):
                 draw_panel(axes, stack[i], extent, colors)
                 label_slice(axes, 'LR', _height(affine, i))
@@ -199,7 +199,7 @@ def plot_flicker(
         figures = []
         for stack, title in zip((before[box], after[box]), titles, strict=True):
             figure, panels = _one_row(len(chosen), extent)
-            panels[0].set_title(f' {title}', color=LIGHT_TEXT)
+            panels[0].set_title(f' {title}', color=LIGHT_GRAY)
             for axes, i in zip(panels, chosen, strict=True):
                 draw_panel(axes, stack[i], extent, {'cmap': 'gray', 'vmin': 0, 'vmax': 1})
                 label_slice(axes, 'LR', _height(affine, i))
@@ -278,7 +278,7 @@ def _row_title(figure: Figure, panels: Sequence[Axes], first: int, title: str) -
     """Write a title above the tallest of the panels, left-aligned with one of them."""
     boxes = [axes.get_position() for axes in panels]
     top, left = max(box.y1 for box in boxes) + 0.008, boxes[first].x0 + 0.004
-    figure.text(left, top, title, color=LIGHT_TEXT, fontweight='bold', fontsize=10)
+    figure.text(left, top, title, color=LIGHT_GRAY, fontweight='bold', fontsize=10)
 
 
 def _planes_grid(sizes: Sequence[Sequence[float]]) -> tuple[Figure, list[list[Axes]]]:
@@ -287,7 +287,7 @@ def _planes_grid(sizes: Sequence[Sequence[float]]) -> tuple[Figure, list[list[Ax
     scale = (WIDTH_IN - bar) / sum(width for width, _ in sizes)
     tall = scale * max(height for _, height in sizes)
     height = 3 * (tall + title) + 0.06
-    figure = Figure(figsize=(WIDTH_IN, height), facecolor=DARK_BACKGROUND)
+    figure = Figure(figsize=(WIDTH_IN, height), facecolor=BLACK)
     grid = []
     for row in range(3):
         left, panels = 0.0, []
@@ -351,7 +351,7 @@ def _slice_grid(n: int, extent: Sequence[float]) -> tuple[Figure, list[list[Axes
     cell = min((WIDTH_IN - bar) / columns, CELL_IN[min(n, 2)])
     tall = cell * extent[3] / extent[1]
     width, height = columns * cell + bar, lines * (tall + title) + 0.06
-    figure = Figure(figsize=(width, height), facecolor=DARK_BACKGROUND)
+    figure = Figure(figsize=(width, height), facecolor=BLACK)
     flat = []
     for row in range(lines):
         bottom = 1 - (row + 1) * (tall + title) / height
@@ -366,7 +366,7 @@ def _one_row(n: int, extent: Sequence[float]) -> tuple[Figure, list[Axes]]:
     title = 0.32  # inches
     cell = min(WIDTH_IN / n, MAX_FLICKER_IN)
     tall = cell * extent[3] / extent[1]
-    figure = Figure(figsize=(n * cell, tall + title), facecolor=DARK_BACKGROUND)
+    figure = Figure(figsize=(n * cell, tall + title), facecolor=BLACK)
     high = tall / (tall + title)
     return figure, [figure.add_axes((i / n, 0, 1 / n, high)) for i in range(n)]
 
@@ -385,5 +385,5 @@ def _color_bar(figure: Figure, beside: Axes, limit: float) -> None:
     colors = ScalarMappable(Normalize(-limit, limit), DIFFERENCE_COLORS)
     bar = figure.colorbar(colors, cax=axes, ticks=[-limit, 0, limit])
     bar.ax.set_yticklabels([f'\N{MINUS SIGN}{limit:g}', '0', f'+{limit:g}'])
-    bar.ax.tick_params(colors=LIGHT_TEXT, labelsize=8)
-    bar.outline.set_edgecolor(LIGHT_TEXT)
+    bar.ax.tick_params(colors=LIGHT_GRAY, labelsize=8)
+    bar.outline.set_edgecolor(LIGHT_GRAY)

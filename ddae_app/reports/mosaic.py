@@ -9,15 +9,15 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from ddae_app.reports.canvas import (
-    LIGHT_TEXT,
-    DARK_BACKGROUND,
+    BLACK,
+    LIGHT_GRAY,
     OUTLINE_COLOR,
     WIDTH_IN,
     label_slice,
 )
 
 PLANES = (('z', 2, 0, 1, 'LR'), ('y', 1, 0, 2, 'LR'), ('x', 0, 1, 2, 'PA'))
-"""Axial, coronal, sagittal: name, sliced axis, horizontal and vertical axis, labels of the sides."""
+"""Axial, coronal, sagittal: name, sliced axis, horizontal and vertical axis, side labels."""
 
 SLICES = 7
 TITLE_IN = 0.32
@@ -88,9 +88,9 @@ def draw_mosaic(volume: Volume, outline: np.ndarray, box: tuple[slice, ...], tit
     inch = WIDTH_IN / SLICES / cell
     heights = [sizes[up] * steps[up] * inch for _, _, _, up, _ in PLANES]
     total = TITLE_IN + sum(heights)
-    figure = Figure(figsize=(WIDTH_IN, total), facecolor=DARK_BACKGROUND)
+    figure = Figure(figsize=(WIDTH_IN, total), facecolor=BLACK)
     figure.text(
-        0.008, 1 - TITLE_IN / 2 / total, title, color=LIGHT_TEXT, va='center', weight='bold'
+        0.008, 1 - TITLE_IN / 2 / total, title, color=LIGHT_GRAY, va='center', weight='bold'
     )
     top = total - TITLE_IN
     for (name, cut, right, _, letters), height in zip(PLANES, heights, strict=True):

@@ -153,7 +153,7 @@ class ParticipantReport:
 
     @property
     def formats(self) -> dict[str, str | Markup]:
-        """The methods text in each format; the first is HTML, in which the user's text is escaped."""
+        """The methods text in each format; in the first, HTML, text of the user is escaped."""
         if not self.methods:
             return {}
         return {

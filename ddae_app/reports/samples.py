@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from ddae_app.reports.canvas import LIGHT_BACKGROUND, WIDTH_IN, report_style, save
+from ddae_app.reports.canvas import WHITE, WIDTH_IN, report_style, save
 
 MARGIN_IN = 0.45
 
 
 def plot_samples(images: np.ndarray, sites: Sequence[str], path: Path, title: str) -> None:
-    """Draw a row for each site: its scan, the reconstruction, and the scan harmonized to each site.
+    """Draw a row per site: its scan, the reconstruction, and the scan harmonized to each site.
 
     Parameters
     ----------
@@ -30,7 +30,7 @@ def plot_samples(images: np.ndarray, sites: Sequence[str], path: Path, title: st
     size = (WIDTH_IN, n_rows * side * width / height + 2 * MARGIN_IN)
     titles = ('scan', 'reconstruction', *(f'as {site}' for site in sites))
     with report_style():
-        figure = Figure(figsize=size, facecolor=LIGHT_BACKGROUND)
+        figure = Figure(figsize=size, facecolor=WHITE)
         panels = figure.subplots(n_rows, n_columns, squeeze=False)
         for row, site in enumerate(sites):
             for column, axes in enumerate(panels[row]):

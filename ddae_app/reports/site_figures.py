@@ -11,12 +11,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ddae_app.reports.canvas import (
+    BLACK,
     DIFFERENCE_COLORS,
-    DARK_BACKGROUND,
-    LIGHT_BACKGROUND,
+    WHITE,
     WIDTH_IN,
-    report_style,
     render,
+    report_style,
 )
 
 COLORS = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9', '#5A5A5A')
@@ -33,7 +33,7 @@ COLUMNS = 4
 MIN_COLUMNS = 4
 LABEL_WIDTH = 18
 MARKERS = ('o', 's', '^', 'D')
-WHITE, MAX_DIFFERENCE = 1.1, 0.3
+MAX_INTENSITY, MAX_DIFFERENCE = 1.1, 0.3
 """The intensity that is shown white, and the difference of the strongest colors."""
 
 MAX_IN_LEGEND = 14
@@ -70,7 +70,7 @@ def draw_variance_maps(maps: Mapping[str, np.ndarray]) -> bytes:
             panel.set_title(
                 f'{name}\nmean {share[brain].mean() if brain.any() else 0:.3f}', fontsize=9
             )
-            panel.set_facecolor(DARK_BACKGROUND)
+            panel.set_facecolor(BLACK)
             panel.set_axis_off()
         bar = figure.colorbar(mapped, ax=axes, shrink=0.8)
         bar.set_label('variance explained by the site')
@@ -147,17 +147,19 @@ def draw_slices(
     side = (WIDTH_IN - 0.4) / max(len(sites), MIN_COLUMNS)
     with report_style():
         size = side * len(sites) + 0.4, len(rows) * (side * along / across + 0.04) + 0.3
-        figure = Figure(figsize=size, facecolor=LIGHT_BACKGROUND, layout='constrained')
+        figure = Figure(figsize=size, facecolor=WHITE, layout='constrained')
         axes = figure.subplots(len(rows), len(sites), squeeze=False)
         for number, (name, slices, is_difference) in enumerate(rows):
             line = axes[number]
             for panel, slice_, site in zip(line, slices, sites, strict=True):
-                low, high = (-MAX_DIFFERENCE, MAX_DIFFERENCE) if is_difference else (0, WHITE)
+                low, high = (
+                    (-MAX_DIFFERENCE, MAX_DIFFERENCE) if is_difference else (0, MAX_INTENSITY)
+                )
                 panel.imshow(
                     slice_[box].T, origin='lower', vmin=low, vmax=high,
                     cmap=DIFFERENCE_COLORS if is_difference else 'gray', interpolation='nearest',
                 )  # fmt: skip
-                panel.set(xticks=[], yticks=[], facecolor=DARK_BACKGROUND)
+                panel.set(xticks=[], yticks=[], facecolor=BLACK)
                 panel.spines[:].set_visible(False)
                 if number == 0:
                     panel.set_title(site)
@@ -180,7 +182,7 @@ def draw_embeddings(embeddings: Mapping[str, np.ndarray], sites: np.ndarray) -> 
     """
     names = np.unique(sites)
     with report_style():
-        figure = Figure(figsize=(WIDTH_IN, 4.6), facecolor=LIGHT_BACKGROUND, layout='constrained')
+        figure = Figure(figsize=(WIDTH_IN, 4.6), facecolor=WHITE, layout='constrained')
         axes = figure.subplots(1, len(embeddings), squeeze=False)[0]
         for panel, (title, points) in zip(axes, embeddings.items(), strict=True):
             for i, site in enumerate(names):
@@ -198,9 +200,7 @@ def draw_embeddings(embeddings: Mapping[str, np.ndarray], sites: np.ndarray) -> 
 def _panels(count: int, height: float) -> tuple[Figure, list[Axes]]:
     """Make a figure of some panels, in rows of at most ``COLUMNS``, of a height in inches."""
     rows = math.ceil(count / COLUMNS)
-    figure = Figure(
-        figsize=(WIDTH_IN, rows * height), facecolor=LIGHT_BACKGROUND, layout='constrained'
-    )
+    figure = Figure(figsize=(WIDTH_IN, rows * height), facecolor=WHITE, layout='constrained')
     axes = figure.subplots(rows, min(count, COLUMNS), squeeze=False).ravel().tolist()
     for unused in axes[count:]:
         unused.remove()

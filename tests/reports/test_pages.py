@@ -146,7 +146,7 @@ def test_flags_and_warnings_show(tmp_path):
     )
     write_participant_report(path, report(scans=scans))
     page = path.read_text()
-    assert page.count('(look)') == 2
+    assert page.count('(check)') == 2
     assert page.count('class="flagged"') == 1
     assert 'age is not known' in page
 
@@ -176,7 +176,7 @@ def test_methods_come_in_four_forms(tmp_path):
     assert r'\citep{tustison2010}' in page
     assert '@article{tustison2010,' in page
     assert HOSTILE not in page
-    assert page.count('type="radio"') == page.count('class="form"') == 4
+    assert page.count('type="radio"') == page.count('class="format"') == 4
 
 
 def test_a_page_without_methods_says_so(tmp_path):
