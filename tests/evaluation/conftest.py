@@ -1,4 +1,4 @@
-"""The probes of the benchmarks are tested beside those of the evaluation, which they are made of."""
+"""The probes of the benchmarks are tested beside those of the evaluation."""
 
 from __future__ import annotations
 
