@@ -27,11 +27,6 @@ def squares(levels):
     return images
 
 
-def count_panels(drawn):
-    """Number of groups of columns in which something is drawn, with gaps of 30 pixels or more."""
-    return 1 + int((np.diff(np.flatnonzero(drawn.any(axis=0))) > 30).sum())
-
-
 def inferno(share):
     return tuple(round(255 * c) for c in colormaps['inferno'](share)[:3])
 
@@ -56,16 +51,16 @@ def test_site_histograms_have_a_panel_for_each_method_and_a_line_for_each_site()
     sites = np.repeat(['A', 'B', 'C'], 4)
     level = np.repeat([0.3, 0.6, 0.9], 4)
     images = (squares(level) * rng.uniform(0.9, 1.1, (12, SIDE, SIDE))).astype(np.float32)
-    methods = {'source': images, 'other': images}
-    pixels = pixels_of(draw_site_histograms(methods, sites))
-    # The line of the last site, which is drawn on top, spans the width of each panel.
-    assert count_panels(is_color(pixels, COLORS[2], 12)) == 2
-    first = pixels[:, : pixels.shape[1] // 2]  # the legend is in the other panel
-    points = [np.argwhere(is_color(first, color, 12)) for color in COLORS[:3]]
-    left, right = points[2][:, 1].min(), points[2][:, 1].max()  # intensities of 0.01 and 1.19
-    for drawn, expected in zip(points, (0.3, 0.6, 0.9), strict=True):
-        peak = drawn[drawn[:, 0] < drawn[:, 0].min() + 20, 1].mean()
-        assert 0.01 + 1.18 * (peak - left) / (right - left) == pytest.approx(expected, abs=0.04)
+    pixels = pixels_of(draw_site_histograms({'source': images, 'half': images / 2}, sites))
+    half, legend = pixels.shape[1] // 2, round(0.93 * pixels.shape[1])
+    middles = []
+    for panel in (pixels[:, :half], pixels[:, half:legend]):
+        columns = [np.nonzero(is_color(panel, color, 12))[1] for color in COLORS[:3]]
+        middles.append([(part.min() + part.max()) / 2 for part in columns])
+    steps = np.diff(middles, axis=1)
+    assert steps[0] == pytest.approx(np.full(2, steps[0].mean()), rel=0.05)
+    assert steps[0].mean() > 100  # in the order of .3, .6 and .9
+    assert steps[1] == pytest.approx(steps[0] / 2, rel=0.1)
     assert not is_color(pixels, COLORS[3], 12).any()
 
 

@@ -66,8 +66,8 @@ def draw_pictures(
         ),
         EvaluationFigure(
             'Intensities by site',
-            'The lines show the distribution of the brain pixels of each site. They coincide if the '
-            'intensities have no site effects.',
+            'The lines show the distribution of brain intensities at each site. They coincide if '
+            'the intensities have no site effects.',
             draw_site_histograms(images, sites),
         ),
         EvaluationFigure(
