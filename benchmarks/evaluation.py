@@ -26,7 +26,7 @@ def main() -> None:
     import pandas as pd
     from scipy.ndimage import gaussian_filter
 
-    from ddae_app.evaluation import candidates as methods
+    from ddae_app.evaluation.candidates import blurred, cross_fitted, precomputed, unharmonized
     from ddae_app.evaluation.data import EvaluationData
     from ddae_app.evaluation.protocol import controls, evaluate
     from ddae_app.methods.combat import ComBat
@@ -49,11 +49,11 @@ def main() -> None:
     )
     data, target = EvaluationData.from_cohort(images, cohort), 'site0'
     candidates = [
-        methods.unharmonized(images),
-        methods.precomputed('precomputed', images * np.float32(0.9), 'n/a'),
-        methods.cross_fitted('histogram', HistogramMatching(), images, cohort, target),
-        methods.cross_fitted('combat', ComBat(), images, cohort, target),
-        methods.blurred(images),
+        unharmonized(images),
+        precomputed('precomputed', images * np.float32(0.9), 'n/a'),
+        cross_fitted('histogram', HistogramMatching(), images, cohort, target),
+        cross_fitted('combat', ComBat(), images, cohort, target),
+        blurred(images),
     ]
     print(f'{n} scans, {args.threads} threads')
     print('part\tseconds\tpeak memory so far, GB')

@@ -8,8 +8,8 @@ import pytest
 from scipy.ndimage import gaussian_filter
 
 from ddae_app.errors import NotEvaluableError
-from ddae_app.evaluation import candidates as methods
 from ddae_app.evaluation import predictions, probes
+from ddae_app.evaluation.candidates import blurred, cross_fitted, precomputed, unharmonized
 from ddae_app.evaluation.data import EvaluationData
 from ddae_app.evaluation.estimates import Estimate
 from ddae_app.evaluation.findings import findings, headline
@@ -67,16 +67,14 @@ def estimates(world):
     everybody = np.arange(len(images))
     leaky = ComBat().fit(images, cohort).transform(images, cohort, TARGET)
     candidates = [
-        methods.unharmonized(images),
-        methods.precomputed('truth', truth, 'n/a'),
-        methods.cross_fitted('combat', ComBat(), images, cohort, TARGET),
-        methods.blurred(images),
-        methods.precomputed(
-            'mean', np.where(images > 0, target, 0).astype(np.float32), 'everybody'
-        ),
-        methods.cross_fitted('age-writer', AgeWriter(), images, cohort, TARGET),
-        methods.precomputed('leaky', leaky, 'everybody'),
-        methods.precomputed('identity', images[everybody], 'n/a'),
+        unharmonized(images),
+        precomputed('truth', truth, 'n/a'),
+        cross_fitted('combat', ComBat(), images, cohort, TARGET),
+        blurred(images),
+        precomputed('mean', np.where(images > 0, target, 0).astype(np.float32), 'everybody'),
+        cross_fitted('age-writer', AgeWriter(), images, cohort, TARGET),
+        precomputed('leaky', leaky, 'everybody'),
+        precomputed('identity', images[everybody], 'n/a'),
     ]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(predictions, 'CNN_TEST_SCANS', 30)  # one network for each half
@@ -178,7 +176,7 @@ def test_unknown_ages_and_sexes_leave_their_measures_out(world, monkeypatch):
     monkeypatch.setattr(probes, 'EPOCHS', 1)
     unknown = cohort.assign(age=np.nan, sex=None)
     data = EvaluationData.from_cohort(images, unknown)
-    measured = evaluate(data, [methods.unharmonized(images)], TARGET)['source'].estimates
+    measured = evaluate(data, [unharmonized(images)], TARGET)['source'].estimates
     assert 'site_linear' in measured
     assert not {'age_mae', 'age_r', 'sex', 'age_mae_new_site'} & set(measured)
 

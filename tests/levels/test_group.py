@@ -22,8 +22,8 @@ from tests.levels.derived import write_derived
 N = 36
 
 
-def people(seed: int) -> tuple[np.ndarray, np.ndarray, pd.DataFrame]:
-    """Scans of two sites, one of which is brighter at the front; and the same without that."""
+def simulate(seed: int) -> tuple[np.ndarray, np.ndarray, pd.DataFrame]:
+    """Scans of two sites, one of them brighter at the front, and the truth without site effects."""
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[-1:1:128j, -1:1:128j]
     brain = 0.5 + gaussian_filter(rng.normal(0, 1, (2 * N, 128, 128)), (0, 5, 5))
@@ -42,14 +42,14 @@ def people(seed: int) -> tuple[np.ndarray, np.ndarray, pd.DataFrame]:
             'Diagnosis': np.tile(['well', 'ill', 'well'], N)[: 2 * N],
         }
     )
-    # The ill have a dark place, at every site.
+    # The ill have a dark region, at every site.
     for scans in (images, truth):
         scans[(cohort['Diagnosis'] == 'ill').to_numpy(), 50:75, 50:75] *= 0.6
     return images, truth, cohort
 
 
 def train(folder, images: np.ndarray, cohort: pd.DataFrame) -> None:
-    """One of each method that learns, and a cVAE that does not know these sites."""
+    """Train one model of each method, and a cVAE that was trained on other sites."""
     folder.mkdir()
     protocol = Protocol(template=TEMPLATE)
     for kind in (CVAEHarmonizer, StyleGANHarmonizer):
@@ -66,7 +66,7 @@ def train(folder, images: np.ndarray, cohort: pd.DataFrame) -> None:
 @pytest.fixture(scope='module')
 def evaluated(tmp_path_factory):
     folder = tmp_path_factory.mktemp('group')
-    images, truth, cohort = people(0)
+    images, truth, cohort = simulate(0)
     write_derived(folder, images, cohort, TEMPLATE, truth, 'East')
     train(folder / 'out' / 'models', images, cohort)
     places = {'bids_dir': folder / 'bids', 'output_dir': folder / 'out'}
@@ -83,7 +83,7 @@ def test_the_measures_of_all_methods_are_written(evaluated):
     assert metrics['Scans'] == 2 * N
     assert metrics['TargetSite'] == 'East'
     assert metrics['Chance'] == 0.5
-    # The model called strange does not know these sites.
+    # The model called strange was trained on other sites.
     assert set(metrics['Methods']) == {
         'source', 'DDAE (toy)', 'cVAE (cvae)', 'Style-Encoding GAN (style-gan)', 'histogram',
         'combat', 'blur',
@@ -100,13 +100,11 @@ def test_the_measures_of_all_methods_are_written(evaluated):
         assert {'value', 'low', 'high', 'n'} == set(method['Estimates']['ssim'])
         assert set(method['Estimates']) <= set(metrics['Measures'])
     assert 'fid' not in metrics['Measures'] and 'icc' not in metrics['Measures']
-    own, painted = (
-        metrics['Methods'][name]['Estimates'] for name in ('DDAE (toy)', 'cVAE (cvae)')
-    )
-    assert own['biology_Diagnosis']['n'] == 2 * N
-    assert abs(own['biology_Diagnosis_d_csf']['value']) > 1
-    assert own['frechet']['value'] < metrics['Methods']['source']['Estimates']['frechet']['value']
-    assert 'age_slope' in painted and 'site_all' in painted and 'age_slope' not in own
+    ddae, cvae = (metrics['Methods'][name]['Estimates'] for name in ('DDAE (toy)', 'cVAE (cvae)'))
+    assert ddae['biology_Diagnosis']['n'] == 2 * N
+    assert abs(ddae['biology_Diagnosis_d_csf']['value']) > 1
+    assert ddae['frechet']['value'] < metrics['Methods']['source']['Estimates']['frechet']['value']
+    assert 'age_slope' in cvae and 'site_all' in cvae and 'age_slope' not in ddae
 
 
 def test_the_page_says_it_in_words_and_opens_offline(evaluated):
@@ -147,7 +145,7 @@ def test_what_is_asked_for_and_is_not_there(evaluated, tmp_path, flags, message)
 
 
 def test_with_few_participants_the_page_says_why_there_is_no_evaluation(tmp_path):
-    images, _, cohort = people(1)
+    images, _, cohort = simulate(1)
     few = [0, 1, N, N + 1]
     write_derived(tmp_path, images[few], cohort.iloc[few], TEMPLATE)
     result = run(
@@ -162,7 +160,7 @@ def test_with_few_participants_the_page_says_why_there_is_no_evaluation(tmp_path
 
 
 def test_scans_that_were_preprocessed_elsewhere_are_evaluated_too(tmp_path):
-    images, truth, cohort = people(1)
+    images, truth, cohort = simulate(1)
     few = [0, 1, N, N + 1]
     write_derived(tmp_path, images[few], cohort.iloc[few], TEMPLATE, truth[few], 'East')
     for path in (tmp_path / 'out').glob('sub-*/anat/*_desc-preproc_T1w.nii.gz'):

@@ -158,7 +158,7 @@ def test_figure_paths_cannot_leave_the_folder_for_the_network(tmp_path):
     assert 'src="https%3A//example.org/a%20b.svg"' in path.read_text()
 
 
-def test_pictures_in_turn_notice_the_mouse(tmp_path):
+def test_alternating_figures_are_embedded_so_that_they_react_to_the_mouse(tmp_path):
     path = tmp_path / 'sub-01.html'
     pictures = (Picture('A', 'still', 'c', 'a.svg'), Picture('A', 'turn', 'c', 'b c.svg', True))
     write_participant_report(path, report(scans=(ScanReport('a', None, (), (), pictures),)))
@@ -197,7 +197,7 @@ def test_errors_show_the_crash_of_their_scan_alone(tmp_path):
     assert 'No errors to report!' in path.read_text()
 
 
-def test_what_all_scans_share_is_said_once(tmp_path):
+def test_facts_that_all_scans_share_are_shown_once(tmp_path):
     path = tmp_path / 'sub-01.html'
     scans = [
         ScanReport(

@@ -10,9 +10,16 @@ import numpy as np
 
 from ddae_app.bids.sidecars import METHOD_NAMES
 from ddae_app.engine.inputs import select_scans
-from ddae_app.evaluation import candidates as methods
 from ddae_app.evaluation.biology import check_names
-from ddae_app.evaluation.candidates import Candidate
+from ddae_app.evaluation.candidates import (
+    FITTED_ELSEWHERE,
+    Candidate,
+    blurred,
+    cross_fitted,
+    precomputed,
+    pretrained,
+    unharmonized,
+)
 from ddae_app.evaluation.data import EvaluationData
 from ddae_app.evaluation.findings import findings, headline
 from ddae_app.evaluation.inception import inception_features
@@ -104,18 +111,18 @@ def evaluate_outputs(settings: Settings, default_model: Path | None) -> Evaluati
 
 def _candidates(settings: Settings, outputs: Outputs) -> list[Candidate]:
     scans = outputs.source, outputs.cohort, outputs.target
-    candidates = [methods.unharmonized(outputs.source)]
+    candidates = [unharmonized(outputs.source)]
     if outputs.harmonized is not None:
         candidates.append(
-            methods.precomputed(
-                outputs.method, outputs.harmonized, methods.FITTED_ELSEWHERE,
+            precomputed(
+                outputs.method, outputs.harmonized, FITTED_ELSEWHERE,
                 label_blind=outputs.label_blind,
             )
         )  # fmt: skip
     candidates += _trained(settings, outputs)
     for name, baseline in (('histogram', HistogramMatching()), ('combat', ComBat())):
-        candidates.append(methods.cross_fitted(name, baseline, *scans))
-    return [*candidates, methods.blurred(outputs.source)]
+        candidates.append(cross_fitted(name, baseline, *scans))
+    return [*candidates, blurred(outputs.source)]
 
 
 def _trained(settings: Settings, outputs: Outputs) -> list[Candidate]:
@@ -141,12 +148,10 @@ def _trained(settings: Settings, outputs: Outputs) -> list[Candidate]:
         harmonizer = load_harmonizer(model.path, settings.harmonize.device)
         if harmonizer.facts()['LabelBlind']:
             images = harmonizer.transform(outputs.source, outputs.cohort, outputs.target)
-            candidates.append(
-                methods.precomputed(name, images, methods.FITTED_ELSEWHERE, label_blind=True)
-            )
+            candidates.append(precomputed(name, images, FITTED_ELSEWHERE, label_blind=True))
         else:
             scans = outputs.source, outputs.cohort, outputs.target
-            candidates.append(methods.pretrained(name, harmonizer, *scans))
+            candidates.append(pretrained(name, harmonizer, *scans))
     return candidates
 
 
