@@ -23,7 +23,7 @@ N = 36
 
 
 def simulate(seed: int) -> tuple[np.ndarray, np.ndarray, pd.DataFrame]:
-    """Scans of two sites, one of them brighter at the front, and the truth without site effects."""
+    """Scans of two sites, one of which is brighter at the front, and the truth without it."""
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[-1:1:128j, -1:1:128j]
     brain = 0.5 + gaussian_filter(rng.normal(0, 1, (2 * N, 128, 128)), (0, 5, 5))
