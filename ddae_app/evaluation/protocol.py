@@ -23,6 +23,8 @@ from ddae_app.evaluation.features import Features
 from ddae_app.evaluation.predictions import CrossFittingHalf, ProbePredictions
 from ddae_app.methods.data import SEXES
 
+_COMPARED = 'between the outputs of the other sites and the original scans of the target site'
+
 MEANING = {
     'site_cnn': 'Balanced accuracy of a small convolutional network that is trained on the '
     'outputs to classify the site.',
@@ -48,7 +50,8 @@ MEANING = {
     'trained on other participants.',
     'rank': 'Spearman correlation of the distances between participants of a site before and '
     'after harmonization.',
-    'identified': 'Share of the outputs that correlate best with their own scan, among all scans.',
+    'identified': 'Share of the outputs that correlate best with their own scan, among all scans of '
+    'their half of the participants.',
     'variance_ratio': 'Between-subject variance within sites after harmonization, divided by that '
     'before.',
     'ssim': 'Structural similarity of the output to its scan.',
@@ -57,14 +60,14 @@ MEANING = {
     'matter, in percentage points. A change of contrast alone also changes them.',
     'target_distance': 'Wasserstein distance of the brain intensities of the other sites to those '
     'of the median scan of the target site.',
-    'frechet': 'Fréchet distance between the outputs of the other sites and the original scans of '
-    'the target site, in the features of a network that was trained on simulated scans.',
-    'kernel': 'Kernel distance (squared maximum mean discrepancy, cubic kernel) between the same '
-    'scans, in the features of the same network.',
-    'mmd': 'Squared maximum mean discrepancy (Gaussian kernel) between the same scans, in '
-    'principal components.',
-    'fid': 'Fréchet inception distance between the same scans.',
-    'kid': 'Kernel inception distance between the same scans.',
+    'frechet': f'Fréchet distance {_COMPARED}, in the features of a network that was trained on '
+    'simulated scans.',
+    'kernel': f'Kernel distance (squared maximum mean discrepancy, cubic kernel) {_COMPARED}, in '
+    'the features of a network that was trained on simulated scans.',
+    'mmd': f'Squared maximum mean discrepancy (Gaussian kernel) {_COMPARED}, in principal '
+    'components.',
+    'fid': f'Fréchet inception distance {_COMPARED}.',
+    'kid': f'Kernel inception distance {_COMPARED}.',
     'paired_psnr': 'Peak signal-to-noise ratio, in dB, between the outputs of one participant who '
     'was scanned at several sites.',
     'paired_ssim': 'Structural similarity between the outputs of one participant who was scanned '
