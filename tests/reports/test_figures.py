@@ -149,7 +149,9 @@ def test_the_mask_figure_outlines_the_mask_in_21_slices(tmp_path):
 
 
 def test_the_registration_alternates_between_scan_and_template(tmp_path):
-    figures.plot_registration(ball(0.8, 0.5), ball(0.5), ball(0.5), tmp_path / 'a.svg')
+    probability = np.maximum(ball(0.7, 0.3).dataobj, ball(0.5, 0.7).dataobj)
+    mask = nib.Nifti1Image(probability, AFFINE)
+    figures.plot_registration(ball(0.8, 0.5), ball(0.5), mask, tmp_path / 'a.svg')
     scan, template = alternating(tmp_path / 'a.svg')
     outlines = [areas(is_color(p, OUTLINE_COLOR, 70), 20) for p in (scan, template)]
     assert len(outlines[0]) == len(outlines[1]) == 21
@@ -157,6 +159,8 @@ def test_the_registration_alternates_between_scan_and_template(tmp_path):
     # The scan is larger than the outline of the template, which the template fills.
     outside = [is_bright_gray(pixels).sum() for pixels in (scan, template)]
     assert outside[0] > 1.5 * outside[1]
+    filled = areas(is_bright_gray(template), 400)[3]
+    assert np.abs(np.subtract(outlines[0][3], filled)).max() <= 8  # where the mask exceeds .5
 
 
 @pytest.mark.parametrize('axis', [0, 1, 2])
