@@ -222,7 +222,7 @@ def test_equal_inputs_give_equal_files_of_well_formed_xml(tmp_path):
 def test_the_style_of_the_user_changes_nothing(tmp_path):
     stack = brain_square([0.5, 0.3])
     pixels, _ = harmonization(tmp_path, stack, stack)
-    with matplotlib.rc_context({'font.size': 30, 'savefig.dpi': 10, 'image.cmap': 'jet'}):
+    with matplotlib.rc_context({'font.size': 30, 'savefig.dpi': 10, 'savefig.bbox': 'tight'}):
         assert (harmonization(tmp_path, stack, stack)[0] == pixels).all()
         assert matplotlib.rcParams['font.size'] == 30
 
