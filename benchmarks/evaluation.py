@@ -26,8 +26,8 @@ def main() -> None:
     import pandas as pd
     from scipy.ndimage import gaussian_filter
 
-    from ddae_app.evaluation import candidates as ways
-    from ddae_app.evaluation.data import People
+    from ddae_app.evaluation.candidates import blurred, cross_fitted, precomputed, unharmonized
+    from ddae_app.evaluation.data import EvaluationData
     from ddae_app.evaluation.protocol import controls, evaluate
     from ddae_app.methods.combat import ComBat
     from ddae_app.methods.histogram import HistogramMatching
@@ -47,13 +47,13 @@ def main() -> None:
             'sex': rng.choice(['F', 'M'], n),
         }
     )
-    people, target = People.of(images, cohort), 'site0'
+    data, target = EvaluationData.from_cohort(images, cohort), 'site0'
     candidates = [
-        ways.untouched(images),
-        ways.given('elsewhere', images * np.float32(0.9), 'n/a'),
-        ways.fitted_to_others('histogram', HistogramMatching(), images, cohort, target),
-        ways.fitted_to_others('combat', ComBat(), images, cohort, target),
-        ways.blurred(images),
+        unharmonized(images),
+        precomputed('precomputed', images * np.float32(0.9), 'n/a'),
+        cross_fitted('histogram', HistogramMatching(), images, cohort, target),
+        cross_fitted('combat', ComBat(), images, cohort, target),
+        blurred(images),
     ]
     print(f'{n} scans, {args.threads} threads')
     print('part\tseconds\tpeak memory so far, GB')
@@ -65,12 +65,12 @@ def main() -> None:
 
     for candidate in candidates:
         since = time.perf_counter()
-        evaluate(people, [candidate], target)
+        evaluate(data, [candidate], target)
         report(candidate.name, since)
     since = time.perf_counter()
-    controls(people)
+    controls(data)
     report('controls', since)
-    report('all of it', started)
+    report('total', started)
 
 
 if __name__ == '__main__':

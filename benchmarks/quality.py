@@ -38,7 +38,15 @@ from scipy.ndimage import gaussian_filter
 
 from benchmarks.literal import Literal
 from benchmarks.phantoms import PROTOCOL, TARGET, UNSEEN, Bench, draw
-from ddae_app.evaluation import fidelity, probes
+from benchmarks.probes import (
+    age_accuracy,
+    cnn_accuracy,
+    distance_rank_correlation,
+    false_age_slope,
+    histogram_accuracy,
+)
+from ddae_app.evaluation import fidelity
+from ddae_app.evaluation.probes import linear_accuracy
 from ddae_app.methods.base import Harmonizer, Progress, cohort_of
 from ddae_app.methods.combat import ComBat
 from ddae_app.methods.cvae import CVAEHarmonizer
@@ -180,8 +188,8 @@ def evaluate(bench: Bench, outputs: Outputs) -> dict[str, float | None]:
     others = seen & (bench.sites != TARGET)
     out, sites, subjects = outputs.images[seen], bench.sites[seen], bench.subjects[seen]
     source = bench.images[seen]
-    age_mae, age_r = probes.age_agreement(out, bench.ages[seen], subjects)
-    cnn = [probes.cnn_accuracy(out, sites, subjects, seed=s) for s in range(CNN_SEEDS)]
+    age_mae, age_r = age_accuracy(out, bench.ages[seen], subjects)
+    cnn = [cnn_accuracy(out, sites, subjects, seed=s) for s in range(CNN_SEEDS)]
     unseen = fidelity.psnr(outputs.images[~seen], bench.truth[~seen]).mean()
     scores: dict[str, float | None] = {
         'psnr': fidelity.psnr(outputs.images[others], bench.truth[others]).mean(),
@@ -190,13 +198,13 @@ def evaluate(bench: Bench, outputs: Outputs) -> dict[str, float | None]:
         'psnr_adapt': None,
         'ssim_source': fidelity.ssim(out, source).mean(),
         'edges_source': fidelity.gradient_correlation(out, source).mean(),
-        'rank': fidelity.rank_agreement(out, source, sites),
+        'rank': distance_rank_correlation(out, source, sites),
         'site_cnn': np.mean(cnn),
-        'site_linear': probes.linear_accuracy(out, sites, subjects),
-        'site_histogram': probes.histogram_accuracy(out, sites, subjects),
+        'site_linear': linear_accuracy(out, sites, subjects),
+        'site_histogram': histogram_accuracy(out, sites, subjects),
         'age_mae': age_mae,
         'age_r': age_r,
-        'sex': probes.linear_accuracy(out, bench.sexes[seen], subjects),
+        'sex': linear_accuracy(out, bench.sexes[seen], subjects),
         'age_slope': None,
         'seconds': outputs.seconds,
     }
@@ -206,9 +214,7 @@ def evaluate(bench: Bench, outputs: Outputs) -> dict[str, float | None]:
     if outputs.permuted is not None:
         rows = permuted_rows(bench)
         ages = bench.ages[rows], permuted_ages(bench, rows), bench.subjects[rows]
-        scores['age_slope'] = probes.injected_age_slope(
-            outputs.images[rows], outputs.permuted, *ages
-        )
+        scores['age_slope'] = false_age_slope(outputs.images[rows], outputs.permuted, *ages)
     return {k: None if v is None or not np.isfinite(v) else float(v) for k, v in scores.items()}
 
 

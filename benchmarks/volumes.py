@@ -182,7 +182,7 @@ def evaluate(bench: Bench, transform: Transform, native_per_site: int) -> dict[s
             values_of['psnr_unseen'].append(fidelity.psnr(out[None], truth[None])[0])
             continue
         coarse.append(gaussian_filter(out, 2)[::4, ::4, ::4].ravel())
-        quantiles.append(brain_quantiles(out, probes.QUANTILES))
+        quantiles.append(brain_quantiles(out, probes.QUANTILE_LEVELS))
         sites.append(subject.site)
         subjects.append(subject.label)
         if subject.site != TARGET:

@@ -53,8 +53,8 @@ class WeightsError(UsageError):
     """Brain-extraction weights are missing or corrupt."""
 
 
-class NotJudgedError(UsageError):
-    """There is too little to judge whether the site is gone; the group level does the rest."""
+class NotEvaluableError(UsageError):
+    """There are too few data to evaluate the harmonization; the group level does the rest."""
 
 
 class InvalidBIDSError(DdaeError):

@@ -75,7 +75,7 @@ def _site(data: SliceData, held_out: np.ndarray, site: str) -> SiteFacts:
     sexes = [data.sexes[row] for row in first.values() if data.sexes[row]]
     return SiteFacts(
         name=site,
-        people=len(first),
+        subjects=len(first),
         slices=len(rows),
         held_out=len({data.subjects[row] for row in set(rows) & set(held_out)}),
         age_mean=float(ages.mean()) if len(ages) else float('nan'),
