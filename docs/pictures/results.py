@@ -17,8 +17,8 @@ from matplotlib.figure import Figure
 
 CLASSIFIERS = {
     'site_cnn': 'convolutional\nnetwork',
-    'site_linear': 'logistic regression\n(principal components)',
-    'site_histogram': 'logistic regression\n(histogram)',
+    'site_linear': 'principal\ncomponents',
+    'site_histogram': 'intensity\nhistogram',
 }
 DIFFERENCE = LinearSegmentedColormap.from_list(
     'difference', ['#9BE1FF', '#2F8FD0', '#12324A', '#000000', '#54300B', '#DE7F1B', '#FFD9A0']
@@ -71,7 +71,7 @@ def find_example(bids: Path, out: Path) -> Example:
 
 
 def _middle(path: Path) -> np.ndarray:
-    """The middle axial slice of an image, as a radiograph of it is looked at from above."""
+    """The middle axial slice of an image, the front on top and the left side on the left."""
     image = nib.as_closest_canonical(nib.load(path))
     values = np.asarray(image.dataobj, dtype=np.float32)
     return np.rot90(values[:, :, values.shape[2] // 2])
@@ -88,7 +88,7 @@ def draw_results(example: Example, metrics: Mapping, path: Path) -> None:
     path : Path
         PNG file to write.
     """
-    figure = Figure(figsize=(10, 3.1), facecolor=PAPER, dpi=140)
+    figure = Figure(figsize=(10, 2.9), facecolor=PAPER, dpi=140)
     before, after = example.images['slices'], example.images['harmonized']
     change = after - before
     limit = float(np.quantile(np.abs(change[before > 0]), 0.99))
@@ -100,14 +100,15 @@ def draw_results(example: Example, metrics: Mapping, path: Path) -> None:
     rows, columns = np.nonzero(before > 0)
     crop = np.s_[rows.min() - 2 : rows.max() + 3, columns.min() - 2 : columns.max() + 3]
     for i, (image, title, look) in enumerate(panels):
-        axes = figure.add_axes((0.008 + i * 0.177, 0.03, 0.17, 0.83))
+        axes = figure.add_axes((0.006 + i * 0.19, 0.04, 0.184, 0.82), anchor='N')
         drawn = axes.imshow(image[crop], interpolation='lanczos', **look)
         axes.set_title(title, fontsize=9, color=INK)
         axes.set_axis_off()
-    bar = figure.add_axes((0.535, 0.14, 0.008, 0.6))
-    figure.colorbar(drawn, cax=bar, ticks=(-limit, 0, limit), format='%+.2f')
+    bar = figure.add_axes((0.578, 0.17, 0.007, 0.66))
+    figure.colorbar(drawn, cax=bar, ticks=(-limit, 0, limit))
+    bar.set_yticklabels((f'−{limit:.2f}', '0', f'+{limit:.2f}'))
     bar.tick_params(labelsize=7, length=2)
-    _draw_accuracies(figure.add_axes((0.64, 0.2, 0.35, 0.66)), metrics)
+    _draw_accuracies(figure.add_axes((0.685, 0.17, 0.31, 0.69)), metrics)
     figure.savefig(path, metadata={'Software': None})
     shrink(path)
 
@@ -130,13 +131,16 @@ def _draw_accuracies(axes: Axes, metrics: Mapping) -> None:
             axes.text(at, top + 0.02, f'{value:.2f}', ha='center', fontsize=8, color=INK)
     chance = metrics['Chance']
     axes.axhline(chance, color=NEUTRAL, linestyle='--', linewidth=1)
-    axes.text(2.55, chance, f'chance\n{chance:.2f}', fontsize=7.5, color=NEUTRAL, va='center')
+    axes.text(
+        2.95, chance + 0.02, f'chance\n{chance:.2f}', fontsize=7.5, color=NEUTRAL, ha='right'
+    )
     axes.set_xticks(range(len(CLASSIFIERS)), CLASSIFIERS.values(), fontsize=7.5)
-    axes.set(ylim=(0, 1.12), yticks=(0, 0.5, 1), xlim=(-0.55, 2.5))
+    axes.set(ylim=(0, 1.3), yticks=(0, 0.5, 1), xlim=(-0.5, 2.95))
     axes.tick_params(axis='y', labelsize=8)
     axes.spines[['top', 'right']].set_visible(False)
-    axes.set_title('Site as classified from the images: balanced accuracy', fontsize=9, color=INK)
+    axes.set_title('Accuracy of classifiers of the site', fontsize=9, color=INK)
     axes.legend(frameon=False, fontsize=8, ncols=2, loc='upper left')
+    axes.set_ylabel('balanced accuracy', fontsize=8)
 
 
 def read_metrics(out: Path) -> Mapping:
