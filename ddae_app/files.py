@@ -31,8 +31,8 @@ def staged(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def remove_leftovers(folder: Path, name_part: str) -> None:
-    """Delete what killed runs left of files whose names contain `name_part`.
+def remove_temporary_files(folder: Path, name_part: str) -> None:
+    """Delete the temporary files of killed runs whose names contain `name_part`.
 
     Not while another process writes such files.
     """

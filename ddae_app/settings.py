@@ -7,23 +7,24 @@ import tomllib
 import unicodedata
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any, get_origin, get_type_hints
 
+import msgspec
 import tomli_w
 
 from ddae_app.errors import UsageError
+from ddae_app.methods.registry import trainable
 
 CHOICES = {
     'analysis_level': ('participant', 'train', 'group'),
     'skull_strip': ('hd-bet', 'template', 'none'),
     'slices': ('medial', 'all'),
-    'method': ('ddae', 'cvae', 'style-gan', 'combat'),
     'unseen_site': ('refuse', 'agnostic', 'adapt'),
     'stage': ('all', 'preproc', 'harmonize'),
     'preset': ('tiny', 'base', 'paper'),
     'precision': ('auto', 'fp32', 'bf16'),
 }
-"""What the settings that are one of a few words may be."""
+"""What the settings that are one of a few words may be; see :func:`choices`."""
 
 PATTERNS = {
     'device': (r'auto|cpu|cuda(:\d+)?', 'auto, cpu, cuda or cuda:N'),
@@ -231,6 +232,11 @@ def is_name(text: str) -> bool:
     return 1 <= len(text) <= MAX_NAME and not controls & set(map(unicodedata.category, text))
 
 
+def choices(name: str) -> tuple[str, ...] | None:
+    """The words that a setting may be, if it is one of a few."""
+    return trainable() if name == 'method' else CHOICES.get(name)
+
+
 def check_value(name: str, value: Any) -> None:
     """Refuse a value of the right type that means nothing.
 
@@ -239,9 +245,9 @@ def check_value(name: str, value: Any) -> None:
     ValueError
         With what was expected.
     """
-    expected = None
-    if name in CHOICES and value not in CHOICES[name]:
-        expected = ' or '.join(CHOICES[name])
+    expected, words = None, choices(name)
+    if words and value not in words:
+        expected = ' or '.join(words)
     elif name in PATTERNS and not re.fullmatch(PATTERNS[name][0], value):
         expected = PATTERNS[name][1]
     elif name in LEAST and not value >= LEAST[name]:  # NaN is not either
@@ -278,29 +284,20 @@ def _build(kind: type, values: dict[str, Any]) -> Any:
 
 
 def _convert(name: str, value: Any, hint: Any) -> Any:
-    converted = _typed(value, hint)
-    if converted is None:
-        kind = 'a list of texts' if get_origin(hint) is tuple else getattr(hint, '__name__', hint)
-        raise UsageError(f'setting {name} is {value!r}; expected {kind}')
     try:
+        converted = msgspec.convert(value, hint, dec_hook=_path)
         check_value(name, converted)
+    except msgspec.ValidationError as e:
+        kind = 'a list of texts' if get_origin(hint) is tuple else getattr(hint, '__name__', hint)
+        raise UsageError(f'setting {name} is {value!r}; expected {kind}') from e
     except ValueError as e:
         raise UsageError(f'setting {name} is {e}') from e
     return converted
 
 
-def _typed(value: Any, hint: Any) -> Any:
-    """The value as the type that a setting has; None if it is of another."""
-    if get_origin(hint) is tuple:
-        texts = isinstance(value, list | tuple) and all(isinstance(v, str) for v in value)
-        return tuple(value) if texts else None
-    accepted = {kind for kind in (get_args(hint) or (hint,)) if kind is not type(None)}
-    if Path in accepted:
-        return Path(value) if isinstance(value, str | Path) else None
-    if float in accepted and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    fits = (bool in accepted) == isinstance(value, bool) and isinstance(value, tuple(accepted))
-    return value if fits else None
+def _path(kind: type, value: Any) -> Any:
+    """A path, which TOML holds as a text."""
+    return Path(value)
 
 
 def _plain(value: Any) -> Any:

@@ -13,41 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from ddae_app import __version__
-from ddae_app.bids.layout import Scan
+from ddae_app.bids.layout import BIDSIGNORE, sidecar
+from ddae_app.bids.measures import MEASURES
 from ddae_app.bids.sidecars import DESCRIPTIONS
 from ddae_app.errors import InvalidBIDSError
 from ddae_app.files import write_atomically
 
-# No trailing slashes: the validator would not silence the folders (bids-validator#291).
 REMEDY = 'remove it, and run the participant level with --reports-only to have it made anew'
-
-BIDSIGNORE = '*.html\nfigures\n*_xfm.*\ngroup_*\nmodels\n.*.lock\n.tmp-*\n'
-
-QC_MEANING = {
-    'registration_correlation': 'Correlation with the template inside its brain mask',
-    'scale_min': 'Smallest stretch from scan to template along a principal axis',
-    'scale_max': 'Largest stretch from scan to template along a principal axis',
-    'brain_volume_ml': 'Brain volume, in mL',
-    'brain_volume_template_ml': 'The same in template space',
-    'mask_template_dice': 'Overlap of the brain mask with the one of the template',
-    'cjv': 'Coefficient of joint variation of grey and white matter; lower is better',
-    'snr_grey': 'Mean over standard deviation of grey matter',
-    'snr_white': 'The same of white matter',
-    'ssim': 'Structural similarity of the slices before and after harmonization',
-    'gradient_correlation': 'Correlation of edges before and after harmonization',
-    'mean_absolute_change': 'Mean absolute change of brain intensities, on the scale 0 to 1',
-    'target_distance_before': 'Wasserstein distance of brain intensities to those typical of '
-    'the target site, before harmonization',
-    'target_distance_after': 'The same after harmonization',
-    'anatomy_unexplained': 'Largest structure that no change of contrast or shading makes of the '
-    'scan, on the scale 0 to 1',
-    'csf_share_change': 'Change of the share of the brain that is as dark as CSF',
-    'grey_share_change': 'The same of grey matter',
-    'white_share_change': 'The same of white matter',
-    'anatomy_flag': 'Why somebody should look at the anatomy; none if nothing stands out',
-    'source_site': 'Where the scan was acquired',
-    'target_site': 'The site whose look it was given',
-}
 
 
 def write_description(output_dir: Path, bids_dir: Path) -> None:
@@ -90,7 +62,7 @@ def dataset_name(bids_dir: Path) -> str:
     return str(_raw_description(bids_dir).get('Name') or bids_dir.resolve().name)
 
 
-def licence(bids_dir: Path) -> str:
+def license_of(bids_dir: Path) -> str:
     """What a dataset says that its data may be used for."""
     return str(_raw_description(bids_dir).get('License') or 'not stated')
 
@@ -103,34 +75,27 @@ def is_phantom(bids_dir: Path) -> bool:
     )
 
 
-def update_scans(output_dir: Path, rows: Mapping[Scan, Mapping[str, Any]], image: str) -> None:
-    """Put the QC of each scan into its ``*_scans.tsv``, keeping what other runs wrote there.
+def update_scans(tables: Mapping[Path, Mapping[str, Mapping[str, Any]]]) -> None:
+    """Put the quality of scans into their tables, keeping what other runs wrote there.
 
     Parameters
     ----------
-    output_dir : Path
-        Root of the output dataset.
-    rows : mapping of Scan to mapping
-        QC by name; see `QC_MEANING`.
-    image : str
-        Ending of the image that stands for the scan, after the scan's stem.
+    tables : mapping of Path to mapping of str to mapping
+        By table and by name of the image in it: its measures by name; see
+        :data:`ddae_app.bids.measures.MEASURES`.
     """
-    tables: dict[Path, dict[str, dict[str, Any]]] = {}
-    for scan, values in rows.items():
-        session = f'_ses-{scan.session}' if scan.session else ''
-        name = f'sub-{scan.participant}{session}_scans.tsv'
-        table = tables.setdefault(output_dir / scan.folder.parent / name, {})
-        filename = f'anat/{scan.stem}{image}'
-        table[filename] = {'filename': filename, **values}
-    for path, table in tables.items():
+    dictionary = {name: measure.dictionary for name, measure in MEASURES.items()}
+    meaning = {'Description': 'Quality measures of each scan', **dictionary}
+    for path, rows in tables.items():
         with _locked(path):
             known = {row['filename']: row for row in read_scans(path)} if path.is_file() else {}
-            merged = {name: known.get(name, {}) | row for name, row in table.items()}
+            merged = {
+                name: {'filename': name, **known.get(name, {}), **row}
+                for name, row in rows.items()
+            }
             ordered = sorted((known | merged).items())
             write_atomically(path, to_tsv([row for _, row in ordered]))
-            fields = {name: {'Description': text} for name, text in QC_MEANING.items()}
-            meaning = {'Description': 'Quality measures of each scan', **fields}
-            write_json(path.with_suffix('.json'), meaning)
+            write_json(sidecar(path), meaning)
 
 
 def read_tsv(path: Path) -> list[dict[str, str]]:
@@ -207,7 +172,7 @@ def _source(bids_dir: Path, raw: dict[str, Any]) -> dict[str, str]:
 _README = """# Harmonized T1-weighted images
 
 Written by ddae-app: each T1w image of the source dataset registered to an MNI152 template,
-bias-corrected, stripped of the skull, and re-rendered as if acquired at one target site.
+bias-corrected, stripped of the skull, and rendered as if acquired at one target site.
 
 - `desc-preproc`: preprocessed image in template space, brain only
 - `desc-brain_mask`: brain mask

@@ -1,12 +1,25 @@
-"""Names of scans and of what is derived from them."""
+"""The names of all files that the program writes: made, and recognized, here alone.
+
+Every path is absolute. The output dataset is laid out as follows, ``<scan>`` being the name of a
+scan up to its suffix, for example ``sub-01_ses-1_run-2``::
+
+    sub-01.html                                             page of a participant
+    sub-01/[ses-1/]anat/<scan>_[space-..._res-..._]desc-..._T1w.nii.gz   images
+    sub-01/[ses-1/]sub-01_[ses-1_]scans.tsv                 quality measures
+    sub-01/figures/<scan>_desc-..._T1w.svg                  figures of the page
+    group_T1w.tsv, group_T1w.html, group_metrics.json       group level
+    models/<name>.safetensors, <name>_MODEL.md, ...         train level
+    logs/<run id>/                                          settings, log, methods text of a run
+"""
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, NamedTuple
 
-TRAILING_ENTITIES = ('space', 'res', 'desc')
-"""Entities that a derivative adds, in the order in which BIDS wants them."""
+from ddae_app.settings import Protocol
 
 
 @dataclass(frozen=True)
@@ -32,7 +45,7 @@ class Scan:
 
     @property
     def folder(self) -> Path:
-        """Where its derivatives lie in the output dataset, ``sub-01/ses-1/anat``."""
+        """Where its files lie in a dataset, ``sub-01/ses-1/anat``."""
         session = [f'ses-{self.session}'] if self.session else []
         return Path(f'sub-{self.participant}', *session, 'anat')
 
@@ -41,29 +54,353 @@ class Scan:
         """A name for its workflow: letters, digits and underscores."""
         return ''.join(c if c.isalnum() else '_' for c in self.stem) + '_wf'
 
-    def derivative(self, suffix: str = 'T1w', extension: str = '.nii.gz', **entities: str) -> Path:
-        """Path of an image in the output dataset, relative to its root.
 
-        >>> scan = Scan(Path('sub-01_T1w.nii'), '01', None, 'sub-01')
-        >>> str(scan.derivative(space='MNI152NLin2009cAsym', desc='preproc'))
-        'sub-01/anat/sub-01_space-MNI152NLin2009cAsym_desc-preproc_T1w.nii.gz'
-        """
-        return self.folder / self._name(suffix, extension, entities)
+@dataclass(frozen=True)
+class Space:
+    """The space in which the outputs of a run lie.
 
-    def transform(self, space: str) -> Path:
-        """Path of the affine from this scan to `space`, relative to the output dataset."""
-        return self.folder / f'{self.stem}_from-T1w_to-{space}_mode-image_xfm.txt'
+    Attributes
+    ----------
+    protocol : Protocol
+    reference : str
+        URI of the template.
+    """
 
-    def figure(self, desc: str, extension: str) -> Path:
-        """Path of a figure, relative to the output dataset."""
-        name = self._name('T1w', extension, {'desc': desc})
-        return Path(f'sub-{self.participant}', 'figures', name)
+    protocol: Protocol
+    reference: str
 
-    def _name(self, suffix: str, extension: str, entities: dict[str, str]) -> str:
-        parts = [f'{key}-{entities[key]}' for key in TRAILING_ENTITIES if key in entities]
-        return '_'.join([self.stem, *parts, suffix]) + extension
+    @property
+    def entities(self) -> dict[str, str]:
+        """``space`` and ``res`` of the outputs."""
+        return {
+            'space': self.protocol.template,
+            'res': 'x'.join(map(str, dict.fromkeys(self.protocol.grid))),
+        }
+
+    def metadata(self) -> dict[str, Any]:
+        """The sidecar entries that all images in this space share."""
+        grid = ' x '.join(map(str, self.protocol.grid))
+        return {
+            'SpatialReference': self.reference,
+            'Resolution': f'{grid} voxels over the field of view of {self.protocol.template}',
+        }
+
+
+class Preprocessed(NamedTuple):
+    """What preprocessing wrote of a scan: image, brain mask, and the affine to template space."""
+
+    image: Path
+    mask: Path
+    transform: Path
+
+
+class ImageKind(NamedTuple):
+    """How an image of the output dataset is named."""
+
+    desc: str
+    suffix: str = 'T1w'
+    native: bool = False
+    """Whether it is in the scan's own space, rather than in template space."""
+
+
+IMAGES = {
+    'preproc': ImageKind('preproc'),
+    'mask': ImageKind('brain', 'mask'),
+    'slices': ImageKind('slices'),
+    'harmonized': ImageKind('harmonized'),
+    'native': ImageKind('harmonized', native=True),
+    'effect': ImageKind('siteeffect'),
+    'native_effect': ImageKind('siteeffect', native=True),
+}
+"""The images of a scan, by what the program calls them."""
+
+PREPROC_FIGURES = ('registration', 'brain')
+HARMONIZE_FIGURES = ('harmonized', 'flicker', 'histogram')
+VOLUME_FIGURES = ('planes',)
+"""The figures of a scan, by the stage that draws them; the last of whole scans alone."""
+
+IMAGE, FIGURE, MODEL = '.nii.gz', '.svg', '.safetensors'
+
+CITATION_FORMATS = ('md', 'html', 'tex', 'bib')
+
+# No trailing slashes: the validator would not silence the folders (bids-validator#291).
+BIDSIGNORE = '*.html\nfigures\n*_xfm.*\ngroup_*\nmodels\n.*.lock\n.tmp-*\n'
+
+_IMAGE = re.compile(
+    r'(?P<stem>sub-[A-Za-z0-9+]+(?:_[A-Za-z0-9]+-[A-Za-z0-9+]+)*?)'
+    r'(?:_space-(?P<space>[A-Za-z0-9+]+)_res-(?P<res>[A-Za-z0-9+]+))?'
+    r'_desc-(?P<desc>[A-Za-z0-9+]+)_(?P<suffix>T1w|mask)(?P<ending>\.nii\.gz|\.json|\.svg)'
+)
+
+
+@dataclass(frozen=True)
+class ImageName:
+    """The parts of the name of an image, a sidecar or a figure.
+
+    Attributes
+    ----------
+    kind : str
+        A key of ``IMAGES``, or the label of a figure.
+    stem : str
+        Of the scan.
+    space, res : str or None
+        Of an image in template space.
+    ending : {'.nii.gz', '.json', '.svg'}
+    """
+
+    kind: str
+    stem: str
+    space: str | None
+    res: str | None
+    ending: str
+
+    @property
+    def participant(self) -> str:
+        """Label of the participant."""
+        return self.stem.split('_')[0].removeprefix('sub-')
+
+
+def read_name(path: Path | str) -> ImageName | None:
+    """The parts of the name of an image, a sidecar or a figure of ours; None of any other file.
+
+    >>> read_name('sub-01_run-2_space-MNI_res-130_desc-preproc_T1w.nii.gz').kind
+    'preproc'
+    >>> read_name('sub-01_desc-harmonized_T1w.json').kind
+    'native'
+    """
+    match = _IMAGE.fullmatch(Path(path).name)
+    if match is None:
+        return None
+    parts = match.groupdict()
+    stem, space, res, ending = (parts[key] for key in ('stem', 'space', 'res', 'ending'))
+    if ending == FIGURE:
+        figures = (*PREPROC_FIGURES, *HARMONIZE_FIGURES, *VOLUME_FIGURES)
+        known = parts['desc'] in figures and parts['suffix'] == 'T1w' and space is None
+        return ImageName(parts['desc'], stem, space, res, ending) if known else None
+    wanted = ImageKind(parts['desc'], parts['suffix'], native=space is None)
+    kind = next((name for name, image in IMAGES.items() if image == wanted), None)
+    return ImageName(kind, stem, space, res, ending) if kind else None
 
 
 def sidecar(path: Path) -> Path:
-    """The JSON file that belongs to an image."""
-    return path.with_name(path.name.removesuffix('.gz').removesuffix('.nii') + '.json')
+    """The JSON file that belongs to an image or a table."""
+    name = path.name.removesuffix('.gz').removesuffix('.nii').removesuffix('.tsv')
+    return path.with_name(f'{name}.json')
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The files of an output dataset.
+
+    Attributes
+    ----------
+    root : Path
+    """
+
+    root: Path
+
+    def uri(self, path: Path) -> str:
+        """BIDS URI of a file of the dataset."""
+        return f'bids::{path.relative_to(self.root).as_posix()}'
+
+    def figure(self, scan: Scan, desc: str) -> Path:
+        """A figure of a scan."""
+        return self.figures(scan.participant) / f'{scan.stem}_desc-{desc}_T1w{FIGURE}'
+
+    def figures(self, participant: str) -> Path:
+        """The folder of the figures of a participant."""
+        return self.root / f'sub-{participant}' / 'figures'
+
+    def page(self, participant: str) -> Path:
+        """The page of a participant."""
+        return self.root / f'sub-{participant}.html'
+
+    def scans_table(self, scan: Scan) -> Path:
+        """The table that holds the quality measures of a scan."""
+        session = f'_ses-{scan.session}' if scan.session else ''
+        return self.root / scan.folder.parent / f'sub-{scan.participant}{session}_scans.tsv'
+
+    def scans_tables(self) -> list[Path]:
+        """The tables with quality measures that are there."""
+        return sorted(self.root.glob('sub-*/**/*_scans.tsv'))
+
+    @property
+    def group_table(self) -> Path:
+        """The quality measures of all participants."""
+        return self.root / 'group_T1w.tsv'
+
+    @property
+    def group_page(self) -> Path:
+        """The page of the group level."""
+        return self.root / 'group_T1w.html'
+
+    @property
+    def group_metrics(self) -> Path:
+        """The measures of the group level with their intervals."""
+        return self.root / 'group_metrics.json'
+
+    def model(self, name: str) -> ModelFiles:
+        """The files of a trained model."""
+        return ModelFiles(self.root / 'models', name)
+
+    def models(self) -> list[Path]:
+        """The models that are there."""
+        return sorted((self.root / 'models').glob(f'*{MODEL}'))
+
+    def run(self, run_id: str) -> RunFiles:
+        """The files of a run."""
+        return RunFiles(self.root / 'logs' / run_id)
+
+    def runs(self) -> list[RunFiles]:
+        """The runs that are there, the latest first, since run ids begin with the time."""
+        folders = (self.root / 'logs').glob('*')
+        return [RunFiles(path) for path in sorted(folders, reverse=True) if path.is_dir()]
+
+    def in_space(self, space: Space) -> SpaceLayout:
+        """The images in a template space."""
+        return SpaceLayout(self.root, space)
+
+
+@dataclass(frozen=True)
+class SpaceLayout(Layout):
+    """The files of an output dataset whose images lie in one template space.
+
+    Attributes
+    ----------
+    root : Path
+    space : Space
+    """
+
+    space: Space
+
+    def image(self, kind: str, scan: Scan) -> Path:
+        """An image of a scan; `kind` is a key of ``IMAGES``."""
+        return self.root / scan.folder / f'{scan.stem}{self.ending(kind)}'
+
+    def ending(self, kind: str) -> str:
+        """What follows the name of the scan in the name of an image."""
+        image = IMAGES[kind]
+        entities = {} if image.native else self.space.entities
+        parts = [f'{key}-{value}' for key, value in (entities | {'desc': image.desc}).items()]
+        return '_' + '_'.join([*parts, image.suffix]) + IMAGE
+
+    def transform(self, scan: Scan) -> Path:
+        """The affine from a scan to template space."""
+        name = f'{scan.stem}_from-T1w_to-{self.space.protocol.template}_mode-image_xfm.txt'
+        return self.root / scan.folder / name
+
+    def preprocessed(self, scan: Scan) -> Preprocessed:
+        """What later steps take of a preprocessed scan."""
+        return Preprocessed(
+            self.image('preproc', scan), self.image('mask', scan), self.transform(scan)
+        )
+
+    def preproc_outputs(self, scan: Scan) -> list[Path]:
+        """All that preprocessing writes of a scan, but for sidecars."""
+        figures = (self.figure(scan, desc) for desc in PREPROC_FIGURES)
+        return [*self.preprocessed(scan), *figures]
+
+    def harmonized_images(self, scan: Scan, *, site_effect: bool = False) -> dict[str, Path]:
+        """The images that harmonization writes of a scan, by kind."""
+        whole = self.space.protocol.depth > 1
+        kinds = ['harmonized', 'slices', *(['native'] if whole else [])]
+        if site_effect:
+            kinds += ['effect', *(['native_effect'] if whole else [])]
+        return {kind: self.image(kind, scan) for kind in kinds}
+
+    def harmonize_outputs(self, scan: Scan, *, site_effect: bool) -> list[Path]:
+        """All that harmonization writes of a scan, but for sidecars."""
+        whole = self.space.protocol.depth > 1
+        figures = (*HARMONIZE_FIGURES, *(VOLUME_FIGURES if whole else ()))
+        images = self.harmonized_images(scan, site_effect=site_effect).values()
+        return [*images, *(self.figure(scan, desc) for desc in figures)]
+
+
+@dataclass(frozen=True)
+class ModelFiles:
+    """The files of a trained model.
+
+    Attributes
+    ----------
+    folder : Path
+    name : str
+    """
+
+    folder: Path
+    name: str
+
+    @property
+    def model(self) -> Path:
+        """The model itself."""
+        return self.folder / f'{self.name}{MODEL}'
+
+    @property
+    def losses(self) -> Path:
+        """Table of the training and validation losses."""
+        return self.folder / f'{self.name}_losses.tsv'
+
+    @property
+    def loss_curve(self) -> Path:
+        """Figure of these."""
+        return self.folder / f'{self.name}_losses{FIGURE}'
+
+    @property
+    def samples(self) -> Path:
+        """Picture of one scan of each site, rendered at every site."""
+        return self.folder / f'{self.name}_samples.png'
+
+    @property
+    def card(self) -> Path:
+        """The model card."""
+        return self.folder / f'{self.name}_MODEL.md'
+
+
+@dataclass(frozen=True)
+class RunFiles:
+    """The files of a run's logs.
+
+    Attributes
+    ----------
+    folder : Path
+        Named by the run id.
+    """
+
+    folder: Path
+
+    @property
+    def run_id(self) -> str:
+        """Time and random number of the run."""
+        return self.folder.name
+
+    @property
+    def settings(self) -> Path:
+        """The settings of the run, as ``--config-file`` takes them."""
+        return self.folder / 'settings.toml'
+
+    @property
+    def command(self) -> Path:
+        """The command line of the run."""
+        return self.folder / 'command.txt'
+
+    @property
+    def log(self) -> Path:
+        """What the run reported."""
+        return self.folder / 'ddae-app.log'
+
+    @property
+    def graph(self) -> Path:
+        """The workflow graph, without its ending."""
+        return self.folder / 'graph.dot'
+
+    @property
+    def citations(self) -> dict[str, Path]:
+        """The methods text by format."""
+        return {ending: self.folder / f'CITATION.{ending}' for ending in CITATION_FORMATS}
+
+    def crashes(self) -> list[Path]:
+        """What nipype wrote of the steps that failed."""
+        return sorted(self.folder.glob('crash-*.txt'))
+
+    def link(self, path: Path) -> str:
+        """Address of a file of the run for a page in the output folder."""
+        return f'logs/{self.run_id}/{path.name}'

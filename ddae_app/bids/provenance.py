@@ -1,4 +1,4 @@
-"""What an output was made from: told in its sidecar, so that a later run knows what is done."""
+"""What an output was made from, in its sidecar, so that a later run knows what is done."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from ddae_app.settings import Protocol
 Record = dict[str, Any]
 
 KEY = 'MadeFrom'
-"""The entry of a sidecar. It is written last of all and taken away first: where it is, the image
-and everything that was made with it are whole and belong together."""
+"""The entry of a sidecar. It is written last and removed first: where it is, the image and
+everything that was made with it are complete and belong together."""
 
 MEANING = {
     'RawSHA256': 'T1w image',
@@ -41,7 +41,7 @@ MEANING = {
 """How the entries of a record are called where they differ."""
 
 
-def of_preprocessing(
+def preprocessing_record(
     raw_sha256: str | None,
     protocol: Protocol,
     skull_strip: str,
@@ -74,15 +74,15 @@ def of_preprocessing(
     }
 
 
-def of_harmonization(
+def harmonization_record(
     preprocessing: Record,
     metadata: Metadata,
-    site_scans: Sequence[Path],
+    site_scans_sha256: str | None,
     *,
     keep_noise: bool,
     sloppy: bool,
 ) -> Record:
-    """Everything that a harmonised image depends on.
+    """Everything that a harmonized image depends on.
 
     Parameters
     ----------
@@ -90,8 +90,9 @@ def of_harmonization(
         Record of the preprocessed image.
     metadata : dict
         As :func:`~ddae_app.bids.sidecars.harmonization` gives it.
-    site_scans : sequence of Path
-        Preprocessed images that show the look of an unseen site.
+    site_scans_sha256 : str or None
+        Digest of the images in which the appearance of an unseen site is measured, as
+        :func:`digest_of_images` gives it.
     keep_noise, sloppy : bool
     """
     names = 'ModelSHA256', 'SourceSite', 'TargetSite', 'UnseenSitePolicy', 'Age', 'Sex'
@@ -100,19 +101,19 @@ def of_harmonization(
         **{name: metadata[name] for name in names},
         'KeepNoise': keep_noise,
         'Sloppy': sloppy,
-        'SiteScansSHA256': _digest(site_scans) if site_scans else None,
+        'SiteScansSHA256': site_scans_sha256,
         'SoftwareVersion': __version__,
     }
 
 
 def read_record(image: Path) -> Record | None:
-    """What an image was made from; None if its sidecar does not tell or is not there."""
+    """What an image was made from; None if its sidecar does not say or is not there."""
     record = sidecars.read(image).get(KEY)
     return record if isinstance(record, dict) else None
 
 
 def identity(image: Path) -> Record:
-    """What an image was made from, or where that is not told, which image it is."""
+    """What an image was made from, or where that is not recorded, which image it is."""
     return read_record(image) or {'ImageSHA256': digest_of(image)}
 
 
@@ -131,7 +132,9 @@ def difference(earlier: Record, now: Record) -> str:
     return ', '.join(parts)
 
 
-def _digest(images: Sequence[Path]) -> str:
+def digest_of_images(images: Sequence[Path]) -> str:
     """One digest of what some images were made from, whatever their order."""
-    told = sorted(json.dumps([image.name, identity(image)], sort_keys=True) for image in images)
-    return sha256('\n'.join(told).encode()).hexdigest()
+    identities = sorted(
+        json.dumps([image.name, identity(image)], sort_keys=True) for image in images
+    )
+    return sha256('\n'.join(identities).encode()).hexdigest()

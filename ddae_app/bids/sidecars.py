@@ -11,8 +11,7 @@ from typing import Any
 
 from ddae_app import __version__
 from ddae_app.bids.cohort import Covariates
-from ddae_app.bids.layout import Scan, sidecar
-from ddae_app.settings import Protocol
+from ddae_app.bids.layout import Scan, Space, sidecar
 
 Metadata = dict[str, Any]
 
@@ -29,14 +28,6 @@ DESCRIPTIONS = {
 }
 
 
-METHOD_NAMES = {
-    'ddae': 'DDAE',
-    'cvae': 'cVAE',
-    'style-gan': 'Style-Encoding GAN',
-    'combat': 'ComBat',
-}
-
-
 def read(image: Path) -> Metadata:
     """What the sidecar of an image says; empty where there is none, or it is damaged."""
     try:
@@ -48,60 +39,25 @@ def read(image: Path) -> Metadata:
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """What the sidecars tell of the model.
+    """What the sidecars say of the model.
 
     Attributes
     ----------
-    method, name, sha256 : str
+    label, name, sha256 : str
+        Label of the method, name and digest of the model.
     phantom : bool
         Trained on simulated images.
     """
 
-    method: str
+    label: str
     name: str
     sha256: str
     phantom: bool
 
 
-@dataclass(frozen=True)
-class Space:
-    """Where the outputs of a run lie.
-
-    Attributes
-    ----------
-    protocol : Protocol
-    reference : str
-        URI of the template.
-    """
-
-    protocol: Protocol
-    reference: str
-
-    @property
-    def entities(self) -> dict[str, str]:
-        """``space`` and ``res`` of the outputs."""
-        return {
-            'space': self.protocol.template,
-            'res': 'x'.join(map(str, dict.fromkeys(self.protocol.grid))),
-        }
-
-    def metadata(self) -> Metadata:
-        """The part that all images in this space share."""
-        grid = ' x '.join(map(str, self.protocol.grid))
-        return {
-            'SpatialReference': self.reference,
-            'Resolution': f'{grid} voxels over the field of view of {self.protocol.template}',
-        }
-
-
 def raw_uri(scan: Scan, bids_dir: Path) -> str:
     """BIDS URI of the image that everything came from."""
     return f'bids:raw:{scan.path.relative_to(bids_dir).as_posix()}'
-
-
-def own_uri(path: Path) -> str:
-    """BIDS URI of another image in the output dataset."""
-    return f'bids::{path.as_posix()}'
 
 
 def preproc(space: Space, source: str, skull_strip: str, weights_sha256: str | None) -> Metadata:
@@ -128,12 +84,12 @@ def mask(space: Space, source: str) -> Metadata:
     }
 
 
-def slices(space: Space, source: Path, *, harmonized: Metadata | None = None) -> Metadata:
+def slices(space: Space, source: str, *, harmonized: Metadata | None = None) -> Metadata:
     """Sidecar of the slice stack, or with `harmonized` of what became of it."""
     kind = 'slices' if harmonized is None else 'harmonized'
     return {
         'Description': DESCRIPTIONS[kind],
-        'Sources': [own_uri(source)],
+        'Sources': [source],
         'SkullStripped': True,
         'SliceAxis': 'axial',
         'IntensityPercentile': space.protocol.intensity_percentile,
@@ -142,21 +98,21 @@ def slices(space: Space, source: Path, *, harmonized: Metadata | None = None) ->
     }
 
 
-def native(raw: str, sources: Sequence[Path], harmonized: Metadata) -> Metadata:
-    """Sidecar of the harmonised scan in its own space.
+def native(raw: str, sources: Sequence[str], harmonized: Metadata) -> Metadata:
+    """Sidecar of the harmonized scan in its own space.
 
     Parameters
     ----------
     raw : str
         BIDS URI of the scan.
-    sources : sequence of Path
-        What else it comes from, in the output dataset.
+    sources : sequence of str
+        BIDS URIs of what else it is made from.
     harmonized : dict
         What was done.
     """
     return {
         'Description': DESCRIPTIONS['native'],
-        'Sources': [raw, *map(own_uri, sources)],
+        'Sources': [raw, *sources],
         'SpatialReference': raw,
         'Resolution': 'That of the scan',
         **harmonized,
@@ -164,7 +120,7 @@ def native(raw: str, sources: Sequence[Path], harmonized: Metadata) -> Metadata:
 
 
 def site_effect(harmonized: Metadata, before: str) -> Metadata:
-    """Sidecar of the difference, from that of the harmonised image; `before` is a BIDS URI."""
+    """Sidecar of the difference, from that of the harmonized image; `before` is a BIDS URI."""
     return {
         **harmonized,
         'Description': DESCRIPTIONS['siteeffect'],
@@ -177,7 +133,7 @@ def harmonization(
 ) -> Metadata:
     """What was done to the slices, as far as it is known before the run."""
     return {
-        'HarmonizationMethod': METHOD_NAMES[model.method],
+        'HarmonizationMethod': model.label,
         'SourceSite': covariates.site or 'n/a',
         'TargetSite': target_site,
         'UnseenSitePolicy': unseen_site,

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from ddae_app.cli.values import checked, hours, memory_mb, number
-from ddae_app.settings import CHOICES
+from ddae_app.settings import CHOICES, choices
 
 
 def _flag(group: argparse._ArgumentGroup, *names: str, **options) -> None:
@@ -147,7 +147,7 @@ def add_harmonization(parser: argparse.ArgumentParser) -> None:
     _flag(
         group,
         '--method',
-        choices=CHOICES['method'],
+        choices=choices('method'),
         help="harmonization method: what is trained, and of which method a participant's model "
         'has to be (default: ddae is trained, and any model taken)',
     )

@@ -21,6 +21,7 @@ from typing import Any
 import psutil
 
 from ddae_app import __version__
+from ddae_app.bids.layout import RunFiles
 from ddae_app.cli.parser import build_parser
 from ddae_app.cli.values import default_nprocs
 from ddae_app.errors import DdaeError, UsageError, lack_of_memory
@@ -233,11 +234,11 @@ def _run_level(settings: Settings, log_dir: Path) -> int:
         from ddae_app.levels.participant.level import run_participant
 
         named = os.environ.get('DDAE_MODEL')
-        return run_participant(settings, log_dir, Path(named) if named else None)
+        return run_participant(settings, RunFiles(log_dir), Path(named) if named else None)
     if settings.analysis_level == 'train':
         from ddae_app.levels.train.level import run_train
 
-        return run_train(settings, log_dir, int(os.environ.get('LOCAL_WORLD_SIZE', '1')))
+        return run_train(settings, RunFiles(log_dir), int(os.environ.get('LOCAL_WORLD_SIZE', '1')))
     from ddae_app.levels.group.level import run_group
 
     named = os.environ.get('DDAE_MODEL')

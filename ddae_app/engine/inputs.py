@@ -1,30 +1,28 @@
-"""What the participant and the train level begin with."""
+"""Which scans a run takes, what is known about them, and what preprocessing needs."""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from ddae_app.bids import sidecars
 from ddae_app.bids.cohort import Cohort, read_cohort
-from ddae_app.bids.layout import Scan
+from ddae_app.bids.layout import Layout, Preprocessed, Scan, Space, SpaceLayout
 from ddae_app.bids.query import Selection, find_scans, read_filters
 from ddae_app.bids.validation import validate_input
 from ddae_app.errors import TemplateError, UsageError, WeightsError
-from ddae_app.imaging.templates import TEMPLATES, load_template, write_template
+from ddae_app.imaging.templates import TEMPLATES
 from ddae_app.imaging.weights import check_weights
-from ddae_app.methods.device import resolve_device
-from ddae_app.settings import Protocol, SelectSettings, Settings
-from ddae_app.workflows.derivatives import mask_path, preproc_path, transform_path
-from ddae_app.workflows.harmonize import Preprocessed, SiteScan
-from ddae_app.workflows.participant import Preprocessing
+from ddae_app.methods.registry import METHODS
+from ddae_app.settings import PreprocSettings, Protocol, SelectSettings, Settings
 
 log = logging.getLogger('ddae_app')
 
 
 def select_scans(settings: Settings) -> tuple[list[Scan], Cohort]:
-    """Find the scans that were asked for, look up their covariates, and say so.
+    """Find the scans that were asked for, look up their covariates, and log both.
 
     Raises
     ------
@@ -46,6 +44,19 @@ def select_scans(settings: Settings) -> tuple[list[Scan], Cohort]:
     return scans, cohort
 
 
+def select_all_scans(settings: Settings) -> tuple[list[Scan], Cohort]:
+    """The scans of the whole dataset, those of participants that were not asked for too."""
+    everybody = replace(settings.select, participant_label=(), session_label=())
+    scans = find_scans(settings.bids_dir, _selection(everybody))
+    cohort = read_cohort(
+        settings.bids_dir,
+        scans,
+        site_column=settings.select.site_column,
+        source_site=settings.select.source_site,
+    )
+    return scans, cohort
+
+
 def _selection(select: SelectSettings) -> Selection:
     return Selection(
         participants=select.participant_label,
@@ -56,7 +67,7 @@ def _selection(select: SelectSettings) -> Selection:
 
 
 def check_sites_known(settings: Settings, cohort: Cohort) -> None:
-    """Refuse to go on where nothing tells the site of any scan.
+    """Refuse to go on where no table names the site of any scan.
 
     Raises
     ------
@@ -65,19 +76,19 @@ def check_sites_known(settings: Settings, cohort: Cohort) -> None:
     """
     if cohort.site_column is not None:
         return
-    found = (
+    problem = (
         f'participants.tsv has no site column (found {", ".join(cohort.columns)})'
         if cohort.columns
         else f'{settings.bids_dir / "participants.tsv"} is not there'
     )
     raise UsageError(
-        f'{found}, so the sites of the scans are unknown; name the column with --site-column, '
+        f'{problem}, so the sites of the scans are unknown; name the column with --site-column, '
         'or the one site of all scans with --source-site'
     )
 
 
-def output_space(protocol: Protocol) -> sidecars.Space:
-    """Where the outputs of a protocol lie; needs no template at hand.
+def space_of(protocol: Protocol) -> Space:
+    """The space of the outputs of a protocol; needs no template at hand.
 
     Raises
     ------
@@ -88,49 +99,35 @@ def output_space(protocol: Protocol) -> sidecars.Space:
         raise TemplateError(
             f'template {protocol.template!r} is unknown; expected {" or ".join(TEMPLATES)}'
         )
-    return sidecars.Space(protocol, TEMPLATES[protocol.template])
+    return Space(protocol, TEMPLATES[protocol.template])
 
 
-def prepare_preprocessing(settings: Settings, protocol: Protocol) -> Preprocessing:
-    """Load the template and check the weights, before any scan is touched.
+def protocol_without_model(settings: Settings) -> Protocol:
+    """The protocol of a run that has no model to ask: the paper's, but of all slices.
+
+    Methods that take single slices, and the DDAE of the paper, take the medial one only.
+    """
+    asked, usual, method = settings.preproc, Protocol(), settings.harmonize.method
+    as_published = settings.train.preset == 'paper' or (
+        method is not None and not METHODS[method].whole_scans
+    )
+    slices = asked.slices or ('medial' if as_published else 'all')
+    return replace(usual, template=asked.template or usual.template, slices=slices)
+
+
+def weights_digest(asked: PreprocSettings) -> str | None:
+    """SHA-256 of the weights of the brain extraction, after checking them; None without any.
 
     Raises
     ------
-    TemplateError, WeightsError, UsageError
-        Something is missing; the message says where to get it.
+    WeightsError
+        They are not there, or not those that are trusted.
     """
-    asked = settings.preproc
-    template = load_template(protocol.template, asked.templateflow_home)
-    folder = settings.run.work_dir.resolve() / 'templates'
-    weights_sha256, device = None, 'cpu'
-    if asked.skull_strip == 'hd-bet':
-        if asked.hd_bet_weights is None:
-            raise WeightsError('no folder of HD-BET weights; give --hd-bet-weights')
-        weights_sha256 = check_weights(asked.hd_bet_weights, asked.hd_bet_sha256)
-        device = str(resolve_device(settings.harmonize.device))
-        log.info('HD-BET weights %s, SHA-256 %s', asked.hd_bet_weights, weights_sha256)
-    return Preprocessing(
-        template=write_template(template, folder),
-        skull_strip=asked.skull_strip,
-        weights=asked.hd_bet_weights,
-        weights_sha256=weights_sha256,
-        device=device,
-    )
-
-
-def find_preprocessed(scan: Scan, space: sidecars.Space, roots: list[Path]) -> Preprocessed | None:
-    """What preprocessing wrote of a scan, from the first folder that has it."""
-    paths = preproc_path(scan, space), mask_path(scan, space), transform_path(scan, space)
-    for root in roots:
-        found = Preprocessed(*(root / path for path in paths))
-        if all(file.is_file() for file in found):
-            return found
-    return None
-
-
-def skull_strip_of(image: Path) -> str:
-    """How the brain of a preprocessed image was extracted; empty if no sidecar tells."""
-    return str(sidecars.read(image).get('SkullStripMethod', ''))
+    if asked.skull_strip != 'hd-bet':
+        return None
+    if asked.hd_bet_weights is None:
+        raise WeightsError('no folder of HD-BET weights; give --hd-bet-weights')
+    return check_weights(asked.hd_bet_weights, asked.hd_bet_sha256)
 
 
 def derivative_roots(settings: Settings) -> list[Path]:
@@ -152,19 +149,20 @@ def derivative_roots(settings: Settings) -> list[Path]:
     return roots
 
 
-def scans_by_site(settings: Settings, space: sidecars.Space) -> dict[str, list[SiteScan]]:
-    """Every preprocessed scan of the dataset by its site, those of other participants too."""
-    roots, found = derivative_roots(settings), dict[str, list[SiteScan]]()
-    everybody = replace(settings.select, participant_label=(), session_label=())
-    scans = find_scans(settings.bids_dir, _selection(everybody))
-    cohort = read_cohort(
-        settings.bids_dir,
-        scans,
-        site_column=settings.select.site_column,
-        source_site=settings.select.source_site,
-    )
-    for scan in scans:
-        files = find_preprocessed(scan, space, roots)
-        if files and (site := cohort[scan].site):
-            found.setdefault(site, []).append(SiteScan(files.image, files.mask, scan.participant))
-    return found
+def find_preprocessed(scan: Scan, space: Space, roots: Sequence[Path]) -> Preprocessed | None:
+    """What preprocessing wrote of a scan, from the first folder that has it."""
+    for root in roots:
+        files = SpaceLayout(root, space).preprocessed(scan)
+        if all(file.is_file() for file in files):
+            return files
+    return None
+
+
+def skull_strip_of(image: Path) -> str:
+    """How the brain of a preprocessed image was extracted; empty if its sidecar does not say."""
+    return str(sidecars.read(image).get('SkullStripMethod', ''))
+
+
+def layout_of(settings: Settings, protocol: Protocol) -> SpaceLayout:
+    """The files of a run's output folder."""
+    return Layout(settings.output_dir).in_space(space_of(protocol))

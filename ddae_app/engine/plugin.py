@@ -1,12 +1,14 @@
-"""Nipype's pool of processes, which goes on where one of them is killed."""
+"""Nipype's pool of processes, which continues where one of them is killed."""
 
 from __future__ import annotations
 
 import multiprocessing
 import signal
 import time
+from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from traceback import format_exception
 from typing import Any
 
@@ -15,9 +17,20 @@ from nipype.pipeline.plugins.multiproc import MultiProcPlugin, process_initializ
 
 from ddae_app.errors import MORE_MEMORY, WorkerKilledError
 
-# Between two looks at what is done, every plugin sleeps until a time of day; where the clock is
-# set back meanwhile, that is hours.
-base.time = time.monotonic
+
+@contextmanager
+def monotonic_clock() -> Iterator[None]:
+    """Let nipype's plugins measure time by a clock that is never set back.
+
+    Between two looks at what is done, every plugin sleeps until a time of day; where the system
+    clock is set back meanwhile, that can be hours.
+    """
+    time_of_day = base.time
+    base.time = time.monotonic
+    try:
+        yield
+    finally:
+        base.time = time_of_day
 
 
 class SteadyPool(MultiProcPlugin):

@@ -1,4 +1,4 @@
-"""Running a workflow: progress in words, and one line for each scan that failed."""
+"""Running a workflow: progress in the log, and one line for each scan that failed."""
 
 from __future__ import annotations
 
@@ -7,93 +7,107 @@ import re
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import nipype
 import yaml
 from nipype.pipeline import engine as pe
 
-from ddae_app.bids.layout import Scan
-from ddae_app.engine.plugin import SteadyPool
+from ddae_app.bids.layout import RunFiles
+from ddae_app.engine.plugin import SteadyPool, monotonic_clock
 from ddae_app.errors import UsageError, lack_of_memory
 from ddae_app.settings import RunSettings
 
 log = logging.getLogger('ddae_app')
+
+
+class Unit(Protocol):
+    """What a workflow processes independently of others: a scan, or a site."""
+
+    @property
+    def stem(self) -> str:
+        """Its name in the log."""
+
+    @property
+    def workflow(self) -> str:
+        """Name of its sub-workflow."""
+
+
+Key = TypeVar('Key', bound=Unit)
 
 STEPS = {
     'conform': 'conform',
     'register_mni': 'register to MNI',
     'correct_bias': 'correct bias field',
     'extract_brain': 'extract brain',
+    'measure_appearance': 'measure site appearance',
     'harmonize': 'harmonize',
     'ds_preproc': 'preprocessed',
     'ds_harmonized': 'harmonized',
 }
-"""Nodes whose end is worth a line."""
+"""Nodes whose end is reported."""
 
 OUR_ERROR = re.compile(r'ddae_app\.errors\.\w+: (.+)')
 
-
 SCANS_PER_PROCESS = 16
-"""How many nipype is given at a time.
+"""How many scans nipype is given at a time.
 
-It does a step of all of them before the next step of any, and looks through all that is left five
-times a second. Given thousands, it would finish none for hours, and be busy with itself.
+It runs one step of all scans before the next step of any, and searches all that is left five
+times a second. Given thousands of scans, it would finish none for hours.
 """
 
 
 def run_workflow(
-    workflow: pe.Workflow, scans: Sequence[Scan], run: RunSettings, log_dir: Path
-) -> dict[Scan, str]:
-    """Run a workflow of independent scans to its end, some scans after others.
+    workflow: pe.Workflow, scans: Sequence[Key], run: RunSettings, logs: RunFiles
+) -> dict[Key, str]:
+    """Run a workflow of independent scans, or sites, to its end, some after others.
 
     Parameters
     ----------
     workflow : pe.Workflow
-        One sub-workflow per scan, named by `Scan.workflow`.
-    scans : sequence of Scan
-        The scans in it.
+        One sub-workflow per scan, named by its ``workflow``.
+    scans : sequence of Unit
+        The scans, or sites, in it.
     run : RunSettings
         Processes, memory and what to do when a scan fails.
-    log_dir : Path
+    logs : RunFiles
         For crash files.
 
     Returns
     -------
-    dict of Scan to str
-        Why each scan that failed did, in one line.
+    dict of Unit to str
+        The reason of each that failed, in one line.
     """
-    _configure(workflow, run, log_dir)
+    _configure(workflow, run, logs)
     if run.write_graph:
-        workflow.write_graph(
-            str(log_dir / 'graph.dot'), graph2use='colored', simple_form=True, format='svg'
-        )
-    # A plugin of the user's, of a batch system perhaps, is given all that there is.
+        workflow.write_graph(str(logs.graph), graph2use='colored', simple_form=True, format='svg')
+    # A plugin of the user, for example of a batch system, is given all scans at once.
     at_once = len(scans) if run.use_plugin else run.nprocs * SCANS_PER_PROCESS
-    failures: dict[Scan, str] = {}
+    failures: dict[Key, str] = {}
     for first in range(0, len(scans), at_once):
         some = scans[first : first + at_once]
         if first:
-            log.info('%d of %d scans worked on', first, len(scans))
+            log.info('%d of %d scans processed', first, len(scans))
         part = pe.Workflow(workflow.name, workflow.base_dir)
         part.config = workflow.config
         part.add_nodes([workflow.get_node(scan.workflow) for scan in some])
-        failures |= _run(part, some, run, log_dir)
+        failures |= _run(part, some, run, logs)
         if failures and run.stop_on_first_crash:
             break
     return failures
 
 
 def _run(
-    workflow: pe.Workflow, scans: Sequence[Scan], run: RunSettings, log_dir: Path
-) -> dict[Scan, str]:
+    workflow: pe.Workflow, scans: Sequence[Key], run: RunSettings, logs: RunFiles
+) -> dict[Key, str]:
     plugin, arguments = _plugin(run, _Narrator(scans))
-    before = set(log_dir.glob('crash-*.txt'))
+    before = set(logs.crashes())
     try:
-        workflow.run(plugin=plugin, plugin_args=arguments)
+        with monotonic_clock():
+            workflow.run(plugin=plugin, plugin_args=arguments)
     except Exception as e:
-        # Nipype raises once at the end, for whatever failed; the crash files tell what.
-        failures = _failures(scans, set(log_dir.glob('crash-*.txt')) - before)
+        # Nipype raises once at the end, whatever failed; the crash files hold the reasons.
+        failures = _failures(scans, set(logs.crashes()) - before)
         if not failures:
             raise
         log.debug('nipype: %s', e)
@@ -101,10 +115,10 @@ def _run(
     return {}
 
 
-def _configure(workflow: pe.Workflow, run: RunSettings, log_dir: Path) -> None:
+def _configure(workflow: pe.Workflow, run: RunSettings, logs: RunFiles) -> None:
     workflow.base_dir = str(run.work_dir.resolve())
     workflow.config['execution'] = {
-        'crashdump_dir': str(log_dir),
+        'crashdump_dir': str(logs.folder),
         'crashfile_format': 'txt',
         # Times of files change when a dataset is copied; contents do not.
         'hash_method': 'content',
@@ -119,19 +133,19 @@ def _configure(workflow: pe.Workflow, run: RunSettings, log_dir: Path) -> None:
 
 
 def _plugin(run: RunSettings, narrator: _Narrator) -> tuple[str | SteadyPool, dict[str, Any]]:
-    told = {'status_callback': narrator}
+    callback = {'status_callback': narrator}
     if run.use_plugin is not None:
         try:
             content = yaml.safe_load(run.use_plugin.read_text())
-            return content['plugin'], dict(content.get('plugin_args') or {}) | told
+            return content['plugin'], dict(content.get('plugin_args') or {}) | callback
         except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError) as e:
             raise UsageError(
                 f'--use-plugin {run.use_plugin}: expected YAML with "plugin" and "plugin_args" '
                 f'({e})'
             ) from e
     if run.nprocs == 1:
-        return 'Linear', told
-    arguments: dict[str, Any] = told | {
+        return 'Linear', callback
+    arguments: dict[str, Any] = callback | {
         'n_procs': run.nprocs,
         'raise_insufficient': False,
         # A forked child of a process that has used torch or ITK may hang; a new one does not.
@@ -143,9 +157,9 @@ def _plugin(run: RunSettings, narrator: _Narrator) -> tuple[str | SteadyPool, di
 
 
 class _Narrator:
-    """Says what has been done, as nipype reports it."""
+    """Logs what has been done, as nipype reports it."""
 
-    def __init__(self, scans: Sequence[Scan]) -> None:
+    def __init__(self, scans: Sequence[Unit]) -> None:
         self.scans = {scan.workflow: scan for scan in scans}
         self.started: dict[str, float] = {}
 
@@ -166,15 +180,16 @@ class _Narrator:
             log.warning('%s: %s failed', scan.stem, step)
 
 
-def crash_file(scan: Scan, log_dir: Path) -> Path | None:
-    """What nipype wrote of a scan that failed in this run, if a step of it did."""
+def crash_file(scan: Unit, logs: RunFiles) -> Path | None:
+    """What nipype wrote of a scan of which a step failed in this run."""
     node = re.compile(rf'^Node: (\S+\.)?{re.escape(scan.workflow)}\.', re.MULTILINE)
-    crashes = sorted(log_dir.glob('crash-*.txt'))
-    return next((file for file in crashes if node.search(file.read_text(errors='replace'))), None)
+    return next(
+        (file for file in logs.crashes() if node.search(file.read_text(errors='replace'))), None
+    )
 
 
 def crash_reason(path: Path) -> str:
-    """What a crash file says, in one line."""
+    """The reason in a crash file, in one line."""
     text = path.read_text(errors='replace')
     ours = OUR_ERROR.findall(text)
     if ours:
@@ -187,14 +202,14 @@ def crash_reason(path: Path) -> str:
     return f'step {step} failed unexpectedly ({last}); details in {path}'
 
 
-def _failures(scans: Sequence[Scan], crashes: set[Path]) -> dict[Scan, str]:
+def _failures(scans: Sequence[Key], crashes: set[Path]) -> dict[Key, str]:
     by_workflow = {scan.workflow: scan for scan in scans}
-    found: dict[Scan, str] = {}
+    failures: dict[Key, str] = {}
     for path in sorted(crashes):
         text = path.read_text(errors='replace')
         node = re.search(r'^Node: (\S+)', text, re.MULTILINE)
         parts = node[1].split('.') if node else []
         scan = next((by_workflow[part] for part in parts if part in by_workflow), None)
         if scan is not None:
-            found[scan] = crash_reason(path)
-    return found
+            failures[scan] = crash_reason(path)
+    return failures

@@ -1,8 +1,9 @@
-"""Nipype interface over :mod:`ddae_app.methods`."""
+"""Nipype interfaces over :mod:`ddae_app.methods`."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -20,16 +21,19 @@ from ddae_app.imaging.grid import model_grid
 from ddae_app.imaging.slices import training_stacks
 from ddae_app.methods.device import resolve_device
 
+APPEARANCE_NAME = 'appearance.safetensors'
+
 
 class _HarmonizeInputSpec(BaseInterfaceInputSpec):
     in_file = File(exists=True, mandatory=True, desc='slices, brain in [0, 1]')
-    model = File(exists=True, mandatory=True, desc='model bundle')
+    model = File(exists=True, mandatory=True, desc='model file')
     source_site = traits.Str(mandatory=True, desc='where the scan was acquired')
-    target_site = traits.Str(mandatory=True, desc='whose look it is given')
+    target_site = traits.Str(mandatory=True, desc='the site to harmonize to')
     unseen_site = traits.Enum('refuse', 'agnostic', 'adapt', usedefault=True)
-    site_scans = traits.List(File(exists=True), desc='preprocessed scans of an unseen site')
-    site_masks = traits.List(File(exists=True), desc='their brain masks')
-    site_people = traits.List(traits.Str, desc='whose they are')
+    appearance = File(
+        exists=True, desc='measured appearance of a site that the model does not know'
+    )
+    site_scans = traits.Int(0, usedefault=True, desc='number of scans in which it was measured')
     keep_noise = traits.Bool(False, usedefault=True, desc='do not denoise')
     # NaN differs from itself, so that nipype would never find the step done.
     age = traits.Float(-1.0, usedefault=True, desc='years, negative if unknown')
@@ -54,17 +58,20 @@ class Harmonize(SimpleInterface):
     output_spec = _HarmonizeOutputSpec
 
     def _run_interface(self, runtime):
-        from ddae_app.methods.load import load_harmonizer  # takes PyTorch into memory
+        from ddae_app.methods.find import load_harmonizer  # which loads PyTorch
 
         inputs = self.inputs
-        harmonizer = load_harmonizer(inputs.model, inputs.device).prepared(
-            unseen_site=inputs.unseen_site,
-            keep_noise=inputs.keep_noise,
-            batch_size=inputs.batch_size,
-            steps=2 if inputs.sloppy else None,
-        )
-        if isdefined(inputs.site_scans):
-            harmonizer = self._adapted(harmonizer)
+        options = {
+            'device': inputs.device,
+            'unseen_site': inputs.unseen_site,
+            'keep_noise': inputs.keep_noise,
+            'batch_size': inputs.batch_size,
+        }
+        if inputs.sloppy:
+            options['steps'] = 2
+        harmonizer: Any = load_harmonizer(inputs.model, **options)
+        if isdefined(inputs.appearance):
+            harmonizer = harmonizer.with_site(inputs.source_site, Path(inputs.appearance))
         image = volumes.read(inputs.in_file)
         before = np.ascontiguousarray(np.moveaxis(np.asarray(image.dataobj), 2, 0))
         after = harmonizer.transform(
@@ -94,24 +101,51 @@ class Harmonize(SimpleInterface):
             },
             'provenance': {
                 'SourceSiteKnown': inputs.source_site in harmonizer.sites,
-                'ScansAdaptedTo': len(inputs.site_scans) if isdefined(inputs.site_scans) else 0,
+                'ScansAdaptedTo': inputs.site_scans,
                 **harmonizer.facts(),
                 'Device': str(resolve_device(inputs.device)),
             },
         }
         return runtime
 
-    def _adapted(self, harmonizer):
-        """The harmoniser, knowing how the site of the scan looks from others of its scans."""
-        inputs, protocol = self.inputs, harmonizer.info.protocol
-        grid, stacks, people = model_grid(protocol.template, protocol.grid), [], []
-        for scan, mask, person in zip(
-            inputs.site_scans, inputs.site_masks, inputs.site_people, strict=True
+
+class _MeasureAppearanceInputSpec(BaseInterfaceInputSpec):
+    model = File(exists=True, mandatory=True, desc='model file')
+    site = traits.Str(mandatory=True, desc='a site that the model does not know')
+    images = traits.List(File(exists=True), mandatory=True, desc='preprocessed scans of the site')
+    masks = traits.List(File(exists=True), mandatory=True, desc='their brain masks')
+    participants = traits.List(traits.Str, mandatory=True, desc='their participants')
+    device = traits.Str('auto', usedefault=True, nohash=True)
+    use_gpu = traits.Bool(False, usedefault=True, nohash=True, desc='queue for the GPU')
+
+
+class _MeasureAppearanceOutputSpec(TraitedSpec):
+    out_file = File(desc='appearance of the site')
+
+
+class MeasureAppearance(SimpleInterface):
+    """Measure the appearance of a site in its scans."""
+
+    input_spec = _MeasureAppearanceInputSpec
+    output_spec = _MeasureAppearanceOutputSpec
+
+    def _run_interface(self, runtime):
+        from ddae_app.methods.find import load_harmonizer  # which loads PyTorch
+
+        inputs = self.inputs
+        harmonizer: Any = load_harmonizer(inputs.model, device=inputs.device)
+        protocol, stacks, subjects = harmonizer.info.protocol, [], []
+        grid = model_grid(protocol.template, protocol.grid)
+        for image, mask, participant in zip(
+            inputs.images, inputs.masks, inputs.participants, strict=True
         ):
-            image, brain = (np.asarray(volumes.read(file).dataobj) for file in (scan, mask))
-            stacks.append(training_stacks(image, brain > 0, grid, protocol))
-            people += [person] * len(stacks[-1])
-        return harmonizer.adapted(np.concatenate(stacks), inputs.source_site, people)
+            scan, brain = (np.asarray(volumes.read(file).dataobj) for file in (image, mask))
+            stacks.append(training_stacks(scan, brain > 0, grid, protocol))
+            subjects += [participant] * len(stacks[-1])
+        out = Path(runtime.cwd) / APPEARANCE_NAME
+        harmonizer.measure_site(np.concatenate(stacks), inputs.site, subjects, out)
+        self._results['out_file'] = str(out)
+        return runtime
 
 
 class _BringBackInputSpec(BaseInterfaceInputSpec):
@@ -119,7 +153,7 @@ class _BringBackInputSpec(BaseInterfaceInputSpec):
     sha256 = traits.Str(desc='of the image, when the run was planned')
     xfm = File(exists=True, mandatory=True, desc='its affine to template space')
     slices = File(exists=True, mandatory=True, desc='all slices, brain in [0, 1]')
-    difference = File(exists=True, mandatory=True, desc='what harmonisation adds to them')
+    difference = File(exists=True, mandatory=True, desc='what harmonization adds to them')
 
 
 class _BringBackOutputSpec(TraitedSpec):
@@ -129,7 +163,7 @@ class _BringBackOutputSpec(TraitedSpec):
 
 
 class BringBack(SimpleInterface):
-    """Add what harmonisation changed to the scan in its own space."""
+    """Add what harmonization changed to the scan in its own space."""
 
     input_spec = _BringBackInputSpec
     output_spec = _BringBackOutputSpec

@@ -1,12 +1,13 @@
-"""What every harmoniser can do, and the checks they share."""
+"""The interface of all harmonizers, and the checks that they share."""
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any, Protocol, Self, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -14,8 +15,10 @@ import pandas as pd
 import ddae_app
 from ddae_app.errors import UsageError
 from ddae_app.methods.data import SEXES, SliceData, site_quantiles
-from ddae_app.methods.modelfile import ModelInfo, TrainingRecord
+from ddae_app.methods.modelfile import ModelIdentity, ModelInfo, TrainingRecord
 from ddae_app.settings import Protocol as ImageProtocol
+
+Info = TypeVar('Info', bound=ModelInfo)
 
 
 class Harmonizer(Protocol):
@@ -52,7 +55,7 @@ class Harmonizer(Protocol):
         """The sites it was fitted on; any of them can be a target."""
 
     def fit(self, images: np.ndarray, cohort: pd.DataFrame) -> Self:
-        """A copy fitted to these slices; the harmoniser itself does not change.
+        """A copy fitted to these slices; the harmonizer itself does not change.
 
         Raises
         ------
@@ -84,22 +87,134 @@ class Harmonizer(Protocol):
 
 
 class StoredHarmonizer(Harmonizer, Protocol):
-    """A harmoniser whose model is a file; :mod:`ddae_app.methods.load` lists them."""
+    """A harmonizer whose model is a file; :mod:`ddae_app.methods.registry` lists them."""
 
     @property
     def info(self) -> ModelInfo:
-        """What its file tells of it."""
+        """What its file says of itself."""
 
     def save(self, path: str | Path) -> None:
-        """Write the fitted harmoniser to one file, whole or not at all."""
-
-    def prepared(
-        self, *, unseen_site: str, keep_noise: bool, batch_size: int, steps: int | None = None
-    ) -> Self:
-        """A copy for one request."""
+        """Write the fitted harmonizer to one file, whole or not at all."""
 
     def facts(self) -> dict[str, Any]:
-        """What it does, for sidecars."""
+        """What it does, for sidecars; ``LabelBlind`` among them."""
+
+
+class AdaptableHarmonizer(StoredHarmonizer, Protocol):
+    """One that supports the option ``unseen_site``."""
+
+    def measure_site(
+        self, images: np.ndarray, site: str, subjects: Sequence[str], path: Path
+    ) -> None:
+        """Measure the appearance of a site that the model does not know, and write it."""
+
+    def with_site(self, site: str, path: Path) -> Self:
+        """A copy that also knows a site that was measured."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a training run stands, after each step.
+
+    Attributes
+    ----------
+    images_seen, images : int
+        So far, and in all.
+    loss : float
+        Of the last batch.
+    validation_loss : float or None
+        The latest; None before the first, or if no subject is held out.
+    seconds_left : float
+        At the pace so far.
+    """
+
+    images_seen: int
+    images: int
+    loss: float
+    validation_loss: float | None
+    seconds_left: float
+
+
+ProgressCallback = Callable[[Progress], None]
+
+
+@dataclass(frozen=True)
+class TrainingRequest:
+    """What the train level asks of a method.
+
+    Attributes
+    ----------
+    data : SliceData
+    protocol : Protocol
+        How the scans were preprocessed.
+    folder : Path
+        For the model and intermediate files; the same in a run that resumes.
+    identity : ModelIdentity
+        Name and origin of the model.
+    seed : int
+    device : str
+        See :func:`~ddae_app.methods.device.resolve_device`.
+    images : int or None
+        To be seen in training; None for the method's own number.
+    preset : str
+        Size of the network, for methods that have several.
+    initial : Path or None
+        Model to start from, for methods that can.
+    deadline : float
+        When to stop, as ``time.monotonic`` counts, for methods that can resume.
+    progress : callable, optional
+        Called with a :class:`Progress` after each step.
+    draw : callable, optional
+        Draws a :class:`~ddae_app.methods.samples.Samples` to a path, with a title.
+    fabric : Fabric, optional
+        The processes that train together, for methods that are trained so.
+    """
+
+    data: SliceData
+    protocol: ImageProtocol
+    folder: Path
+    identity: ModelIdentity
+    seed: int = 0
+    device: str = 'auto'
+    images: int | None = None
+    preset: str = 'base'
+    initial: Path | None = None
+    deadline: float = math.inf
+    progress: ProgressCallback | None = None
+    draw: Callable[[Any, Path, str], None] | None = None
+    fabric: Any = None
+
+    def identified(self, info: Info) -> Info:
+        """What a model file says of itself, with the name and origin that were asked for."""
+        identity = self.identity
+        record = replace(info.training, dataset=identity.dataset)
+        return replace(info, name=identity.name, training=record, phantom=identity.phantom)
+
+    def saved(self, harmonizer: StoredHarmonizer) -> TrainedModel:
+        """Write a harmonizer that was fitted to all scans."""
+        path = self.folder / f'{self.identity.name}.safetensors'
+        harmonizer.save(path)
+        return TrainedModel(path)
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """What a training wrote.
+
+    Attributes
+    ----------
+    path : Path
+        The model file.
+    held_out : np.ndarray of int
+        Rows of the data that training did not see.
+    losses, samples : Path or None
+        Table of the losses, and a picture of the model's renderings, where the method makes them.
+    """
+
+    path: Path
+    held_out: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=int))
+    losses: Path | None = None
+    samples: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -162,7 +277,7 @@ def cohort_of(data: SliceData) -> pd.DataFrame:
 
 
 def model_info(method: str, data: SliceData, protocol: ImageProtocol) -> ModelInfo:
-    """What the file of a model that was fitted to these scans tells of it."""
+    """What the file of a model that was fitted to these scans says of it."""
     counts = Counter(data.sites)
     scans = tuple(counts[site] for site in data.site_names)
     return ModelInfo(
@@ -200,3 +315,21 @@ def check_request(
             f'{", ".join(known)}'
         )
     return read_labels(cohort, len(images))
+
+
+def known_sites(sites: Sequence[str], info: ModelInfo) -> list[int]:
+    """The index of each source site in a model that takes no other sites.
+
+    Raises
+    ------
+    UsageError
+        If the model was not trained on one of them.
+    """
+    unseen = sorted(set(sites) - set(info.sites))
+    if unseen:
+        raise UsageError(
+            f'source site {", ".join(unseen)} is unknown to the model {info.name!r} of '
+            f'{info.method}, which knows {", ".join(info.sites)} and cannot harmonize other '
+            'sites; give --source-site, or a model trained with this site'
+        )
+    return [info.sites.index(site) for site in sites]

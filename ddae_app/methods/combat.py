@@ -12,20 +12,27 @@ import safetensors.numpy
 
 from ddae_app.errors import ModelError, UsageError
 from ddae_app.files import write_atomically
-from ddae_app.methods.base import Labels, check_request, model_info, training_data
-from ddae_app.methods.data import SliceData
-from ddae_app.methods.modelfile import ModelInfo, metadata_of, open_bundle, parse_info
+from ddae_app.methods.base import (
+    Labels,
+    TrainedModel,
+    TrainingRequest,
+    check_request,
+    cohort_of,
+    known_sites,
+    model_info,
+    training_data,
+)
+from ddae_app.methods.data import SliceData, sex_numbers
+from ddae_app.methods.modelfile import ModelInfo, metadata_of, open_model, parse_info
 from ddae_app.settings import Protocol
 
 CONVERGED = 1e-4
 """As in the reference implementations."""
 
-SEX_NUMBERS = {'M': 0.0, 'F': 1.0, None: np.nan}
-
 
 @dataclass(frozen=True)
 class ComBatFit:
-    """What ComBat learnt, for the P pixels that vary.
+    """What ComBat estimates for the P pixels that vary.
 
     Attributes
     ----------
@@ -71,7 +78,7 @@ class ComBat:
 
     @property
     def info(self) -> ModelInfo:
-        """What the model file tells of itself."""
+        """What the model file says of itself."""
         return self._ready()[0]
 
     @property
@@ -95,7 +102,7 @@ class ComBat:
                 raise UsageError(
                     f'site {site} has scans of one person, ComBat needs two; leave the site out'
                 )
-        known = np.stack([data.ages, [SEX_NUMBERS[sex] for sex in data.sexes]], axis=1)
+        known = np.stack([data.ages, sex_numbers(data.sexes)], axis=1)
         covariates = _means(known)
         centred = np.where(np.isnan(known), 0, known - covariates)
         _check_confounding(centred, data)
@@ -128,7 +135,7 @@ class ComBat:
                 f'images are {scans.shape[1:]} (slices, rows, columns), ComBat was fitted to '
                 f'{fit.pixels.shape}; preprocess with the protocol of the model'
             )
-        expected, z = self._standardised(scans, labels)
+        expected, z = self._standardized(scans, labels)
         target = info.sites.index(target_site)
         y = expected + fit.sd * (z * fit.scale[target] + fit.shift[target])
         out = scans.copy()
@@ -151,30 +158,18 @@ class ComBat:
         info, fit = self._ready()
         labels = check_request(images, cohort, info.sites[0], info.sites)
         scans = images[:, None] if images.ndim == 3 else images
-        expected, z = self._standardised(scans, labels)
+        expected, z = self._standardized(scans, labels)
         return expected + fit.sd * z
 
-    def _standardised(self, scans: np.ndarray, labels: Labels) -> tuple[np.ndarray, np.ndarray]:
+    def _standardized(self, scans: np.ndarray, labels: Labels) -> tuple[np.ndarray, np.ndarray]:
         """What is expected of each person, and how far the image is from it, less the site."""
         info, fit = self._ready()
-        unseen = sorted(set(labels.sites) - set(info.sites))
-        if unseen:
-            raise UsageError(
-                f'source site {", ".join(unseen)} is not among those that ComBat was fitted to: '
-                f'{", ".join(info.sites)}; it cannot harmonise a site that it has not seen'
-            )
-        known = np.stack([labels.ages, [SEX_NUMBERS[sex] for sex in labels.sexes]], axis=1)
+        rows = known_sites(labels.sites, info)
+        known = np.stack([labels.ages, sex_numbers(labels.sexes)], axis=1)
         centred = np.where(np.isnan(known), 0, known - fit.covariates)
         expected = fit.mean + centred @ fit.slopes
-        rows = [info.sites.index(site) for site in labels.sites]
         z = (scans[:, fit.pixels] - expected) / fit.sd
         return expected, (z - fit.shift[rows]) / fit.scale[rows]
-
-    def prepared(
-        self, *, unseen_site: str, keep_noise: bool, batch_size: int, steps: int | None = None
-    ) -> ComBat:
-        """Itself: there is nothing to choose."""
-        return self
 
     def facts(self) -> dict[str, Any]:
         """What was done, for sidecars: age and sex, where known, tell what is expected."""
@@ -196,10 +191,8 @@ class ComBat:
             If the file is no such thing, or its parts do not fit each other.
         """
         path = Path(path)
-        with open_bundle(path, 'np') as file:
-            info = parse_info(path, file.metadata() or {})
-            if info.method != 'combat':
-                raise ModelError(f'{path}: a model of {info.method}, where ComBat is expected')
+        with open_model(path, 'np') as file:
+            info = parse_info(path, file.metadata() or {}, 'combat')
             stack = info.protocol.depth, *info.protocol.slice_shape
             found = {k: tuple(file.get_slice(k).get_shape()) for k in file.keys()}  # noqa: SIM118
             n, p = len(info.sites), *found.get('mean', (0,))
@@ -227,6 +220,12 @@ class ComBat:
         return self.known, self.fitted
 
 
+def train_model(request: TrainingRequest) -> TrainedModel:
+    """Fit ComBat for the train level."""
+    fitted = ComBat(protocol=request.protocol).fit(request.data.images, cohort_of(request.data))
+    return request.saved(replace(fitted, known=request.identified(fitted.info)))
+
+
 def _means(known: np.ndarray) -> np.ndarray:
     """Of each covariate over whom it is known of; 0 where it is known of nobody."""
     counts = np.maximum((~np.isnan(known)).sum(axis=0), 1)
@@ -246,7 +245,7 @@ def _check_confounding(centred: np.ndarray, data: SliceData) -> None:
 
 
 def _moments(data: SliceData, z: int, centred: np.ndarray) -> tuple[np.ndarray, ...]:
-    """Regression and standardised moments of the pixels of a slice that vary.
+    """Regression and standardized moments of the pixels of a slice that vary.
 
     Returns
     -------

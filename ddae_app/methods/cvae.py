@@ -1,20 +1,84 @@
-"""The conditional variational autoencoder of the paper's comparison.
+"""The conditional variational autoencoder of the paper's comparison, as a harmonizer.
 
-Encoder ``q(z | x, c)`` and decoder ``p(x | z, c)`` are told what is known of a scan,
+Encoder ``q(z | x, c)`` and decoder ``p(x | z, c)`` are given what is known of a scan,
 ``c = (age, sex, site)`` (Sohn et al. 2015; for MRI: Moyer et al. 2020, arXiv 1904.05375). To
-harmonise, another site is told to the decoder. The sizes of the paper's are not public; these are
-reconstructed, not stated in the paper.
+harmonize, the decoder is given another site. The sizes of the paper's network are not public;
+these are reconstructed, not stated in the paper.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as nnf
 
-from ddae_app.methods.ddae.config import CVAEConfig
-from ddae_app.methods.ddae.encoders import Condition
+from ddae_app.errors import ModelError
+from ddae_app.methods.base import TrainedModel, TrainingRequest
+from ddae_app.methods.condition import Condition
+from ddae_app.methods.data import SliceData
 from ddae_app.methods.ddae.unet import group_norm
+from ddae_app.methods.slice_network import (
+    Learner,
+    NetworkHarmonizer,
+    SliceNetworkInfo,
+    TrainingSchedule,
+    train_slice_network,
+)
+
+
+@dataclass(frozen=True)
+class CVAEConfig:
+    """Sizes of the conditional variational autoencoder.
+
+    Attributes
+    ----------
+    image_size : int
+        Pixels along a side, a multiple of 2 to the number of `multipliers`.
+    channels : int
+    multipliers : tuple of int
+        Of `channels`, at each halving of the image.
+    z_dim : int
+    """
+
+    image_size: int = 128
+    channels: int = 16
+    multipliers: tuple[int, ...] = (1, 2, 4, 8, 8)
+    z_dim: int = 128
+
+    def __post_init__(self) -> None:
+        step = 2 ** len(self.multipliers)
+        sizes = (self.image_size, self.channels, self.z_dim, *self.multipliers)
+        if min(sizes) < 1 or max(sizes) > 4096 or self.image_size % step:
+            raise ModelError(
+                f'a cVAE of sizes {sizes}; expected 1 to 4096, and an image_size that is a '
+                f'multiple of {step}'
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class CVAEInfo(SliceNetworkInfo):
+    """What the model file of a conditional variational autoencoder says of itself.
+
+    Attributes
+    ----------
+    config : CVAEConfig
+    age_mean, age_sd : float
+        Years.
+    """
+
+    method: str = 'cvae'
+    config: CVAEConfig
+    age_mean: float
+    age_sd: float
+
+    def _checks(self) -> dict[str, bool]:
+        return super()._checks() | {
+            f'an age_sd of {self.age_sd}; it must be above 0': self.age_sd > 0
+        }
 
 
 class CVAE(nn.Module):
@@ -65,7 +129,7 @@ class CVAE(nn.Module):
         return self.decoder(nnf.silu(h).view(len(z), -1, self.side, self.side))
 
     def render(self, x: Tensor, source: Condition, target: Condition) -> Tensor:
-        """What is remembered of scans, drawn with other facts."""
+        """Scans encoded with their own labels and decoded with those of the target."""
         return self.decode(self.encode(x, source)[0], target)
 
     def loss(self, x: Tensor, condition: Condition, generator: torch.Generator) -> Tensor:
@@ -93,3 +157,67 @@ class CVAE(nn.Module):
             ],
             dim=1,
         )
+
+
+def train_cvae(data: SliceData, config: CVAEConfig, schedule: TrainingSchedule) -> CVAE:
+    """Train a conditional variational autoencoder; every site is drawn equally often.
+
+    Parameters
+    ----------
+    data : SliceData
+        Of single slices.
+    config : CVAEConfig
+    schedule : TrainingSchedule
+
+    Returns
+    -------
+    CVAE
+        In evaluation mode.
+
+    Raises
+    ------
+    DdaeError
+        If the loss is no longer finite.
+    """
+    batch = 32
+    ages = data.ages[~np.isnan(data.ages)] if not np.isnan(data.ages).all() else np.zeros(1)
+    sizes = config, len(data.site_names), float(ages.mean()), max(float(ages.std()), 1.0)
+    model = schedule.build(lambda: CVAE(*sizes))
+    learn = Learner(torch.optim.AdamW(model.parameters(), 2e-3), schedule.steps(batch))
+
+    def step(x: Tensor, condition: Condition, generator: torch.Generator) -> Tensor:
+        loss = model.loss(x, condition, generator)
+        learn(loss)
+        return loss
+
+    schedule.run(data, batch, step)
+    return model.eval().requires_grad_(False)
+
+
+class CVAEHarmonizer(NetworkHarmonizer[CVAE, CVAEInfo]):
+    """Slices as a conditional variational autoencoder renders them, given another site.
+
+    They are as blurred as those of such autoencoders are: the output shows what the 128 latent
+    variables hold of the scan.
+    """
+
+    method = 'cvae'
+    label_blind = False
+    info_class = CVAEInfo
+
+    @staticmethod
+    def build(info: CVAEInfo) -> CVAE:
+        """A network of these sizes."""
+        return CVAE(info.config, len(info.sites), info.age_mean, info.age_sd)
+
+    @staticmethod
+    def train(data: SliceData, schedule: TrainingSchedule) -> tuple[CVAE, dict[str, Any]]:
+        """A trained network, and what its model file says beside what all say."""
+        config = CVAEConfig(image_size=data.images.shape[-1])
+        model = train_cvae(data, config, schedule)
+        return model, {'config': config, 'age_mean': model.age_mean, 'age_sd': model.age_sd}
+
+
+def train_model(request: TrainingRequest) -> TrainedModel:
+    """Train a cVAE for the train level."""
+    return train_slice_network(request, CVAEHarmonizer)

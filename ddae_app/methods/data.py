@@ -8,14 +8,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
 from ddae_app.errors import UsageError
-from ddae_app.methods.ddae.appearance import CEILING
-from ddae_app.methods.ddae.encoders import Condition
 from ddae_app.methods.modelfile import SiteQuantiles
 
 SEXES = {'M': 0, 'F': 1, None: -1}
+"""The code of each sex."""
+
+CEILING = 1.2
+"""The brightest intensity that the networks see, since noise lifts some of the brain above 1."""
+
 CHUNK = 256
 """Slices read at once from an array that may lie on disk."""
 
@@ -99,33 +101,6 @@ class SliceData:
             found.append(np.column_stack([some[row], position]))
         return np.concatenate(found)
 
-    def condition(self, rows: np.ndarray, positions: np.ndarray | None = None) -> Condition:
-        """The labels of some scans, as the network wants them; sites as in ``site_names``."""
-        number = {s: i for i, s in enumerate(self.site_names)}
-        return make_condition(
-            [self.ages[i] for i in rows],
-            [self.sexes[i] for i in rows],
-            [number[self.sites[i]] for i in rows],
-            positions,
-        )
-
-    def batch(
-        self, rows: np.ndarray, positions: np.ndarray | None = None, context: int = 0
-    ) -> torch.Tensor:
-        """Some scans, clipped to what the networks see.
-
-        Returns
-        -------
-        torch.Tensor, shape (B, D, H, W)
-            With `positions`, of one slice each and of its `context` neighbours on either side.
-        """
-        if positions is None:
-            images = self.images[rows]
-        else:
-            near = np.asarray(positions)[:, None] + np.arange(-context, context + 1)
-            images = self.images[np.asarray(rows)[:, None], near.clip(0, self.depth - 1)]
-        return torch.from_numpy(np.clip(images, 0, CEILING))
-
     def fingerprint(self) -> str:
         """SHA-256 of the images and labels."""
         digest = hashlib.sha256(repr((self.images.shape, self.sites, self.sexes)).encode())
@@ -135,24 +110,13 @@ class SliceData:
         return digest.hexdigest()
 
 
-def make_condition(
-    ages: Sequence[float],
-    sexes: Sequence[str | None],
-    sites: Sequence[int],
-    positions: Sequence[int] | np.ndarray | None = None,
-) -> Condition:
-    """Labels as tensors: years or NaN, 'M', 'F' or None, site number or -1; first slice, or 0."""
-    first = np.zeros(len(sites)) if positions is None else positions
-    return Condition(
-        torch.tensor(np.asarray(ages), dtype=torch.float32),
-        torch.tensor([SEXES[s] for s in sexes], dtype=torch.int64),
-        torch.tensor(np.asarray(sites), dtype=torch.int64),
-        torch.tensor(np.asarray(first), dtype=torch.int64),
-    )
+def sex_numbers(sexes: Sequence[str | None]) -> np.ndarray:
+    """The code of each sex as a number, NaN where it is unknown; shape (N,)."""
+    return np.array([SEXES[sex] if sex is not None else np.nan for sex in sexes], dtype=float)
 
 
 def split_subjects(data: SliceData, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Rows for training and rows held out; nobody is on both sides.
+    """Rows for training and rows held out; no subject is on both sides.
 
     Parameters
     ----------
@@ -173,13 +137,13 @@ def split_subjects(data: SliceData, fraction: float, seed: int) -> tuple[np.ndar
         home[subject] = min(home.get(subject, site), site)
     held_out: set[str] = set()
     for site in data.site_names:
-        people = sorted(s for s, h in home.items() if h == site)
-        n = min(round(fraction * len(people)), max(len(people) - 1, 0))
-        held_out |= {people[i] for i in rng.permutation(len(people))[:n]}
+        subjects = sorted(s for s, h in home.items() if h == site)
+        n = min(round(fraction * len(subjects)), max(len(subjects) - 1, 0))
+        held_out |= {subjects[i] for i in rng.permutation(len(subjects))[:n]}
     for site in data.site_names:  # a site of travelling subjects only may have lost them all
-        people_here = {p for p, s in zip(data.subjects, data.sites, strict=True) if s == site}
-        if people_here <= held_out:
-            held_out -= people_here
+        subjects_here = {p for p, s in zip(data.subjects, data.sites, strict=True) if s == site}
+        if subjects_here <= held_out:
+            held_out -= subjects_here
     out = np.array([s in held_out for s in data.subjects])
     return np.flatnonzero(~out), np.flatnonzero(out)
 

@@ -1,25 +1,22 @@
-"""Finding the model that a run uses."""
+"""Finding the model that a run uses, and loading it."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from hashlib import file_digest
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
-from ddae_app.errors import ModelError, UsageError
-from ddae_app.methods.ddae.config import PRESETS, Preset
+from ddae_app.errors import ModelError
+from ddae_app.methods import registry
+from ddae_app.methods.base import StoredHarmonizer
 from ddae_app.methods.modelfile import ModelInfo, read_model_info
-from ddae_app.settings import Protocol
+from ddae_app.methods.registry import Method
 
 PHANTOM_MODEL = 'phantom-tiny.safetensors'
 """The packaged model, trained on simulated scanners by ``make demo-model``."""
-
-SLICE_NETWORKS = ('cvae', 'style-gan')
-"""Methods that take single slices only: the paper's baselines that are networks."""
-
-FEWEST_PEOPLE = 5
-"""With fewer, the look of a site is worse known from its scans than from each scan itself."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +37,11 @@ class FoundModel:
     sha256: str
     origin: str
 
+    @property
+    def method(self) -> Method:
+        """The row of its method."""
+        return registry.METHODS[self.info.method]
+
     def describe(self) -> str:
         """One line for the log."""
         kind = 'PHANTOM model, of simulated scanners only' if self.info.phantom else 'model'
@@ -56,138 +58,86 @@ class FoundModel:
 
 
 def find_model(
-    named: Path | None, environment: Path | None, output_dir: Path, method: str | None = None
+    named: Path | None,
+    environment: Path | None,
+    trained: Sequence[Path],
+    method: str | None = None,
 ) -> FoundModel:
-    """The model of a run: ``--model``, ``$DDAE_MODEL``, ``<output_dir>/models/``, the packaged.
+    """The model of a run: ``--model``, ``$DDAE_MODEL``, the trained one, or the packaged.
+
+    Parameters
+    ----------
+    named, environment : Path or None
+        What ``--model`` and ``$DDAE_MODEL`` name.
+    trained : sequence of Path
+        The models that the train level wrote to the output folder.
+    method : str, optional
+        What the model has to be of.
 
     Raises
     ------
     ModelError
         The file is missing, corrupt, of another version or of another method than was asked
-        for, or several lie in the folder.
+        for, or several were trained.
     """
     if named is not None or environment is not None:
         origin = 'DDAE_MODEL' if named is None else '--model'
-        found = _read(named or environment or Path(), origin)
-        if method not in (None, found.info.method):
+        model = _read(named or environment or Path(), origin)
+        if method not in (None, model.info.method):
             raise ModelError(
-                f'--method {method}: {found.path} ({origin}) is a model of {found.info.method}; '
+                f'--method {method}: {model.path} ({origin}) is a model of {model.info.method}; '
                 'leave --method out, or give another model'
             )
-        return found
-    folder = output_dir / 'models'
-    trained = [
-        found
-        for found in trained_models(output_dir)
-        if found.info.method == (method or found.info.method)
-    ]
-    if len(trained) > 1:
+        return model
+    fitting = [model for model in read_models(trained) if method in (None, model.info.method)]
+    if len(fitting) > 1:
         raise ModelError(
-            f'{folder} holds {len(trained)} models '
-            f'({", ".join(found.path.name for found in trained)}); choose one with --model'
+            f'{fitting[0].path.parent} holds {len(fitting)} models '
+            f'({", ".join(model.path.name for model in fitting)}); choose one with --model'
             + ('' if method else ' or --method')
         )
-    if trained:
-        return trained[0]
-    if method not in (None, 'ddae'):
+    if fitting:
+        return fitting[0]
+    if method not in (None, registry.DEFAULT):
         raise ModelError(
-            f'--method {method}: {folder} holds no such model; fit one (ddae-app BIDS_DIR '
-            f'OUTPUT_DIR train --method {method}), or name one with --model'
+            f'--method {method}: the output folder holds no such model; fit one (ddae-app '
+            f'BIDS_DIR OUTPUT_DIR train --method {method}), or name one with --model'
         )
     return _read(Path(str(files('ddae_app') / 'data' / PHANTOM_MODEL)), 'packaged')
 
 
-def trained_models(output_dir: Path) -> list[FoundModel]:
-    """The models that the train level left in an output folder, by name.
+def read_models(paths: Sequence[Path]) -> list[FoundModel]:
+    """The models in files that the train level wrote.
 
     Raises
     ------
     ModelError
         If a file is no model.
     """
-    files = sorted((output_dir / 'models').glob('*.safetensors'))
-    return [_read(path, 'trained in this output folder') for path in files]
+    return [_read(path, 'trained in this output folder') for path in paths]
 
 
-def check_options(model: FoundModel, unseen_site: str, keep_noise: bool) -> None:
-    """Refuse what only a DDAE can do of a model of another method.
+def load_harmonizer(path: str | Path, **options: Any) -> StoredHarmonizer:
+    """The harmonizer in a model file, whatever its method.
 
-    Raises
-    ------
-    UsageError
-    """
-    for flag, asked in (
-        (f'--unseen-site {unseen_site}', unseen_site != 'refuse'),
-        ('--keep-noise', keep_noise),
-    ):
-        if asked and model.info.method != 'ddae':
-            raise UsageError(
-                f'{flag}: {model.info.name!r} is a model of {model.info.method}, which cannot; '
-                'leave the flag out, or give a DDAE'
-            )
-
-
-def check_target(model: FoundModel, target_site: str | None) -> str:
-    """The target site, if the model knows it.
-
-    Raises
-    ------
-    UsageError
-        Not given, or not one of the model's.
-    """
-    if target_site not in model.info.sites:
-        found = 'is missing' if target_site is None else f'{target_site!r} is unknown to the model'
-        raise UsageError(
-            f'--target-site {found}; {model.info.name!r} knows {", ".join(model.info.sites)}'
-        )
-    return target_site
-
-
-def too_few_to_adapt(site: str, people: int) -> str:
-    """Why ``--unseen-site adapt`` cannot be done for a site."""
-    return (
-        f'site {site} is unknown to the model, and --unseen-site adapt needs preprocessed scans '
-        f'of {FEWEST_PEOPLE} of its people, {people} are there; preprocess more of them, or give '
-        '--unseen-site agnostic'
-    )
-
-
-def check_protocol(model: FoundModel, template: str | None, slices: str | None) -> Protocol:
-    """The model's preprocessing protocol, if it is what was asked for.
+    Parameters
+    ----------
+    path : path
+    **options
+        ``device``, ``batch_size``, ``steps``, ``unseen_site``, ``keep_noise``. Those that the
+        method has no use for are left out: whether it supports what a user asked for is checked
+        before (:func:`ddae_app.methods.compatibility.check_options`).
 
     Raises
     ------
     ModelError
-        A flag asks for another template or other slices.
+        If the file is unusable.
+    UsageError
+        If the device is not there.
     """
-    protocol = model.info.protocol
-    for flag, asked, needed in (
-        ('--template', template, protocol.template),
-        ('--slices', slices, protocol.slices),
-    ):
-        if asked is not None and asked != needed:
-            raise ModelError(
-                f'{flag} {asked}: the model {model.info.name!r} was trained with {needed}; '
-                f'leave the flag out, or give a model that was trained with {asked}'
-            )
-    return protocol
-
-
-def training_preset(name: str, images: int | None) -> Preset:
-    """A preset, with another length of training where one is asked for."""
-    preset = PRESETS[name]
-    if images is None:
-        return preset
-    # Averaging and warm-up keep their share of the run.
-    shrink = min(1.0, images / preset.train.images)
-    train = replace(
-        preset.train,
-        images=images,
-        warmup_images=int(preset.train.warmup_images * shrink),
-        ema_halflife_images=max(1, int(preset.train.ema_halflife_images * shrink)),
-        validation_interval_images=max(1, int(preset.train.validation_interval_images * shrink)),
-    )
-    return replace(preset, train=train)
+    method = registry.METHODS[read_model_info(path).method]
+    taken = {name: value for name, value in options.items() if method.supports(name)}
+    return registry.imported(method.loader)(path, **taken)
 
 
 def _read(path: Path, origin: str) -> FoundModel:

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import msgspec
 from safetensors import SafetensorError, safe_open
 
 from ddae_app.errors import ModelError
-from ddae_app.methods.ddae.config import CVAEConfig, ModelConfig, StyleGANConfig
-from ddae_app.methods.records import from_json
+from ddae_app.methods.registry import METHODS, imported, trainable
 from ddae_app.settings import CHOICES, MAX_NAME, Protocol, is_name
 
-FORMAT_VERSION = 7
-"""Raised whenever an older program could no longer read a bundle correctly."""
+FORMAT_VERSION = 8
+"""Raised whenever an older program could no longer read a model file correctly."""
 
 METADATA_KEY = 'ddae'
 MAX_METADATA = 4_000_000
@@ -44,8 +44,30 @@ class SiteQuantiles:
 
 
 @dataclass(frozen=True)
+class ModelIdentity:
+    """What distinguishes a model that is to be trained from others.
+
+    Attributes
+    ----------
+    name : str
+        Also the stem of its file.
+    dataset : str
+        Name of the training dataset.
+    phantom : bool
+        Trained on simulated images; not suitable for real ones.
+    notes : str
+        Provenance, for people.
+    """
+
+    name: str
+    dataset: str = 'unknown'
+    phantom: bool = False
+    notes: str = ''
+
+
+@dataclass(frozen=True)
 class TrainingRecord:
-    """How a model came about.
+    """How a model was trained.
 
     Attributes
     ----------
@@ -69,11 +91,12 @@ class TrainingRecord:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelInfo:
-    """What every model file tells of itself, whatever the method.
+    """What every model file says of itself, whatever the method.
 
     Attributes
     ----------
-    method : {'ddae', 'cvae', 'style-gan', 'combat'}
+    method : str
+        A key of :data:`ddae_app.methods.registry.METHODS`.
     name : str
     sites : tuple of str, length S
         In the order of the model's site codes.
@@ -84,9 +107,9 @@ class ModelInfo:
     versions : dict of str
         Of ``ddae-app`` and the libraries that matter, at training time.
     phantom : bool
-        Trained on simulated images; no use for real ones.
+        Trained on simulated images; not suitable for real ones.
     notes : str
-        Licence and provenance, for people.
+        License and provenance, for people.
 
     Raises
     ------
@@ -105,9 +128,9 @@ class ModelInfo:
     notes: str = ''
 
     def __post_init__(self) -> None:
-        for found, fine in self._checks().items():
+        for problem, fine in self._checks().items():
             if not fine:
-                raise ModelError(f'the model {self.name!r} has {found}')
+                raise ModelError(f'the model {self.name!r} has {problem}')
 
     @property
     def network(self) -> dict[str, object]:
@@ -124,7 +147,7 @@ class ModelInfo:
         tables = (self.quantiles.low, self.quantiles.median, self.quantiles.high)
         return {
             f'the method {self.method!r}, which this program does not know': (
-                self.method in KINDS
+                self.method in trainable()
             ),
             f'{n} sites; 1 to {MAX_SITES} are allowed': 1 <= n <= MAX_SITES,
             'sites of the same name': len(set(self.sites)) == n,
@@ -136,6 +159,14 @@ class ModelInfo:
                 map(is_name, (self.name, *self.sites))
             ),
             **_protocol_checks(self.protocol),
+        }
+
+    def _slice_checks(self, size: int) -> dict[str, bool]:
+        """Of a network that takes slices of ``size`` squared."""
+        return {
+            f'slices of {self.protocol.slice_shape} for a network of {size}': (
+                tuple(self.protocol.slice_shape) == (size, size)
+            )
         }
 
 
@@ -154,119 +185,21 @@ def _protocol_checks(protocol: Protocol) -> dict[str, bool]:
     }
 
 
-@dataclass(frozen=True, kw_only=True)
-class BundleInfo(ModelInfo):
-    """Everything in the bundle of a DDAE but the weights.
-
-    Attributes
-    ----------
-    config : ModelConfig
-    age_mean, age_sd : float
-        Years.
-    """
-
-    method: str = 'ddae'
-    config: ModelConfig
-    age_mean: float
-    age_sd: float
-
-    @property
-    def network(self) -> dict[str, object]:
-        """Sizes and options of its network."""
-        return vars(self.config)
-
-    def _checks(self) -> dict[str, bool]:
-        size = self.config.image_size
-        return super()._checks() | {
-            f'an age_sd of {self.age_sd}; it must be above 0': self.age_sd > 0,
-            f'slices of {self.protocol.slice_shape} for a network of {size}': (
-                tuple(self.protocol.slice_shape) == (size, size)
-            ),
-            f'{self.protocol.depth} slices a scan for a network of {self.config.depth}': (
-                self.protocol.depth == self.config.depth
-            ),
-        }
-
-
-@dataclass(frozen=True, kw_only=True)
-class SliceNetworkInfo(ModelInfo):
-    """Everything in the file of a network that takes single slices but the weights.
-
-    Attributes
-    ----------
-    config : CVAEConfig or StyleGANConfig
-    """
-
-    config: CVAEConfig | StyleGANConfig
-
-    @property
-    def network(self) -> dict[str, object]:
-        """Sizes of its network."""
-        return vars(self.config)
-
-    def _checks(self) -> dict[str, bool]:
-        size = self.config.image_size
-        return super()._checks() | {
-            f'slices of {self.protocol.slice_shape} for a network of {size}': (
-                tuple(self.protocol.slice_shape) == (size, size)
-            ),
-            f'{self.protocol.depth} slices a scan, and takes one': self.protocol.depth == 1,
-        }
-
-
-@dataclass(frozen=True, kw_only=True)
-class CVAEInfo(SliceNetworkInfo):
-    """Of a conditional variational autoencoder.
-
-    Attributes
-    ----------
-    age_mean, age_sd : float
-        Years.
-    """
-
-    method: str = 'cvae'
-    config: CVAEConfig
-    age_mean: float
-    age_sd: float
-
-    def _checks(self) -> dict[str, bool]:
-        return super()._checks() | {
-            f'an age_sd of {self.age_sd}; it must be above 0': self.age_sd > 0
-        }
-
-
-@dataclass(frozen=True, kw_only=True)
-class StyleGANInfo(SliceNetworkInfo):
-    """Of a style-encoding GAN."""
-
-    method: str = 'style-gan'
-    config: StyleGANConfig
-
-
-KINDS: dict[str, type[ModelInfo]] = {
-    'ddae': BundleInfo,
-    'cvae': CVAEInfo,
-    'style-gan': StyleGANInfo,
-    'combat': ModelInfo,
-}
-"""What the files of each method tell."""
-
-
 def read_model_info(path: str | os.PathLike) -> ModelInfo:
     """Everything but the weights, of any method; reads only the head of the file.
 
     Raises
     ------
     ModelError
-        If the file is missing, truncated, not a bundle, of another format version or
+        If the file is missing, truncated, not a model, of another format version or
         inconsistent; one line, with what to do.
     """
     path = Path(path)
-    with open_bundle(path, 'np') as file:
+    with open_model(path, 'np') as file:
         return parse_info(path, file.metadata() or {})
 
 
-def open_bundle(path: Path, framework: str):  # noqa: ANN201 - safetensors exports no type
+def open_model(path: Path, framework: str):  # noqa: ANN201 - safetensors exports no type
     """Open a safetensors file for the arrays of a framework, ``np`` or ``pt``."""
     if not path.is_file():
         raise ModelError(f'{path}: no such model file; check the path given as --model')
@@ -280,13 +213,28 @@ def open_bundle(path: Path, framework: str):  # noqa: ANN201 - safetensors expor
 
 def metadata_of(info: ModelInfo) -> dict[str, str]:
     """The metadata of a model file; the same content gives the same text."""
-    header = {'format_version': FORMAT_VERSION, 'info': asdict(info)}
+    header = {'format_version': FORMAT_VERSION, 'info': info}
     # One key only: safetensors does not promise an order among several.
-    return {METADATA_KEY: json.dumps(header, sort_keys=True, allow_nan=False)}
+    return {METADATA_KEY: msgspec.json.encode(header, order='deterministic').decode()}
 
 
-def parse_info(path: Path, metadata: dict[str, str]) -> ModelInfo:
-    """Check the metadata of a model file."""
+def parse_info(path: Path, metadata: dict[str, str], method: str | None = None) -> ModelInfo:
+    """Check the metadata of a model file.
+
+    Parameters
+    ----------
+    path : Path
+        Named in messages.
+    metadata : dict of str
+        Of the safetensors file.
+    method : str, optional
+        What the model has to be of.
+
+    Raises
+    ------
+    ModelError
+        As :func:`read_model_info`, or if the model is of another method.
+    """
     text = metadata.get(METADATA_KEY)
     if text is None:
         raise ModelError(
@@ -296,16 +244,26 @@ def parse_info(path: Path, metadata: dict[str, str]) -> ModelInfo:
     try:
         if len(text) > MAX_METADATA:
             raise ModelError(f'metadata of {len(text)} bytes; at most {MAX_METADATA} are allowed')
-        header = json.loads(text)
-        version = header['format_version']
-        if version != FORMAT_VERSION:
-            raise ModelError(
-                f'format version {version}, but this ddae-app reads {FORMAT_VERSION}; '
-                'use the ddae-app that wrote the model, or train it again'
-            )
-        kind = KINDS.get(header['info']['method'], ModelInfo)
-        return from_json(kind, header['info'], 'info')
+        info = _info_from(msgspec.json.decode(text))
     except ModelError as error:
         raise ModelError(f'{path}: {error}') from error
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    except (msgspec.MsgspecError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise ModelError(f'{path}: metadata that cannot be read ({error!r}); {ADVICE}') from error
+    if method not in (None, info.method):
+        raise ModelError(f'{path}: a model of {info.method}, where one of {method} is expected')
+    return info
+
+
+def _info_from(header: Any) -> ModelInfo:
+    version = header['format_version']
+    if version != FORMAT_VERSION:
+        raise ModelError(
+            f'format version {version}, but this ddae-app reads {FORMAT_VERSION}; '
+            'use the ddae-app that wrote the model, or train it again'
+        )
+    name = header['info']['method']
+    kind = imported(METHODS[name].info) if name in trainable() else ModelInfo
+    info = msgspec.convert(header['info'], kind)
+    if msgspec.json.decode(msgspec.json.encode(info)) != header['info']:
+        raise ModelError('entries that this program does not know, or lacks some')
+    return info

@@ -1,4 +1,4 @@
-"""What a site adds to what is measured in its people's images, told from who they are."""
+"""What a site adds to a measure of its scans, at equal age and sex."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from ddae_app.methods.data import SEXES, SliceData
+from ddae_app.methods.data import SliceData, sex_numbers
 
 
 def site_effects(
@@ -33,11 +33,11 @@ def site_effects(
     common : np.ndarray, shape (...)
         The average site, at the average age and sex.
     variance : np.ndarray, shape (...)
-        Among people, given all these.
+        Among subjects, given all these.
     """
-    design, people = _design(data, rows), _people(data, rows)
+    design, subjects = _design(data, rows), _subjects(data, rows)
     cross: np.ndarray | float = 0.0
-    square, start, n_sites = np.zeros(()), 0, len(people)
+    square, start, n_sites = np.zeros(()), 0, len(subjects)
     for part in parts:
         values = part.astype(np.float64)
         cross = cross + np.tensordot(design[start : start + len(part)].T, values, axes=1)
@@ -48,14 +48,14 @@ def site_effects(
     variance = np.maximum(square - (beta * cross).sum(axis=0), 0) / start
     common = beta[:n_sites].mean(axis=0)
     effects = beta[:n_sites] - common
-    for effect, n in zip(effects, people, strict=True):
+    for effect, n in zip(effects, subjects, strict=True):
         by_chance = variance.sum() / n
         effect *= max(0.0, 1 - by_chance / max(float(np.square(effect).sum()), 1e-12))
     return effects, common, variance
 
 
 def _design(data: SliceData, rows: np.ndarray) -> np.ndarray:
-    """One column per site, then age, age squared and sex, centred; the unknown is average."""
+    """One column per site, then age, age squared and sex, centered; what is unknown is average."""
     sites = np.array(data.sites)[rows]
     member = np.stack([sites == site for site in data.site_names], axis=1)
     ages = data.ages[rows]
@@ -63,11 +63,12 @@ def _design(data: SliceData, rows: np.ndarray) -> np.ndarray:
     scale = max(float(ages[known].std()), 1.0) if known.any() else 1.0
     age = np.where(known, (ages - (ages[known].mean() if known.any() else 0)) / scale, 0)
     squared = np.where(known, age**2, 0)
-    sex = np.array([SEXES[data.sexes[i]] for i in rows], dtype=float)
-    sex = np.where(sex < 0, 0, sex - (sex[sex >= 0].mean() if (sex >= 0).any() else 0))
+    sex = sex_numbers([data.sexes[i] for i in rows])
+    known = ~np.isnan(sex)
+    sex = np.where(known, sex - (sex[known].mean() if known.any() else 0), 0)
     return np.column_stack([member, age, squared - squared.mean(), sex]).astype(np.float64)
 
 
-def _people(data: SliceData, rows: np.ndarray) -> list[int]:
+def _subjects(data: SliceData, rows: np.ndarray) -> list[int]:
     pairs = {(data.sites[i], data.subjects[i]) for i in rows}
     return [max(1, sum(site == named for named, _ in pairs)) for site in data.site_names]

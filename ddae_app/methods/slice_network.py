@@ -1,7 +1,9 @@
-"""The paper's baselines that are networks, as harmonisers: the cVAE and the style-encoding GAN."""
+"""What the baselines that are networks share: the harmonizer, and the course of their training."""
 
 from __future__ import annotations
 
+import math
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -12,36 +14,151 @@ import numpy as np
 import pandas as pd
 import torch
 from safetensors.torch import save
+from torch import Tensor, nn
 
-from ddae_app.errors import ModelError, UsageError
+from ddae_app.errors import DdaeError, UsageError
 from ddae_app.files import write_atomically
-from ddae_app.methods.base import check_request, model_info, training_data
-from ddae_app.methods.baseline_training import Course, train_cvae, train_style_gan
-from ddae_app.methods.cvae import CVAE
-from ddae_app.methods.data import SliceData, make_condition
-from ddae_app.methods.ddae.config import CVAEConfig, StyleGANConfig
-from ddae_app.methods.device import resolve_device
-from ddae_app.methods.modelfile import (
-    ADVICE,
-    CVAEInfo,
-    SliceNetworkInfo,
-    StyleGANInfo,
-    metadata_of,
-    open_bundle,
-    parse_info,
+from ddae_app.methods.base import (
+    Progress,
+    ProgressCallback,
+    TrainedModel,
+    TrainingRequest,
+    check_request,
+    cohort_of,
+    known_sites,
+    model_info,
+    training_data,
 )
-from ddae_app.methods.style_gan import StyleGAN
+from ddae_app.methods.condition import Condition, batch_of, condition_of, make_condition
+from ddae_app.methods.data import SliceData, balanced_rows
+from ddae_app.methods.device import resolve_device
+from ddae_app.methods.modelfile import ModelInfo, metadata_of
+from ddae_app.methods.weights import load_network
 from ddae_app.settings import Protocol
 
 IMAGES = 64_000
+"""To be seen in training, where nothing else is asked for."""
 
-Network = TypeVar('Network', CVAE, StyleGAN)
+WARM_SHARE = 0.1
+"""Of the training, in which the learning rate rises."""
+
+FEWEST_STEPS = 20
+"""That a schedule is laid out for; with ten, PyTorch divides by 0."""
+
+MOST_GRADIENT = 1000.0
+"""Norm above which a gradient is shortened; only a failing run has such gradients."""
+
+Step = Callable[[Tensor, Condition, torch.Generator], Tensor]
+"""From a batch to the loss that it had before the step."""
+
+Network = TypeVar('Network', bound=nn.Module)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SliceNetworkInfo(ModelInfo):
+    """Everything in the file of a network that takes single slices but the weights.
+
+    Attributes
+    ----------
+    config : object
+        Sizes of the network, ``image_size`` among them.
+    """
+
+    config: Any
+
+    @property
+    def network(self) -> dict[str, object]:
+        """Sizes of its network."""
+        return vars(self.config)
+
+    def _checks(self) -> dict[str, bool]:
+        return (
+            super()._checks()
+            | self._slice_checks(self.config.image_size)
+            | {f'{self.protocol.depth} slices a scan, and takes one': self.protocol.depth == 1}
+        )
+
+
 Info = TypeVar('Info', bound=SliceNetworkInfo)
 
 
 @dataclass(frozen=True)
+class TrainingSchedule:
+    """How long and on what a network is trained.
+
+    Attributes
+    ----------
+    images : int
+        To be seen in all.
+    device : torch.device
+    seed : int
+    progress : callable, optional
+        Called with a :class:`~ddae_app.methods.base.Progress` after each step.
+    """
+
+    images: int
+    device: torch.device = field(default_factory=lambda: torch.device('cpu'))
+    seed: int = 0
+    progress: ProgressCallback | None = None
+
+    def steps(self, batch: int) -> int:
+        """Number of steps of so many images each."""
+        return max(1, math.ceil(self.images / batch))
+
+    def build(self, make: Callable[[], Network]) -> Network:
+        """A network whose first weights follow from the seed."""
+        with torch.random.fork_rng(devices=[self.device] if self.device.type == 'cuda' else []):
+            torch.manual_seed(self.seed)
+            return make().to(self.device)
+
+    def run(self, data: SliceData, batch: int, step: Step) -> None:
+        """Train step by step; every site is drawn equally often."""
+        sites = np.array(data.sites)
+        site_rows = [np.flatnonzero(sites == site) for site in data.site_names]
+        rng = np.random.default_rng(self.seed)
+        generator = torch.Generator(self.device).manual_seed(self.seed)
+        started, steps = time.monotonic(), self.steps(batch)
+        for number in range(1, steps + 1):
+            rows = balanced_rows(site_rows, batch, rng)
+            x, condition = batch_of(data, rows), condition_of(data, rows)
+            loss = step(x.to(self.device), condition.to(self.device), generator)
+            if self.progress:
+                pace = (time.monotonic() - started) / number
+                seconds_left = pace * (steps - number)
+                self.progress(
+                    Progress(number * batch, self.images, loss.item(), None, seconds_left)
+                )
+
+
+class Learner:
+    """Takes steps down a loss, the learning rate rising at first and falling then."""
+
+    def __init__(self, optimizer: torch.optim.Optimizer, steps: int) -> None:
+        self.optimizer = optimizer
+        self.schedule = torch.optim.lr_scheduler.OneCycleLR(
+            optimizer,
+            [group['lr'] for group in optimizer.param_groups],
+            total_steps=max(steps, FEWEST_STEPS),
+            pct_start=WARM_SHARE,
+            cycle_momentum=False,
+        )
+
+    def __call__(self, loss: Tensor) -> None:
+        if not loss.isfinite():
+            raise DdaeError(
+                f'the training loss is {loss.item()}; expected a finite number; look at the scans'
+            )
+        self.optimizer.zero_grad()
+        loss.backward()
+        parameters = [p for group in self.optimizer.param_groups for p in group['params']]
+        nn.utils.clip_grad_norm_(parameters, MOST_GRADIENT)
+        self.optimizer.step()
+        self.schedule.step()
+
+
+@dataclass(frozen=True)
 class NetworkHarmonizer(ABC, Generic[Network, Info]):
-    """A network that draws a slice anew when it is told another site.
+    """A network that renders a slice anew, given another site.
 
     Attributes
     ----------
@@ -58,7 +175,7 @@ class NetworkHarmonizer(ABC, Generic[Network, Info]):
         See :func:`~ddae_app.methods.device.resolve_device`.
     seed : int
     progress : callable, optional
-        Told the images seen, the loss and the seconds left in training.
+        Called with a :class:`~ddae_app.methods.base.Progress` after each step of training.
     """
 
     method: ClassVar[str]
@@ -72,7 +189,9 @@ class NetworkHarmonizer(ABC, Generic[Network, Info]):
     batch_size: int = 8
     device: str = 'auto'
     seed: int = 0
-    progress: Callable[[int, float, float], None] | None = None
+    progress: ProgressCallback | None = None
+
+    info_class: ClassVar[type[SliceNetworkInfo]]
 
     @staticmethod
     @abstractmethod
@@ -81,12 +200,12 @@ class NetworkHarmonizer(ABC, Generic[Network, Info]):
 
     @staticmethod
     @abstractmethod
-    def train(data: SliceData, course: Course) -> tuple[Network, dict[str, Any]]:
-        """A trained network, and what its model file tells beside what all tell."""
+    def train(data: SliceData, schedule: TrainingSchedule) -> tuple[Network, dict[str, Any]]:
+        """A trained network, and what its model file says beside what all say."""
 
     @property
     def info(self) -> Info:
-        """What the model file tells of itself."""
+        """What the model file says of itself."""
         return self._ready()[0]
 
     @property
@@ -108,13 +227,15 @@ class NetworkHarmonizer(ABC, Generic[Network, Info]):
                 f'scans of {data.depth} slices, and a {self.method} takes one; give --slices '
                 'medial'
             )
-        course = Course(self.images, resolve_device(self.device), self.seed, self.progress)
-        model, own = self.train(data, course)
-        plain = dict(vars(model_info(self.method, data, self.protocol)))
-        plain['training'] = replace(plain['training'], images_seen=self.images, seed=self.seed)
-        plain['versions'] = plain['versions'] | {'torch': torch.__version__}
-        kind: Any = INFOS[self.method]
-        return replace(self, model=model, known=kind(**plain, **own))
+        schedule = TrainingSchedule(
+            self.images, resolve_device(self.device), self.seed, self.progress
+        )
+        model, sizes = self.train(data, schedule)
+        shared = dict(vars(model_info(self.method, data, self.protocol)))
+        shared['training'] = replace(shared['training'], images_seen=self.images, seed=self.seed)
+        shared['versions'] = shared['versions'] | {'torch': torch.__version__}
+        kind: Any = self.info_class
+        return replace(self, model=model, known=kind(**shared, **sizes))
 
     @torch.inference_mode()
     def transform(self, images: np.ndarray, cohort: pd.DataFrame, target_site: str) -> np.ndarray:
@@ -126,13 +247,9 @@ class NetworkHarmonizer(ABC, Generic[Network, Info]):
             If a source site is not one that it was trained on, or the images have another size.
         """
         info, model = self._ready()
+        render: Any = model.render
         labels = check_request(images, cohort, target_site, info.sites)
-        unseen = sorted(set(labels.sites) - set(info.sites))
-        if unseen:
-            raise UsageError(
-                f'source site {", ".join(unseen)} is not among those that the {self.method} was '
-                f'trained on: {", ".join(info.sites)}; give --source-site, or another model'
-            )
+        numbers = known_sites(labels.sites, info)
         size = info.config.image_size
         x = torch.from_numpy(
             np.ascontiguousarray(images).reshape(len(images), -1, *images.shape[-2:])
@@ -143,22 +260,15 @@ class NetworkHarmonizer(ABC, Generic[Network, Info]):
                 f'takes {(1, size, size)}; preprocess with the protocol of the model'
             )
         device = next(model.parameters()).device
-        numbers = [info.sites.index(site) for site in labels.sites]
         source = make_condition(labels.ages.tolist(), labels.sexes, numbers)
         wanted = [info.sites.index(target_site)] * len(images)
         target = make_condition(labels.ages.tolist(), labels.sexes, wanted)
         out = np.empty(tuple(x.shape), np.float32)
         for i in range(0, len(x), self.batch_size):
             rows = slice(i, i + self.batch_size)
-            facts = (condition[rows].to(device) for condition in (source, target))
-            out[rows] = model.render(x[rows].to(device), *facts).cpu().numpy()
+            conditions = (condition[rows].to(device) for condition in (source, target))
+            out[rows] = render(x[rows].to(device), *conditions).cpu().numpy()
         return np.where(images > 0, out.reshape(images.shape).clip(0), 0).astype(np.float32)
-
-    def prepared(
-        self, *, unseen_site: str, keep_noise: bool, batch_size: int, steps: int | None = None
-    ) -> Self:
-        """A copy for one request."""
-        return replace(self, batch_size=batch_size)
 
     def facts(self) -> dict[str, Any]:
         """What was done, for sidecars."""
@@ -171,35 +281,19 @@ class NetworkHarmonizer(ABC, Generic[Network, Info]):
         write_atomically(Path(path), save(weights, metadata_of(info)))
 
     @classmethod
-    def load(cls, path: str | Path, device: str = 'auto') -> Self:
+    def load(cls, path: str | Path, *, device: str = 'auto', batch_size: int = 8) -> Self:
         """Read what :meth:`save` wrote.
 
         Raises
         ------
         ModelError
-            If the file is no such thing, or its weights do not fit its sizes.
+            If the file is no such model, or its weights do not fit its sizes.
         UsageError
             If the device is not there.
         """
-        path = Path(path)
-        with open_bundle(path, 'pt') as file:
-            info: Any = parse_info(path, file.metadata() or {})
-            if info.method != cls.method:
-                raise ModelError(
-                    f'{path}: a model of {info.method}, where a {cls.method} is expected'
-                )
-            found = {k: tuple(file.get_slice(k).get_shape()) for k in file.keys()}  # noqa: SIM118
-            with torch.device('meta'):  # shapes only: a hostile configuration costs nothing
-                expected = {k: tuple(v.shape) for k, v in cls.build(info).state_dict().items()}
-            if found != expected:
-                raise ModelError(f'{path}: weights that do not fit the sizes it tells; {ADVICE}')
-            weights = {k: file.get_tensor(k) for k in found}
-        if not all(w.dtype == torch.float32 and w.isfinite().all() for w in weights.values()):
-            raise ModelError(f'{path}: weights that are not finite float32; {ADVICE}')
-        model = cls.build(info)
-        model.load_state_dict(weights)
-        model = model.to(resolve_device(device)).eval().requires_grad_(False)
-        return cls(model, info, info.protocol, device=device)
+        info, model = load_network(Path(path), cls.method, cls.build)
+        model = model.to(resolve_device(device))
+        return cls(model, info, info.protocol, batch_size=batch_size, device=device)
 
     def _ready(self) -> tuple[Info, Network]:
         if self.known is None or self.model is None:
@@ -207,45 +301,14 @@ class NetworkHarmonizer(ABC, Generic[Network, Info]):
         return self.known, self.model
 
 
-INFOS: dict[str, type[SliceNetworkInfo]] = {'cvae': CVAEInfo, 'style-gan': StyleGANInfo}
-
-
-class CVAEHarmonizer(NetworkHarmonizer[CVAE, CVAEInfo]):
-    """What a conditional variational autoencoder makes of a slice when it is told another site.
-
-    It is as blurred as such autoencoders are: what the output shows is what its 128 numbers
-    remember of the scan.
-    """
-
-    method = 'cvae'
-    label_blind = False
-
-    @staticmethod
-    def build(info: CVAEInfo) -> CVAE:
-        """A network of these sizes."""
-        return CVAE(info.config, len(info.sites), info.age_mean, info.age_sd)
-
-    @staticmethod
-    def train(data: SliceData, course: Course) -> tuple[CVAE, dict[str, Any]]:
-        """A trained network, and what its model file tells beside what all tell."""
-        config = CVAEConfig(image_size=data.images.shape[-1])
-        model = train_cvae(data, config, course)
-        return model, {'config': config, 'age_mean': model.age_mean, 'age_sd': model.age_sd}
-
-
-class StyleGANHarmonizer(NetworkHarmonizer[StyleGAN, StyleGANInfo]):
-    """What a style-encoding GAN makes of a slice in the mean style of another site."""
-
-    method = 'style-gan'
-    label_blind = True
-
-    @staticmethod
-    def build(info: StyleGANInfo) -> StyleGAN:
-        """A network of these sizes."""
-        return StyleGAN(info.config, len(info.sites))
-
-    @staticmethod
-    def train(data: SliceData, course: Course) -> tuple[StyleGAN, dict[str, Any]]:
-        """A trained network, and what its model file tells beside what all tell."""
-        config = StyleGANConfig(image_size=data.images.shape[-1])
-        return train_style_gan(data, config, course), {'config': config}
+def train_slice_network(request: TrainingRequest, kind: type[NetworkHarmonizer]) -> TrainedModel:
+    """Train a harmonizer of this class and write its model."""
+    harmonizer = kind(
+        protocol=request.protocol,
+        images=request.images or IMAGES,
+        device=request.device,
+        seed=request.seed,
+        progress=request.progress,
+    ).fit(request.data.images, cohort_of(request.data))
+    info = request.identified(harmonizer.info)
+    return request.saved(replace(harmonizer, known=info))

@@ -1,10 +1,10 @@
-"""The style-encoding GAN of the paper's comparison, after StarGAN v2.
+"""The style-encoding GAN of the paper's comparison, after StarGAN v2, as a harmonizer.
 
 A generator renders a scan in a style; styles are encoded from scans, or mapped from noise for a
-site, and a discriminator tells real from rendered scans of each site (Choi et al. 2020, arXiv
-1912.01865; for MRI: Liu et al. 2021 and 2023). To harmonise, every scan is rendered in the mean
+site, and a discriminator separates real from rendered scans of each site (Choi et al. 2020, arXiv
+1912.01865; for MRI: Liu et al. 2021 and 2023). To harmonize, every scan is rendered in the mean
 style of the target's training scans, so that one scan has one rendering. The sizes of the paper's
-are not public; these are reconstructed, not stated in the paper.
+network are not public; these are reconstructed, not stated in the paper.
 
 Unlike the original the generator adds to the scan instead of drawing it anew, which keeps anatomy
 with few training images; and nothing asks for diverse renderings of one scan.
@@ -12,15 +12,65 @@ with few training images; and nothing asks for diverse renderings of one scan.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as nnf
 
-from ddae_app.methods.ddae.config import StyleGANConfig
-from ddae_app.methods.ddae.encoders import Condition
+from ddae_app.errors import ModelError
+from ddae_app.methods.base import TrainedModel, TrainingRequest
+from ddae_app.methods.condition import Condition, batch_of, condition_of
+from ddae_app.methods.data import SliceData
+from ddae_app.methods.slice_network import (
+    Learner,
+    NetworkHarmonizer,
+    SliceNetworkInfo,
+    TrainingSchedule,
+    train_slice_network,
+)
 
 NOISE_DIM = 16
 """Of what the mapping network starts from."""
+
+
+@dataclass(frozen=True)
+class StyleGANConfig:
+    """Sizes of the style-encoding GAN.
+
+    Attributes
+    ----------
+    image_size : int
+        Pixels along a side, a multiple of 32.
+    channels : int
+        At half the resolution of the scan; twice as many at a quarter.
+    blocks : int
+        Residual blocks at a quarter of the resolution.
+    style_dim : int
+    """
+
+    image_size: int = 128
+    channels: int = 16
+    blocks: int = 3
+    style_dim: int = 16
+
+    def __post_init__(self) -> None:
+        sizes = (self.image_size, self.channels, self.blocks, self.style_dim)
+        if min(sizes) < 1 or max(sizes) > 4096 or self.image_size % 32:
+            raise ModelError(
+                f'a style-encoding GAN of sizes {sizes}; expected 1 to 4096, and an image_size '
+                'that is a multiple of 32'
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class StyleGANInfo(SliceNetworkInfo):
+    """What the model file of a style-encoding GAN says of itself."""
+
+    method: str = 'style-gan'
+    config: StyleGANConfig
 
 
 class StyledBlock(nn.Module):
@@ -103,7 +153,7 @@ class StyleGAN(nn.Module):
         return _of_site(self.mapping(noise.to(site.device)), site, self.n_sites)
 
     def render(self, x: Tensor, source: Condition, target: Condition) -> Tensor:
-        """Scans in the mean style of other sites; where they come from plays no part."""
+        """Scans in the mean style of other sites; the source plays no part."""
         return self.generate(x, self.site_styles[target.site])
 
 
@@ -121,22 +171,27 @@ class Discriminator(nn.Module):
 
 
 def discriminator_loss(
-    judge: Discriminator, real: Tensor, fake: Tensor, site: Tensor, target: Tensor
+    discriminator: Discriminator, real: Tensor, fake: Tensor, site: Tensor, target: Tensor
 ) -> Tensor:
     """Of rendered scans at `target` against real ones at `site`.
 
     Non-saturating, with a penalty of the gradient at real scans (R1: Mescheder et al. 2018).
     """
     real = real.requires_grad_()
-    said = judge(real, site)
+    said = discriminator(real, site)
     (gradient,) = torch.autograd.grad(said.sum(), real, create_graph=True)
     rough = gradient.square().sum((1, 2, 3)).mean() / 2
-    told = nnf.softplus(-said).mean() + nnf.softplus(judge(fake, target)).mean()
+    told = nnf.softplus(-said).mean() + nnf.softplus(discriminator(fake, target)).mean()
     return told + ROUGH * rough
 
 
 def generator_loss(
-    model: StyleGAN, judge: Discriminator, x: Tensor, site: Tensor, style: Tensor, target: Tensor
+    model: StyleGAN,
+    discriminator: Discriminator,
+    x: Tensor,
+    site: Tensor,
+    style: Tensor,
+    target: Tensor,
 ) -> Tensor:
     """Rendered scans should be taken for real, have the style, lead back, and keep themselves.
 
@@ -148,7 +203,7 @@ def generator_loss(
         Of the target.
     """
     fake, own = model.generate(x, style), model.encode(x, site)
-    taken = nnf.softplus(-judge(fake, target)).mean()
+    taken = nnf.softplus(-discriminator(fake, target)).mean()
     styled = nnf.l1_loss(model.encode(fake, target), style)
     back = nnf.l1_loss(model.generate(fake, own), x)
     itself = nnf.l1_loss(model.generate(x, own), x)
@@ -182,3 +237,98 @@ def _trunk(config: StyleGANConfig, out: int) -> nn.Sequential:
 def _of_site(values: Tensor, site: Tensor, n_sites: int) -> Tensor:
     """The part that belongs to each scan's site, shape (B, D)."""
     return values.view(len(values), n_sites, -1)[torch.arange(len(site), device=site.device), site]
+
+
+def train_style_gan(
+    data: SliceData, config: StyleGANConfig, schedule: TrainingSchedule
+) -> StyleGAN:
+    """Train a style-encoding GAN; every site is drawn equally often.
+
+    In every other step the style is drawn by the mapping network, else it is that of another scan
+    of the batch. At the end the mean style of each site is kept.
+
+    Parameters, returned value and errors are those of :func:`ddae_app.methods.cvae.train_cvae`.
+    """
+    batch = 8
+    sizes = config, len(data.site_names)
+    model = schedule.build(lambda: StyleGAN(*sizes))
+    discriminator = schedule.build(lambda: Discriminator(*sizes))
+    averaged = torch.optim.swa_utils.AveragedModel(
+        model, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.995)
+    )
+    steps = schedule.steps(batch)
+    slow = list(model.mapping.parameters())
+    fast = [p for name, p in model.named_parameters() if not name.startswith('mapping')]
+    betas = 0.0, 0.99
+    groups = [{'params': fast, 'lr': 1e-3}, {'params': slow, 'lr': 1e-5}]
+    learn = Learner(torch.optim.Adam(groups, betas=betas), steps)
+    learn_to_discriminate = Learner(
+        torch.optim.Adam(discriminator.parameters(), 1e-3, betas=betas), steps
+    )
+    turn = 0
+
+    def step(x: Tensor, condition: Condition, generator: torch.Generator) -> Tensor:
+        nonlocal turn
+        turn += 1
+        site = condition.site
+        order = torch.randperm(len(x), generator=generator, device=generator.device).to(x.device)
+        target = site[order]
+
+        def style() -> Tensor:
+            if turn % 2:
+                return model.sample(target, generator)
+            return model.encode(x[order], target)
+
+        with torch.no_grad():
+            fake = model.generate(x, style())
+        learn_to_discriminate(discriminator_loss(discriminator, x.clone(), fake, site, target))
+        discriminator.requires_grad_(False)
+        loss = generator_loss(model, discriminator, x, site, style(), target)
+        learn(loss)
+        discriminator.requires_grad_(True)
+        averaged.update_parameters(model)
+        return loss
+
+    schedule.run(data, batch, step)
+    trained = averaged.module
+    assert isinstance(trained, StyleGAN)
+    trained.eval().requires_grad_(False)
+    trained.site_styles.copy_(_mean_styles(trained, data, schedule.device))
+    return trained
+
+
+@torch.inference_mode()
+def _mean_styles(model: StyleGAN, data: SliceData, device: torch.device) -> Tensor:
+    """Mean style of the scans of each site, shape (S, style_dim)."""
+    sums = torch.zeros_like(model.site_styles)
+    counts = torch.zeros(len(sums), 1, device=device)
+    for first in range(0, len(data), 64):
+        rows = np.arange(first, min(first + 64, len(data)))
+        x, site = batch_of(data, rows).to(device), condition_of(data, rows).site.to(device)
+        sums.index_add_(0, site, model.encode(x, site))
+        counts.index_add_(0, site, torch.ones(len(site), 1, device=device))
+    return sums / counts
+
+
+class StyleGANHarmonizer(NetworkHarmonizer[StyleGAN, StyleGANInfo]):
+    """Slices as a style-encoding GAN renders them in the mean style of another site."""
+
+    method = 'style-gan'
+    label_blind = True
+    info_class = StyleGANInfo
+
+    @staticmethod
+    def build(info: StyleGANInfo) -> StyleGAN:
+        """A network of these sizes."""
+        return StyleGAN(info.config, len(info.sites))
+
+    @staticmethod
+    def train(data: SliceData, schedule: TrainingSchedule) -> tuple[StyleGAN, dict[str, Any]]:
+        """A trained network, and what its model file says beside what all say."""
+        config = StyleGANConfig(image_size=data.images.shape[-1])
+        return train_style_gan(data, config, schedule), {'config': config}
+
+
+def train_model(request: TrainingRequest) -> TrainedModel:
+    """Train a style-encoding GAN for the train level."""
+    return train_slice_network(request, StyleGANHarmonizer)

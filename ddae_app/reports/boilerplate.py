@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import re
+from collections.abc import Mapping
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -12,8 +13,6 @@ from pybtex.database import BibliographyData, Entry, parse_string
 from pybtex.plugin import find_plugin
 
 from ddae_app.files import write_atomically
-
-FORMATS = ('md', 'html', 'tex', 'bib')
 
 WAIVER = (
     'This text was written by ddae-app so that it can be copied into a paper as it is. It is '
@@ -28,23 +27,23 @@ _LATEX = str.maketrans({
 })  # fmt: skip
 
 
-def write_boilerplate(folder: Path, text: str) -> None:
-    """Write ``CITATION.md``, ``.html``, ``.tex`` and ``.bib``.
+def write_boilerplate(files: Mapping[str, Path], text: str) -> None:
+    """Write the methods text in several formats.
 
     Parameters
     ----------
-    folder : Path
-        Of the run's logs.
+    files : mapping of str to Path
+        By format: ``md``, ``html``, ``tex`` and ``bib``; the last two lie side by side.
     text : str
         Paragraphs, parted by blank lines, with citations ``[@key; @key]`` of the packaged
         bibliography and ``*emphasis*``.
     """
-    for ending in FORMATS:
-        write_atomically(folder / f'CITATION.{ending}', FORMATTERS[ending](text))
+    for ending, path in files.items():
+        write_atomically(path, FORMATTERS[ending](text))
 
 
 def read_boilerplate(file: Path) -> str:
-    """The text that a ``CITATION.md`` was made from."""
+    """The text that a Markdown file of the methods text was made from."""
     return file.read_text(encoding='utf-8').partition('\n## ')[0].strip()
 
 

@@ -36,7 +36,8 @@ class ModelCard:
 
     Attributes
     ----------
-    name, method, dataset, licence : str
+    name, description, dataset, license : str
+        Of the model, of its method, and of its training data.
     phantom : bool
         Trained on simulated scanners.
     sites : tuple of SiteFacts
@@ -46,9 +47,9 @@ class ModelCard:
     """
 
     name: str
-    method: str
+    description: str
     dataset: str
-    licence: str
+    license: str
     phantom: bool
     sites: tuple[SiteFacts, ...]
     training: Mapping[str, str]
@@ -66,30 +67,18 @@ LIMITS = (
 )
 
 
-WHAT = {
-    'ddae': 'A Disentangled Diffusion Autoencoder (Ijishakin, Lawry Aguila et al. 2024, arXiv '
-    '2408.15890) as ddae-app trains it',
-    'cvae': 'A conditional variational autoencoder (Sohn et al. 2015; Moyer et al. 2020) as '
-    'ddae-app trains it',
-    'style-gan': 'A style-encoding generative adversarial network (Choi et al. 2020; Liu et al. '
-    '2021) as ddae-app trains it',
-    'combat': 'ComBat per pixel (Johnson et al. 2007; Fortin et al. 2018) as ddae-app fits it, '
-    'age and sex protected',
-}
-
-
 def format_card(card: ModelCard) -> str:
     """The card as Markdown."""
     lines = [f'# {card.name}', '']
     lines += [
-        f'{WHAT[card.method]}, that renders T1-weighted slices of one site as if acquired at '
+        f'{card.description}. It renders T1-weighted slices of one site as if acquired at '
         'another.',
         '',
     ]
     if card.phantom:
-        lines += ['**Trained on simulated scanners: of no use for real scans.**', '']
+        lines += ['**Trained on simulated scanners: not suitable for real scans.**', '']
     lines += [f'> {warning}' for warning in card.warnings] + [''] * bool(card.warnings)
-    lines += ['## Data', '', f'Dataset: {card.dataset}. Licence: {card.licence}.', '']
+    lines += ['## Data', '', f'Dataset: {card.dataset}. License: {card.license}.', '']
     lines += ['| site | people | held out | slices | age, years | female |']
     lines += ['| --- | --- | --- | --- | --- | --- |']
     for site in card.sites:

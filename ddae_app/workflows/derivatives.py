@@ -7,21 +7,21 @@ from pathlib import Path
 from nipype.interfaces import utility as niu
 from nipype.pipeline import engine as pe
 
-from ddae_app.bids.layout import Scan, sidecar
+from ddae_app.bids.layout import Scan, SpaceLayout, sidecar
 from ddae_app.bids.provenance import KEY, Record
-from ddae_app.bids.sidecars import Metadata, Space, mask, native, own_uri, preproc, slices
+from ddae_app.bids.sidecars import Metadata, mask, native, preproc, slices
 from ddae_app.bids.sidecars import site_effect as site_effect_of
 from ddae_app.imaging.templates import TemplateFiles
 from ddae_app.interfaces.derivatives import DerivativeSink
 from ddae_app.interfaces.figures import PlotHarmonization, PlotPreproc
 from ddae_app.workflows.harmonize import HARMONIZE_FIELDS
+from ddae_app.workflows.preproc import PREPROC_FIELDS
 
 
 def init_preproc_derivatives_wf(
     *,
     scan: Scan,
-    output_dir: Path,
-    space: Space,
+    layout: SpaceLayout,
     template: TemplateFiles,
     raw: str,
     skull_strip: str,
@@ -34,8 +34,8 @@ def init_preproc_derivatives_wf(
     Parameters
     ----------
     scan : Scan
-    output_dir : Path
-    space : Space
+    layout : SpaceLayout
+        Of the output folder.
     template : TemplateFiles
     raw : str
         BIDS URI of the T1w.
@@ -52,23 +52,19 @@ def init_preproc_derivatives_wf(
         As :func:`~ddae_app.workflows.preproc.init_preproc_wf` puts them out.
     """
     workflow = pe.Workflow(name=name)
-    fields = ['t1w_grid', 't1w_preproc', 'mask', 'xfm', 'fixed', 'kind']
-    inputnode = pe.Node(
-        niu.IdentityInterface(fields=[*fields, 'registration_qc', 'brain_qc']), name='inputnode'
-    )
-    image = preproc_path(scan, space)
-    brain = mask_path(scan, space)
+    inputnode = pe.Node(niu.IdentityInterface(fields=[*PREPROC_FIELDS]), name='inputnode')
+    image, space = layout.image('preproc', scan), layout.space
     gather_results = pe.Node(niu.Merge(3), name='gather_results', run_without_submitting=True)
     plot_preproc = pe.Node(
         PlotPreproc(fixed_mask=str(template.mask)), name='plot_preproc', mem_gb=1
     )
     metadata = preproc(space, raw, skull_strip, weights_sha256)
-    sinks = _Sinks(output_dir, image, record)
+    sinks = _Sinks(image, record)
     ds_preproc = sinks.last('ds_preproc', metadata)
-    ds_mask = sinks.add('ds_mask', brain, mask(space, own_uri(image)))
-    ds_xfm = sinks.add('ds_xfm', transform_path(scan, space))
-    ds_registration = sinks.add('ds_registration', scan.figure('registration', '.svg'))
-    ds_brain = sinks.add('ds_brain', scan.figure('brain', '.svg'))
+    ds_mask = sinks.add('ds_mask', layout.image('mask', scan), mask(space, layout.uri(image)))
+    ds_xfm = sinks.add('ds_xfm', layout.transform(scan))
+    ds_registration = sinks.add('ds_registration', layout.figure(scan, 'registration'))
+    ds_brain = sinks.add('ds_brain', layout.figure(scan, 'brain'))
     workflow.connect([
         (inputnode, gather_results, [
             (('kind', _as_result), 'in1'), ('registration_qc', 'in2'), ('brain_qc', 'in3'),
@@ -88,8 +84,7 @@ def init_preproc_derivatives_wf(
 def init_harmonize_derivatives_wf(
     *,
     scan: Scan,
-    output_dir: Path,
-    space: Space,
+    layout: SpaceLayout,
     raw: str,
     metadata: Metadata,
     reference: dict[str, list[float]],
@@ -97,17 +92,17 @@ def init_harmonize_derivatives_wf(
     site_effect: bool = False,
     name: str = 'harmonize_derivatives_wf',
 ) -> pe.Workflow:
-    """Write the slices before and after harmonisation, the scan with the difference, and figures.
+    """Write the slices before and after harmonization, the scan with the difference, and figures.
 
     Parameters
     ----------
     scan : Scan
-    output_dir : Path
-    space : Space
+    layout : SpaceLayout
+        Of the output folder.
     raw : str
         BIDS URI of the T1w.
     metadata : dict
-        What is known of the harmonisation before the run.
+        What is known of the harmonization before the run.
     reference : dict
         Intensity quantiles of the target site: ``levels``, ``p25``, ``median``, ``p75``.
     record : dict
@@ -123,7 +118,8 @@ provenance
     """
     workflow = pe.Workflow(name=name)
     inputnode = pe.Node(niu.IdentityInterface(fields=[*HARMONIZE_FIELDS]), name='inputnode')
-    before, after = slices_path(scan, space), harmonized_path(scan, space)
+    before, after = layout.image('slices', scan), layout.image('harmonized', scan)
+    space = layout.space
     gather_results = pe.Node(niu.Merge(3), name='gather_results', run_without_submitting=True)
     gather_facts = pe.Node(niu.Merge(1), name='gather_facts', run_without_submitting=True)
     plot_harmonization = pe.Node(
@@ -135,13 +131,14 @@ provenance
         name='plot_harmonization',
         mem_gb=0.5,
     )
-    sinks = _Sinks(output_dir, after, record)
-    ds_slices = sinks.add('ds_slices', before, slices(space, preproc_path(scan, space)))
-    rendered = slices(space, before, harmonized=metadata)
+    sinks = _Sinks(after, record)
+    source = layout.uri(layout.image('preproc', scan))
+    ds_slices = sinks.add('ds_slices', before, slices(space, source))
+    rendered = slices(space, layout.uri(before), harmonized=metadata)
     ds_harmonized = sinks.last('ds_harmonized', rendered)
-    ds_before_after = sinks.add('ds_before_after', scan.figure('harmonized', '.svg'))
-    ds_flicker = sinks.add('ds_flicker', scan.figure('flicker', '.svg'))
-    ds_histogram = sinks.add('ds_histogram', scan.figure('histogram', '.svg'))
+    ds_before_after = sinks.add('ds_before_after', layout.figure(scan, 'harmonized'))
+    ds_flicker = sinks.add('ds_flicker', layout.figure(scan, 'flicker'))
+    ds_histogram = sinks.add('ds_histogram', layout.figure(scan, 'histogram'))
     workflow.connect([
         (inputnode, gather_facts, [('slice_facts', 'in1')]),
         (inputnode, gather_results, [
@@ -159,20 +156,21 @@ provenance
         (plot_harmonization, ds_histogram, [('histogram', 'in_file')]),
     ])  # fmt: skip
     if site_effect:
-        effect = site_effect_of(rendered, own_uri(before))
-        ds_difference = sinks.add('ds_difference', effect_path(scan, space), effect)
+        effect = site_effect_of(rendered, layout.uri(before))
+        ds_difference = sinks.add('ds_difference', layout.image('effect', scan), effect)
         workflow.connect([
             (inputnode, ds_difference, [('difference', 'in_file')]),
             (gather_results, ds_difference, [('out', 'results')]),
         ])  # fmt: skip
     if space.protocol.depth > 1:
-        ds_planes = sinks.add('ds_planes', scan.figure('planes', '.svg'))
+        ds_planes = sinks.add('ds_planes', layout.figure(scan, 'planes'))
         workflow.connect(plot_harmonization, 'planes', ds_planes, 'in_file')
-        own = native(raw, [after, transform_path(scan, space)], metadata)
-        written = {'native': (native_path(scan), own)}
+        sources = [layout.uri(after), layout.uri(layout.transform(scan))]
+        whole = native(raw, sources, metadata)
+        written = {'native': (layout.image('native', scan), whole)}
         if site_effect:
-            effect = site_effect_of(own, raw)
-            written['native_difference'] = native_effect_path(scan), effect
+            effect = site_effect_of(whole, raw)
+            written['native_difference'] = layout.image('native_effect', scan), effect
         _add_native(workflow, sinks, written)
     sinks.connect(workflow)
     return workflow
@@ -201,19 +199,19 @@ class _Sinks:
     """The sinks of one stage of a scan.
 
     The image that stands for the stage is written last, and then the record of what it was made
-    from; whichever is written first takes an earlier record away. So a record says that the whole
-    stage is there and belongs together, wherever a run was killed.
+    from; the sink that writes first removes an earlier record. So a record shows that the whole
+    stage is complete and belongs together, wherever a run was killed.
     """
 
-    def __init__(self, output_dir: Path, image: Path, record: Record) -> None:
-        self.output_dir, self.image, self.record = output_dir, image, record
+    def __init__(self, image: Path, record: Record) -> None:
+        self.image, self.record = image, record
         self.final: pe.Node | None = None
         self.others: list[pe.Node] = []
 
     def add(self, name: str, path: Path, metadata: Metadata | None = None) -> pe.Node:
         """A sink of an image, with a sidecar, or of another file."""
         node = self._node(name, path, metadata)
-        node.inputs.voids = (str(self.output_dir / sidecar(self.image)), KEY)
+        node.inputs.voids = (str(sidecar(self.image)), KEY)
         self.others.append(node)
         return node
 
@@ -233,68 +231,11 @@ class _Sinks:
         workflow.connect(gather_written, 'out', self.final, 'after')
 
     def _node(self, name: str, path: Path, metadata: Metadata | None) -> pe.Node:
-        sink = DerivativeSink(out_path=str(self.output_dir / path))
+        sink = DerivativeSink(out_path=str(path))
         if metadata is not None:
             sink.inputs.metadata = metadata
-            sink.inputs.sidecar = str(self.output_dir / sidecar(path))
+            sink.inputs.sidecar = str(sidecar(path))
         return pe.Node(sink, name=name, run_without_submitting=True)
-
-
-def preproc_path(scan: Scan, space: Space) -> Path:
-    """The preprocessed image, relative to the output dataset."""
-    return scan.derivative(desc='preproc', **space.entities)
-
-
-def mask_path(scan: Scan, space: Space) -> Path:
-    """The brain mask."""
-    return scan.derivative('mask', desc='brain', **space.entities)
-
-
-def transform_path(scan: Scan, space: Space) -> Path:
-    """The affine that led to template space."""
-    return scan.transform(space.protocol.template)
-
-
-def slices_path(scan: Scan, space: Space) -> Path:
-    """The slices as the model sees them."""
-    return scan.derivative(desc='slices', **space.entities)
-
-
-def harmonized_path(scan: Scan, space: Space) -> Path:
-    """The harmonised slices."""
-    return scan.derivative(desc='harmonized', **space.entities)
-
-
-def native_path(scan: Scan) -> Path:
-    """The harmonised scan in its own space."""
-    return scan.derivative(desc='harmonized')
-
-
-def effect_path(scan: Scan, space: Space) -> Path:
-    """What harmonisation added to the slices."""
-    return scan.derivative(desc='siteeffect', **space.entities)
-
-
-def native_effect_path(scan: Scan) -> Path:
-    """What it added to the scan in its own space."""
-    return scan.derivative(desc='siteeffect')
-
-
-def preproc_outputs(scan: Scan, space: Space) -> list[Path]:
-    """All that preprocessing leaves, but for sidecars."""
-    images = preproc_path(scan, space), mask_path(scan, space), transform_path(scan, space)
-    return [*images, *(scan.figure(desc, '.svg') for desc in ('registration', 'brain'))]
-
-
-def harmonize_outputs(scan: Scan, space: Space, *, site_effect: bool) -> list[Path]:
-    """All that harmonisation leaves, but for sidecars."""
-    whole = space.protocol.depth > 1
-    paths = [harmonized_path(scan, space), slices_path(scan, space)]
-    paths += [native_path(scan)] if whole else []
-    if site_effect:
-        paths += [effect_path(scan, space), *([native_effect_path(scan)] if whole else [])]
-    figures = ('harmonized', 'flicker', 'histogram', *(('planes',) if whole else ()))
-    return [*paths, *(scan.figure(desc, '.svg') for desc in figures)]
 
 
 def _as_result(kind):

@@ -1,18 +1,22 @@
-"""From a preprocessed image to harmonised slices."""
+"""From a preprocessed image to harmonized slices."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import NamedTuple
 
 from nipype.interfaces import utility as niu
 from nipype.pipeline import engine as pe
 
 from ddae_app.bids.cohort import Covariates
-from ddae_app.interfaces.harmonize import BringBack, Harmonize
+from ddae_app.interfaces.harmonize import (
+    APPEARANCE_NAME,
+    BringBack,
+    Harmonize,
+    MeasureAppearance,
+)
 from ddae_app.interfaces.preproc import ExtractSlices
 from ddae_app.settings import Protocol
 
@@ -20,24 +24,7 @@ HARMONIZE_FIELDS = (
     'slices', 'harmonized', 'difference', 'native', 'native_difference', 'native_facts',
     'slice_facts', 'qc', 'provenance',
 )  # fmt: skip
-"""What the workflow puts out."""
-
-
-DESCRIPTIONS = {
-    'ddae': 'Axial slices were re-rendered at the target site with a Disentangled Diffusion '
-    'Autoencoder [@ijishakin2024]: each image was brought to the contrast '
-    'curve, edge intensities and average image of the target site, and the difference was added '
-    'between what the model makes of it at the target and at its own site, under shared noise '
-    'that falls from level to level [@kulikov2024].',
-    'cvae': 'Axial slices were rendered anew by a conditional variational autoencoder '
-    '[@sohn2015; @moyer2020] that was told another site.',
-    'style-gan': 'Axial slices were rendered in the mean style of the target site by a '
-    'style-encoding generative adversarial network [@choi2020; @liu2021].',
-    'combat': 'The intensities of each pixel of the axial slices were brought from their own site '
-    'to the target site with ComBat [@johnson2007; @fortin2018], age and sex '
-    'protected where known.',
-}
-"""What was done, for the methods text, by method."""
+"""The outputs of the workflow."""
 
 
 @dataclass(frozen=True)
@@ -48,8 +35,8 @@ class HarmonizeRequest:
     ----------
     model : Path
         Model file.
-    method : {'ddae', 'cvae', 'style-gan', 'combat'}
-        Of the model.
+    description : str
+        What the method does, for the methods text.
     target_site : str
     unseen_site : {'refuse', 'agnostic', 'adapt'}
     keep_noise : bool
@@ -57,35 +44,116 @@ class HarmonizeRequest:
         A torch device, resolved: ``cpu``, ``cuda`` or ``cuda:n``.
     batch_size : int
         Slices at once.
+    reference : dict
+        Intensity quantiles of the target site: ``levels``, ``p25``, ``median``, ``p75``.
     site_effect : bool
         Whether to write the difference as well.
+    appearances : mapping of str to Path
+        Files with the appearance of sites that the model does not know.
     """
 
     model: Path
-    method: str
+    description: str
     target_site: str
     unseen_site: str
     keep_noise: bool
     device: str
     batch_size: int
+    reference: dict[str, list[float]]
     site_effect: bool = False
-
-
-class Preprocessed(NamedTuple):
-    """What preprocessing wrote of a scan: image, brain mask, and the affine to template space."""
-
-    image: Path
-    mask: Path
-    transform: Path
+    appearances: Mapping[str, Path] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class SiteScan:
-    """A preprocessed scan of a site: image, brain mask, and whose it is."""
+    """A preprocessed scan of a site: image, brain mask, and its participant."""
 
     image: Path
     mask: Path
     participant: str
+
+
+@dataclass(frozen=True)
+class UnseenSite:
+    """A site that the model does not know, and the scans in which its appearance is measured.
+
+    Attributes
+    ----------
+    name : str
+    scans : tuple of SiteScan
+    digest : str
+        SHA-256 of what the scans were made from.
+    """
+
+    name: str
+    scans: tuple[SiteScan, ...]
+    digest: str
+
+    @property
+    def subjects(self) -> int:
+        """Number of subjects among the scans."""
+        return len({scan.participant for scan in self.scans})
+
+    @property
+    def stem(self) -> str:
+        """Its name in the log."""
+        return f'site {self.name}'
+
+    @property
+    def workflow(self) -> str:
+        """A name for its workflow."""
+        return f'site_{self.digest[:16]}_wf'
+
+
+def init_appearance_wf(
+    sites: Sequence[UnseenSite],
+    *,
+    model: Path,
+    device: str,
+    omp_nthreads: int = 1,
+    name: str = 'appearance_wf',
+) -> pe.Workflow:
+    """Measure the appearance of sites that the model does not know, once each.
+
+    Parameters
+    ----------
+    sites : sequence of UnseenSite
+    model : Path
+        Model file.
+    device : str
+        Resolved torch device.
+    omp_nthreads : int
+        Threads of the network on a CPU.
+
+    Outputs
+    -------
+    The file of a site is where :func:`appearance_file` says.
+    """
+    workflow = pe.Workflow(name=name)
+    for site in sites:
+        measure_appearance = pe.Node(
+            MeasureAppearance(
+                model=str(model),
+                site=site.name,
+                images=[str(scan.image) for scan in site.scans],
+                masks=[str(scan.mask) for scan in site.scans],
+                participants=[scan.participant for scan in site.scans],
+                device=device,
+                use_gpu=device.startswith('cuda'),
+            ),
+            name='measure_appearance',
+            mem_gb=1.5,
+            n_procs=omp_nthreads,
+        )
+        site_wf = pe.Workflow(name=site.workflow)
+        site_wf.add_nodes([measure_appearance])
+        workflow.add_nodes([site_wf])
+    return workflow
+
+
+def appearance_file(site: UnseenSite, work_dir: Path, name: str = 'appearance_wf') -> Path:
+    """Where :func:`init_appearance_wf` leaves the appearance of a site."""
+    return work_dir / name / site.workflow / 'measure_appearance' / APPEARANCE_NAME
 
 
 def init_harmonize_wf(
@@ -95,12 +163,12 @@ def init_harmonize_wf(
     covariates: Covariates,
     t1w: Path,
     t1w_sha256: str | None = None,
-    site_scans: Sequence[SiteScan] = (),
+    site: UnseenSite | None = None,
     omp_nthreads: int = 1,
     sloppy: bool = False,
     name: str = 'harmonize_wf',
 ) -> pe.Workflow:
-    """Cut the slices that the model takes out of a preprocessed image and harmonise them.
+    """Cut the slices that the model takes out of a preprocessed image and harmonize them.
 
     Parameters
     ----------
@@ -114,8 +182,8 @@ def init_harmonize_wf(
         The scan, to which the difference is added where the model takes all slices.
     t1w_sha256 : str, optional
         Its digest when the run was planned.
-    site_scans : sequence of SiteScan
-        Where the model does not know the site of this scan: others, to measure its look from.
+    site : UnseenSite, optional
+        The site of this scan, where its appearance was measured.
     omp_nthreads : int
         Threads of the network on a CPU.
     sloppy : bool
@@ -139,13 +207,7 @@ def init_harmonize_wf(
         Quality measures; steps and device that were used.
     """
     workflow = pe.Workflow(name=name)
-    workflow.__desc__ = DESCRIPTIONS[request.method]
-    if request.method == 'ddae' and not request.keep_noise:
-        workflow.__desc__ += (
-            ' The result was denoised by the same model, at the noise level measured in each '
-            'slice [@immerkaer1996], and what rendering leaves of the spread, sharpness and '
-            'contrast of its site was evened.'
-        )
+    workflow.__desc__ = request.description
     fields = ['t1w_preproc', 'mask', 'xfm']
     inputnode = pe.Node(niu.IdentityInterface(fields=fields), name='inputnode')
     outputnode = pe.Node(niu.IdentityInterface(fields=[*HARMONIZE_FIELDS]), name='outputnode')
@@ -170,10 +232,9 @@ def init_harmonize_wf(
         mem_gb=1.5,
         n_procs=omp_nthreads,
     )
-    if site_scans:
-        harmonize.inputs.site_scans = [str(scan.image) for scan in site_scans]
-        harmonize.inputs.site_masks = [str(scan.mask) for scan in site_scans]
-        harmonize.inputs.site_people = [scan.participant for scan in site_scans]
+    if site:
+        harmonize.inputs.appearance = str(request.appearances[site.name])
+        harmonize.inputs.site_scans = len(site.scans)
     workflow.connect([
         (inputnode, extract_slices, [('t1w_preproc', 'in_file'), ('mask', 'in_mask')]),
         (extract_slices, harmonize, [('out_file', 'in_file')]),

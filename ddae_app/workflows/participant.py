@@ -1,4 +1,4 @@
-"""The whole way of a scan, and of all scans of a run."""
+"""The workflow of a scan, from raw image to derivatives, and of all scans of a run."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from nipype.interfaces import utility as niu
 from nipype.pipeline import engine as pe
 
 from ddae_app.bids.cohort import Covariates
-from ddae_app.bids.layout import Scan
+from ddae_app.bids.layout import Preprocessed, Scan, SpaceLayout
 from ddae_app.bids.provenance import Record
-from ddae_app.bids.sidecars import Metadata, Space
+from ddae_app.bids.sidecars import Metadata
 from ddae_app.imaging.templates import TemplateFiles
 from ddae_app.workflows.derivatives import (
     init_harmonize_derivatives_wf,
@@ -21,15 +21,10 @@ from ddae_app.workflows.derivatives import (
 from ddae_app.workflows.harmonize import (
     HARMONIZE_FIELDS,
     HarmonizeRequest,
-    Preprocessed,
-    SiteScan,
+    UnseenSite,
     init_harmonize_wf,
 )
-from ddae_app.workflows.preproc import init_preproc_wf
-
-PREPROC_FIELDS = (
-    't1w_grid', 't1w_preproc', 'mask', 'xfm', 'fixed', 'kind', 'registration_qc', 'brain_qc',
-)  # fmt: skip
+from ddae_app.workflows.preproc import PREPROC_FIELDS, init_preproc_wf
 
 
 @dataclass(frozen=True)
@@ -61,8 +56,8 @@ class ScanPlan:
         What the outputs are made from; None where they are not made.
     raw_sha256 : str or None
         Of the T1w, to notice if it changes while the run goes on.
-    site_scans : tuple of SiteScan
-        Scans to measure the look of this one's site from, where the model does not know it.
+    site : UnseenSite or None
+        The site of the scan, where the model does not know it and its appearance is measured.
     """
 
     scan: Scan
@@ -73,17 +68,15 @@ class ScanPlan:
     preproc_record: Record | None = None
     harmonize_record: Record | None = None
     raw_sha256: str | None = None
-    site_scans: tuple[SiteScan, ...] = ()
+    site: UnseenSite | None = None
 
 
 def init_participant_wf(
     plans: Sequence[ScanPlan],
     *,
-    output_dir: Path,
-    space: Space,
+    layout: SpaceLayout,
     preprocessing: Preprocessing | None,
     request: HarmonizeRequest | None,
-    reference: dict[str, list[float]] | None,
     omp_nthreads: int,
     sloppy: bool,
     name: str = 'ddae_wf',
@@ -93,16 +86,12 @@ def init_participant_wf(
     Parameters
     ----------
     plans : sequence of ScanPlan
-    output_dir : Path
-        Root of the output dataset.
-    space : Space
-        Where the outputs lie.
+    layout : SpaceLayout
+        Of the output folder.
     preprocessing : Preprocessing or None
         None if every plan starts from preprocessed images.
     request : HarmonizeRequest or None
         None if every plan stops after preprocessing.
-    reference : dict or None
-        Intensity quantiles of the target site.
     omp_nthreads : int
         Threads of the networks.
     sloppy : bool
@@ -113,31 +102,28 @@ def init_participant_wf(
         scan_wf = pe.Workflow(name=plan.scan.workflow)
         if plan.preprocessed is None:
             assert preprocessing is not None
-            source = _add_preproc(
-                scan_wf, plan, output_dir, space, preprocessing, omp_nthreads, sloppy
-            )
+            source = _add_preproc(scan_wf, plan, layout, preprocessing, omp_nthreads, sloppy)
         else:
             source = _preprocessed_node(plan.preprocessed)
         if plan.harmonization is not None:
-            assert request is not None and reference is not None
+            assert request is not None
             assert plan.harmonize_record is not None
             harmonize_wf = init_harmonize_wf(
-                protocol=space.protocol,
+                protocol=layout.space.protocol,
                 request=request,
                 covariates=plan.covariates,
                 t1w=plan.scan.path,
                 t1w_sha256=plan.raw_sha256,
-                site_scans=plan.site_scans,
+                site=plan.site,
                 omp_nthreads=omp_nthreads,
                 sloppy=sloppy,
             )
             derivatives_wf = init_harmonize_derivatives_wf(
                 scan=plan.scan,
-                output_dir=output_dir,
-                space=space,
+                layout=layout,
                 raw=plan.raw,
                 metadata=plan.harmonization,
-                reference=reference,
+                reference=request.reference,
                 record=plan.harmonize_record,
                 site_effect=request.site_effect,
             )
@@ -152,8 +138,8 @@ def init_participant_wf(
     return workflow
 
 
-def methods(workflow: pe.Workflow) -> list[str]:
-    """What the workflow does, for a paper: what its parts say, once each, in their order."""
+def describe(workflow: pe.Workflow) -> list[str]:
+    """What the workflow does, for a paper: the texts of its parts, once each, in their order."""
     parts: dict[str, None] = {}
 
     def visit(part) -> None:
@@ -170,14 +156,13 @@ def methods(workflow: pe.Workflow) -> list[str]:
 def _add_preproc(
     scan_wf: pe.Workflow,
     plan: ScanPlan,
-    output_dir: Path,
-    space: Space,
+    layout: SpaceLayout,
     preprocessing: Preprocessing,
     omp_nthreads: int,
     sloppy: bool,
 ) -> pe.Workflow:
     preproc_wf = init_preproc_wf(
-        protocol=space.protocol,
+        protocol=layout.space.protocol,
         template=preprocessing.template,
         skull_strip=preprocessing.skull_strip,
         weights=preprocessing.weights,
@@ -192,8 +177,7 @@ def _add_preproc(
     assert plan.preproc_record is not None
     derivatives_wf = init_preproc_derivatives_wf(
         scan=plan.scan,
-        output_dir=output_dir,
-        space=space,
+        layout=layout,
         template=preprocessing.template,
         raw=plan.raw,
         skull_strip=preprocessing.skull_strip,

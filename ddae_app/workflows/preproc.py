@@ -18,6 +18,11 @@ from ddae_app.interfaces.preproc import (
 )
 from ddae_app.settings import Protocol
 
+PREPROC_FIELDS = (
+    't1w_grid', 't1w_preproc', 'mask', 'xfm', 'fixed', 'kind', 'registration_qc', 'brain_qc',
+)  # fmt: skip
+"""The outputs of the workflow."""
+
 
 def init_preproc_wf(
     *,
@@ -78,10 +83,7 @@ def init_preproc_wf(
     workflow.__desc__ = preprocessing_methods(protocol, skull_strip)
     fields = ['in_file', 'sha256']
     inputnode = pe.Node(niu.IdentityInterface(fields=fields), name='inputnode')
-    outputs = ['t1w_grid', 't1w_preproc', 'mask', 'xfm', 'fixed', 'kind']
-    outputnode = pe.Node(
-        niu.IdentityInterface(fields=[*outputs, 'registration_qc', 'brain_qc']), name='outputnode'
-    )
+    outputnode = pe.Node(niu.IdentityInterface(fields=[*PREPROC_FIELDS]), name='outputnode')
     conform = pe.Node(Conform(), name='conform', mem_gb=1)
     register_mni = pe.Node(
         RegisterMNI(

@@ -13,15 +13,14 @@ import pandas as pd
 
 from ddae_app.bids import sidecars
 from ddae_app.bids.cohort import Cohort
-from ddae_app.bids.layout import Scan
-from ddae_app.engine.inputs import derivative_roots, find_preprocessed, output_space
+from ddae_app.bids.layout import Layout, Scan, Space, SpaceLayout
+from ddae_app.engine.inputs import derivative_roots, find_preprocessed, space_of
 from ddae_app.errors import ImageError, NotJudgedError, UsageError
 from ddae_app.imaging import volumes
 from ddae_app.imaging.grid import model_grid
 from ddae_app.imaging.slices import extract_slices
 from ddae_app.imaging.templates import TEMPLATES
 from ddae_app.settings import Protocol, Settings
-from ddae_app.workflows.derivatives import harmonized_path, slices_path
 
 log = logging.getLogger('ddae_app')
 
@@ -65,9 +64,9 @@ def gather(settings: Settings, scans: Sequence[Scan], cohort: Cohort) -> Outputs
     UsageError
         If the target is no site of theirs.
     """
-    space = _space(settings, scans)
+    layout = Layout(settings.output_dir).in_space(_space(settings, scans))
     known = [scan for scan in scans if cohort[scan].site is not None]
-    facts = {scan: _harmonized_facts(settings, scan, space) for scan in known}
+    facts = {scan: _harmonized_facts(layout, scan) for scan in known}
     kinds = Counter(kind for kind in facts.values() if kind)
     kind = kinds.most_common(1)[0][0] if kinds else None
     sources, outputs, rows = [], [], []
@@ -75,7 +74,7 @@ def gather(settings: Settings, scans: Sequence[Scan], cohort: Cohort) -> Outputs
         if kind and facts[scan] != kind:
             continue
         try:
-            source = _medial_slice(settings, scan, space)
+            source = _medial_slice(settings, scan, layout)
         except ImageError as error:
             log.warning('%s is left out: %s', scan.stem, error)
             continue
@@ -83,7 +82,7 @@ def gather(settings: Settings, scans: Sequence[Scan], cohort: Cohort) -> Outputs
             continue
         sources.append(source)
         if kind:
-            outputs.append(_harmonized_slice(settings, scan, space))
+            outputs.append(_middle(layout.image('harmonized', scan)))
         person = cohort[scan]
         further = [person.further.get(name) for name in settings.evaluate.biology]
         rows.append((scan.participant, person.site, person.age, person.sex, *further))
@@ -104,7 +103,7 @@ def gather(settings: Settings, scans: Sequence[Scan], cohort: Cohort) -> Outputs
         kind[0] if kind else _target(settings, table),
         kind[1] if kind else 'nothing',
         kind is not None and kind[2],
-        space.protocol,
+        layout.space.protocol,
     )
 
 
@@ -118,17 +117,17 @@ def _target(settings: Settings, table: pd.DataFrame) -> str:
     return asked or str(sites.value_counts().index[0])
 
 
-def _space(settings: Settings, scans: Sequence[Scan]) -> sidecars.Space:
+def _space(settings: Settings, scans: Sequence[Scan]) -> Space:
     """The space in which most of the scans were preprocessed, here or elsewhere."""
     asked, roots = settings.preproc.template, derivative_roots(settings)
     spaces = [
-        output_space(replace(Protocol(), template=template))
+        space_of(replace(Protocol(), template=template))
         for template in TEMPLATES
         if asked in (None, template)
     ]
 
-    def there(scan: Scan, space: sidecars.Space) -> bool:
-        cut = settings.output_dir / slices_path(scan, space)
+    def there(scan: Scan, space: Space) -> bool:
+        cut = SpaceLayout(settings.output_dir, space).image('slices', scan)
         return cut.is_file() or find_preprocessed(scan, space, roots) is not None
 
     counts = [sum(there(scan, space) for scan in scans) for space in spaces]
@@ -139,9 +138,9 @@ def _space(settings: Settings, scans: Sequence[Scan]) -> sidecars.Space:
     return spaces[int(np.argmax(counts))]
 
 
-def _medial_slice(settings: Settings, scan: Scan, space: sidecars.Space) -> np.ndarray | None:
+def _medial_slice(settings: Settings, scan: Scan, layout: SpaceLayout) -> np.ndarray | None:
     """As a model sees it: cut already where the scan was harmonised, else from the whole image."""
-    slices = settings.output_dir / slices_path(scan, space)
+    slices, space = layout.image('slices', scan), layout.space
     if slices.is_file():
         return _middle(slices)
     found = find_preprocessed(scan, space, derivative_roots(settings))
@@ -152,11 +151,9 @@ def _medial_slice(settings: Settings, scan: Scan, space: sidecars.Space) -> np.n
     return extract_slices(image, mask > 0, grid, space.protocol).data[0]
 
 
-def _harmonized_facts(
-    settings: Settings, scan: Scan, space: sidecars.Space
-) -> tuple[str, str, bool] | None:
+def _harmonized_facts(layout: SpaceLayout, scan: Scan) -> tuple[str, str, bool] | None:
     """To which site, and with what, a scan was harmonised, and whether that was label-blind."""
-    path = settings.output_dir / harmonized_path(scan, space)
+    path = layout.image('harmonized', scan)
     if not path.is_file():
         return None
     facts = sidecars.read(path)
@@ -166,10 +163,6 @@ def _harmonized_facts(
         return None
     target, method, model = map(str, texts)
     return target, f'{method} ({model})', bool(facts.get('LabelBlind'))
-
-
-def _harmonized_slice(settings: Settings, scan: Scan, space: sidecars.Space) -> np.ndarray:
-    return _middle(settings.output_dir / harmonized_path(scan, space))
 
 
 def _middle(path: Path) -> np.ndarray:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ddae_app.bids.sidecars import METHOD_NAMES
+from ddae_app.bids.layout import Layout
 from ddae_app.engine.inputs import select_scans
 from ddae_app.evaluation import candidates as ways
 from ddae_app.evaluation.biology import check_names
@@ -19,10 +19,9 @@ from ddae_app.evaluation.inception import inception_features
 from ddae_app.evaluation.protocol import MEANING, controls, evaluate
 from ddae_app.levels.group.collect import Outputs, gather
 from ddae_app.levels.group.figures import draw_pictures
-from ddae_app.methods.combat import ComBat
-from ddae_app.methods.find import trained_models
-from ddae_app.methods.histogram import HistogramMatching
-from ddae_app.methods.load import load_harmonizer
+from ddae_app.methods import registry
+from ddae_app.methods.compatibility import mismatch
+from ddae_app.methods.find import load_harmonizer, read_models
 from ddae_app.reports.evaluation import EvaluationReport, MethodReport
 from ddae_app.settings import Settings
 
@@ -110,8 +109,8 @@ def _candidates(settings: Settings, outputs: Outputs) -> list[Candidate]:
             )
         )
     found += _trained(settings, outputs)
-    for name, method in (('histogram', HistogramMatching()), ('combat', ComBat())):
-        found.append(ways.fitted_to_others(name, method, *judged))
+    for name, method in registry.refitted().items():
+        found.append(ways.fitted_to_others(name, registry.imported(method.refit)(), *judged))
     return [*found, ways.blurred(outputs.source)]
 
 
@@ -121,21 +120,16 @@ def _trained(settings: Settings, outputs: Outputs) -> list[Candidate]:
     A DDAE is judged by what the participant level made with it.
     """
     found = []
-    for model in trained_models(settings.output_dir):
+    for model in read_models(Layout(settings.output_dir).models()):
         info = model.info
-        name = f'{METHOD_NAMES[info.method]} ({info.name})'
-        if info.method == 'ddae' or name == outputs.method:
+        name = f'{model.method.label} ({info.name})'
+        if info.method == registry.DEFAULT or name == outputs.method:
             continue
-        unknown = sorted({*outputs.cohort['site'], outputs.target} - set(info.sites))
-        if unknown or info.protocol != outputs.protocol:
-            why = (
-                f'it does not know {", ".join(unknown)}'
-                if unknown
-                else ('it takes scans that are preprocessed in another way')
-            )
+        why = mismatch(info, {*outputs.cohort['site'], outputs.target}, outputs.protocol)
+        if why:
             log.warning('%s is not judged: %s', model.path, why)
             continue
-        harmonizer = load_harmonizer(model.path, settings.harmonize.device)
+        harmonizer = load_harmonizer(model.path, device=settings.harmonize.device)
         if harmonizer.facts()['LabelBlind']:
             images = harmonizer.transform(outputs.source, outputs.cohort, outputs.target)
             found.append(ways.given(name, images, ways.ELSEWHERE, label_blind=True))

@@ -8,15 +8,17 @@ from pathlib import Path
 
 import numpy as np
 
+from ddae_app.bids.layout import Layout
 from ddae_app.errors import DdaeError
 from ddae_app.evaluation import probes
 from ddae_app.evaluation.embedding import embedded
 from ddae_app.evaluation.protocol import Judgement
 from ddae_app.levels.group.collect import Outputs
+from ddae_app.methods import registry
+from ddae_app.methods.compatibility import mismatch
 from ddae_app.methods.ddae.harmonizer import DDAEHarmonizer
 from ddae_app.methods.ddae.latents import latent_codes, reconstructed
-from ddae_app.methods.find import find_model, trained_models
-from ddae_app.methods.load import load_harmonizer
+from ddae_app.methods.find import find_model, load_harmonizer, read_models
 from ddae_app.reports.evaluation import EvaluationFigure
 from ddae_app.reports.site_figures import (
     draw_codes,
@@ -100,14 +102,13 @@ def _matching_model(
 ) -> DDAEHarmonizer | None:
     """The DDAE of this run, if it knows the sites of the scans; else None, and the log says so."""
     try:
-        found = find_model(settings.harmonize.model, default_model, settings.output_dir, 'ddae')
-        unknown = sorted({*outputs.cohort['site'], outputs.target} - set(found.info.sites))
-        if unknown:
-            raise DdaeError(f'the model {found.info.name!r} does not know {", ".join(unknown)}')
-        same = ('template', 'grid', 'slice_shape')
-        if any(getattr(found.info.protocol, k) != getattr(outputs.protocol, k) for k in same):
-            raise DdaeError(f'the model {found.info.name!r} takes scans preprocessed otherwise')
-        model = DDAEHarmonizer.load(found.path, settings.harmonize.device)
+        trained = Layout(settings.output_dir).models()
+        found = find_model(settings.harmonize.model, default_model, trained, registry.DEFAULT)
+        sites = {*outputs.cohort['site'], outputs.target}
+        why = mismatch(found.info, sites, outputs.protocol, any_slices=True)
+        if why:
+            raise DdaeError(f'the model {found.info.name!r}: {why}')
+        model = DDAEHarmonizer.load(found.path, device=settings.harmonize.device)
         if model.info.config.condition_dropout == 0:
             raise DdaeError(f'the model {found.info.name!r} cannot do without age and sex')
         return model
@@ -146,11 +147,11 @@ def _reconstructions(
     scans, cohort = outputs.source[rows], outputs.cohort.iloc[rows]
     sites = cohort['site'].tolist()
     images = {'source': scans, 'DDAE': reconstructed(model, scans, sites)}
-    for found in trained_models(settings.output_dir):
-        fits = set(sites) <= set(found.info.sites) and found.info.protocol == outputs.protocol
-        if found.info.method == 'cvae' and fits:
-            other = load_harmonizer(found.path, settings.harmonize.device)
-            images[f'cVAE ({found.info.name})'] = np.concatenate(
+    for found in read_models(Layout(settings.output_dir).models()):
+        fits = mismatch(found.info, sites, outputs.protocol) is None
+        if found.method.reconstructs and fits:
+            other = load_harmonizer(found.path, device=settings.harmonize.device)
+            images[f'{found.method.label} ({found.info.name})'] = np.concatenate(
                 [
                     other.transform(scans[[i]], cohort.iloc[[i]], site)
                     for i, site in enumerate(sites)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from ddae_app.bids.dataset import QC_MEANING, read_scans, to_tsv
+from ddae_app.bids.dataset import read_scans, to_tsv
+from ddae_app.bids.layout import Layout, read_name
+from ddae_app.bids.measures import MEASURES
 from ddae_app.errors import NothingSelectedError, NotJudgedError
 from ddae_app.files import write_atomically
 from ddae_app.levels.group.evaluate import evaluate_outputs, metrics_json
@@ -29,26 +31,25 @@ def run_group(settings: Settings, default_model: Path | None = None) -> int:
     UsageError
         A flag asks for what is not there.
     """
-    rows, pages = quality_of_all(settings.output_dir)
-    table = settings.output_dir / 'group_T1w.tsv'
-    write_atomically(table, to_tsv(rows))
+    layout = Layout(settings.output_dir)
+    rows, pages = quality_of_all(layout)
+    write_atomically(layout.group_table, to_tsv(rows))
     evaluation: EvaluationReport | str
     try:
         evaluation = evaluate_outputs(settings, default_model)
-        metrics = settings.output_dir / 'group_metrics.json'
-        write_atomically(metrics, metrics_json(evaluation))
-        log.info('figures: %s', metrics)
+        write_atomically(layout.group_metrics, metrics_json(evaluation))
+        log.info('measures: %s', layout.group_metrics)
     except NotJudgedError as error:
         evaluation = str(error)
         log.warning('whether the site is gone was not measured: %s', error)
-    page = settings.output_dir / 'group_T1w.html'
-    write_group_report(page, rows, QC_MEANING, pages, evaluation)
-    log.info('%d scans: %s', len(rows), table)
-    log.info('report: %s', page)
+    meanings = {name: measure.meaning for name, measure in MEASURES.items()}
+    write_group_report(layout.group_page, rows, meanings, pages, evaluation)
+    log.info('%d scans: %s', len(rows), layout.group_table)
+    log.info('report: %s', layout.group_page)
     return 0
 
 
-def quality_of_all(output_dir: Path) -> tuple[list[dict[str, str]], dict[str, str]]:
+def quality_of_all(layout: Layout) -> tuple[list[dict[str, str]], dict[str, str]]:
     """The quality measures of every scan, and its participant's page by its name.
 
     Raises
@@ -59,13 +60,15 @@ def quality_of_all(output_dir: Path) -> tuple[list[dict[str, str]], dict[str, st
         A table is damaged.
     """
     rows, pages = [], {}
-    for path in sorted(output_dir.glob('sub-*/**/*_scans.tsv')):
+    for path in layout.scans_tables():
         for row in read_scans(path):
             name = row.pop('filename').split('/')[-1]
             rows.append({'bids_name': name, **row})
-            pages[name] = f'{name.split("_")[0]}.html'
+            image = read_name(name)
+            if image:
+                pages[name] = layout.page(image.participant).name
     if not rows:
         raise NothingSelectedError(
-            f'{output_dir}: no sub-*_scans.tsv; run the participant level first'
+            f'{layout.root}: no sub-*_scans.tsv; run the participant level first'
         )
     return rows, pages

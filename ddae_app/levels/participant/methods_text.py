@@ -1,4 +1,4 @@
-"""The methods text of a run: what its workflows say, which versions ran, and with which model."""
+"""The methods text of a run: what its workflows do, with which software and which model."""
 
 from __future__ import annotations
 
@@ -9,21 +9,19 @@ from ddae_app import __version__
 from ddae_app.methods.find import FoundModel
 from ddae_app.settings import Settings
 
-SOFTWARE = {
-    'preprocessing': ('antspyx', 'SimpleITK'),
-    'hd-bet': ('HD_BET', 'nnunetv2', 'torch'),
-    'harmonization': ('torch',),
-}
-"""Packages that do the work, by what was run."""
+PREPROCESSING = ('antspyx', 'SimpleITK')
+HD_BET = ('HD_BET', 'nnunetv2', 'torch')
+"""Packages that do the work."""
 
 REFERENCES = {'SimpleITK': ' [@lowekamp2013]', 'torch': ' [@paszke2019]'}
 
 
 def methods_text(
     parts: Sequence[str],
-    ran: Sequence[str],
     settings: Settings,
     model: FoundModel | None,
+    *,
+    preprocessed: bool,
     sites: Iterable[str | None] = (),
 ) -> str:
     """Paragraphs for a paper, with citations ``[@key]``.
@@ -31,13 +29,13 @@ def methods_text(
     Parameters
     ----------
     parts : sequence of str
-        What was done, in the order in which it was.
-    ran : sequence of str
-        What of it this run did; keys of ``SOFTWARE``.
+        What was done, in this order.
     settings : Settings
         Of the run.
     model : FoundModel or None
-        None if nothing was harmonised.
+        None if nothing was harmonized.
+    preprocessed : bool
+        Whether this run preprocessed scans.
     sites : iterable of str or None
         Where the scans were acquired; None if not known.
     """
@@ -46,8 +44,12 @@ def methods_text(
         f'Results included in this manuscript come from {what} performed with *ddae-app* '
         f'{__version__}, which is based on *Nipype* {version("nipype")} [@gorgolewski2011].'
     )
-    packages = dict.fromkeys(name for step in ran for name in SOFTWARE[step])
-    named = [f'*{name}* {version(name)}{REFERENCES.get(name, "")}' for name in packages]
+    software = [*(PREPROCESSING if preprocessed else ())]
+    software += HD_BET if preprocessed and settings.preproc.skull_strip == 'hd-bet' else ()
+    software += model.method.software if model else ()
+    named = [
+        f'*{name}* {version(name)}{REFERENCES.get(name, "")}' for name in dict.fromkeys(software)
+    ]
     closing = [f'This was computed with {_listed(named)}.'] if named else []
     if model:
         of_phantoms = ', which knows simulated scanners only' if model.info.phantom else ''
@@ -58,20 +60,21 @@ def methods_text(
             + _of_unseen({site for site in sites if site not in model.info.sites}, settings),
         )
     if settings.preproc.sloppy:
-        closing.append('Few iterations were made (--sloppy): these are no results.')
+        closing.append(
+            'Only few iterations were run (--sloppy): the results are not suitable for analysis.'
+        )
     return '\n\n'.join([opening, *parts, ' '.join(closing)]).strip()
 
 
 def _of_unseen(sites: set[str | None], settings: Settings) -> str:
-    """What was done about sites that the model does not know."""
+    """How sites that the model does not know were treated."""
     if not sites:
         return ''
     named = _listed(sorted(site or 'a site that is not recorded' for site in sites))
     adapted = settings.harmonize.unseen_site == 'adapt'
     scans = 'the scans of the site' if adapted else 'each scan alone'
     return (
-        f' The model had not been trained on {named}: how scans from there look was measured from '
-        f'{scans}.'
+        f' The model had not been trained on {named}: the site appearance was measured in {scans}.'
     )
 
 

@@ -1,20 +1,21 @@
-"""After a run: what is there, the quality tables, and a page per participant."""
+"""After a run: what was written, the quality tables, and a page per participant."""
 
 from __future__ import annotations
 
 import math
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ddae_app import __version__
 from ddae_app.bids import sidecars
 from ddae_app.bids.cohort import Cohort, Covariates
-from ddae_app.bids.dataset import QC_MEANING, update_scans
-from ddae_app.bids.layout import Scan
+from ddae_app.bids.dataset import update_scans
+from ddae_app.bids.layout import RunFiles, Scan, SpaceLayout
+from ddae_app.bids.measures import MEASURES
 from ddae_app.engine.run import crash_file, crash_reason
-from ddae_app.imaging.anatomy import MOST_SHARE_CHANGE, MOST_UNEXPLAINED
 from ddae_app.methods.find import FoundModel
 from ddae_app.reports.participant import (
     Measure,
@@ -24,41 +25,23 @@ from ddae_app.reports.participant import (
     write_participant_report,
 )
 from ddae_app.settings import Settings, to_toml
-from ddae_app.workflows.derivatives import (
-    harmonized_path,
-    mask_path,
-    native_path,
-    preproc_path,
-    slices_path,
-)
-
-USUAL_CORRELATION = 0.40
-"""Fifteen real scans registered at .44 to .56; less is worth a look, much less is refused."""
-
-USUAL_DICE = 0.92
-"""Masks found in 48 scans overlap by .943 or more; masks 4 mm too small or large by .904, .933,
-.907 and .884 in the middle, worse ones by less (benchmarks/failures.py)."""
-
-NOTABLE_DISTANCE = 0.01
-"""On the scale 0 to 1; scans of the target site itself move by about 0.0001."""
 
 FIGURES = {
     'brain': (
         'Anatomical',
         'Brain mask',
-        'The line is the outline of the brain that was found.',
+        'The line is the outline of the brain mask.',
     ),
     'registration': (
         'Anatomical',
         'Spatial normalization',
-        "The scan and the template in turn; the line is the outline of the template's brain. It "
-        'rests under the mouse.',
+        "The scan and the template in turn; the line is the outline of the template's brain. "
+        'Hover to pause.',
     ),
     'flicker': (
         'Harmonization',
         'Before and after',
-        'In turn, in one fixed window: the contrast may change, no line may move. It rests under '
-        'the mouse.',
+        'In turn, in one fixed window: the contrast may change, no line may move. Hover to pause.',
     ),
     'harmonized': (
         'Harmonization',
@@ -69,8 +52,8 @@ FIGURES = {
     'planes': (
         'Harmonization',
         'All three planes',
-        'Through the middle of the brain, and through the place where what changed follows least '
-        'from the scan by contrast and shading.',
+        'Through the middle of the brain, and through the place where the change is explained '
+        'least by contrast and shading.',
     ),
     'histogram': (
         'Harmonization',
@@ -84,27 +67,52 @@ ALTERNATING = {'registration', 'flicker'}
 """Those of them that show two pictures in turn."""
 
 
+@dataclass(frozen=True)
+class Results:
+    """What the tables and pages of a run are made from.
+
+    Attributes
+    ----------
+    settings : Settings
+    layout : SpaceLayout
+        Of the output folder.
+    cohort : Cohort
+    model : FoundModel or None
+    logs : RunFiles
+        Of the run.
+    text : str
+        The methods text; empty if unknown.
+    """
+
+    settings: Settings
+    layout: SpaceLayout
+    cohort: Cohort
+    model: FoundModel | None
+    logs: RunFiles
+    text: str
+
+
 def outputs_missing(
-    output_dir: Path, scans: Sequence[Scan], space: sidecars.Space, *, harmonized: bool
+    layout: SpaceLayout, scans: Sequence[Scan], *, harmonized: bool
 ) -> dict[Scan, str]:
     """Scans that lack an output, and which."""
     missing = {}
     for scan in scans:
-        wanted = [preproc_path(scan, space), mask_path(scan, space)]
+        preprocessed = layout.preprocessed(scan)
+        wanted = [preprocessed.image, preprocessed.mask]
         if harmonized:
-            wanted = [slices_path(scan, space), harmonized_path(scan, space)]
-            wanted += [native_path(scan)] if space.protocol.depth > 1 else []
-        absent = [path for path in wanted if not (output_dir / path).is_file()]
+            wanted = sorted(layout.harmonized_images(scan).values())
+        absent = [path for path in wanted if not path.is_file()]
         if absent:
-            missing[scan] = f'{absent[0]} was not written'
+            missing[scan] = f'{absent[0].relative_to(layout.root)} was not written'
     return missing
 
 
-def quality(output_dir: Path, scan: Scan, space: sidecars.Space) -> dict[str, Any]:
-    """Texts and finite numbers in the sidecars of a scan, the harmonised image's last."""
-    paths = preproc_path(scan, space), harmonized_path(scan, space)
-    facts = {k: v for path in paths for k, v in sidecars.read(output_dir / path).items()}
-    return {k: v for k, v in facts.items() if isinstance(v, str) or _is_finite(v)}
+def entries_of(layout: SpaceLayout, scan: Scan) -> dict[str, Any]:
+    """Texts and finite numbers in the sidecars of a scan, the harmonized image's last."""
+    images = (layout.image(kind, scan) for kind in ('preproc', 'harmonized'))
+    entries = {k: v for image in images for k, v in sidecars.read(image).items()}
+    return {k: v for k, v in entries.items() if isinstance(v, str) or _is_finite(v)}
 
 
 def _is_finite(value: Any) -> bool:
@@ -113,15 +121,7 @@ def _is_finite(value: Any) -> bool:
 
 
 def write_results(
-    settings: Settings,
-    scans: Sequence[Scan],
-    cohort: Cohort,
-    space: sidecars.Space,
-    *,
-    model: FoundModel | None,
-    failures: Mapping[Scan, str],
-    text: str,
-    log_dir: Path,
+    results: Results, scans: Sequence[Scan], failures: Mapping[Scan, str]
 ) -> list[Path]:
     """Write ``*_scans.tsv`` and one HTML page per participant.
 
@@ -130,147 +130,147 @@ def write_results(
     list of Path
         The pages.
     """
-    rows = {}
+    layout, settings = results.layout, results.settings
+    entries = {scan: entries_of(layout, scan) for scan in scans}
+    tables: dict[Path, dict[str, dict[str, Any]]] = {}
     for scan in scans:
-        facts = quality(settings.output_dir, scan, space)
-        if facts and scan not in failures:
-            sites = {'source_site': cohort[scan].site, 'target_site': facts.get('TargetSite')}
-            rows[scan] = sites | {key: facts[key] for key in QC_MEANING if key in facts}
-    image = preproc_path(Scan(Path(), '', None, ''), space).name
-    update_scans(settings.output_dir, rows, image)
+        if entries[scan] and scan not in failures:
+            table = layout.scans_table(scan)
+            image = layout.image('preproc', scan).relative_to(table.parent).as_posix()
+            tables.setdefault(table, {})[image] = _row(results.cohort[scan], entries[scan])
+    update_scans(tables)
+    # A run that only renews pages has no crashes; those of failed scans are in earlier logs.
+    runs = layout.runs() if settings.run.reports_only else [results.logs]
+    # A run that was called from Python has no command line.
+    command = results.logs.command
     pages = []
-    # Pages alone run nothing that could fail; what did is in the logs of earlier runs.
-    logs = log_dir.parent.iterdir() if settings.run.reports_only else [log_dir]
-    runs = sorted(logs, reverse=True)
-    # A run that was called from Python has none.
-    command = log_dir / 'command.txt'
     for participant in dict.fromkeys(scan.participant for scan in scans):
-        page = settings.output_dir / f'sub-{participant}.html'
-        own = [scan for scan in scans if scan.participant == participant]
         report = ParticipantReport(
             participant=participant,
             version=__version__,
-            run_id=log_dir.name,
-            warnings=_warnings(settings, model),
+            run_id=results.logs.run_id,
+            warnings=_warnings(settings, results.model),
             scans=tuple(
                 _failed_report(scan, failures[scan], runs)
                 if scan in failures
-                else _scan_report(settings.output_dir, scan, cohort[scan], space)
-                for scan in own
+                else _scan_report(layout, scan, results.cohort[scan], entries[scan])
+                for scan in scans
+                if scan.participant == participant
             ),
-            methods=text,
+            methods=results.text,
             settings=to_toml(settings),
             command=command.read_text(encoding='utf-8').strip() if command.is_file() else '',
         )
+        page = layout.page(participant)
         write_participant_report(page, report)
         pages.append(page)
     return pages
 
 
-def _failed_report(scan: Scan, error: str, runs: Sequence[Path]) -> ScanReport:
-    """What is said of a scan that failed in the latest of some runs, given by their logs."""
-    file = next(filter(None, (crash_file(scan, run) for run in runs)), None)
+def _row(covariates: Covariates, entries: Mapping[str, Any]) -> dict[str, Any]:
+    """The measures of a scan by the names of their columns."""
+    sites = {'source_site': covariates.site, 'target_site': entries.get('TargetSite')}
+    return sites | {name: entries[name] for name in MEASURES if name in entries}
+
+
+def _failed_report(scan: Scan, error: str, runs: Sequence[RunFiles]) -> ScanReport:
+    """What is said of a scan that failed in the latest of some runs."""
     crash = None
-    if file:
-        crash = f'logs/{file.parent.name}/{file.name}', file.read_text(errors='replace')
-        reason = crash_reason(file)
-        error = error if reason in error else f'{error}; an earlier run failed: {reason}'
+    for run in runs:
+        if file := crash_file(scan, run):
+            crash = run.link(file), file.read_text(errors='replace')
+            reason = crash_reason(file)
+            error = error if reason in error else f'{error}; an earlier run failed: {reason}'
+            break
     return ScanReport(scan.stem, error, (('T1w', scan.path.name),), (), (), crash=crash)
 
 
 def _scan_report(
-    output_dir: Path,
-    scan: Scan,
-    covariates: Covariates,
-    space: sidecars.Space,
+    layout: SpaceLayout, scan: Scan, covariates: Covariates, entries: Mapping[str, Any]
 ) -> ScanReport:
-    facts = quality(output_dir, scan, space)
-    age = 'not known' if math.isnan(covariates.age) else f'{covariates.age:g} years'
-    summary = {
-        'T1w': scan.path.name,
-        'Shows': {'head': 'a whole head', 'brain': 'a skull-stripped brain'}.get(
-            facts.get('HeadKind', ''), 'not recorded'
-        ),
-        'Site': covariates.site or 'not known',
-        'Age, sex': f'{age}, {covariates.sex or "not known"}',
-        'Space': f'{space.protocol.template}, {facts.get("Resolution", "")}',
-        'Brain extraction': str(facts.get('SkullStripMethod', 'not recorded')),
-    }
-    if 'TargetSite' in facts:
-        phantom = ' (phantom model)' if facts.get('PhantomModel') else ''
-        summary |= {
-            'Target site': str(facts['TargetSite']),
-            'Model': f'{facts.get("ModelName")}{phantom}, '
-            f'SHA-256 {str(facts.get("ModelSHA256"))[:16]}',
-            'Method': ', '.join(_how(facts)),
-            'Device': str(facts.get('Device')),
-            'Random seed': str(facts.get('RandomSeed')),
-        }
     measures = tuple(
-        Measure(name, f'{facts[name]:.4g}', meaning, flagged=is_unusual(name, facts))
-        for name, meaning in QC_MEANING.items()
-        if isinstance(facts.get(name), float | int)
+        Measure(
+            name,
+            f'{entries[name]:.4g}',
+            measure.meaning,
+            flagged=measure.is_unusual(entries[name], entries),
+        )
+        for name, measure in MEASURES.items()
+        if isinstance(entries.get(name), float | int)
     )
     pictures = tuple(
-        Picture(*words, path.as_posix(), alternates=desc in ALTERNATING)
+        Picture(*words, path.relative_to(layout.root).as_posix(), alternates=desc in ALTERNATING)
         for desc, words in FIGURES.items()
-        if (output_dir / (path := scan.figure(desc, '.svg'))).is_file()
+        if (path := layout.figure(scan, desc)).is_file()
     )
+    summary = _summary(layout, scan, covariates, entries)
     return ScanReport(
-        scan.stem, None, tuple(summary.items()), measures, pictures, _scan_warnings(facts)
+        scan.stem, None, tuple(summary.items()), measures, pictures, _scan_warnings(entries)
     )
 
 
-def _how(facts: Mapping[str, Any]) -> list[str]:
-    """How a scan was harmonised, in words."""
-    parts = [str(facts.get('HarmonizationMethod'))]
-    if 'SamplingSteps' in facts:
-        parts += [f'{facts["SamplingSteps"]} steps']
-        parts += ['denoised' if facts.get('Denoised') else 'noise kept']
-    used = 'not used' if facts.get('LabelBlind') else 'used where known'
+def _summary(
+    layout: SpaceLayout, scan: Scan, covariates: Covariates, entries: Mapping[str, Any]
+) -> dict[str, str]:
+    """Facts of a scan, for the top of its part of the page."""
+    age = 'not known' if math.isnan(covariates.age) else f'{covariates.age:g} years'
+    kinds = {'head': 'a whole head', 'brain': 'a skull-stripped brain'}
+    template = layout.space.protocol.template
+    summary = {
+        'T1w': scan.path.name,
+        'Shows': kinds.get(entries.get('HeadKind', ''), 'not recorded'),
+        'Site': covariates.site or 'not known',
+        'Age, sex': f'{age}, {covariates.sex or "not known"}',
+        'Space': f'{template}, {entries.get("Resolution", "")}',
+        'Brain extraction': str(entries.get('SkullStripMethod', 'not recorded')),
+    }
+    if 'TargetSite' in entries:
+        phantom = ' (phantom model)' if entries.get('PhantomModel') else ''
+        summary |= {
+            'Target site': str(entries['TargetSite']),
+            'Model': f'{entries.get("ModelName")}{phantom}, '
+            f'SHA-256 {str(entries.get("ModelSHA256"))[:16]}',
+            'Method': ', '.join(_how(entries)),
+            'Device': str(entries.get('Device')),
+            'Random seed': str(entries.get('RandomSeed')),
+        }
+    return summary
+
+
+def _how(entries: Mapping[str, Any]) -> list[str]:
+    """How a scan was harmonized, in words."""
+    parts = [str(entries.get('HarmonizationMethod'))]
+    if 'SamplingSteps' in entries:
+        parts += [f'{entries["SamplingSteps"]} steps']
+        parts += ['denoised' if entries.get('Denoised') else 'noise kept']
+    used = 'not used' if entries.get('LabelBlind') else 'used where known'
     return [*parts, f'age and sex {used}']
 
 
-def is_unusual(name: str, facts: Mapping[str, Any]) -> bool:
-    """Whether somebody should look at a measure."""
-    if name == 'registration_correlation':
-        return facts[name] < USUAL_CORRELATION
-    if name == 'mask_template_dice':
-        return facts[name] < USUAL_DICE
-    if name == 'target_distance_after':
-        before = facts.get('target_distance_before')
-        return not isinstance(before, str | None) and facts[name] > before + NOTABLE_DISTANCE
-    if name == 'anatomy_unexplained':
-        return facts[name] > MOST_UNEXPLAINED
-    if name.endswith('_share_change'):
-        return abs(facts[name]) > MOST_SHARE_CHANGE
-    return False
-
-
-def _scan_warnings(facts: Mapping[str, Any]) -> tuple[str, ...]:
-    found = []
-    if not facts.get('SourceSiteKnown', True):
-        scans = facts.get('ScansAdaptedTo', 0)
-        look = f'{scans} scans of the site' if scans else 'this scan alone'
-        found.append(
-            'The model was not trained on the site of this scan: how the site looks was measured '
-            f'from {look}, and what people there differ in may have been taken for it.'
+def _scan_warnings(entries: Mapping[str, Any]) -> tuple[str, ...]:
+    warnings = []
+    if not entries.get('SourceSiteKnown', True):
+        scans = entries.get('ScansAdaptedTo', 0)
+        measured = f'{scans} scans of the site' if scans else 'this scan alone'
+        warnings.append(
+            'The model was not trained on the site of this scan: the site appearance was measured '
+            f'in {measured}, and may contain features of these subjects.'
         )
-    if facts.get('anatomy_flag', 'none') != 'none':
-        found.append(
-            f'Harmonization may have changed the anatomy: {facts["anatomy_flag"]}. Compare the '
+    if entries.get('anatomy_flag', 'none') != 'none':
+        warnings.append(
+            f'Harmonization may have changed the anatomy: {entries["anatomy_flag"]}. Compare the '
             'pictures before and after.'
         )
-    return tuple(found)
+    return tuple(warnings)
 
 
 def _warnings(settings: Settings, model: FoundModel | None) -> tuple[str, ...]:
-    found = []
+    warnings = []
     if model and model.info.phantom:
-        found.append(
+        warnings.append(
             f'The model {model.info.name} is a phantom model: it was trained on simulated '
-            'scanners and is of no use for real scans.'
+            'scanners and is not suitable for real scans.'
         )
     if settings.preproc.sloppy:
-        found.append('--sloppy: few iterations were made; not for results.')
-    return tuple(found)
+        warnings.append('--sloppy: only few iterations were run; not suitable for analysis.')
+    return tuple(warnings)

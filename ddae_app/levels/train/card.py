@@ -1,4 +1,4 @@
-"""What goes on the card of a model that has just been trained."""
+"""The content of the card of a model that has just been trained."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from ddae_app.evaluation import fidelity
 from ddae_app.imaging.quality import quantile_distance
 from ddae_app.methods.base import StoredHarmonizer, cohort_of
 from ddae_app.methods.data import LEAST_BRAIN, SliceData
+from ddae_app.methods.registry import METHODS
 from ddae_app.reports.card import ModelCard, SiteFacts
 
 MOST_SLICES, FEWEST_SCANS = 64, 4
@@ -20,7 +21,7 @@ def make_card(
     harmonizer: StoredHarmonizer,
     data: SliceData,
     held_out: np.ndarray,
-    licence: str,
+    data_license: str,
     warnings: tuple[str, ...],
 ) -> ModelCard:
     """The card of a trained model.
@@ -32,7 +33,7 @@ def make_card(
         What it was trained on.
     held_out : np.ndarray of int
         The rows that training did not see.
-    licence : str
+    data_license : str
         Of the data.
     warnings : tuple of str
         What was wrong with the data and accepted.
@@ -51,9 +52,9 @@ def make_card(
         training['notes'] = info.notes
     return ModelCard(
         name=info.name,
-        method=info.method,
+        description=METHODS[info.method].card,
         dataset=record.dataset,
-        licence=licence,
+        license=data_license,
         phantom=info.phantom,
         sites=tuple(_site(data, held_out, site) for site in data.site_names),
         training=training,

@@ -11,6 +11,9 @@ SCHEDULES = ('linear', 'cosine')
 PREDICTIONS = ('epsilon', 'v')
 TIMES = ('uniform', 'lognormal')
 
+BATCH_SIZE = 8
+"""Slices at once in rendering; more are no faster on a CPU."""
+
 POSITION_WAVES = 8
 """Sines, and cosines, that tell the networks where in a scan a slice lies."""
 
@@ -37,7 +40,7 @@ class ModelConfig:
         Height and width of a slice, pixels (paper: 128).
     depth : int
         Slices of a scan; with more than one the networks are told which they see (paper: 1).
-    neighbours : int
+    neighbors : int
         Slices on either side that the noise network sees as well, where a scan has several.
     unshuffle : {1, 2, 4}
         The networks see ``unshuffle**2`` channels at ``image_size / unshuffle``.
@@ -70,7 +73,7 @@ class ModelConfig:
         Chance, per group and image, that training shows the null token. At 0 the null tokens are
         untrained unless labels are missing.
     encoder_augment : bool
-        Whether training randomises the contrast of the semantic encoder's input.
+        Whether training randomizes the contrast of the semantic encoder's input.
     site_curve : bool
         Whether every image is brought to a common contrast by a curve of its site, and back by
         that of the target.
@@ -93,7 +96,7 @@ class ModelConfig:
 
     image_size: int = 128
     depth: int = 1
-    neighbours: int = 0
+    neighbors: int = 0
     unshuffle: int = 1
     channels: int = 32
     multipliers: tuple[int, ...] = (1, 2, 3, 4)
@@ -120,7 +123,7 @@ class ModelConfig:
     def __post_init__(self) -> None:
         _within(self, 'image_size', 8, 1024)
         _within(self, 'depth', 1, 1024)
-        _within(self, 'neighbours', 0, 8)
+        _within(self, 'neighbors', 0, 8)
         _among(self, 'unshuffle', (1, 2, 4))
         _within(self, 'channels', 4, 1024)
         _within(self, 'blocks', 1, 8)
@@ -163,7 +166,7 @@ class ModelConfig:
     @property
     def context(self) -> int:
         """Slices on either side that the noise network sees as well, k."""
-        return self.neighbours if self.depth > 1 else 0
+        return self.neighbors if self.depth > 1 else 0
 
     @property
     def z_k_dim(self) -> int:
@@ -232,147 +235,5 @@ class TrainConfig:
 
     @property
     def steps(self) -> int:
-        """Optimiser steps in all."""
+        """Optimizer steps in all."""
         return math.ceil(self.images / self.batch_size)
-
-
-@dataclass(frozen=True)
-class Preset:
-    """A network and the training that suits it."""
-
-    model: ModelConfig
-    train: TrainConfig
-
-
-PRESETS = {
-    # Reconstructed, not stated in the paper: the small configuration of its authors' earlier
-    # brain-age diffusion autoencoder (32 channels, a 512-d code, eps-MSE, EMA 0.9999, batch 16).
-    'paper': Preset(
-        ModelConfig(),
-        TrainConfig(images=3_000_000, ema_halflife_images=110_000),
-    ),
-    # For a GPU: half resolution inside, wide.
-    'base': Preset(
-        ModelConfig(
-            neighbours=1,
-            unshuffle=2,
-            channels=64,
-            multipliers=(1, 2, 4),
-            z_u_dim=64,
-            z_u_noise=0.3,
-            schedule='cosine',
-            prediction='v',
-            times='lognormal',
-            condition_dropout=0.15,
-            encoder_augment=True,
-            site_curve=True,
-            site_edge=True,
-            site_average=True,
-            coordinates=True,
-            noise_corrected=True,
-        ),
-        TrainConfig(
-            images=2_000_000,
-            batch_size=64,
-            learning_rate=2e-4,
-            warmup_images=10_000,
-            decay_fraction=0.3,
-            weight_decay=0.01,
-            shift_pixels=2,
-        ),
-    ),
-    # For two CPU cores: 17 evaluations of a slice take less than half a second.
-    'tiny': Preset(
-        ModelConfig(
-            neighbours=1,
-            unshuffle=2,
-            channels=16,
-            multipliers=(1, 2, 4, 6),
-            blocks=1,
-            attention=(16,),
-            z_u_dim=32,
-            z_u_noise=0.3,
-            dropout=0.0,
-            schedule='cosine',
-            prediction='v',
-            times='lognormal',
-            condition_dropout=0.15,
-            encoder_augment=True,
-            site_curve=True,
-            site_edge=True,
-            site_average=True,
-            coordinates=True,
-            noise_corrected=True,
-        ),
-        TrainConfig(
-            images=64_000,
-            batch_size=32,
-            learning_rate=1e-3,
-            warmup_images=3_200,
-            decay_fraction=0.4,
-            weight_decay=0.01,
-            ema_halflife_images=3_200,
-            validation_interval_images=3_200,
-            shift_pixels=2,
-        ),
-    ),
-}
-"""Named settings: ``paper`` for comparison, ``base`` for a GPU, ``tiny`` for a CPU."""
-
-
-@dataclass(frozen=True)
-class CVAEConfig:
-    """Sizes of the conditional variational autoencoder.
-
-    Attributes
-    ----------
-    image_size : int
-        Pixels along a side, a multiple of 2 to the number of `multipliers`.
-    channels : int
-    multipliers : tuple of int
-        Of `channels`, at each halving of the image.
-    z_dim : int
-    """
-
-    image_size: int = 128
-    channels: int = 16
-    multipliers: tuple[int, ...] = (1, 2, 4, 8, 8)
-    z_dim: int = 128
-
-    def __post_init__(self) -> None:
-        step = 2 ** len(self.multipliers)
-        sizes = (self.image_size, self.channels, self.z_dim, *self.multipliers)
-        if min(sizes) < 1 or max(sizes) > 4096 or self.image_size % step:
-            raise ModelError(
-                f'a cVAE of sizes {sizes}; expected 1 to 4096, and an image_size that is a '
-                f'multiple of {step}'
-            )
-
-
-@dataclass(frozen=True)
-class StyleGANConfig:
-    """Sizes of the style-encoding GAN.
-
-    Attributes
-    ----------
-    image_size : int
-        Pixels along a side, a multiple of 32.
-    channels : int
-        At half the resolution of the scan; twice as many at a quarter.
-    blocks : int
-        Residual blocks at a quarter of the resolution.
-    style_dim : int
-    """
-
-    image_size: int = 128
-    channels: int = 16
-    blocks: int = 3
-    style_dim: int = 16
-
-    def __post_init__(self) -> None:
-        sizes = (self.image_size, self.channels, self.blocks, self.style_dim)
-        if min(sizes) < 1 or max(sizes) > 4096 or self.image_size % 32:
-            raise ModelError(
-                f'a style-encoding GAN of sizes {sizes}; expected 1 to 4096, and an image_size '
-                'that is a multiple of 32'
-            )

@@ -3,63 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as nnf
 
+from ddae_app.methods.condition import Condition
 from ddae_app.methods.ddae.config import POSITION_WAVES, ModelConfig
 from ddae_app.methods.ddae.unet import ResBlock, Stem, group_norm
-
-
-@dataclass(frozen=True)
-class Condition:
-    """What is known of each scan, or slice of one: ``c = (age, sex, site)`` and its place.
-
-    Attributes
-    ----------
-    age : torch.Tensor, shape (B,), float32
-        Years; NaN where unknown.
-    sex : torch.Tensor, shape (B,), int64
-        0 male, 1 female, -1 unknown.
-    site : torch.Tensor, shape (B,), int64
-        Number in the model's list of sites; -1 unknown.
-    position : torch.Tensor, shape (B,), int64
-        Of the first slice, among those of a whole scan.
-    """
-
-    age: Tensor
-    sex: Tensor
-    site: Tensor
-    position: Tensor
-
-    def __len__(self) -> int:
-        return len(self.age)
-
-    def __getitem__(self, rows: slice | Tensor) -> Condition:
-        return Condition(self.age[rows], self.sex[rows], self.site[rows], self.position[rows])
-
-    def slices(self, scan: Tensor, depth: Tensor) -> Condition:
-        """Of single slices: of which scan each, and how far down from its position."""
-        return replace(self[scan], position=self.position[scan] + depth)
-
-    def to(self, device: torch.device) -> Condition:
-        """The same on another device."""
-        parts = (self.age, self.sex, self.site, self.position)
-        return Condition(*(part.to(device) for part in parts))
-
-    def dropped(self, probability: float, generator: torch.Generator) -> Condition:
-        """Each of the three facts of each image made unknown with this probability."""
-        shape = (3, len(self))
-        drop = torch.rand(shape, generator=generator, device=generator.device) < probability
-        drop = drop.to(self.age.device)
-        return Condition(
-            self.age.masked_fill(drop[0], torch.nan),
-            self.sex.masked_fill(drop[1], -1),
-            self.site.masked_fill(drop[2], -1),
-            self.position,
-        )
 
 
 class SemanticEncoder(nn.Module):

@@ -1,4 +1,4 @@
-"""The Disentangled Diffusion Autoencoder as a harmoniser."""
+"""The Disentangled Diffusion Autoencoder as a harmonizer."""
 
 from __future__ import annotations
 
@@ -15,24 +15,26 @@ import torch
 
 from ddae_app.errors import ModelError, UsageError
 from ddae_app.methods.base import check_request, training_data
-from ddae_app.methods.data import make_condition
-from ddae_app.methods.ddae.appearance import Look, stack_looks
-from ddae_app.methods.ddae.appearance_fit import measure_look
-from ddae_app.methods.ddae.bundle import Bundle, load_bundle, save_bundle
-from ddae_app.methods.ddae.config import PRESETS, Preset
+from ddae_app.methods.compatibility import FEWEST_TO_ADAPT, too_few_to_adapt
+from ddae_app.methods.condition import label_blind, make_condition
+from ddae_app.methods.ddae.appearance import Appearance, measure_appearance, stack_appearances
+from ddae_app.methods.ddae.bundle import (
+    Bundle,
+    load_appearance,
+    load_bundle,
+    save_appearance,
+    save_bundle,
+)
+from ddae_app.methods.ddae.info import DDAEInfo
+from ddae_app.methods.ddae.presets import PRESETS, Preset
 from ddae_app.methods.ddae.render import STEPS, render
-from ddae_app.methods.ddae.train import train
 from ddae_app.methods.device import resolve_device
-from ddae_app.methods.find import FEWEST_PEOPLE, too_few_to_adapt
-from ddae_app.methods.modelfile import BundleInfo
-from ddae_app.settings import Protocol
-
-UNSEEN_SITE = ('refuse', 'agnostic', 'adapt')
+from ddae_app.settings import CHOICES, Protocol
 
 
 @dataclass(frozen=True)
 class DDAEHarmonizer:
-    """Images plus what a DDAE changes between the source site and the target site.
+    """Scans plus what a DDAE changes between the source site and the target site.
 
     Deterministic: there is no random draw in :meth:`transform`.
 
@@ -43,17 +45,19 @@ class DDAEHarmonizer:
     steps : int
         Noise levels; there are two network evaluations per level and slice.
     unseen_site : {'refuse', 'agnostic', 'adapt'}
-        What to do with a source site that the model does not know: an error; or the code of an
-        unknown site, and the look of each scan by itself, at the price of some of what tells
-        people apart; or the look of the site, which :meth:`adapted` measures from its scans.
-    looks : mapping of str to Look
+        What to do with a source site that the model does not know. ``refuse`` is an error.
+        ``agnostic`` uses the code of an unknown site and the appearance of each scan alone, which
+        removes some between-subject variation. ``adapt`` uses the appearance of the site, which
+        :meth:`adapted` measures in its scans.
+    appearances : mapping of str to Appearance
         Sites that :meth:`adapted` measured.
     keep_noise : bool
-        Whether to leave each scan the noise it has. By default the rendered slices are denoised as
-        much as they are noisy, those of the target site too: noise tells the scanner.
+        Whether to leave each scan the noise that it has. By default the rendered slices are
+        denoised by as much noise as they have, those of the target site too, since noise shows the
+        scanner.
     use_covariates : bool
-        Whether age and sex, where given, enter both decodes. By default they do not: a decoder
-        that is told the age writes it into the image.
+        Whether age and sex, where given, enter both renderings. By default they do not: a decoder
+        that is given the age writes it into the image.
     batch_size : int
         Slices at once.
     device : str
@@ -65,7 +69,7 @@ class DDAEHarmonizer:
     bundle: Bundle | None = None
     steps: int = STEPS
     unseen_site: str = 'refuse'
-    looks: Mapping[str, Look] = field(default_factory=dict)
+    appearances: Mapping[str, Appearance] = field(default_factory=dict)
     keep_noise: bool = False
     use_covariates: bool = False
     batch_size: int = 8
@@ -75,9 +79,10 @@ class DDAEHarmonizer:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.unseen_site not in UNSEEN_SITE:
+        if self.unseen_site not in CHOICES['unseen_site']:
             raise UsageError(
-                f'--unseen-site {self.unseen_site!r}; choose among {", ".join(UNSEEN_SITE)}'
+                f'--unseen-site {self.unseen_site!r}; choose among '
+                f'{", ".join(CHOICES["unseen_site"])}'
             )
         if self.steps < 1 or self.batch_size < 1:
             raise UsageError(
@@ -85,8 +90,8 @@ class DDAEHarmonizer:
             )
 
     @property
-    def info(self) -> BundleInfo:
-        """What the model file tells of itself."""
+    def info(self) -> DDAEInfo:
+        """What the model file says of itself."""
         return self._fitted().info
 
     @property
@@ -96,6 +101,8 @@ class DDAEHarmonizer:
 
     def fit(self, images: np.ndarray, cohort: pd.DataFrame) -> DDAEHarmonizer:
         """A copy with a model trained on these slices."""
+        from ddae_app.methods.ddae.train import train  # which harmonizing does not need
+
         device = resolve_device(self.device)
         with tempfile.TemporaryDirectory() as folder:
             path = train(
@@ -134,11 +141,11 @@ class DDAEHarmonizer:
             )
         ages = labels.ages if self.use_covariates else np.full(n, np.nan)
         sexes = labels.sexes if self.use_covariates else (None,) * n
-        numbers = self._source_numbers(labels.sites)
-        self._check_null_tokens(ages, sexes, numbers)
-        source = make_condition(ages.tolist(), sexes, numbers)
-        target = make_condition(ages.tolist(), sexes, [info.sites.index(target_site)] * n)
-        device = bundle.model.alpha_bar.device
+        sites = self._site_indices(labels.sites)
+        self._check_null_tokens(ages, sexes, sites)
+        source = make_condition(ages, sexes, sites)
+        target = make_condition(ages, sexes, [info.sites.index(target_site)] * n)
+        device = bundle.model.device
         out, at_once = np.empty_like(scans), max(1, self.batch_size // config.depth)
         for i in range(0, n, at_once):
             rows = slice(i, i + at_once)
@@ -148,7 +155,7 @@ class DDAEHarmonizer:
                 source[rows].to(device),
                 target[rows].to(device),
                 self.steps,
-                self._looks(scans[rows], labels.sites[rows]),
+                self._appearances_of(scans[rows], labels.sites[rows]),
                 keep_noise=self.keep_noise,
                 batch_size=self.batch_size,
             )
@@ -156,10 +163,11 @@ class DDAEHarmonizer:
         return out.reshape(images.shape)
 
     def adapted(self, images: np.ndarray, site: str, subjects: Sequence[str]) -> DDAEHarmonizer:
-        """A copy that also knows how a site looks which the model was not trained on.
+        """A copy that also knows the appearance of a site that the model was not trained on.
 
-        Nothing is trained. :func:`~ddae_app.methods.ddae.appearance_fit.measure_look` takes the
-        mean of the site's scans for its look, so they should be of people like those of the training sites.
+        Nothing is trained. :func:`~ddae_app.methods.ddae.appearance.measure_appearance` attributes
+        the mean of the scans to the site, so their subjects should be like those of the training
+        sites.
 
         Parameters
         ----------
@@ -167,37 +175,26 @@ class DDAEHarmonizer:
             Of the site.
         site : str
         subjects : sequence of str, length N
-            Whose they are.
+            The subject of each image.
 
         Raises
         ------
         UsageError
-            If they are of fewer than ``FEWEST_PEOPLE`` people.
+            If they are of fewer than ``FEWEST_TO_ADAPT`` subjects.
         """
-        people = len(set(subjects))
-        if people < FEWEST_PEOPLE:
-            raise UsageError(too_few_to_adapt(site, people))
-        scans = images[:, None] if images.ndim == 3 else images
-        look = measure_look(self._fitted().model, scans, people)
-        return replace(self, looks={**self.looks, site: look})
+        appearance = self._measured_site(images, site, subjects)
+        return replace(self, appearances={**self.appearances, site: appearance})
 
-    def prepared(
-        self, *, unseen_site: str, keep_noise: bool, batch_size: int, steps: int | None = None
-    ) -> DDAEHarmonizer:
-        """A copy for one request; without `steps` it keeps its own.
+    def measure_site(
+        self, images: np.ndarray, site: str, subjects: Sequence[str], path: Path
+    ) -> None:
+        """Write the appearance of a site to a file; parameters and errors as :meth:`adapted`."""
+        save_appearance(path, self._measured_site(images, site, subjects))
 
-        A model without null tokens, such as preset ``paper``, cannot do without age and sex: it
-        is given them, and its outputs say so (``LabelBlind: false``).
-        """
-        dropout = self._fitted().info.config.condition_dropout
-        return replace(
-            self,
-            unseen_site=unseen_site,
-            keep_noise=keep_noise,
-            batch_size=batch_size,
-            steps=steps or self.steps,
-            use_covariates=dropout == 0,
-        )
+    def with_site(self, site: str, path: Path) -> DDAEHarmonizer:
+        """A copy that also knows a site that :meth:`measure_site` measured."""
+        appearance = load_appearance(path, self._fitted().model.device)
+        return replace(self, appearances={**self.appearances, site: appearance})
 
     def facts(self) -> dict[str, Any]:
         """What was done, for sidecars."""
@@ -208,18 +205,28 @@ class DDAEHarmonizer:
         }
 
     def save(self, path: str | Path) -> None:
-        """Write the model as a bundle."""
+        """Write the model to one file."""
         bundle = self._fitted()
         save_bundle(path, bundle.model, bundle.info)
 
     @classmethod
-    def load(cls, path: str | Path, device: str = 'auto') -> DDAEHarmonizer:
-        """From a bundle; each file is read once per process and device.
+    def load(cls, path: str | Path, *, device: str = 'auto', **options: Any) -> DDAEHarmonizer:
+        """From a model file; each file is read once per process and device.
+
+        A model without null tokens, such as preset ``paper``, cannot do without age and sex: it
+        is given them, and its outputs say so (``LabelBlind: false``).
+
+        Parameters
+        ----------
+        path : path
+        device : str
+        **options
+            ``steps``, ``unseen_site``, ``keep_noise`` and ``batch_size``, as the attributes.
 
         Raises
         ------
         ModelError
-            If the bundle is unusable.
+            If the file is unusable.
         UsageError
             If the device is not there.
         """
@@ -229,14 +236,26 @@ class DDAEHarmonizer:
             stat = path.stat()
             version = (stat.st_mtime_ns, stat.st_size)
         bundle = _cached_bundle(str(path.resolve()), version, str(resolve_device(device)))
-        return cls(bundle=bundle, device=device)
+        needs_labels = bundle.info.config.condition_dropout == 0
+        return cls(bundle=bundle, device=device, use_covariates=needs_labels, **options)
 
     def _fitted(self) -> Bundle:
         if self.bundle is None:
             raise UsageError('this DDAE has no model yet; call fit or load first')
         return self.bundle
 
-    def _source_numbers(self, sources: Sequence[str]) -> list[int]:
+    def _measured_site(self, images: np.ndarray, site: str, subjects: Sequence[str]) -> Appearance:
+        count = len(set(subjects))
+        if count < FEWEST_TO_ADAPT:
+            raise UsageError(too_few_to_adapt(site, count))
+        return self._measured(images, count)
+
+    def _measured(self, images: np.ndarray, subjects: int) -> Appearance:
+        model = self._fitted().model
+        scans = images[:, None] if images.ndim == 3 else images
+        return measure_appearance(model.config, model.appearance, scans, subjects)
+
+    def _site_indices(self, sources: Sequence[str]) -> list[int]:
         known = self.sites
         unseen = sorted(set(sources) - set(known))
         if unseen and self.unseen_site == 'refuse':
@@ -244,7 +263,7 @@ class DDAEHarmonizer:
                 f'source site {", ".join(unseen)} was not seen in training; the model knows '
                 f'{", ".join(known)}; give --source-site, or --unseen-site agnostic or adapt'
             )
-        unmeasured = sorted(set(unseen) - set(self.looks))
+        unmeasured = sorted(set(unseen) - set(self.appearances))
         if unmeasured and self.unseen_site == 'adapt':
             raise UsageError(
                 f'source site {", ".join(unmeasured)} was not seen in training, nor were its '
@@ -252,18 +271,18 @@ class DDAEHarmonizer:
             )
         return [known.index(s) if s in known else -1 for s in sources]
 
-    def _looks(self, scans: np.ndarray, sources: Sequence[str]) -> Look:
-        """How each scan looks, by its site or, where that is unknown, by itself."""
-        model, known, looks = self._fitted().model, self.sites, []
+    def _appearances_of(self, scans: np.ndarray, sources: Sequence[str]) -> Appearance:
+        """The appearance of each scan: that of its site or, where that is unknown, its own."""
+        model, known, rows = self._fitted().model, self.sites, []
         for scan, source in zip(scans, sources, strict=True):
             if source in known:
-                site = make_condition([np.nan], [None], [known.index(source)])
-                looks.append(model.look(site.to(model.alpha_bar.device), scans.shape[1]))
+                site = label_blind([known.index(source)]).to(model.device)
+                rows.append(model.appearance_of(site, scans.shape[1]))
             elif self.unseen_site == 'adapt':
-                looks.append(self.looks[source])
+                rows.append(self.appearances[source])
             else:
-                looks.append(measure_look(model, scan[None], 1))
-        return stack_looks(looks)
+                rows.append(self._measured(scan[None], 1))
+        return stack_appearances(rows)
 
     def _check_null_tokens(
         self, ages: np.ndarray, sexes: Sequence[str | None], sites: Sequence[int]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+from typing import Any
 
-from ddae_app.methods.ddae.editing import NOISE_MARGIN, noise_level, training_target
-from ddae_app.methods.ddae.encoders import Condition
+import torch
+from torch import Tensor, nn
+
+from ddae_app.methods.condition import Condition
 from ddae_app.methods.ddae.model import DDAE
+from ddae_app.methods.ddae.schedule import NOISE_MARGIN, noise_level, training_target
 
 LOG_LEVEL_MEAN, LOG_LEVEL_SD = -0.5, 1.2
 """Of the noise levels in training, for images of unit variance (Karras et al. 2022, table 1)."""
@@ -105,12 +107,12 @@ def training_loss(
     torch.Tensor, shape ()
     """
     config, z_u = model.config, model.encode(view[rows], condition.position[rows])
-    # What is dropped of the site is its code alone: the look of an unknown site is measured.
+    # Only the code of the site is dropped; the appearance of an unknown site is measured.
     z_k = model.embed(condition.dropped(config.condition_dropout, generator)[rows])
     code_noise = torch.randn((len(x_0), config.z_u_dim), generator=generator, device=x_0.device)
     uniform = torch.rand(len(x_0), generator=generator, device=x_0.device)
     noise = torch.randn(x_0.shape, generator=generator, device=x_0.device)
-    own_noise = model.noise[condition.site] / model.deviation
+    own_noise = model.noise_in(condition)
     return denoising_loss(
         model,
         x_0[rows],
@@ -120,3 +122,26 @@ def training_loss(
         noise[rows],
         own_noise[rows],
     ).mean()
+
+
+class Objective(nn.Module):
+    """The training loss as a module, so that Fabric sees all the parameters that it uses."""
+
+    def __init__(self, model: DDAE) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, sealed: Sealed) -> torch.Tensor:
+        """The training loss."""
+        return training_loss(self.model, *sealed.arguments)
+
+
+class Sealed:
+    """Arguments that Fabric passes on unchanged.
+
+    It rounds all tensors that it sees to bf16, ages and images too, before autocast could choose
+    those for which that precision is enough.
+    """
+
+    def __init__(self, *arguments: Any) -> None:
+        self.arguments = arguments

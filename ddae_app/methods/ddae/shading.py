@@ -33,7 +33,7 @@ def white_matter(x: Tensor, level: Tensor) -> Tensor:
     return (x > level) & (edge_depth(x) > EDGE_PIXELS)
 
 
-def unshaded(x: Tensor, white: Tensor, level: Tensor, position: Tensor) -> Tensor:
+def remove_shading(x: Tensor, white: Tensor, level: Tensor, position: Tensor) -> Tensor:
     """Images divided by the plane that their white matter shows.
 
     What bias correction leaves of a field differs from scan to scan of one site, so no look of a

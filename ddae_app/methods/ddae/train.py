@@ -1,14 +1,14 @@
-"""Training, from slices to a bundle; a run that was killed goes on where it left off."""
+"""Training, from scans to a model file; a run that was killed resumes where it stopped."""
 
 from __future__ import annotations
 
 import math
-import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import torch
@@ -17,18 +17,21 @@ from torch import nn
 import ddae_app
 from ddae_app.errors import DdaeError, UsageError
 from ddae_app.files import write_atomically
+from ddae_app.methods.base import Progress, ProgressCallback
+from ddae_app.methods.condition import Condition, batch_of, condition_of
 from ddae_app.methods.data import SliceData, balanced_rows, site_quantiles, split_subjects
-from ddae_app.methods.ddae.appearance_fit import learn_looks
+from ddae_app.methods.ddae.appearance import fit_site_appearance
 from ddae_app.methods.ddae.augment import random_contrast, random_shift
 from ddae_app.methods.ddae.bundle import Bundle, save_bundle
 from ddae_app.methods.ddae.checkpoint import TrainState, resume, save_checkpoint
-from ddae_app.methods.ddae.config import ModelConfig, TrainConfig
-from ddae_app.methods.ddae.encoders import Condition
-from ddae_app.methods.ddae.losses import denoising_loss, training_loss
-from ddae_app.methods.ddae.model import DDAE
-from ddae_app.methods.ddae.residuals import learn_leftovers
-from ddae_app.methods.modelfile import BundleInfo, TrainingRecord
-from ddae_app.settings import Protocol
+from ddae_app.methods.ddae.config import BATCH_SIZE, ModelConfig, TrainConfig
+from ddae_app.methods.ddae.info import DDAEInfo
+from ddae_app.methods.ddae.losses import Objective, Sealed, denoising_loss
+from ddae_app.methods.ddae.model import DDAE, Networks
+from ddae_app.methods.ddae.render import render
+from ddae_app.methods.ddae.residuals import fit_residual_correction
+from ddae_app.methods.modelfile import ModelIdentity, TrainingRecord
+from ddae_app.settings import Protocol, check_value
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -39,26 +42,26 @@ MAX_VALIDATION_IMAGES = 256
 
 
 @dataclass(frozen=True)
-class Progress:
-    """Where a training run stands, after each step.
+class TrainingControl:
+    """How a training run reports, and when it stops.
 
     Attributes
     ----------
-    images_seen, images : int
-        So far, and in all.
-    loss : float
-        Of the last batch.
-    validation_loss : float or None
-        The latest; None before the first, or if no subject is held out.
-    seconds_left : float
-        At the pace so far.
+    deadline : float
+        When to stop, as ``time.monotonic`` counts, after a checkpoint; there is always one step.
+    snapshot : callable, optional
+        Called ten times in all, with the averaged model and the number of images seen.
+    progress : callable, optional
+        Called with a :class:`~ddae_app.methods.base.Progress` after every step; an error that it
+        raises stops the run.
+    checkpoint_seconds : float
+        Time between checkpoints; there is always one at the end.
     """
 
-    images_seen: int
-    images: int
-    loss: float
-    validation_loss: float | None
-    seconds_left: float
+    deadline: float = math.inf
+    snapshot: Callable[[DDAE, int], None] | None = None
+    progress: ProgressCallback | None = None
+    checkpoint_seconds: float = 300.0
 
 
 def train(
@@ -71,17 +74,11 @@ def train(
     device: torch.device | str = 'cpu',
     fabric: Fabric | None = None,
     seed: int = 0,
-    name: str = 'model',
-    dataset: str = 'unknown',
-    phantom: bool = False,
-    notes: str = '',
+    identity: ModelIdentity | None = None,
     initial: Bundle | None = None,
-    deadline: float = math.inf,
-    snapshot: Callable[[DDAE, int], None] | None = None,
-    progress: Callable[[Progress], None] | None = None,
-    checkpoint_seconds: float = 300.0,
+    control: TrainingControl | None = None,
 ) -> Path | None:
-    """Train a DDAE and write its bundle.
+    """Train a DDAE and write its model file.
 
     On the CPU, with the same number of threads, a run that was stopped and started again writes
     the same bytes as one that was not.
@@ -93,7 +90,7 @@ def train(
     model_config : ModelConfig
     train_config : TrainConfig
     protocol : Protocol
-        How ``data`` was preprocessed; stored in the bundle.
+        How ``data`` was preprocessed; stored in the model file.
     out_dir : path
         Gets ``<name>.safetensors``, ``losses.tsv`` and ``checkpoint.safetensors``. A checkpoint
         found there is resumed.
@@ -101,28 +98,19 @@ def train(
         Where there is no `fabric`.
     fabric : Fabric, optional
         The processes among which each batch is divided
-        (:func:`ddae_app.methods.ddae.parallel.start_fabric`); the first one alone writes files.
+        (:func:`ddae_app.methods.parallel.start_fabric`); only the first one writes files.
     seed : int
         Of the held-out subjects, the first weights and every random draw.
-    name, dataset, notes : str
-        Stored in the bundle: the model's name, the training dataset's name, licence and notes.
-    phantom : bool
-        Whether ``data`` is simulated.
+    identity : ModelIdentity, optional
+        Name and origin, stored in the model file.
     initial : Bundle, optional
         A model to start from; sites that it does not know start with its null token.
-    deadline : float
-        When to stop, as ``time.monotonic`` counts, after a checkpoint; there is always one step.
-    snapshot : callable, optional
-        Called ten times in all, with the averaged model and the images seen.
-    progress : callable, optional
-        Called with a :class:`Progress` after every step; what it raises stops the run.
-    checkpoint_seconds : float
-        Time between checkpoints; there is always one at the end.
+    control : TrainingControl, optional
 
     Returns
     -------
     Path or None
-        The bundle; None if the deadline came first, and the same call goes on.
+        The model file; None if the deadline came first, and the same call resumes.
 
     Raises
     ------
@@ -134,9 +122,10 @@ def train(
     DdaeError
         If the loss is no longer finite.
     """
-    _check(data, model_config, name)
+    identity, control = identity or ModelIdentity('model'), control or TrainingControl()
+    _check(data, model_config, identity.name)
     if fabric is None:
-        from ddae_app.methods.ddae.parallel import start_fabric  # takes seconds
+        from ddae_app.methods.parallel import start_fabric  # takes seconds
 
         fabric = start_fabric(device)
     if train_config.batch_size % fabric.world_size:
@@ -163,12 +152,12 @@ def train(
     with torch.random.fork_rng(devices=[device] if device.type == 'cuda' else []):
         torch.manual_seed(_seed(seed, 0, 'weights'))
         model = _new_model(data, train_rows, model_config, initial).to(device)
-        learn_looks(model, data, train_rows)
+        model.appearance = fit_site_appearance(model_config, data, train_rows, device=device)
         state = TrainState.fresh(model, train_config.learning_rate, train_config.weight_decay)
         checkpoint = out_dir / CHECKPOINT_NAME
         if checkpoint.exists():
             resume(checkpoint, state, settings)
-        objective = fabric.setup_module(_Objective(state.model), move_to_device=False)
+        objective = fabric.setup_module(Objective(state.model), move_to_device=False)
         if first:
             _write_losses(out_dir, state)
         first_step, started, saved = state.step, time.monotonic(), time.monotonic()
@@ -181,62 +170,59 @@ def train(
                 state.losses = []
                 _write_losses(out_dir, state)
             now, done = time.monotonic(), state.step == train_config.steps
-            stop = deadline < math.inf and fabric.broadcast(now >= deadline)
-            if first and (done or stop or now - saved >= checkpoint_seconds):
+            stop = control.deadline < math.inf and fabric.broadcast(now >= control.deadline)
+            if first and (done or stop or now - saved >= control.checkpoint_seconds):
                 save_checkpoint(checkpoint, state, settings)
                 saved = time.monotonic()
-            if first and snapshot and _tenth_is_due(state.step, train_config):
-                snapshot(state.average, state.step * train_config.batch_size)
-            if first and progress:
+            if first and control.snapshot and _tenth_is_due(state.step, train_config):
+                control.snapshot(state.average, state.step * train_config.batch_size)
+            if first and control.progress:
                 pace = (time.monotonic() - started) / (state.step - first_step)
-                progress(_progress(state, train_config, loss, pace))
+                control.progress(_progress(state, train_config, loss, pace))
             if stop and not done:
                 return None
-    path = out_dir / f'{name}.safetensors'
-    if not first:
-        fabric.barrier()
-        return path
-    learn_leftovers(state.average, data, train_rows)
-    scans = tuple(int((sites[train_rows] == site).sum()) for site in data.site_names)
-    record = TrainingRecord(dataset, scans, seed, *state.history[-1])
-    info = BundleInfo(
-        name=name,
-        config=model_config,
-        sites=data.site_names,
-        age_mean=model.condition.age_mean,
-        age_sd=model.condition.age_sd,
-        protocol=protocol,
-        quantiles=site_quantiles(data),
-        training=record,
-        versions={'ddae-app': ddae_app.__version__, 'torch': torch.__version__},
-        phantom=phantom,
-        notes=notes,
-    )
-    save_bundle(path, state.average, info)
+    path = out_dir / f'{identity.name}.safetensors'
+    if first:
+        _finish(path, state, data, train_rows, protocol, identity, seed)
     fabric.barrier()
     return path
 
 
-class _Objective(nn.Module):
-    """The loss as a module, so that Fabric sees all the parameters that it takes."""
-
-    def __init__(self, model: DDAE) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, sealed: _Sealed) -> torch.Tensor:
-        return training_loss(self.model, *sealed.arguments)
-
-
-class _Sealed:
-    """Arguments that Fabric hands on as they are.
-
-    What it can look into it rounds to bf16, ages and images too, before autocast could choose what
-    bears that.
-    """
-
-    def __init__(self, *arguments: Any) -> None:
-        self.arguments = arguments
+def _finish(
+    path: Path,
+    state: TrainState,
+    data: SliceData,
+    rows: np.ndarray,
+    protocol: Protocol,
+    identity: ModelIdentity,
+    seed: int,
+) -> None:
+    """Fit the residual correction of the averaged model and write the model file."""
+    model = state.average
+    model.residuals = fit_residual_correction(
+        model.config,
+        model.appearance,
+        data,
+        rows,
+        partial(render, model, batch_size=2 * BATCH_SIZE),
+    )
+    sites = np.array(data.sites)[rows]
+    scans = tuple(int((sites == site).sum()) for site in data.site_names)
+    condition = model.networks.condition
+    info = DDAEInfo(
+        name=identity.name,
+        config=model.config,
+        sites=data.site_names,
+        age_mean=condition.age_mean,
+        age_sd=condition.age_sd,
+        protocol=protocol,
+        quantiles=site_quantiles(data),
+        training=TrainingRecord(identity.dataset, scans, seed, *state.history[-1]),
+        versions={'ddae-app': ddae_app.__version__, 'torch': torch.__version__},
+        phantom=identity.phantom,
+        notes=identity.notes,
+    )
+    save_bundle(path, model, info)
 
 
 def _check(data: SliceData, config: ModelConfig, name: str) -> None:
@@ -246,36 +232,38 @@ def _check(data: SliceData, config: ModelConfig, name: str) -> None:
             f'scans have (slices, rows, columns) {data.images.shape[1:]}, the network takes '
             f'{expected}; change depth and image_size, or the slices'
         )
-    if not re.fullmatch(r'[A-Za-z0-9][A-Za-z0-9._-]*', name):
-        raise UsageError(f'model name {name!r}; use letters, digits, dots, hyphens, underscores')
+    try:
+        check_value('model_name', name)
+    except ValueError as error:
+        raise UsageError(f'model name {error}') from error
 
 
 def _new_model(
     data: SliceData, rows: np.ndarray, config: ModelConfig, initial: Bundle | None
 ) -> DDAE:
     if initial:
-        model = DDAE(config, len(data.site_names), initial.info.age_mean, initial.info.age_sd)
-        _start_from(model, initial, data.site_names)
-        return model
-    ages = data.ages[rows]
-    ages = ages[~np.isnan(ages)] if not np.isnan(ages).all() else np.zeros(1)
-    return DDAE(config, len(data.site_names), float(ages.mean()), max(float(ages.std()), 1.0))
+        age_mean, age_sd = initial.info.age_mean, initial.info.age_sd
+    else:
+        ages = data.ages[rows]
+        ages = ages[~np.isnan(ages)] if not np.isnan(ages).all() else np.zeros(1)
+        age_mean, age_sd = float(ages.mean()), max(float(ages.std()), 1.0)
+    networks = Networks(config, len(data.site_names), age_mean, age_sd)
+    if initial:
+        _start_from(networks, initial, data.site_names)
+    return DDAE(networks)
 
 
-def _start_from(model: DDAE, initial: Bundle, site_names: Sequence[str]) -> None:
+def _start_from(networks: Networks, initial: Bundle, site_names: Sequence[str]) -> None:
     """Copy the weights; a site's code by its name, the null token for a site that is new."""
-    if initial.info.config != model.config:
+    if initial.info.config != networks.config:
         raise UsageError(
             f'the model {initial.info.name!r} to start from is of another configuration; train '
             'with its own'
         )
-    weights, own = initial.model.state_dict(), model.state_dict()
-    code = 'condition.site'
+    weights = initial.model.networks.state_dict()
     known = [initial.info.sites.index(s) if s in initial.info.sites else -1 for s in site_names]
-    weights[code] = weights[code][[*known, -1]]
-    # The looks are measured anew on the data that are there.
-    buffers = {name for name, _ in model.named_buffers()}
-    model.load_state_dict({k: own[k] if k in buffers else weights[k] for k in own})
+    weights['condition.site'] = weights['condition.site'][[*known, -1]]
+    networks.load_state_dict(weights)
 
 
 def _step(
@@ -300,7 +288,7 @@ def _step(
     state.optimizer.param_groups[0]['lr'] = _learning_rate(config, step)
     model.train()
     mine = slice(fabric.global_rank, None, fabric.world_size)
-    loss = objective(_Sealed(x_0, view, condition, generator, mine))
+    loss = objective(Sealed(x_0, view, condition, generator, mine))
     reduced = fabric.all_reduce(loss.detach(), reduce_op='mean')
     value = float(cast(torch.Tensor, reduced))
     if not math.isfinite(value):
@@ -324,12 +312,15 @@ def _step(
 def _batch(
     model: DDAE, data: SliceData, rows: np.ndarray, positions: np.ndarray, device: torch.device
 ) -> tuple[torch.Tensor, torch.Tensor, Condition]:
-    """Normalised slices amid their neighbours; alone, on the common scale; and their labels."""
+    """Normalized slices between their neighbors; alone, on the common scale; and their labels."""
     k = model.config.context
-    condition = data.condition(rows, positions).to(device)
-    look = model.look(replace(condition, position=condition.position - k), 2 * k + 1)
-    common = model.to_common(data.batch(rows, positions, k).to(device), look)
-    return model.normalise(common, look), common[:, k : k + 1], condition
+    condition = condition_of(data, rows, positions).to(device)
+    appearance = model.appearance_of(
+        replace(condition, position=condition.position - k), 2 * k + 1
+    )
+    x = batch_of(data, rows, positions, k).to(device)
+    common = model.appearance.to_common(x, appearance)
+    return model.appearance.normalize(common, appearance), common[:, k : k + 1], condition
 
 
 def _learning_rate(config: TrainConfig, step: int) -> float:
@@ -356,8 +347,8 @@ def _validation_loss(
         noise = torch.randn(x_0.shape, generator=generator)
         noise, share = noise.to(device), uniform[part].to(device)
         z_k, z_u = model.embed(condition), model.encode(common, condition.position)
-        own = model.noise[condition.site] / model.deviation
-        losses.append(denoising_loss(model, x_0, z_k, z_u, share, noise, own))
+        own_noise = model.noise_in(condition)
+        losses.append(denoising_loss(model, x_0, z_k, z_u, share, noise, own_noise))
     return torch.cat(losses).mean().item()
 
 

@@ -1,0 +1,298 @@
+"""What is to be done for each scan, and why: new, changed, incomplete, done, or reused.
+
+Pure functions of what lies on disk (:class:`ScanState`) and what was asked for
+(:class:`PlanRequest`); :mod:`ddae_app.engine.plan` reads the one and carries out the result.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ddae_app.bids import provenance, sidecars
+from ddae_app.bids.cohort import Covariates
+from ddae_app.bids.layout import Preprocessed, Scan
+from ddae_app.methods.compatibility import site_refusal
+from ddae_app.methods.modelfile import ModelInfo
+from ddae_app.settings import Protocol
+
+
+@dataclass(frozen=True)
+class Step:
+    """What is to be done of a scan in one stage.
+
+    Attributes
+    ----------
+    state : {'new', 'changed', 'incomplete', 'done', 'reused', 'none', 'refused'}
+        The first three are work; ``none`` is what was not asked for.
+    why : str
+        What changed, what is missing, what is reused, why it is refused.
+    """
+
+    state: str
+    why: str = ''
+
+    @property
+    def is_work(self) -> bool:
+        """Whether anything is run."""
+        return self.state in ('new', 'changed', 'incomplete')
+
+
+NOTHING = Step('none')
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What is to be done of a scan.
+
+    Attributes
+    ----------
+    scan : Scan
+    preprocess, harmonize : Step
+    preprocessed : Preprocessed or None
+        What harmonization starts from; None to preprocess the scan.
+    preproc_record, harmonize_record : dict or None
+        What the outputs will be made from; None where they are not made.
+    """
+
+    scan: Scan
+    preprocess: Step = NOTHING
+    harmonize: Step = NOTHING
+    preprocessed: Preprocessed | None = None
+    preproc_record: provenance.Record | None = None
+    harmonize_record: provenance.Record | None = None
+
+    @property
+    def is_work(self) -> bool:
+        """Whether anything is run."""
+        return self.preprocess.is_work or self.harmonize.is_work
+
+    @property
+    def refusal(self) -> str | None:
+        """Why the scan cannot be processed, if so."""
+        steps = self.preprocess, self.harmonize
+        return next((step.why for step in steps if step.state == 'refused'), None)
+
+
+@dataclass(frozen=True)
+class PlanRequest:
+    """What a run was asked to do with every scan.
+
+    Attributes
+    ----------
+    protocol : Protocol
+    skull_strip : {'hd-bet', 'template', 'none'}
+    weights_sha256 : str or None
+        Of HD-BET's weights.
+    sloppy : bool
+    model : ModelInfo or None
+        None to stop after preprocessing.
+    facts : ModelFacts or None
+        What sidecars say of the model.
+    target_site : str or None
+    unseen_site : {'refuse', 'agnostic', 'adapt'}
+    keep_noise : bool
+    seed : int
+    preprocess : bool
+        Whether scans may be preprocessed; else they have to be preprocessed already.
+    anew : bool
+        Plan as if there were no outputs.
+    """
+
+    protocol: Protocol
+    skull_strip: str = 'none'
+    weights_sha256: str | None = None
+    sloppy: bool = False
+    model: ModelInfo | None = None
+    facts: sidecars.ModelFacts | None = None
+    target_site: str | None = None
+    unseen_site: str = 'refuse'
+    keep_noise: bool = False
+    seed: int = 0
+    preprocess: bool = True
+    anew: bool = False
+
+    def metadata(self, covariates: Covariates) -> sidecars.Metadata | None:
+        """What sidecars say of the harmonization of a scan before the run, if there is one."""
+        if self.facts is None or not self.target_site:
+            return None
+        return sidecars.harmonization(
+            self.facts, covariates, self.target_site, self.unseen_site, self.seed
+        )
+
+
+@dataclass(frozen=True)
+class OutputState:
+    """What an earlier run left of one stage of a scan.
+
+    Attributes
+    ----------
+    present : bool
+        Whether the image that stands for the stage is there.
+    missing : str or None
+        Name of the first output that is not.
+    record : dict or None
+        What the outputs were made from; None if that is not recorded.
+    """
+
+    present: bool = False
+    missing: str | None = None
+    record: provenance.Record | None = None
+
+
+@dataclass(frozen=True)
+class ScanState:
+    """What lies on disk of a scan.
+
+    Attributes
+    ----------
+    scan : Scan
+    covariates : Covariates
+    raw_sha256 : str or None
+        Of the T1w image; None if it cannot be read.
+    reused : Preprocessed or None
+        What is to be taken over instead of preprocessing the scan, from another output folder, or
+        where preprocessing was not asked for, from any.
+    reused_record, reused_identity : dict or None
+        What that was made from; the same or, where that is not recorded, its digest.
+    preproc, harmonized : OutputState
+        In the output folder.
+    own : Preprocessed or None
+        The preprocessed scan in the output folder, if it is complete.
+    site_subjects : int or None
+        Where the appearance of its site is measured in scans of the site: number of their
+        subjects; None where it is not, or the scans have not been preprocessed yet.
+    site_scans_sha256 : str or None
+        Digest of these scans.
+    """
+
+    scan: Scan
+    covariates: Covariates
+    raw_sha256: str | None
+    reused: Preprocessed | None = None
+    reused_record: provenance.Record | None = None
+    reused_identity: provenance.Record | None = None
+    preproc: OutputState = OutputState()
+    harmonized: OutputState = OutputState()
+    own: Preprocessed | None = None
+    site_subjects: int | None = None
+    site_scans_sha256: str | None = None
+
+
+def decide(state: ScanState, request: PlanRequest, searched: Sequence[Path] = ()) -> Decision:
+    """What is to be done of one scan.
+
+    Parameters
+    ----------
+    state : ScanState
+    request : PlanRequest
+    searched : sequence of Path
+        Folders in which preprocessed scans were looked for, for messages.
+    """
+    scan, site = state.scan, state.covariates.site
+    if request.model is not None:
+        refusal = site_refusal(request.model, site, request.unseen_site, state.site_subjects)
+        if refusal:
+            return Decision(scan, harmonize=Step('refused', refusal))
+    preproc_record = provenance.preprocessing_record(
+        state.raw_sha256,
+        request.protocol,
+        request.skull_strip,
+        request.weights_sha256,
+        sloppy=request.sloppy,
+    )
+    preprocess = _preprocess(state, request, preproc_record, searched)
+    if preprocess.state == 'refused':
+        return Decision(scan, preprocess)
+    preprocessed = None if preprocess.is_work else state.reused or state.own
+    metadata = request.metadata(state.covariates)
+    harmonize, harmonize_record = NOTHING, None
+    if metadata is not None:
+        if preprocess.is_work:
+            made_from = preproc_record
+        else:
+            made_from = (state.reused_identity if state.reused else state.preproc.record) or {}
+        harmonize_record = provenance.harmonization_record(
+            made_from,
+            metadata,
+            state.site_scans_sha256,
+            keep_noise=request.keep_noise,
+            sloppy=request.sloppy,
+        )
+        harmonize = _compare(state.harmonized, harmonize_record, anew=request.anew)
+        if preprocess.is_work and harmonize.state == 'done':
+            harmonize = Step('changed', 'preprocessing')
+    return Decision(
+        scan,
+        preprocess,
+        harmonize,
+        preprocessed,
+        preproc_record if preprocess.is_work else None,
+        harmonize_record,
+    )
+
+
+def _preprocess(
+    state: ScanState,
+    request: PlanRequest,
+    record: provenance.Record,
+    searched: Sequence[Path],
+) -> Step:
+    if state.reused is None:
+        if request.preprocess:
+            return _compare(state.preproc, record, anew=request.anew)
+        return Step(
+            'refused',
+            f'no preprocessed image in {", ".join(map(str, searched))}; run --stage preproc '
+            'first, with the template of the model',
+        )
+    before = (state.reused_record or {}).get('RawSHA256')
+    if before and state.raw_sha256 and before != state.raw_sha256:
+        return Step(
+            'refused',
+            f'the T1w image changed since {state.reused.image} was made of it; preprocess it '
+            'again',
+        )
+    depth = len(state.scan.folder.parts) + 1
+    return Step('reused', str(state.reused.image.parents[depth - 1]))
+
+
+def _compare(output: OutputState, expected: provenance.Record, *, anew: bool) -> Step:
+    """Whether outputs are there, and made from what they should be."""
+    if anew or not output.present:
+        return Step('new')
+    if output.missing:
+        return Step('incomplete', f'{output.missing} is missing')
+    if output.record is None:
+        return Step('incomplete', 'interrupted, or made by an earlier version')
+    if output.record == expected:
+        return Step('done')
+    return Step('changed', provenance.difference(output.record, expected))
+
+
+def summary(decisions: Sequence[Decision]) -> list[str]:
+    """What a run is about to do: a line for each kind of work, and what changed."""
+    counts: Counter[tuple[str, str, str]] = Counter()
+    for decision in decisions:
+        for name, step in (
+            ('preprocess', decision.preprocess),
+            ('harmonize', decision.harmonize),
+        ):
+            if step.state not in ('none', 'refused'):
+                why = f' ({step.why})' if step.state in ('changed', 'reused') else ''
+                counts[name, step.state, why] += 1
+    ordered = sorted(counts.items(), key=lambda item: (item[0][0] != 'preprocess', item[0]))
+    return [f'{name}: {n} {state}{why}' for (name, state, why), n in ordered]
+
+
+def listing(decisions: Sequence[Decision]) -> list[str]:
+    """A table, tab-separated, of what would be done for each scan and why."""
+    lines = ['\t'.join(('scan', 'preprocess', 'harmonize', 'why'))]
+    for decision in decisions:
+        steps = decision.preprocess, decision.harmonize
+        why = dict.fromkeys(step.why for step in steps if step.why)
+        states = (step.state for step in steps)
+        lines.append('\t'.join([decision.scan.stem, *states, '; '.join(why) or '-']))
+    return lines

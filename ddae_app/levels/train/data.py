@@ -1,0 +1,174 @@
+"""What a model is trained on: all scans of the dataset, preprocessed, in one file."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from ddae_app.bids.dataset import write_description
+from ddae_app.bids.layout import RunFiles, Scan, SpaceLayout
+from ddae_app.engine.inputs import (
+    check_sites_known,
+    derivative_roots,
+    find_preprocessed,
+    select_scans,
+)
+from ddae_app.engine.plan import preprocess_missing
+from ddae_app.errors import DdaeError, UsageError
+from ddae_app.files import staged
+from ddae_app.imaging import volumes
+from ddae_app.imaging.grid import model_grid
+from ddae_app.imaging.slices import training_stacks
+from ddae_app.methods.data import SliceData
+from ddae_app.methods.suitability import (
+    FEWEST_TO_TRAIN,
+    confounded_sites,
+    sites_with_few_subjects,
+)
+from ddae_app.settings import Protocol, Settings, TrainSettings
+
+log = logging.getLogger('ddae_app')
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """The labels of the scans in the store, for every process.
+
+    Attributes
+    ----------
+    sites, ages, sexes, subjects
+        As in :class:`~ddae_app.methods.data.SliceData`.
+    failures : dict of Scan to str
+        Scans that are not among them, and why.
+    warnings : tuple of str
+        What is wrong with the cohort and was allowed.
+    """
+
+    sites: tuple[str, ...]
+    ages: np.ndarray
+    sexes: tuple[str | None, ...]
+    subjects: tuple[str, ...]
+    failures: dict[Scan, str]
+    warnings: tuple[str, ...] = ()
+
+    def open(self, store: Path, protocol: Protocol) -> SliceData:
+        """The scans, mapped into memory, with their labels."""
+        if not store.is_file():
+            raise UsageError(
+                f'{store} is not seen by this process, though the first one wrote it; give a '
+                '--work-dir that all nodes share'
+            )
+        shape = (len(self.sites), protocol.depth, *protocol.slice_shape)
+        images = np.memmap(store, dtype=np.float32, mode='r', shape=shape)
+        return SliceData(images, self.sites, self.ages, self.sexes, self.subjects)
+
+
+def prepare(settings: Settings, layout: SpaceLayout, store: Path, logs: RunFiles) -> Prepared:
+    """Preprocess scans that are not preprocessed yet, and write the slices of all to one file.
+
+    Parameters
+    ----------
+    settings : Settings
+    layout : SpaceLayout
+        Of the output folder.
+    store : Path
+        The file to write.
+    logs : RunFiles
+        Of this run.
+
+    Raises
+    ------
+    UsageError
+        No scan can be used, or the cohort is not suitable and that was not allowed.
+    """
+    scans, cohort = select_scans(settings)
+    check_sites_known(settings, cohort)
+    write_description(settings.output_dir, settings.bids_dir)
+    failures = {
+        scan: 'its site is not known; fill in the site column, or leave the scan out'
+        for scan in scans
+        if cohort[scan].site is None
+    }
+    usable = [scan for scan in scans if scan not in failures]
+    failures |= preprocess_missing(settings, usable, cohort, layout, logs)
+    stored, unusable = _store(derivative_roots(settings), usable, layout, store)
+    covariates = [cohort[scan] for scan in stored]
+    prepared = Prepared(
+        sites=tuple(c.site or '' for c in covariates),
+        ages=np.array([c.age for c in covariates]),
+        sexes=tuple(c.sex for c in covariates),
+        subjects=tuple(scan.participant for scan in stored),
+        failures=unusable | failures,
+    )
+    data = prepared.open(store, layout.space.protocol)
+    warnings = check_cohort(data, settings.train)
+    counts = Counter(data.sites)
+    log.info('training slices: %s', ', '.join(f'{site} {n}' for site, n in counts.items()))
+    return replace(prepared, warnings=warnings)
+
+
+def _store(
+    roots: Sequence[Path], scans: Sequence[Scan], layout: SpaceLayout, store: Path
+) -> tuple[list[Scan], dict[Scan, str]]:
+    """Write the slices of all scans to one file; the scan of each stack, and which have none."""
+    stored: list[Scan] = []
+    unusable: dict[Scan, str] = {}
+    with staged(store) as temporary, temporary.open('wb') as file:
+        for scan in scans:
+            try:
+                stacks = _stacks_of(scan, layout, roots)
+            except DdaeError as e:
+                unusable[scan] = str(e)
+                continue
+            file.write(stacks.tobytes())
+            stored += [scan] * len(stacks)
+    if not stored:
+        raise UsageError('no scan could be preprocessed, so there is nothing to train on')
+    return stored, unusable
+
+
+def _stacks_of(scan: Scan, layout: SpaceLayout, roots: Sequence[Path]) -> np.ndarray:
+    files = find_preprocessed(scan, layout.space, roots)
+    if files is None:
+        raise DdaeError('it was not preprocessed')
+    image, mask = (np.asarray(volumes.read(path).dataobj) for path in (files.image, files.mask))
+    protocol = layout.space.protocol
+    return training_stacks(image, mask > 0, model_grid(protocol.template, protocol.grid), protocol)
+
+
+def check_cohort(data: SliceData, asked: TrainSettings) -> tuple[str, ...]:
+    """Refuse data in which no site effect can be estimated; what was allowed, as warnings.
+
+    Raises
+    ------
+    UsageError
+        There is one site, or a site of few subjects or one that is confounded, unless allowed.
+    """
+    if len(data.site_names) < 2:
+        raise UsageError(
+            f'all scans come from {data.site_names[0]}; a model that separates sites needs at '
+            'least two (is --site-column right?)'
+        )
+    few = [
+        f'site {site} has {n} {"subject" if n == 1 else "subjects"}, fewer than '
+        f'{FEWEST_TO_TRAIN}: features of these subjects may be attributed to the site'
+        for site, n in sites_with_few_subjects(data).items()
+    ]
+    confounded = [
+        f'site {site} is confounded with {reason}'
+        for site, reason in confounded_sites(data).items()
+    ]
+    for problems, allowed, flag in (
+        (few, asked.allow_few_scans, '--allow-few-scans'),
+        (confounded, asked.allow_confounding, '--allow-confounding'),
+    ):
+        if problems and not allowed:
+            raise UsageError(f'{problems[0]}; leave its scans out, or give {flag}')
+    for warning in (*few, *confounded):
+        log.warning('%s', warning)
+    return (*few, *confounded)

@@ -1,0 +1,137 @@
+"""Whether a model can do what is asked of it for some scans."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+from ddae_app.errors import ModelError, UsageError
+from ddae_app.methods.modelfile import ModelInfo
+from ddae_app.methods.registry import METHODS
+from ddae_app.settings import Protocol
+
+FEWEST_TO_ADAPT = 5
+"""Subjects. With fewer, the appearance of a site is known better from each scan alone."""
+
+
+def check_options(info: ModelInfo, unseen_site: str, *, keep_noise: bool) -> None:
+    """Refuse what the method of a model does not support.
+
+    Raises
+    ------
+    UsageError
+    """
+    for option, flag, given in (
+        ('unseen_site', f'--unseen-site {unseen_site}', unseen_site != 'refuse'),
+        ('keep_noise', '--keep-noise', keep_noise),
+    ):
+        if given and not METHODS[info.method].supports(option):
+            able = [m.label for m in METHODS.values() if m.supports(option)]
+            raise UsageError(
+                f'{flag}: {info.name!r} is a model of {info.method}, which does not support it; '
+                f'leave the flag out, or give a model of {" or ".join(able)}'
+            )
+
+
+def check_target(info: ModelInfo, target_site: str | None) -> str:
+    """The target site, if the model knows it.
+
+    Raises
+    ------
+    UsageError
+        Not given, or not one of the model's.
+    """
+    if target_site not in info.sites:
+        problem = (
+            'is missing' if target_site is None else f'{target_site!r} is unknown to the model'
+        )
+        raise UsageError(f'--target-site {problem}; {info.name!r} knows {", ".join(info.sites)}')
+    return target_site
+
+
+def check_protocol(info: ModelInfo, template: str | None, slices: str | None) -> Protocol:
+    """The model's preprocessing protocol, if it is what was asked for.
+
+    Raises
+    ------
+    ModelError
+        A flag asks for another template or other slices.
+    """
+    for flag, asked, needed in (
+        ('--template', template, info.protocol.template),
+        ('--slices', slices, info.protocol.slices),
+    ):
+        if asked is not None and asked != needed:
+            raise ModelError(
+                f'{flag} {asked}: the model {info.name!r} was trained with {needed}; '
+                f'leave the flag out, or give a model that was trained with {asked}'
+            )
+    return info.protocol
+
+
+def site_refusal(
+    info: ModelInfo, site: str | None, policy: str, subjects: int | None = None
+) -> str | None:
+    """Why scans of a site cannot be harmonized with a model, if so.
+
+    Parameters
+    ----------
+    info : ModelInfo
+    site : str or None
+        None if it is not recorded.
+    policy : {'refuse', 'agnostic', 'adapt'}
+        For sites that the model was not trained on.
+    subjects : int, optional
+        Of that site, with preprocessed scans to measure its appearance from; None where they have
+        not been preprocessed yet.
+    """
+    if site in info.sites:
+        return None
+    problem = f'source site {site or "n/a"} is unknown to {info.name!r}'
+    if info.phantom:
+        return (
+            f'{problem}, which is a phantom model: it knows simulated scanners only; train a '
+            'model on your data (ddae-app BIDS_DIR OUTPUT_DIR train)'
+        )
+    if policy == 'agnostic':
+        return None
+    if policy == 'adapt' and site:
+        too_few = subjects is not None and subjects < FEWEST_TO_ADAPT
+        return too_few_to_adapt(site, subjects or 0) if too_few else None
+    supported = METHODS[info.method].supports('unseen_site')
+    ways = '--unseen-site agnostic or adapt, ' if supported else ''
+    return (
+        f'{problem} (it knows {", ".join(info.sites)}); give --source-site, '
+        f'{ways}or a model trained with this site'
+    )
+
+
+def too_few_to_adapt(site: str, subjects: int) -> str:
+    """Why ``--unseen-site adapt`` cannot be done for a site."""
+    return (
+        f'site {site} is unknown to the model, and --unseen-site adapt needs preprocessed scans '
+        f'of {FEWEST_TO_ADAPT} of its subjects, {subjects} are there; preprocess more of them, or '
+        'give --unseen-site agnostic'
+    )
+
+
+def mismatch(
+    info: ModelInfo, sites: Iterable[str], protocol: Protocol, *, any_slices: bool = False
+) -> str | None:
+    """Why a model does not fit some preprocessed scans, if so.
+
+    Parameters
+    ----------
+    info : ModelInfo
+    sites : iterable of str
+        Of the scans, and the target.
+    protocol : Protocol
+        How the scans were preprocessed.
+    any_slices : bool
+        Whether a model of whole scans fits medial slices, and the other way round.
+    """
+    unknown = sorted(set(sites) - set(info.sites))
+    if unknown:
+        return f'it does not know {", ".join(unknown)}'
+    own = replace(info.protocol, slices=protocol.slices) if any_slices else info.protocol
+    return None if own == protocol else 'it takes scans that were preprocessed differently'

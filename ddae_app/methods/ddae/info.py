@@ -1,0 +1,42 @@
+"""What the model file of a DDAE says of itself, free of PyTorch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ddae_app.methods.ddae.config import ModelConfig
+from ddae_app.methods.modelfile import ModelInfo
+
+
+@dataclass(frozen=True, kw_only=True)
+class DDAEInfo(ModelInfo):
+    """Everything in the model file of a DDAE but the weights.
+
+    Attributes
+    ----------
+    config : ModelConfig
+    age_mean, age_sd : float
+        Years.
+    """
+
+    method: str = 'ddae'
+    config: ModelConfig
+    age_mean: float
+    age_sd: float
+
+    @property
+    def network(self) -> dict[str, object]:
+        """Sizes and options of its network."""
+        return vars(self.config)
+
+    def _checks(self) -> dict[str, bool]:
+        return (
+            super()._checks()
+            | self._slice_checks(self.config.image_size)
+            | {
+                f'an age_sd of {self.age_sd}; it must be above 0': self.age_sd > 0,
+                f'{self.protocol.depth} slices a scan for a network of {self.config.depth}': (
+                    self.protocol.depth == self.config.depth
+                ),
+            }
+        )

@@ -1,0 +1,78 @@
+"""Training a DDAE for the train level."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from ddae_app.methods.base import TrainedModel, TrainingRequest
+from ddae_app.methods.condition import batch_of, label_blind
+from ddae_app.methods.data import SliceData, split_subjects
+from ddae_app.methods.ddae.bundle import load_bundle
+from ddae_app.methods.ddae.model import DDAE
+from ddae_app.methods.ddae.presets import preset_of
+from ddae_app.methods.ddae.render import render
+from ddae_app.methods.ddae.train import LOSSES_NAME, TrainingControl, train
+from ddae_app.methods.samples import Samples, one_of_each_site
+
+SAMPLES_NAME = 'samples.png'
+
+
+def train_model(request: TrainingRequest) -> TrainedModel | None:
+    """Train to the end, or to the deadline, which gives None."""
+    preset = preset_of(request.preset, request.images)
+    data, identity, folder = request.data, request.identity, request.folder
+    config, initial = replace(preset.model, depth=request.protocol.depth), None
+    if request.initial:
+        initial = load_bundle(request.initial, request.fabric.device)
+        config = initial.info.config
+        notes = f'started from {initial.info.name}, SHA-256 {initial.sha256}'
+        identity = replace(identity, notes=notes)
+    _, held_out = split_subjects(data, preset.train.validation_fraction, request.seed)
+
+    def draw(model: DDAE, images_seen: int) -> None:
+        if request.draw:
+            title = f'{identity.name} after {images_seen:,} images'
+            request.draw(render_samples(model, data, held_out), folder / SAMPLES_NAME, title)
+
+    path = train(
+        data,
+        config,
+        preset.train,
+        request.protocol,
+        folder,
+        fabric=request.fabric,
+        seed=request.seed,
+        identity=identity,
+        initial=initial,
+        control=TrainingControl(request.deadline, draw, request.progress),
+    )
+    if path is None:
+        return None
+    return TrainedModel(path, held_out, folder / LOSSES_NAME, folder / SAMPLES_NAME)
+
+
+@torch.inference_mode()
+def render_samples(model: DDAE, data: SliceData, rows: np.ndarray) -> Samples:
+    """The middle slice of one scan of each site, rendered at all sites without age and sex.
+
+    Parameters
+    ----------
+    model : DDAE
+    data : SliceData
+        Its ``site_names`` are the model's.
+    rows : np.ndarray of int
+        Scans to choose from, those that were held out; of a site without any, one of all its
+        scans is shown.
+    """
+    chosen = one_of_each_site(data, rows)
+    n = len(chosen)
+    middle = np.full(n, data.depth // 2)
+    x = batch_of(data, chosen, middle).to(model.device)
+    at = [label_blind([site] * n, middle).to(model.device) for site in range(n)]
+    home = label_blind(range(n), middle).to(model.device)
+    columns = [x, render(model, x, home, home)]
+    columns += [render(model, x, home, target) for target in at]
+    return Samples(data.site_names, torch.cat(columns, dim=1).cpu().numpy())
