@@ -11,7 +11,7 @@ from nipype.pipeline import engine as pe
 
 from ddae_app.bids import sidecars
 from ddae_app.bids.cohort import Covariates
-from ddae_app.bids.layout import Scan
+from ddae_app.bids.layout import Layout, Scan, Space
 from ddae_app.imaging.templates import TemplateFiles
 from ddae_app.settings import Protocol
 from ddae_app.workflows.harmonize import HarmonizeRequest
@@ -28,27 +28,24 @@ def scan_workflow(folder: Path) -> pe.Workflow:
     """The workflow of one scan with everything switched on; `folder` takes an empty image."""
     image = folder / 'image.nii'
     image.touch()
-    harmonization = sidecars.harmonization(
-        sidecars.ModelFacts('ddae', 'model', '0' * 64, False), Covariates('A'), 'B', 'refuse', 0
-    )
+    model = sidecars.ModelFacts('DDAE', 'model', '0' * 64, False)
     plan = ScanPlan(
         Scan(folder / 'sub-01_T1w.nii', '01', None, 'sub-01_T1w'),
         Covariates('A'),
         'bids:raw:sub-01_T1w.nii',
         None,
-        harmonization,
+        sidecars.harmonization(model, Covariates('A'), 'B', 'refuse', 0),
         preproc_record={},
         harmonize_record={},
     )
+    template = TemplateFiles('MNI152NLin2009cAsym', image, image, image)
     return init_participant_wf(
         [plan],
-        output_dir=folder,
-        space=sidecars.Space(Protocol(slices='all'), 'https://example.org'),
-        preprocessing=Preprocessing(
-            TemplateFiles('MNI152NLin2009cAsym', image, image, image), 'none', None, None, 'cpu'
+        layout=Layout(folder).in_space(Space(Protocol(slices='all'), 'https://example.org')),
+        preprocessing=Preprocessing(template, 'none', None, None, 'cpu'),
+        request=HarmonizeRequest(
+            image, '', 'B', 'refuse', False, 'cpu', 1, {'levels': [0.0, 1.0]}, site_effect=True
         ),
-        request=HarmonizeRequest(image, 'ddae', 'B', 'refuse', False, 'cpu', 1, True),
-        reference={'levels': [0.0, 1.0]},
         omp_nthreads=1,
         sloppy=False,
     )
@@ -125,7 +122,7 @@ def draw_workflow(path: Path) -> None:
                 (308, sum(rows) / len(rows), 160, 26), '', node[1], GREEN, size=12.5
             )
         top += 38 + ROW * count
-    for first, second in graph.edges:
+    for first, second in sorted(graph.edges):
         start, end = boxes[first], boxes[second]
         if start.x == end.x:
             page.arrow(start.bottom, end.top)

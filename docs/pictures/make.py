@@ -64,7 +64,10 @@ def run_example(bids: Path, out: Path, work: Path) -> None:
         _run(phantom, bids, '--sites', 4, '--subjects-per-site', 10)
     # The participant level itself knows which of its outputs are up to date.
     _run(*app, 'participant', '-w', work, '--skull-strip', 'none', '--target-site', TARGET)
-    if not (out / 'group_metrics.json').is_file():
+    metrics = out / 'group_metrics.json'
+    images = out.glob('sub-*/anat/*_desc-harmonized_T1w.nii.gz')
+    newest = max(path.stat().st_mtime for path in images)
+    if not metrics.is_file() or metrics.stat().st_mtime < newest:
         _run(*app, 'group', '-w', work)
 
 
