@@ -61,7 +61,7 @@ gpu-test: $(INSTALLED)
 slurm-test: $(INSTALLED)
 	BIN=$(abspath $(BIN)) tests/slurm/slurm_test.sh
 
-# Every picture of the documentation; needs Chromium, and a quarter of an hour the first time.
+# Every picture of the documentation; needs Chromium, and 17 minutes of processor time at first.
 pictures: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/python docs/pictures/make.py $(DEMO)/pictures
 

@@ -4,7 +4,7 @@
 
 or ``python docs/pictures/make.py WORK_DIR``. In WORK_DIR, forty simulated participants of four
 sites go through the participant level, with the packaged model, and the group level; this takes
-about a quarter of an hour on two cores, and is not repeated where WORK_DIR holds the results.
+17 minutes of processor time, and is not repeated where WORK_DIR holds the results.
 Then every picture is drawn into the folder of this script. The screenshots need Chromium.
 """
 
