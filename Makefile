@@ -66,6 +66,7 @@ pictures: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/python docs/pictures/make.py $(DEMO)/pictures
 
 docs: $(INSTALLED)
+	$(BIN)/python docs/write_measures.py
 	$(BIN)/sphinx-build -q -W --keep-going -b html docs docs/_build
 	@echo "Open in a browser: docs/_build/index.html"
 

@@ -13,7 +13,8 @@ from pathlib import Path
 
 from ddae_app.bids import provenance, sidecars
 from ddae_app.bids.cohort import Covariates
-from ddae_app.bids.layout import Preprocessed, Scan
+from ddae_app.bids.layout import Preprocessed
+from ddae_app.bids.scan import Scan
 from ddae_app.methods.compatibility import site_refusal
 from ddae_app.methods.modelfile import ModelInfo
 from ddae_app.settings import Protocol

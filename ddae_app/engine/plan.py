@@ -10,7 +10,8 @@ from pathlib import Path
 
 from ddae_app.bids import provenance, sidecars
 from ddae_app.bids.cohort import Cohort
-from ddae_app.bids.layout import RunFiles, Scan, SpaceLayout
+from ddae_app.bids.layout import RunFiles, SpaceLayout
+from ddae_app.bids.scan import Scan
 from ddae_app.engine.decision import (
     Decision,
     OutputState,

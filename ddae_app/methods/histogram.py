@@ -1,4 +1,4 @@
-"""Histogram matching: each scan's brain intensities become the target site's typical ones."""
+"""Histogram matching: the brain intensities of each scan become those typical of the target."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ LEVELS = np.linspace(0, 1, 257)
 
 @dataclass(frozen=True)
 class HistogramMatching:
-    """A rising intensity curve per scan; knows no place, no tissue and no source site.
+    """A rising intensity curve per scan, whatever the place, the tissue and the source site.
 
     Attributes
     ----------
@@ -32,8 +32,8 @@ class HistogramMatching:
         """A copy that knows the sites of these slices."""
         data = training_data(images, cohort)
         sites = np.array(data.sites)
-        own = np.stack([_quantiles(image) for image in data.images])
-        medians = [np.median(own[sites == site], axis=0) for site in data.site_names]
+        quantiles = np.stack([_quantiles(image) for image in data.images])
+        medians = [np.median(quantiles[sites == site], axis=0) for site in data.site_names]
         return HistogramMatching(data.site_names, np.stack(medians))
 
     def transform(self, images: np.ndarray, cohort: pd.DataFrame, target_site: str) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Scans are worked on some after others, and one that fails hurts no other."""
+"""Scans are processed some after others, and one that fails does not affect any other."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import pytest
 from nipype import Function
 from nipype.pipeline import engine as pe
 
-from ddae_app.bids.layout import Scan
+from ddae_app.bids.layout import RunFiles
+from ddae_app.bids.scan import Scan
 from ddae_app.engine import run as execution
 from ddae_app.settings import RunSettings
 
@@ -45,7 +46,7 @@ def work(tmp_path, monkeypatch):
             part.connect(steps[0], 'file', steps[1], 'file')
             workflow.add_nodes([part])
         asked = replace(RunSettings(work_dir=tmp_path / 'work', nprocs=1), **settings)
-        failures = execution.run_workflow(workflow, scans, asked, tmp_path)
+        failures = execution.run_workflow(workflow, scans, asked, RunFiles(tmp_path))
         return diary.read_text().splitlines(), {scan.stem: why for scan, why in failures.items()}
 
     return run

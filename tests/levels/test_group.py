@@ -13,9 +13,10 @@ from scipy.ndimage import gaussian_filter
 from ddae_app.evaluation import predictions as readings
 from ddae_app.evaluation import probes
 from ddae_app.levels.group.level import run_group
+from ddae_app.methods.cvae import CVAEHarmonizer
 from ddae_app.methods.ddae.harmonizer import DDAEHarmonizer
-from ddae_app.methods.find import training_preset
-from ddae_app.methods.slice_network import CVAEHarmonizer, StyleGANHarmonizer
+from ddae_app.methods.ddae.presets import preset_of
+from ddae_app.methods.style_gan import StyleGANHarmonizer
 from ddae_app.settings import Protocol, from_flat
 from tests.levels.conftest import TEMPLATE, run
 from tests.levels.derived import write_derived
@@ -59,7 +60,7 @@ def train(folder, images: np.ndarray, cohort: pd.DataFrame) -> None:
     elsewhere = cohort.assign(site=cohort['site'] + 'ern')
     strange = CVAEHarmonizer(protocol=protocol, images=32, device='cpu').fit(images, elsewhere)
     strange.save(folder / 'strange.safetensors')
-    preset = training_preset('tiny', 64)
+    preset = preset_of('tiny', 64)
     ddae = DDAEHarmonizer(preset=preset, protocol=protocol, device='cpu').fit(images, cohort)
     ddae.save(folder / 'ddae.safetensors')
 

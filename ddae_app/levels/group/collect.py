@@ -13,7 +13,8 @@ import pandas as pd
 
 from ddae_app.bids import sidecars
 from ddae_app.bids.cohort import Cohort
-from ddae_app.bids.layout import Layout, Scan, Space, SpaceLayout
+from ddae_app.bids.layout import Layout, SpaceLayout
+from ddae_app.bids.scan import Scan, Space
 from ddae_app.engine.inputs import derivative_roots, find_preprocessed, space_of
 from ddae_app.errors import ImageError, NotJudgedError, UsageError
 from ddae_app.imaging import volumes

@@ -13,8 +13,9 @@ from ddae_app import __version__
 from ddae_app.bids import sidecars
 from ddae_app.bids.cohort import Cohort, Covariates
 from ddae_app.bids.dataset import update_scans
-from ddae_app.bids.layout import RunFiles, Scan, SpaceLayout
+from ddae_app.bids.layout import RunFiles, SpaceLayout
 from ddae_app.bids.measures import MEASURES
+from ddae_app.bids.scan import Scan
 from ddae_app.engine.run import crash_file, crash_reason
 from ddae_app.methods.find import FoundModel
 from ddae_app.reports.participant import (

@@ -45,7 +45,7 @@ MAX_SCANS, MAX_SLICES = 2800, 7_500
 """In all, equally many of each site; they are held in memory together."""
 
 GRAY_SHARE = 0.7
-"""Of the brain's pixels; what is brighter is taken for white matter."""
+"""Of the pixels of the brain; brighter ones are assumed to be white matter."""
 
 WHITE_SMOOTHING_PIXELS = 2.0
 LEAST_WHITE_SHARE = 0.05
@@ -62,7 +62,7 @@ TRIED_AMOUNT = 0.05
 """Of softening, from which the response of the roughness to softening is measured."""
 
 LARGEST_AMOUNT = 0.15
-"""More would be a blur, or a sharpening, that anybody can see."""
+"""More would be a visible blur or sharpening."""
 
 ROUNDS = 3
 
@@ -87,8 +87,8 @@ class ResidualCorrection(nn.Module):
     Attributes
     ----------
     white : torch.Tensor, shape (D, H, W)
-        Usual intensity of white matter in rendered scans, on the common scale, where it is usually
-        found; 0 elsewhere, and everywhere before it is measured.
+        Usual intensity of white matter in rendered scans, on the common scale, at the places where
+        it usually is; 0 elsewhere, and everywhere before it is measured.
     white_level : torch.Tensor, shape ()
         Brighter pixels may be white matter.
     spread : torch.Tensor, shape (n_sites + 1, d, h, w)
