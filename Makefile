@@ -6,7 +6,7 @@ DEMO ?= demo
 RUNS ?= 10000
 INSTALLED := $(VENV)/.installed
 
-.PHONY: env demo demo-model docs fuzz fuzz-guided gpu-test image-test legacy-validator singularity-test slurm-test test lint clean
+.PHONY: env demo demo-model docs fuzz fuzz-guided gpu-test image-test legacy-validator pictures singularity-test slurm-test test lint clean
 
 env: $(INSTALLED)
 
@@ -60,6 +60,10 @@ gpu-test: $(INSTALLED)
 
 slurm-test: $(INSTALLED)
 	BIN=$(abspath $(BIN)) tests/slurm/slurm_test.sh
+
+# Every picture of the documentation; needs Chromium, and 17 minutes of processor time at first.
+pictures: $(INSTALLED)
+	OMP_NUM_THREADS=1 $(BIN)/python docs/pictures/make.py $(DEMO)/pictures
 
 docs: $(INSTALLED)
 	$(BIN)/python docs/write_measures.py
