@@ -69,3 +69,12 @@ def test_no_further_ones_after_the_first_crash(work):
     done, failures = work(scans_per_process=1, stop_on_first_crash=True)
     assert done == ['sub-1 first', 'sub-1 last', 'sub-2 first']
     assert list(failures) == ['sub-2']
+
+
+def test_a_graph_that_cannot_be_drawn_stops_nothing(work, tmp_path, monkeypatch, caplog):
+    monkeypatch.setenv('PATH', str(tmp_path))  # where there is no Graphviz
+    monkeypatch.setattr(execution.log, 'propagate', True)
+    done, failures = work(scans_per_process=3, write_graph=True)
+    assert len(done) == 5 and list(failures) == ['sub-2']
+    assert (tmp_path / 'graph.dot').is_file()
+    assert 'install Graphviz' in caplog.text
