@@ -95,7 +95,7 @@ class Planner:
             harmonization=self._request.metadata(covariates),
             preproc_record=decision.preproc_record,
             harmonize_record=decision.harmonize_record,
-            raw_sha256=digest_of(scan.path),
+            raw_sha256=decision.raw_sha256,
             site=self.unseen(covariates.site),
         )
 
