@@ -19,14 +19,17 @@ from ddae_app.settings import Protocol
 
 from .toy import CONFIG, PROTOCOL, TRAIN, slices
 
-IDENTITY = ModelIdentity('ours', 'a dataset', phantom=True)
+IDENTITY = ModelIdentity('ours', 'a dataset', phantom=True, notes='a trial')
 
 
 @pytest.fixture
 def small(monkeypatch):
     """Presets as small as the toy scans."""
-    trained = 'ddae_app.methods.ddae.trainer.preset_of'
-    monkeypatch.setattr(trained, lambda name, images: Preset(CONFIG, replace(TRAIN, images=images)))
+
+    def preset(name, images):
+        return Preset(CONFIG, replace(TRAIN, images=images))
+
+    monkeypatch.setattr('ddae_app.methods.ddae.trainer.preset_of', preset)
 
 
 def request(method, folder, **changes) -> TrainingRequest:
@@ -55,6 +58,7 @@ def test_a_trained_model_has_the_name_and_origin_that_were_asked_for(method, tmp
     assert trained.path == tmp_path / 'ours.safetensors'
     info = read_model_info(trained.path)
     assert (info.method, info.name, info.phantom) == (method, 'ours', True)
+    assert info.notes == 'a trial'
     assert info.training.dataset == 'a dataset' and info.protocol == asked.protocol
     assert info.training.images_seen == (20 if method == 'combat' else 32)
     assert info.sites == ('A', 'B')

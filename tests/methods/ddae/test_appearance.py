@@ -232,8 +232,7 @@ def test_other_sites_are_brought_to_the_common_scale_of_a_reference():
     for name in ('average', 'deviation'):
         assert torch.equal(getattr(new, name), getattr(reference, name))
     assert all(torch.equal(v, before[k]) for k, v in reference.state_dict().items())
-    # On that scale the same subjects look alike, whichever of the two sites they were scanned at,
-    # and so do the scans of the reference.
+    # On that scale the scans of both sites resemble each other, and those of the reference.
     common = new.common_scans(data, np.arange(2 * n))
     apart = [np.abs(x[:n] - x[n:]).mean() for x in (data.images, common)]
     assert apart[1] < apart[0] / 5
@@ -241,13 +240,21 @@ def test_other_sites_are_brought_to_the_common_scale_of_a_reference():
     for rows in (slice(None, n), slice(n, None)):
         away = [np.abs(x[rows].mean(axis=0) - usual).mean() for x in (data.images, common)]
         assert away[1] < away[0] / 5
-    # What is left of a site is in its average, so that deviations are centered on 0.
-    both = at(new, [0, 1])
-    for site, rows in enumerate((slice(None, n), slice(n, None))):
-        mean = torch.from_numpy(common[rows]).mean(dim=0)
-        brain = mean > 0
-        assert (mean - both.average[site])[brain].abs().mean() < 0.02
     assert (new.noise[:2] > 0).all()
+
+
+def test_the_average_of_another_site_is_measured_against_that_of_the_reference():
+    config, n = replace(EDGES, site_edge=False, site_average=True), 100
+    reference = fit_site_appearance(config, heads(100), np.arange(200))
+    data = travelling(n)
+    new = fit_site_appearance(config, data, np.arange(2 * n), reference=reference)
+    assert torch.equal(new.average, reference.average) and not new.effect[-1].any()
+    averages = at(new, [0, 1]).average
+    for average, scans in zip(averages, (data.images[:n], data.images[n:]), strict=True):
+        mean = torch.from_numpy(scans.mean(axis=0))
+        inside = edge_depth(mean[None])[0] > 2
+        away = [(mean - x)[inside].abs().mean() for x in (reference.average, average)]
+        assert away[1] < away[0] / 3
 
 
 def test_the_sites_of_the_reference_itself_stay_as_they_were():

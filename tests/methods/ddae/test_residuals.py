@@ -140,9 +140,7 @@ def test_softness_and_contrast_are_corrected(measured):
         target.site,
     )
     corrected = sites.from_common(common, appearance_at(sites, target), edge_depth(x))
-    error = [
-        (y - wanted)[x > 0].square().mean().sqrt().item() for y in (rendered, corrected)
-    ]
+    error = [(y - wanted)[x > 0].square().mean().sqrt().item() for y in (rendered, corrected)]
     assert error[1] < error[0] / 3
 
 

@@ -22,7 +22,6 @@ from ddae_app.settings import check_value
 
 from ..toy import CONFIG, PROTOCOL, TRAIN, slices
 
-
 ROOT = Path(__file__).parents[3]
 
 
@@ -228,7 +227,9 @@ def test_every_step_draws_its_own_times_and_noise(tmp_path):
     config = replace(TRAIN, images=12, batch_size=1, learning_rate=1e-8)
     config = replace(config, shift_pixels=0)
     reports = []
-    train(data, CONFIG, config, PROTOCOL, tmp_path, control=TrainingControl(progress=reports.append))
+    train(
+        data, CONFIG, config, PROTOCOL, tmp_path, control=TrainingControl(progress=reports.append)
+    )
     assert np.std([r.loss for r in reports]) > 0.01
 
 
