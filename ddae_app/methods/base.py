@@ -188,7 +188,13 @@ class TrainingRequest:
         """What a model file says of itself, with the name and origin that were asked for."""
         identity = self.identity
         record = replace(info.training, dataset=identity.dataset)
-        return replace(info, name=identity.name, training=record, phantom=identity.phantom)
+        return replace(
+            info,
+            name=identity.name,
+            training=record,
+            phantom=identity.phantom,
+            notes=identity.notes,
+        )
 
     def saved(self, harmonizer: StoredHarmonizer) -> TrainedModel:
         """Write a harmonizer that was fitted to all scans."""

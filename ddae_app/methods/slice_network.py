@@ -233,7 +233,7 @@ class NetworkHarmonizer(ABC, Generic[Network, Info]):
         model, sizes = self.train(data, schedule)
         shared = dict(vars(model_info(self.method, data, self.protocol)))
         shared['training'] = replace(shared['training'], images_seen=self.images, seed=self.seed)
-        shared['versions'] = shared['versions'] | {'torch': torch.__version__}
+        shared['versions'] = shared['versions'] | {'torch': str(torch.__version__)}
         kind: Any = self.info_class
         return replace(self, model=model, known=kind(**shared, **sizes))
 

@@ -23,7 +23,7 @@ from ddae_app.reports.participant import (
     ScanReport,
     write_participant_report,
 )
-from tests.methods.ddae.toy_model import info
+from tests.methods.toy import info
 
 few = settings(
     max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]

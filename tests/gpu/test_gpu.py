@@ -1,7 +1,7 @@
-"""GPU results agree with those of a CPU; `make gpu-test` runs this on a machine with a GPU.
+"""What a CPU does, a GPU does as well: `make gpu-test`, on a machine that has one.
 
-Random numbers are drawn on the device, and arithmetic is rounded otherwise there, so that a model
-that a GPU trains is not the one that a CPU trains; what it is good for is the same.
+Random numbers are drawn on the device, and arithmetic is rounded in another way there. So a GPU
+trains another model than a CPU does, which harmonizes as well.
 """
 
 from __future__ import annotations
@@ -16,23 +16,22 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from ddae_app.methods.ddae.parallel import start_fabric
 
 from ddae_app.bids import sidecars
 from ddae_app.bids.dataset import read_tsv
 from ddae_app.imaging.brain import dice, hd_bet_mask
 from ddae_app.imaging.weights import weights_sha256
 from ddae_app.methods.base import training_data
+from ddae_app.methods.cvae import CVAEHarmonizer
 from ddae_app.methods.ddae.harmonizer import DDAEHarmonizer
-from ddae_app.methods.ddae.train import train
-from ddae_app.methods.slice_network import CVAEHarmonizer, StyleGANHarmonizer
+from ddae_app.methods.ddae.train import TrainingControl, train
+from ddae_app.methods.parallel import start_fabric
+from ddae_app.methods.style_gan import StyleGANHarmonizer
 from ddae_app.phantom.dataset import Design, write_dataset
 from tests.imaging.heads import packaged
 from tests.imaging.nnunet_model import write_model as write_weights
 from tests.levels.conftest import TEMPLATE, command, contents, error_lines, run, write_model
-from tests.methods.ddae import toy_data as toy
-from tests.methods.ddae.test_volumes import DEEP, scans
-from tests.methods.ddae.test_volumes import PROTOCOL as DEEP_PROTOCOL
+from tests.methods import toy
 from tests.methods.toy_sites import PRESET, PROTOCOL, anatomy, cohort, render, rmse, scan
 
 pytestmark = [
@@ -50,7 +49,7 @@ TRAIN = (
     '--allow-few-scans', '--train-images', '640',
 )  # fmt: skip
 ROUNDING = 0.01
-"""Tolerance of intensities: by default, cuDNN multiplies with 10 bits of mantissa (TF32)."""
+"""Of intensities: cuDNN multiplies with 10 bits of mantissa (TF32) by default."""
 
 
 @pytest.fixture(scope='module')
@@ -65,16 +64,16 @@ def images(brains):
 
 @pytest.fixture(scope='module', params=['fp32', 'bf16'])
 def fitted(request, tmp_path_factory):
-    """A model that was trained on a GPU, loaded on the GPU and on the CPU."""
+    """A model that a GPU trained, loaded there and on the CPU."""
     path = train(
         training_data(*cohort()), PRESET.model, PRESET.train, PROTOCOL,
         tmp_path_factory.mktemp('fitted'), fabric=start_fabric('cuda', request.param),
     )  # fmt: skip
-    return [DDAEHarmonizer.load(path, device) for device in ('cuda', 'cpu')]
+    return [DDAEHarmonizer.load(path, device=device) for device in ('cuda', 'cpu')]
 
 
 @pytest.mark.parametrize(('source', 'target'), ['AB', 'BA'])
-def test_what_a_gpu_learnt_moves_images_towards_the_truth(fitted, brains, source, target):
+def test_a_model_that_a_gpu_trained_moves_images_towards_the_truth(fitted, brains, source, target):
     before, truth = (np.stack([scan(b, s) for b in brains]) for s in (source, target))
     on_gpu, on_cpu = (render(harmonizer, before, source, target) for harmonizer in fitted)
     assert rmse(on_gpu, truth) < 0.5 * rmse(before, truth)
@@ -98,21 +97,19 @@ def test_sites_never_seen(fitted, images):
     adapted = [
         render(
             replace(harmonizer, unseen_site='adapt').adapted(images, 'C', subjects),
-            images,
-            'C',
-            'B',
+            images, 'C', 'B',
         )
         for harmonizer in (on_gpu, on_cpu)
-    ]
+    ]  # fmt: skip
     assert np.abs(adapted[0] - adapted[1]).max() < ROUNDING
 
 
 def test_whole_scans(tmp_path):
-    data = scans()
-    path = train(data, DEEP, toy.TRAIN, DEEP_PROTOCOL, tmp_path, device='cuda')
+    data = toy.scans()
+    path = train(data, toy.DEEP, toy.TRAIN, toy.DEEP_PROTOCOL, tmp_path, device='cuda')
     labels = pd.DataFrame({'site': data.sites[8:12]})
     on_gpu, on_cpu = (
-        DDAEHarmonizer.load(path, device).transform(data.images[8:12], labels, 'B')
+        DDAEHarmonizer.load(path, device=device).transform(data.images[8:12], labels, 'B')
         for device in ('cuda', 'cpu')
     )
     assert on_gpu.shape == data.images[8:12].shape
@@ -125,24 +122,24 @@ def test_baselines(kind, tmp_path):
     protocol = replace(PROTOCOL, slice_shape=images.shape[1:])
     fitted = kind(protocol=protocol, images=640, device='cuda').fit(images, labels)
     fitted.save(tmp_path / 'model.safetensors')
-    on_cpu = kind.load(tmp_path / 'model.safetensors', 'cpu')
+    on_cpu = kind.load(tmp_path / 'model.safetensors', device='cpu')
     out = [harmonizer.transform(images, labels, 'B') for harmonizer in (fitted, on_cpu)]
     assert np.abs(out[0] - out[1]).max() < ROUNDING
 
 
 def test_a_training_that_was_stopped_goes_on(tmp_path):
-    """Training that is interrupted after every step gives the result of uninterrupted training."""
-    still = replace(toy.MODEL, dropout=0.0)
+    """A run with a time limit after every step ends as an undisturbed one does."""
+    still = replace(toy.CONFIG, dropout=0.0)
 
-    def go(folder, **limits):
+    def go(folder, control=None):
         return train(
             toy.slices(), still, toy.TRAIN, toy.PROTOCOL, tmp_path / folder, device='cuda',
-            **limits,
+            control=control,
         )  # fmt: skip
 
     assert go('whole') is not None
     attempts = 0
-    while go('stopped', deadline=0.0) is None:
+    while go('stopped', TrainingControl(deadline=0.0)) is None:
         attempts += 1
     assert attempts == toy.TRAIN.steps - 1
     whole, stopped = (read_tsv(tmp_path / f / 'losses.tsv') for f in ('whole', 'stopped'))
@@ -162,7 +159,7 @@ def test_hd_bet(tmp_path):
 
 @pytest.fixture(scope='module')
 def folder(tmp_path_factory):
-    """Four preprocessed scans of two sites and a model with random weights."""
+    """Four scans of two sites and a model of random weights; all scans preprocessed."""
     folder = tmp_path_factory.mktemp('gpu')
     write_dataset(folder / 'bids', Design(n_sites=2, subjects_per_site=2, seed=5, voxel_mm=4.0))
     write_model(folder / 'random.safetensors')
@@ -195,7 +192,7 @@ def test_several_processes_share_a_gpu(folder, tmp_path):
 
 
 def test_a_gpu_that_is_full(folder, tmp_path):
-    """The error is one line, and the same command succeeds when the memory is free again."""
+    """It is reported in one line; with the memory free again the same command ends well."""
     flags = harmonize(folder, tmp_path, '--nprocs', '2')
     free, _ = torch.cuda.mem_get_info()
     taken = torch.empty(free - 100 * 2**20, dtype=torch.uint8, device='cuda')
@@ -229,8 +226,8 @@ def test_train_then_harmonize(folder, tmp_path):
         if 'trained on' in line:
             break
     job.send_signal(signal.SIGTERM)
-    said = job.communicate(timeout=120)[1]
-    assert job.returncode == 143 and 'Traceback' not in said
+    stderr = job.communicate(timeout=120)[1]
+    assert job.returncode == 143 and 'Traceback' not in stderr
     result = run(*train_command(folder, tmp_path))
     assert result.returncode == 0, result.stderr
     model = tmp_path / 'out' / 'models' / 'ddae.safetensors'
@@ -243,7 +240,7 @@ def test_train_then_harmonize(folder, tmp_path):
 
 @pytest.mark.parametrize('processes', [1, 2])
 def test_torchrun(folder, tmp_path, processes):
-    """Several processes with NCCL learn the same as one."""
+    """Processes that communicate through NCCL learn what one does alone."""
     if torch.cuda.device_count() < processes:
         pytest.skip(f'takes {processes} GPUs, there are {torch.cuda.device_count()}')
     losses = []

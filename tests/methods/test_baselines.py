@@ -19,7 +19,7 @@ N = 30
 
 @pytest.fixture(scope='module')
 def truth():
-    """The same kind of people at both sites, as site A would show them."""
+    """The same kind of subjects at both sites, as site A would show them."""
     rng = np.random.default_rng(0)
     y, x = np.mgrid[-1:1:32j, -1:1:32j]
     images = 0.5 + gaussian_filter(rng.normal(0, 0.5, (2 * N, 32, 32)), (0, 2, 2))
@@ -83,5 +83,5 @@ def test_refusals(truth):
 
 
 def test_the_example_of_the_protocol_runs():
-    found = doctest.testmod(base)
-    assert found.attempted > 5 and found.failed == 0
+    result = doctest.testmod(base)
+    assert result.attempted > 5 and result.failed == 0

@@ -1,4 +1,4 @@
-"""ComBat: what other implementations return, at the site of one's choice; and it refuses."""
+"""ComBat: it returns what other implementations do, at a site of choice, and refuses the rest."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from neuroCombat import neuroCombat
 
 from ddae_app.errors import ModelError, UsageError
 from ddae_app.methods.combat import ComBat
-from ddae_app.methods.load import load_harmonizer
+from ddae_app.methods.find import load_harmonizer
 from ddae_app.settings import Protocol
 
 N = 24
@@ -40,9 +40,9 @@ def scans(cohort):
     images = 0.6 + 0.05 * rng.normal(size=(3 * N, 3, 8, 8))
     images -= 0.001 * (cohort['age'].to_numpy() - 50)[:, None, None, None]
     for i, site in enumerate(SITES):
-        own = (cohort['site'] == site).to_numpy()
+        there = (cohort['site'] == site).to_numpy()
         shift, scale = rng.normal(0, 0.1, (3, 8, 8)), rng.uniform(0.5, 1.5, (3, 8, 8))
-        images[own] = 0.6 + 0.05 * i + shift + scale * (images[own] - 0.6)
+        images[there] = 0.6 + 0.05 * i + shift + scale * (images[there] - 0.6)
     images[:, :, :2] = 0
     return images.clip(0).astype(np.float32)
 
@@ -62,8 +62,8 @@ def test_it_equals_the_reference_implementation(scans, cohort):
     assert np.abs(fitted.without_site(scans, cohort) - reference['data'].T).max() < 1e-8
 
 
-def test_people_whom_it_was_not_fitted_to(scans, cohort):
-    """Each scan by itself: who else is harmonised, and in what order, plays no part."""
+def test_subjects_whom_it_was_not_fitted_to(scans, cohort):
+    """Each scan by itself: which others are harmonized, and in what order, plays no part."""
     even = np.arange(3 * N) % 2 == 0
     fitted = ComBat(protocol=PROTOCOL).fit(scans[even], cohort[even])
     together = fitted.transform(scans[~even], cohort[~even], 'B')
@@ -117,7 +117,7 @@ def test_cohorts_that_cannot_be_fitted(scans, cohort, change, message):
         ComBat().fit(scans, cohort.assign(**change))
 
 
-def test_images_that_cannot_be_fitted_or_harmonised(scans, cohort):
+def test_images_that_cannot_be_fitted_or_harmonized(scans, cohort):
     broken = scans.copy()
     broken[3, 1, 4, 4] = np.nan
     with pytest.raises(UsageError, match='images 0 to .* are not all finite'):
@@ -125,7 +125,7 @@ def test_images_that_cannot_be_fitted_or_harmonised(scans, cohort):
     fitted = ComBat(protocol=PROTOCOL).fit(scans, cohort)
     with pytest.raises(UsageError, match='non-finite values'):
         fitted.transform(broken, cohort, 'A')
-    with pytest.raises(UsageError, match='source site Z is not among'):
+    with pytest.raises(UsageError, match='source site Z is unknown to the model'):
         fitted.transform(scans, cohort.assign(site='Z'), 'A')
     with pytest.raises(UsageError, match=r'images are \(1, 8, 8\) .* fitted to \(3, 8, 8\)'):
         fitted.transform(scans[:, 0], cohort, 'A')

@@ -1,12 +1,17 @@
 """Slices, the split by subject, balanced batches and quantiles."""
 
+from __future__ import annotations
+
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from ddae_app.errors import UsageError
+from ddae_app.methods.condition import batch_of, condition_of
 from ddae_app.methods.data import balanced_rows, site_quantiles, split_subjects
 
-from .toy import changed, slices, stacks
+from .toy import slices, stacks
 
 
 @pytest.mark.parametrize(
@@ -24,12 +29,12 @@ from .toy import changed, slices, stacks
 )
 def test_wrong_data_is_refused(change, message):
     with pytest.raises(UsageError, match=message):
-        changed(slices(), **change)
+        replace(slices(), **change)
 
 
 def test_labels_as_tensors():
     data = slices()
-    condition = data.condition(np.array([0, 1, 2, 19]))
+    condition = condition_of(data, np.array([0, 1, 2, 19]))
     assert condition.site.tolist() == [0, 0, 0, 1]
     assert condition.sex.tolist() == [-1, 0, 1, 0]
     assert condition.age.isnan().tolist() == [True, False, False, False]
@@ -41,9 +46,9 @@ def test_a_batch_is_clipped_and_memmaps_are_fine(tmp_path):
         tmp_path / 'x.npy', 'w+', dtype=np.float32, shape=data.images.shape
     )
     images[:] = 2 * data.images
-    mapped = changed(data, images=images)
-    assert mapped.batch(np.array([0, 15])).max().item() == pytest.approx(1.2)
-    assert mapped.fingerprint() == changed(data, images=2 * data.images).fingerprint()
+    mapped = replace(data, images=images)
+    assert batch_of(mapped, np.array([0, 15])).max().item() == pytest.approx(1.2)
+    assert mapped.fingerprint() == replace(data, images=2 * data.images).fingerprint()
 
 
 def test_fingerprint_covers_images_and_labels():
@@ -51,11 +56,11 @@ def test_fingerprint_covers_images_and_labels():
     images = data.images.copy()
     images[3, 0, 3, 3] += 0.001
     others = [
-        changed(data, images=images),
-        changed(data, ages=data.ages + 1),
-        changed(data, sites=data.sites[::-1]),
-        changed(data, subjects=data.subjects[::-1]),
-        changed(data, sexes=data.sexes[::-1]),
+        replace(data, images=images),
+        replace(data, ages=data.ages + 1),
+        replace(data, sites=data.sites[::-1]),
+        replace(data, subjects=data.subjects[::-1]),
+        replace(data, sexes=data.sexes[::-1]),
     ]
     assert len({d.fingerprint() for d in [data, *others]}) == 6
     assert data.fingerprint() == slices().fingerprint()
@@ -64,7 +69,7 @@ def test_fingerprint_covers_images_and_labels():
 def test_split_keeps_subjects_apart_and_sites_in_proportion():
     data = slices(30)
     subjects = tuple(f'{site}{i // 3}' for i, site in enumerate(data.sites))  # 3 slices each
-    data = changed(data, subjects=subjects)
+    data = replace(data, subjects=subjects)
     train, held_out = split_subjects(data, 0.2, seed=1)
     assert sorted([*train, *held_out]) == list(range(60))
     assert not {subjects[i] for i in train} & {subjects[i] for i in held_out}
@@ -78,7 +83,7 @@ def test_split_keeps_subjects_apart_and_sites_in_proportion():
 def test_a_travelling_subject_is_on_one_side():
     data = slices(10)
     subjects = tuple(f'p{i % 10}' for i in range(20))  # everybody was at both sites
-    data = changed(data, subjects=subjects)
+    data = replace(data, subjects=subjects)
     for seed in range(10):
         train, held_out = split_subjects(data, 0.3, seed)
         assert len(held_out) == 6
@@ -86,7 +91,7 @@ def test_a_travelling_subject_is_on_one_side():
 
 
 def test_every_site_keeps_training_images():
-    data = changed(slices(2), sites=('A', 'A', 'A', 'B'), subjects=('p', 'q', 'r', 'p'))
+    data = replace(slices(2), sites=('A', 'A', 'A', 'B'), subjects=('p', 'q', 'r', 'p'))
     for seed in range(20):
         train, _ = split_subjects(data, 0.6, seed)
         assert {data.sites[i] for i in train} == {'A', 'B'}
@@ -108,15 +113,15 @@ def test_quantiles_are_of_the_brain_and_per_site():
     assert all(lo <= hi for lo, hi in zip(quantiles.low[0], quantiles.high[0], strict=True))
 
 
-def test_single_slices_of_scans_and_where_they_lie():
+def test_single_slices_of_scans_and_their_positions():
     data = stacks(depth=3)
-    found = data.with_brain(np.array([2, 15]))
-    assert found.tolist() == [[2, 0], [2, 1], [15, 0], [15, 1]]
-    rows, positions = found.T
-    assert data.batch(rows, positions).shape == (4, 1, 16, 16)
-    assert data.batch(rows).shape == (4, 3, 16, 16)
-    assert data.condition(rows, positions).position.tolist() == [0, 1, 0, 1]
-    assert data.condition(rows).position.tolist() == [0] * 4
+    with_brain = data.with_brain(np.array([2, 15]))
+    assert with_brain.tolist() == [[2, 0], [2, 1], [15, 0], [15, 1]]
+    rows, positions = with_brain.T
+    assert batch_of(data, rows, positions).shape == (4, 1, 16, 16)
+    assert batch_of(data, rows).shape == (4, 3, 16, 16)
+    assert condition_of(data, rows, positions).position.tolist() == [0, 1, 0, 1]
+    assert condition_of(data, rows).position.tolist() == [0] * 4
     assert data.with_brain(np.array([], dtype=int)).shape == (0, 2)
 
 

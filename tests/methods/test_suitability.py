@@ -1,11 +1,11 @@
-"""Cohorts from which a site can be learnt, and others."""
+"""Cohorts whose sites can be separated from their subjects, and others."""
 
 from __future__ import annotations
 
 import numpy as np
 
 from ddae_app.methods.data import SliceData
-from ddae_app.methods.suitability import confounded_sites, sites_with_few_people
+from ddae_app.methods.suitability import confounded_sites, sites_with_few_subjects
 
 
 def cohort(ages, sexes, subjects=None) -> SliceData:
@@ -13,15 +13,15 @@ def cohort(ages, sexes, subjects=None) -> SliceData:
     n = len(ages)
     sites = ('A',) * (n // 2) + ('B',) * (n // 2)
     images = np.zeros((n, 1, 4, 4), np.float32)
-    people = tuple(subjects or map(str, range(n)))
-    return SliceData(images, sites, np.array(ages, float), tuple(sexes), people)
+    names = tuple(subjects or map(str, range(n)))
+    return SliceData(images, sites, np.array(ages, float), tuple(sexes), names)
 
 
-def test_people_are_counted_not_slices():
+def test_subjects_are_counted_not_slices():
     ages, sexes = range(20, 60), 'MF' * 20
-    assert sites_with_few_people(cohort(ages, sexes)) == {}
+    assert sites_with_few_subjects(cohort(ages, sexes)) == {}
     few = [str(i % 4) for i in range(20)] + [str(i) for i in range(20, 40)]
-    assert sites_with_few_people(cohort(ages, sexes, few)) == {'A': 4}
+    assert sites_with_few_subjects(cohort(ages, sexes, few)) == {'A': 4}
 
 
 def test_one_sex_at_a_site_is_confounded():
@@ -37,14 +37,15 @@ def test_one_sex_at_a_site_is_confounded():
 def test_ages_that_do_not_overlap_are_confounded():
     sexes = 'MF' * 20
     young, old = [*range(20, 40)], [*range(60, 80)]
-    found = confounded_sites(cohort(young + old, sexes))
-    assert set(found) == {'A', 'B'} and '20 to 39 years there, 60 to 79 elsewhere' in found['A']
+    confounded = confounded_sites(cohort(young + old, sexes))
+    assert set(confounded) == {'A', 'B'}
+    assert '20 to 39 years there, 60 to 79 elsewhere' in confounded['A']
     assert confounded_sites(cohort([*range(20, 39), 65] + old, sexes)) == {}
     assert confounded_sites(cohort([np.nan] * 16 + [20] * 4 + old, sexes)).keys() == {'B'}
 
 
-def test_many_slices_of_one_person_say_no_more_than_one():
-    people = ['a'] * 20 + [str(i) for i in range(20)]
+def test_many_slices_of_one_subject_count_as_one():
+    subjects = ['a'] * 20 + [str(i) for i in range(20)]
     assert confounded_sites(
-        cohort([20] * 20 + [*range(60, 80)], 'M' * 20 + 'MF' * 10, people)
+        cohort([20] * 20 + [*range(60, 80)], 'M' * 20 + 'MF' * 10, subjects)
     ) == {'B': 'age (60 to 79 years there, 20 to 20 elsewhere)'}

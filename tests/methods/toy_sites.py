@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
-from ddae_app.methods.ddae.config import PRESETS, Preset
+from ddae_app.methods.ddae.presets import PRESETS, Preset
 from ddae_app.settings import Protocol
 
 SIZE = 32
@@ -51,7 +51,7 @@ def scan(brain: np.ndarray, site: str) -> np.ndarray:
 
 
 def cohort(n: int = 32) -> tuple[np.ndarray, pd.DataFrame]:
-    """Other people at each of the two sites."""
+    """Scans of different subjects at each of the two sites."""
     rng = np.random.default_rng(0)
     sites = tuple('AB'[i % 2] for i in range(2 * n))
     images = np.stack([scan(anatomy(i), site) for i, site in enumerate(sites)])

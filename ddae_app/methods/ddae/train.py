@@ -218,7 +218,7 @@ def _finish(
         protocol=protocol,
         quantiles=site_quantiles(data),
         training=TrainingRecord(identity.dataset, scans, seed, *state.history[-1]),
-        versions={'ddae-app': ddae_app.__version__, 'torch': torch.__version__},
+        versions={'ddae-app': ddae_app.__version__, 'torch': str(torch.__version__)},
         phantom=identity.phantom,
         notes=identity.notes,
     )

@@ -1,23 +1,24 @@
 """Trains the toy model and kills itself: ``killed_run.py FOLDER IMAGES_BEFORE_DEATH``."""
 
+from __future__ import annotations
+
 import os
 import signal
 import sys
-from pathlib import Path
 
 import torch
 
-sys.path.insert(0, str(Path(__file__).parent))
-from toy import MODEL, PROTOCOL, TRAIN, slices
-
-from ddae_app.methods.ddae.train import train
-
-torch.set_num_threads(1)
+from ddae_app.methods.base import Progress
+from ddae_app.methods.ddae.train import TrainingControl, train
+from tests.methods.toy import CONFIG, PROTOCOL, TRAIN, slices
 
 
-def die(progress):
+def die(progress: Progress) -> None:
     if progress.images_seen >= int(sys.argv[2]):
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-train(slices(), MODEL, TRAIN, PROTOCOL, sys.argv[1], progress=die, checkpoint_seconds=0)
+if __name__ == '__main__':
+    torch.set_num_threads(1)
+    control = TrainingControl(progress=die, checkpoint_seconds=0)
+    train(slices(), CONFIG, TRAIN, PROTOCOL, sys.argv[1], control=control)

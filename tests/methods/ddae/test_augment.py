@@ -53,7 +53,7 @@ def test_random_contrast_keeps_background_and_range(images):
 
 
 def test_contrast_does_not_depend_on_the_other_images(images):
-    # Nothing is normalised over the batch, which would carry labels of the batch into an image.
+    # Nothing is normalized over the batch, which would carry labels of the batch into an image.
     other = images.clone()
     other[1:] = 0.5
     y, z = (augment.random_contrast(x, rng()) for x in (images, other))

@@ -1,4 +1,6 @@
-"""The harmoniser: it moves images towards the truth, and keeps its promises on the way."""
+"""The harmonizer: it moves images towards the truth, and keeps its promises on the way."""
+
+from __future__ import annotations
 
 import os
 from dataclasses import replace
@@ -11,20 +13,11 @@ import torch
 from ddae_app.errors import ModelError, UsageError
 from ddae_app.imaging.noise import noise_sd
 from ddae_app.methods.base import Harmonizer
-from ddae_app.methods.data import make_condition
+from ddae_app.methods.condition import label_blind
 from ddae_app.methods.ddae.bundle import load_bundle
 from ddae_app.methods.ddae.harmonizer import DDAEHarmonizer
 
-from .toy import PRESET, PROTOCOL, anatomy, cohort, render, rmse, scan
-
-
-@pytest.fixture(scope='module')
-def fitted() -> DDAEHarmonizer:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    harmonizer = DDAEHarmonizer(preset=PRESET, protocol=PROTOCOL, device='cpu').fit(*cohort())
-    torch.set_num_threads(threads)
-    return harmonizer
+from ..toy_sites import anatomy, render, rmse, scan
 
 
 @pytest.fixture(scope='module')
@@ -78,8 +71,9 @@ def test_rendered_slices_are_denoised_as_much_as_they_are_noisy(fitted, images, 
     kept = render(replace(fitted, keep_noise=True), images, 'A', 'B')
     rendered, sd = (np.concatenate(part) for part in zip(*seen, strict=True))
     model, n = fitted.bundle.model, len(rendered)
-    look = model.look(make_condition([np.nan] * n, [None] * n, [1] * n))
-    common = model.to_common(torch.from_numpy(rendered)[:, None], look)[:, 0].numpy()
+    appearance = model.appearance_of(label_blind([1] * n))
+    slices = torch.from_numpy(rendered)[:, None]
+    common = model.appearance.to_common(slices, appearance)[:, 0].numpy()
     assert sd.tolist() == pytest.approx([noise_sd(image) for image in common])
     assert (sd > 0).all()
     np.testing.assert_allclose(np.maximum(rendered, 0), kept, atol=1e-6)
@@ -101,13 +95,14 @@ def test_input_is_left_alone(fitted, images):
     assert np.array_equal(images, before)
 
 
-def test_blind_to_age_and_sex_unless_told(fitted, images):
+def test_blind_to_age_and_sex_unless_asked_to_use_them(fitted, images):
     ages, sexes = [20.0] * 10, ['M'] * 10
     blind = render(fitted, images, 'A', 'B')
     assert np.array_equal(render(fitted, images, 'A', 'B', ages, sexes), blind)
-    told = replace(fitted, use_covariates=True)
-    assert not np.array_equal(render(told, images, 'A', 'B', ages, sexes), blind)
-    assert np.array_equal(render(told, images, 'A', 'B'), blind)
+    aware = replace(fitted, use_covariates=True)
+    assert not np.array_equal(render(aware, images, 'A', 'B', ages, sexes), blind)
+    assert np.array_equal(render(aware, images, 'A', 'B'), blind)
+    assert [x.facts()['LabelBlind'] for x in (fitted, aware)] == [True, False]
 
 
 def test_unknown_target_lists_the_sites(fitted, images):
@@ -130,8 +125,8 @@ def test_unseen_source(fitted, images):
 @pytest.mark.parametrize('mode', ['agnostic', 'adapt'])
 def test_a_site_never_seen_moves_towards_the_truth(fitted, brains, mode):
     before, others = (
-        np.stack([0.9 * b**1.3 + 0.05 * (b > 0) for b in people]).astype(np.float32)
-        for people in (brains, map(anatomy, range(2000, 2020)))
+        np.stack([0.9 * b**1.3 + 0.05 * (b > 0) for b in anatomies]).astype(np.float32)
+        for anatomies in (brains, map(anatomy, range(2000, 2020)))
     )
     truth = np.stack([scan(b, 'A') for b in brains])
     ready = replace(fitted, unseen_site=mode).adapted(others, 'X', list(map(str, range(20))))
@@ -139,11 +134,34 @@ def test_a_site_never_seen_moves_towards_the_truth(fitted, brains, mode):
     assert rmse(after, truth) < 0.6 * rmse(before, truth)
 
 
+def test_a_site_that_was_measured_into_a_file_is_as_if_adapted(fitted, images, tmp_path):
+    subjects, path = [f's{i}' for i in range(10)], tmp_path / 'site-X.safetensors'
+    fitted = replace(fitted, unseen_site='adapt')
+    adapted = fitted.adapted(images, 'X', subjects)
+    fitted.measure_site(images, 'X', subjects, path)
+    loaded = fitted.with_site('X', path)
+    assert loaded.appearances['X'].equals(adapted.appearances['X']).all()
+    first, second = (render(h, images, 'X', 'B') for h in (adapted, loaded))
+    assert first.tobytes() == second.tobytes()
+    with pytest.raises(UsageError, match='of 5 of its subjects, 4 are there'):
+        fitted.measure_site(images, 'X', ['a', 'b', 'c', 'd', 'd'] * 2, tmp_path / 'few')
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize('keep', [0, 20, -1])
+def test_a_broken_file_of_a_measured_site_is_refused(fitted, images, tmp_path, keep):
+    path = tmp_path / 'site-X.safetensors'
+    fitted.measure_site(images, 'X', [f's{i}' for i in range(10)], path)
+    path.write_bytes(path.read_bytes()[:keep])
+    with pytest.raises(ModelError, match='not the appearance of a site .* run the same command'):
+        fitted.with_site('X', path)
+
+
 def test_adapting_needs_scans_of_the_new_site(fitted, images):
     ready = replace(fitted, unseen_site='adapt')
     with pytest.raises(UsageError, match='source site X .* nor were its scans'):
         render(ready, images, 'X', 'B')
-    with pytest.raises(UsageError, match='adapt needs .* of 5 of its people, 4 are there'):
+    with pytest.raises(UsageError, match='adapt needs .* of 5 of its subjects, 4 are there'):
         ready.adapted(images, 'X', ['a', 'b', 'c', 'd', 'd'] * 2)
 
 
@@ -195,11 +213,11 @@ def test_without_condition_dropout_null_tokens_are_refused(fitted, images):
     plain = replace(fitted, bundle=paper)
     with pytest.raises(ModelError, match='without condition dropout'):
         render(plain, images, 'A', 'B')
-    told = replace(plain, use_covariates=True, unseen_site='agnostic')
+    aware = replace(plain, use_covariates=True, unseen_site='agnostic')
     known = ([50.0] * 10, ['F'] * 10)
-    assert render(told, images, 'A', 'B', *known).shape == images.shape
+    assert render(aware, images, 'A', 'B', *known).shape == images.shape
     with pytest.raises(ModelError, match='without condition dropout'):
-        render(told, images, 'X', 'B', *known)
+        render(aware, images, 'X', 'B', *known)
 
 
 def test_save_and_load(fitted, images, tmp_path):
@@ -210,7 +228,7 @@ def test_save_and_load(fitted, images, tmp_path):
     assert np.array_equal(render(loaded, images, 'A', 'B'), render(fitted, images, 'A', 'B'))
 
 
-def test_a_bundle_is_read_once_until_it_changes(fitted, tmp_path, monkeypatch):
+def test_a_model_file_is_read_once_until_it_changes(fitted, tmp_path, monkeypatch):
     reads = []
 
     def counted(*arguments):
@@ -220,20 +238,20 @@ def test_a_bundle_is_read_once_until_it_changes(fitted, tmp_path, monkeypatch):
     monkeypatch.setattr('ddae_app.methods.ddae.harmonizer.load_bundle', counted)
     path = tmp_path / 'model.safetensors'
     fitted.save(path)
-    first = DDAEHarmonizer.load(path, 'cpu')
-    assert DDAEHarmonizer.load(path, 'cpu').bundle is first.bundle
+    first = DDAEHarmonizer.load(path, device='cpu')
+    assert DDAEHarmonizer.load(path, device='cpu').bundle is first.bundle
     assert len(reads) == 1
     os.utime(path, ns=(1, 1))
-    DDAEHarmonizer.load(path, 'cpu')
+    DDAEHarmonizer.load(path, device='cpu')
     assert len(reads) == 2
 
 
-def test_a_missing_bundle_says_so(tmp_path):
+def test_a_missing_model_file_is_reported(tmp_path):
     with pytest.raises(ModelError, match='no such model file'):
-        DDAEHarmonizer.load(tmp_path / 'none', 'cpu')
+        DDAEHarmonizer.load(tmp_path / 'none', device='cpu')
 
 
 def test_nothing_is_negative(fitted, images, monkeypatch):
-    monkeypatch.setattr('ddae_app.methods.ddae.render.render_at_site', lambda _, x, *rest: x - 0.5)
+    monkeypatch.setattr('ddae_app.methods.ddae.render.edit_to_site', lambda _, x, *rest: x - 0.5)
     out = render(replace(fitted, keep_noise=True), images, 'A', 'B')
     np.testing.assert_array_equal(out, np.where(images > 0, np.maximum(images - 0.5, 0), 0))

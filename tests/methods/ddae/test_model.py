@@ -1,20 +1,22 @@
 """The networks: shapes, what depends on what, and the presets' sizes."""
 
+from __future__ import annotations
+
 from dataclasses import replace
 
 import pytest
 import torch
 
 from ddae_app.errors import ModelError
-from ddae_app.methods.ddae.appearance import CEILING
 from ddae_app.methods.ddae.bundle import save_bundle
-from ddae_app.methods.ddae.config import PRESETS, ModelConfig, TrainConfig
-from ddae_app.methods.ddae.editing import denoise_at_site, noise_level, render_at_site
+from ddae_app.methods.ddae.config import ModelConfig, TrainConfig
+from ddae_app.methods.ddae.editing import edit_to_site
 from ddae_app.methods.ddae.losses import training_loss
-from ddae_app.methods.ddae.model import DDAE
+from ddae_app.methods.ddae.model import DDAE, Networks
+from ddae_app.methods.ddae.presets import PRESETS, preset_of
 from ddae_app.methods.ddae.unet import AdaptiveNorm, Codes, Stem
 
-from .toy import CONFIG, condition, info, random_model
+from ..toy import CONFIG, condition, info, random_model
 
 NAN = float('nan')
 FIRST = torch.zeros(2, dtype=torch.int64)
@@ -40,7 +42,7 @@ def test_shapes(unshuffle):
 
 def test_an_untrained_network_answers_zero(inputs):
     x, t = inputs
-    model = DDAE(CONFIG, 2)
+    model = DDAE(Networks(CONFIG, 2))
     assert not model(x, t, model.embed(condition()), model.encode(x, FIRST)).any()
 
 
@@ -64,7 +66,8 @@ def test_gradients_reach_both_encoders(inputs):
     model = random_model()
     generator = torch.Generator().manual_seed(0)
     training_loss(model, x, x, condition(), generator).backward()
-    for part in (model.semantic, model.condition, model.unet):
+    networks = model.networks
+    for part in (networks.semantic, networks.condition, networks.unet):
         grads = [p.grad for p in part.parameters()]
         assert all(g is not None and g.isfinite().all() for g in grads)
         assert any(g.any() for g in grads)
@@ -75,7 +78,8 @@ def test_each_missing_fact_gives_its_null_token():
     known = model.embed(condition())
     missing = model.embed(condition((NAN, NAN), (-1, -1), (-1, -1)))
     assert torch.equal(missing[0], missing[1])
-    null = torch.cat([model.condition.null_age, model.condition.sex[2], model.condition.site[2]])
+    encoder = model.networks.condition
+    null = torch.cat([encoder.null_age, encoder.sex[2], encoder.site[2]])
     assert torch.equal(missing[0], null)
     a, s = CONFIG.age_dim, CONFIG.sex_dim
     groups = [slice(0, a), slice(a, a + s), slice(a + s, None)]
@@ -89,7 +93,7 @@ def test_each_missing_fact_gives_its_null_token():
 def test_a_missing_age_gives_finite_gradients():
     model = random_model()
     model.embed(condition(age=(NAN, 40.0))).sum().backward()
-    assert all(p.grad.isfinite().all() for p in model.condition.parameters())
+    assert all(p.grad.isfinite().all() for p in model.networks.condition.parameters())
 
 
 def test_condition_dropout_drops_groups_independently():
@@ -101,30 +105,9 @@ def test_condition_dropout_drops_groups_independently():
     assert (missing[0] * missing[1]).mean().item() == pytest.approx(0.15**2, abs=0.01)
 
 
-def test_nothing_changes_when_source_is_target():
-    x = torch.rand((2, 1, 16, 16), generator=torch.Generator().manual_seed(0)) * 1.2
-    model = random_model()
-    assert torch.equal(render_at_site(model, x, condition(), condition(), 3), x)
-    # One image of two: the other one still changes.
-    out = render_at_site(model, x, condition(), condition(site=(0, 0)), 3)
-    assert torch.equal(out[0], x[0])
-    assert (out[1] - x[1]).abs().max() > 1e-3
-
-
-def test_what_exceeds_the_ceiling_is_kept():
-    x = torch.rand((1, 1, 16, 16), generator=torch.Generator().manual_seed(0))
-    x[..., 5] = CEILING
-    brighter = x.clone()
-    brighter[..., 5] = 1.7
-    one = [condition((NAN,), (-1,), (s,)) for s in (0, 1)]
-    model = random_model()
-    change = [render_at_site(model, v, *one, 3) - v for v in (x, brighter)]
-    torch.testing.assert_close(change[0], change[1], atol=1e-6, rtol=0)
-
-
 def test_tiny_is_tiny(tmp_path):
     config = PRESETS['tiny'].model
-    model = DDAE(config, n_sites=20)
+    model = DDAE(Networks(config, n_sites=20))
     assert sum(p.numel() for p in model.parameters()) <= 2.5e6
     sites = tuple(f'site{i}' for i in range(20))
     rows = (tuple([0.12345] * 101),) * 20
@@ -142,7 +125,7 @@ def test_paper_preset_is_the_reconstruction():
     assert (paper.schedule, paper.prediction) == ('linear', 'epsilon')
     assert not paper.encoder_augment
     assert paper.condition_dropout == 0
-    model = DDAE(paper, 7)
+    model = DDAE(Networks(paper, 7))
     x = torch.zeros(1, 1, 128, 128)
     out = model(
         x,
@@ -179,36 +162,24 @@ def test_wrong_training_settings_are_refused():
 
 
 @pytest.mark.parametrize('site_average', [False, True])
-def test_the_average_of_a_site_is_taken_off_and_put_back(site_average):
-    model = DDAE(replace(CONFIG, site_average=site_average), 2)  # untrained: all codes are alike
-    model.average.fill_(0.4)
-    model.effect[0], model.effect[1] = -0.2, 0.2
+def test_the_average_of_a_site_is_subtracted_and_that_of_the_target_added(site_average):
+    # Untrained, so that all codes are alike.
+    model = DDAE(Networks(replace(CONFIG, site_average=site_average), 2))
+    model.appearance.average.fill_(0.4)
+    model.appearance.effect[0], model.appearance.effect[1] = -0.2, 0.2
     x = torch.full((2, 1, 16, 16), 0.3)
-    found = model.normalise(x, model.look(condition(site=(1, -1))))
-    assert found[0].unique().tolist() == pytest.approx([-0.6])
-    assert found[1].unique().tolist() == pytest.approx([-0.2])
-    out = render_at_site(model, x, condition(site=(0, -1)), condition(site=(1, 1)), 3)
+    deviations = model.appearance.normalize(x, model.appearance_of(condition(site=(1, -1))))
+    assert deviations[0].unique().tolist() == pytest.approx([-0.6])
+    assert deviations[1].unique().tolist() == pytest.approx([-0.2])
+    out = edit_to_site(model, x, condition(site=(0, -1)), condition(site=(1, 1)), 3)
     assert (out - x).mean(dim=(1, 2, 3)).tolist() == pytest.approx([0.4, 0.2], abs=1e-5)
 
 
-@pytest.mark.parametrize('told', [False, True])
-def test_coordinates_tell_places_apart(told):
-    stem = Stem(replace(CONFIG, coordinates=told), 8)
+@pytest.mark.parametrize('coordinates', [False, True])
+def test_only_coordinates_distinguish_places(coordinates):
+    stem = Stem(replace(CONFIG, coordinates=coordinates), 8)
     inner = stem(torch.zeros(1, 1, 16, 16))[0, :, 1:-1, 1:-1].flatten(1)
-    assert (inner.std(dim=1) > 1e-3).all() == told
-
-
-def test_nothing_changes_even_if_the_rows_of_a_batch_round_differently(monkeypatch):
-    model = random_model()
-    exact = model.unet.forward
-
-    def uneven(x_t, *codes):
-        return exact(x_t, *codes) + 1e-3 * torch.arange(len(x_t))[:, None, None, None]
-
-    monkeypatch.setattr(model.unet, 'forward', uneven)
-    x = torch.full((1, 1, 16, 16), 0.5)
-    one = condition((40.0,), (0,), (0,))
-    assert torch.equal(render_at_site(model, x, one, one, 3), x)
+    assert (inner.std(dim=1) > 1e-3).all() == coordinates
 
 
 def test_codes_modulate_in_the_published_order():
@@ -223,46 +194,20 @@ def test_codes_modulate_in_the_published_order():
     torch.testing.assert_close(layer(x, codes), h)
 
 
-def rendered_inputs(model, monkeypatch, noise_sd):
-    """What the network is shown while an image of site 0 is rendered at site 1."""
-    shown, exact = [], model.unet.forward
-
-    def spy(x_t, t, *codes):
-        shown.append((x_t, t))
-        return exact(x_t, t, *codes)
-
-    monkeypatch.setattr(model.unet, 'forward', spy)
-    x = torch.full((1, 1, 16, 16), 0.5)
-    one = [condition((NAN,), (-1,), (s,)) for s in (0, 1)]
-    render_at_site(model, x, *one, 4, noise_sd=torch.tensor([noise_sd]))
-    return shown
+def test_a_shorter_run_of_a_preset_keeps_its_proportions():
+    whole, short = PRESETS['tiny'], preset_of('tiny', 6_400)
+    assert preset_of('tiny') is whole and short.model == whole.model
+    assert (short.train.images, short.train.warmup_images) == (6_400, 320)
+    assert short.train.ema_halflife_images == 320 == short.train.validation_interval_images
+    # A longer one averages and warms up no longer.
+    longer = preset_of('tiny', 640_000)
+    assert longer.train == replace(whole.train, images=640_000)
 
 
-def test_rendering_stays_where_the_networks_were_trained(monkeypatch):
-    model = random_model(replace(CONFIG, noise_corrected=True))
-    model.noise[:2] = torch.tensor([0.05, 0.1])
-    levels = [
-        noise_level(model.alpha_bar[t]).min().item()
-        for _, t in rendered_inputs(model, monkeypatch, 0.05)
-    ]
-    assert min(levels) == pytest.approx(1.25 * 0.1 / model.deviation.item(), rel=0.05)
-
-
-def test_the_noise_of_an_image_is_a_part_of_that_of_its_level(monkeypatch):
-    model = random_model(replace(CONFIG, noise_corrected=True))
-    model.noise[:2] = 0.1
-    for own in (0.0, 0.1):
-        x_t, t = rendered_inputs(model, monkeypatch, own)[-1]
-        alpha_bar = model.alpha_bar[t[0]]
-        added = (x_t[0] / alpha_bar.sqrt()).std().item()  # the image itself is flat
-        level = noise_level(alpha_bar).item()
-        expected = (level**2 - (own / model.deviation.item()) ** 2) ** 0.5
-        assert added == pytest.approx(expected, rel=0.1)
-
-
-def test_denoising_takes_the_site_for_unknown_where_training_showed_that():
-    x, sd = torch.rand((2, 1, 16, 16)), torch.tensor([0.1, 0.1])
-    for dropout, alike in ((0.15, True), (0.0, False)):
-        model = random_model(replace(CONFIG, condition_dropout=dropout))
-        a, b = (denoise_at_site(model, x, condition(site=(s, s)), sd) for s in (0, 1))
-        assert torch.equal(a, b) == alike
+def test_sites_without_a_code_of_their_own_have_that_of_an_unknown_one():
+    trained = random_model()
+    model = DDAE(trained.networks, codes=[-1, 1, -1])
+    z_k = model.embed(condition((40.0,) * 4, (0,) * 4, (0, 1, 2, -1)))
+    expected = trained.embed(condition((40.0,) * 4, (0,) * 4, (-1, 1, -1, -1)))
+    assert torch.equal(z_k, expected)
+    assert not torch.equal(z_k[0], z_k[1])

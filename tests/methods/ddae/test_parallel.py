@@ -12,13 +12,14 @@ import torch
 
 from ddae_app.bids.dataset import read_tsv
 from ddae_app.errors import DdaeError, UsageError
-from ddae_app.methods.ddae import train as loop
+from ddae_app.methods.ddae import losses
 from ddae_app.methods.ddae.bundle import load_bundle
-from ddae_app.methods.ddae.parallel import others_needed, start_fabric
+from ddae_app.methods.ddae.train import train
+from ddae_app.methods.parallel import others_needed, start_fabric
 
-from .toy import MODEL, PROTOCOL, TRAIN, slices
+from ..toy import CONFIG, PROTOCOL, TRAIN, slices
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 def run(processes: int, out: Path) -> None:
@@ -48,24 +49,24 @@ def test_two_processes_learn_what_one_does(tmp_path):
 
 
 def test_bf16_learns_what_fp32_does(tmp_path, monkeypatch):
-    """In networks alone: images, ages and noise are not rounded."""
-    seen, real = set(), loop.training_loss
+    """Only networks compute in bf16: images, ages and noise are not rounded."""
+    seen, real = set(), losses.training_loss
 
     def spy(model, x_0, view, condition, *rest):
-        seen.update(tensor.dtype for tensor in (x_0, view, condition.age, model.curve))
+        seen.update(tensor.dtype for tensor in (x_0, view, condition.age, model.appearance.curve))
         return real(model, x_0, view, condition, *rest)
 
-    monkeypatch.setattr(loop, 'training_loss', spy)
-    losses = {}
+    monkeypatch.setattr(losses, 'training_loss', spy)
+    final = {}
     for precision in ('fp32', 'bf16'):
         folder, fabric = tmp_path / precision, start_fabric('cpu', precision)
-        loop.train(slices(), MODEL, TRAIN, PROTOCOL, folder, fabric=fabric)
-        losses[precision] = [float(row['train_loss']) for row in read_tsv(folder / 'losses.tsv')]
+        train(slices(), CONFIG, TRAIN, PROTOCOL, folder, fabric=fabric)
+        final[precision] = [float(row['train_loss']) for row in read_tsv(folder / 'losses.tsv')]
     assert seen == {torch.float32}
-    assert losses['bf16'] == pytest.approx(losses['fp32'], rel=0.02)
-    assert losses['bf16'] != losses['fp32']
+    assert final['bf16'] == pytest.approx(final['fp32'], rel=0.02)
+    assert final['bf16'] != final['fp32']
     weights = load_bundle(tmp_path / 'bf16' / 'model.safetensors').model.state_dict()
-    assert weights['curve'].dtype == torch.float32
+    assert weights['appearance.curve'].dtype == torch.float32
 
 
 def test_alone_without_a_launcher():
@@ -105,7 +106,7 @@ def test_one_gpu_for_many_processes_is_refused(monkeypatch):
         torch.distributed.DistBackendError('NCCL error: remote process exited'),
     ],
 )
-def test_of_a_lost_process_the_others_say_a_line(error):
+def test_the_others_report_a_lost_process_in_one_line(error):
     many = SimpleNamespace(world_size=2)
     with (
         pytest.raises(DdaeError, match='another process of this training ended'),

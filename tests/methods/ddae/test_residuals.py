@@ -1,4 +1,4 @@
-"""What rendering leaves of a site is measured, and undone by the next rendering."""
+"""Residual site effects are measured, and undone by the correction."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ import pytest
 import torch
 from scipy.ndimage import gaussian_filter
 
+from ddae_app.methods.condition import batch_of, condition_of
 from ddae_app.methods.data import SliceData
-from ddae_app.methods.ddae.appearance import edge_depth
-from ddae_app.methods.ddae.appearance_fit import learn_looks
-from ddae_app.methods.ddae.model import DDAE
-from ddae_app.methods.ddae.render import _evened
-from ddae_app.methods.ddae.residuals import learn_leftovers
+from ddae_app.methods.ddae.appearance import fit_site_appearance
+from ddae_app.methods.ddae.intensity import edge_depth
+from ddae_app.methods.ddae.residuals import ResidualCorrection, fit_residual_correction
 from ddae_app.methods.ddae.sharpness import soften
 
-from ..model.toy import CONFIG
+from ..toy import CONFIG
 
 SIZE = 48
-LOOKS = replace(CONFIG, image_size=SIZE, attention=(), site_curve=True)
+CURVES = replace(CONFIG, image_size=SIZE, attention=(), site_curve=True)
+AVERAGES = replace(CURVES, site_average=True)
 
 
-def people(n, seed=0):
-    """Two sites of which the second is bent, with older people, whose brains are darker."""
+def population(n, seed=0):
+    """Two sites of which the second is bent, with older subjects, whose brains are darker."""
     rng = np.random.default_rng(seed)
     sites = np.repeat(['A', 'B'], n)
     ages = rng.uniform(20, 60, 2 * n) + np.where(sites == 'B', 10, 0)
@@ -36,23 +36,30 @@ def people(n, seed=0):
     return SliceData(images.astype(np.float32), tuple(sites), ages, ('M', 'F') * n, names)
 
 
-def learnt(data, **changes):
-    model = DDAE(replace(LOOKS, **changes), 2).eval()
-    learn_looks(model, data, np.arange(len(data)))
-    return model
+def corrected_for(config, data, rendering):
+    """The site appearance, and the residual correction of a rendering that depends on it."""
+    rows = np.arange(len(data))
+    appearance = fit_site_appearance(config, data, rows)
+    render = rendering(appearance)
+    return appearance, fit_residual_correction(config, appearance, data, rows, render)
+
+
+def appearance_at(appearance, condition):
+    return appearance(condition.site, condition.position)
 
 
 SOFT = torch.tensor([[0.0, 0.0, 0.0], [0.0, 0.06, -0.03]])
 
 
-def flawed(seen):
-    """A rendering that brings every scan to the common look, but B softer and darker."""
+def flawed(sites, calls=None):
+    """A rendering that brings every scan to the common appearance, but B softer and darker."""
 
-    def render(model, x, source, target, batch_size=8):
-        seen.append((source.site.tolist(), target.site.tolist()))
-        common = soften(model.to_common(x, model.look(source)), SOFT[source.site])
+    def render(x, source, target):
+        if calls is not None:
+            calls.append((source.site.tolist(), target.site.tolist()))
+        common = soften(sites.to_common(x, appearance_at(sites, source)), SOFT[source.site])
         y = common * (1 - 0.05 * (source.site == 1)[:, None, None, None])
-        return model.from_common(y, model.look(target), edge_depth(x))
+        return sites.from_common(y, appearance_at(sites, target), edge_depth(x))
 
     return render
 
@@ -60,96 +67,109 @@ def flawed(seen):
 @pytest.fixture
 def measured(monkeypatch, caplog):
     caplog.set_level('INFO', logger='ddae_app')
-    data, seen = people(150), []
-    model = learnt(data)
-    monkeypatch.setattr('ddae_app.methods.ddae.residuals.render', flawed(seen))
     monkeypatch.setattr('ddae_app.methods.ddae.residuals.MAX_SCANS', 120)
-    learn_leftovers(model, data, np.arange(300))
+    data, calls = population(150), []
+    appearance, residuals = corrected_for(CURVES, data, lambda sites: flawed(sites, calls))
     # It takes minutes, so it says so.
     assert 'rendering 100 scans' in caplog.text
-    return model, data, seen
+    return appearance, residuals, data, calls
 
 
 UPPER = torch.arange(SIZE)[:, None] < SIZE // 2
 
 
-def flat(model, x, source, target, batch_size=8):
-    """A rendering that brings every scan to the common look, but shows less of B's upper half."""
-    common = model.to_common(x, model.look(source))
-    average = model.look(source).average
-    weak = UPPER & (source.site == 1)[:, None, None, None]
-    y = torch.where(weak, average + 0.7 * (common - average), common)
-    return model.from_common(y, model.look(target), edge_depth(x))
+def flat(sites):
+    """A rendering to the common appearance, in which the upper half of B varies less."""
+
+    def render(x, source, target):
+        common = sites.to_common(x, appearance_at(sites, source))
+        average = appearance_at(sites, source).average
+        weak = UPPER & (source.site == 1)[:, None, None, None]
+        y = torch.where(weak, average + 0.7 * (common - average), common)
+        return sites.from_common(y, appearance_at(sites, target), edge_depth(x))
+
+    return render
 
 
-def test_where_people_of_a_site_differ_less_is_told(monkeypatch):
-    data = people(150)
-    model = learnt(data, site_average=True)
-    monkeypatch.setattr('ddae_app.methods.ddae.residuals.render', flat)
-    learn_leftovers(model, data, np.arange(300))
-    ratio = (model.spread[1] / model.spread[0])[0, :, 2:-2]  # 13 knots, four pixels apart
+def test_the_spread_of_a_site_is_measured_where_its_subjects_differ_less():
+    _, residuals = corrected_for(AVERAGES, population(150), flat)
+    ratio = (residuals.spread[1] / residuals.spread[0])[0, :, 2:-2]  # 13 knots, 4 pixels apart
     # Shrunk towards 1, by what chance would make of so few.
     assert 0.68 < ratio[2:5].mean() < 0.82
     assert ratio[8:11].mean() == pytest.approx(1, abs=0.04)
-    assert (model.spread[2] == 1).all()
+    assert (residuals.spread[2] == 1).all()
 
 
-def test_nothing_is_told_where_some_people_have_no_brain(monkeypatch):
-    data = people(40)
+def test_no_spread_is_measured_where_some_subjects_have_no_brain():
+    data = population(40)
     data.images[::5, :, :12] = 0
-    model = learnt(data, site_average=True)
-    monkeypatch.setattr('ddae_app.methods.ddae.residuals.render', flat)
-    learn_leftovers(model, data, np.arange(80))
-    assert (model.spread[:, :, :3] == 1).all()
-    assert (model.spread[:2, :, 4:6, 2:-2] != 1).all()
+    _, residuals = corrected_for(AVERAGES, data, flat)
+    assert (residuals.spread[:, :, :3] == 1).all()
+    assert (residuals.spread[:2, :, 4:6, 2:-2] != 1).all()
 
 
 def test_a_part_of_the_scans_is_rendered_as_of_an_unknown_site(measured):
-    sources, targets = (sum(lists, []) for lists in zip(*measured[2], strict=True))
+    sources, targets = (sum(lists, []) for lists in zip(*measured[3], strict=True))
     assert set(targets) == {-1}
     assert [sources.count(site) for site in (0, 1)] == [50, 50]
 
 
-def test_the_softness_and_the_contrast_of_each_site_are_told(measured):
-    model = measured[0]
-    softness = (model.softness[1] - model.softness[0]).tolist()
+def test_the_softness_and_the_contrast_of_each_site_are_measured(measured):
+    residuals = measured[1]
+    softness = (residuals.softness[1] - residuals.softness[0]).tolist()
     assert softness == pytest.approx([0, 0.06, -0.03], abs=0.01)
-    assert not model.softness[2].any()
-    ratio = (model.rendered[1] / model.rendered[0])[4:-3]
+    assert not residuals.softness[2].any()
+    ratio = (residuals.rendered[1] / residuals.rendered[0])[4:-3]
     assert ratio.tolist() == pytest.approx([0.95] * len(ratio), abs=0.02)
-    assert (model.rendered.diff(dim=1) > 0).all()
+    assert (residuals.rendered.diff(dim=1) > 0).all()
 
 
-def test_both_are_undone(measured):
-    model, data, _ = measured
+def test_softness_and_contrast_are_corrected(measured):
+    sites, residuals, data, _ = measured
     rows = np.arange(150, 160)
-    source, target = data.condition(rows), data.condition(rows - 150)
-    x = data.batch(rows)
-    wanted = model.to_common(x, model.look(source))
-    wanted = model.from_common(wanted, model.look(target), edge_depth(x))
-    flaw = flawed([])(model, x, source, target)
-    error = [
-        (y - wanted)[x > 0].square().mean().sqrt().item()
-        for y in (flaw, _evened(model, flaw, source, target))
-    ]
+    source, target = condition_of(data, rows), condition_of(data, rows - 150)
+    x = batch_of(data, rows)
+    ideal = sites.to_common(x, appearance_at(sites, source))
+    wanted = sites.from_common(ideal, appearance_at(sites, target), edge_depth(x))
+    rendered = flawed(sites)(x, source, target)
+    common = residuals(
+        sites.to_common(rendered, appearance_at(sites, target)),
+        sites.average_at(source.position),
+        source.position,
+        source.site,
+        target.site,
+    )
+    corrected = sites.from_common(common, appearance_at(sites, target), edge_depth(x))
+    error = [(y - wanted)[x > 0].square().mean().sqrt().item() for y in (rendered, corrected)]
     assert error[1] < error[0] / 3
 
 
 @pytest.mark.parametrize('changes', [{'site_curve': False}, {'condition_dropout': 0.0}])
-def test_nothing_is_measured_in_a_model_that_cannot_do_without_the_site(changes):
-    data = people(5)
-    model = learnt(data, **changes)
-    before = model.rendered.clone()
-    learn_leftovers(model, data, np.arange(10))
-    assert torch.equal(model.rendered, before) and not model.softness.any()
+def test_nothing_is_measured_with_networks_that_cannot_do_without_the_site(changes):
+    def never(*_):
+        raise AssertionError('nothing is to be rendered')
+
+    config, data = replace(CURVES, **changes), population(5)
+    _, residuals = corrected_for(config, data, lambda _: never)
+    site = torch.tensor([0, 1])
+    assert residuals.changes_nothing(site, site.flip(0)).all()
 
 
-def test_white_matter_is_found_where_most_people_have_it(monkeypatch):
-    data = people(40)
+def test_white_matter_is_found_where_most_subjects_have_it():
+    data = population(40)
     bright = np.s_[:, :, 10:36, 10:36]
     data.images[bright] = np.clip(data.images[bright], 0.5, 1) ** 0.3
-    model = learnt(data)
-    monkeypatch.setattr('ddae_app.methods.ddae.residuals.render', flawed([]))
-    learn_leftovers(model, data, np.arange(80))
-    inner, outside = model.white[0, 13:33, 13:33], model.white[0, 40:, :]
-    assert (inner > model.white_level).all() and not outside.any()
+    _, residuals = corrected_for(CURVES, data, flawed)
+    inner, outside = residuals.white[0, 13:33, 13:33], residuals.white[0, 40:, :]
+    assert (inner > residuals.white_level).all() and not outside.any()
+
+
+def test_every_residual_effect_counts_as_a_change():
+    source, target = torch.tensor([0, 1]), torch.tensor([1, 1])
+    for name in ('spread', 'softness', 'rendered', 'white'):
+        residuals = ResidualCorrection((1, SIZE, SIZE), 2)
+        assert residuals.changes_nothing(source, target).all()
+        getattr(residuals, name)[0] += 0.1
+        # White matter shows the shading of each scan, from whatever site it comes.
+        same_site = name != 'white'
+        assert residuals.changes_nothing(source, target).tolist() == [False, same_site]

@@ -1,4 +1,4 @@
-"""Softening, sharpening, and telling how rough an image is."""
+"""Softening, sharpening, and measuring how rough an image is."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ def test_a_little_of_it_is_a_gaussian_blur_along_that_axis(texture):
     inner = np.s_[:, :, 8:-8, 8:-8]
     for axis, amount in ((2, [0.0, 0.125, 0.0]), (3, [0.0, 0.0, 0.125])):
         blurred = gaussian_filter1d(texture.numpy(), 0.5, axis, mode='nearest')
-        found = soften(texture, torch.tensor([amount])).numpy()
+        softened = soften(texture, torch.tensor([amount])).numpy()
         change = np.abs(blurred - texture.numpy())[inner].max()
-        assert np.abs(found - blurred)[inner].max() < 0.2 * change
+        assert np.abs(softened - blurred)[inner].max() < 0.2 * change
 
 
 def test_sharpening_undoes_a_little_softening(texture):

@@ -1,5 +1,7 @@
 """The training loop: what it writes, and that a killed run ends as an undisturbed one."""
 
+from __future__ import annotations
+
 import signal
 import subprocess
 import sys
@@ -14,9 +16,13 @@ from safetensors.torch import load_file
 from ddae_app.errors import DdaeError, ModelError, UsageError
 from ddae_app.methods.ddae.bundle import load_bundle
 from ddae_app.methods.ddae.losses import training_loss
-from ddae_app.methods.ddae.train import train
+from ddae_app.methods.ddae.train import TrainingControl, train
+from ddae_app.methods.modelfile import ModelIdentity, read_model_info
+from ddae_app.settings import check_value
 
-from .toy import MODEL, PROTOCOL, TRAIN, changed, slices
+from ..toy import CONFIG, PROTOCOL, TRAIN, slices
+
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture(autouse=True)
@@ -38,8 +44,11 @@ def finished(tmp_path_factory):
     return path, reports
 
 
-def run(folder, **options):
-    return train(slices(), MODEL, TRAIN, PROTOCOL, folder, **options)
+def run(folder, *, seed=0, identity=None, **control):
+    return train(
+        slices(), CONFIG, TRAIN, PROTOCOL, folder, seed=seed, identity=identity,
+        control=TrainingControl(**control),
+    )  # fmt: skip
 
 
 class StoppedError(Exception):
@@ -54,7 +63,7 @@ def stop_after(images):
     return progress
 
 
-def test_bundle_and_losses(finished):
+def test_model_file_and_losses(finished):
     path, _ = finished
     assert path.name == 'model.safetensors'
     info = load_bundle(path).info
@@ -100,8 +109,8 @@ def test_stopped_and_resumed_is_as_undisturbed(finished, tmp_path, images):
 
 def test_killed_and_resumed_is_as_undisturbed(finished, tmp_path):
     path, _ = finished
-    script = Path(__file__).with_name('killed_run.py')
-    killed = subprocess.run([sys.executable, str(script), str(tmp_path), '56'], check=False)
+    command = [sys.executable, '-m', 'tests.methods.ddae.killed_run', str(tmp_path), '56']
+    killed = subprocess.run(command, check=False, cwd=ROOT)
     assert killed.returncode == -signal.SIGKILL
     reports = []
     assert run(tmp_path, progress=reports.append).read_bytes() == path.read_bytes()
@@ -124,8 +133,8 @@ def test_dropout_and_noise_differ_from_step_to_step(finished):
     ('change', 'message'),
     [
         ({'train_config': replace(TRAIN, learning_rate=2e-3)}, 'train.learning_rate is 0.001'),
-        ({'model_config': replace(MODEL, channels=16)}, 'model.channels is 8 there and 16 now'),
-        ({'data': changed(slices(), ages=np.full(20, 50.0))}, 'run.data is'),
+        ({'model_config': replace(CONFIG, channels=16)}, 'model.channels is 8 there and 16 now'),
+        ({'data': replace(slices(), ages=np.full(20, 50.0))}, 'run.data is'),
         ({'protocol': replace(PROTOCOL, slices='all')}, "protocol.slices is 'medial'"),
         ({'seed': 5}, 'run.seed is 0 there and 5 now'),
     ],
@@ -134,7 +143,7 @@ def test_checkpoint_of_another_run_is_refused(finished, change, message):
     path, _ = finished
     arguments = {
         'data': slices(),
-        'model_config': MODEL,
+        'model_config': CONFIG,
         'train_config': TRAIN,
         'protocol': PROTOCOL,
         'out_dir': path.parent,
@@ -152,34 +161,45 @@ def test_broken_checkpoint_is_refused(tmp_path, content):
 
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
     wild = replace(TRAIN, learning_rate=1.0, grad_clip=1e6, warmup_images=0, images=8000)
-    deaf = replace(MODEL, z_u_noise=0.0)
+    deaf = replace(CONFIG, z_u_noise=0.0)
     with pytest.raises(DdaeError, match='lower learning_rate') as caught:
-        train(slices(), deaf, wild, PROTOCOL, tmp_path, checkpoint_seconds=1e9)
+        train(slices(), deaf, wild, PROTOCOL, tmp_path)
     assert 'finite' in str(caught.value)
     assert not (tmp_path / 'model.safetensors').exists()
 
 
 def test_slices_of_another_size_are_refused(tmp_path):
     with pytest.raises(UsageError, match=r'\(1, 16, 16\), the network takes \(1, 32, 32\)'):
-        train(slices(), replace(MODEL, image_size=32, attention=()), TRAIN, PROTOCOL, tmp_path)
+        train(slices(), replace(CONFIG, image_size=32, attention=()), TRAIN, PROTOCOL, tmp_path)
 
 
 @pytest.mark.parametrize('name', ['', '../up', 'a b', '.hidden'])
 def test_names_that_cannot_be_file_names_are_refused(tmp_path, name):
     with pytest.raises(UsageError, match='model name'):
-        run(tmp_path, name=name)
+        run(tmp_path, identity=ModelIdentity(name))
+
+
+def test_a_name_that_the_command_line_allows_is_written(tmp_path):
+    check_value('model_name', 'my+model')
+    identity = ModelIdentity('my+model', 'ours', phantom=True, notes='a trial')
+    config = replace(TRAIN, images=8)
+    path = train(slices(), CONFIG, config, PROTOCOL, tmp_path, identity=identity)
+    assert path == tmp_path / 'my+model.safetensors'
+    info = read_model_info(path)
+    assert (info.name, info.phantom, info.notes) == ('my+model', True, 'a trial')
+    assert info.training.dataset == 'ours'
 
 
 def test_no_held_out_subject(tmp_path):
     config = replace(TRAIN, validation_fraction=0.0, images=8)
-    path = train(slices(), MODEL, config, PROTOCOL, tmp_path)
+    path = train(slices(), CONFIG, config, PROTOCOL, tmp_path)
     assert (tmp_path / 'losses.tsv').read_text().splitlines()[1].endswith('\tn/a')
     assert load_bundle(path).info.training.validation_loss is None
 
 
 def test_no_known_age(tmp_path):
-    data = changed(slices(), ages=np.full(20, np.nan))
-    path = train(data, MODEL, replace(TRAIN, images=8), PROTOCOL, tmp_path)
+    data = replace(slices(), ages=np.full(20, np.nan))
+    path = train(data, CONFIG, replace(TRAIN, images=8), PROTOCOL, tmp_path)
     assert load_bundle(path).info.age_sd == 1
 
 
@@ -191,27 +211,29 @@ def test_only_the_encoder_sees_another_contrast(tmp_path, monkeypatch, augmented
         seen.append((x, view))
         return training_loss(model, x, view, *rest)
 
-    monkeypatch.setattr('ddae_app.methods.ddae.train.training_loss', spy)
+    monkeypatch.setattr('ddae_app.methods.ddae.losses.training_loss', spy)
     still = replace(TRAIN, images=8, shift_pixels=0)
     data = slices()
-    train(data, replace(MODEL, encoder_augment=augmented), still, PROTOCOL, tmp_path)
-    normalised, view = seen[0]
-    images, known = normalised * 0.5 + 0.5, torch.from_numpy(data.images)
+    train(data, replace(CONFIG, encoder_augment=augmented), still, PROTOCOL, tmp_path)
+    normalized, view = seen[0]
+    images, known = normalized * 0.5 + 0.5, torch.from_numpy(data.images)
     assert torch.allclose(images, view, atol=1e-6) != augmented
     assert all(any(torch.allclose(x[0], image, atol=1e-6) for image in known) for x in images)
 
 
 def test_every_step_draws_its_own_times_and_noise(tmp_path):
     # One image again and again, and a network that hardly learns.
-    data = changed(slices(1, ('A',)), sexes=('M',))
+    data = replace(slices(1, ('A',)), sexes=('M',))
     config = replace(TRAIN, images=12, batch_size=1, learning_rate=1e-8)
     config = replace(config, shift_pixels=0)
     reports = []
-    train(data, MODEL, config, PROTOCOL, tmp_path, progress=reports.append)
+    train(
+        data, CONFIG, config, PROTOCOL, tmp_path, control=TrainingControl(progress=reports.append)
+    )
     assert np.std([r.loss for r in reports]) > 0.01
 
 
-def test_the_bundle_holds_the_average(finished):
+def test_the_model_file_holds_the_average(finished):
     path, _ = finished
     saved = load_file(path.with_name('checkpoint.safetensors'))
     weights = load_file(path)

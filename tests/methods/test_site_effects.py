@@ -1,0 +1,68 @@
+"""What a site adds to a measure is separated from age, sex and chance."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from ddae_app.methods.data import SliceData
+from ddae_app.methods.site_effects import site_effects
+
+
+def population(n, *, older=0.0, sites=('A', 'B')):
+    """Scans without content, of subjects who are older at the second site."""
+    rng = np.random.default_rng(0)
+    names = tuple(np.repeat(sites, n).tolist())
+    ages = rng.uniform(20, 60, len(names)) + np.where(np.array(names) == 'B', older, 0)
+    images = np.zeros((len(names), 1, 4, 4), np.float32)
+    subjects = tuple(map(str, range(len(names))))
+    return SliceData(images, names, ages, ('M', 'F', 'F') * (len(names) // 3), subjects)
+
+
+def measured(data, *, effect, noise, seed=1):
+    """A measure that falls with age, is larger in women, and is larger by `effect` at B."""
+    rng = np.random.default_rng(seed)
+    at_b, female = np.array(data.sites) == 'B', np.array(data.sexes) == 'F'
+    values = 2 - data.ages / 100 + 0.3 * female + effect * at_b
+    return values[:, None] + rng.normal(0, noise, (len(data), 5))
+
+
+def test_the_effect_of_a_site_is_separated_from_age_and_sex():
+    data = population(150, older=30.0)
+    values = measured(data, effect=0.2, noise=0.05)
+    effects, common, variance = site_effects(data, np.arange(300), [values])
+    assert effects.shape == (2, 5) and common.shape == variance.shape == (5,)
+    assert (effects[1] - effects[0]).mean() == pytest.approx(0.2, abs=0.02)
+    assert effects.sum() == pytest.approx(0, abs=0.02)
+    average = 2 - data.ages.mean() / 100 + 0.3 * 2 / 3 + 0.1
+    assert common.mean() == pytest.approx(average, abs=0.02)
+    assert np.sqrt(variance).mean() == pytest.approx(0.05, rel=0.1)
+
+
+def test_parts_give_what_the_whole_does_and_only_the_named_rows_count():
+    data = population(30)
+    values, rows = measured(data, effect=0.2, noise=0.05), np.arange(0, 60, 2)
+    whole = site_effects(data, rows, [values[rows]])
+    parts = site_effects(data, rows, (values[rows][i : i + 7] for i in range(0, 30, 7)))
+    for one, other in zip(whole, parts, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-10)
+
+
+def test_differences_that_chance_makes_are_shrunk():
+    data, raw, shrunk = population(30), [], []
+    for seed in range(20):
+        values = measured(data, effect=0.0, noise=0.5, seed=seed)
+        effects, _, _ = site_effects(data, np.arange(60), [values])
+        shrunk.append(np.abs(effects[1] - effects[0]).mean())
+        raw.append(np.abs(values[30:].mean(axis=0) - values[:30].mean(axis=0)).mean())
+    assert np.mean(shrunk) < np.mean(raw) / 2
+
+
+def test_unknown_ages_and_sexes_are_average():
+    data = population(30)
+    unknown = SliceData(data.images, data.sites, np.full(60, np.nan), (None,) * 60, data.subjects)
+    values = measured(data, effect=0.2, noise=0.01)
+    effects, common, _ = site_effects(unknown, np.arange(60), [values])
+    plain = [values[:30].mean(axis=0), values[30:].mean(axis=0)]
+    np.testing.assert_allclose(common, np.mean(plain, axis=0), atol=1e-4)
+    assert ((effects[1] - effects[0]) * (plain[1] - plain[0]) >= 0).all()
