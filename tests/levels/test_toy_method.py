@@ -21,7 +21,7 @@ from ddae_app.methods import registry
 from ddae_app.reports.boilerplate import read_boilerplate
 from tests.levels.conftest import TEMPLATE
 from tests.levels.derived import write_derived
-from tests.levels.test_group import N, people
+from tests.levels.test_group import N, simulate
 from tests.levels.toy_method import ROW
 
 
@@ -39,7 +39,7 @@ def settings(tmp_path):
 
 def test_a_new_method_goes_through_every_level(tmp_path, settings, monkeypatch):
     monkeypatch.setitem(registry.METHODS, 'toy', ROW)
-    images, _, cohort = people(0)
+    images, _, cohort = simulate(0)
     rows = [*range(12), *range(N, N + 12)]
     write_derived(tmp_path, images[rows], cohort.iloc[rows], TEMPLATE)
     bids, derived, out = tmp_path / 'bids', tmp_path / 'out', tmp_path / 'toy'
