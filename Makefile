@@ -6,7 +6,7 @@ DEMO ?= demo
 RUNS ?= 10000
 INSTALLED := $(VENV)/.installed
 
-.PHONY: env demo demo-model docs fuzz fuzz-guided gpu-test image-test legacy-validator singularity-test slurm-test test lint clean
+.PHONY: env demo demo-model docs fuzz fuzz-guided gpu-test image-test legacy-validator pictures singularity-test slurm-test test lint clean
 
 env: $(INSTALLED)
 
@@ -26,7 +26,7 @@ demo: $(INSTALLED)
 # The packaged model: other simulated people than the demo's, in the same simulated scanners, and
 # through the pipeline as the demo's are.
 demo-model: $(INSTALLED)
-	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/quality.py $(DEMO)/quality --resampled --images 25600 --methods ddae
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.quality $(DEMO)/quality --resampled --images 25600 --methods ddae
 	cp $(DEMO)/quality/seed-0-resampled/ddae/phantom-tiny.safetensors ddae_app/data/
 
 test: $(INSTALLED)
@@ -61,7 +61,12 @@ gpu-test: $(INSTALLED)
 slurm-test: $(INSTALLED)
 	BIN=$(abspath $(BIN)) tests/slurm/slurm_test.sh
 
+# Every picture of the documentation; needs Chromium, and 17 minutes of processor time at first.
+pictures: $(INSTALLED)
+	OMP_NUM_THREADS=1 $(BIN)/python docs/pictures/make.py $(DEMO)/pictures
+
 docs: $(INSTALLED)
+	$(BIN)/python docs/write_measures.py
 	$(BIN)/sphinx-build -q -W --keep-going -b html docs docs/_build
 	@echo "Open in a browser: docs/_build/index.html"
 

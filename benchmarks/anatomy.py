@@ -1,18 +1,20 @@
-"""Whether anatomy survives harmonisation, and whether the anatomy guard sees it where it does not.
+"""Whether harmonization preserves anatomy, and whether the anatomy flag detects failures.
 
-    python benchmarks/anatomy.py WORK_DIR [--seed 0] [--people 2]
+    python -m benchmarks.anatomy WORK_DIR [--seed 0] [--subjects 2]
 
-Takes the phantoms and the model that ``volumes.py WORK_DIR --methods ddae`` left there. Two tables
-go to ``WORK_DIR/volumes-<seed>/``.
+It uses the phantoms and the model that ``python -m benchmarks.volumes WORK_DIR --methods ddae``
+wrote to WORK_DIR. Two tables are written to ``WORK_DIR/volumes-<seed>/``.
 
-``guard.md``: harmonised scans of test people, as they are and with hallucinations planted: the
-lateral ventricles filled, balls added to white matter, a lesion of the scan smoothed away. The
-largest value of ``anatomy_unexplained`` among them, the least, and how many are flagged.
+``guard.md``: harmonized scans of test subjects, unchanged and with simulated hallucinations:
+filled lateral ventricles, balls added to white matter, and lesions of the scan that are smoothed
+away. The table gives the least, median and largest ``anatomy_unexplained`` and how many scans are
+flagged.
 
-``lesions.md``: lesions that no training scan has, in scans of test people: their contrast to what
-surrounds them, in steps from grey to white matter, over that in the truth (a scan of the same
-person and lesion by the target's scanner, without noise): of the scan, and of what became of it.
-And contrast to noise, after over before.
+``lesions.md``: lesions, which no training scan contains, in scans of test subjects. Their contrast
+to the surrounding tissue, in units of the contrast of gray and white matter, is divided by that in
+the truth, which is the same subject and lesion in the scanner of the target without noise. The
+table gives this ratio for the scan and for the harmonized scan, and the gain in contrast-to-noise
+ratio.
 """
 
 from __future__ import annotations
@@ -23,9 +25,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from phantoms import SEEN, TARGET
 from scipy.ndimage import binary_dilation, binary_erosion, gaussian_filter
-from volumes import (
+
+from benchmarks.phantom_lesions import Lesion
+from benchmarks.phantom_slices import draw_visit
+from benchmarks.phantoms import SEEN, TARGET
+from benchmarks.volumes import (
     BIAS_LEFT,
     CORNER,
     GRID,
@@ -38,27 +43,24 @@ from volumes import (
     draw,
     xyz,
 )
-
 from ddae_app.imaging.anatomy import MOST_UNEXPLAINED, unexplained
 from ddae_app.imaging.noise import noise_sd
-from ddae_app.phantom.lesions import Lesion
 from ddae_app.phantom.population import Subject
 from ddae_app.phantom.seeds import generator
-from ddae_app.phantom.slices import draw_visit
 
 RADII_MM = (3.0, 4.5, 6.0)
 FARTHEST_SEEN_MM = 24.0
-"""Two lesions are further apart than this."""
+"""Least distance between two lesions."""
 
 VENTRICLES_MM = ((-28.0, 28.0), (-50.0, 32.0), (0.0, 32.0))
-"""A box around the lateral ventricles, along x, y, z."""
+"""A box around the lateral ventricles along x, y, z."""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('work_dir', type=Path)
     parser.add_argument('--seed', type=int, default=0)
-    parser.add_argument('--people', type=int, default=2, help='of each source site')
+    parser.add_argument('--subjects', type=int, default=2, help='of each source site')
     parser.add_argument('--images', type=int, default=12_800)
     args = parser.parse_args()
     folder = args.work_dir / f'volumes-{args.seed}'
@@ -69,9 +71,9 @@ def main() -> None:
     for site in SEEN:
         if site == TARGET:
             continue
-        for person in [p for p in bench.people if p.site == site][: args.people]:
-            _one_person(bench, person, transform, guard, lesions)
-            print(f'  {person.label} done', flush=True)
+        for subject in [p for p in bench.subjects if p.site == site][: args.subjects]:
+            _one_subject(bench, subject, transform, guard, lesions)
+            print(f'  {subject.label} done', flush=True)
     (folder / 'guard.md').write_text(_guard_table(guard))
     (folder / 'lesions.md').write_text(_lesion_table(lesions))
     for name in ('guard', 'lesions'):
@@ -79,51 +81,51 @@ def main() -> None:
 
 
 def points() -> np.ndarray:
-    """Of the volumes' voxels, template mm, shape (X, Y, Z, 3)."""
+    """Positions of the voxels of the volumes, template mm, shape (X, Y, Z, 3)."""
     x, y, z = (slice(a, a + n) for a, n in zip(CORNER, xyz(SHAPE), strict=True))
     return GRID.points((x, y, z))
 
 
-def _one_person(
+def _one_subject(
     bench: Bench,
-    person: Subject,
+    subject: Subject,
     transform: Transform,
     guard: dict[str, list[float]],
     survival: dict[str, list[tuple[float, float, float]]],
 ) -> None:
     places = points()
-    scan, truth = _visit(bench, person, places, ())
-    after = transform(scan, person)
-    lesions = _lesions(person, truth, places, bench.seed)
-    ill, ill_truth = _visit(bench, person, places, lesions)
-    found = transform(ill, person)
+    scan, truth = _visit(bench, subject, places, ())
+    after = transform(scan, subject)
+    lesions = _lesions(subject, truth, places, bench.seed)
+    ill, ill_truth = _visit(bench, subject, places, lesions)
+    harmonized_ill = transform(ill, subject)
 
-    def judge(name: str, before: np.ndarray, harmonised: np.ndarray) -> None:
-        guard.setdefault(name, []).append(float(unexplained(before, harmonised).max()))
+    def measure(name: str, before: np.ndarray, harmonized: np.ndarray) -> None:
+        guard.setdefault(name, []).append(float(unexplained(before, harmonized).max()))
 
-    judge('as it is', scan, after)
-    judge('as it is, six lesions', ill, found)
-    judge('ventricles filled', scan, _without_ventricles(after, places))
+    measure('unchanged', scan, after)
+    measure('unchanged, six lesions', ill, harmonized_ill)
+    measure('ventricles filled', scan, _without_ventricles(after, places))
     for lesion in lesions:
         share = np.moveaxis(lesion.share(places), 2, 0)
         near = gaussian_filter(share, 2) > 0.01
         name = f'{lesion.kind}, radius {lesion.radius_mm:g} mm'
-        # One of them, as the target shows it, in a rendering that has none; and one of the scan,
-        # in whose rendering it is not.
+        # First, a lesion is added to a rendering of a scan without lesions. Then, the scan has a
+        # lesion that its rendering lacks.
         added = np.where(near, after + ill_truth - truth, after)
-        judge(f'added: {name}', scan, np.where(after > 0, np.maximum(added, 0.01), 0))
-        judge(f'smoothed away: {name}', np.where(near, ill, scan), after)
-        contrast = [_contrast(x, share, truth) for x in (ill, found, ill_truth)]
-        gain = noise_sd(ill) / max(noise_sd(found), 1e-4) * contrast[1] / contrast[0]
+        measure(f'added: {name}', scan, np.where(after > 0, np.maximum(added, 0.01), 0))
+        measure(f'smoothed away: {name}', np.where(near, ill, scan), after)
+        contrast = [_contrast(x, share, truth) for x in (ill, harmonized_ill, ill_truth)]
+        gain = noise_sd(ill) / max(noise_sd(harmonized_ill), 1e-4) * contrast[1] / contrast[0]
         rows = survival.setdefault(name, [])
         rows.append((contrast[0] / contrast[2], contrast[1] / contrast[2], gain))
 
 
 def _lesions(
-    person: Subject, truth: np.ndarray, places: np.ndarray, seed: int
+    subject: Subject, truth: np.ndarray, places: np.ndarray, seed: int
 ) -> tuple[Lesion, ...]:
-    """One of each size and kind in white matter, far from each other."""
-    rng = generator(seed, 'lesion', person.label)
+    """One lesion of each size and kind in white matter, far from each other."""
+    rng = generator(seed, 'lesion', subject.label)
     white = binary_erosion(truth > np.quantile(truth[truth > 0], 0.7), iterations=2)
     candidates, lesions = np.argwhere(white), list[Lesion]()
     for radius, kind in itertools.product(RADII_MM, ('dark', 'bright')):
@@ -138,20 +140,22 @@ def _lesions(
 
 
 def _visit(
-    bench: Bench, person: Subject, places: np.ndarray, lesions: Sequence[Lesion]
+    bench: Bench, subject: Subject, places: np.ndarray, lesions: Sequence[Lesion]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The scan and its truth as stacks, each scaled as it is without the lesions."""
+    """The scan and its truth as stacks, scaled as without the lesions."""
     scanners, seed = bench.scanners, 2000 + bench.seed
-    target, own = scanners[TARGET], scanners[person.site]
-    well = draw_visit(person, own, seed, places, target, BIAS_LEFT)
-    ill = draw_visit(person, own, seed, places, target, BIAS_LEFT, lesions) if lesions else well
+    target, source = scanners[TARGET], scanners[subject.site]
+    well = draw_visit(subject, source, seed, places, target, BIAS_LEFT)
+    ill = (
+        draw_visit(subject, source, seed, places, target, BIAS_LEFT, lesions) if lesions else well
+    )
     assert well.retest is not None and ill.truth is not None
     scale = brightness(well.image, well.mask), brightness(well.retest, well.mask)
     return as_stack(ill.image / scale[0], ill.mask), as_stack(ill.truth / scale[1], ill.mask)
 
 
 def _without_ventricles(after: np.ndarray, places: np.ndarray) -> np.ndarray:
-    """White matter in place of the lateral ventricles."""
+    """The scan with white matter in place of the lateral ventricles."""
     inside = np.ones(after.shape, bool)
     for axis, (low, high) in enumerate(VENTRICLES_MM):
         where = np.moveaxis(places[..., axis], 2, 0)
@@ -164,7 +168,7 @@ def _without_ventricles(after: np.ndarray, places: np.ndarray) -> np.ndarray:
 
 
 def _contrast(scan: np.ndarray, share: np.ndarray, truth: np.ndarray) -> float:
-    """Of a lesion to the shell around it, in steps from grey to white matter."""
+    """Contrast of a lesion to the shell around it, in units of that of gray and white matter."""
     inside = share > 0.9
     near = binary_dilation(share > 0, iterations=4) & ~binary_dilation(share > 0, iterations=1)
     levels = np.quantile(truth[truth > 0], (0.3, 0.55, 0.7, 0.95))

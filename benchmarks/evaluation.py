@@ -1,10 +1,10 @@
-"""Time and memory of the evaluation that the group level makes.
+"""Time and memory of the evaluation at the group level.
 
-    python benchmarks/evaluation.py [--scans 4120] [--threads 2]
+    python -m benchmarks.evaluation [--scans 4120] [--threads 2]
 
-Judges scans as they are, outputs made elsewhere, histogram matching, ComBat and a blur, as
-``ddae-app ... group`` does, on smooth random images of seven sites: what they show plays no part
-in how long it takes. Aim: 4120 scans, as in the paper, in 30 minutes and 4 GB on 2 cores.
+It evaluates unharmonized scans, outputs of another method, histogram matching, ComBat and a blur,
+as ``ddae-app ... group`` does, on smooth random images of seven sites. The time does not depend on
+what the images show. Aim: 4120 scans, as in the paper, in 30 minutes and 4 GB on 2 cores.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ def main() -> None:
     import pandas as pd
     from scipy.ndimage import gaussian_filter
 
-    from ddae_app.evaluation import candidates as ways
-    from ddae_app.evaluation.data import People
+    from ddae_app.evaluation.candidates import blurred, cross_fitted, precomputed, unharmonized
+    from ddae_app.evaluation.data import EvaluationData
     from ddae_app.evaluation.protocol import controls, evaluate
     from ddae_app.methods.combat import ComBat
     from ddae_app.methods.histogram import HistogramMatching
@@ -47,30 +47,30 @@ def main() -> None:
             'sex': rng.choice(['F', 'M'], n),
         }
     )
-    people, target = People.of(images, cohort), 'site0'
+    data, target = EvaluationData.from_cohort(images, cohort), 'site0'
     candidates = [
-        ways.untouched(images),
-        ways.given('elsewhere', images * np.float32(0.9), 'n/a'),
-        ways.fitted_to_others('histogram', HistogramMatching(), images, cohort, target),
-        ways.fitted_to_others('combat', ComBat(), images, cohort, target),
-        ways.blurred(images),
+        unharmonized(images),
+        precomputed('precomputed', images * np.float32(0.9), 'n/a'),
+        cross_fitted('histogram', HistogramMatching(), images, cohort, target),
+        cross_fitted('combat', ComBat(), images, cohort, target),
+        blurred(images),
     ]
     print(f'{n} scans, {args.threads} threads')
     print('part\tseconds\tpeak memory so far, GB')
     started = time.perf_counter()
 
-    def tell(part: str, since: float) -> None:
+    def report(part: str, since: float) -> None:
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
         print(f'{part}\t{time.perf_counter() - since:.0f}\t{peak:.2f}', flush=True)
 
     for candidate in candidates:
         since = time.perf_counter()
-        evaluate(people, [candidate], target)
-        tell(candidate.name, since)
+        evaluate(data, [candidate], target)
+        report(candidate.name, since)
     since = time.perf_counter()
-    controls(people)
-    tell('controls', since)
-    tell('all of it', started)
+    controls(data)
+    report('controls', since)
+    report('total', started)
 
 
 if __name__ == '__main__':

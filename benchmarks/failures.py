@@ -1,11 +1,12 @@
-"""Whether the quality measures see what goes wrong: failures planted in preprocessed scans.
+"""Whether the quality measures detect failures, which are simulated in preprocessed scans.
 
-    python benchmarks/failures.py BIDS_DIR OUT_DIR [--model FILE] [--target-site NAME]
+    python -m benchmarks.failures BIDS_DIR OUT_DIR [--model FILE] [--target-site NAME]
 
-Takes the scans of ``ddae-app BIDS_DIR OUT_DIR participant``, as they are and with a failure each:
-registered elsewhere, brain mask too small, too large or broken, and, where a target site is named,
-rendered with the wrong site told. The table says of each what the measures are at worst and in the
-middle, and how many scans are refused or flagged by the thresholds of the program.
+It uses the scans of ``ddae-app BIDS_DIR OUT_DIR participant``, unchanged and with one failure
+each: a wrong registration; a brain mask that is too small, too large or incomplete; and, if a
+target site is named, a wrong source site. For each failure, the table gives the least, median and
+largest value of the measures, and the share of scans that the thresholds of the program refuse or
+flag.
 """
 
 from __future__ import annotations
@@ -15,7 +16,6 @@ import json
 import os
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
@@ -24,9 +24,10 @@ import pandas as pd
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
+from ddae_app.bids.layout import Layout
+from ddae_app.bids.measures import MEASURES
 from ddae_app.errors import RegistrationError
 from ddae_app.imaging import brain, conform, quality, registration, templates
-from ddae_app.levels.participant.results import is_unusual
 from ddae_app.methods.ddae.harmonizer import DDAEHarmonizer
 from ddae_app.methods.find import find_model
 
@@ -62,7 +63,7 @@ def main() -> None:
 
 
 def registrations(bids_dir: Path, image: Path) -> Iterator[tuple[str, Row]]:
-    """The scan with the affine that was found, and with others."""
+    """Quality of the affine of the registration, and of wrong ones."""
     facts = json.loads(_beside(image, '.json').read_text())
     raw = bids_dir / facts['Sources'][0].removeprefix('bids:raw:')
     scan = conform.conform(conform.load_t1w(raw))
@@ -75,17 +76,17 @@ def registrations(bids_dir: Path, image: Path) -> Iterator[tuple[str, Row]]:
         image.with_name(f'{stem}_from-T1w_to-{name}_mode-image_xfm.txt')
     )
     for move, change in {'registered': lambda: np.eye(4), **MOVES}.items():
-        found = registration.judge_affine(scan, matrix @ change(), fixed, template.mask)
+        moved = registration.evaluate_affine(scan, matrix @ change(), fixed, template.mask)
         try:
-            found.check()
+            moved.check()
             refused = 0.0
         except RegistrationError:
             refused = 1.0
-        yield move, {'registration_correlation': found.correlation, 'refused': refused}
+        yield move, {'registration_correlation': moved.correlation, 'refused': refused}
 
 
 def masks(image: Path) -> Iterator[tuple[str, Row]]:
-    """The brain mask that was found, and broken ones."""
+    """Quality of the brain mask of the preprocessing, and of wrong ones."""
     name = image.name.split('_space-')[1].split('_')[0]
     home = Path(os.environ.get('TEMPLATEFLOW_HOME', str(Path.home() / '.cache/templateflow')))
     expected = templates.load_template(name, home).mask
@@ -97,7 +98,7 @@ def masks(image: Path) -> Iterator[tuple[str, Row]]:
     half[:, : mask.shape[1] // 3] = False
     mm = float(nib.affines.voxel_sizes(stored.affine).mean())
     broken = {
-        'mask found': mask,
+        'mask unchanged': mask,
         'mask 4 mm too small': ndimage.binary_erosion(mask, iterations=round(4 / mm)),
         'mask 8 mm too small': ndimage.binary_erosion(mask, iterations=round(8 / mm)),
         'mask 4 mm too large': ndimage.binary_dilation(mask, iterations=round(4 / mm)),
@@ -120,18 +121,18 @@ def masks(image: Path) -> Iterator[tuple[str, Row]]:
 def wrong_sites(
     bids_dir: Path, out_dir: Path, model: Path | None, target: str
 ) -> Iterator[tuple[str, Row]]:
-    """Slices rendered from their own site, and from each other one that the model knows."""
-    found = find_model(model, None, out_dir)
-    harmonizer = replace(DDAEHarmonizer.load(found.path, 'cpu'), batch_size=16)
-    people = pd.read_csv(bids_dir / 'participants.tsv', sep='\t').set_index('participant_id')
+    """Quality of slices that are harmonized with their own site as source, and with the others."""
+    model_file = find_model(model, None, Layout(out_dir).models())
+    harmonizer = DDAEHarmonizer.load(model_file.path, device='cpu', batch_size=16)
+    participants = pd.read_csv(bids_dir / 'participants.tsv', sep='\t').set_index('participant_id')
     levels, reference = harmonizer.info.typical_intensities(target)
     for file in sorted(out_dir.glob('sub-*/**/anat/*_desc-slices_T1w.nii.gz')):
         before = np.moveaxis(np.asarray(nib.load(file).dataobj), 2, 0)
-        own = people.loc[file.name.split('_')[0], 'site']
+        true_site = participants.loc[file.name.split('_')[0], 'site']
         for site in harmonizer.sites:
             after = harmonizer.transform(before[None], pd.DataFrame({'site': [site]}), target)[0]
             yield (
-                'site told' if site == own else 'wrong site told',
+                'true source site' if site == true_site else 'wrong source site',
                 {
                     'target_distance_before': quality.quantile_distance(before, levels, reference),
                     'target_distance_after': quality.quantile_distance(after, levels, reference),
@@ -142,14 +143,14 @@ def wrong_sites(
 def print_table(rows: dict[str, list[Row]]) -> None:
     print('| scans | n | measure | least | median | most | flagged | refused |')
     print('|---|---|---|---|---|---|---|---|')
-    for what, found in rows.items():
-        table = pd.DataFrame(found)
+    for failure, measured in rows.items():
+        table = pd.DataFrame(measured)
         refused = f'{table["refused"].mean():.2f}' if 'refused' in table else ''
         for name in table.columns.drop('refused', errors='ignore'):
-            flagged = np.mean([is_unusual(name, row) for row in found])
+            flagged = np.mean([MEASURES[name].is_unusual(row[name], row) for row in measured])
             low, middle, high = table[name].min(), table[name].median(), table[name].max()
             print(
-                f'| {what} | {len(table)} | `{name}` | {low:.4g} | {middle:.4g} | {high:.4g} '
+                f'| {failure} | {len(table)} | `{name}` | {low:.4g} | {middle:.4g} | {high:.4g} '
                 f'| {flagged:.2f} | {refused} |'
             )
 

@@ -1,12 +1,12 @@
-"""Train the packaged network whose features the Fréchet and kernel distances are taken in.
+"""Train the packaged network in whose features the Fréchet and kernel distances are computed.
 
-    python benchmarks/features.py WORK_DIR
+    python -m benchmarks.features WORK_DIR
 
-Simulated people in eighty simulated scanners (none of the demo's, nor of the other benchmarks'):
-the network learns to tell scanner, age and sex, so its features hold what images of scanners and
-of people differ by. What it reaches on people and scanners that it has not seen goes to
-``WORK_DIR/features.md``, the weights to ``WORK_DIR/mri-features.safetensors``; copy them to
-``ddae_app/data``.
+The network learns to predict scanner, age and sex from images of simulated subjects in eighty
+simulated scanners, which neither the demo nor other benchmarks use. Its features therefore
+represent differences between scanners and between subjects. Its accuracy on unseen subjects and
+scanners is written to ``WORK_DIR/features.md`` and the weights to
+``WORK_DIR/mri-features.safetensors``, from where they are copied to ``ddae_app/data``.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from phantoms import SITES, axial_points, scaled
 from safetensors.torch import save_file
 from torch import nn
 from torch.nn import functional as nnf
 
+from benchmarks.phantom_slices import draw_slices
+from benchmarks.phantoms import SITES, axial_points, scaled
 from ddae_app.evaluation import distribution
 from ddae_app.evaluation.features import MRI_FEATURES, MRI_WEIGHTS, MriFeatureNetwork
-from ddae_app.phantom.slices import draw_slices
 
-LEARN_SEEDS, JUDGE_SEED = range(100, 110), 110
-PEOPLE = 48
-"""Of each scanner."""
+TRAINING_SEEDS, TEST_SEED = range(100, 110), 110
+SUBJECTS = 48
+"""Number of subjects of each scanner."""
 
 STEPS, BATCH = 1500, 64
 
@@ -37,22 +37,22 @@ def main() -> None:
     parser.add_argument('work_dir', type=Path)
     folder = parser.parse_args().work_dir
     folder.mkdir(parents=True, exist_ok=True)
-    parts = [_drawn(folder / f'{seed}.npz', seed) for seed in (*LEARN_SEEDS, JUDGE_SEED)]
-    learn = {key: np.concatenate([part[key] for part in parts[:-1]]) for key in parts[0]}
+    parts = [_drawn(folder / f'{seed}.npz', seed) for seed in (*TRAINING_SEEDS, TEST_SEED)]
+    training = {key: np.concatenate([part[key] for part in parts[:-1]]) for key in parts[0]}
     torch.manual_seed(0)
     network = MriFeatureNetwork()
-    scanners = {name: i for i, name in enumerate(np.unique(learn['scanner']))}
+    scanners = {name: i for i, name in enumerate(np.unique(training['scanner']))}
     heads = nn.Linear(MRI_FEATURES, len(scanners) + 2)
-    _train(network, heads, learn, np.array([scanners[name] for name in learn['scanner']]))
+    _train(network, heads, training, np.array([scanners[name] for name in training['scanner']]))
     network.eval()
     save_file(network.state_dict(), folder / MRI_WEIGHTS)
-    (folder / 'features.md').write_text(_judged(network, heads, parts[-1]))
+    (folder / 'features.md').write_text(_evaluated(network, heads, parts[-1]))
     print((folder / 'features.md').read_text())
 
 
 def _drawn(file: Path, seed: int) -> dict[str, np.ndarray]:
     if not file.is_file():
-        drawn = draw_slices(PEOPLE, SITES, 3000 + seed, axial_points(), scanner_seed=seed)
+        drawn = draw_slices(SUBJECTS, SITES, 3000 + seed, axial_points(), scanner_seed=seed)
         np.savez_compressed(
             file,
             images=scaled(drawn.images, drawn.images, drawn.mask),
@@ -66,7 +66,10 @@ def _drawn(file: Path, seed: int) -> dict[str, np.ndarray]:
 
 
 def _train(
-    network: MriFeatureNetwork, heads: nn.Linear, learn: dict[str, np.ndarray], scanner: np.ndarray
+    network: MriFeatureNetwork,
+    heads: nn.Linear,
+    training: dict[str, np.ndarray],
+    scanner: np.ndarray,
 ) -> None:
     rng = np.random.default_rng(0)
     parameters = [*network.parameters(), *heads.parameters()]
@@ -75,13 +78,13 @@ def _train(
     network.train()
     for step in range(STEPS):
         rows = rng.integers(len(scanner), size=BATCH)
-        x = torch.from_numpy(learn['images'][rows])[:, None]
+        x = torch.from_numpy(training['images'][rows])[:, None]
         out = heads(network(x.roll(tuple(map(int, rng.integers(-2, 3, 2))), (2, 3))))
-        age = torch.from_numpy(_unit(learn['age'][rows]))
+        age = torch.from_numpy(_unit(training['age'][rows]))
         loss = nnf.cross_entropy(out[:, 2:], torch.from_numpy(scanner[rows]))
         loss = loss + nnf.mse_loss(out[:, 0], age)
         loss = loss + nnf.binary_cross_entropy_with_logits(
-            out[:, 1], torch.from_numpy(learn['female'][rows])
+            out[:, 1], torch.from_numpy(training['female'][rows])
         )
         optimizer.zero_grad()
         loss.backward()
@@ -96,24 +99,24 @@ def _unit(age: np.ndarray) -> np.ndarray:
 
 
 @torch.inference_mode()
-def _judged(network: MriFeatureNetwork, heads: nn.Linear, judge: dict[str, np.ndarray]) -> str:
-    """Age and sex of new people; distances between and within new scanners."""
-    features = network(torch.from_numpy(judge['images'])[:, None])
+def _evaluated(network: MriFeatureNetwork, heads: nn.Linear, test: dict[str, np.ndarray]) -> str:
+    """Age and sex of unseen subjects; distances between and within unseen scanners."""
+    features = network(torch.from_numpy(test['images'])[:, None])
     out = heads(features).numpy()
-    age = np.corrcoef(out[:, 0], judge['age'])[0, 1]
-    right = float(((out[:, 1] > 0) == (judge['female'] > 0)).mean())
+    age = np.corrcoef(out[:, 0], test['age'])[0, 1]
+    accuracy = float(((out[:, 1] > 0) == (test['female'] > 0)).mean())
     seen = features.numpy().astype(np.float64)
-    names = np.unique(judge['scanner'])
-    own = {name: np.flatnonzero(judge['scanner'] == name) for name in names}
+    names = np.unique(test['scanner'])
+    rows = {name: np.flatnonzero(test['scanner'] == name) for name in names}
     between, within = [], []
     for i, one in enumerate(names):
-        halves = own[one][::2], own[one][1::2]
+        halves = rows[one][::2], rows[one][1::2]
         within.append(distribution.frechet(seen[halves[0]], seen[halves[1]]))
         for other in names[i + 1 :]:
-            between.append(distribution.frechet(seen[halves[0]], seen[own[other][1::2]]))
+            between.append(distribution.frechet(seen[halves[0]], seen[rows[other][1::2]]))
     return (
-        '| on new scanners and people | |\n| --- | --- |\n'
-        f'| age, r | {age:.3f} |\n| sex, share right | {right:.3f} |\n'
+        '| on unseen scanners and subjects | |\n| --- | --- |\n'
+        f'| age, r | {age:.3f} |\n| sex, accuracy | {accuracy:.3f} |\n'
         f'| Fréchet distance between halves of a scanner | {np.mean(within):.2f} |\n'
         f'| between scanners, least | {np.min(between):.2f} |\n'
         f'| between scanners, mean | {np.mean(between):.2f} |\n'

@@ -1,10 +1,10 @@
-"""Seconds and memory to harmonise scans: slices, or whole volumes.
+"""Time and memory of the harmonization of scans: single slices or whole volumes.
 
-    python benchmarks/inference.py [--model FILE] [--threads 2] [--scans 16] [--device cpu]
+    python -m benchmarks.inference [--model FILE] [--threads 2] [--scans 16] [--device cpu]
 
-What a scan is, one slice or all, the model tells. Aims, on 2 cores: 0.5 s and 1.5 GB for a slice,
-60 s and 3 GB for a volume of 130 slices. Every slice here is full of brain. Prints one table; on a
-GPU the memory is what PyTorch takes of it.
+The model determines whether a scan is one slice or a whole volume. Aims, on 2 cores: 0.5 s and
+1.5 GB for a slice, 60 s and 3 GB for a volume of 130 slices. All slices here are full of brain. It
+prints one table; on a GPU, memory is what PyTorch allocates there.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import argparse
 import os
 import resource
 import time
+from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 
@@ -31,12 +32,13 @@ def main() -> None:
     import pandas as pd
     import torch
 
-    from ddae_app.methods.ddae.editing import BATCH_SIZE, SHIFTS
+    from ddae_app.methods.ddae.config import BATCH_SIZE
+    from ddae_app.methods.ddae.editing import SHIFTS
     from ddae_app.methods.ddae.harmonizer import DDAEHarmonizer
     from ddae_app.methods.find import PHANTOM_MODEL
 
     path = args.model or Path(str(files('ddae_app') / 'data' / PHANTOM_MODEL))
-    harmonizer = DDAEHarmonizer.load(path, args.device)
+    harmonizer = DDAEHarmonizer.load(path, device=args.device)
     source, target = harmonizer.sites[0], harmonizer.sites[-1]
     rng = np.random.default_rng(0)
     config = harmonizer.bundle.info.config
@@ -50,7 +52,7 @@ def main() -> None:
     )
     print('slices at once\tseconds per scan (fastest of the repeats)\tpeak memory, GB')
     for batch in (1, BATCH_SIZE):
-        ready = harmonizer.prepared(unseen_site='refuse', keep_noise=False, batch_size=batch)
+        ready = replace(harmonizer, batch_size=batch)
         ready.transform(images[:1], cohort[:1], target)
         seconds = []
         for _ in range(args.repeats):

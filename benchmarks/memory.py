@@ -1,11 +1,11 @@
-"""Memory that training takes from a dataset of 100,000 slices.
+"""Memory of training on a dataset of 100,000 slices.
 
-    python benchmarks/memory.py WORK_DIR [--slices 100000] [--steps 20]
+    python -m benchmarks.memory WORK_DIR [--slices 100000] [--steps 20]
 
-Simulated slices, repeated, are written to one file (64 KiB each), which training maps into
-memory: preset tiny, a few steps, to the bundle. Reported is the most memory that was the process's
-own (anonymous pages) at any time, beside the same of 1000 slices, and the size of the file. Mapped
-pages of the file are left out: the system takes them back whenever it needs them. Aim: 4 GB.
+Simulated slices of 64 KiB each are repeated in one file, which training maps into memory. It runs
+a few steps of preset tiny and writes the model. The table gives the peak of anonymous memory
+(RssAnon) for 1000 and for 100,000 slices, and the size of the file. Mapped pages of the file do
+not count, because the system frees them whenever it needs memory. Aim: 4 GB.
 """
 
 from __future__ import annotations
@@ -26,26 +26,33 @@ def main() -> None:
     parser.add_argument('work_dir', type=Path)
     parser.add_argument('--slices', type=int, default=100_000)
     parser.add_argument('--steps', type=int, default=20)
-    parser.add_argument('--alone', action='store_true', help='measure this size only')
+    parser.add_argument('--alone', action='store_true', help='measure this number of slices only')
     args = parser.parse_args()
     if args.alone:
         print(f'{args.slices}\t{measure(args.work_dir, args.slices, args.steps)}', flush=True)
         return
-    print('slices\tfile, GB\town memory at most, GB\tseconds', flush=True)
+    print('slices\tfile, GB\tpeak anonymous memory, GB\tseconds', flush=True)
     for n in (1000, args.slices):
-        # Each size in a process of its own, for memory once taken is not always given back.
-        command = [sys.executable, __file__, str(args.work_dir), '--alone', f'--slices={n}']
+        # Each size runs in a new process, because memory is not always freed.
+        command = [
+            sys.executable,
+            '-m',
+            'benchmarks.memory',
+            str(args.work_dir),
+            '--alone',
+            f'--slices={n}',
+        ]
         subprocess.run([*command, f'--steps={args.steps}'], check=True)
 
 
 def measure(work_dir: Path, n: int, steps: int) -> str:
-    """Train on `n` slices; size of the file and memory, GB, and seconds."""
-    from phantoms import PROTOCOL, SEEN, axial_points, scaled
-
+    """Train on `n` slices; the size of the file and the memory in GB, and the seconds."""
+    from benchmarks.phantom_slices import draw_slices
+    from benchmarks.phantoms import PROTOCOL, SEEN, axial_points, scaled
     from ddae_app.methods.data import SliceData
+    from ddae_app.methods.ddae.presets import PRESETS
     from ddae_app.methods.ddae.train import train
-    from ddae_app.methods.find import training_preset
-    from ddae_app.phantom.slices import draw_slices
+    from ddae_app.methods.modelfile import ModelIdentity
 
     store = work_dir / f'{n}.f32'
     work_dir.mkdir(parents=True, exist_ok=True)
@@ -63,13 +70,14 @@ def measure(work_dir: Path, n: int, steps: int) -> str:
         tuple(drawn.sex[each]),
         tuple(f'{i}' for i in range(n)),
     )
-    preset = training_preset('tiny', None)
+    preset = PRESETS['tiny']
     config = replace(preset.train, images=steps * preset.train.batch_size)
     peak, stop = [0.0], threading.Event()
     watcher = threading.Thread(target=watch, args=(peak, stop))
     watcher.start()
     started = time.perf_counter()
-    train(data, preset.model, config, PROTOCOL, work_dir / f'train-{n}', phantom=True)
+    identity = ModelIdentity('model', phantom=True)
+    train(data, preset.model, config, PROTOCOL, work_dir / f'train-{n}', identity=identity)
     stop.set()
     watcher.join()
     store.unlink()
@@ -80,8 +88,8 @@ def measure(work_dir: Path, n: int, steps: int) -> str:
 def watch(peak: list[float], stop: threading.Event) -> None:
     while not stop.wait(0.2):
         status = Path('/proc/self/status').read_text()
-        own = next(line for line in status.splitlines() if line.startswith('RssAnon'))
-        peak[0] = max(peak[0], int(own.split()[1]) / 1e6)
+        anonymous = next(line for line in status.splitlines() if line.startswith('RssAnon'))
+        peak[0] = max(peak[0], int(anonymous.split()[1]) / 1e6)
 
 
 if __name__ == '__main__':

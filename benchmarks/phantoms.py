@@ -1,4 +1,4 @@
-"""The slices that ``quality.py`` and other benchmarks learn from and judge on."""
+"""Training and test slices of the quality benchmark and others."""
 
 from __future__ import annotations
 
@@ -9,25 +9,25 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.phantom_correction import measure_correction
+from benchmarks.phantom_resampling import resampled_visit
+from benchmarks.phantom_slices import DrawVisit, PhantomSlices, draw_scanners, draw_slices
 from ddae_app.imaging.grid import model_grid
 from ddae_app.imaging.slices import crop_start
 from ddae_app.methods.data import SliceData
-from ddae_app.phantom.correction import measure_correction
 from ddae_app.phantom.population import site_names
-from ddae_app.phantom.resampled import resampled_visit
-from ddae_app.phantom.slices import DrawVisit, PhantomSlices, draw_scanners, draw_slices
 from ddae_app.settings import Protocol
 
 PROTOCOL = Protocol(template='MNI152NLin2009aSym')
 SITES = site_names(8)
 SEEN, UNSEEN, TARGET = SITES[:7], SITES[7], SITES[0]
-CORRECTED_PEOPLE = 6
-"""Of each site, on whom it is measured what bias correction leaves."""
+CORRECTION_SUBJECTS = 6
+"""Number of subjects of each site on whom the residual bias field is measured."""
 
 
 @dataclass(frozen=True)
 class Bench:
-    """Training slices; test slices of everybody, with truth and retest on the target's scale."""
+    """Training slices, and test slices with truth and retest on the scale of the target."""
 
     data: SliceData
     images: np.ndarray
@@ -47,31 +47,35 @@ def draw(
     tissue_contrast: bool = False,
     resampled: bool = False,
 ) -> Bench:
-    """The phantoms of a seed, drawn once."""
+    """The phantoms of a seed, which are stored in a file when they are drawn first."""
     if not file.is_file():
         points, scale = axial_points(), scaled
         physics: dict[str, Any] = {'scanner_seed': seed, 'tissue_contrast': tissue_contrast}
         if resampled:
             physics['draw'] = through_the_pipeline(points, **physics)
             scale = unchanged
-        learn = draw_slices(train_per_site, SEEN, 1000 + seed, points, **physics)
-        judge = draw_slices(test_per_site, SITES, 2000 + seed, points, target=TARGET, **physics)
-        assert judge.truth is not None and judge.retest is not None
-        arrays = {f'learn_{k}': v for k, v in labels(learn).items()}
-        arrays |= {f'judge_{k}': v for k, v in labels(judge).items()}
-        arrays['learn'] = scale(learn.images, learn.images, learn.mask)
-        arrays['judge'] = scale(judge.images, judge.images, judge.mask)
-        # Noise lifts the percentile that becomes 1: the truth is put on the scale of the retest.
-        arrays['truth'] = scale(judge.truth, judge.retest, judge.mask)
-        arrays['retest'] = scale(judge.retest, judge.retest, judge.mask)
+        training = draw_slices(train_per_site, SEEN, 1000 + seed, points, **physics)
+        test = draw_slices(test_per_site, SITES, 2000 + seed, points, target=TARGET, **physics)
+        assert test.truth is not None and test.retest is not None
+        arrays = {f'train_{k}': v for k, v in labels(training).items()}
+        arrays |= {f'test_{k}': v for k, v in labels(test).items()}
+        arrays['train'] = scale(training.images, training.images, training.mask)
+        arrays['test'] = scale(test.images, test.images, test.mask)
+        # Noise raises the percentile that becomes 1, so the truth has the scale of the retest.
+        arrays['truth'] = scale(test.truth, test.retest, test.mask)
+        arrays['retest'] = scale(test.retest, test.retest, test.mask)
         np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
     with np.load(file) as a:
-        learnt = (a['learn_age'].astype(float), tuple(a['learn_sex']), tuple(a['learn_subject']))
+        covariates = (
+            a['train_age'].astype(float),
+            tuple(a['train_sex']),
+            tuple(a['train_subject']),
+        )
         return Bench(
-            SliceData(a['learn'][:, None], tuple(a['learn_site']), *learnt),
-            *(a[k] for k in ('judge', 'truth', 'retest', 'judge_site')),
-            a['judge_age'].astype(float),
-            *(a[k] for k in ('judge_sex', 'judge_subject')),
+            SliceData(a['train'][:, None], tuple(a['train_site']), *covariates),
+            *(a[k] for k in ('test', 'truth', 'retest', 'test_site')),
+            a['test_age'].astype(float),
+            *(a[k] for k in ('test_sex', 'test_subject')),
         )
 
 
@@ -80,7 +84,7 @@ def labels(slices: PhantomSlices) -> dict[str, np.ndarray]:
 
 
 def axial_points() -> np.ndarray:
-    """Positions of the medial slice's pixels, template mm, shape (128, 128, 3)."""
+    """Positions of the pixels of the medial slice, template mm, shape (128, 128, 3)."""
     grid = model_grid(PROTOCOL.template, PROTOCOL.grid)
     x, y = crop_start(grid.shape, PROTOCOL.slice_shape)
     height, width = PROTOCOL.slice_shape
@@ -91,7 +95,7 @@ def axial_points() -> np.ndarray:
 
 
 def scaled(images: np.ndarray, reference: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """As the pipeline scales: the percentile of the reference's brain becomes 1."""
+    """Scale as the pipeline does: the percentile of the brain of the reference becomes 1."""
     percentile = PROTOCOL.intensity_percentile
     tops = [np.percentile(r[m], percentile) for r, m in zip(reference, mask, strict=True)]
     return (images / np.array(tops)[:, None, None]).astype(np.float32)
@@ -104,11 +108,13 @@ def unchanged(images: np.ndarray, reference: np.ndarray, mask: np.ndarray) -> np
 def through_the_pipeline(
     points: np.ndarray, scanner_seed: int, tissue_contrast: bool
 ) -> DrawVisit:
-    """How to draw slices that went through it; to measure it takes three minutes."""
+    """A function that draws slices as the pipeline extracts them; setup takes three minutes."""
     grid = model_grid(PROTOCOL.template, PROTOCOL.grid)
     scanners = draw_scanners(SITES, scanner_seed, tissue_contrast=tissue_contrast)
     corrections = {
-        site: measure_correction(scanner, CORRECTED_PEOPLE, grid, PROTOCOL, points, scanner_seed)
+        site: measure_correction(
+            scanner, CORRECTION_SUBJECTS, grid, PROTOCOL, points, scanner_seed
+        )
         for site, scanner in scanners.items()
     }
     return partial(

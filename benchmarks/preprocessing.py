@@ -1,10 +1,10 @@
-"""Cost of the preprocessing workflow over the bare library calls, on the same scans.
+"""Overhead of the preprocessing workflow over the bare library calls, on the same scans.
 
-    python benchmarks/preprocessing.py BIDS_DIR [--template MNI152NLin2009aSym] [--scans 4]
+    python -m benchmarks.preprocessing BIDS_DIR [--template MNI152NLin2009aSym] [--scans 4]
 
-The bare side is one script that makes the same antspyx and SimpleITK calls, one scan after the
-other, and writes the image and the mask; the other side is ``ddae-app ... --stage preproc`` on
-one process. Each runs in a process of its own, imports included. Aim: a ratio of at most 1.15.
+A script that makes the same antspyx and SimpleITK calls, one scan after the other, and writes the
+image and the mask, is compared with ``ddae-app ... --stage preproc`` on one process. Both run in
+new processes, and their imports count. Aim: a ratio of at most 1.15.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ for scan in scans:
     image = conform.conform(conform.load_t1w(Path(scan)))
     kind = registration.head_kind(image)
     fixed = template.matching(kind)
-    found = registration.register_affine(image, fixed, template.mask)
-    resampled = registration.resample_to_grid(image, found.matrix, target)
+    affine = registration.register_affine(image, fixed, template.mask)
+    resampled = registration.resample_to_grid(image, affine.matrix, target)
     corrected = bias.correct_bias(resampled)
     if method == 'template':
         mask = brain.template_mask(corrected, fixed, template.mask)
@@ -79,15 +79,21 @@ def main() -> None:
 
 
 def measure(command: list[str]) -> tuple[float, float, float]:
-    """Wall and CPU seconds, and peak memory in GB, of a command that must succeed."""
+    """Wall and CPU seconds, and peak memory in GB, of a command.
+
+    Raises
+    ------
+    SystemExit
+        The command failed; with what it wrote to standard error.
+    """
     started = time.perf_counter()
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     assert process.stderr is not None
-    said = process.stderr.read()
+    errors = process.stderr.read()
     _, status, usage = os.wait4(process.pid, 0)
     wall = time.perf_counter() - started
     if status != 0:
-        raise SystemExit(said.decode())
+        raise SystemExit(errors.decode())
     return wall, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1e6
 
 

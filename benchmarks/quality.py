@@ -1,29 +1,30 @@
-"""Quality of harmonisation on phantoms whose truth is known: one command, one table.
+"""Quality of harmonization methods on phantoms whose truth is known: one command, one table.
 
-    python benchmarks/quality.py WORK_DIR [--seed 0] [--images 64000] [--methods ddae ...]
+    python -m benchmarks.quality WORK_DIR [--seed 0] [--images 64000] [--methods ddae ...]
         [--tissue-contrast] [--resampled]
 
-Seven sites to train on and an eighth never seen; scanners, people and the populations of the sites
-are drawn from ``--seed``. Everybody is also rendered by the scanner of the target site: without
-noise (truth) and with it (retest). Every method is fitted to the same training slices and judged
-on the same test slices. What has been done is found in WORK_DIR and not done again. The table goes
-to ``WORK_DIR/seed-<seed>/quality.tsv`` and ``quality.md``; with ``-tissue`` where the scanners
-show some tissues otherwise than others, which no intensity curve can undo, ``-resampled`` where
-slices are not simulated in template space but brought there from each scanner's own voxels.
+There are seven training sites and an eighth site that is unseen. Scanners, subjects and
+populations are drawn from ``--seed``. All subjects are also rendered by the scanner of the target
+site: without noise (truth) and with noise (retest). All methods are fitted to the same training
+slices and evaluated on the same test slices. Finished methods are kept in WORK_DIR and not
+repeated. The table is written to ``WORK_DIR/seed-<seed>/quality.tsv`` and ``quality.md``. With
+``--tissue-contrast``, the contrast of the scanners differs by tissue, which no intensity curve can
+correct. With ``--resampled``, slices are not simulated in template space but resampled from the
+voxels of each scanner. The folder then ends in ``-tissue`` or ``-resampled``.
 
-Columns. To the truth, source sites but the target: psnr (dB), ssim; of the site never seen:
-psnr_unseen, and psnr_adapt where its look is taken from ten other scans of it. To the source:
-ssim_source, edges_source (gradient correlation), rank (within-site Spearman of pairwise
-distances). Balanced accuracy of the site, seven sites, probes trained on the outputs, other
-people: site_cnn (mean of five), site_linear, site_histogram. Age and sex read by probes that see
-images alone: age_mae (years), age_r, sex. age_slope: how far the age read follows a false age
-given to the method, 0 if nothing is painted in. seconds: per slice.
+Columns. Similarity to the truth at the source sites: psnr (dB) and ssim; at the unseen site:
+psnr_unseen, and psnr_adapt if its appearance is estimated from ten other scans of it. Similarity
+to the source scan: ssim_source, edges_source (gradient correlation), rank (within-site Spearman
+correlation of pairwise distances). Balanced accuracy of the site, of probes trained on the outputs
+of other subjects of seven sites: site_cnn (mean of five), site_linear, site_histogram. Age and
+sex, predicted by probes from the images alone: age_mae (years), age_r, sex. age_slope: how much
+the predicted age follows a false age given to the method, 0 if the method does not paint it in.
+seconds: per slice.
 """
 
 from __future__ import annotations
 
 import argparse
-import copy
 import json
 import time
 from collections.abc import Callable
@@ -33,19 +34,29 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from literal import Literal
-from phantoms import PROTOCOL, TARGET, UNSEEN, Bench, draw
 from scipy.ndimage import gaussian_filter
 
-from ddae_app.evaluation import fidelity, probes
-from ddae_app.methods.base import Harmonizer, cohort_of
+from benchmarks.literal import Literal
+from benchmarks.phantoms import PROTOCOL, TARGET, UNSEEN, Bench, draw
+from benchmarks.probes import (
+    age_accuracy,
+    cnn_accuracy,
+    distance_rank_correlation,
+    false_age_slope,
+    histogram_accuracy,
+)
+from ddae_app.evaluation import fidelity
+from ddae_app.evaluation.probes import linear_accuracy
+from ddae_app.methods.base import Harmonizer, Progress, cohort_of
 from ddae_app.methods.combat import ComBat
-from ddae_app.methods.ddae.config import Preset
+from ddae_app.methods.cvae import CVAEHarmonizer
 from ddae_app.methods.ddae.harmonizer import DDAEHarmonizer
-from ddae_app.methods.ddae.train import Progress, train
-from ddae_app.methods.find import training_preset
+from ddae_app.methods.ddae.model import DDAE
+from ddae_app.methods.ddae.presets import Preset, preset_of
+from ddae_app.methods.ddae.train import TrainingControl, train
 from ddae_app.methods.histogram import HistogramMatching
-from ddae_app.methods.slice_network import CVAEHarmonizer, StyleGANHarmonizer
+from ddae_app.methods.modelfile import ModelIdentity
+from ddae_app.methods.style_gan import StyleGANHarmonizer
 
 CNN_SEEDS = 5
 ADAPTATION_SCANS = 10
@@ -57,7 +68,7 @@ def main() -> None:
     parser.add_argument('--seed', type=int, default=0)
     parser.add_argument('--train-per-site', type=int, default=430)
     parser.add_argument('--test-per-site', type=int, default=100)
-    parser.add_argument('--images', type=int, default=64_000, help='seen in each DDAE training')
+    parser.add_argument('--images', type=int, default=64_000, help='shown in each DDAE training')
     parser.add_argument('--tissue-contrast', action='store_true')
     parser.add_argument('--resampled', action='store_true')
     parser.add_argument('--threads', type=int, default=1)
@@ -67,13 +78,13 @@ def main() -> None:
     kind = '-tissue' * args.tissue_contrast + '-resampled' * args.resampled
     folder = args.work_dir / f'seed-{args.seed}{kind}'
     folder.mkdir(parents=True, exist_ok=True)
-    people = args.train_per_site, args.test_per_site
-    bench = draw(folder / 'phantoms.npz', args.seed, *people, args.tissue_contrast, args.resampled)
+    sizes = args.train_per_site, args.test_per_site
+    bench = draw(folder / 'slices.npz', args.seed, *sizes, args.tissue_contrast, args.resampled)
     for name in args.methods:
         file = folder / f'{name}.json'
         if not file.is_file():
             print(f'{name} ...', flush=True)
-            scores = judge(bench, METHODS[name](bench, folder / name, args.images))
+            scores = evaluate(bench, METHODS[name](bench, folder / name, args.images))
             file.write_text(json.dumps(scores))
     rows = {n: json.loads(f.read_text()) for n in METHODS if (f := folder / f'{n}.json').is_file()}
     write_tables(folder, rows)
@@ -82,17 +93,16 @@ def main() -> None:
 
 @dataclass(frozen=True)
 class Outputs:
-    """What a method made of the test slices.
+    """The outputs of a method for the test slices.
 
     Attributes
     ----------
     images : np.ndarray, shape (N, H, W)
-        NaN where it cannot harmonise.
+        NaN where the method cannot harmonize.
     permuted : np.ndarray, shape (M, H, W), or None
-        Of the slices that :func:`permuted_rows` names, told other ages.
+        Of the slices of :func:`permuted_rows`, with permuted ages given to the method.
     adapted : np.ndarray, shape (K, H, W), or None
-        Of the slices of the unseen site that :func:`adaptation_rows` leaves, adapted to those that
-        it takes.
+        Of the second part of :func:`adaptation_rows`, with the model adapted to the first part.
     seconds : float
         Per slice.
     """
@@ -112,7 +122,7 @@ def fixed(make: Callable[[Bench], np.ndarray]) -> Method:
 
 
 def fitted(make: Callable[[Bench, Path, int], Harmonizer]) -> Method:
-    """A harmoniser, fitted to the training slices."""
+    """A method that is fitted to the training slices."""
 
     def run(bench: Bench, folder: Path, images: int) -> Outputs:
         harmonizer = make(bench, folder, images)
@@ -132,10 +142,10 @@ def table(bench: Bench) -> tuple[np.ndarray, pd.DataFrame]:
 
 
 def apply(harmonizer: Harmonizer, bench: Bench, rows: np.ndarray, ages: np.ndarray) -> np.ndarray:
-    """Outputs for some test slices; NaN for the unseen site where a method has no answer to it."""
+    """Outputs for some test slices; NaN for the unseen site if a method does not support it."""
     out = np.full((len(rows), *bench.images.shape[1:]), np.nan, np.float32)
-    answers = isinstance(harmonizer, HistogramMatching | DDAEHarmonizer)
-    can = answers | (bench.sites[rows] != UNSEEN)
+    supports_unseen = isinstance(harmonizer, HistogramMatching | DDAEHarmonizer)
+    can = supports_unseen | (bench.sites[rows] != UNSEEN)
     out[can] = harmonizer.transform(
         bench.images[rows[can]],
         pd.DataFrame(
@@ -147,7 +157,7 @@ def apply(harmonizer: Harmonizer, bench: Bench, rows: np.ndarray, ages: np.ndarr
 
 
 def adapt(harmonizer: Harmonizer, bench: Bench) -> np.ndarray | None:
-    """Slices of the unseen site, its look taken from others of its scans; not all methods can."""
+    """Outputs for the unseen site with its appearance from other scans; None if unsupported."""
     if not isinstance(harmonizer, DDAEHarmonizer):
         return None
     some, rest = adaptation_rows(bench)
@@ -158,7 +168,7 @@ def adapt(harmonizer: Harmonizer, bench: Bench) -> np.ndarray | None:
 
 
 def adaptation_rows(bench: Bench) -> tuple[np.ndarray, np.ndarray]:
-    """Ten slices of the unseen site, and the others."""
+    """Ten slices of the unseen site to adapt to, and the remaining ones."""
     rows = np.flatnonzero(bench.sites == UNSEEN)
     return rows[:ADAPTATION_SCANS], rows[ADAPTATION_SCANS:]
 
@@ -172,14 +182,14 @@ def permuted_ages(bench: Bench, rows: np.ndarray) -> np.ndarray:
     return np.random.default_rng(0).permutation(bench.ages[rows])
 
 
-def judge(bench: Bench, outputs: Outputs) -> dict[str, float | None]:
+def evaluate(bench: Bench, outputs: Outputs) -> dict[str, float | None]:
     """One row of the table."""
     seen = bench.sites != UNSEEN
     others = seen & (bench.sites != TARGET)
     out, sites, subjects = outputs.images[seen], bench.sites[seen], bench.subjects[seen]
     source = bench.images[seen]
-    age_mae, age_r = probes.age_agreement(out, bench.ages[seen], subjects)
-    cnn = [probes.cnn_accuracy(out, sites, subjects, seed=s) for s in range(CNN_SEEDS)]
+    age_mae, age_r = age_accuracy(out, bench.ages[seen], subjects)
+    cnn = [cnn_accuracy(out, sites, subjects, seed=s) for s in range(CNN_SEEDS)]
     unseen = fidelity.psnr(outputs.images[~seen], bench.truth[~seen]).mean()
     scores: dict[str, float | None] = {
         'psnr': fidelity.psnr(outputs.images[others], bench.truth[others]).mean(),
@@ -188,13 +198,13 @@ def judge(bench: Bench, outputs: Outputs) -> dict[str, float | None]:
         'psnr_adapt': None,
         'ssim_source': fidelity.ssim(out, source).mean(),
         'edges_source': fidelity.gradient_correlation(out, source).mean(),
-        'rank': fidelity.rank_agreement(out, source, sites),
+        'rank': distance_rank_correlation(out, source, sites),
         'site_cnn': np.mean(cnn),
-        'site_linear': probes.linear_accuracy(out, sites, subjects),
-        'site_histogram': probes.histogram_accuracy(out, sites, subjects),
+        'site_linear': linear_accuracy(out, sites, subjects),
+        'site_histogram': histogram_accuracy(out, sites, subjects),
         'age_mae': age_mae,
         'age_r': age_r,
-        'sex': probes.linear_accuracy(out, bench.sexes[seen], subjects),
+        'sex': linear_accuracy(out, bench.sexes[seen], subjects),
         'age_slope': None,
         'seconds': outputs.seconds,
     }
@@ -203,10 +213,8 @@ def judge(bench: Bench, outputs: Outputs) -> dict[str, float | None]:
         scores['psnr_adapt'] = fidelity.psnr(outputs.adapted, bench.truth[rest]).mean()
     if outputs.permuted is not None:
         rows = permuted_rows(bench)
-        told = bench.ages[rows], permuted_ages(bench, rows), bench.subjects[rows]
-        scores['age_slope'] = probes.injected_age_slope(
-            outputs.images[rows], outputs.permuted, *told
-        )
+        ages = bench.ages[rows], permuted_ages(bench, rows), bench.subjects[rows]
+        scores['age_slope'] = false_age_slope(outputs.images[rows], outputs.permuted, *ages)
     return {k: None if v is None or not np.isfinite(v) else float(v) for k, v in scores.items()}
 
 
@@ -229,14 +237,16 @@ BATCH = 16
 
 
 def trained(folder: Path, bench: Bench, preset: Preset, **changes: object) -> DDAEHarmonizer:
-    """A DDAE with some settings changed; a training that was stopped goes on."""
+    """A DDAE with some settings changed; an interrupted training is resumed."""
     model = replace(preset.model, **changes)  # type: ignore[arg-type]
     path = train(
-        bench.data, model, preset.train, PROTOCOL, folder, name='phantom-tiny',
-        dataset='simulated slices of benchmarks/quality.py', phantom=True, progress=say,
+        bench.data, model, preset.train, PROTOCOL, folder, control=TrainingControl(progress=say),
+        identity=ModelIdentity(
+            'phantom-tiny', 'simulated slices of benchmarks/quality.py', phantom=True
+        ),
     )  # fmt: skip
-    assert path is not None  # there is no deadline
-    return replace(DDAEHarmonizer.load(path, 'cpu'), unseen_site='agnostic', batch_size=BATCH)
+    assert path is not None  # None only after a deadline
+    return DDAEHarmonizer.load(path, device='cpu', unseen_site='agnostic', batch_size=BATCH)
 
 
 def say(progress: Progress) -> None:
@@ -250,31 +260,28 @@ def say(progress: Progress) -> None:
 
 def ddae(**changes: object) -> Method:
     return fitted(
-        lambda bench, folder, images: trained(
-            folder, bench, training_preset('tiny', images), **changes
-        )
+        lambda bench, folder, images: trained(folder, bench, preset_of('tiny', images), **changes)
     )
 
 
-def without_leftovers() -> Method:
-    """The same trained model, its renderings not evened."""
+def without_residual_correction() -> Method:
+    """The same trained model without residual correction."""
 
     def plain(harmonizer: DDAEHarmonizer) -> DDAEHarmonizer:
         assert harmonizer.bundle is not None
-        model = copy.deepcopy(harmonizer.bundle.model)
-        model.softness.zero_()
-        model.rendered.copy_(model.rendered[-1:].expand_as(model.rendered))
+        trained = harmonizer.bundle.model
+        model = DDAE(trained.networks, trained.appearance).eval()
         return replace(harmonizer, bundle=replace(harmonizer.bundle, model=model))
 
     return fitted(
         lambda bench, folder, images: plain(
-            trained(folder.parent / 'ddae', bench, training_preset('tiny', images))
+            trained(folder.parent / 'ddae', bench, preset_of('tiny', images))
         )
     )
 
 
 def literal(random: bool) -> Method:
-    """Everything off that is not in the paper; the network is of preset tiny's size."""
+    """All that is not in the paper turned off, with a network of the size of preset tiny."""
     off = {
         'site_curve': False, 'site_edge': False, 'site_average': False, 'coordinates': False,
         'noise_corrected': False, 'encoder_augment': False, 'z_u_noise': 0.0, 'z_u_dim': 512,
@@ -283,7 +290,7 @@ def literal(random: bool) -> Method:
     }  # fmt: skip
     return fitted(
         lambda bench, folder, images: Literal(
-            trained(folder.parent / 'literal', bench, training_preset('tiny', images), **off),
+            trained(folder.parent / 'literal', bench, preset_of('tiny', images), **off),
             random,
         )
     )
@@ -310,7 +317,7 @@ METHODS: dict[str, Method] = {
     'literal-inversion': literal(random=False),
     'literal-random': literal(random=True),
     'ddae': ddae(),
-    'ddae-without-leftovers': without_leftovers(),
+    'ddae-without-residual-correction': without_residual_correction(),
     'ddae-without-site-curve': ddae(site_curve=False),
     'ddae-without-site-edge': ddae(site_edge=False),
     'ddae-without-site-average': ddae(site_average=False),

@@ -1,17 +1,18 @@
-"""SHA-256 of every image that a checkout makes of simulated scans, to compare two checkouts.
+"""SHA-256 of all images that a checkout computes from simulated scans, to compare checkouts.
 
-    python benchmarks/same_results.py WORK_DIR > checksums.txt
+    python -m benchmarks.same_results WORK_DIR > checksums.txt
 
-Runs ``make demo``'s commands, then ``train``, ``participant`` and ``group`` on other simulated
-scanners, twice: with the DDAE on the medial slice and with ComBat on whole scans. Run it in both
-checkouts (each with its own environment, or with PYTHONPATH naming the checkout) and compare
-what it prints with ``diff``. Takes about ten minutes on two cores.
+It runs the commands of ``make demo``, and then ``train``, ``participant`` and ``group`` on other
+simulated scanners: with the DDAE on the medial slice, and with ComBat on whole scans. Run it in
+both checkouts, each in its own environment or with PYTHONPATH set to the checkout, and compare the
+outputs with ``diff``. It takes about ten minutes on two cores.
 """
 
 from __future__ import annotations
 
 import argparse
 import gzip
+import json
 import subprocess
 import sys
 from hashlib import sha256
@@ -21,7 +22,7 @@ TRAINING = ('--allow-few-scans', '--allow-confounding')
 
 
 def main() -> None:
-    """Make the images and print their checksums."""
+    """Compute the images and print their checksums."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('work_dir', type=Path)
     folder = parser.parse_args().work_dir.resolve()
@@ -33,7 +34,7 @@ def main() -> None:
 
     cohort = folder / 'cohort'
     phantoms(cohort / 'bids', '--sites', '2', '--subjects-per-site', '10', '--scanner-seed', '7')
-    template = ('--template', 'MNI152NLin2009aSym')  # the one that comes with the installation
+    template = ('--template', 'MNI152NLin2009aSym')  # the packaged one
     slices = ('--slices', 'medial', *template)
     app(
         cohort, 'train', *TRAINING, *slices, '--preset', 'tiny', '--train-images', '640',
@@ -51,11 +52,14 @@ def main() -> None:
             content = gzip.decompress(path.read_bytes())
             print(sha256(content).hexdigest(), path.relative_to(folder))
     for path in sorted(folder.glob('*/*/group_metrics.json')):
-        print(sha256(path.read_bytes()).hexdigest(), path.relative_to(folder))
+        methods = json.loads(path.read_text())['Methods']
+        measures = {name: method['Estimates'] for name, method in methods.items()}
+        digest = sha256(json.dumps(measures, sort_keys=True).encode()).hexdigest()
+        print(digest, f'{path.relative_to(folder)} (estimates)')
 
 
 def phantoms(out: Path, *arguments: str) -> None:
-    """Write simulated scans, unless they are there."""
+    """Write simulated scans, unless they exist."""
     if not out.is_dir():
         run('ddae-phantom', str(out), *arguments)
 

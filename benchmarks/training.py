@@ -1,10 +1,11 @@
-"""Images that training sees in a second, and the memory that it takes, for each preset.
+"""Speed of training in images a second, and its memory, for each preset.
 
-    python benchmarks/training.py [--presets tiny base paper] [--device cuda] [--steps 40]
+    python -m benchmarks.training [--presets tiny base paper] [--device cuda] [--steps 40]
 
-On random slices that are full of brain, with the preset's own batches; the first tenth of the
-steps is not counted. On a GPU in bf16, as `train` does; there the memory is what PyTorch takes.
-Prints one table, with the hours that the preset's images take at this pace.
+It trains on random slices that are full of brain, with the batch size of the preset, and does not
+count the first tenth of the steps. On a GPU it trains in bf16, as ``train`` does, and memory is
+what PyTorch allocates there. It prints one table, with the hours that the whole training would
+take.
 """
 
 from __future__ import annotations
@@ -18,18 +19,19 @@ import time
 import numpy as np
 import torch
 
+from ddae_app.methods.base import Progress
 from ddae_app.methods.data import SliceData
-from ddae_app.methods.ddae.config import PRESETS, Preset
-from ddae_app.methods.ddae.parallel import start_fabric
-from ddae_app.methods.ddae.train import Progress, train
+from ddae_app.methods.ddae.presets import PRESETS, Preset
+from ddae_app.methods.ddae.train import TrainingControl, train
 from ddae_app.methods.device import resolve_device
+from ddae_app.methods.parallel import start_fabric
 from ddae_app.settings import Protocol
 
-PEOPLE = 40
+SUBJECTS = 40
 
 
 class EnoughError(Exception):
-    """What was to be measured has been."""
+    """The measurement is complete."""
 
 
 def main() -> None:
@@ -41,16 +43,16 @@ def main() -> None:
     device = resolve_device(args.device)
     name = torch.cuda.get_device_name(device) if device.type == 'cuda' else 'CPU'
     print(f'{name}, {torch.get_num_threads()} threads, PyTorch {torch.__version__}')
-    print('preset\tbatch\timages per second\tpeak memory, GB\thours in all')
+    print('preset\tbatch\timages per second\tpeak memory, GB\thours in total')
     for preset in args.presets:
         print(preset, *measured(PRESETS[preset], device, args.steps), sep='\t', flush=True)
 
 
 def measured(preset: Preset, device: torch.device, steps: int) -> tuple[str, ...]:
-    """The columns of a row."""
+    """The columns of one row of the table."""
     batch, times = preset.train.batch_size, list[float]()
 
-    def tell(progress: Progress) -> None:
+    def stop_when_done(progress: Progress) -> None:
         times.append(time.perf_counter())
         if len(times) > steps:
             raise EnoughError
@@ -60,7 +62,7 @@ def measured(preset: Preset, device: torch.device, steps: int) -> tuple[str, ...
     with tempfile.TemporaryDirectory() as folder, contextlib.suppress(EnoughError):
         train(
             slices(preset.model.image_size), preset.model, preset.train, Protocol(), folder,
-            fabric=start_fabric(device), progress=tell,
+            fabric=start_fabric(device), control=TrainingControl(progress=stop_when_done),
         )  # fmt: skip
     first = max(1, steps // 10)
     pace = batch * (len(times) - 1 - first) / (times[-1] - times[first])
@@ -71,13 +73,13 @@ def measured(preset: Preset, device: torch.device, steps: int) -> tuple[str, ...
 
 
 def slices(size: int) -> SliceData:
-    """People of two sites."""
+    """Random slices of subjects of two sites."""
     rng = np.random.default_rng(0)
-    images = rng.uniform(0.1, 1, (PEOPLE, 1, size, size)).astype(np.float32)
-    sexes = tuple('FM'[i % 2] for i in range(PEOPLE))
-    sites = tuple('AB'[i // 2 % 2] for i in range(PEOPLE))
-    people = tuple(f'p{i}' for i in range(PEOPLE))
-    return SliceData(images, sites, rng.uniform(20, 80, PEOPLE), sexes, people)
+    images = rng.uniform(0.1, 1, (SUBJECTS, 1, size, size)).astype(np.float32)
+    sexes = tuple('FM'[i % 2] for i in range(SUBJECTS))
+    sites = tuple('AB'[i // 2 % 2] for i in range(SUBJECTS))
+    subjects = tuple(f'p{i}' for i in range(SUBJECTS))
+    return SliceData(images, sites, rng.uniform(20, 80, SUBJECTS), sexes, subjects)
 
 
 if __name__ == '__main__':

@@ -1,8 +1,8 @@
-"""One exception tree. Every message says what was found, what was expected and what to do.
+"""The exceptions of the program. A message says what is wrong, what was expected, and what to do.
 
-The command line prints the message of a :class:`DdaeError` on one line and leaves with its
-``exit_code``; any other exception is a defect of the program and keeps its traceback, but for
-those of a machine that has too little memory (:func:`lack_of_memory`).
+The command line prints the message of a :class:`DdaeError` on one line and exits with its
+``exit_code``. Any other exception is a defect of the program and keeps its traceback, except for
+a lack of memory (:func:`lack_of_memory`).
 """
 
 import re
@@ -12,49 +12,49 @@ MORE_MEMORY = 'run the same command again with more memory, a lower --nprocs, or
 _NO_MEMORY = re.compile(
     r'MemoryError\b|\bbad_alloc\b|_ALLOC_FAILED|CUDA error: out of memory'
     r"|can't allocate memory|Cannot allocate memory|Failed to allocate memory"
-    # Shared libraries that find no room.
+    # The message of the dynamic linker for a shared library.
     '|failed to map segment from shared object'
 )
 
 
 class DdaeError(Exception):
-    """Base of every error that a user can mend; exit code 1."""
+    """Base class of all errors that a user can resolve; exit code 1."""
 
     exit_code = 1
 
 
 class ImageError(DdaeError):
-    """One image cannot be processed; costs no other scan anything."""
+    """One image cannot be processed; the other scans are not affected."""
 
 
 class RegistrationError(ImageError):
-    """The scan did not align with the template, so it must not be harmonised."""
+    """The registration of a scan to the template failed, so it must not be harmonized."""
 
 
 class WorkerKilledError(DdaeError):
-    """A process was killed from outside, most likely for lack of memory."""
+    """A process was killed by the system, most likely for lack of memory."""
 
 
 class UsageError(DdaeError):
-    """The command line, a settings file or a named resource is wrong; exit code 2."""
+    """The command line, a settings file or a file that they name is not valid; exit code 2."""
 
     exit_code = 2
 
 
 class TemplateError(UsageError):
-    """A template image is not at hand or does not fit the input."""
+    """A template image is missing or does not fit the input."""
 
 
 class ModelError(UsageError):
-    """A model bundle is missing, corrupt, of another version or does not fit the request."""
+    """A model file is missing, corrupt, of another version, or does not fit the request."""
 
 
 class WeightsError(UsageError):
     """Brain-extraction weights are missing or corrupt."""
 
 
-class NotJudgedError(UsageError):
-    """There is too little to judge whether the site is gone; the group level does the rest."""
+class NotEvaluableError(UsageError):
+    """There are too few data to evaluate the harmonization; the group level does the rest."""
 
 
 class InvalidBIDSError(DdaeError):
@@ -64,31 +64,31 @@ class InvalidBIDSError(DdaeError):
 
 
 class NothingSelectedError(DdaeError):
-    """The filters select no image; exit code 18 (BIDS execution specification)."""
+    """The filters selected no image; exit code 18 (BIDS execution specification)."""
 
     exit_code = 18
 
 
-def lack_of_memory(said: str) -> str | None:
-    """What to tell a user of an error that is no more than a lack of memory, else None.
+def lack_of_memory(text: str) -> str | None:
+    """The message for an error that means a lack of memory; None for other errors.
 
-    Python, NumPy, PyTorch, CUDA, ITK and the linker each have words, and classes, of their own.
+    Python, NumPy, PyTorch, CUDA, ITK and the dynamic linker report it in different ways.
 
     Parameters
     ----------
-    said : str
-        Name and text of the error, or its whole traceback.
+    text : str
+        Class and message of the error, or its whole traceback.
 
     Returns
     -------
     str or None
-        One line.
+        The message, on one line.
     """
-    if not _NO_MEMORY.search(said):
+    if not _NO_MEMORY.search(text):
         return None
-    if 'CUDA' in said:
+    if 'CUDA' in text:
         return (
-            'the GPU has too little memory left; end what else runs on it, or run the same '
+            'the GPU has too little memory left; stop other programs that use it, or run the same '
             'command again with --low-mem, a lower --nprocs, more GPUs (train), or --device cpu'
         )
     return f'there is too little memory; {MORE_MEMORY}'

@@ -24,13 +24,13 @@ CHOICES = {
     'preset': ('tiny', 'base', 'paper'),
     'precision': ('auto', 'fp32', 'bf16'),
 }
-"""What the settings that are one of a few words may be; see :func:`choices`."""
+"""The allowed words of settings that are one of a few; see :func:`choices`."""
 
 PATTERNS = {
     'device': (r'auto|cpu|cuda(:\d+)?', 'auto, cpu, cuda or cuda:N'),
     'model_name': (r'[A-Za-z0-9][\w.+-]{0,99}', 'letters, digits and any of . _ + -, at most 100'),
 }
-"""What other words must look like, and how to say so."""
+"""The form of other words, as a pattern and in words."""
 
 LEAST = {
     'nprocs': 1, 'omp_nthreads': 1, 'mem_mb': 1, 'train_images': 1, 'random_seed': 0,
@@ -55,7 +55,7 @@ class Protocol:
     slices : {'medial', 'all'}
         Which axial slices are taken: the middle one of the grid, as in the paper, or every one.
     slice_shape : tuple of int
-        Centre crop of each slice (paper: 128, 128).
+        Center crop of each slice (paper: 128, 128).
     intensity_percentile : float
         Percentile of the brain's intensities that becomes 1 (0 stays 0); 100 is the maximum.
         On sixteen scans the 99.5th is 1.04 to 1.06 times the 95th; the 99.9th, which bright
@@ -139,7 +139,7 @@ class TrainSettings:
 
 @dataclass(frozen=True)
 class EvaluateSettings:
-    """What the group level judges."""
+    """What the group level evaluates."""
 
     biology: tuple[str, ...] = ()
     inception_weights: Path | None = None

@@ -1,8 +1,9 @@
-"""Who may import whom: the rules of the house, read from the source."""
+"""Who may import whom: the rules of docs/architecture.md, held against the source."""
 
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,28 +13,32 @@ import pytest
 import ddae_app
 
 ROOT = Path(ddae_app.__file__).parent
+DOCS = ROOT.parent / 'docs'
 MODULES = sorted(ROOT.rglob('*.py'))
-EVERYONE = {'', 'errors', 'settings', 'files'}  # '' is the version
+LEAVES = {'', 'errors', 'settings', 'files', 'methods.registry'}  # '' is the version
+"""What every package may import; these import nothing but each other."""
+
 MAY_IMPORT = {
     '__main__': {'cli'},
-    'cli': {'levels', 'phantom', 'imaging'},
+    'cli': {'levels', 'bids', 'phantom', 'imaging'},
     'levels': {
-        'workflows', 'training', 'evaluation', 'harmonize', 'bids', 'reports', 'imaging',
+        'engine', 'workflows', 'methods', 'evaluation', 'reports', 'bids', 'imaging',
     },
+    'engine': {'workflows', 'methods', 'bids', 'imaging'},
     'workflows': {'interfaces', 'bids'},
-    'interfaces': {'imaging', 'harmonize', 'reports'},
-    'evaluation': {'harmonize', 'imaging'},
-    'harmonize': {'model', 'training', 'imaging'},
-    'training': {'model', 'imaging'},
-    'model': {'imaging'},
-    'phantom': {'imaging', 'bids'},
+    'interfaces': {'methods', 'reports', 'imaging'},
+    'evaluation': {'methods', 'imaging'},
+    'methods': {'imaging'},
+    'phantom': {'bids', 'imaging'},
+    'bids': {'imaging'},
 }  # fmt: skip
 EXCEPTIONS = {('workflows', 'ddae_app.imaging.templates.TemplateFiles')}
 FORBIDDEN = {
-    'model': {'nipype', 'pandas', 'bids', 'nibabel'},
+    'methods': {'nipype', 'bids', 'nibabel'},
     'imaging': {'torch', 'nipype', 'pandas', 'bids'},
     'evaluation': {'nipype', 'bids'},
     'bids': {'torch', 'nipype'},
+    'reports': {'torch', 'nipype', 'bids'},
     'settings': {'torch', 'nipype', 'bids'},
 }
 MAY_USE_TORCH = ROOT / 'imaging' / 'brain.py'
@@ -59,13 +64,75 @@ def _id(path: Path) -> str:
     return path.relative_to(ROOT).as_posix()
 
 
+def _own(path: Path) -> set[str]:
+    """Modules of ours that a module imports, without ``ddae_app.``, typing included."""
+    modules = {_dotted(module) for module in MODULES}
+    own = set()
+    for name in _imported(path):
+        if (_room(path), name) in EXCEPTIONS or not name.startswith('ddae_app.'):
+            continue
+        parts = name.removeprefix('ddae_app.').split('.')
+        prefixes = ('.'.join(parts[:n]) for n in range(len(parts), 0, -1))
+        own.add(next((prefix for prefix in prefixes if prefix in modules), ''))
+    return own
+
+
+def _dotted(path: Path) -> str:
+    return '.'.join(path.relative_to(ROOT).with_suffix('').parts).removesuffix('.__init__')
+
+
 @pytest.mark.parametrize('path', MODULES, ids=_id)
-def test_a_module_imports_only_what_its_room_may(path):
-    names = {name for name in _imported(path) if (_room(path), name) not in EXCEPTIONS}
-    own = [name.split('.')[1] for name in names if name.startswith('ddae_app.')]
-    rooms = {name if (ROOT / name).is_dir() or (ROOT / f'{name}.py').is_file() else ''
-             for name in own}  # fmt: skip
-    assert rooms - {_room(path)} - EVERYONE <= MAY_IMPORT.get(_room(path), set())
+def test_a_module_imports_only_what_its_package_may(path):
+    packages = {name.split('.')[0] for name in _own(path) - LEAVES}
+    if _dotted(path) in LEAVES:
+        assert not packages
+    assert packages - {_room(path)} <= MAY_IMPORT.get(_room(path), set())
+
+
+def test_the_documentation_shows_these_rules():
+    text = (DOCS / 'architecture.md').read_text(encoding='utf-8')
+    rows = re.findall(r'^\| `(\w+)` \| ([^|]+) \|', text, re.MULTILINE)
+    shown = {name: {part.strip(' `') for part in parts.split(',')} for name, parts in rows}
+    rules = {name: parts for name, parts in MAY_IMPORT.items() if name != '__main__'}
+    assert {name: parts - {'nothing'} for name, parts in shown.items()} == (
+        dict.fromkeys(('imaging', 'reports'), set()) | rules
+    )
+
+
+def test_no_module_imports_itself_through_others():
+    """No circle, imports for typing and inside functions included."""
+    graph = {_dotted(path): _own(path) - {''} for path in MODULES}
+    for start in graph:
+        seen, waiting = set(), list(graph[start])
+        while waiting:
+            module = waiting.pop()
+            assert module != start, f'{start} is imported by what it imports'
+            if module not in seen:
+                seen.add(module)
+                waiting += graph[module]
+
+
+def test_inside_methods_only_what_loads_them_knows_the_registry():
+    knowing = {_dotted(path) for path in MODULES if 'methods.registry' in _own(path)}
+    methods = {name for name in knowing if name.startswith('methods.')}
+    assert methods == {'methods.modelfile', 'methods.find', 'methods.compatibility'}
+
+
+def test_harmonizing_needs_nothing_of_training():
+    code = (
+        'import sys, ddae_app.methods.ddae.harmonizer; '
+        'sys.exit(any(f"ddae_app.methods.ddae.{name}" in sys.modules '
+        'for name in ("train", "trainer", "losses", "augment", "checkpoint")))'
+    )
+    assert subprocess.run([sys.executable, '-c', code]).returncode == 0
+
+
+def test_who_learns_a_name_loads_neither_torch_nor_nipype():
+    code = (
+        'import sys, ddae_app.bids.layout, ddae_app.engine.decision, ddae_app.methods.registry; '
+        'sys.exit(bool({"torch", "nipype"} & set(sys.modules)))'
+    )
+    assert subprocess.run([sys.executable, '-c', code]).returncode == 0
 
 
 @pytest.mark.parametrize('path', MODULES, ids=_id)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 import subprocess
 import sys
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from ddae_app.bids.dataset import QC_MEANING
+from ddae_app.bids.measures import MEASURES
 from ddae_app.cli.parser import build_parser
 from ddae_app.evaluation.protocol import MEANING
 
@@ -42,7 +43,14 @@ def test_every_measure_is_explained():
     assert not [name for name in MEANING if f'`{name}`' not in evaluation]
     outputs = (DOCS / 'outputs.md').read_text(encoding='utf-8')
     told = re.findall(r'`(\w+)`', outputs)
-    assert not [name for name in QC_MEANING if name not in told]
+    assert not [name for name in MEASURES if name not in told]
+
+
+def test_the_page_of_measures_is_that_of_the_table():
+    spec = importlib.util.spec_from_file_location('write_measures', DOCS / 'write_measures.py')
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert module.PAGE.read_text(encoding='utf-8') == module.content(), 'run make docs'
 
 
 def test_links_lead_somewhere():

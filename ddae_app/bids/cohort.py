@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ddae_app.bids.layout import Scan
+from ddae_app.bids.scan import Scan
 from ddae_app.errors import InvalidBIDSError, UsageError
 from ddae_app.settings import MAX_NAME, is_name
 
@@ -74,9 +74,9 @@ class Cohort:
         return self.covariates[scan.stem]
 
     def summary(self, scans: Sequence[Scan]) -> str:
-        """One line that says what was found."""
+        """One line that describes them."""
         known = [self[scan] for scan in scans]
-        people = {scan.participant for scan in scans}
+        participants = {scan.participant for scan in scans}
         sites = {c.site for c in known if c.site}
         ages = [c.age for c in known if not math.isnan(c.age)]
         unknown_sites = sum(c.site is None for c in known)
@@ -89,7 +89,7 @@ class Cohort:
         sex = f'sex {unknown_sexes} missing' if unknown_sexes else 'sex known'
         return '; '.join(
             [
-                f'{len(scans)} T1w of {_plural(len(people), "participant")}',
+                f'{len(scans)} T1w of {_plural(len(participants), "participant")}',
                 site if column else 'site unknown',
                 age + (_missing(len(known) - len(ages)) if ages else ''),
                 'sex unknown' if unknown_sexes == len(known) else sex,
@@ -105,7 +105,7 @@ def read_cohort(
     source_site: str | None = None,
     further: Sequence[str] = (),
 ) -> Cohort:
-    """Look up the covariates of each scan; a session's own values win over the participant's.
+    """Look up the covariates of each scan; values of a session take precedence.
 
     Parameters
     ----------
@@ -127,21 +127,22 @@ def read_cohort(
     InvalidBIDSError
         A table is not readable.
     """
-    people = _read_table(bids_dir / 'participants.tsv', 'participant_id', 'sub-')
+    participants = _read_table(bids_dir / 'participants.tsv', 'participant_id', 'sub-')
     dictionary = _read_dictionary(bids_dir / 'participants.json')
-    reader = _Reader(people.columns, dictionary, site_column, further)
+    reader = _Reader(participants.columns, dictionary, site_column, further)
     dictionary |= _read_dictionary(bids_dir / 'sessions.json')
     sessions: dict[str, tuple[_Table, _Reader]] = {}
     covariates = {}
     for scan in scans:
-        known = reader.covariates(people.row(scan.participant))
+        known = reader.covariates(participants.row(scan.participant))
         if scan.session:
             if scan.participant not in sessions:
                 sessions[scan.participant] = _read_sessions(
                     bids_dir, scan, dictionary, site_column, further
                 )
-            table, own = sessions[scan.participant]
-            known = _newer(own.covariates(table.row(scan.session)), known)
+            table, session_reader = sessions[scan.participant]
+            row = table.row(scan.session)
+            known = _of_session(session_reader.covariates(row), known)
         covariates[scan.stem] = replace(known, site=source_site) if source_site else known
     for stem, known in covariates.items():
         if known.site and not is_name(known.site):
@@ -149,14 +150,14 @@ def read_cohort(
                 f'{stem}: its site is {known.site[:60]!r}; expected at most {MAX_NAME} '
                 'characters, none of them a control character'
             )
-    readers = [reader, *(own for _, own in sessions.values())]
-    found = next((r.site for r in readers if r.site), None)
-    if site_column and not source_site and found is None:
-        raise UsageError(_no_column('--site-column', site_column, people.columns))
+    readers = [reader, *(session_reader for _, session_reader in sessions.values())]
+    column = next((r.site for r in readers if r.site), None)
+    if site_column and not source_site and column is None:
+        raise UsageError(_no_column('--site-column', site_column, participants.columns))
     for name in further:
         if not any(name in r.further for r in readers):
-            raise UsageError(_no_column('--biology', name, people.columns))
-    return Cohort(covariates, '--source-site' if source_site else found, people.columns)
+            raise UsageError(_no_column('--biology', name, participants.columns))
+    return Cohort(covariates, '--source-site' if source_site else column, participants.columns)
 
 
 @dataclass(frozen=True)
@@ -215,13 +216,13 @@ class _Reader:
 
 def _meanings(levels: dict[str, Any]) -> dict[str, str]:
     """Sex by code, from the ``Levels`` of a data dictionary: texts, or objects that hold one."""
-    found = {}
+    meanings = {}
     for code, level in levels.items():
         text = level.get('Description', '') if isinstance(level, dict) else level
         word = re.search(r'[a-z]+', str(text).lower())
         if word and word[0] in SEXES:
-            found[code.lower()] = SEXES[word[0]]
-    return found
+            meanings[code.lower()] = SEXES[word[0]]
+    return meanings
 
 
 def _read_sessions(
@@ -233,16 +234,16 @@ def _read_sessions(
 ) -> tuple[_Table, _Reader]:
     path = bids_dir / f'sub-{scan.participant}' / f'sub-{scan.participant}_sessions.tsv'
     table = _read_table(path, 'session_id', 'ses-')
-    own = dictionary | _read_dictionary(path.with_suffix('.json'))
-    return table, _Reader(table.columns, own, site_column, further)
+    dictionary = dictionary | _read_dictionary(path.with_suffix('.json'))
+    return table, _Reader(table.columns, dictionary, site_column, further)
 
 
-def _newer(own: Covariates, participant: Covariates) -> Covariates:
+def _of_session(session: Covariates, participant: Covariates) -> Covariates:
     return Covariates(
-        site=own.site or participant.site,
-        age=participant.age if math.isnan(own.age) else own.age,
-        sex=own.sex or participant.sex,
-        further={**participant.further, **own.further},
+        site=session.site or participant.site,
+        age=participant.age if math.isnan(session.age) else session.age,
+        sex=session.sex or participant.sex,
+        further={**participant.further, **session.further},
     )
 
 
@@ -289,7 +290,7 @@ def _value(row: dict[str, str], column: str | None) -> str | None:
 
 def _age(text: str | None, years: float) -> float:
     try:
-        # Ages above 89 are often written 89+, to keep people from being recognised.
+        # Ages above 89 are often written 89+, to keep subjects from being identified.
         age = float((text or 'nan').rstrip('+').replace(',', '.')) * years
     except ValueError:
         return math.nan

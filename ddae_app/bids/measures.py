@@ -12,7 +12,8 @@ from typing import Any
 from ddae_app.imaging.anatomy import MOST_SHARE_CHANGE, MOST_UNEXPLAINED
 
 USUAL_CORRELATION = 0.40
-"""Fifteen real scans registered at .44 to .56; less is worth a look, much less is refused."""
+"""Fifteen real scans registered at .44 to .56; lower values are marked, much lower ones are
+refused."""
 
 USUAL_DICE = 0.92
 """Masks of 48 scans overlap by .943 or more; masks that are 4 mm too small or large overlap by
@@ -32,13 +33,13 @@ class Measure:
     Attributes
     ----------
     meaning : str
-        What is measured, for people.
+        What is measured, for human readers.
     unit : str
         Empty where it has none.
     range : str
         Of possible values; empty for texts.
     unusual : str
-        Which values deserve a look, in words; empty where none is marked.
+        Which values are marked, in words; empty where none is.
     rule : callable, optional
         The same for the program.
     """
@@ -50,7 +51,7 @@ class Measure:
     rule: Rule | None = None
 
     def is_unusual(self, value: Any, entries: Mapping[str, Any]) -> bool:
-        """Whether somebody should look at a value."""
+        """Whether a value should be checked by eye."""
         return self.rule is not None and self.rule(value, entries)
 
     @property
@@ -160,7 +161,7 @@ MEASURES = {
         **beyond(MOST_SHARE_CHANGE),
     ),
     'anatomy_flag': Measure(
-        'Why somebody should look at the anatomy; none if nothing is unusual', unusual='not none'
+        'Why the anatomy should be checked by eye; none if nothing is unusual', unusual='not none'
     ),
     'source_site': Measure('Site where the scan was acquired'),
     'target_site': Measure('Site to which the scan was harmonized'),

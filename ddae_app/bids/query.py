@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ddae_app.bids.layout import Scan
+from ddae_app.bids.scan import Scan
 from ddae_app.errors import InvalidBIDSError, NothingSelectedError, UsageError
 
 NAME = re.compile(r'sub-[A-Za-z0-9+]+(_[A-Za-z0-9]+-[A-Za-z0-9+]+)*')
 
-# What lies in folders such as derivatives/ and sourcedata/ is not the dataset's own.
+# Files in folders such as derivatives/ and sourcedata/ are no part of the raw dataset.
 IGNORED = [re.compile(p) for p in (r'^/(?!sub-)[^/]+/', r'/\.')]
 
 
@@ -162,7 +162,7 @@ def _check_entities(filters: dict[str, Any], layout: Any) -> None:
 
 
 def _present(bids_dir: Path, pattern: str) -> list[str]:
-    """Labels of folders; the index needs half a minute to tell those of a thousand people."""
+    """Labels of folders; the index needs half a minute for those of a thousand participants."""
     return sorted({path.name[4:] for path in bids_dir.glob(pattern) if path.is_dir()})
 
 
@@ -170,9 +170,9 @@ def _labels(wanted: Sequence[str], prefix: str, present: Sequence[str]) -> list[
     labels = list(dict.fromkeys(label.removeprefix(f'{prefix}-') for label in wanted))
     missing = [label for label in labels if label not in present]
     if missing:
-        found = ', '.join(sorted(present)[:10]) + (', ...' if len(present) > 10 else '')
+        labels_there = ', '.join(sorted(present)[:10]) + (', ...' if len(present) > 10 else '')
         raise NothingSelectedError(
-            f'no {prefix}-{missing[0]} in the dataset; it has {prefix}: {found or "none"}'
+            f'no {prefix}-{missing[0]} in the dataset; it has {prefix}: {labels_there or "none"}'
         )
     return labels
 
@@ -208,12 +208,13 @@ def _nothing(bids_dir: Path, layout: Any, selection: Selection, named: list[str]
         )
         for key, value in (asked | selection.filters).items()
     ]
-    people = len(_present(bids_dir, 'sub-*'))
+    participants = len(_present(bids_dir, 'sub-*'))
     images = len(layout.get(suffix='T1w', extension=['.nii', '.nii.gz']))
     return (
         f'{bids_dir}: {"".join(f"sub-{label} has " for label in named)}no T1w image'
         f'{" with " if conditions else ""}{", ".join(conditions)}; the dataset has '
-        f'{people} participant{"s" * (people != 1)}, {images} T1w image{"s" * (images != 1)}'
+        f'{participants} participant{"s" * (participants != 1)}, {images} T1w '
+        f'image{"s" * (images != 1)}'
     )
 
 

@@ -11,7 +11,8 @@ from typing import Any
 
 from ddae_app import __version__
 from ddae_app.bids.cohort import Covariates
-from ddae_app.bids.layout import Scan, Space, sidecar
+from ddae_app.bids.layout import sidecar
+from ddae_app.bids.scan import Scan, Space
 
 Metadata = dict[str, Any]
 

@@ -12,7 +12,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from ddae_app.bids.layout import Scan
+from ddae_app.bids.scan import Scan
 from ddae_app.errors import InvalidBIDSError
 
 
@@ -51,12 +51,12 @@ def validate_input(bids_dir: Path, scans: Sequence[Scan]) -> None:
 
 
 def _check_raw(bids_dir: Path) -> None:
-    # The validator itself breaks down when it is told to expect a raw dataset and finds another.
+    # The validator itself fails where it expects a raw dataset and finds another.
     path = bids_dir / 'dataset_description.json'
     try:
         content = json.loads(path.read_text(encoding='utf-8-sig'))
     except (OSError, ValueError):
-        return  # the validator says what is wrong with it
+        return  # the validator reports what is wrong with it
     kind = content.get('DatasetType', 'raw') if isinstance(content, dict) else 'raw'
     if kind != 'raw':
         raise InvalidBIDSError(
@@ -96,8 +96,8 @@ def run_validator(folder: Path, config: Path | None = None, kind: str = 'raw') -
     try:
         return json.loads(result.stdout)
     except json.JSONDecodeError:
-        said = re.sub(r'\x1b\[\d*m', '', result.stderr or result.stdout)  # without colours
-        lines = said.strip().splitlines() or ['no output']
+        output = re.sub(r'\x1b\[\d*m', '', result.stderr or result.stdout)  # without colors
+        lines = output.strip().splitlines() or ['no output']
         raise InvalidBIDSError(
             f'{folder}: the BIDS validator failed ({lines[0]}); use --skip-bids-validation'
         ) from None

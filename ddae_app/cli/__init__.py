@@ -1,1 +1,1 @@
-"""Command lines: arguments to settings, settings to a level, a level to an exit code."""
+"""Command lines: from arguments to settings, to an analysis level, to an exit code."""

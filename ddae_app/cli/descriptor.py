@@ -12,21 +12,21 @@ from ddae_app import __version__
 from ddae_app.settings import flag_types
 
 EXIT_CODES = {
-    1: 'some T1w failed; the log lists them',
-    2: 'wrong usage, or a model, template or weights file is missing',
+    1: 'some T1w images failed; the log lists them',
+    2: 'usage error, or a model, template or weights file is missing',
     16: 'the input is not valid BIDS',
-    18: 'the filters selected nothing',
+    18: 'the filters selected no image',
 }
 
 
 class PrintDescriptor(argparse.Action):
-    """``--bids-exec-spec``: print the descriptor of the parser, and leave."""
+    """``--bids-exec-spec``: print the descriptor of the parser and exit."""
 
     def __init__(self, option_strings: Sequence[str], dest: str, **options: Any) -> None:
         super().__init__(option_strings, argparse.SUPPRESS, nargs=0, **options)
 
     def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> NoReturn:
-        """Called when the flag is met."""
+        """Print the descriptor and exit."""
         print(json.dumps(descriptor(parser), indent=2))
         parser.exit()
 
@@ -37,7 +37,12 @@ def descriptor(parser: argparse.ArgumentParser) -> dict[str, Any]:
     Parameters
     ----------
     parser : argparse.ArgumentParser
-        Its flags are those of :mod:`ddae_app.settings`.
+        The parser of ddae-app, whose flags are the settings of :mod:`ddae_app.settings`.
+
+    Returns
+    -------
+    dict
+        The JSON object of the descriptor.
     """
     types = flag_types()
     actions = [a for a in parser._actions if a.dest in types or a.dest == 'config_file']
@@ -64,31 +69,31 @@ def descriptor(parser: argparse.ArgumentParser) -> dict[str, Any]:
 
 
 def _input(action: argparse.Action, kind: Any) -> dict[str, Any]:
-    """One flag or place."""
+    """The descriptor of one flag or positional argument."""
     inner = [k for k in (get_args(kind) or (kind,)) if k not in (type(None), Ellipsis)][0]
-    flag = isinstance(action, argparse._StoreTrueAction | argparse._CountAction)
-    found: dict[str, Any] = {
+    is_flag = isinstance(action, argparse._StoreTrueAction | argparse._CountAction)
+    entry: dict[str, Any] = {
         'id': action.dest,
         'name': action.dest.replace('_', ' '),
         'description': (action.help or '').replace('%%', '%'),
         'value-key': _key(action),
         'optional': bool(action.option_strings),
     }
-    if flag:
-        found['type'] = 'Flag'
+    if is_flag:
+        entry['type'] = 'Flag'
     elif inner is Path and action.dest != 'output_dir':
-        found['type'] = 'File'
-    elif inner in (int, float) and action.dest != 'mem_mb':  # which takes units
-        found |= {'type': 'Number', 'integer': inner is int}
+        entry['type'] = 'File'
+    elif inner in (int, float) and action.dest != 'mem_mb':  # --mem-mb takes units
+        entry |= {'type': 'Number', 'integer': inner is int}
     else:
-        found['type'] = 'String'
+        entry['type'] = 'String'
     if action.option_strings:
-        found['command-line-flag'] = next(s for s in action.option_strings if s[:2] == '--')
+        entry['command-line-flag'] = next(s for s in action.option_strings if s[:2] == '--')
     if action.choices is not None:
-        found['value-choices'] = list(action.choices)
+        entry['value-choices'] = list(action.choices)
     if get_origin(kind) is tuple:
-        found |= {'list': True, 'min-list-entries': 1}
-    return found
+        entry |= {'list': True, 'min-list-entries': 1}
+    return entry
 
 
 def _key(action: argparse.Action) -> str:

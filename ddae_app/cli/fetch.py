@@ -1,4 +1,4 @@
-"""``ddae-app-fetch``: the one command that uses the network."""
+"""``ddae-app-fetch``: the only command that uses the network."""
 
 from __future__ import annotations
 
@@ -22,21 +22,22 @@ def build_parser() -> argparse.ArgumentParser:
     """The command line of ``ddae-app-fetch``."""
     parser = argparse.ArgumentParser(
         prog='ddae-app-fetch',
-        description='Download what ddae-app needs and cannot ship. ddae-app itself never uses '
-        'the network.',
+        description='Download files that ddae-app needs and that are not packaged with it. '
+        'ddae-app itself never uses the network.',
     )
     parser.add_argument(
         'what',
         choices=('templates', 'hd-bet'),
-        help=f'templates: {TEMPLATE} into TEMPLATEFLOW_HOME; hd-bet: the weights of HD-BET into '
-        'HDBET_WEIGHTS (default: its own folder, ~/hd-bet_params)',
+        help=f'files to download. templates: {TEMPLATE} to TEMPLATEFLOW_HOME (default: '
+        '~/.cache/templateflow); hd-bet: the weights of HD-BET to HDBET_WEIGHTS (default: '
+        '~/hd-bet_params/release_2.0.0)',
     )
     parser.add_argument('--version', action='version', version=f'ddae-app {__version__}')
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run ``ddae-app-fetch``; returns its exit code."""
+    """Run ``ddae-app-fetch`` and return its exit code."""
     what = build_parser().parse_args(argv).what
     fetch = _fetch_templates if what == 'templates' else _fetch_hd_bet
     try:
@@ -50,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _fetch_templates(folder: Path) -> list[str]:
-    """Download into `folder`, then copy: a broken download must not count as a template."""
+    """Download to `folder`, then copy, so that a broken download does not look like a template."""
     default = Path.home() / '.cache' / 'templateflow'
     home = Path(os.environ.get('TEMPLATEFLOW_HOME') or default)
     os.environ |= {'TEMPLATEFLOW_HOME': str(folder), 'TEMPLATEFLOW_AUTOUPDATE': 'on'}
@@ -58,20 +59,20 @@ def _fetch_templates(folder: Path) -> list[str]:
         with _silence():
             from templateflow import api
 
-            found = [
+            downloads = [
                 api.get(TEMPLATE, resolution=2, desc=None, suffix='T1w', raise_empty=True),
                 api.get(TEMPLATE, resolution=2, desc='brain', suffix='mask', raise_empty=True),
             ]
-    except Exception as e:  # requests, urllib3, S3 and TemplateFlow each raise their own
+    except Exception as e:  # requests, urllib3, S3 and TemplateFlow raise different errors
         raise TemplateError(
-            f'{TEMPLATE} could not be fetched ({_reason(e)}); is there network access? Or copy '
-            f'the files by hand into {home / f"tpl-{TEMPLATE}"}'
+            f'{TEMPLATE} could not be downloaded ({_reason(e)}); check the network access, or '
+            f'copy the files by hand to {home / f"tpl-{TEMPLATE}"}'
         ) from e
-    return [_copy(Path(path), home / Path(path).relative_to(folder)) for path in found]
+    return [_copy(Path(path), home / Path(path).relative_to(folder)) for path in downloads]
 
 
 def _fetch_hd_bet(folder: Path) -> list[str]:
-    """Download into `folder`, copy, and vouch last for what was downloaded."""
+    """Download to `folder`, copy, and last record the digest, which marks them as trusted."""
     default = Path.home() / 'hd-bet_params' / 'release_2.0.0'
     target = Path(os.environ.get('HDBET_WEIGHTS') or default)
     os.environ['HOME'] = str(folder)
@@ -81,10 +82,10 @@ def _fetch_hd_bet(folder: Path) -> list[str]:
             from HD_BET.paths import folder_with_parameter_files
 
             maybe_download_parameters()
-    except Exception as e:  # requests, zipfile and the file system each raise their own
+    except Exception as e:  # requests, zipfile and the file system raise different errors
         raise WeightsError(
-            f'the weights of HD-BET could not be fetched ({_reason(e)}); is there network '
-            'access? Or unpack them by hand into a folder and name it with --hd-bet-weights'
+            f'the weights of HD-BET could not be downloaded ({_reason(e)}); check the network '
+            'access, or unpack them by hand to a folder and name it with --hd-bet-weights'
         ) from e
     from ddae_app.imaging.weights import WEIGHTS_FILES, record_weights, weights_sha256
 
@@ -107,7 +108,7 @@ def _reason(error: Exception) -> str:
 
 @contextmanager
 def _silence() -> Iterator[None]:
-    """The libraries tell of their progress; this command says what was fetched, or why not."""
+    """Suppress the output of libraries; this command prints what was downloaded, or why not."""
     with (
         open(os.devnull, 'w') as nowhere,  # noqa: PTH123
         redirect_stdout(nowhere),

@@ -1,4 +1,4 @@
-"""The command line of ddae-app."""
+"""The argument parser of ddae-app."""
 
 from __future__ import annotations
 
@@ -12,23 +12,27 @@ from ddae_app.cli.descriptor import PrintDescriptor
 from ddae_app.settings import CHOICES
 
 DESCRIPTION = """\
-Takes T1-weighted images of a BIDS dataset to MNI152 space and re-renders them as if they had
-been acquired at one target site, keeping anatomy, age and sex, with a Disentangled Diffusion
-Autoencoder."""
+Harmonizes the T1-weighted images of a BIDS dataset with a Disentangled Diffusion Autoencoder:
+registers them to MNI152 space and renders them as if they had been acquired at one target site,
+with their anatomy preserved."""
 
 EPILOG = """\
-exit codes: 0 every T1w produced its outputs; 1 some failed (listed); 2 usage; 16 the input is
-not valid BIDS; 18 the filters selected nothing; 130, 143 interrupted, terminated"""
+exit codes: 0 all T1w images were processed; 1 some failed, and the log lists them; 2 usage error,
+or a model, template or weights file is missing; 16 the input is not valid BIDS; 18 the filters
+selected no image; 130 interrupted; 143 terminated"""
 
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        """One line: the usage of so many flags would hide what is wrong."""
-        self.exit(2, f'{self.prog}: error: {message}; {self.prog} --help tells all flags\n')
+        """Print one line, because the usage of so many flags would hide the message."""
+        self.exit(2, f'{self.prog}: error: {message}; see {self.prog} --help for all flags\n')
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The parser; a flag that is not given stays out of the result, so that files can fill it."""
+    """The parser of ddae-app.
+
+    Flags that are not given are absent from the result, so that a settings file can set them.
+    """
     parser = _Parser(
         prog='ddae-app',
         description=DESCRIPTION,
@@ -36,20 +40,23 @@ def build_parser() -> argparse.ArgumentParser:
         argument_default=argparse.SUPPRESS,
         allow_abbrev=False,
     )
-    parser.add_argument('bids_dir', type=Path, help='root of a raw BIDS dataset')
-    parser.add_argument('output_dir', type=Path, help='where the derivative dataset is written')
+    parser.add_argument('bids_dir', type=Path, help='root folder of the input BIDS dataset')
+    parser.add_argument(
+        'output_dir', type=Path, help='folder of the output, a BIDS derivative dataset'
+    )
     parser.add_argument(
         'analysis_level',
         choices=CHOICES['analysis_level'],
-        help='participant: preprocess and harmonize each T1w; train: fit a model on the whole '
-        'dataset; group: judge whether the site is gone and the person still there, and gather '
-        'the quality measures of all participants',
+        help='processing stage to run. participant: preprocess and harmonize each T1w image; '
+        'train: fit a model to the whole dataset; group: evaluate how well the site is removed '
+        'and biological variation preserved, and collect the quality measures of all '
+        'participants',
     )
     parser.add_argument('--version', action='version', version=f'ddae-app {__version__}')
     parser.add_argument(
         '--bids-exec-spec',
         action=PrintDescriptor,
-        help='print this command line as a Boutiques descriptor, and leave',
+        help='print a Boutiques descriptor of this command line and exit',
     )
     flags.add_selection(parser)
     flags.add_preprocessing(parser)

@@ -15,36 +15,60 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog='ddae-phantom',
         description='Write a BIDS dataset of simulated, skull-stripped T1w brains from several '
-        'sites, to try ddae-app on or to measure it with: the truth is known.',
+        'sites, for tests and measurements of ddae-app with known truth.',
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     add = parser.add_argument
-    add('out', metavar='OUT', type=Path, help='folder to make; may exist if it is empty')
+    add('out', metavar='OUT', type=Path, help='folder to create; it may exist if it is empty')
     add('--sites', type=int, default=7, metavar='N', help='number of sites, 1 to 26')
-    add('--subjects-per-site', type=int, default=4, metavar='N', help='people at each site')
-    add('--sessions', type=int, default=0, metavar='N', help='sessions of everyone; 0: no ses-')
-    add('--runs', type=int, default=0, metavar='N', help='runs of each session; 0: no run-')
-    add('--seed', type=int, default=0, help='makes the people and the noise')
-    add('--scanner-seed', type=int, default=0, help='makes the scanners and who is scanned there')
+    add(
+        '--subjects-per-site',
+        type=int,
+        default=4,
+        metavar='N',
+        help='number of subjects at each site',
+    )
+    add(
+        '--sessions',
+        type=int,
+        default=0,
+        metavar='N',
+        help='number of sessions of each subject; 0: no ses-',
+    )
+    add(
+        '--runs',
+        type=int,
+        default=0,
+        metavar='N',
+        help='number of runs of each session; 0: no run-',
+    )
+    add('--seed', type=int, default=0, help='seed of the subjects and the noise')
+    add(
+        '--scanner-seed',
+        type=int,
+        default=0,
+        help='seed of the scanners and of the populations of the sites',
+    )
     add(
         '--travelling',
         action='store_true',
-        help='also render every scan without noise at every other site, in derivatives/truth',
+        help='also write every scan as every other site would show it without noise, to '
+        'derivatives/truth',
     )
     add(
         '--resolution',
         type=float,
         metavar='MM',
-        help="cubic voxels of this size at every site instead of each scanner's own",
+        help='size of cubic voxels at every site, instead of the voxel size of each scanner',
     )
     add('--version', '-v', action='version', version=f'ddae-phantom {__version__}')
     return parser
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run ``ddae-phantom``; returns the exit code: 0 written, 2 wrong request."""
+    """Run ``ddae-phantom`` and return its exit code: 0 for success, 2 for a usage error."""
     args = build_parser().parse_args(argv)
-    # Imported late, so that --help answers at once.
+    # Imported here so that --help does not wait for it.
     from ddae_app.phantom.dataset import Design, write_dataset
 
     design = Design(

@@ -1,4 +1,4 @@
-"""What the command line reads out of words."""
+"""Conversion of command-line arguments to the values of settings."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ddae_app.settings import check_value
 
 
 def checked(name: str, convert: Callable[[str], Any] = str) -> Callable[[str], Any]:
-    """A type for argparse that knows what the setting may be."""
+    """A type for argparse that converts an argument and checks the value for a setting."""
 
     def check(text: str) -> Any:
         try:
@@ -26,7 +26,7 @@ def checked(name: str, convert: Callable[[str], Any] = str) -> Callable[[str], A
 
 
 def number(name: str) -> Callable[[str], Any]:
-    """A type for the whole number of a setting."""
+    """A type for argparse that reads a whole number and checks it for a setting."""
 
     def convert(text: str) -> int:
         try:
@@ -38,7 +38,13 @@ def number(name: str) -> Callable[[str], Any]:
 
 
 def hours(text: str) -> float:
-    """A duration."""
+    """A duration in hours.
+
+    Raises
+    ------
+    ValueError
+        The text is not a number.
+    """
     try:
         return float(text)
     except ValueError:
@@ -46,7 +52,13 @@ def hours(text: str) -> float:
 
 
 def memory_mb(text: str) -> int:
-    """Megabytes, from a size with or without a suffix."""
+    """A size in megabytes, from a number with or without a suffix K, M, G or T.
+
+    Raises
+    ------
+    argparse.ArgumentTypeError
+        The text is not a size.
+    """
     match = re.fullmatch(r'(\d+)([KMGT]?)B?', text.strip().upper())
     if not match or int(match[1]) == 0:
         raise argparse.ArgumentTypeError(f'{text}: expected a size such as 16000 or 16G')
@@ -54,7 +66,7 @@ def memory_mb(text: str) -> int:
 
 
 def default_nprocs() -> int:
-    """CPUs that this process may use; a batch job often has fewer than the machine."""
+    """Number of CPUs that this process may use, which a batch system may have restricted."""
     return (
         len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
     )

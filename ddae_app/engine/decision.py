@@ -13,7 +13,8 @@ from pathlib import Path
 
 from ddae_app.bids import provenance, sidecars
 from ddae_app.bids.cohort import Covariates
-from ddae_app.bids.layout import Preprocessed, Scan
+from ddae_app.bids.layout import Preprocessed
+from ddae_app.bids.scan import Scan
 from ddae_app.methods.compatibility import site_refusal
 from ddae_app.methods.modelfile import ModelInfo
 from ddae_app.settings import Protocol
@@ -55,6 +56,8 @@ class Decision:
         What harmonization starts from; None to preprocess the scan.
     preproc_record, harmonize_record : dict or None
         What the outputs will be made from; None where they are not made.
+    raw_sha256 : str or None
+        Of the T1w image, to notice if it changes while the run continues.
     """
 
     scan: Scan
@@ -63,6 +66,7 @@ class Decision:
     preprocessed: Preprocessed | None = None
     preproc_record: provenance.Record | None = None
     harmonize_record: provenance.Record | None = None
+    raw_sha256: str | None = None
 
     @property
     def is_work(self) -> bool:
@@ -231,6 +235,7 @@ def decide(state: ScanState, request: PlanRequest, searched: Sequence[Path] = ()
         preprocessed,
         preproc_record if preprocess.is_work else None,
         harmonize_record,
+        state.raw_sha256,
     )
 
 

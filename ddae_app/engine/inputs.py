@@ -9,8 +9,9 @@ from pathlib import Path
 
 from ddae_app.bids import sidecars
 from ddae_app.bids.cohort import Cohort, read_cohort
-from ddae_app.bids.layout import Layout, Preprocessed, Scan, Space, SpaceLayout
+from ddae_app.bids.layout import Layout, Preprocessed, SpaceLayout
 from ddae_app.bids.query import Selection, find_scans, read_filters
+from ddae_app.bids.scan import Scan, Space
 from ddae_app.bids.validation import validate_input
 from ddae_app.errors import TemplateError, UsageError, WeightsError
 from ddae_app.imaging.templates import TEMPLATES

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from ddae_app.bids import provenance, sidecars
 from ddae_app.bids.cohort import Cohort
-from ddae_app.bids.layout import RunFiles, Scan, SpaceLayout
+from ddae_app.bids.layout import RunFiles, SpaceLayout
+from ddae_app.bids.scan import Scan
 from ddae_app.engine.decision import (
     Decision,
     OutputState,
@@ -94,7 +95,7 @@ class Planner:
             harmonization=self._request.metadata(covariates),
             preproc_record=decision.preproc_record,
             harmonize_record=decision.harmonize_record,
-            raw_sha256=digest_of(scan.path),
+            raw_sha256=decision.raw_sha256,
             site=self.unseen(covariates.site),
         )
 

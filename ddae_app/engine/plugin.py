@@ -22,7 +22,7 @@ from ddae_app.errors import MORE_MEMORY, WorkerKilledError
 def monotonic_clock() -> Iterator[None]:
     """Let nipype's plugins measure time by a clock that is never set back.
 
-    Between two looks at what is done, every plugin sleeps until a time of day; where the system
+    Between two polls, every plugin sleeps until a time of day; where the system
     clock is set back meanwhile, that can be hours.
     """
     time_of_day = base.time
@@ -76,7 +76,7 @@ class SteadyPool(MultiProcPlugin):
                 + MORE_MEMORY
             )
         if error is not None:
-            # Given back as nipype's own workers do; raised here, nipype stumbles over it.
+            # Returned as by nipype's workers; nipype does not handle an error that is raised here.
             return {'taskid': taskid, 'result': None, 'traceback': format_exception(error)}
         return super()._get_result(taskid)
 

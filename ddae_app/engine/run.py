@@ -80,7 +80,7 @@ def run_workflow(
     """
     _configure(workflow, run, logs)
     if run.write_graph:
-        workflow.write_graph(str(logs.graph), graph2use='colored', simple_form=True, format='svg')
+        _write_graph(workflow, logs)
     # A plugin of the user, for example of a batch system, is given all scans at once.
     at_once = len(scans) if run.use_plugin else run.nprocs * SCANS_PER_PROCESS
     failures: dict[Key, str] = {}
@@ -113,6 +113,17 @@ def _run(
         log.debug('nipype: %s', e)
         return failures
     return {}
+
+
+def _write_graph(workflow: pe.Workflow, logs: RunFiles) -> None:
+    try:
+        workflow.write_graph(str(logs.graph), graph2use='colored', simple_form=True, format='svg')
+    except OSError as e:
+        # The graph itself is written before it is drawn.
+        log.warning(
+            '--write-graph: %s was written, but not drawn (%s); install Graphviz, and draw it '
+            'with dot -Tsvg', logs.graph, e,
+        )  # fmt: skip
 
 
 def _configure(workflow: pe.Workflow, run: RunSettings, logs: RunFiles) -> None:

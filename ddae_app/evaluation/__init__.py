@@ -1,1 +1,1 @@
-"""Is the site gone, and is the person still there? Arrays in, numbers out."""
+"""Evaluation of harmonized images: arrays in, measures of site effects and biology out."""

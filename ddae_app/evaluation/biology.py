@@ -1,4 +1,4 @@
-"""Further columns of the participants' table: can they be read, and are their effects kept?"""
+"""Further biological variables of the participants' table: are they preserved in the images?"""
 
 from __future__ import annotations
 
@@ -8,63 +8,83 @@ from dataclasses import dataclass
 import numpy as np
 
 from ddae_app.errors import UsageError
-from ddae_app.evaluation import estimates, probes
+from ddae_app.evaluation import estimates
 from ddae_app.evaluation.estimates import Score
+from ddae_app.evaluation.probes import Components
 from ddae_app.imaging.anatomy import TISSUES
 
-FEWEST_KNOWN = 25
-"""To learn from, for a probe to read it."""
+MIN_TRAINING_SCANS = 25
+"""A probe is trained on no fewer scans for which its variable is known."""
 
-FEWEST_IN_ALL = 70
-"""So that so many are to learn from in a half of the people less a fold."""
+MIN_KNOWN_SCANS = 70
+"""With so many known scans, four fifths of a half hold at least ``MIN_TRAINING_SCANS``."""
 
-MOST_LEVELS = 6
-JUDGED_ANYWAY = ('age', 'sex', 'site')
+MAX_LEVELS = 6
+ALWAYS_EVALUATED = ('age', 'sex', 'site')
 
 
 def check_names(names: Sequence[str]) -> None:
-    """Refuse columns that need no asking for, or are asked for twice.
+    """Refuse columns that are always evaluated, or that are named twice.
+
+    Parameters
+    ----------
+    names : sequence of str
+        Column names that ``--biology`` gave.
 
     Raises
     ------
     UsageError
+        If a name is ``age``, ``sex`` or ``site``, or stands in the list twice.
     """
     for name in names:
-        if name.lower() in JUDGED_ANYWAY:
-            raise UsageError(f'--biology {name}: it is judged anyway; leave it out')
+        if name.lower() in ALWAYS_EVALUATED:
+            raise UsageError(f'--biology {name}: this column is always evaluated; leave it out')
         if names.count(name) > 1:
-            raise UsageError(f'--biology {name}: named twice; leave one out')
+            raise UsageError(f'--biology {name}: this column is named twice; name it once')
 
 
 @dataclass(frozen=True)
-class Column:
-    """Something that is known of people.
+class BiologicalVariable:
+    """One column of the participants' table, with a value for each scan.
 
     Attributes
     ----------
     name : str
     values : np.ndarray, shape (N,)
-        Numbers (float64, NaN where unknown) or words (object, None where unknown).
+        Numbers (float64, NaN where unknown) or categories (object, None where unknown).
+
+    Raises
+    ------
+    UsageError
+        If too few values are known, or if there are too few or too many different values.
     """
 
     name: str
     values: np.ndarray
 
     def __post_init__(self) -> None:
-        count, kinds = int(self.known.sum()), len(self.levels)
-        if count < FEWEST_IN_ALL:
+        n_known, n_levels = int(self.known.sum()), len(self.levels)
+        if n_known < MIN_KNOWN_SCANS:
             raise UsageError(
-                f'--biology {self.name}: known of {count} scans, {FEWEST_IN_ALL} are needed'
+                f'--biology {self.name}: the value is known for {n_known} scans, and '
+                f'{MIN_KNOWN_SCANS} are needed; fill in the column, or leave it out'
             )
-        if kinds < 2 or (not self.numeric and kinds > MOST_LEVELS):
+        if n_levels < 2 or (not self.numeric and n_levels > MAX_LEVELS):
             raise UsageError(
-                f'--biology {self.name}: {kinds} different values; expected numbers that vary, or '
-                f'2 to {MOST_LEVELS} words'
+                f'--biology {self.name}: the column has {n_levels} different values; expected '
+                f'numbers that vary, or 2 to {MAX_LEVELS} categories'
             )
 
     @classmethod
-    def of(cls, name: str, texts: Sequence[str | None]) -> Column:
-        """From texts: numbers, where all that are known are numbers of more than two values."""
+    def from_texts(cls, name: str, texts: Sequence[str | None]) -> BiologicalVariable:
+        """Read texts as numbers where all known texts are numbers of more than two values.
+
+        Parameters
+        ----------
+        name : str
+        texts : sequence of str or None, length N
+            None, or NaN as pandas has it, where unknown.
+        """
         texts = [text if isinstance(text, str) else None for text in texts]  # pandas has NaN
         known = {text for text in texts if text is not None}
         try:
@@ -82,72 +102,93 @@ class Column:
 
     @property
     def known(self) -> np.ndarray:
-        """Of whom it is known, shape (N,), bool."""
+        """Whether the value of each scan is known, shape (N,), bool."""
         if self.numeric:
             return ~np.isnan(self.values)
         return np.array([value is not None for value in self.values])
 
     @property
     def levels(self) -> list:
-        """Different values, in order."""
+        """The different known values, in ascending order."""
         return sorted(set(self.values[self.known].tolist()))
 
     def measures(self) -> dict[str, str]:
-        """Names and meanings of what is measured of it."""
+        """Names and meanings of the measures of this variable."""
         name = f'biology_{self.name}'
         if self.numeric:
-            return {name: f'{self.name} read from the images of other people: correlation'}
-        found = {name: f'{self.name} read from the images of other people: balanced accuracy'}
+            return {
+                name: f'Correlation of {self.name} with its prediction from the images, by ridge '
+                'regression trained on other participants.'
+            }
+        meanings = {
+            name: f'Balanced accuracy of {self.name} as predicted from the images, by logistic '
+            'regression trained on other participants.'
+        }
         if len(self.levels) == 2:
             first, second = self.levels
-            found |= {
-                f'{name}_d_{tissue}': f"Cohen's d of {second} against {first} in the share of "
-                f'{tissue.upper()}, each site less its mean'
+            meanings |= {
+                f'{name}_d_{tissue}': f"Cohen's d of {second} against {first} in the brain "
+                f'fraction of {_TISSUE_NAMES[tissue]}, after the site means are subtracted.'
                 for tissue in TISSUES
             }
-        return found
+        return meanings
 
-    def read(
-        self, own: probes.Components, learn: np.ndarray, outputs: np.ndarray
+    def predict(
+        self, components: Components, train: np.ndarray, test_images: np.ndarray
     ) -> np.ndarray | None:
-        """What a probe that learnt from some rows reads from other outputs; None if it cannot.
+        """Predict the variable from test images with a probe trained on other scans.
 
         Parameters
         ----------
-        own : Components
-            Of the rows to learn from.
-        learn : np.ndarray of int
-        outputs : np.ndarray, shape (M, H, W)
+        components : Components
+            Principal components of the training images.
+        train : np.ndarray of int, shape (L,)
+            Rows of the training images.
+        test_images : np.ndarray, shape (M, H, W)
+
+        Returns
+        -------
+        np.ndarray, shape (M,), or None
+            None if too few training scans have a known value, or if all values are equal.
         """
-        known = np.flatnonzero(self.known[learn])
-        values = self.values[learn][known]
-        if len(known) < FEWEST_KNOWN or len(set(values.tolist())) < 2:
+        known = np.flatnonzero(self.known[train])
+        values = self.values[train][known]
+        if len(known) < MIN_TRAINING_SCANS or len(set(values.tolist())) < 2:
             return None
         if self.numeric:
-            return own.of_rows(known).regression(values)(outputs)
-        return own.of_rows(known).classifier(values.astype(str))(outputs)
+            return components.subset(known).fit_regression(values)(test_images)
+        return components.subset(known).fit_classifier(values.astype(str))(test_images)
 
     def scores(
-        self, guess: np.ndarray, shares: Mapping[str, np.ndarray], sites: np.ndarray
+        self, predicted: np.ndarray, fractions: Mapping[str, np.ndarray], sites: np.ndarray
     ) -> dict[str, Score]:
-        """Its measures, over the rows where it is known and was read.
+        """Score the predictions, over scans with a known value and a prediction.
 
         Parameters
         ----------
-        guess : np.ndarray, shape (N,)
-            What was read.
-        shares : mapping of str to np.ndarray, shape (N,)
-            Of the tissues.
+        predicted : np.ndarray, shape (N,)
+        fractions : mapping of str to np.ndarray, shape (N,), 0 to 1
+            Brain fraction of each tissue.
         sites : np.ndarray, shape (N,)
+
+        Returns
+        -------
+        dict of str to Score
+            By measure, as :meth:`measures` names them.
         """
         name = f'biology_{self.name}'
         if self.numeric:
-            return {name: estimates.correlation(self.values, guess)}
-        words = self.values.astype(str)
-        found = {name: estimates.balanced_accuracy(words, guess.astype(str))}
+            return {name: estimates.correlation(self.values, predicted)}
+        categories = self.values.astype(str)
+        scores = {name: estimates.balanced_accuracy(categories, predicted.astype(str))}
         if len(self.levels) == 2:
             rows = np.flatnonzero(self.known)
             for tissue in TISSUES:
-                less = estimates.within_sites(shares[tissue], sites, rows)
-                found[f'{name}_d_{tissue}'] = estimates.cohens_d(less, words == self.levels[1])
-        return found
+                residuals = estimates.subtract_site_means(fractions[tissue], sites, rows)
+                scores[f'{name}_d_{tissue}'] = estimates.cohens_d(
+                    residuals, categories == self.levels[1]
+                )
+        return scores
+
+
+_TISSUE_NAMES = {'csf': 'CSF', 'grey': 'gray matter', 'white': 'white matter'}

@@ -1,4 +1,7 @@
-"""What is judged: ways from scans to harmonised ones, fitted without those they are judged on."""
+"""The methods under evaluation, each with the way it gets its outputs.
+
+A method that is fitted here is fitted to one half of the subjects and evaluated on the other.
+"""
 
 from __future__ import annotations
 
@@ -12,75 +15,81 @@ from scipy.ndimage import gaussian_filter
 from ddae_app.methods.base import Harmonizer
 
 BLUR_PIXELS = 2.0
-
-
-ELSEWHERE = 'elsewhere, perhaps to these very scans'
+FITTED_ELSEWHERE = 'before this evaluation, possibly on these scans'
+NOTHING_TO_FIT = 'not needed'
 
 Render = Callable[[np.ndarray], np.ndarray]
-"""From the ages that everybody is said to have to the outputs of everybody, shape (N, H, W)."""
+"""Takes an age for each scan, shape (N,), and returns the outputs of all, shape (N, H, W)."""
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A way to harmonise.
+    """A harmonization method under evaluation.
 
     Attributes
     ----------
     name : str
-    fitted : str
-        To whom, in words.
+    fitted_to : str
+        The data that the method was fitted to, in words.
     fit : callable
-        From the rows to learn from to a way to render everybody.
-    told_ages : bool
-        Whether it can be told a false age, to see whether that is painted in.
+        Takes the rows to fit to and returns a function that renders all scans.
+    takes_age : bool
+        Whether a false age can be given, to test whether the method writes it into the image.
     label_blind : bool
-        Whether it is known never to be told an age, and so has none to paint in.
-    fitted_here : bool
-        Whether it is fitted anew to those who are not judged.
+        Whether the method is known to receive no age, and so cannot write one into the image.
+    refitted : bool
+        Whether each cross-fitting half has a fit of its own, on the subjects of the other half.
     """
 
     name: str
-    fitted: str
+    fitted_to: str
     fit: Callable[[np.ndarray], Render]
-    told_ages: bool = False
+    takes_age: bool = False
     label_blind: bool = False
-    fitted_here: bool = False
+    refitted: bool = False
 
 
-def given(name: str, images: np.ndarray, fitted: str, *, label_blind: bool = False) -> Candidate:
-    """Outputs that were made elsewhere."""
-    return Candidate(name, fitted, lambda learn: lambda ages: images, label_blind=label_blind)
+def precomputed(
+    name: str, images: np.ndarray, fitted_to: str, *, label_blind: bool = False
+) -> Candidate:
+    """Outputs that were computed before the evaluation, shape (N, H, W)."""
+    return Candidate(name, fitted_to, lambda rows: lambda ages: images, label_blind=label_blind)
 
 
-def untouched(images: np.ndarray) -> Candidate:
-    """The scans themselves: what the others are held against."""
-    return given('source', images, 'nothing to fit', label_blind=True)
+def unharmonized(images: np.ndarray) -> Candidate:
+    """The original scans, which are the reference for all other candidates."""
+    return precomputed('source', images, NOTHING_TO_FIT, label_blind=True)
 
 
 def blurred(images: np.ndarray) -> Candidate:
-    """Blurred scans: the site is no longer told by who learnt it from sharp ones."""
-    soft = gaussian_filter(images, (0, BLUR_PIXELS, BLUR_PIXELS))
-    return given('blur', np.where(images > 0, soft, 0), 'nothing to fit', label_blind=True)
+    """Blurred scans, a negative control.
+
+    A site classifier that was trained on sharp scans fails on them, although the site effects
+    are still there.
+    """
+    smooth = gaussian_filter(images, (0, BLUR_PIXELS, BLUR_PIXELS))
+    return precomputed('blur', np.where(images > 0, smooth, 0), NOTHING_TO_FIT, label_blind=True)
 
 
-def fitted_to_others(
+def cross_fitted(
     name: str, harmonizer: Harmonizer, images: np.ndarray, cohort: pd.DataFrame, target: str
 ) -> Candidate:
-    """A harmoniser that is fitted anew to those who are not judged."""
+    """A harmonizer that is fitted, for each half of the subjects, to the other half."""
 
-    def fit(learn: np.ndarray) -> Render:
-        fitted = harmonizer.fit(images[learn], cohort.iloc[learn])
+    def fit(rows: np.ndarray) -> Render:
+        fitted = harmonizer.fit(images[rows], cohort.iloc[rows])
         return lambda ages: fitted.transform(images, cohort.assign(age=ages), target)
 
-    return Candidate(name, 'to the other half', fit, told_ages=True, fitted_here=True)
+    fitted_to = 'to the other half of the participants'
+    return Candidate(name, fitted_to, fit, takes_age=True, refitted=True)
 
 
-def stored(
+def pretrained(
     name: str, harmonizer: Harmonizer, images: np.ndarray, cohort: pd.DataFrame, target: str
 ) -> Candidate:
-    """A harmoniser that was fitted elsewhere, and is told ages."""
+    """A harmonizer that was fitted before the evaluation, and that takes ages."""
 
     def render(ages: np.ndarray) -> np.ndarray:
         return harmonizer.transform(images, cohort.assign(age=ages), target)
 
-    return Candidate(name, ELSEWHERE, lambda learn: render, told_ages=True)
+    return Candidate(name, FITTED_ELSEWHERE, lambda rows: render, takes_age=True)

@@ -1,4 +1,4 @@
-"""Scans and who they are of."""
+"""The scans that are evaluated, with the site, age and sex of each."""
 
 from __future__ import annotations
 
@@ -8,34 +8,34 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from ddae_app.errors import NotJudgedError
-from ddae_app.evaluation.biology import Column
+from ddae_app.errors import NotEvaluableError
+from ddae_app.evaluation.biology import BiologicalVariable
 
 FOLDS = 5
-FEWEST_PEOPLE = 2 * FOLDS
-"""Of each site: one to judge in each fold of each half."""
+MIN_SUBJECTS = 2 * FOLDS
+"""Each site needs one test subject in each fold of each of the two halves."""
 
 
 @dataclass(frozen=True)
-class People:
-    """Scans and who they are of.
+class EvaluationData:
+    """The medial slices of all scans, and what is known of the subjects.
 
     Attributes
     ----------
     images : np.ndarray, shape (N, H, W), float32
-        0 outside the brain.
+        Intensities of about 0 to 1; 0 outside the brain.
     sites, subjects : np.ndarray, shape (N,), str
     ages : np.ndarray, shape (N,), float64
         Years, NaN where unknown.
     sexes : np.ndarray, shape (N,), object
         ``M``, ``F`` or None.
-    further : tuple of Column
-        What else is known, and is to be read from the images.
+    variables : tuple of BiologicalVariable
+        Further columns of the participants' table that should still be predictable.
 
     Raises
     ------
-    NotJudgedError
-        If there is one site only, or one of fewer than ``FEWEST_PEOPLE`` people.
+    NotEvaluableError
+        If there is one site only, or if a site has fewer than ``MIN_SUBJECTS`` subjects.
     """
 
     images: np.ndarray
@@ -43,27 +43,35 @@ class People:
     subjects: np.ndarray
     ages: np.ndarray
     sexes: np.ndarray
-    further: tuple[Column, ...] = ()
+    variables: tuple[BiologicalVariable, ...] = ()
 
     def __post_init__(self) -> None:
         names = np.unique(self.sites)
         if len(names) < 2:
-            raise NotJudgedError(
-                f'all scans are of site {names[0]}; two sites are needed to compare'
+            raise NotEvaluableError(
+                f'all scans are of site {names[0]}; a comparison needs at least two sites'
             )
         for site in names:
             n = len(set(self.subjects[self.sites == site]))
-            if n < FEWEST_PEOPLE:
-                raise NotJudgedError(
-                    f'site {site} has {n} {"person" if n == 1 else "people"}, and {FEWEST_PEOPLE} '
-                    'are needed; leave the site out (--participant-label), or add people'
+            if n < MIN_SUBJECTS:
+                raise NotEvaluableError(
+                    f'site {site} has {n} participant{"" if n == 1 else "s"}, and {MIN_SUBJECTS} '
+                    'are needed; exclude the site (--participant-label), or add participants'
                 )
 
     @classmethod
-    def of(cls, images: np.ndarray, cohort: pd.DataFrame, biology: Sequence[str] = ()) -> People:
-        """From images and a cohort as harmonisers take them.
+    def from_cohort(
+        cls, images: np.ndarray, cohort: pd.DataFrame, biology: Sequence[str] = ()
+    ) -> EvaluationData:
+        """Take images and a cohort as harmonizers take them.
 
-        `biology` names further columns, of texts, None where unknown.
+        Parameters
+        ----------
+        images : np.ndarray, shape (N, H, W), float32
+        cohort : pandas.DataFrame, N rows
+            Columns ``subject``, ``site``, ``age`` and ``sex``.
+        biology : sequence of str
+            Further columns of texts, None where unknown.
         """
         sexes = cohort['sex'].astype(object)
         return cls(
@@ -72,10 +80,10 @@ class People:
             cohort['subject'].to_numpy(str),
             cohort['age'].to_numpy(np.float64),
             sexes.where(sexes.notna(), None).to_numpy(),
-            tuple(Column.of(name, cohort[name].tolist()) for name in biology),
+            tuple(BiologicalVariable.from_texts(name, cohort[name].tolist()) for name in biology),
         )
 
     @property
     def chance(self) -> float:
-        """Balanced accuracy of a guess at the site."""
+        """Expected balanced accuracy of a random guess at the site."""
         return 1 / len(np.unique(self.sites))

@@ -1,8 +1,8 @@
-"""How far what was made of the other sites' scans is, as a crowd, from the target's scans.
+"""Distances between the distribution of the outputs and that of the target site's scans.
 
-Distances of distributions, by features of a network (Fréchet: Heusel et al. 2017, arXiv
-1706.08500; kernel: Binkowski et al. 2018, arXiv 1801.01401) or by principal components (maximum
-mean discrepancy: Gretton et al. 2012).
+Scans are compared in the features of a network (Fréchet distance: Heusel et al. 2017, arXiv
+1706.08500; kernel distance: Binkowski et al. 2018, arXiv 1801.01401) or in principal components
+(maximum mean discrepancy: Gretton et al. 2012).
 """
 
 from __future__ import annotations
@@ -13,37 +13,40 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.spatial.distance import cdist, pdist
 
-from ddae_app.evaluation.data import People
-from ddae_app.evaluation.estimates import Estimate, centred
+from ddae_app.evaluation.data import EvaluationData
+from ddae_app.evaluation.estimates import Estimate, centered_interval
 from ddae_app.evaluation.features import Features, mri_features
 from ddae_app.evaluation.probes import Components
 
-MOST_SCANS = 500
-"""On each side: every one is seen by a network, which takes a while."""
+MAX_SCANS = 500
+"""Of each sample set: a network takes a while to compute the features of more."""
 
-DRAWS = 100
-"""Of scans, for an interval."""
+BOOTSTRAP_SAMPLES = 100
 
-Weighted = Callable[[np.ndarray, np.ndarray], float]
-"""From how often each scan of two crowds counts, shapes (N,) and (M,), int, to a distance."""
+WeightedDistance = Callable[[np.ndarray, np.ndarray], float]
+"""Takes how often each scan of two sets counts, shapes (N,) and (M,), int, to a distance."""
 
-Distance = Callable[[np.ndarray, np.ndarray], Weighted]
-"""From the features of two crowds, shapes (N, F) and (M, F), to their distances."""
+Distance = Callable[[np.ndarray, np.ndarray], WeightedDistance]
+"""Takes the features of two sets, shapes (N, F) and (M, F), to their weighted distance."""
+
+Kernel = Callable[[np.ndarray, np.ndarray], np.ndarray]
+"""Takes features, shapes (N, F) and (M, F), to similarities, shape (N, M)."""
 
 
 def frechet(a: np.ndarray, b: np.ndarray) -> float:
-    """Fréchet distance of two normal distributions with the means and covariances of two crowds.
+    """Fréchet distance of two normal distributions with the means and covariances of two sets.
 
-    It falls with the number of scans, so only distances of equal numbers compare.
+    The distance decreases with the number of scans, so only distances of equally many scans
+    can be compared.
 
     Parameters
     ----------
     a, b : np.ndarray, shape (N, F) and (M, F)
-        N and M at least 2; fewer than F will do.
+        N and M are at least 2, and may be smaller than F.
     """
     parts = [(x - x.mean(axis=0)) / np.sqrt(len(x) - 1) for x in (a, b)]
-    # The trace of the root of the product of covariances is the sum of the singular values of
-    # the product of their roots, and these are triangular factors.
+    # The trace of the square root of the product of covariances is the sum of the singular
+    # values of the product of their roots, and these roots are triangular factors.
     roots = [np.asarray(np.linalg.qr(x, mode='r')) for x in parts]
     shared = np.linalg.svd(roots[0] @ roots[1].T, compute_uv=False).sum()
     spread = sum(np.square(x).sum() for x in parts)
@@ -55,28 +58,28 @@ def polynomial(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return (a @ b.T / a.shape[1] + 1) ** 3
 
 
-def gaussian(width: float) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
-    """A Gaussian kernel."""
+def gaussian(width: float) -> Kernel:
+    """A Gaussian kernel of some width, in the units of the features."""
     return lambda a, b: np.exp(-cdist(a, b, 'sqeuclidean') / (2 * width**2))
 
 
-def typical_width(features: np.ndarray) -> float:
-    """The median distance between scans."""
+def median_distance(features: np.ndarray) -> float:
+    """The median distance between scans, a customary width of a Gaussian kernel."""
     return max(float(np.median(pdist(features))), 1e-12)
 
 
-def frechet_distance(a: np.ndarray, b: np.ndarray) -> Weighted:
-    """:func:`frechet` of two crowds, where scans may count more than once."""
+def frechet_distance(a: np.ndarray, b: np.ndarray) -> WeightedDistance:
+    """:func:`frechet` of two sets in which scans may count more than once."""
     return lambda n, m: frechet(np.repeat(a, n, axis=0), np.repeat(b, m, axis=0))
 
 
-def kernel_distance(kernel: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> Distance:
-    """Squared maximum mean discrepancy, without bias: about 0 for crowds that are alike.
+def kernel_distance(kernel: Kernel) -> Distance:
+    """Squared maximum mean discrepancy, unbiased: about 0 for sets of one distribution.
 
     A scan that counts twice is not compared with itself.
     """
 
-    def distance(a: np.ndarray, b: np.ndarray) -> Weighted:
+    def distance(a: np.ndarray, b: np.ndarray) -> WeightedDistance:
         first, second, across = kernel(a, a), kernel(b, b), kernel(a, b)
 
         def weighted(n: np.ndarray, m: np.ndarray) -> float:
@@ -92,103 +95,137 @@ def kernel_distance(kernel: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> D
 
 
 @dataclass(frozen=True)
-class Space:
-    """Features, those of the target's scans as they are, and distances by measure."""
+class FeatureSpace:
+    """Features, those of the target's original scans, and the distances taken in them.
 
-    see: Features
+    Attributes
+    ----------
+    features : callable
+        Takes images, shape (N, H, W), to features, shape (N, F).
+    target : np.ndarray, shape (M, F)
+    distances : dict of str to callable
+        By measure.
+    """
+
+    features: Features
     target: np.ndarray
     distances: dict[str, Distance]
 
 
 @dataclass(frozen=True)
-class Crowds:
-    """Scans of the other sites and of the target, as many of each, and what they are compared by.
+class SampleSets:
+    """Equally many scans of the other sites and of the target site, and how they are compared.
 
     Attributes
     ----------
-    others : np.ndarray of int
-        Rows whose outputs are compared.
-    spaces : tuple of Space
+    others : np.ndarray of int, shape (M,)
+        Rows of the scans of other sites whose outputs are compared.
+    spaces : tuple of FeatureSpace
     seed : int
     """
 
     others: np.ndarray
-    spaces: tuple[Space, ...]
+    spaces: tuple[FeatureSpace, ...]
     seed: int
 
     @classmethod
-    def of(
-        cls, people: People, target: str, seed: int = 0, inception: Features | None = None
-    ) -> Crowds:
-        """Equal numbers, the others evenly from all sites; nobody is on both sides."""
-        others, own = equal_numbers(people.sites, people.subjects, target, seed)
-        scans = people.images[own]
-        components = Components.of(np.concatenate([people.images[others], scans]), seed)
-        mmd = kernel_distance(gaussian(typical_width(components.learnt)))
+    def draw(
+        cls, data: EvaluationData, target: str, seed: int = 0, inception: Features | None = None
+    ) -> SampleSets:
+        """Draw both sets, as :func:`balanced_rows` does, and compute the target's features.
+
+        Parameters
+        ----------
+        data : EvaluationData
+        target : str
+        seed : int
+        inception : callable, optional
+            Features in which FID and KID are measured; these measures are left out without it.
+        """
+        others, at_target = balanced_rows(data.sites, data.subjects, target, seed)
+        scans = data.images[at_target]
+        components = Components.fit(np.concatenate([data.images[others], scans]), seed)
+        mmd = kernel_distance(gaussian(median_distance(components.training_scores)))
         kernel = kernel_distance(polynomial)
-        ways: list[tuple[Features, dict[str, Distance]]] = [
+        measures: list[tuple[Features, dict[str, Distance]]] = [
             (mri_features(), {'frechet': frechet_distance, 'kernel': kernel}),
             (components.project, {'mmd': mmd}),
         ]
         if inception is not None:
-            ways.append((inception, {'fid': frechet_distance, 'kid': kernel}))
-        spaces = tuple(Space(see, see(scans), distances) for see, distances in ways)
+            measures.append((inception, {'fid': frechet_distance, 'kid': kernel}))
+        spaces = tuple(
+            FeatureSpace(features, features(scans), distances) for features, distances in measures
+        )
         return cls(others, spaces, seed)
 
     def distances(self, outputs: np.ndarray) -> dict[str, Estimate]:
-        """Of the outputs of everybody, shape (N, H, W), by measure."""
-        found = {}
+        """Distances of the outputs to the target's scans, by measure.
+
+        Parameters
+        ----------
+        outputs : np.ndarray, shape (N, H, W)
+            Of all scans.
+        """
+        measured = {}
         for space in self.spaces:
-            seen = space.see(outputs[self.others])
+            features = space.features(outputs[self.others])
             for name, distance in space.distances.items():
-                found[name] = estimated(distance, seen, space.target, self.seed)
-        return found
+                measured[name] = estimate_distance(distance, features, space.target, self.seed)
+        return measured
 
 
-def equal_numbers(
+def balanced_rows(
     sites: np.ndarray, subjects: np.ndarray, target: str, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Rows of others and of the target, as many of each, the others evenly from all sites.
+    """Draw equally many scans of the other sites, evenly from each, and of the target site.
 
-    Nobody is on both sides: of those who were scanned at the target and elsewhere, one half
-    stands on either.
+    No subject is in both sets: of the subjects who were scanned at the target and elsewhere, one
+    half goes to either set.
 
     Parameters
     ----------
     sites, subjects : np.ndarray, shape (N,)
     target : str
     seed : int
+
+    Returns
+    -------
+    tuple of two np.ndarray of int, shape (M,)
+        Rows of other sites, and rows of the target site; M is at most ``MAX_SCANS``.
     """
     rng = np.random.default_rng(seed)
-    at_target = sites == target
-    both = rng.permutation(np.intersect1d(subjects[at_target], subjects[~at_target]))
+    is_target = sites == target
+    both = rng.permutation(np.intersect1d(subjects[is_target], subjects[~is_target]))
     middle = len(both) // 2
-    own = np.flatnonzero(at_target & ~np.isin(subjects, both[middle:]))
-    elsewhere = ~at_target & ~np.isin(subjects, both[:middle])
+    at_target = np.flatnonzero(is_target & ~np.isin(subjects, both[middle:]))
+    elsewhere = ~is_target & ~np.isin(subjects, both[:middle])
     queues = [rng.permutation(np.flatnonzero(elsewhere & (sites == s))) for s in np.unique(sites)]
-    # One of each site in turn.
+    # One scan of each site in turn.
     turns = [(place, row) for queue in queues for place, row in enumerate(queue)]
     others = np.array([row for _, row in sorted(turns)], dtype=int)
-    n = min(len(own), len(others), MOST_SCANS)
-    return others[:n], np.sort(rng.permutation(own)[:n])
+    n = min(len(at_target), len(others), MAX_SCANS)
+    return others[:n], np.sort(rng.permutation(at_target)[:n])
 
 
-def estimated(distance: Distance, others: np.ndarray, target: np.ndarray, seed: int) -> Estimate:
-    """A distance of two crowds, with its interval over scans drawn anew on both sides.
+def estimate_distance(
+    distance: Distance, others: np.ndarray, target: np.ndarray, seed: int
+) -> Estimate:
+    """A distance of two sets, with its interval over bootstrap samples of both.
 
-    Drawn crowds hold scans twice, and are farther apart for that: the interval is moved to where
-    the distance of the crowds themselves is its middle.
+    Bootstrap samples hold some scans twice, which increases their distance. The interval is
+    therefore shifted so that the distance of the sets themselves is its median.
 
     Parameters
     ----------
     distance : callable
-    others, target : np.ndarray, shape (N, F)
+    others, target : np.ndarray, shape (N, F) and (M, F)
     seed : int
     """
     rng, sizes = np.random.default_rng(seed), (len(others), len(target))
     weighted = distance(others, target)
-    drawn = [
-        weighted(*(rng.multinomial(n, np.full(n, 1 / n)) for n in sizes)) for _ in range(DRAWS)
+    resampled = [
+        weighted(*(rng.multinomial(n, np.full(n, 1 / n)) for n in sizes))
+        for _ in range(BOOTSTRAP_SAMPLES)
     ]
     value = weighted(*(np.ones(n, dtype=int) for n in sizes))
-    return centred(value, np.array(drawn), sum(sizes))
+    return centered_interval(value, np.array(resampled), sum(sizes))

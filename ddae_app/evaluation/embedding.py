@@ -1,4 +1,4 @@
-"""Codes of many numbers as points on a plane."""
+"""A two-dimensional embedding of latent codes."""
 
 from __future__ import annotations
 
@@ -6,27 +6,28 @@ import warnings
 
 import numpy as np
 
-NEIGHBOURS = 15
+NEIGHBORS = 15
 
 
-def embedded(codes: np.ndarray, seed: int = 0) -> np.ndarray:
-    """Points whose neighbours are those of the codes (UMAP: McInnes et al. 2018).
+def umap_embedding(codes: np.ndarray, seed: int = 0) -> np.ndarray:
+    """Embed codes in a plane that keeps their neighborhoods (UMAP: McInnes et al. 2018).
 
     Parameters
     ----------
     codes : np.ndarray, shape (N, F)
-        Each number counts alike, whatever its spread.
+        Each feature is scaled to unit variance first.
     seed : int
 
     Returns
     -------
     np.ndarray, shape (N, 2)
     """
-    from umap import UMAP  # takes seconds, and is wanted once
+    from umap import UMAP  # its import takes seconds, and only this figure needs it
 
     spread = codes.std(axis=0)
-    alike = (codes - codes.mean(axis=0)) / np.where(spread > 1e-6, spread, np.inf)
-    near = min(NEIGHBOURS, len(codes) - 1)
+    scaled = (codes - codes.mean(axis=0)) / np.where(spread > 1e-6, spread, np.inf)
+    n_neighbors = min(NEIGHBORS, len(codes) - 1)
     with warnings.catch_warnings():
-        warnings.simplefilter('ignore')  # of what a seed costs, and of lone groups
-        return UMAP(n_neighbors=near, random_state=seed, n_jobs=1).fit_transform(alike)
+        # UMAP warns that a seed rules out threads, and that some points are isolated.
+        warnings.simplefilter('ignore')
+        return UMAP(n_neighbors=n_neighbors, random_state=seed, n_jobs=1).fit_transform(scaled)

@@ -1,4 +1,4 @@
-"""A measured number with its interval."""
+"""Point estimates of measures, with bootstrap intervals over subjects."""
 
 from __future__ import annotations
 
@@ -7,24 +7,24 @@ from dataclasses import dataclass
 
 import numpy as np
 
-REPEATS = 1000
-EDGES = 0.025, 0.975
+BOOTSTRAP_SAMPLES = 1000
+INTERVAL = 0.025, 0.975
 
 Score = Callable[[np.ndarray], np.ndarray]
-"""From weights of the images, shape (R, N), to the score under each set of weights, shape (R,)."""
+"""Takes R sets of weights of the images, shape (R, N), to R scores, shape (R,)."""
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a measure came to.
+    """The value of a measure, with its 95 % interval.
 
     Attributes
     ----------
     value : float
     low, high : float
-        Ends of the 95 % bootstrap interval over people.
+        Ends of the 95 % bootstrap interval over subjects.
     n : int
-        Images that it rests on.
+        Number of images that the value was computed from.
     """
 
     value: float
@@ -33,76 +33,78 @@ class Estimate:
     n: int
 
 
-def estimate(
+def bootstrap_estimate(
     score: Score, rows: np.ndarray, subjects: np.ndarray, strata: np.ndarray, seed: int = 0
 ) -> Estimate:
-    """A score over some rows, with the interval that other people of the same sites would give.
+    """Compute a score over some rows, with its stratified bootstrap interval over subjects.
 
-    People are drawn with replacement within their stratum, each with all images (percentile
-    bootstrap: Efron and Tibshirani 1993, ch. 13).
+    Subjects are drawn with replacement within their stratum, each with all of their images
+    (percentile bootstrap: Efron and Tibshirani 1993, ch. 13).
 
     Parameters
     ----------
     score : callable
     rows : np.ndarray of int
     subjects, strata : np.ndarray, shape (N,)
-        Of all images, those left out too.
+        Of all images, those outside of `rows` too.
     seed : int
     """
     rng = np.random.default_rng((seed, len(rows)))
-    weights = np.zeros((1 + REPEATS, len(subjects)))
+    weights = np.zeros((1 + BOOTSTRAP_SAMPLES, len(subjects)))
     weights[0, rows] = 1
     for stratum in np.unique(strata[rows]):
-        own = rows[strata[rows] == stratum]
-        names, person = np.unique(subjects[own], return_inverse=True)
-        drawn = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), REPEATS)
-        weights[1:, own] = drawn[:, person]
+        in_stratum = rows[strata[rows] == stratum]
+        names, number = np.unique(subjects[in_stratum], return_inverse=True)
+        counts = rng.multinomial(
+            len(names), np.full(len(names), 1 / len(names)), BOOTSTRAP_SAMPLES
+        )
+        weights[1:, in_stratum] = counts[:, number]
     values = score(weights)
-    return percentile(float(values[0]), values[1:], len(rows))
+    return percentile_interval(float(values[0]), values[1:], len(rows))
 
 
-def percentile(value: float, drawn: np.ndarray, n: int) -> Estimate:
-    """A score, and the interval that holds 95 % of others that were drawn from the same scans.
+def percentile_interval(value: float, resampled: np.ndarray, n: int) -> Estimate:
+    """A score with the interval that holds 95 % of the scores of bootstrap samples.
 
     Parameters
     ----------
     value : float
-    drawn : np.ndarray, shape (R,)
-        Those that are not finite are left out.
+    resampled : np.ndarray, shape (R,)
+        Scores of the bootstrap samples; those that are not finite are left out.
     n : int
-        Images that it rests on.
+        Number of images that the score was computed from.
     """
-    found = drawn[np.isfinite(drawn)]
-    low, high = np.quantile(found, EDGES) if len(found) else (np.nan, np.nan)
+    finite = resampled[np.isfinite(resampled)]
+    low, high = np.quantile(finite, INTERVAL) if len(finite) else (np.nan, np.nan)
     return Estimate(value, float(low), float(high), n)
 
 
-def centred(value: float, drawn: np.ndarray, n: int) -> Estimate:
-    """As :func:`percentile`, for scores that drawing anew moves to one side.
+def centered_interval(value: float, resampled: np.ndarray, n: int) -> Estimate:
+    """As :func:`percentile_interval`, for scores that are biased in bootstrap samples.
 
-    The interval is moved to where the score itself is its middle.
+    The interval is shifted so that the score itself is the median of the bootstrap scores.
     """
-    return percentile(value, value + drawn - np.median(drawn), n)
+    return percentile_interval(value, value + resampled - np.median(resampled), n)
 
 
-def balanced_accuracy(labels: np.ndarray, guess: np.ndarray) -> Score:
-    """Mean over the labels of how often each is told."""
-    right = (labels == guess).astype(float)
+def balanced_accuracy(labels: np.ndarray, predicted: np.ndarray) -> Score:
+    """Mean, over the labels, of the share of its images that are classified correctly."""
+    correct = (labels == predicted).astype(float)
 
     def score(weights: np.ndarray) -> np.ndarray:
-        shares = []
+        recalls = []
         for label in np.unique(labels):
-            own = labels == label
-            count = weights[:, own].sum(axis=1)
+            in_class = labels == label
+            count = weights[:, in_class].sum(axis=1)
             with np.errstate(invalid='ignore'):
-                shares.append((weights[:, own] @ right[own]) / count)
-        return np.nanmean(shares, axis=0)
+                recalls.append((weights[:, in_class] @ correct[in_class]) / count)
+        return np.nanmean(recalls, axis=0)
 
     return score
 
 
-def correlation(values: np.ndarray, guess: np.ndarray) -> Score:
-    """Pearson's r; NaN where either does not vary. What has no weight may be NaN."""
+def correlation(values: np.ndarray, predicted: np.ndarray) -> Score:
+    """Pearson's r, NaN where either side does not vary; images of weight 0 may be NaN."""
 
     def score(weights: np.ndarray) -> np.ndarray:
         total = weights.sum(axis=1)
@@ -110,51 +112,69 @@ def correlation(values: np.ndarray, guess: np.ndarray) -> Score:
         def moment(values: np.ndarray) -> np.ndarray:
             return weights @ np.nan_to_num(values) / total
 
-        covariance = moment(values * guess) - moment(values) * moment(guess)
-        spread = [moment(x**2) - moment(x) ** 2 for x in (values, guess)]
+        covariance = moment(values * predicted) - moment(values) * moment(predicted)
+        variances = [moment(x**2) - moment(x) ** 2 for x in (values, predicted)]
         with np.errstate(invalid='ignore', divide='ignore'):
-            return covariance / np.sqrt(spread[0] * spread[1])
+            return covariance / np.sqrt(variances[0] * variances[1])
 
     return score
 
 
 def cohens_d(values: np.ndarray, group: np.ndarray) -> Score:
-    """Difference of means of a group and the rest, over the standard deviation within both."""
+    """Difference of the means of a group and of the rest, over the pooled standard deviation.
+
+    Parameters
+    ----------
+    values : np.ndarray, shape (N,)
+    group : np.ndarray, shape (N,), bool
+    """
 
     def score(weights: np.ndarray) -> np.ndarray:
-        parts = []
-        for own in (group, ~group):
-            total = weights[:, own].sum(axis=1)
+        moments = []
+        for members in (group, ~group):
+            total = weights[:, members].sum(axis=1)
             with np.errstate(invalid='ignore', divide='ignore'):
-                middle = weights[:, own] @ values[own] / total
-                square = weights[:, own] @ values[own] ** 2 / total
-            parts.append((middle, square - middle**2, total))
-        (one, spread, n), (other, other_spread, m) = parts
+                mean = weights[:, members] @ values[members] / total
+                mean_square = weights[:, members] @ values[members] ** 2 / total
+            moments.append((mean, mean_square - mean**2, total))
+        (mean_1, variance_1, n_1), (mean_2, variance_2, n_2) = moments
         with np.errstate(invalid='ignore', divide='ignore'):
-            return (one - other) / np.sqrt((spread * n + other_spread * m) / (n + m))
+            pooled = (variance_1 * n_1 + variance_2 * n_2) / (n_1 + n_2)
+            return (mean_1 - mean_2) / np.sqrt(pooled)
 
     return score
 
 
-def within_sites(values: np.ndarray, sites: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """Some rows less the mean of those of their site."""
-    out = values.astype(np.float64).copy()
+def subtract_site_means(values: np.ndarray, sites: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Subtract from each of some rows the mean over those rows of its site.
+
+    Parameters
+    ----------
+    values, sites : np.ndarray, shape (N,)
+    rows : np.ndarray of int
+
+    Returns
+    -------
+    np.ndarray, shape (N,), float64
+        All other rows are unchanged.
+    """
+    residuals = values.astype(np.float64).copy()
     for site in np.unique(sites[rows]):
-        own = rows[sites[rows] == site]
-        out[own] -= out[own].mean()
-    return out
+        in_site = rows[sites[rows] == site]
+        residuals[in_site] -= residuals[in_site].mean()
+    return residuals
 
 
 def mean(values: np.ndarray) -> Score:
-    """The mean, NaN left out."""
+    """Mean of the values that are not NaN."""
     return ratio(np.nan_to_num(values), (~np.isnan(values)).astype(float))
 
 
-def ratio(values: np.ndarray, by: np.ndarray) -> Score:
-    """The sum of some numbers over that of others; NaN where the second is 0."""
+def ratio(numerators: np.ndarray, denominators: np.ndarray) -> Score:
+    """Sum of the numerators over the sum of the denominators; NaN where the latter is 0."""
 
     def score(weights: np.ndarray) -> np.ndarray:
         with np.errstate(invalid='ignore', divide='ignore'):
-            return (weights @ values) / (weights @ by)
+            return (weights @ numerators) / (weights @ denominators)
 
     return score

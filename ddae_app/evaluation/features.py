@@ -1,4 +1,4 @@
-"""What networks see in images: the spaces in which distributions are compared."""
+"""Image features of networks, in which distributions of images are compared."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as nnf
 
 Features = Callable[[np.ndarray], np.ndarray]
-"""From images, shape (N, H, W), to features, shape (N, F)."""
+"""Takes images, shape (N, H, W), to features, shape (N, F)."""
 
 MRI_FEATURES = 32
 MRI_WEIGHTS = 'mri-features.safetensors'
@@ -23,10 +23,10 @@ BATCH = 64
 
 
 class MriFeatureNetwork(nn.Module):
-    """Tells what scanner a slice comes from, and whose it is: the features are what that takes.
+    """A network whose features were trained to predict scanner, age and sex from a slice.
 
-    Slices are of 128 x 128 pixels. It was trained on simulated slices of simulated people in
-    eighty simulated scanners.
+    Slices have 128 x 128 pixels. The network was trained on simulated slices of simulated
+    subjects, acquired with eighty simulated scanners.
     """
 
     def __init__(self) -> None:
@@ -46,27 +46,38 @@ class MriFeatureNetwork(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Features, shape (B, 32), of images, shape (B, 1, 128, 128).
 
-        Each has about mean 0 and variance 1 over the scans that it was trained on.
+        Each feature has about mean 0 and variance 1 over the training scans.
         """
-        seen = self.layers(nnf.pixel_unshuffle(images, 2)).flatten(2)
-        return self.norm(self.project(torch.cat([seen.mean(2), seen.std(2)], 1)))
+        maps = self.layers(nnf.pixel_unshuffle(images, 2)).flatten(2)
+        return self.norm(self.project(torch.cat([maps.mean(2), maps.std(2)], 1)))
 
 
 @cache
 def mri_features() -> Features:
-    """The packaged network."""
+    """Features of the packaged network, which is read once."""
     network = MriFeatureNetwork()
     network.load_state_dict(load_file(str(files('ddae_app') / 'data' / MRI_WEIGHTS)))
     network = network.eval().requires_grad_(False)
 
-    def see(images: np.ndarray) -> np.ndarray:
+    def features(images: np.ndarray) -> np.ndarray:
         return in_batches(images, lambda x: network(x[:, None]))
 
-    return see
+    return features
 
 
 @torch.inference_mode()
-def in_batches(images: np.ndarray, see: Callable[[Tensor], Tensor]) -> np.ndarray:
-    """What a network sees in images, shape (N, H, W), some at a time; shape (N, F), float64."""
+def in_batches(images: np.ndarray, features: Callable[[Tensor], Tensor]) -> np.ndarray:
+    """Compute the features of images batch by batch.
+
+    Parameters
+    ----------
+    images : np.ndarray, shape (N, H, W)
+    features : callable
+        Takes a tensor, shape (B, H, W), to its features, shape (B, F).
+
+    Returns
+    -------
+    np.ndarray, shape (N, F), float64
+    """
     x = torch.from_numpy(np.ascontiguousarray(images, np.float32))
-    return torch.cat([see(part) for part in x.split(BATCH)]).numpy().astype(np.float64)
+    return torch.cat([features(part) for part in x.split(BATCH)]).numpy().astype(np.float64)

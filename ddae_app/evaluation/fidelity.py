@@ -1,15 +1,19 @@
-"""How close images are to a reference: the truth where it is known, or what they came from."""
+"""Similarity of images to a reference, and the variance between subjects and between sites.
+
+The reference is the truth where that is known, and else the scan that an output was made of.
+"""
 
 from __future__ import annotations
 
 import numpy as np
 from scipy.spatial.distance import pdist, squareform
 from scipy.stats import spearmanr
-from skimage.metrics import structural_similarity
+
+from ddae_app.imaging import similarity
 
 
 def psnr(images: np.ndarray, reference: np.ndarray) -> np.ndarray:
-    """Peak signal-to-noise ratio of each image, dB; the peak is 1.
+    """Peak signal-to-noise ratio of each image, dB, for a peak of 1.
 
     Parameters
     ----------
@@ -27,116 +31,93 @@ def psnr(images: np.ndarray, reference: np.ndarray) -> np.ndarray:
 
 
 def ssim(images: np.ndarray, reference: np.ndarray) -> np.ndarray:
-    """Structural similarity of each image (Wang et al. 2004), data range 1; shape (N,)."""
+    """Structural similarity of each image, shape (N,); see :mod:`ddae_app.imaging.similarity`."""
+    return similarity.slice_ssim(images, reference)
+
+
+def gradient_correlation(images: np.ndarray, reference: np.ndarray) -> np.ndarray:
+    """Gradient correlation of each image, shape (N,); see :mod:`ddae_app.imaging.similarity`.
+
+    The brain is where the reference is above 0.
+    """
     return np.array(
         [
-            structural_similarity(a, b, data_range=1.0)
-            for a, b in zip(images, reference, strict=True)
+            similarity.gradient_correlation(image[None], other[None], other[None] > 0)
+            for image, other in zip(images, reference, strict=True)
         ]
     )
 
 
-def gradient_correlation(images: np.ndarray, reference: np.ndarray) -> np.ndarray:
-    """Pearson correlation of the gradient's size in the brain of each image, shape (N,).
-
-    The brain is where the reference is not 0. 1 when every edge is where it was.
-    """
-    found = []
-    for image, other in zip(images, reference, strict=True):
-        edges = [np.hypot(*np.gradient(x))[other > 0] for x in (image, other)]
-        found.append(np.corrcoef(*edges)[0, 1])
-    return np.array(found)
+def block_means(images: np.ndarray) -> np.ndarray:
+    """Means of blocks of 4 x 4 pixels, in which noise has little influence; shape (N, B)."""
+    n, height, width = images.shape
+    cropped = images[:, : height // 4 * 4, : width // 4 * 4]
+    return cropped.reshape(n, height // 4, 4, width // 4, 4).mean(axis=(2, 4)).reshape(n, -1)
 
 
-def rank_agreement(images: np.ndarray, reference: np.ndarray, sites: np.ndarray) -> float:
-    """Whether people who differed still differ: within-site agreement of pairwise distances.
+def distance_rank_correlations(
+    images: np.ndarray, reference: np.ndarray, sites: np.ndarray
+) -> np.ndarray:
+    """Whether the subjects that were most similar to each other still are, for each image.
 
-    Spearman correlation, over all pairs of one site, of the Euclidean distances between images
-    and of those between their references; mean over sites. Averages of 4 x 4 pixels are
-    compared, in which noise plays no part.
+    Spearman correlation, over the other images of the site, of the distances to them before and
+    after harmonization. Distances are Euclidean, between the block means of the images.
 
     Parameters
     ----------
     images, reference : np.ndarray, shape (N, H, W)
     sites : np.ndarray, shape (N,), str
 
-    Raises
-    ------
-    ValueError
-        If no site has three images.
+    Returns
+    -------
+    np.ndarray, shape (N,)
+        0 where all distances are equal; NaN where a site has fewer than four images.
     """
-    found = []
-    for site in np.unique(sites):
-        rows = sites == site
-        if rows.sum() >= 3:
-            pairs = [pdist(_coarse(x[rows])) for x in (images, reference)]
-            found.append(spearmanr(*pairs).statistic)
-    if not found:
-        raise ValueError('no site has three images; rank agreement needs pairs to compare')
-    return float(np.mean(found))
-
-
-def _coarse(images: np.ndarray) -> np.ndarray:
-    n, height, width = images.shape
-    cut = images[:, : height // 4 * 4, : width // 4 * 4]
-    return cut.reshape(n, height // 4, 4, width // 4, 4).mean(axis=(2, 4)).reshape(n, -1)
-
-
-def rank_agreements(images: np.ndarray, reference: np.ndarray, sites: np.ndarray) -> np.ndarray:
-    """For each image, whether those of its site are as near and far from it as they were.
-
-    Spearman correlation over the others of the site, of distances as in :func:`rank_agreement`; 0
-    where all are equally far, NaN where fewer than three others are there. Shape (N,).
-    """
-    found = np.full(len(images), np.nan)
+    correlations = np.full(len(images), np.nan)
     for site in np.unique(sites):
         rows = np.flatnonzero(sites == site)
         if len(rows) < 4:
             continue
-        near = [squareform(pdist(_coarse(x[rows]))) for x in (images, reference)]
+        distances = [squareform(pdist(block_means(x[rows]))) for x in (images, reference)]
         for i, row in enumerate(rows):
             others = np.arange(len(rows)) != i
-            pair = near[0][i, others], near[1][i, others]
-            found[row] = spearmanr(*pair).statistic if min(map(np.ptp, pair)) > 0 else 0
-    return found
+            pair = distances[0][i, others], distances[1][i, others]
+            correlations[row] = spearmanr(*pair).statistic if min(map(np.ptp, pair)) > 0 else 0
+    return correlations
 
 
-def identified(images: np.ndarray, reference: np.ndarray) -> np.ndarray:
-    """1 where an image is most like its own reference, among all references, else 0; shape (N,).
+def matches_reference(images: np.ndarray, reference: np.ndarray) -> np.ndarray:
+    """1 where an image correlates best with its own reference, among all, else 0; shape (N,).
 
-    By the correlation of what is left of each when the mean over all is taken off, in averages of
-    4 x 4 pixels.
+    The mean over all images is subtracted first, and block means are compared.
     """
-    parts = [_coarse(x) - _coarse(x).mean(axis=0) for x in (images, reference)]
-    unit = [x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12) for x in parts]
+    residuals = [block_means(x) - block_means(x).mean(axis=0) for x in (images, reference)]
+    unit = [x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12) for x in residuals]
     return (np.argmax(unit[0] @ unit[1].T, axis=1) == np.arange(len(images))).astype(float)
 
 
-def own_variance(images: np.ndarray, sites: np.ndarray) -> np.ndarray:
-    """Mean squared distance, per pixel, of each image from the mean of its site; shape (N,).
-
-    Averages of 4 x 4 pixels are compared, in which noise plays no part.
-    """
-    coarse = _coarse(images)
+def between_subject_variance(images: np.ndarray, sites: np.ndarray) -> np.ndarray:
+    """Mean squared difference of the block means of each image to its site's mean, shape (N,)."""
+    blocks = block_means(images)
     for site in np.unique(sites):
-        coarse[sites == site] -= coarse[sites == site].mean(axis=0)
-    return np.square(coarse, dtype=np.float64).mean(axis=1)
+        blocks[sites == site] -= blocks[sites == site].mean(axis=0)
+    return np.square(blocks, dtype=np.float64).mean(axis=1)
 
 
-def explained_by_site(images: np.ndarray, sites: np.ndarray) -> np.ndarray:
-    """Share of the variance at each pixel that the site explains, shape (H, W).
+def variance_explained_by_site(images: np.ndarray, sites: np.ndarray) -> np.ndarray:
+    """Share of the variance at each pixel that the site explains, shape (H, W), 0 to 1.
 
-    Less what chance explains (omega squared: Hays 1963), so about 0 where there is no site; 0
-    where nothing varies.
+    The estimator is omega squared (Hays 1963), which is about 0 without site effects, and which
+    is set to 0 where nothing varies.
     """
     names, n = np.unique(sites), len(images)
     grand = images.mean(axis=0, dtype=np.float64)
     between, within = np.zeros_like(grand), np.zeros_like(grand)
     for site in names:
-        own = images[sites == site]
-        mean = own.mean(axis=0, dtype=np.float64)
-        between += len(own) * np.square(mean - grand)
-        within += np.square(own - mean, dtype=np.float64).sum(axis=0)
+        in_site = images[sites == site]
+        mean = in_site.mean(axis=0, dtype=np.float64)
+        between += len(in_site) * np.square(mean - grand)
+        within += np.square(in_site - mean, dtype=np.float64).sum(axis=0)
     error = within / (n - len(names))
     total = between + within + error
     share = np.divide(
@@ -145,14 +126,12 @@ def explained_by_site(images: np.ndarray, sites: np.ndarray) -> np.ndarray:
     return share.clip(0, 1)
 
 
-def distance_to_site(images: np.ndarray, sites: np.ndarray, target: str) -> np.ndarray:
-    """Wasserstein-1 distance of each image's brain intensities to the median image of a site.
+def intensity_distance_to_site(images: np.ndarray, sites: np.ndarray, target: str) -> np.ndarray:
+    """Wasserstein-1 distance of each image's brain intensities to the median scan of a site.
 
-    By 101 quantiles; shape (N,).
+    Both are described by 101 quantiles; shape (N,).
     """
     levels = np.linspace(0, 1, 101)
-    own = np.stack(
-        [np.quantile(image[image > 0] if image.any() else [0], levels) for image in images]
-    )
-    typical = np.median(own[sites == target], axis=0)
-    return np.trapezoid(np.abs(own - typical), levels, axis=1)
+    quantiles = np.stack([similarity.brain_quantiles(image, levels) for image in images])
+    typical = np.median(quantiles[sites == target], axis=0)
+    return np.trapezoid(np.abs(quantiles - typical), levels, axis=1)

@@ -1,4 +1,4 @@
-"""What the figures of a candidate say, in plain words; and what is wrong with it."""
+"""Conclusions from the measures of a candidate, in words, with warnings where it fails."""
 
 from __future__ import annotations
 
@@ -9,48 +9,49 @@ from ddae_app.evaluation.estimates import Estimate
 
 Estimates = Mapping[str, Estimate]
 
-LEAST_IDENTIFIED = 0.5
-LEAST_VARIANCE = 0.5
-"""Of what people differ by; below, they were made alike."""
+MIN_IDENTIFIED = 0.5
+"""Share of the value of the original scans below which individuals are considered lost."""
+
+MIN_VARIANCE_RATIO = 0.5
+"""Between-subject variance, relative to the original scans, below which it is considered lost."""
 
 OUTPUT_PROBES = ('site_cnn', 'site_linear', 'site_histogram')
-"""Probes of the site that are trained on the outputs."""
+"""Site classifiers that are trained on the outputs."""
 
-MOST_AGE_SLOPE = 0.1
-"""How far an age read from the image may follow a false age given to the harmoniser."""
+MAX_AGE_SLOPE = 0.1
+"""Years that the predicted age may follow each year of a false age given to the harmonizer."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """A sentence, and whether it tells of something wrong."""
+    """One or two sentences, and whether they are a warning."""
 
     text: str
-    wrong: bool = False
+    warning: bool = False
 
 
-def headline(methods: Mapping[str, Estimates], judged: str, chance: float) -> str:
-    """One method beside the others, in one sentence.
+def headline(methods: Mapping[str, Estimates], name: str, chance: float) -> str:
+    """Summarize one method beside the others, in two sentences.
 
     Parameters
     ----------
     methods : mapping of str to mapping of str to Estimate
-        ``source`` among them.
-    judged : str
-        The method that it is about.
+        The original scans, ``source``, are among them.
+    name : str
+        The method that the summary is about.
     chance : float
-        Balanced accuracy of a guess at the site.
+        Balanced accuracy of a random guess at the site.
     """
-    told = {name: _best_probe(estimates) for name, estimates in methods.items()}
-    gone = told[judged].low <= chance
-    where = 'in the scans' if judged == 'source' else f'after {judged}'
+    best = {method: _best_probe(estimates) for method, estimates in methods.items()}
+    subject = 'The original scans' if name == 'source' else f'The outputs of {name}'
     others = [
-        f'{"in the scans" if name == "source" else f"after {name}"} {best.value:.2f}'
-        for name, best in told.items()
-        if name != judged
+        f'{"the original scans" if method == "source" else method} {accuracy.value:.2f}'
+        for method, accuracy in best.items()
+        if method != name
     ]
     return (
-        f'The site {"cannot" if gone else "can still"} be told {where}: {_said(told[judged])}, '
-        f'chance {chance:.2f}; {", ".join(others)}.'
+        f'{_site_verdict(subject, best[name], chance)} '
+        f'For comparison, the accuracy for the others is: {", ".join(others)}.'
     )
 
 
@@ -58,110 +59,129 @@ def _best_probe(estimates: Estimates) -> Estimate:
     return max((estimates[name] for name in OUTPUT_PROBES), key=lambda e: e.value)
 
 
-def verdict(estimates: Estimates, chance: float) -> str:
-    """The site in one sentence: the best of the probes that are trained on the outputs."""
-    best = _best_probe(estimates)
+def _site_verdict(subject: str, best: Estimate, chance: float) -> str:
+    """Whether the site can be classified, by the best probe that is trained on the outputs."""
     if best.low <= chance:
-        return f'the site cannot be told: {_said(best)}, chance {chance:.2f}'
-    return f'the site can still be told: {_said(best)}, chance {chance:.2f}'
+        verdict = f'{subject} show no site effects that a classifier can detect'
+    else:
+        verdict = f'{subject} show site effects: the site can be classified from them'
+    return f'{verdict} (best balanced accuracy {_with_interval(best)}, chance {chance:.2f}).'
 
 
 def findings(
     estimates: Estimates, source: Estimates, chance: float, *, label_blind: bool = False
 ) -> list[Finding]:
-    """What there is to say of a candidate beside the untouched scans.
+    """Draw conclusions about a candidate, in comparison with the original scans.
 
     Parameters
     ----------
     estimates, source : mapping of str to Estimate
-        As :func:`ddae_app.evaluation.protocol.evaluate` gives them.
+        Of the candidate and of the original scans, as
+        :func:`ddae_app.evaluation.protocol.evaluate` returns them.
     chance : float
-        Balanced accuracy of a guess at the site.
+        Balanced accuracy of a random guess at the site.
     label_blind : bool
-        Whether the method is never told an age.
+        Whether the method is known to receive no age.
+
+    Returns
+    -------
+    list of Finding
+        The first is about the site.
     """
-    found = [Finding(verdict(estimates, chance))]
-    wrong = [
+    subject = 'The original scans' if estimates is source else 'The outputs'
+    conclusions = [Finding(_site_verdict(subject, _best_probe(estimates), chance))]
+    warnings = [
         _below_chance(estimates, chance),
-        _hidden(estimates, source, chance),
-        _as_before(estimates, source),
-        _people_lost(estimates, source),
-        _age_lost(estimates, source),
-        _age_painted(estimates),
+        _hidden_site_effects(estimates, source, chance),
+        _unchanged_site_effects(estimates, source),
+        _lost_individuals(estimates, source),
+        _lost_age(estimates, source),
+        _injected_age(estimates),
     ]
-    if better := _age_gained(estimates, source):
-        honest = label_blind or ('age_slope' in estimates and not _age_painted(estimates))
-        found.append(Finding(better if honest else f'{better}; it may be painted in', not honest))
-    return found + [Finding(text, wrong=True) for text in wrong if text]
+    if gain := _gained_age(estimates, source):
+        trusted = label_blind or ('age_slope' in estimates and not _injected_age(estimates))
+        doubt = ' The method may have written the age into the images.'
+        conclusions.append(Finding(gain if trusted else gain + doubt, warning=not trusted))
+    return conclusions + [Finding(text, warning=True) for text in warnings if text]
 
 
 def _below_chance(estimates: Estimates, chance: float) -> str | None:
-    everybody = estimates.get('site_all')
-    if everybody and everybody.high < chance:
+    accuracy = estimates.get('site_all')
+    if accuracy and accuracy.high < chance:
         return (
-            f'the site is told below chance ({_said(everybody)}, chance {chance:.2f}): the method '
-            'was fitted to the people that it is judged on, so these figures flatter it'
+            'The site is classified below chance when all participants are cross-validated '
+            f'({_with_interval(accuracy)}, chance {chance:.2f}). The method was fitted to the '
+            'participants that it is evaluated on, so its results are too optimistic.'
         )
     return None
 
 
-def _hidden(estimates: Estimates, source: Estimates, chance: float) -> str | None:
-    """A probe of scans comes half way to chance, its retrained self does not."""
-    half = (source['site_linear'].value + chance) / 2
-    fooled, told = estimates['site_raw_probe'], estimates['site_linear']
-    if fooled.value < half <= told.low:
+def _hidden_site_effects(estimates: Estimates, source: Estimates, chance: float) -> str | None:
+    """A probe of original scans comes half way to chance, a probe of the outputs does not."""
+    half_way = (source['site_linear'].value + chance) / 2
+    source_probe, output_probe = estimates['site_raw_probe'], estimates['site_linear']
+    if source_probe.value < half_way <= output_probe.low:
         return (
-            f'a probe that learnt from scans loses the site ({_said(fooled)}), one that learns '
-            f'from the outputs finds it ({_said(told)}): it is hidden, not gone'
+            'Site effects are hidden, not removed: a classifier that was trained on the original '
+            f'scans fails ({_with_interval(source_probe)}), but one that is trained on the '
+            f'outputs succeeds ({_with_interval(output_probe)}).'
         )
     return None
 
 
-def _as_before(estimates: Estimates, source: Estimates) -> str | None:
+def _unchanged_site_effects(estimates: Estimates, source: Estimates) -> str | None:
     names = ('site_cnn', 'site_linear')
     if estimates is not source and all(
         estimates[name].high >= source[name].value for name in names
     ):
-        return f'the site is told as well as from the scans: {_said(estimates["site_linear"])}'
+        return (
+            'The site can be classified as well as from the original scans '
+            f'({_with_interval(estimates["site_linear"])}).'
+        )
     return None
 
 
-def _people_lost(estimates: Estimates, source: Estimates) -> str | None:
-    alike, spread = estimates['identified'], estimates['variance_ratio']
-    if alike.high < LEAST_IDENTIFIED * source['identified'].value:
-        return f'outputs are no longer most like their own scans ({_said(alike)}): people are lost'
-    if spread.high < LEAST_VARIANCE:
-        return f'people of a site differ by {_said(spread)} of what they did: they were made alike'
+def _lost_individuals(estimates: Estimates, source: Estimates) -> str | None:
+    identified, variance = estimates['identified'], estimates['variance_ratio']
+    if identified.high < MIN_IDENTIFIED * source['identified'].value:
+        return (
+            'Individual anatomy is lost: the share of outputs that are most similar to their own '
+            f'scan is only {_with_interval(identified)}.'
+        )
+    if variance.high < MIN_VARIANCE_RATIO:
+        return (
+            'Between-subject variation is lost: its ratio to that of the original scans is only '
+            f'{_with_interval(variance)}.'
+        )
     return None
 
 
-def _age_lost(estimates: Estimates, source: Estimates) -> str | None:
+def _lost_age(estimates: Estimates, source: Estimates) -> str | None:
     if 'age_r' in source and estimates['age_r'].high < source['age_r'].low:
-        return (
-            f'age is read worse than from the scans: r {_said(estimates["age_r"])}, from the '
-            f'scans {_said(source["age_r"])}'
-        )
+        return f'Age is predicted worse than from the original scans{_age_r(estimates, source)}.'
     return None
 
 
-def _age_painted(estimates: Estimates) -> str | None:
-    slope = estimates.get('age_slope')
-    if slope and slope.low > MOST_AGE_SLOPE:
-        return (
-            f'the age read from the outputs follows a false age that the method is told, by '
-            f'{_said(slope)} years a year: age is painted in'
-        )
-    return None
-
-
-def _age_gained(estimates: Estimates, source: Estimates) -> str | None:
+def _gained_age(estimates: Estimates, source: Estimates) -> str | None:
     if 'age_r' in source and estimates['age_r'].low > source['age_r'].high:
+        return f'Age is predicted better than from the original scans{_age_r(estimates, source)}.'
+    return None
+
+
+def _age_r(estimates: Estimates, source: Estimates) -> str:
+    after, before = _with_interval(estimates['age_r']), _with_interval(source['age_r'])
+    return f' (r {after}, from the original scans {before})'
+
+
+def _injected_age(estimates: Estimates) -> str | None:
+    slope = estimates.get('age_slope')
+    if slope and slope.low > MAX_AGE_SLOPE:
         return (
-            f'age is read better than from the scans: r {_said(estimates["age_r"])}, from the '
-            f'scans {_said(source["age_r"])}'
+            'The method writes age into the images: for each year by which a false age is '
+            f'changed, the predicted age follows by {_with_interval(slope)} years.'
         )
     return None
 
 
-def _said(estimate: Estimate) -> str:
+def _with_interval(estimate: Estimate) -> str:
     return f'{estimate.value:.2f} [{estimate.low:.2f}, {estimate.high:.2f}]'

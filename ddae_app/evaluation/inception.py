@@ -1,8 +1,8 @@
-"""The Inception network that FID is defined with, and what it sees in grey images.
+"""The Inception network that FID is defined with, and its features of grayscale images.
 
 Szegedy et al. 2016 (arXiv 1512.00567), with the pooling of the TensorFlow network whose weights
 were published in December 2015. The packages that hold it, pytorch-fid and torch-fidelity, need
-torchvision, which clashes with a PyTorch for CPUs only; hence this short one, of the same weights.
+torchvision, which clashes with a PyTorch for CPUs only. This module reads the same weights.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ DIGEST = '6726825d'
 
 SIDE = 299
 WHITE = 0.75
-"""Share of the range at which an intensity of 1 is shown, for a few pixels exceed 1."""
+"""Share of the range that an intensity of 1 is mapped to, since a few pixels exceed 1."""
 
 STEM = (
     '1a_3x3 3 32 3/2; 2a_3x3 32 32 3/1; 2b_3x3 32 64 3; max; '
     '3b_1x1 64 80 1; 4a_3x3 80 192 3/1; max'
 )
-"""Layers before the mixed ones: name, channels in and out, kernel, stride where not padded."""
+"""Layers before the mixed ones: name, input and output channels, kernel, stride if not padded."""
 
 A = (
     'branch1x1 64 1; branch5x5_1 48 1 > branch5x5_2 64 5; '
@@ -63,19 +63,19 @@ MIXED = {
     'Mixed_7b': (1280, E.format('mean')),
     'Mixed_7c': (2048, E.format('peak')),
 }
-"""Channels in, and branches that are joined: layers (name, channels out, kernel, and stride where
-it is not padded) one after the other, the last of which may be two side by side."""
+"""Input channels, and the branches that are concatenated. A branch is a sequence of layers (name,
+output channels, kernel, and stride where it is not padded), the last of which may be parallel."""
 
 POOLS = {
     'max': nn.MaxPool2d(3, 2),
     'peak': nn.MaxPool2d(3, 1, 1),
-    # What lies beyond the border does not count.
+    # Pixels beyond the border do not count.
     'mean': nn.AvgPool2d(3, 1, 1, count_include_pad=False),
 }
 
 
 class Layer(nn.Module):
-    """Convolution, normalisation, rectifier; `kernel` is as in ``MIXED``."""
+    """Convolution, batch normalization and rectifier; `kernel` is written as in ``MIXED``."""
 
     def __init__(self, before: int, after: int, kernel: str) -> None:
         super().__init__()
@@ -93,7 +93,7 @@ class Layer(nn.Module):
 
 
 class Mixed(nn.Module):
-    """Branches side by side, joined."""
+    """Parallel branches whose outputs are concatenated."""
 
     def __init__(self, channels: int, branches: str) -> None:
         super().__init__()
@@ -124,7 +124,7 @@ class Mixed(nn.Module):
 
 
 class Inception(nn.Module):
-    """From images, shape (B, 3, 299, 299), -1 to 1, to 2048 pooled features of each."""
+    """Takes images, shape (B, 3, 299, 299), -1 to 1, to 2048 pooled features of each."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -149,7 +149,7 @@ class Inception(nn.Module):
 def inception_features(weights: Path) -> Features:
     """The features that FID is measured in (Heusel et al. 2017, arXiv 1706.08500).
 
-    Images are shown grey, in 256 steps, with 1 at three quarters of the range.
+    Images are shown in 256 shades of gray, with 1 at three quarters of the range.
 
     Parameters
     ----------
@@ -159,7 +159,7 @@ def inception_features(weights: Path) -> Features:
     Raises
     ------
     UsageError
-        If the file is missing, or another.
+        If the file is missing, or if it is not the published one.
     """
     if not weights.is_file():
         raise UsageError(f'--inception-weights {weights}: no such file')
@@ -175,15 +175,15 @@ def inception_features(weights: Path) -> Features:
     network.load_state_dict({k: v for k, v in state.items() if not k.startswith('fc.')})
     network = network.eval().requires_grad_(False)
 
-    def see(images: Tensor) -> Tensor:
+    def features(images: Tensor) -> Tensor:
         shown = (images * (WHITE * 255)).round().clamp(0, 255)
         return network((_resized(shown[:, None]).expand(-1, 3, -1, -1) - 128) / 128)
 
-    return lambda images: in_batches(images, see)
+    return lambda images: in_batches(images, features)
 
 
 def _resized(images: Tensor) -> Tensor:
-    """299 x 299 pixels by linear interpolation from the first pixel on, as FID has it."""
+    """Interpolate to 299 x 299 pixels, aligned at the first pixel, as FID is defined."""
     for axis in (2, 3):
         side = images.shape[axis]
         place = torch.arange(SIDE, dtype=torch.float32) * (side / SIDE)

@@ -1,4 +1,4 @@
-"""What probes read from the outputs of one candidate."""
+"""What the probes predict from the outputs of one candidate, in cross-fitting halves and folds."""
 
 from __future__ import annotations
 
@@ -8,139 +8,187 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ddae_app.evaluation import fidelity, probes
-from ddae_app.evaluation.biology import FEWEST_KNOWN
+from ddae_app.evaluation.biology import MIN_TRAINING_SCANS
 from ddae_app.evaluation.candidates import Candidate
-from ddae_app.evaluation.data import FOLDS, People
+from ddae_app.evaluation.data import FOLDS, EvaluationData
+from ddae_app.evaluation.probes import Components
 from ddae_app.imaging.anatomy import TISSUES, tissue_shares
 
-CNN_JUDGED = 500
-"""Scans on which convolutional networks are judged, if there are so many; each takes a while."""
+CNN_TEST_SCANS = 500
+"""Convolutional networks are tested on about so many scans at most, since each takes a while."""
 
 
 @dataclass
-class Readings:
-    """What the probes of all folds read, by row, and how the outputs compare to the scans.
+class ProbePredictions:
+    """The predictions of all probes for each scan, and how its output compares with the scan.
 
     Attributes
     ----------
     outputs : np.ndarray, shape (N, H, W)
-    text, numbers : dict of str to np.ndarray, shape (N,)
-        None and NaN where nothing was read.
+    labels : dict of str to np.ndarray, shape (N,), object
+        None where nothing was predicted.
+    values : dict of str to np.ndarray, shape (N,), float64
+        NaN where nothing was predicted or measured.
     """
 
     outputs: np.ndarray
-    text: dict[str, np.ndarray] = field(default_factory=dict)
-    numbers: dict[str, np.ndarray] = field(default_factory=dict)
+    labels: dict[str, np.ndarray] = field(default_factory=dict)
+    values: dict[str, np.ndarray] = field(default_factory=dict)
 
-    def read(self, name: str, rows: np.ndarray, values: np.ndarray) -> None:
-        """Keep what was read from some rows."""
-        if values.dtype.kind == 'f':
-            kept = self.numbers.setdefault(name, np.full(len(self.outputs), np.nan))
+    def store(self, name: str, rows: np.ndarray, predicted: np.ndarray) -> None:
+        """Store predictions, numbers or labels, for some rows."""
+        if predicted.dtype.kind == 'f':
+            stored = self.values.setdefault(name, np.full(len(self.outputs), np.nan))
         else:
-            kept = self.text.setdefault(name, np.full(len(self.outputs), None, dtype=object))
-        kept[rows] = values
+            empty = np.full(len(self.outputs), None, dtype=object)
+            stored = self.labels.setdefault(name, empty)
+        stored[rows] = predicted
 
 
-class Half:
-    """Those who are judged while the other half is learnt from."""
+@dataclass(frozen=True)
+class Fold:
+    """Training and test rows within a half, and the components of the original training scans."""
 
-    def __init__(self, people: People, fit: np.ndarray, judged: np.ndarray, seed: int) -> None:
-        self.people, self.fit, self.judged, self.seed = people, fit, judged, seed
-        within = probes.folds(people.sites[judged], people.subjects[judged], FOLDS, seed)
-        self.folds = [(judged[learn], judged[judge]) for learn, judge in within]
-        self.raw = [probes.Components.of(people.images[learn], seed) for learn, _ in self.folds]
-        enough = math.ceil(CNN_JUDGED / len(people.images) * FOLDS)
-        self.cnn_folds = min(FOLDS, enough)
-
-    def read(self, candidate: Candidate, readings: Readings) -> None:
-        """What a candidate makes of them."""
-        people, seed, rows = self.people, self.seed, self.judged
-        render = candidate.fit(self.fit)
-        outputs = render(people.ages)
-        told = None
-        if candidate.told_ages:
-            false = _false_ages(people, rows, seed)
-            told = render(false)
-            readings.read('age_given', rows, false[rows])
-        for number, (learn, judge) in enumerate(self.folds):
-            own = probes.Components.of(outputs[learn], seed)
-            _read_site(people, outputs, own, learn, judge, self.raw[number], readings, seed)
-            _read_biology(people, own, outputs, learn, judge, readings, told)
-            if number < self.cnn_folds:
-                guess = probes.cnn_classes(outputs, people.sites, learn, judge, seed=seed)
-                readings.read('site_cnn', judge, guess)
-        seen, source, sites = outputs[rows], people.images[rows], people.sites[rows]
-        readings.outputs[rows] = seen
-        now, before = _shares(seen), _shares(source)
-        for tissue, shares in zip(TISSUES, now.T, strict=True):
-            readings.read(tissue, rows, shares)
-        readings.read('tissue_drift', rows, 100 * np.abs(now - before).mean(axis=1))
-        readings.read('ssim', rows, fidelity.ssim(seen, source))
-        readings.read('edges', rows, fidelity.gradient_correlation(seen, source))
-        readings.read('identified', rows, fidelity.identified(seen, source))
-        readings.read('variance', rows, fidelity.own_variance(seen, sites))
-        readings.read('source_variance', rows, fidelity.own_variance(source, sites))
-        readings.read('rank', rows, fidelity.rank_agreements(seen, source, sites))
+    train: np.ndarray
+    test: np.ndarray
+    source_components: Components
+    has_cnn: bool
 
 
-def _false_ages(people: People, rows: np.ndarray, seed: int) -> np.ndarray:
-    """The ages of some people dealt out among them at random."""
-    false, known = people.ages.copy(), rows[~np.isnan(people.ages[rows])]
-    false[known] = np.random.default_rng(seed).permutation(false[known])
-    return false
+class CrossFittingHalf:
+    """One half of the subjects, on which methods are evaluated that are fitted to the other half.
+
+    Parameters
+    ----------
+    data : EvaluationData
+    fit_rows, evaluated_rows : np.ndarray of int
+        Rows of the other half, and of this one.
+    seed : int
+        Of the folds, the probes and the false ages.
+    """
+
+    def __init__(
+        self, data: EvaluationData, fit_rows: np.ndarray, evaluated_rows: np.ndarray, seed: int
+    ) -> None:
+        self.data, self.fit_rows, self.rows, self.seed = data, fit_rows, evaluated_rows, seed
+        sites, subjects = data.sites[self.rows], data.subjects[self.rows]
+        cnn_folds = min(FOLDS, math.ceil(CNN_TEST_SCANS / len(data.images) * FOLDS))
+        self.folds = []
+        for number, (train, test) in enumerate(probes.folds(sites, subjects, FOLDS, seed)):
+            train, test = self.rows[train], self.rows[test]
+            components = Components.fit(data.images[train], seed)
+            self.folds.append(Fold(train, test, components, number < cnn_folds))
+
+    def predict(self, candidate: Candidate, predictions: ProbePredictions) -> None:
+        """Render the scans of this half with a candidate, and store what probes predict."""
+        render = candidate.fit(self.fit_rows)
+        outputs = render(self.data.ages)
+        false_age_outputs = None
+        if candidate.takes_age:
+            false_ages = _permuted_ages(self.data, self.rows, self.seed)
+            false_age_outputs = render(false_ages)
+            predictions.store('false_age', self.rows, false_ages[self.rows])
+        for fold in self.folds:
+            components = Components.fit(outputs[fold.train], self.seed)
+            _predict_site(self.data, outputs, components, fold, predictions, self.seed)
+            _predict_biology(self.data, outputs, components, fold, predictions, false_age_outputs)
+        self._compare(outputs, predictions)
+
+    def _compare(self, outputs: np.ndarray, predictions: ProbePredictions) -> None:
+        """Store how the outputs of this half compare with the original scans."""
+        rows = self.rows
+        after, before, sites = outputs[rows], self.data.images[rows], self.data.sites[rows]
+        predictions.outputs[rows] = after
+        fractions, fractions_before = _tissue_fractions(after), _tissue_fractions(before)
+        drift = 100 * np.abs(fractions - fractions_before).mean(axis=1)
+        comparisons = dict(zip(TISSUES, fractions.T, strict=True)) | {
+            'tissue_drift': drift,
+            'ssim': fidelity.ssim(after, before),
+            'edges': fidelity.gradient_correlation(after, before),
+            'identified': fidelity.matches_reference(after, before),
+            'variance': fidelity.between_subject_variance(after, sites),
+            'source_variance': fidelity.between_subject_variance(before, sites),
+            'rank': fidelity.distance_rank_correlations(after, before, sites),
+        }
+        for name, values in comparisons.items():
+            predictions.store(name, rows, values)
 
 
-def _read_site(
-    people: People,
+def _permuted_ages(data: EvaluationData, rows: np.ndarray, seed: int) -> np.ndarray:
+    """All ages, of which the known ones of some rows are permuted."""
+    ages, known = data.ages.copy(), rows[~np.isnan(data.ages[rows])]
+    ages[known] = np.random.default_rng(seed).permutation(ages[known])
+    return ages
+
+
+def _predict_site(
+    data: EvaluationData,
     outputs: np.ndarray,
-    own: probes.Components,
-    learn: np.ndarray,
-    judge: np.ndarray,
-    raw: probes.Components,
-    readings: Readings,
+    components: Components,
+    fold: Fold,
+    predictions: ProbePredictions,
     seed: int,
 ) -> None:
-    seen, sites = outputs[judge], people.sites[learn]
-    readings.read('site_linear', judge, own.classifier(sites)(seen))
-    readings.read('site_raw_probe', judge, raw.classifier(sites)(seen))
-    quantiles = (probes.brain_quantiles(outputs[rows]) for rows in (learn, judge))
-    contrast = probes.Components.of(next(quantiles), seed)
-    readings.read('site_histogram', judge, contrast.classifier(sites)(next(quantiles)))
+    train, test, sites = fold.train, fold.test, data.sites[fold.train]
+    linear = components.fit_classifier(sites)
+    predictions.store('site_linear', test, linear(outputs[test]))
+    source_probe = fold.source_components.fit_classifier(sites)
+    predictions.store('site_raw_probe', test, source_probe(outputs[test]))
+    histograms = Components.fit(probes.nonzero_quantiles(outputs[train]), seed)
+    classify = histograms.fit_classifier(sites)
+    predictions.store('site_histogram', test, classify(probes.nonzero_quantiles(outputs[test])))
+    if fold.has_cnn:
+        predicted = probes.cnn_predict(outputs, data.sites, train, test, seed=seed)
+        predictions.store('site_cnn', test, predicted)
 
 
-def _read_biology(
-    people: People,
-    own: probes.Components,
+def _predict_biology(
+    data: EvaluationData,
     outputs: np.ndarray,
-    learn: np.ndarray,
-    judge: np.ndarray,
-    readings: Readings,
-    told: np.ndarray | None,
+    components: Components,
+    fold: Fold,
+    predictions: ProbePredictions,
+    false_age_outputs: np.ndarray | None,
 ) -> None:
-    """Age and sex; `told` are the outputs for false ages."""
-    ages, sexes, sites = people.ages[learn], people.sexes[learn], people.sites[learn]
+    """Age, sex and further variables; the false ages' outputs show whether age is written in."""
+    train, test = fold.train, fold.test
+    ages, sexes = data.ages[train], data.sexes[train]
     known = np.flatnonzero(~np.isnan(ages))
-    if len(known) >= FEWEST_KNOWN and np.ptp(ages[known]) > 0:
-        read = own.of_rows(known).regression(ages[known])
-        readings.read('age', judge, read(outputs[judge]))
-        if told is not None:
-            readings.read('age_moved', judge, read(told[judge]) - read(outputs[judge]))
-        for site in np.unique(people.sites):
-            there = judge[people.sites[judge] == site]
-            others = known[sites[known] != site]
-            if len(others) >= FEWEST_KNOWN and len(there):
-                read = own.of_rows(others).regression(ages[others])
-                readings.read('age_new_site', there, read(outputs[there]))
-    for column in people.further:
-        guess = column.read(own, learn, outputs[judge])
-        if guess is not None:
-            readings.read(f'biology_{column.name}', judge, guess)
+    if len(known) >= MIN_TRAINING_SCANS and np.ptp(ages[known]) > 0:
+        regress = components.subset(known).fit_regression(ages[known])
+        predictions.store('age', test, regress(outputs[test]))
+        if false_age_outputs is not None:
+            change = regress(false_age_outputs[test]) - regress(outputs[test])
+            predictions.store('predicted_age_change', test, change)
+        _predict_age_of_new_sites(data, outputs, components, fold, predictions)
+    for variable in data.variables:
+        predicted = variable.predict(components, train, outputs[test])
+        if predicted is not None:
+            predictions.store(f'biology_{variable.name}', test, predicted)
     known = np.flatnonzero([sex is not None for sex in sexes])
-    if len(known) >= FEWEST_KNOWN and len(set(sexes[known])) == 2:
-        read = own.of_rows(known).classifier(sexes[known].astype(str))
-        readings.read('sex', judge, read(outputs[judge]))
+    if len(known) >= MIN_TRAINING_SCANS and len(set(sexes[known])) == 2:
+        classify = components.subset(known).fit_classifier(sexes[known].astype(str))
+        predictions.store('sex', test, classify(outputs[test]))
 
 
-def _shares(images: np.ndarray) -> np.ndarray:
-    """Shares of the brain of the three tissues, shape (N, 3)."""
+def _predict_age_of_new_sites(
+    data: EvaluationData,
+    outputs: np.ndarray,
+    components: Components,
+    fold: Fold,
+    predictions: ProbePredictions,
+) -> None:
+    """Predict the ages of each site with a regression trained on the other sites only."""
+    ages, sites = data.ages[fold.train], data.sites[fold.train]
+    known = np.flatnonzero(~np.isnan(ages))
+    for site in np.unique(data.sites):
+        test = fold.test[data.sites[fold.test] == site]
+        others = known[sites[known] != site]
+        if len(others) >= MIN_TRAINING_SCANS and len(test):
+            regress = components.subset(others).fit_regression(ages[others])
+            predictions.store('age_new_site', test, regress(outputs[test]))
+
+
+def _tissue_fractions(images: np.ndarray) -> np.ndarray:
+    """Brain fractions of CSF, gray and white matter, shape (N, 3)."""
     return np.array([list(tissue_shares(image[None]).values()) for image in images])

@@ -1,8 +1,8 @@
-"""Classifiers and regressions that are trained on the images they judge.
+"""Probes: classifiers and regressions that are trained on the images that they are tested on.
 
-A classifier that was trained on raw images and fails on harmonised ones shows nothing: a Gaussian
-blur makes it fail as well. So each probe learns from the very images that it then judges, on other
-people.
+A classifier that was trained on original scans and fails on harmonized ones proves nothing: after
+a Gaussian blur it fails as well. Each probe is therefore trained on harmonized images, and tested
+on the harmonized images of other subjects.
 """
 
 from __future__ import annotations
@@ -12,22 +12,24 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from scipy.stats import pearsonr
 from sklearn.decomposition import PCA
 from sklearn.linear_model import LogisticRegression, RidgeCV
 from sklearn.metrics import balanced_accuracy_score
 from sklearn.model_selection import StratifiedGroupKFold
 from torch import nn
 
-Reader = Callable[[np.ndarray], np.ndarray]
-"""Takes images, or what was made of them, to what is read from each."""
+Projection = Callable[[np.ndarray], np.ndarray]
+"""Takes images, shape (N, ...), to features, shape (N, C)."""
 
-COMPONENTS = 100
+Predictor = Callable[[np.ndarray], np.ndarray]
+"""Takes images, shape (N, ...), to one prediction each, shape (N,)."""
+
+MAX_COMPONENTS = 100
 INVERSE_PENALTY = 30.0
-"""Of the logistic regressions; from 1 to 100 for images and 10 to 10,000 for histograms the
-accuracies on seven simulated sites differed by .03 at most."""
+"""Of the logistic regressions. From 1 to 100 for images, and from 10 to 10,000 for histograms, the
+accuracies on seven simulated sites differed by at most .03."""
 
-QUANTILES = np.linspace(0, 1, 33)
+QUANTILE_LEVELS = np.linspace(0, 1, 33)
 EPOCHS = 24
 BATCH = 64
 
@@ -35,13 +37,18 @@ BATCH = 64
 def folds(
     strata: np.ndarray, subjects: np.ndarray, n_splits: int, seed: int
 ) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Rows to learn from and rows to judge; nobody is on both sides, strata are spread evenly.
+    """Split scans into training and test rows, stratified, with no subject on both sides.
 
     Parameters
     ----------
     strata, subjects : np.ndarray, shape (N,)
     n_splits : int
     seed : int
+
+    Returns
+    -------
+    list of (np.ndarray of int, np.ndarray of int)
+        Training and test rows of each fold.
     """
     splitter = StratifiedGroupKFold(n_splits, shuffle=True, random_state=seed)
     return list(splitter.split(strata, strata, subjects))
@@ -49,29 +56,29 @@ def folds(
 
 @dataclass(frozen=True)
 class Components:
-    """Principal components of the images that a probe learns from.
+    """Principal components of the images that a probe is trained on.
 
     Attributes
     ----------
     project : callable
-        From images, shape (N, ...), to components, shape (N, C).
-    learnt : np.ndarray, shape (L, C)
-        Those of the images that they come from.
+        Takes images, shape (N, ...), to component scores, shape (N, C).
+    training_scores : np.ndarray, shape (L, C)
+        Component scores of the training images themselves.
     """
 
-    project: Reader
-    learnt: np.ndarray
+    project: Projection
+    training_scores: np.ndarray
 
     @classmethod
-    def of(cls, images: np.ndarray, seed: int = 0) -> Components:
-        """The first has unit variance, the others less.
+    def fit(cls, images: np.ndarray, seed: int = 0) -> Components:
+        """Fit to training images, shape (L, ...); the first component has unit variance.
 
-        They are not whitened: that would lift the noise of the last ones to the signal of the
-        first.
+        The components are not whitened, since that would lift the noise of the last components
+        to the signal of the first.
         """
         flat = images.reshape(len(images), -1)
-        count = min(COMPONENTS, len(flat) - 1, flat.shape[1])
-        with np.errstate(invalid='ignore'):  # the share of variance, where there is none
+        count = min(MAX_COMPONENTS, len(flat) - 1, flat.shape[1])
+        with np.errstate(invalid='ignore'):  # the explained share of variance, if that is 0
             pca = PCA(count, svd_solver='randomized', random_state=seed).fit(flat)
         scale = max(float(np.sqrt(pca.explained_variance_[0])), 1e-12)
 
@@ -80,158 +87,93 @@ class Components:
 
         return cls(project, project(images))
 
-    def of_rows(self, rows: np.ndarray) -> Components:
-        """The same, to learn from some of those images only."""
-        return replace(self, learnt=self.learnt[rows])
+    def subset(self, rows: np.ndarray) -> Components:
+        """The same components, to train probes on some of the training images only."""
+        return replace(self, training_scores=self.training_scores[rows])
 
-    def classifier(self, labels: np.ndarray) -> Reader:
-        """Logistic regression of the labels of the images that they come from."""
+    def fit_classifier(self, labels: np.ndarray) -> Predictor:
+        """Fit logistic regression to one label for each training image."""
         probe = LogisticRegression(C=INVERSE_PENALTY, max_iter=5000, class_weight='balanced')
-        probe.fit(self.learnt, labels)
+        probe.fit(self.training_scores, labels)
         return lambda images: probe.predict(self.project(images))
 
-    def regression(self, values: np.ndarray) -> Reader:
-        """Ridge regression of numbers, one to each of those images."""
-        ridge = RidgeCV(np.logspace(-4, 2, 13)).fit(self.learnt, values)
+    def fit_regression(self, values: np.ndarray) -> Predictor:
+        """Fit ridge regression to one number for each training image."""
+        ridge = RidgeCV(np.logspace(-4, 2, 13)).fit(self.training_scores, values)
         return lambda images: ridge.predict(self.project(images))
 
 
-def linear_accuracy(
+def cross_val_predict(
     images: np.ndarray, labels: np.ndarray, subjects: np.ndarray, *, seed: int = 0
-) -> float:
-    """Cross-validated balanced accuracy of logistic regression on principal components.
+) -> np.ndarray:
+    """Classify each image with logistic regression that is trained on other subjects.
 
     Parameters
     ----------
     images : np.ndarray, shape (N, H, W) or (N, F)
     labels, subjects : np.ndarray, shape (N,)
     seed : int
-        Of the five folds.
+        Of the five folds and of the principal components.
+
+    Returns
+    -------
+    np.ndarray, shape (N,)
+        The predicted labels.
     """
-    return float(balanced_accuracy_score(labels, told(images, labels, subjects, seed=seed)))
+    predicted = np.empty_like(labels)
+    for train, test in folds(labels, subjects, 5, seed):
+        classify = Components.fit(images[train], seed).fit_classifier(labels[train])
+        predicted[test] = classify(images[test])
+    return predicted
 
 
-def told(
-    images: np.ndarray, labels: np.ndarray, subjects: np.ndarray, *, seed: int = 0
-) -> np.ndarray:
-    """What logistic regression that learnt from other people takes each image for, shape (N,)."""
-    guess = np.empty_like(labels)
-    for learn, judge in folds(labels, subjects, 5, seed):
-        read = Components.of(images[learn], seed).classifier(labels[learn])
-        guess[judge] = read(images[judge])
-    return guess
-
-
-def histogram_accuracy(
+def linear_accuracy(
     images: np.ndarray, labels: np.ndarray, subjects: np.ndarray, *, seed: int = 0
 ) -> float:
-    """As :func:`linear_accuracy`, from the quantiles of each image's brain alone."""
-    return linear_accuracy(brain_quantiles(images), labels, subjects, seed=seed)
+    """Balanced accuracy of :func:`cross_val_predict`, which takes the same arguments."""
+    predicted = cross_val_predict(images, labels, subjects, seed=seed)
+    return float(balanced_accuracy_score(labels, predicted))
 
 
-def brain_quantiles(images: np.ndarray) -> np.ndarray:
-    """Intensity quantiles of each image where it is not 0, shape (N, Q)."""
-    return np.stack([np.quantile(image[image != 0], QUANTILES) for image in images])
+def nonzero_quantiles(images: np.ndarray) -> np.ndarray:
+    """33 evenly spaced quantiles of the nonzero intensities of each image, shape (N, 33)."""
+    return np.stack([np.quantile(image[image != 0], QUANTILE_LEVELS) for image in images])
 
 
-def age_agreement(
-    images: np.ndarray, ages: np.ndarray, subjects: np.ndarray, *, seed: int = 0
-) -> tuple[float, float]:
-    """Mean absolute error, years, and correlation of the age read from images of other people.
-
-    Ridge regression on principal components, five folds.
-    """
-    guess = predicted_ages(images, ages, subjects, seed=seed)
-    return float(np.abs(guess - ages).mean()), float(pearsonr(guess, ages).statistic)
-
-
-def predicted_ages(
-    images: np.ndarray, ages: np.ndarray, subjects: np.ndarray, *, seed: int = 0
+def cnn_predict(
+    images: np.ndarray, labels: np.ndarray, train: np.ndarray, test: np.ndarray, *, seed: int = 0
 ) -> np.ndarray:
-    """Age read from each image by a regression on the others, years, shape (N,)."""
-    guess = np.empty(len(images))
-    for learn, judge in folds(deciles(ages), subjects, 5, seed):
-        guess[judge] = Components.of(images[learn], seed).regression(ages[learn])(images[judge])
-    return guess
+    """Classify test images with a small convolutional network trained on the training images.
 
-
-def injected_age_slope(
-    images: np.ndarray,
-    permuted: np.ndarray,
-    ages: np.ndarray,
-    permuted_ages: np.ndarray,
-    subjects: np.ndarray,
-    *,
-    seed: int = 0,
-) -> float:
-    """How far the age read from an image follows a false age given to the harmoniser.
-
-    Slope of (age read from `permuted` - age read from `images`) on (permuted - true age): 0 if
-    nothing is painted in, 1 if the image shows whatever age was given.
-
-    Parameters
-    ----------
-    images, permuted : np.ndarray, shape (N, H, W)
-        Outputs for the true and for the permuted ages.
-    ages, permuted_ages : np.ndarray, shape (N,)
-        Years.
-    subjects : np.ndarray, shape (N,)
-    """
-    shift = np.empty(len(images))
-    for learn, judge in folds(deciles(ages), subjects, 5, seed):
-        read = Components.of(images[learn], seed).regression(ages[learn])
-        shift[judge] = read(permuted[judge]) - read(images[judge])
-    given = permuted_ages - ages
-    return float((shift * given).sum() / np.square(given).sum())
-
-
-def cnn_accuracy(
-    images: np.ndarray, labels: np.ndarray, subjects: np.ndarray, *, seed: int = 0
-) -> float:
-    """Balanced accuracy of a small convolutional network, learnt from three fifths of the people.
-
-    It sees texture, noise and sharpness, which principal components do not.
-
-    Parameters
-    ----------
-    images : np.ndarray, shape (N, H, W)
-    labels, subjects : np.ndarray, shape (N,)
-    seed : int
-        Of the split, the first weights and the order of the images.
-    """
-    parts = [judge for _, judge in folds(labels, subjects, 5, seed)]
-    learn, judge = np.concatenate(parts[:3]), np.concatenate(parts[3:])
-    guess = cnn_classes(images, labels, learn, judge, seed=seed)
-    return float(balanced_accuracy_score(labels[judge], guess))
-
-
-def cnn_classes(
-    images: np.ndarray, labels: np.ndarray, learn: np.ndarray, judge: np.ndarray, *, seed: int = 0
-) -> np.ndarray:
-    """What a small convolutional network, trained on some images, takes others for.
+    The network is sensitive to texture, noise and sharpness; principal components are not.
 
     Parameters
     ----------
     images : np.ndarray, shape (N, H, W)
     labels : np.ndarray, shape (N,)
-    learn, judge : np.ndarray of int
+    train, test : np.ndarray of int
         Rows.
     seed : int
-        Of the first weights and the order of the images.
+        Of the initial weights and the order of the images.
+
+    Returns
+    -------
+    np.ndarray, shape (len(test),)
+        The predicted labels.
     """
     names, numbers = np.unique(labels, return_inverse=True)
     x = torch.from_numpy(np.ascontiguousarray(images, dtype=np.float32))[:, None]
-    x = (x - x[learn].mean()) / x[learn].std()
+    x = (x - x[train].mean()) / x[train].std()
     y = torch.from_numpy(numbers)
-    weight = len(learn) / (len(names) * torch.bincount(y[learn], minlength=len(names)))
+    weight = len(train) / (len(names) * torch.bincount(y[train], minlength=len(names)))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = _small_cnn(len(names))
-        steps = EPOCHS * -(-len(learn) // BATCH)
+        steps = EPOCHS * -(-len(train) // BATCH)
         optimizer = torch.optim.AdamW(network.parameters(), weight_decay=0.01)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=steps)
         for _ in range(EPOCHS):
-            for rows in torch.from_numpy(learn)[torch.randperm(len(learn))].split(BATCH):
+            for rows in torch.from_numpy(train)[torch.randperm(len(train))].split(BATCH):
                 loss = nn.functional.cross_entropy(network(x[rows]), y[rows], weight)
                 optimizer.zero_grad()
                 loss.backward()
@@ -239,8 +181,8 @@ def cnn_classes(
                 schedule.step()
     network.eval()
     with torch.inference_mode():
-        guess = torch.cat([network(part) for part in x[judge].split(BATCH)]).argmax(1)
-    return names[guess.numpy()]
+        predicted = torch.cat([network(part) for part in x[test].split(BATCH)]).argmax(1)
+    return names[predicted.numpy()]
 
 
 def _small_cnn(n_classes: int) -> nn.Module:
@@ -251,8 +193,3 @@ def _small_cnn(n_classes: int) -> nn.Module:
     return nn.Sequential(
         *layers, nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Dropout(0.2), nn.Linear(256, n_classes)
     )
-
-
-def deciles(values: np.ndarray) -> np.ndarray:
-    """Which tenth of all values each is in, 0 to 9."""
-    return np.searchsorted(np.quantile(values, np.linspace(0.1, 0.9, 9)), values)

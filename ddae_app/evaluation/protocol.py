@@ -1,11 +1,10 @@
-"""The evaluation: what can still be read from the outputs of each candidate, and what is kept.
+"""The evaluation: which site effects remain in the outputs, and which biology is preserved.
 
-People are dealt into two halves. What a candidate has to fit is fitted to one half; probes learn
-from its outputs for some of the other half and are judged on its outputs for the rest of it, in
-folds. So a probe meets the outputs as a user's colleague does: all of them of people whom the
-method has not seen. (Were probes to learn from people whom it was fitted to, in whom nothing is
-left of the sites' means, they would be judged below chance.) People are the unit of intervals,
-too.
+Subjects are split into two halves. A method that has to be fitted is fitted to one half. Probes
+are then trained, in folds, on its outputs for some subjects of the other half, and tested on its
+outputs for the rest of that half. All outputs that a probe meets are thus of subjects that the
+method has not seen, as in practice. If probes were trained on subjects that the method was fitted
+to, whose site means were removed exactly, the site would be classified below chance.
 """
 
 from __future__ import annotations
@@ -15,235 +14,275 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from ddae_app.evaluation import estimates, fidelity, probes, travelling
+from ddae_app.evaluation import estimates, fidelity, probes, traveling
 from ddae_app.evaluation.candidates import Candidate
-from ddae_app.evaluation.data import People
-from ddae_app.evaluation.distribution import Crowds
-from ddae_app.evaluation.estimates import Estimate
+from ddae_app.evaluation.data import EvaluationData
+from ddae_app.evaluation.distribution import SampleSets
+from ddae_app.evaluation.estimates import Estimate, Score
 from ddae_app.evaluation.features import Features
-from ddae_app.evaluation.predictions import Half, Readings
+from ddae_app.evaluation.predictions import CrossFittingHalf, ProbePredictions
+from ddae_app.methods.data import SEXES
+
+_COMPARED = 'between the outputs of the other sites and the original scans of the target site'
 
 MEANING = {
-    'site_cnn': 'Site, told by a small convolutional network trained on the outputs: balanced '
-    'accuracy',
-    'site_linear': 'The same by logistic regression on principal components',
-    'site_histogram': 'The same from the intensity histogram alone',
-    'site_all': 'As site_linear, for outputs that were made elsewhere, all people together: below '
-    'chance where the method was fitted to these very people',
-    'site_raw_probe': 'Site, told from the outputs by a probe that was trained on scans',
-    'age_mae': 'Age read from the images of other people: mean absolute error, years',
-    'age_r': 'The same: correlation with the true age',
-    'age_r_within_site': 'The same, each site less its mean',
-    'age_mae_new_site': 'Age error of a probe that has learnt no age of the site it is judged on',
-    'age_slope': 'Years that the age read follows each year of a false age told to the method',
-    'sex': 'Sex, balanced accuracy',
-    'rank': 'Whether people of a site who were near each other still are: Spearman correlation',
-    'identified': 'How often an output is most like its own scan',
-    'variance_ratio': 'What people of a site differ by, over that of the scans',
-    'ssim': 'Structural similarity to the scan',
-    'edges': 'Correlation of the edges with those of the scan',
-    'tissue_drift': 'Change of the shares of CSF, grey and white matter, hundredths of the brain; '
-    'contrast alone changes them, too',
-    'target_distance': "Wasserstein distance of brain intensities to the target site's, others",
-    'frechet': "Fréchet distance of the other sites' outputs to the target's scans as they are, "
-    'in the features of a small network that was trained on simulated scans',
-    'kernel': 'The same: kernel distance (squared maximum mean discrepancy, cubic kernel)',
-    'mmd': 'The same in principal components: squared maximum mean discrepancy, Gaussian kernel',
-    'fid': 'As frechet in the features of Inception: the usual FID',
-    'kid': 'As kernel in the features of Inception: the usual KID',
-    'paired_psnr': 'Of one person at two sites, to each other: PSNR, dB',
-    'paired_ssim': 'The same: structural similarity',
-    'icc': 'Of people at several sites: intraclass correlation of regional intensities',
+    'site_cnn': 'Balanced accuracy of a small convolutional network that is trained on the '
+    'outputs to classify the site.',
+    'site_linear': 'Balanced accuracy of logistic regression on principal components that is '
+    'trained on the outputs to classify the site.',
+    'site_histogram': 'Balanced accuracy of logistic regression on the intensity quantiles that '
+    'is trained on the outputs to classify the site.',
+    'site_all': 'As site_linear, by cross-validation over all participants. It is given for '
+    'methods that were fitted before this evaluation, and is below chance if they were fitted to '
+    'these participants.',
+    'site_raw_probe': 'Balanced accuracy on the outputs of a site classifier that was trained on '
+    'the original scans.',
+    'age_mae': 'Mean absolute error, in years, of the age predicted from the images by ridge '
+    'regression that is trained on other participants.',
+    'age_r': 'Correlation of the predicted age with the true age.',
+    'age_r_within_site': 'Correlation of the predicted age with the true age, after the site '
+    'means of both are subtracted.',
+    'age_mae_new_site': 'Mean absolute error, in years, of the age predicted by ridge regression '
+    'that is trained on the other sites only.',
+    'age_slope': 'Change of the predicted age, in years, for each year by which a false age given '
+    'to the method is changed.',
+    'sex': 'Balanced accuracy of logistic regression that classifies sex from the images and is '
+    'trained on other participants.',
+    'rank': 'Spearman correlation of the distances between participants of a site before and '
+    'after harmonization.',
+    'identified': 'Share of the outputs that correlate best with their own scan, among all scans '
+    'of their half of the participants.',
+    'variance_ratio': 'Between-subject variance within sites after harmonization, divided by that '
+    'before.',
+    'ssim': 'Structural similarity of the output to its scan.',
+    'edges': 'Correlation of the gradient magnitudes of the output with those of its scan.',
+    'tissue_drift': 'Mean absolute change of the brain fractions of CSF, gray matter and white '
+    'matter, in percentage points. A change of contrast alone also changes them.',
+    'target_distance': 'Wasserstein distance of the brain intensities of the other sites to those '
+    'of the median scan of the target site.',
+    'frechet': f'Fréchet distance {_COMPARED}, in the features of a network that was trained on '
+    'simulated scans.',
+    'kernel': f'Kernel distance (squared maximum mean discrepancy, cubic kernel) {_COMPARED}, in '
+    'the features of a network that was trained on simulated scans.',
+    'mmd': f'Squared maximum mean discrepancy (Gaussian kernel) {_COMPARED}, in principal '
+    'components.',
+    'fid': f'Fréchet inception distance {_COMPARED}.',
+    'kid': f'Kernel inception distance {_COMPARED}.',
+    'paired_psnr': 'Peak signal-to-noise ratio, in dB, between the outputs of one participant who '
+    'was scanned at several sites.',
+    'paired_ssim': 'Structural similarity between the outputs of one participant who was scanned '
+    'at several sites.',
+    'icc': 'Intraclass correlation, ICC(1), of the regional intensities of participants who were '
+    'scanned at several sites.',
 }
 
 
 @dataclass(frozen=True)
-class Judgement:
-    """What was found of a candidate.
+class EvaluationResult:
+    """The measures of one candidate.
 
     Attributes
     ----------
     estimates : dict of str to Estimate
-        By measure, which ``MEANING`` explains; a measure that cannot be taken is not there.
-    explained : np.ndarray, shape (H, W)
+        By measure, as ``MEANING`` explains; a measure that does not apply is absent.
+    variance_explained : np.ndarray, shape (H, W), 0 to 1
         Share of the variance at each pixel that the site explains.
     outputs : np.ndarray, shape (N, H, W)
     """
 
     estimates: dict[str, Estimate]
-    explained: np.ndarray
+    variance_explained: np.ndarray
     outputs: np.ndarray
 
 
 def evaluate(
-    people: People,
+    data: EvaluationData,
     candidates: Sequence[Candidate],
     target: str,
     *,
     seed: int = 0,
     inception: Features | None = None,
     progress: Callable[[str], None] | None = None,
-) -> dict[str, Judgement]:
-    """Judge candidates.
+) -> dict[str, EvaluationResult]:
+    """Measure residual site effects and preserved biology in the outputs of each candidate.
 
     Parameters
     ----------
-    people : People
+    data : EvaluationData
     candidates : sequence of Candidate
     target : str
-        The site whose look they give.
+        The site to harmonize to.
     seed : int
         Of the folds, the probes and the bootstrap.
     inception : callable, optional
-        The features that FID and KID are measured in, which else are left out.
+        Features in which FID and KID are measured; these measures are left out without it.
     progress : callable, optional
-        Told what is being done.
+        Called with a line of text before each part of the work.
 
     Returns
     -------
-    dict of str to Judgement
-        By candidate.
+    dict of str to EvaluationResult
+        By the name of the candidate.
     """
-    say = progress or (lambda text: None)
+    report_progress = progress or (lambda text: None)
     halves = [
-        Half(people, fit, judged, seed)
-        for fit, judged in probes.folds(people.sites, people.subjects, 2, seed)
+        CrossFittingHalf(data, fit_rows, evaluated_rows, seed)
+        for fit_rows, evaluated_rows in probes.folds(data.sites, data.subjects, 2, seed)
     ]
-    crowds = Crowds.of(people, target, seed, inception)
-    found = {}
+    sample_sets = SampleSets.draw(data, target, seed, inception)
+    results = {}
     for candidate in candidates:
-        readings = Readings(np.zeros_like(people.images))
+        predictions = ProbePredictions(np.zeros_like(data.images))
         for number, half in enumerate(halves):
-            say(f'{candidate.name}: half {number + 1} of 2')
-            half.read(candidate, readings)
-        summary = _Summary(people, readings, seed)
-        _add_site(summary)
-        _add_biology(summary)
-        _add_fidelity(summary, target)
-        measured = summary.found | crowds.distances(readings.outputs)
-        if not candidate.fitted_here:
-            measured['site_all'] = _told_of_all(people, readings.outputs, seed)
-        explained = fidelity.explained_by_site(readings.outputs, people.sites)
-        found[candidate.name] = Judgement(measured, explained, readings.outputs)
-    return found
+            report_progress(f'Evaluating {candidate.name}: half {number + 1} of 2')
+            half.predict(candidate, predictions)
+        measures = _Measures(data, predictions, seed)
+        _add_site(measures)
+        _add_biology(measures)
+        _add_fidelity(measures, target)
+        measured = measures.estimates | sample_sets.distances(predictions.outputs)
+        if not candidate.refitted:
+            measured['site_all'] = _cross_validated_site_accuracy(data, predictions.outputs, seed)
+        explained = fidelity.variance_explained_by_site(predictions.outputs, data.sites)
+        results[candidate.name] = EvaluationResult(measured, explained, predictions.outputs)
+    return results
 
 
-def _told_of_all(people: People, outputs: np.ndarray, seed: int) -> Estimate:
-    """The site from outputs that were made elsewhere, all people together.
-
-    Where the method was fitted to these very people, this is below chance.
-    """
-    guess = probes.told(outputs, people.sites, people.subjects, seed=seed)
-    return estimates.estimate(
-        estimates.balanced_accuracy(people.sites, guess),
-        np.arange(len(guess)), people.subjects, people.sites, seed,
+def _cross_validated_site_accuracy(
+    data: EvaluationData, outputs: np.ndarray, seed: int
+) -> Estimate:
+    """Accuracy of plain cross-validation, below chance if the method was fitted to these scans."""
+    predicted = probes.cross_val_predict(outputs, data.sites, data.subjects, seed=seed)
+    return estimates.bootstrap_estimate(
+        estimates.balanced_accuracy(data.sites, predicted),
+        np.arange(len(predicted)), data.subjects, data.sites, seed,
     )  # fmt: skip
 
 
 @dataclass
-class _Summary:
-    """The measures of one candidate, as they are taken from what was read."""
+class _Measures:
+    """The measures of one candidate, as they are computed from the predictions."""
 
-    people: People
-    readings: Readings
+    data: EvaluationData
+    predictions: ProbePredictions
     seed: int
-    found: dict[str, Estimate] = field(default_factory=dict)
+    estimates: dict[str, Estimate] = field(default_factory=dict)
 
-    def add(self, name: str, score: estimates.Score, rows: np.ndarray) -> None:
-        """A measure over some rows; `rows` may be their numbers or a mask."""
+    def add(self, name: str, score: Score, rows: np.ndarray) -> None:
+        """Estimate a score over some rows, given by their numbers or by a mask."""
         rows = np.flatnonzero(rows) if rows.dtype == bool else rows
         if len(rows):
-            self.found[name] = estimates.estimate(
-                score, rows, self.people.subjects, self.people.sites, self.seed
+            self.estimates[name] = estimates.bootstrap_estimate(
+                score, rows, self.data.subjects, self.data.sites, self.seed
             )
 
     @property
-    def everybody(self) -> np.ndarray:
-        return np.arange(len(self.people.images))
+    def all_rows(self) -> np.ndarray:
+        return np.arange(len(self.data.images))
 
 
-def _add_site(summary: _Summary) -> None:
+def _add_site(measures: _Measures) -> None:
     for name in ('site_cnn', 'site_linear', 'site_histogram', 'site_raw_probe'):
-        guess = summary.readings.text[name]
-        score = estimates.balanced_accuracy(summary.people.sites, guess.astype(str))
-        summary.add(name, score, _was_read(guess))
+        predicted = measures.predictions.labels[name]
+        score = estimates.balanced_accuracy(measures.data.sites, predicted.astype(str))
+        measures.add(name, score, _is_predicted(predicted))
 
 
-def _add_biology(summary: _Summary) -> None:
-    people, numbers, text = summary.people, summary.readings.numbers, summary.readings.text
-    if 'age' in numbers:
-        ages, guess = people.ages, numbers['age']
-        known = np.flatnonzero(~np.isnan(ages) & _was_read(guess))
-        summary.add('age_mae', estimates.mean(np.abs(guess - ages)), known)
-        summary.add('age_r', estimates.correlation(ages, guess), known)
-        centred = [estimates.within_sites(v, people.sites, known) for v in (ages, guess)]
-        summary.add('age_r_within_site', estimates.correlation(*centred), known)
-        if 'age_new_site' in numbers:
-            error = np.abs(numbers['age_new_site'] - ages)
-            summary.add('age_mae_new_site', estimates.mean(error), ~np.isnan(error))
-    if 'age_moved' in numbers:
-        given = np.nan_to_num(numbers['age_given'] - people.ages)
-        moved = np.nan_to_num(numbers['age_moved'])
-        summary.add('age_slope', estimates.ratio(given * moved, given**2), given != 0)
-    if 'sex' in text:
-        guess = text['sex']
-        known = np.array([sex is not None for sex in people.sexes]) & _was_read(guess)
-        score = estimates.balanced_accuracy(people.sexes.astype(str), guess.astype(str))
-        summary.add('sex', score, known)
-    for column in people.further:
-        kept = numbers if column.numeric else text
-        if f'biology_{column.name}' in kept:
-            guess = kept[f'biology_{column.name}']
-            for name, score in column.scores(guess, numbers, people.sites).items():
-                summary.add(name, score, column.known & _was_read(guess))
+def _add_biology(measures: _Measures) -> None:
+    data, predictions = measures.data, measures.predictions
+    values, labels = predictions.values, predictions.labels
+    if 'age' in values:
+        _add_age(measures)
+    if 'predicted_age_change' in values:
+        given_change = np.nan_to_num(values['false_age'] - data.ages)
+        predicted_change = np.nan_to_num(values['predicted_age_change'])
+        slope = estimates.ratio(given_change * predicted_change, given_change**2)
+        measures.add('age_slope', slope, given_change != 0)
+    if 'sex' in labels:
+        predicted = labels['sex']
+        known = np.array([sex is not None for sex in data.sexes]) & _is_predicted(predicted)
+        score = estimates.balanced_accuracy(data.sexes.astype(str), predicted.astype(str))
+        measures.add('sex', score, known)
+    for variable in data.variables:
+        predicted_of = values if variable.numeric else labels
+        if f'biology_{variable.name}' in predicted_of:
+            predicted = predicted_of[f'biology_{variable.name}']
+            for name, score in variable.scores(predicted, values, data.sites).items():
+                measures.add(name, score, variable.known & _is_predicted(predicted))
 
 
-def _add_fidelity(summary: _Summary, target: str) -> None:
-    people, numbers, outputs = summary.people, summary.readings.numbers, summary.readings.outputs
+def _add_age(measures: _Measures) -> None:
+    ages, sites = measures.data.ages, measures.data.sites
+    values = measures.predictions.values
+    predicted = values['age']
+    known = np.flatnonzero(~np.isnan(ages) & _is_predicted(predicted))
+    measures.add('age_mae', estimates.mean(np.abs(predicted - ages)), known)
+    measures.add('age_r', estimates.correlation(ages, predicted), known)
+    residuals = [estimates.subtract_site_means(v, sites, known) for v in (ages, predicted)]
+    measures.add('age_r_within_site', estimates.correlation(*residuals), known)
+    if 'age_new_site' in values:
+        error = np.abs(values['age_new_site'] - ages)
+        measures.add('age_mae_new_site', estimates.mean(error), ~np.isnan(error))
+
+
+def _add_fidelity(measures: _Measures, target: str) -> None:
+    sites, subjects = measures.data.sites, measures.data.subjects
+    values, outputs = measures.predictions.values, measures.predictions.outputs
     for name in ('ssim', 'edges', 'rank', 'identified', 'tissue_drift'):
-        summary.add(name, estimates.mean(numbers[name]), summary.everybody)
-    spread = estimates.ratio(numbers['variance'], numbers['source_variance'])
-    summary.add('variance_ratio', spread, summary.everybody)
-    distance = fidelity.distance_to_site(outputs, people.sites, target)
-    summary.add('target_distance', estimates.mean(distance), people.sites != target)
-    pairs = travelling.paired(outputs, people.sites, people.subjects)
-    for name, values in pairs.items():
-        summary.add(name, estimates.mean(values), ~np.isnan(values))
-    alike = travelling.intraclass_correlation(outputs, people.sites, people.subjects, summary.seed)
-    if alike:
-        summary.found['icc'] = alike
+        measures.add(name, estimates.mean(values[name]), measures.all_rows)
+    variance_ratio = estimates.ratio(values['variance'], values['source_variance'])
+    measures.add('variance_ratio', variance_ratio, measures.all_rows)
+    distance = fidelity.intensity_distance_to_site(outputs, sites, target)
+    measures.add('target_distance', estimates.mean(distance), sites != target)
+    for name, similarity in traveling.paired_similarity(outputs, sites, subjects).items():
+        measures.add(name, estimates.mean(similarity), ~np.isnan(similarity))
+    icc = traveling.intraclass_correlation(outputs, sites, subjects, measures.seed)
+    if icc:
+        measures.estimates['icc'] = icc
 
 
-def _was_read(guess: np.ndarray) -> np.ndarray:
-    """Rows of which something was read, shape (N,), bool."""
-    if guess.dtype.kind == 'f':
-        return ~np.isnan(guess)
-    return np.array([value is not None for value in guess])
+def _is_predicted(predicted: np.ndarray) -> np.ndarray:
+    """Rows for which a prediction exists, shape (N,), bool."""
+    if predicted.dtype.kind == 'f':
+        return ~np.isnan(predicted)
+    return np.array([value is not None for value in predicted])
 
 
-def controls(people: People, *, seed: int = 0) -> Mapping[str, Estimate]:
-    """How well the site is told by what no harmonisation of intensities changes, and by chance.
+def controls(data: EvaluationData, *, seed: int = 0) -> Mapping[str, Estimate]:
+    """Balanced accuracy of the site from what no harmonization of intensities can change.
 
-    ``mask``: from the shape of the brain; ``demographics``: from age and sex; ``shuffled``: from
-    the scans, the sites dealt out at random to people.
+    ``mask`` classifies it from the shape of the brain, ``demographics`` from age and sex, and
+    ``shuffled`` from the scans when the sites are permuted among the subjects.
+
+    Parameters
+    ----------
+    data : EvaluationData
+    seed : int
+        Of the permutation, the folds and the bootstrap.
     """
     rng = np.random.default_rng(seed)
-    names, whose = np.unique(people.subjects, return_inverse=True)
-    dealt = rng.permutation([people.sites[people.subjects == name][0] for name in names])[whose]
-    known = np.stack([people.ages, [{'M': 0.0, 'F': 1.0}.get(s, np.nan) for s in people.sexes]], 1)
+    names, number = np.unique(data.subjects, return_inverse=True)
+    first_sites = [data.sites[data.subjects == name][0] for name in names]
+    shuffled = rng.permutation(first_sites)[number]
+    features = {
+        'mask': ((data.images > 0).astype(np.float32), data.sites),
+        'demographics': (_demographics(data), data.sites),
+        'shuffled': (data.images, shuffled),
+    }
+    measured = {}
+    for name, (values, labels) in features.items():
+        predicted = probes.cross_val_predict(values, labels, data.subjects, seed=seed)
+        measured[name] = estimates.bootstrap_estimate(
+            estimates.balanced_accuracy(labels, predicted),
+            np.arange(len(data.sites)), data.subjects, data.sites, seed,
+        )  # fmt: skip
+    return measured
+
+
+def _demographics(data: EvaluationData) -> np.ndarray:
+    """Age, sex and squared age, shape (N, 3); unknown values are replaced by the mean."""
+    sexes = [np.nan if sex is None else float(SEXES[sex]) for sex in data.sexes]
+    known = np.stack([data.ages, sexes], 1)
     known = np.where(np.isnan(known), np.nanmean(known, axis=0), known)
     known = np.nan_to_num(known / np.maximum(np.nanstd(known, axis=0), 1e-12))
-    features = {
-        'mask': ((people.images > 0).astype(np.float32), people.sites),
-        'demographics': (np.column_stack([known, known[:, :1] ** 2]), people.sites),
-        'shuffled': (people.images, dealt),
-    }
-    found = {}
-    everybody = np.arange(len(people.sites))
-    for name, (values, labels) in features.items():
-        guess = probes.told(values, labels, people.subjects, seed=seed)
-        found[name] = estimates.estimate(
-            estimates.balanced_accuracy(labels, guess),
-            everybody, people.subjects, people.sites, seed,
-        )  # fmt: skip
-    return found
+    return np.column_stack([known, known[:, :1] ** 2])

@@ -1,1 +1,1 @@
-"""Pure functions on images: no nipype, no BIDS, no torch but in brain.py."""
+"""Pure functions on images, without nipype and BIDS; only brain.py uses torch."""

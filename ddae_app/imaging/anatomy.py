@@ -1,4 +1,4 @@
-"""What harmonisation did to the anatomy of a scan, as numbers."""
+"""Measures of what harmonization changed in the anatomy of a scan."""
 
 from __future__ import annotations
 
@@ -9,18 +9,20 @@ import numpy as np
 from scipy.ndimage import binary_erosion, gaussian_filter
 from skimage.filters import threshold_multiotsu
 
-TISSUES = ('csf', 'grey', 'white')
+TISSUES = {'csf': 'CSF', 'grey': 'gray matter', 'white': 'white matter'}
+"""Tissue classes by the names of their columns, from dark to bright on a T1-weighted image."""
+
 HISTOGRAM_BINS = 256
 CEILING = 1.2
-"""Vessels and other bright spots count as no brighter, so that they make no class of their own."""
+"""Brighter voxels, such as vessels, are clipped to this, so that they form no separate class."""
 
 NOISE_VOXELS, SURROUNDINGS_VOXELS, STRUCTURE_VOXELS = 1.0, 4.0, 1.5
-"""Standard deviations of the Gaussians that take noise off, make up the surroundings of a place,
-and the size of the structures that are looked for."""
+"""Standard deviations of three Gaussians: the first removes noise, the second defines the
+neighborhood of a voxel, and the third is the size of the structures that are searched for."""
 
 CURVE_LEVELS = 48
 LEAST_VARIANCE = 2e-4
-"""Where a scan varies less nearby, its gain is taken for 1."""
+"""Where the local variance of a scan is much smaller than this, its gain is about 1."""
 
 EDGE_VOXELS = 3
 MOST_UNEXPLAINED = 0.10
@@ -28,10 +30,11 @@ MOST_SHARE_CHANGE = 0.15
 
 
 def tissue_shares(scan: np.ndarray) -> dict[str, float]:
-    """Shares of the brain that are CSF, grey and white matter.
+    """Shares of the brain that are CSF, gray matter and white matter.
 
-    Three classes of intensity with the least variance within them (Otsu 1979,
-    doi:10.1109/TSMC.1979.4310076), from dark to bright as T1-weighted images show them.
+    The thresholds between the three classes minimize the variance within the classes (Otsu 1979,
+    doi:10.1109/TSMC.1979.4310076). CSF is darkest on T1-weighted images, and white
+    matter is brightest.
 
     Parameters
     ----------
@@ -41,7 +44,8 @@ def tissue_shares(scan: np.ndarray) -> dict[str, float]:
     Returns
     -------
     dict of str to float
-        By the names in ``TISSUES``; they sum to 1, or are 0 where there are not three classes.
+        The keys are those of ``TISSUES``. The shares sum to 1, or are all 0 if the brain has fewer
+        than three different intensities.
     """
     brain = np.minimum(scan[scan > 0], CEILING)
     if np.unique(brain).size < 3:
@@ -51,50 +55,13 @@ def tissue_shares(scan: np.ndarray) -> dict[str, float]:
     return dict(zip(TISSUES, shares.tolist(), strict=True))
 
 
-def stripe_index(
-    difference: np.ndarray, brain: np.ndarray, spacing: tuple[float, float, float]
-) -> float:
-    """How much rougher a difference is from slice to slice than within its slices.
-
-    Mean squared slope through the slices over that within them, well inside the brain: about 1
-    for a difference without a preferred direction, and more where slices were changed without
-    regard to each other, which shows as stripes in the other two planes.
-
-    Parameters
-    ----------
-    difference : np.ndarray, shape (D, H, W)
-    brain : np.ndarray, shape (D, H, W), bool
-    spacing : tuple of float
-        Of the voxels along these axes, mm.
-
-    Returns
-    -------
-    float
-        NaN where nothing differs.
-    """
-    inside = binary_erosion(brain, iterations=2)
-    slopes = [
-        np.square(np.diff(difference, axis=axis) / step)[_pairs(inside, axis)].mean()
-        for axis, step in enumerate(spacing)
-    ]
-    within = (slopes[1] + slopes[2]) / 2
-    return float(slopes[0] / within) if within > 0 else float('nan')
-
-
-def _pairs(inside: np.ndarray, axis: int) -> np.ndarray:
-    """Neighbours along an axis that are both inside."""
-    first = np.take(inside, range(inside.shape[axis] - 1), axis)
-    return first & np.take(inside, range(1, inside.shape[axis]), axis)
-
-
 def unexplained(before: np.ndarray, after: np.ndarray) -> np.ndarray:
-    """Structure in a harmonised scan that no change of intensities makes of the scan.
+    """Structure in a harmonized scan that no change of contrast or shading explains.
 
-    Another scanner shows the same anatomy in another contrast and shading: what was alike nearby
-    stays alike. So the harmonised scan should follow from the scan by one contrast curve and, at
-    each place, by a gain and an offset that hold for its surroundings (He, Sun and Tang 2013,
-    doi:10.1109/TPAMI.2012.213). What does not was added, or taken away. Both are smoothed first:
-    noise is not structure.
+    Another scanner shows the same anatomy in another contrast and shading. The harmonized scan
+    should therefore follow from the scan by one contrast curve and by a local gain and offset
+    (guided filter: He, Sun and Tang 2013, doi:10.1109/TPAMI.2012.213). What does not follow was
+    added or removed. Both scans are smoothed first, because noise is not structure.
 
     Parameters
     ----------
@@ -104,8 +71,8 @@ def unexplained(before: np.ndarray, after: np.ndarray) -> np.ndarray:
     Returns
     -------
     np.ndarray, shape (D, H, W), float32
-        Root mean square, within about three voxels, of what is not explained; 0 at the edge of
-        the brain, where voxels are mixed with what lies outside.
+        Root mean square of the unexplained intensity within about three voxels. It is 0 near the
+        edge of the brain, where voxels are mixed with what lies outside.
     """
     brain = before > 0
     x, y = (_local_mean(scan, brain, NOISE_VOXELS) for scan in (before, after))
@@ -121,14 +88,14 @@ def unexplained(before: np.ndarray, after: np.ndarray) -> np.ndarray:
 
 
 def _local_mean(values: np.ndarray, brain: np.ndarray, sigma: float) -> np.ndarray:
-    """Of the brain alone, Gaussian; 0 outside."""
+    """Gaussian-weighted mean over brain voxels; 0 outside the brain."""
     weight = gaussian_filter(brain.astype(np.float32), sigma)
     total = gaussian_filter(np.where(brain, values, 0).astype(np.float32), sigma)
     return np.where(brain, total / np.maximum(weight, 1e-3), 0)
 
 
 def _follow_curve(x: np.ndarray, y: np.ndarray, brain: np.ndarray) -> np.ndarray:
-    """`x` in the contrast of `y`: the mean of the one at each intensity of the other."""
+    """`x` in the contrast of `y`: the mean of `y` at each intensity of `x`."""
     inside = x[brain]
     edges = (
         np.quantile(inside, np.linspace(0, 1, CURVE_LEVELS + 1)) if inside.size else np.zeros(1)
@@ -140,8 +107,8 @@ def _follow_curve(x: np.ndarray, y: np.ndarray, brain: np.ndarray) -> np.ndarray
     return np.interp(x, knots[0][order], knots[1][order])
 
 
-def judge_anatomy(before: np.ndarray, after: np.ndarray, affine: np.ndarray) -> dict[str, Any]:
-    """What harmonisation did to the anatomy of a scan, for its quality table.
+def evaluate_anatomy(before: np.ndarray, after: np.ndarray, affine: np.ndarray) -> dict[str, Any]:
+    """Measure what harmonization changed in the anatomy of a scan, for its quality table.
 
     Parameters
     ----------
@@ -152,14 +119,14 @@ def judge_anatomy(before: np.ndarray, after: np.ndarray, affine: np.ndarray) -> 
     Returns
     -------
     dict
-        ``anatomy_unexplained``: the largest value of :func:`unexplained`; ``anatomy_place``:
-        where it is, mm;
-        ``csf_share_change``, ``grey_share_change``, ``white_share_change``: of the brain, after
-        minus before; ``anatomy_flag``: why somebody should look, or ``none``.
+        ``anatomy_unexplained``: the largest value of :func:`unexplained`. ``anatomy_place``: its
+        position in mm. ``csf_share_change``, ``grey_share_change``, ``white_share_change``: the
+        change of each tissue's share of the brain. ``anatomy_flag``: why the scan should be
+        inspected, or ``none``.
     """
-    left = unexplained(before, after)
-    worst = np.unravel_index(int(left.argmax()), left.shape)
-    largest = float(left[worst])
+    structure = unexplained(before, after)
+    worst = np.unravel_index(int(structure.argmax()), structure.shape)
+    largest = float(structure[worst])
     shares = [tissue_shares(scan) for scan in (before, after)]
     changes = {f'{t}_share_change': shares[1][t] - shares[0][t] for t in TISSUES}
     reasons = []
@@ -169,9 +136,9 @@ def judge_anatomy(before: np.ndarray, after: np.ndarray, affine: np.ndarray) -> 
             f'a structure that the scan does not show in that contrast, near ({x:.0f}, {y:.0f}, '
             f'{z:.0f}) mm'
         )
-    for name, change in changes.items():
+    for tissue, change in zip(TISSUES.values(), changes.values(), strict=True):
         if abs(change) > MOST_SHARE_CHANGE:
-            reasons.append(f'{name.split("_")[0]} matter {100 * change:+.0f} % of the brain')
+            reasons.append(f'{tissue} {100 * change:+.0f} % of the brain volume')
     return {
         'anatomy_unexplained': largest,
         'anatomy_place': [round(float(v), 1) for v in (x, y, z)],

@@ -7,28 +7,30 @@ import numpy as np
 import SimpleITK as sitk  # noqa: N813
 
 SHRINK_FACTOR = 4
-"""The field is smooth: at a quarter of the resolution N4 takes 2 to 5 s on real scans, and would
-take some thirty times that."""
+"""N4 works at a quarter of the resolution, because the field is smooth. It takes 2 to 5 s on real
+scans, and about thirty times as long at full resolution."""
 
 
 def correct_bias(image: nib.Nifti1Image, *, sloppy: bool = False) -> nib.Nifti1Image:
-    """Divide out the smooth intensity inhomogeneity (N4; Tustison et al., 2010).
+    """Divide a scan by its smooth bias field (N4).
+
+    Tustison et al. 2010, doi:10.1109/TMI.2010.2046908.
 
     Parameters
     ----------
     image : nib.Nifti1Image
-        Intensities of 0 and more.
+        Intensities of 0 or more.
     sloppy : bool
-        Fewer iterations, for trying things out.
+        Fewer iterations, for testing only.
 
     Returns
     -------
     nib.Nifti1Image
-        Same grid, float32; zero where the input is zero.
+        On the same grid, float32; 0 where the input is 0.
     """
     data = np.asarray(image.dataobj, dtype=np.float32)
     full = sitk.GetImageFromArray(data.T)
-    # N4 takes logarithms; what lies above Otsu's threshold is not zero.
+    # N4 takes logarithms, so its mask holds only voxels above Otsu's threshold, which are not 0.
     head = sitk.OtsuThreshold(full, 0, 1, 200)
     n4 = sitk.N4BiasFieldCorrectionImageFilter()
     n4.SetMaximumNumberOfIterations([10, 10] if sloppy else [50, 50, 30, 20])

@@ -1,4 +1,4 @@
-"""Brain extraction: HD-BET's network, the template's mask, or a scan that is stripped already."""
+"""Brain extraction by HD-BET, by the mask of the template, or of scans already skull-stripped."""
 
 from __future__ import annotations
 
@@ -21,25 +21,25 @@ if TYPE_CHECKING:
     from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
 BRAIN_VOLUME_ML = (700.0, 2600.0)
-"""Plausible brain volume in template space, where every brain is scaled to about 1.9 L."""
+"""Plausible brain volumes in template space, to which every brain is scaled (about 1.9 L)."""
 
 
 def hd_bet_mask(image: nib.Nifti1Image, weights: Path, sha256: str, device: str) -> np.ndarray:
-    """Brain mask by HD-BET's network (Isensee et al., 2019), run through nnU-Net's predictor.
+    """Brain mask by HD-BET (Isensee et al. 2019, doi:10.1002/hbm.24750).
 
-    The predictor runs in this process: HD-BET's own command starts sixteen worker processes,
-    which starve in containers with little shared memory.
+    The predictor of nnU-Net runs in this process. The command of HD-BET would start sixteen worker
+    processes, which fail in containers with little shared memory.
 
     Parameters
     ----------
     image : nib.Nifti1Image
-        Bias-corrected head, RAS.
+        Bias-corrected scan of a whole head, RAS.
     weights : Path
         Folder with ``plans.json``, ``dataset.json`` and ``fold_all/checkpoint_final.pth``.
     sha256 : str
-        Of the weights, as :func:`~ddae_app.imaging.weights.check_weights` found them.
+        SHA-256 of the weights, from :func:`~ddae_app.imaging.weights.check_weights`.
     device : str
-        A torch device; test-time mirroring is used on a GPU only, as HD-BET advises.
+        A torch device. Test-time mirroring is used on a GPU only, as HD-BET advises.
 
     Returns
     -------
@@ -49,9 +49,9 @@ def hd_bet_mask(image: nib.Nifti1Image, weights: Path, sha256: str, device: str)
     Raises
     ------
     WeightsError
-        A file is missing, was changed since it was checked, or is no nnU-Net model.
+        A file is missing, has changed since it was checked, or is not an nnU-Net model.
     ImageError
-        No plausible brain was found.
+        The mask has no plausible brain volume.
     """
     predictor = _predictor(weights, sha256, device)
     data = np.asarray(image.dataobj, dtype=np.float32).T[None]
@@ -64,24 +64,24 @@ def hd_bet_mask(image: nib.Nifti1Image, weights: Path, sha256: str, device: str)
 def _predictor(weights: Path, sha256: str, device: str) -> nnUNetPredictor:
     if weights_sha256(weights) != sha256:
         raise WeightsError(
-            f'{weights}: the weights were changed while the program ran; start again'
+            f'{weights}: the weights changed during the run; run the same command again'
         )
     import torch
     from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
-    chosen = torch.device(device)
+    torch_device = torch.device(device)
     predictor = nnUNetPredictor(
-        use_mirroring=chosen.type == 'cuda',
-        perform_everything_on_device=chosen.type == 'cuda',
-        device=chosen,
+        use_mirroring=torch_device.type == 'cuda',
+        perform_everything_on_device=torch_device.type == 'cuda',
+        device=torch_device,
         allow_tqdm=False,
     )
     try:
         predictor.initialize_from_trained_model_folder(str(weights), 'all')
-    except Exception as e:  # nnU-Net and torch raise whatever the broken file leads to
-        what = ' '.join(f'{type(e).__name__}: {e}'.split())
+    except Exception as e:  # nnU-Net and torch raise many kinds of errors on a broken file
+        reason = ' '.join(f'{type(e).__name__}: {e}'.split())
         raise WeightsError(
-            f'{weights}: not usable as HD-BET weights ({what}); fetch them again '
+            f'{weights}: not usable as HD-BET weights ({reason}); fetch them again '
             'with "ddae-app-fetch hd-bet"'
         ) from e
     return predictor
@@ -94,7 +94,9 @@ def template_mask(
     *,
     sloppy: bool = False,
 ) -> np.ndarray:
-    """Brain mask of the template, warped to the scan by SyN (Avants et al., 2008).
+    """Brain mask of the template, warped to the scan by SyN.
+
+    Avants et al. 2008, doi:10.1016/j.media.2007.06.004.
 
     Parameters
     ----------
@@ -103,17 +105,17 @@ def template_mask(
     template, mask : nib.Nifti1Image
         Template image of the same kind (head or brain) and its brain mask.
     sloppy : bool
-        Fewer iterations, for trying things out.
+        Fewer iterations, for testing only.
 
     Returns
     -------
     np.ndarray, bool
-        On the image's grid; zero voxels of the image are not brain.
+        On the image's grid. Voxels of the image that are 0 are not brain.
 
     Raises
     ------
     ImageError
-        No plausible brain was found.
+        The mask has no plausible brain volume.
     """
     moving = to_ants(image)
     with tempfile.TemporaryDirectory() as folder:
@@ -124,8 +126,8 @@ def template_mask(
             initial_transform='Identity',
             outprefix=f'{folder}/',
             reg_iterations=(10, 0, 0) if sloppy else (40, 8, 0),
-            # Mutual information stops short of the cortex at the vertex. Cross-correlation does
-            # not, and within a radius of 1 voxel it is both better and faster than within 2.
+            # Mutual information misses the cortex at the vertex. Cross-correlation does not, and a
+            # radius of 1 voxel is both more accurate and faster than one of 2.
             syn_metric='CC',
             syn_sampling=1,
             random_seed=RANDOM_SEED,
@@ -137,12 +139,12 @@ def template_mask(
 
 
 def stripped_mask(image: nib.Nifti1Image, kind: HeadKind) -> np.ndarray:
-    """Brain mask of a scan that is skull-stripped already: what is not background.
+    """Brain mask of a scan that is already skull-stripped: all that is not background.
 
     Raises
     ------
     ImageError
-        The scan shows a whole head, or its foreground is no plausible brain.
+        The scan shows a whole head, or its foreground has no plausible brain volume.
     """
     if kind == 'head':
         raise ImageError(
@@ -153,21 +155,21 @@ def stripped_mask(image: nib.Nifti1Image, kind: HeadKind) -> np.ndarray:
 
 
 def foreground(data: np.ndarray) -> np.ndarray:
-    """What is not background in a skull-stripped image, of any shape."""
+    """Mask of what is not background in a skull-stripped image, of any shape."""
     bright = np.percentile(data[data > 0], 98) if (data > 0).any() else 0.0
-    # Interpolation smears the edge over one voxel: ask for a little more than zero.
+    # Interpolation blurs the edge over one voxel, so the threshold is a little above 0.
     return data > 0.05 * bright
 
 
 def volume_ml(mask: np.ndarray, affine: np.ndarray) -> float:
-    """Volume of a mask."""
+    """Volume of a mask in mL."""
     return float(np.count_nonzero(mask) * abs(np.linalg.det(affine[:3, :3])) / 1000)
 
 
 def overlap_with_template(
     mask: np.ndarray, affine: np.ndarray, template_mask: nib.Nifti1Image
 ) -> float:
-    """Dice overlap of a brain mask in template space with the template's own."""
+    """Dice overlap of a brain mask in template space with the mask of the template."""
     to_template = np.linalg.inv(template_mask.affine) @ affine
     expected = ndimage.affine_transform(
         np.asarray(template_mask.dataobj, dtype=np.float32),
@@ -189,12 +191,12 @@ def _largest_object(mask: np.ndarray, image: nib.Nifti1Image) -> np.ndarray:
     if not low <= volume <= high:
         raise ImageError(
             f'brain extraction found {volume:.0f} mL of brain in template space; expected '
-            f'{low:.0f} to {high:.0f} mL. Look at the scan, or try another --skull-strip'
+            f'{low:.0f} to {high:.0f} mL. Inspect the scan, or use another --skull-strip'
         )
     return mask
 
 
 def dice(a: np.ndarray, b: np.ndarray) -> float:
-    """Overlap of two masks on one grid, 0 to 1 (Dice, 1945)."""
+    """Dice overlap of two masks on one grid, 0 to 1 (Dice 1945, doi:10.2307/1932409)."""
     total = np.count_nonzero(a) + np.count_nonzero(b)
     return 2 * np.count_nonzero(a & b) / total if total else 0.0

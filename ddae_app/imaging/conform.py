@@ -1,4 +1,4 @@
-"""Reading a T1w image and bringing it to one form: RAS, 3D, float32, not negative."""
+"""Read a T1w image and conform it: RAS, 3D, float32, no negative intensities."""
 
 from __future__ import annotations
 
@@ -14,27 +14,27 @@ from ddae_app.errors import ImageError
 from ddae_app.files import digest_of
 
 MAX_VOXELS = 1024**3
-"""A header that claims more voxels than this is refused before anything is allocated."""
+"""An image whose header claims more voxels is refused before memory is allocated."""
 
 VOXEL_SIZE_MM = (0.1, 10.0)
-"""Smallest and largest voxel edge of a plausible head scan."""
+"""Smallest and largest plausible voxel size of a head scan."""
 
 MIN_EXTENT_MM = 80.0
-"""Field of view, along each axis, that is needed to register a head."""
+"""Least field of view along each axis with which a head can be registered."""
 
 MAX_NEGATIVE_FRACTION = 0.01
-"""Resampling leaves a few small negative values; more than this means normalised intensities."""
+"""Resampling leaves a few small negative values; a larger share means normalized intensities."""
 
 
 def load_t1w(path: Path, sha256: str | None = None) -> nib.Nifti1Image:
-    """Read a T1w image and refuse what cannot be one.
+    """Read a T1w image, and refuse files that cannot be one.
 
     Parameters
     ----------
     path : Path
         NIfTI-1 or NIfTI-2 file, ``.nii`` or ``.nii.gz``.
     sha256 : str, optional
-        Of the file when the run was planned.
+        SHA-256 of the file when the run was planned.
 
     Returns
     -------
@@ -44,19 +44,21 @@ def load_t1w(path: Path, sha256: str | None = None) -> nib.Nifti1Image:
     Raises
     ------
     ImageError
-        Unreadable or truncated file; not 3D; NaN or infinite, constant or mostly negative
-        intensities; no orientation; implausible voxel sizes or field of view; or the file is
-        another by now.
+        The file is unreadable, truncated or not 3D; intensities are NaN, infinite, constant or
+        negative; there is no orientation; the voxel size or field of view is implausible; or the
+        file has changed.
     """
     try:
         image: Any = nib.load(path)
     except FileNotFoundError:
-        raise ImageError(f'{path}: no such file; is a link broken or data not fetched?') from None
+        raise ImageError(
+            f'{path}: no such file; is it a broken link, or data that was not fetched?'
+        ) from None
     except (
         nib.filebasedimages.ImageFileError,
         nib.spatialimages.HeaderDataError,
         OSError,
-        ValueError,  # of a header that holds no numbers
+        ValueError,  # from a header whose fields are not numbers
         OverflowError,
     ) as e:
         raise ImageError(f'{path}: not a readable NIfTI image ({_first_line(e)})') from e
@@ -75,35 +77,35 @@ def load_t1w(path: Path, sha256: str | None = None) -> nib.Nifti1Image:
 
 
 def check_unchanged(path: Path, sha256: str | None) -> None:
-    """Refuse a file, once it was read, that is not the one of which the digest was taken.
+    """Refuse a file that has changed since its digest was taken; called after it was read.
 
     Parameters
     ----------
     path : Path
     sha256 : str or None
-        None if nothing is known of the file.
+        The digest, or None to accept any file.
 
     Raises
     ------
     ImageError
-        It has another digest; one line.
+        The file has another digest.
     """
     if sha256 is not None and digest_of(path) != sha256:
         raise ImageError(f'{path}: the file changed while the run went on; run again')
 
 
 def conform(image: nib.Nifti1Image) -> nib.Nifti1Image:
-    """Reorient to the closest RAS axes, without resampling; qform and sform agree afterwards."""
+    """Reorient to the closest RAS axes without resampling, and make qform and sform agree."""
     canonical = nib.as_closest_canonical(image)
     out = nib.Nifti1Image(np.asarray(canonical.dataobj, dtype=np.float32), canonical.affine)
     out.set_qform(out.affine, code=1)
-    # The quaternion cannot hold shear, and ITK reads the qform first: let both say the same.
+    # The quaternion cannot represent shear, and ITK reads the qform first, so both must agree.
     out.set_sform(out.get_qform(), code=1)
     return out
 
 
 def _check_to_the_end(path: Path) -> None:
-    # nibabel stops reading after the last voxel, but gzip's checksum comes after that.
+    # nibabel stops after the last voxel, but the checksum of gzip comes after it.
     if path.suffix == '.gz':
         with gzip.open(path) as file:
             while file.read(2**20):
@@ -117,7 +119,7 @@ def _checked_shape(path: Path, image: nib.spatialimages.SpatialImage) -> tuple[i
     if len(shape) != 3 or min(shape) < 2:
         raise ImageError(
             f'{path}: image has shape {image.shape}; expected one 3D volume. '
-            'Exclude the file with --bids-filter-file or extract the volume first'
+            'Exclude the file with --bids-filter-file, or extract one volume'
         )
     if np.prod(shape, dtype=float) > MAX_VOXELS:
         raise ImageError(
@@ -134,18 +136,18 @@ def _check_affine(path: Path, image: nib.spatialimages.SpatialImage) -> None:
     header = image.header
     if isinstance(header, nib.Nifti1Header) and not (header['qform_code'] or header['sform_code']):
         raise ImageError(
-            f'{path}: qform_code and sform_code are 0, so left and right cannot be told; '
+            f'{path}: qform_code and sform_code are 0, so left and right are unknown; '
             'set the orientation in the header'
         )
     affine = image.affine
     zooms = nib.affines.voxel_sizes(affine)
     low, high = VOXEL_SIZE_MM
-    if not (zooms.min() >= low and zooms.max() <= high):  # so that NaN fails, too
+    if not (zooms.min() >= low and zooms.max() <= high):  # so that NaN fails as well
         raise ImageError(
             f'{path}: voxel size {_mm(zooms)} mm; expected {low} to {high} mm (is the unit mm?)'
         )
     if not (np.isfinite(affine).all() and abs(np.linalg.det(affine[:3, :3] / zooms)) > 1e-3):
-        raise ImageError(f'{path}: the orientation matrix is not invertible; repair the header')
+        raise ImageError(f'{path}: the affine matrix is not invertible; repair the header')
     extent = zooms * image.shape[:3]
     if extent.min() < MIN_EXTENT_MM:
         raise ImageError(

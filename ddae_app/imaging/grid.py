@@ -1,4 +1,4 @@
-"""The model's grid: a fixed number of voxels over the template's field of view."""
+"""The grid of the model: a fixed number of voxels over the field of view of the template."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ FIELD_OF_VIEW_MM = {
     'MNI152NLin2009cAsym': ((-96.5, 96.5), (-132.5, 96.5), (-78.5, 114.5)),
     'MNI152NLin2009aSym': ((-98.5, 98.5), (-134.5, 98.5), (-72.5, 116.5)),
 }
-"""Edges of the 1 mm template's field of view, in mm along x (right), y (front), z (up)."""
+"""Edges of the field of view of the 1 mm template, in mm along x (right), y (front), z (up)."""
 
 
 @dataclass(frozen=True)
@@ -32,12 +32,12 @@ class Grid:
 
     @property
     def spacing(self) -> tuple[float, float, float]:
-        """Voxel edges in mm."""
+        """Voxel size in mm."""
         x, y, z = np.diag(self.affine)[:3]
         return float(x), float(y), float(z)
 
     def points(self, index: tuple[slice, slice, slice | int]) -> np.ndarray:
-        """Centres of the indexed voxels in mm, shape (..., 3)."""
+        """Centers of the indexed voxels in mm, shape (..., 3)."""
         axes = [
             origin + step * np.arange(n)
             for origin, step, n in zip(self.affine[:3, 3], self.spacing, self.shape, strict=True)
@@ -46,16 +46,23 @@ class Grid:
 
 
 def model_grid(template: str, shape: tuple[int, int, int]) -> Grid:
-    """Cut the template's field of view into `shape` voxels.
+    """Divide the field of view of a template into voxels.
 
-    The paper resamples to 130 x 130 x 130 voxels after registration to MNI152; the field of
-    view is not a cube, so the voxels are not either (1.48 x 1.76 x 1.48 mm). It does not depend
-    on the resolution at which the template is at hand.
+    The paper resamples to 130 x 130 x 130 voxels after registration to MNI152. The field of view
+    is not a cube, and so neither are the voxels (1.48 x 1.76 x 1.48 mm). The grid does not depend
+    on the resolution of the template's files.
+
+    Parameters
+    ----------
+    template : str
+        A key of ``FIELD_OF_VIEW_MM``.
+    shape : tuple of int
+        Voxels along x, y, z.
 
     Raises
     ------
     TemplateError
-        Unknown template.
+        The template is unknown.
     """
     if template not in FIELD_OF_VIEW_MM:
         raise TemplateError(

@@ -1,4 +1,4 @@
-"""What harmonisation changes, brought from the slices back into the scan's own space."""
+"""Bring what harmonization changes from the slices back into the space of the scan."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from scipy import ndimage
 from ddae_app.files import staged
 
 ROUNDS = 4
-"""Of refinement; measured on phantoms, the first gains most and the fourth about 1 dB."""
+"""Rounds of refinement. On phantoms, the first round gains most and the fourth about 1 dB."""
 
 REACH_VOXELS = (1.0, 3.0, 8.0)
-"""Values outside the brain, which interpolation at its edge needs, come from ever further in."""
+"""Interpolation at the edge of the brain needs values outside it. They are extrapolated with
+Gaussians of these standard deviations, one after the other, further and further out."""
 
 
 def native_difference(
@@ -26,11 +27,12 @@ def native_difference(
     matrix: np.ndarray,
     scan: nib.Nifti1Image,
 ) -> np.ndarray:
-    """The difference in the scan's own voxels that shows on the grid as the given one.
+    """The difference in the voxels of the scan that, resampled to the grid, is the given one.
 
-    Interpolated back it would be blurred twice, once on each way. So what the result lacks when
-    it is resampled as the scan was is added to it, a few times over (iterative back-projection:
-    Irani and Peleg 1991, doi:10.1016/1049-9652(91)90045-L).
+    A difference that was merely interpolated back would be blurred twice, once on each way.
+    Instead, the result is resampled to the grid as the scan was, and what it lacks there is added
+    to it, a few times (iterative back-projection: Irani and Peleg 1991,
+    doi:10.1016/1049-9652(91)90045-L).
 
     Parameters
     ----------
@@ -46,8 +48,8 @@ def native_difference(
     Returns
     -------
     np.ndarray, of the scan's shape, float32
-        0 wherever less than half of the voxel is brain, or the scan itself is 0; everywhere, if
-        the difference is 0.
+        0 wherever less than half of the voxel is brain or the scan is 0, and everywhere if the
+        difference is 0.
     """
     to_native = np.linalg.inv(scan.affine) @ matrix @ affine
     box = _around(brain, to_native, scan.shape)
@@ -56,25 +58,25 @@ def native_difference(
     to_grid = np.linalg.inv(to_native)
     shown = np.asarray(scan.dataobj)[box] > 0
     inside = (_resample(brain.astype(np.float32), to_grid, shown.shape) > 0.5) & shown
-    # At the edge the grid sees voxels that stay as they are; the others need not make up for it.
+    # At the edge, the grid mixes in voxels that stay as they are. The weight corrects for them.
     seen = np.maximum(_resample(inside.astype(np.float32), to_native, brain.shape), 0.1)
-    found = np.zeros(shown.shape, np.float32)
+    native = np.zeros(shown.shape, np.float32)
     lacking = np.where(brain, difference, 0).astype(np.float32)
     for _ in range(ROUNDS):
         if not lacking.any():
             break
-        found += inside * _resample(_extended(lacking, brain), to_grid, shown.shape)
-        lacking = difference - _resample(found, to_native, brain.shape) / seen
+        native += inside * _resample(_extended(lacking, brain), to_grid, shown.shape)
+        lacking = difference - _resample(native, to_native, brain.shape) / seen
         lacking = np.where(brain, lacking, 0).astype(np.float32)
     out = np.zeros(scan.shape, np.float32)
-    out[box] = found
+    out[box] = native
     return out
 
 
 def _around(
     brain: np.ndarray, to_native: np.ndarray, shape: tuple[int, ...]
 ) -> tuple[slice, slice, slice]:
-    """The part of the scan that holds the brain, and a little around it."""
+    """The box of the scan that holds the brain, with a small margin."""
     edges = [(i.min() - 2, i.max() + 2) if i.size else (0, 0) for i in np.nonzero(brain)]
     corners = np.array(list(itertools.product(*edges)))
     there = nib.affines.apply_affine(to_native, corners)
@@ -89,7 +91,7 @@ def _resample(data: np.ndarray, to_data: np.ndarray, shape: tuple[int, ...]) -> 
 
 
 def _extended(values: np.ndarray, brain: np.ndarray) -> np.ndarray:
-    """The values of the brain, and beyond it those of the nearest part of it, smoothed."""
+    """The values of the brain, continued beyond its edge by smoothed values from nearby."""
     out, known = values, brain
     for sigma in REACH_VOXELS:
         weight = ndimage.gaussian_filter(brain.astype(np.float32), sigma)
@@ -106,22 +108,27 @@ def in_scan_units(
     matrix: np.ndarray,
     affine: np.ndarray,
 ) -> np.ndarray:
-    """A difference of preprocessed intensities as one of the scan's.
+    """A difference of preprocessed intensities in the intensity units of the scan.
 
-    Preprocessing has divided the scan by its bias field and by a number; the ratio of the scan,
-    resampled likewise, to what came of it holds both. So the harmonised scan keeps its own field,
-    as a scan has one, and runs on beyond the edge of the brain without a step.
+    Preprocessing divides the scan by its bias field and by a scale. The ratio of the resampled
+    scan to the preprocessed one contains both. Multiplied by it, the difference keeps the bias
+    field of the scan, and there is no step at the edge of the brain.
 
     Parameters
     ----------
     before, change : np.ndarray, shape (X, Y, Z)
-        Preprocessed, 0 outside the brain, and what is added to that.
+        The preprocessed scan, 0 outside the brain, and what harmonization adds to it.
     scan : nib.Nifti1Image
-        Conformed.
+        The conformed scan.
     matrix : np.ndarray, shape (4, 4)
         Template mm to scan mm.
     affine : np.ndarray, shape (4, 4)
         Grid index to template mm.
+
+    Returns
+    -------
+    np.ndarray, shape (X, Y, Z), float32
+        0 outside the brain.
     """
     to_scan = np.linalg.inv(scan.affine) @ matrix @ affine
     raw = _resample(np.asarray(scan.dataobj, dtype=np.float32), to_scan, before.shape)
@@ -130,19 +137,19 @@ def in_scan_units(
 
 
 def write_changed(scan: Path, change: np.ndarray, path: Path) -> None:
-    """Write a scan with something added to it, and its header as it is.
+    """Write a scan with a change added to its intensities and an unchanged header.
 
-    Where nothing is added its voxels are stored as before, to the bit; elsewhere whole numbers are
-    rounded, if the scan is stored as such.
+    Voxels that do not change are stored as before, to the bit. Changed voxels are rounded if the
+    scan is stored as integers.
 
     Parameters
     ----------
     scan : Path
         NIfTI file.
     change : np.ndarray, shape (X, Y, Z)
-        In the file's own order of voxels, and in the units that its intensities have.
+        In the voxel order and the intensity units of the file.
     path : Path
-        ``.nii.gz``; written whole or not at all.
+        ``.nii.gz``; the file is written whole or not at all.
     """
     image: Any = nib.load(scan)
     stored, proxy = image.dataobj.get_unscaled(), image.dataobj
@@ -161,9 +168,16 @@ def write_changed(scan: Path, change: np.ndarray, path: Path) -> None:
 
 
 def write_like(scan: Path, data: np.ndarray, path: Path) -> None:
-    """Write an image that lies where a scan does, voxel by voxel, as float32.
+    """Write an image on the voxels of a scan, with its header, as float32.
 
-    Parameters as :func:`write_changed` takes them.
+    Parameters
+    ----------
+    scan : Path
+        NIfTI file.
+    data : np.ndarray, shape (X, Y, Z)
+        In the voxel order of the file.
+    path : Path
+        ``.nii.gz``; the file is written whole or not at all.
     """
     image: Any = nib.load(scan)
     out = image.__class__(data.reshape(image.shape).astype(np.float32), None, image.header)
@@ -173,7 +187,7 @@ def write_like(scan: Path, data: np.ndarray, path: Path) -> None:
 
 
 def in_file_order(change: np.ndarray, conformed: nib.Nifti1Image, scan: Path) -> np.ndarray:
-    """Voxels of a conformed scan in the order of the file that it was read from."""
+    """Reorder the voxels of a conformed scan as in the file that it was read from."""
     image: Any = nib.load(scan)
     turn = nib.orientations.ornt_transform(
         nib.io_orientation(conformed.affine), nib.io_orientation(image.affine)

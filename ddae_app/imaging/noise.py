@@ -1,4 +1,4 @@
-"""How noisy an image is."""
+"""Estimation of the noise of an image."""
 
 from __future__ import annotations
 
@@ -6,20 +6,22 @@ import numpy as np
 from scipy import ndimage
 
 LAPLACIAN = np.array([[1, -2, 1], [-2, 4, -2], [1, -2, 1]])
-"""Blind to intensities that change evenly along either axis (Immerkaer 1996)."""
+"""Mask that does not respond to intensities that change linearly along either axis.
+
+Immerkaer 1996, doi:10.1006/cviu.1996.0060."""
 
 SD_OF_RESPONSE = 6.0
-"""Its response to noise of unit variance: the root of the summed squares."""
+"""Standard deviation of its response to noise of unit variance: the norm of the mask."""
 
 MAD_TO_SD = 1 / 0.6745
 MARGIN_PIXELS = 3
 
 
 def noise_sd(images: np.ndarray) -> float:
-    """Standard deviation of the noise of one slice, or of several together, in their own units.
+    """Standard deviation of the noise of one slice or of several together, in their units.
 
-    From the median size of the response to a mask that sees neither level nor slope (Immerkaer
-    1996; the median, because edges are few), well inside the brain.
+    It is estimated from the median absolute response to ``LAPLACIAN`` well inside the brain
+    (Immerkaer 1996). The median, unlike the mean, is robust to the few edges.
 
     Parameters
     ----------
@@ -29,7 +31,7 @@ def noise_sd(images: np.ndarray) -> float:
     Returns
     -------
     float
-        0 where there is too little brain to tell.
+        0 if there is too little brain for an estimate.
     """
     stack = images.reshape(-1, *images.shape[-2:])
     cross = ndimage.generate_binary_structure(2, 1)[None]  # within each slice

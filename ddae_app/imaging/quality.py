@@ -1,4 +1,4 @@
-"""How good a scan is, and what harmonisation did to it."""
+"""Quality measures of a scan and of its harmonization."""
 
 from __future__ import annotations
 
@@ -6,33 +6,34 @@ from collections.abc import Sequence
 
 import numpy as np
 from skimage.filters import threshold_multiotsu
-from skimage.metrics import structural_similarity
 from sklearn.mixture import GaussianMixture
 
+from ddae_app.imaging.similarity import brain_quantiles, gradient_correlation, ssim
+
 MOST_VOXELS = 50_000
-"""As many tell the tissues as well as all."""
+"""A sample of this size gives the same tissue statistics as all voxels."""
 
 
 def tissue_contrast(image: np.ndarray, mask: np.ndarray) -> dict[str, float]:
-    """Contrast and noise of the brain's tissues, as MRIQC has them, without a segmentation.
+    """Contrast and noise of the brain tissues as MRIQC defines them, without a segmentation.
 
-    Grey and white matter are the two brighter of three Gaussians that make up the histogram of
-    the brain.
+    A mixture of three Gaussians is fitted to the histogram of the brain. The two brighter ones
+    are gray and white matter.
 
     Parameters
     ----------
     image : np.ndarray, shape (X, Y, Z)
-        Bias-corrected.
+        The bias-corrected scan.
     mask : np.ndarray, shape (X, Y, Z), bool
         The brain.
 
     Returns
     -------
     dict of str to float
-        ``cjv``: coefficient of joint variation of grey and white matter, lower is better (Ganzetti
+        ``cjv``: coefficient of joint variation of gray and white matter; lower is better (Ganzetti
         et al. 2016, doi:10.3389/fninf.2016.00010); ``snr_grey``, ``snr_white``: mean over
         standard deviation of each (Magnotta and Friedman 2006, doi:10.1007/s10278-005-9256-5).
-        Empty where the brain has not three intensities.
+        Empty if the brain has fewer than three different intensities.
     """
     brain = image[mask].astype(np.float64)
     brain = np.sort(brain[:: max(len(brain) // MOST_VOXELS, 1)])
@@ -46,8 +47,9 @@ def tissue_contrast(image: np.ndarray, mask: np.ndarray) -> dict[str, float]:
         means_init=[[part.mean()] for part in parts],
         precisions_init=[[[1 / max(part.var(), 1e-12)]] for part in parts],
     ).fit(brain[:, None])
-    found = sorted(zip(mixture.means_[:, 0], np.sqrt(mixture.covariances_[:, 0, 0]), strict=True))
-    (grey, sd_grey), (white, sd_white) = ((float(m), float(sd)) for m, sd in found[1:])
+    deviations = np.sqrt(mixture.covariances_[:, 0, 0])
+    tissues = sorted(zip(mixture.means_[:, 0], deviations, strict=True))
+    (grey, sd_grey), (white, sd_white) = ((float(m), float(sd)) for m, sd in tissues[1:])
     return {
         'cjv': (sd_grey + sd_white) / abs(white - grey),
         'snr_grey': grey / sd_grey,
@@ -56,30 +58,23 @@ def tissue_contrast(image: np.ndarray, mask: np.ndarray) -> dict[str, float]:
 
 
 def fidelity(before: np.ndarray, after: np.ndarray) -> dict[str, float]:
-    """How much of a scan's structure is left after harmonisation.
+    """How much of the structure of a scan harmonization preserves.
 
     Parameters
     ----------
-    before, after : np.ndarray, shape (N, H, W)
-        Slices, 0 outside the brain, brain about 0 to 1.
+    before, after : np.ndarray, shape (D, H, W)
+        0 outside the brain, brain about 0 to 1.
 
     Returns
     -------
     dict of str to float
-        ``ssim``: mean structural similarity (Wang et al., 2004), data range 1;
-        ``gradient_correlation``: Pearson correlation of the in-plane gradient's size in the
-        brain, 1 when every edge is where it was; ``mean_absolute_change``: in the brain.
+        ``ssim`` and ``gradient_correlation``: as :mod:`ddae_app.imaging.similarity` defines them.
+        ``mean_absolute_change``: of the intensity of brain voxels.
     """
     brain = before > 0
-    shown = brain.any(axis=(1, 2))
-    ssim = [
-        structural_similarity(a, b, data_range=1.0)
-        for a, b in zip(before[shown], after[shown], strict=True)
-    ]
-    edges = [np.hypot(*np.gradient(x, axis=(1, 2)))[brain] for x in (before, after)]
     return {
-        'ssim': float(np.mean(ssim)),
-        'gradient_correlation': float(np.corrcoef(*edges)[0, 1]),
+        'ssim': ssim(before, after, brain),
+        'gradient_correlation': gradient_correlation(before, after, brain),
         'mean_absolute_change': float(np.abs(after - before)[brain].mean()),
     }
 
@@ -87,14 +82,18 @@ def fidelity(before: np.ndarray, after: np.ndarray) -> dict[str, float]:
 def quantile_distance(
     stack: np.ndarray, levels: Sequence[float], reference: Sequence[float]
 ) -> float:
-    """Wasserstein-1 distance between a scan's brain intensities and a site's typical ones.
+    """Wasserstein-1 distance of the brain intensities of a scan from the typical ones of a site.
 
     Parameters
     ----------
-    stack : np.ndarray, shape (N, H, W)
-        Slices, 0 outside the brain.
+    stack : np.ndarray, shape (D, H, W)
+        0 outside the brain.
     levels, reference : sequence of float, length Q
-        Quantile levels, ascending, 0 to 1, and the site's intensity at each.
+        Quantile levels, ascending from 0 to 1, and the intensity of the site at each.
+
+    Returns
+    -------
+    float
+        In the units of the scan.
     """
-    own = np.quantile(stack[stack > 0], levels)
-    return float(np.trapezoid(np.abs(own - reference), levels))
+    return float(np.trapezoid(np.abs(brain_quantiles(stack, levels) - reference), levels))

@@ -1,4 +1,4 @@
-"""Affine registration to MNI152 with ANTs, and the check that it succeeded."""
+"""Affine registration to MNI152 with ANTs, and the check whether it succeeded."""
 
 from __future__ import annotations
 
@@ -17,20 +17,22 @@ from ddae_app.imaging.grid import Grid
 from ddae_app.imaging.templates import HeadKind
 
 HEAD_VOLUME_ML = 2250.0
-"""A foreground larger than this is a whole head. Measured at a quarter of Otsu's threshold:
-stripped scans, phantoms and templates 1212 to 1896 mL, whole heads 2675 to 4612 mL."""
+"""A scan with a larger foreground shows a whole head. Measured at a quarter of Otsu's threshold:
+skull-stripped scans, phantoms and templates 1212 to 1896 mL, whole heads 2675 to 4612 mL."""
 
 MIN_CORRELATION = 0.33
-"""Least correlation with the template inside its brain mask. Measured: 15 real scans with the
-matching template .43 to .57, phantoms .65 and more; with the wrong template, turned by 60 degrees
-or more, flipped back to front or upside down, and noise .26 or less. A scan turned by 45 degrees
-is found. One that is flipped left to right cannot be told from another person's."""
+"""Least correlation with the template inside its brain mask. Measured: 0.43 to 0.57 for 15 real
+scans with the matching template, and 0.65 or more for phantoms; 0.26 or less with the wrong
+template, for scans that are rotated by 60 degrees or more or flipped back to front or upside down,
+and for noise. A scan that is rotated by 45 degrees registers well. A scan that is flipped left to
+right cannot be detected."""
 
 SCALE_RANGE = (0.7, 1.6)
-"""Stretch from scan to template along each principal axis; adult heads measured .95 to 1.33."""
+"""Plausible scale from scan to template along each principal axis; adult heads measured 0.95 to
+1.33."""
 
 RANDOM_SEED = 14193
-"""ANTs samples voxels at random; the same ones every time."""
+"""ANTs samples voxels at random. With this seed they are the same every time."""
 
 LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
@@ -46,7 +48,7 @@ class Registration:
     correlation : float
         Pearson correlation with the template inside the template's brain mask.
     scales : tuple of float
-        Stretch from scan to template along the principal axes, ascending.
+        Scale from scan to template along the principal axes, ascending.
     """
 
     matrix: np.ndarray
@@ -54,29 +56,29 @@ class Registration:
     scales: tuple[float, float, float]
 
     def check(self) -> None:
-        """Refuse a failed registration.
+        """Refuse a registration that failed.
 
         Raises
         ------
         RegistrationError
-            Too little similarity, or an implausible stretch.
+            The correlation is too low, or a scale is implausible.
         """
         low, high = SCALE_RANGE
         if self.correlation < MIN_CORRELATION:
             raise RegistrationError(
                 f'registration to the template failed: correlation {self.correlation:.2f} inside '
-                f'the brain, expected at least {MIN_CORRELATION}; look at the scan (defaced, '
-                'cropped, other contrast?) or exclude it with --bids-filter-file'
+                f'the brain, expected at least {MIN_CORRELATION}; inspect the scan (is it '
+                'defaced, cropped, or of another contrast?) or exclude it with --bids-filter-file'
             )
         if self.scales[0] < low or self.scales[-1] > high:
             raise RegistrationError(
-                f'registration to the template failed: stretch {self.scales[0]:.2f} to '
+                f'registration to the template failed: scale {self.scales[0]:.2f} to '
                 f'{self.scales[-1]:.2f}, expected {low} to {high}; is this a whole adult brain?'
             )
 
 
 def foreground_volume(image: nib.Nifti1Image) -> float:
-    """Volume in mL of the largest bright object, its holes filled."""
+    """Volume in mL of the largest bright object, with its holes filled."""
     spacing = nib.affines.voxel_sizes(image.affine)
     small = ndimage.zoom(
         np.asarray(image.dataobj, dtype=np.float32),
@@ -93,12 +95,12 @@ def foreground_volume(image: nib.Nifti1Image) -> float:
 
 
 def head_kind(image: nib.Nifti1Image) -> HeadKind:
-    """Whether a scan shows a whole head or a skull-stripped brain, by its foreground's volume.
+    """Whether a scan shows a whole head or a skull-stripped brain, by its foreground volume.
 
     Parameters
     ----------
     image : nib.Nifti1Image
-        Conformed scan.
+        The conformed scan.
     """
     return 'head' if foreground_volume(image) > HEAD_VOLUME_ML else 'brain'
 
@@ -110,24 +112,25 @@ def register_affine(
     *,
     sloppy: bool = False,
 ) -> Registration:
-    """Register a scan to the template image of the same kind (Avants et al., 2011).
+    """Register a scan to the template image of the same kind.
 
-    The same input gives the same bytes if ANTs runs on one thread and ``ANTS_RANDOM_SEED`` is
-    in the environment before it is imported; the command line sees to both.
+    Avants et al. 2011, doi:10.1016/j.neuroimage.2010.09.025. The same input gives the same bytes
+    if ANTs runs on one thread and ``ANTS_RANDOM_SEED`` is in the environment before ANTs is
+    imported. The command line sets both.
 
     Parameters
     ----------
     moving : nib.Nifti1Image
-        Conformed scan.
+        The conformed scan.
     fixed, fixed_mask : nib.Nifti1Image
         The template and its brain mask, on one grid.
     sloppy : bool
-        Fewer iterations, for trying things out.
+        Fewer iterations, for testing only.
 
     Raises
     ------
     ImageError
-        ANTs found no transform at all.
+        ANTs failed to compute a transform.
     """
     iterations = (100, 50, 20, 0) if sloppy else (2100, 1200, 1200, 10)
     with tempfile.TemporaryDirectory() as folder:
@@ -140,20 +143,30 @@ def register_affine(
                 aff_iterations=iterations,
                 random_seed=RANDOM_SEED,
             )
-            found = ants.read_transform(result['fwdtransforms'][0])
+            transform = ants.read_transform(result['fwdtransforms'][0])
         except (RuntimeError, ValueError, IndexError) as e:
-            raise ImageError(f'ANTs could not register the scan ({e}); look at the image') from e
-    matrix = _ras_matrix(found)
-    return judge_affine(moving, matrix, fixed, fixed_mask)
+            raise ImageError(f'ANTs could not register the scan ({e}); inspect the image') from e
+    matrix = _ras_matrix(transform)
+    return evaluate_affine(moving, matrix, fixed, fixed_mask)
 
 
-def judge_affine(
+def evaluate_affine(
     moving: nib.Nifti1Image,
     matrix: np.ndarray,
     fixed: nib.Nifti1Image,
     fixed_mask: nib.Nifti1Image,
 ) -> Registration:
-    """How well a template-to-scan matrix aligns a scan with a template; arguments as above."""
+    """Measure how well a matrix aligns a scan with a template.
+
+    Parameters
+    ----------
+    moving : nib.Nifti1Image
+        The conformed scan.
+    matrix : np.ndarray, shape (4, 4)
+        Template mm to scan mm.
+    fixed, fixed_mask : nib.Nifti1Image
+        The template and its brain mask, on one grid.
+    """
     warped = _resample(moving, matrix, fixed.shape, fixed.affine)
     inside = np.asarray(fixed_mask.dataobj) > 0
     reference = np.asarray(fixed.dataobj)[inside]
@@ -164,16 +177,16 @@ def judge_affine(
 
 
 def resample_to_grid(image: nib.Nifti1Image, matrix: np.ndarray, grid: Grid) -> nib.Nifti1Image:
-    """Resample a scan onto a grid in template space, trilinear, 0 outside the scan.
+    """Resample a scan to a grid in template space: trilinear, 0 outside the scan.
 
     Parameters
     ----------
     image : nib.Nifti1Image
-        Conformed scan.
+        The conformed scan.
     matrix : np.ndarray, shape (4, 4)
         Template mm to scan mm.
     grid : Grid
-        Where to sample.
+        The grid to resample to.
     """
     data = _resample(image, matrix, grid.shape, grid.affine)
     return nib.Nifti1Image(data, grid.affine)
@@ -188,9 +201,9 @@ def _resample(
 
 
 def write_itk_affine(matrix: np.ndarray, path: Path) -> None:
-    """Write a template-to-scan matrix as ITK text, which ANTs, SimpleITK and Slicer read.
+    """Write a template-to-scan matrix as an ITK text file, for ANTs, SimpleITK and Slicer.
 
-    Applied with ``antsApplyTransforms -t``, it resamples the scan into template space.
+    With ``antsApplyTransforms -t`` it resamples the scan to template space.
     """
     lps = LPS @ matrix @ LPS
     numbers = [*lps[:3, :3].ravel(), *lps[:3, 3]]
@@ -203,12 +216,12 @@ def write_itk_affine(matrix: np.ndarray, path: Path) -> None:
 
 
 def read_itk_affine(path: Path) -> np.ndarray:
-    """Read what :func:`write_itk_affine` wrote: template mm to scan mm, RAS, shape (4, 4)."""
+    """Read a file of :func:`write_itk_affine`: template mm to scan mm, RAS, shape (4, 4)."""
     return _ras_matrix(ants.read_transform(str(path)))
 
 
 def to_ants(image: nib.Nifti1Image) -> ants.ANTsImage:
-    """Hand an image to ANTs, which counts millimetres to the left and to the back."""
+    """Convert an image for ANTs, whose axes point to the left and to the back (LPS)."""
     affine = LPS @ image.affine
     spacing = nib.affines.voxel_sizes(image.affine)
     return ants.from_numpy(

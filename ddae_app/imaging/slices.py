@@ -1,4 +1,4 @@
-"""Axial slices for the network, and the way back into template space."""
+"""Axial slices for the network, and their place in template space."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from ddae_app.imaging.grid import Grid
 from ddae_app.settings import Protocol
 
 MIN_BRAIN_FRACTION = 0.02
-"""Of the crop; training takes no neighbour of the medial slice that shows less brain."""
+"""Least share of brain in the crop for a neighbor of the medial slice to be used in training."""
 
 TRAINING_NEIGHBOURS = 4
-"""Slices above and below the medial one that training sees as well."""
+"""Number of slices above and below the medial one that are used in training as well."""
 
 
 @dataclass(frozen=True)
@@ -24,14 +24,14 @@ class SliceStack:
     Attributes
     ----------
     data : np.ndarray, shape (N, H, W), float32
-        0 outside the brain; the protocol's percentile of the brain is 1 (a few voxels exceed it).
+        0 outside the brain. The percentile of the protocol is 1, which a few voxels exceed.
         The axes are (slice, left to right, back to front).
     indices : tuple of int
         Slice positions along the grid's z axis, ascending and contiguous.
     affine : np.ndarray, shape (4, 4)
         From (left to right, back to front, slice) indices to mm.
     scale : float
-        ``data * scale`` is on the preprocessed image's own intensity scale.
+        ``data * scale`` is in the intensity units of the preprocessed image.
     """
 
     data: np.ndarray
@@ -41,17 +41,18 @@ class SliceStack:
 
 
 def crop_start(grid_shape: tuple[int, ...], slice_shape: tuple[int, int]) -> tuple[int, int]:
-    """First voxel, along x and y, of the centre crop of an axial slice."""
+    """First voxel, along x and y, of the center crop of an axial slice."""
     x, y = ((n - m) // 2 for n, m in zip(grid_shape[:2], slice_shape, strict=True))
     return x, y
 
 
 def slice_indices(protocol: Protocol) -> tuple[int, ...]:
-    """Positions of the slices that the protocol asks for, along z.
+    """Positions along z of the slices that the protocol selects.
 
-    ``medial`` is the middle slice of the grid, a fixed place in template space (z = 18 mm in
-    MNI152NLin2009cAsym, through the lateral ventricles); ``all`` is every slice of the grid. They
-    are the same for every scan, for a slice is known by its position.
+    ``medial`` is the middle slice of the grid, a fixed position in template space (z = 18 mm in
+    MNI152NLin2009cAsym, through the lateral ventricles). ``all`` is every slice of the grid. The
+    positions are the same for every scan, because the position of a slice is an input of the
+    network.
     """
     depth = protocol.grid[2]
     return (depth // 2,) if protocol.slices == 'medial' else tuple(range(depth))
@@ -60,30 +61,30 @@ def slice_indices(protocol: Protocol) -> tuple[int, ...]:
 def extract_slices(
     volume: np.ndarray, mask: np.ndarray, grid: Grid, protocol: Protocol
 ) -> SliceStack:
-    """Cut the protocol's slices out of a preprocessed volume and scale them.
+    """Extract the slices of the protocol from a preprocessed volume, and scale them.
 
     Parameters
     ----------
     volume : np.ndarray, shape (X, Y, Z)
-        Bias-corrected image on the model's grid.
+        Bias-corrected image on the grid of the model.
     mask : np.ndarray, shape (X, Y, Z), bool
         The brain.
     grid : Grid
-        Where the volume lies.
+        The grid of the volume.
     protocol : Protocol
-        Slice and intensity rules.
+        Which slices are extracted, and how intensities are scaled.
 
     Raises
     ------
     ImageError
-        The slices hold no brain.
+        The slices contain no brain.
     """
     scale = (
         float(np.percentile(volume[mask], protocol.intensity_percentile)) if mask.any() else 0.0
     )
     indices = slice_indices(protocol)
     if scale <= 0 or not mask[:, :, list(indices)].any():
-        raise ImageError('no brain in the slices to harmonise; look at the brain mask')
+        raise ImageError('the slices to harmonize contain no brain; inspect the brain mask')
     x, y = crop_start(volume.shape, protocol.slice_shape)
     height, width = protocol.slice_shape
     box = (slice(x, x + height), slice(y, y + width), slice(indices[0], indices[-1] + 1))
@@ -101,20 +102,21 @@ def extract_slices(
 def training_stacks(
     volume: np.ndarray, mask: np.ndarray, grid: Grid, protocol: Protocol
 ) -> np.ndarray:
-    """What training sees of one scan: with ``medial``, the neighbours of the medial slice too.
+    """The slices of one scan that are used in training.
 
-    They show the same scanner on slightly different anatomy, which a small dataset is short of.
+    With ``medial``, these include the neighbors of the medial slice. They show the same scanner on
+    slightly different anatomy, of which a small dataset has little.
 
     Returns
     -------
     np.ndarray, shape (N, D, H, W), float32
-        With ``all`` the one stack of all slices, else stacks of one slice each; scaled as
-        :func:`extract_slices` scales.
+        With ``all`` one stack of all slices, with ``medial`` stacks of one slice each, scaled as
+        by :func:`extract_slices`.
 
     Raises
     ------
     ImageError
-        The slices hold no brain.
+        The slices contain no brain.
     """
     everything = extract_slices(volume, mask, grid, replace(protocol, slices='all')).data
     if protocol.slices == 'all':
@@ -124,5 +126,5 @@ def training_stacks(
     near = np.flatnonzero(enough)
     near = near[abs(near - medial) <= TRAINING_NEIGHBOURS]
     if not near.size:
-        raise ImageError('no brain near the medial slice; look at the brain mask')
+        raise ImageError('there is no brain near the medial slice; inspect the brain mask')
     return everything[near][:, None]

@@ -1,4 +1,4 @@
-"""Template images: whole head, brain and brain mask at 2 mm, never fetched over the network."""
+"""Template images at 2 mm: whole head, brain and brain mask; nothing is downloaded."""
 
 from __future__ import annotations
 
@@ -18,10 +18,11 @@ TEMPLATES = {
     'MNI152NLin2009aSym': 'https://nilearn.github.io/stable/modules/generated/'
     'nilearn.datasets.load_mni152_template.html',
 }
-"""Where people find each template; the second is packaged with nilearn, without skull."""
+"""A web page about each template. The second is packaged with nilearn, skull-stripped."""
 
 RESOLUTION_MM = 2
-"""An affine gains nothing from more: 6 s at 2 mm, 64 s at 1 mm, equal brain overlap."""
+"""A finer resolution does not improve the affine: the brain overlap is the same at 1 mm, but
+registration takes 64 s instead of 6 s."""
 
 HeadKind = Literal['head', 'brain']
 
@@ -35,9 +36,9 @@ class Template:
     name : str
         TemplateFlow identifier.
     head : nib.Nifti1Image or None
-        Whole head; None where only a skull-stripped image is at hand.
+        Whole head; None if only a skull-stripped image is available.
     brain : nib.Nifti1Image
-        Brain only, 0 elsewhere.
+        The brain, 0 elsewhere.
     mask : nib.Nifti1Image
         Brain mask, 0 or 1.
     """
@@ -48,12 +49,12 @@ class Template:
     mask: nib.Nifti1Image
 
     def matching(self, kind: HeadKind) -> nib.Nifti1Image:
-        """The image of the same kind as a scan: a head registers to a head, a brain to a brain.
+        """The image of the same kind as a scan, since a head should be registered to a head.
 
         Raises
         ------
         TemplateError
-            A whole head was found and this template has none.
+            The scan shows a whole head, and this template has none.
         """
         if kind == 'brain':
             return self.brain
@@ -63,11 +64,11 @@ class Template:
 
 
 def no_head(name: str) -> TemplateError:
-    """The error for a whole head where only a skull-stripped template is at hand."""
+    """The error for a scan of a whole head with a skull-stripped template."""
     return TemplateError(
-        f'the scan shows a whole head, but {name} is a skull-stripped template and heads '
-        'register badly to it; use --template MNI152NLin2009cAsym (ddae-app-fetch templates) '
-        'or strip the scans first'
+        f'the scan shows a whole head, but {name} is a skull-stripped template, to which heads '
+        'register badly; use --template MNI152NLin2009cAsym (ddae-app-fetch templates) '
+        'or skull-strip the scans first'
     )
 
 
@@ -77,14 +78,14 @@ def load_template(name: str, templateflow_home: Path | None) -> Template:
     Parameters
     ----------
     name : {'MNI152NLin2009cAsym', 'MNI152NLin2009aSym'}
-        The first is read from TemplateFlow's folder, the second from nilearn's package.
+        The first is read from the folder of TemplateFlow, the second from the nilearn package.
     templateflow_home : Path or None
-        TemplateFlow's folder; not needed for the packaged template.
+        The folder of TemplateFlow; not needed for the packaged template.
 
     Raises
     ------
     TemplateError
-        Unknown name, or its files are not there; nothing is downloaded.
+        The name is unknown, or a file is missing; nothing is downloaded.
     """
     if name == 'MNI152NLin2009aSym':
         return _packaged()
@@ -119,7 +120,7 @@ def _template(name: str, head: nib.Nifti1Image, mask: nib.Nifti1Image) -> Templa
 
 def _find(home: Path, name: str, what: str) -> Path:
     # Resolution labels are written 2 or 02. TemplateFlow leaves empty files in place of those
-    # that it has not fetched; its own `get` would reach for the network.
+    # that it has not fetched, and its function `get` would use the network.
     wanted = [
         home / f'tpl-{name}' / f'tpl-{name}_res-{resolution}_{what}.nii.gz'
         for resolution in ('02', '2', '01', '1')
@@ -128,9 +129,9 @@ def _find(home: Path, name: str, what: str) -> Path:
         if path.is_file() and path.stat().st_size > 0:
             return path
     raise TemplateError(
-        f'{wanted[0]}: not there (nor res-01); run "ddae-app-fetch templates" on a machine with '
-        'network access, point TEMPLATEFLOW_HOME to a folder that holds it, or use --template '
-        'MNI152NLin2009aSym for skull-stripped scans'
+        f'{wanted[0]}: no such file (nor res-01); run "ddae-app-fetch templates" on a machine '
+        'with network access, set TEMPLATEFLOW_HOME to a folder that contains it, or use '
+        '--template MNI152NLin2009aSym for skull-stripped scans'
     )
 
 
@@ -139,7 +140,10 @@ def _at_working_resolution(path: Path, interpolation: str) -> nib.Nifti1Image:
         loaded: Any = nib.load(path)
         data = np.asarray(loaded.dataobj, dtype=np.float32)
     except volumes.DAMAGED as e:
-        raise TemplateError(f'{path}: not a readable image ({e}); fetch it again') from e
+        raise TemplateError(
+            f'{path}: not a readable image ({e}); download it again with '
+            '"ddae-app-fetch templates"'
+        ) from e
     source = nib.Nifti1Image(data, loaded.affine)
     if min(nib.affines.voxel_sizes(loaded.affine)) >= RESOLUTION_MM:
         return source
@@ -154,7 +158,7 @@ def _at_working_resolution(path: Path, interpolation: str) -> nib.Nifti1Image:
 
 @dataclass(frozen=True)
 class TemplateFiles:
-    """A template as files, for steps that run in other processes.
+    """The files of a template, for steps that run in other processes.
 
     Attributes
     ----------
@@ -170,12 +174,12 @@ class TemplateFiles:
 
 
 def write_template(template: Template, folder: Path) -> TemplateFiles:
-    """Write a template's images into a folder, where every step finds them."""
+    """Write the images of a template into a folder for the steps of the workflow."""
 
-    def save(part: str, picture: nib.Nifti1Image) -> Path:
+    def save(part: str, volume: nib.Nifti1Image) -> Path:
         path = folder / f'{template.name}_{part}.nii'
-        data = np.asarray(picture.dataobj)
-        volumes.write(path, data > 0 if part == 'mask' else data, picture.affine)
+        data = np.asarray(volume.dataobj)
+        volumes.write(path, data > 0 if part == 'mask' else data, volume.affine)
         return path
 
     return TemplateFiles(

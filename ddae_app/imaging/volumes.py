@@ -1,4 +1,4 @@
-"""Reading and writing the images that this program makes."""
+"""Read and write the images of this program."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ddae_app.errors import ImageError
 from ddae_app.files import staged
 
 MNI_CODE = 4
-"""NIfTI's code for coordinates in MNI152 space."""
+"""NIfTI code of coordinates in MNI152 space."""
 
 DAMAGED = (
     OSError,
@@ -23,11 +23,11 @@ DAMAGED = (
     nib.filebasedimages.ImageFileError,
     nib.spatialimages.HeaderDataError,
 )
-"""What nibabel raises on files that are cut short, overwritten or no images at all."""
+"""What nibabel raises on files that are truncated, overwritten or not images."""
 
 
 def read(path: Path | str) -> nib.Nifti1Image:
-    """Read an image that an earlier step wrote, data and all.
+    """Read an image that an earlier step wrote, with its data in memory.
 
     Raises
     ------
@@ -42,14 +42,14 @@ def read(path: Path | str) -> nib.Nifti1Image:
 
 
 def write(path: Path | str, data: np.ndarray, affine: np.ndarray) -> None:
-    """Write an image in template space, whole or not at all; the same bytes every time.
+    """Write an image in template space, whole or not at all; the bytes are reproducible.
 
     Parameters
     ----------
     path : Path or str
-        ``.nii``, or ``.nii.gz`` to compress.
+        ``.nii``, or ``.nii.gz`` for compression.
     data : np.ndarray, shape (X, Y, Z)
-        Booleans are stored as uint8, everything else as float32.
+        Booleans are stored as uint8, all other types as float32.
     affine : np.ndarray, shape (4, 4)
         Voxel index to mm, RAS.
     """

@@ -1,4 +1,4 @@
-"""HD-BET's weights: which files they are, and whether they may be loaded."""
+"""The weights of HD-BET: their files, and the check whether they may be loaded."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from ddae_app.files import write_atomically
 CHECKPOINT = Path('fold_all', 'checkpoint_final.pth')
 WEIGHTS_FILES = (Path('plans.json'), Path('dataset.json'), CHECKPOINT)
 RECORD = 'ddae-app.sha256'
-"""Written by ``ddae-app-fetch`` beside what it downloaded."""
+"""File in which ``ddae-app-fetch`` records the digest of the weights that it downloaded."""
 
 
 def weights_sha256(weights: Path) -> str:
-    """SHA-256 of the three files of HD-BET, one after the other.
+    """SHA-256 of the three files of HD-BET, concatenated.
 
-    All of them count: the checkpoint is a pickle, which can run code, and the plans name the
-    Python classes that nnU-Net calls. ``cat plans.json dataset.json fold_all/checkpoint_final.pth
-    | sha256sum`` gives the same.
+    All of them are security-relevant: the checkpoint is a pickle, which can run code, and the
+    plans name the Python classes that nnU-Net calls. The same digest is given by
+    ``cat plans.json dataset.json fold_all/checkpoint_final.pth | sha256sum``.
 
     Raises
     ------
@@ -35,8 +35,8 @@ def weights_sha256(weights: Path) -> str:
                     digest.update(chunk)
         except FileNotFoundError as e:
             raise WeightsError(
-                f'{weights / name}: HD-BET weights are not there; run "ddae-app-fetch hd-bet" '
-                'with network access, point --hd-bet-weights or HDBET_WEIGHTS to them, '
+                f'{weights / name}: HD-BET weights are missing; run "ddae-app-fetch hd-bet" '
+                'with network access, name their folder with --hd-bet-weights or HDBET_WEIGHTS, '
                 'or choose --skull-strip template'
             ) from e
         except OSError as e:
@@ -45,39 +45,39 @@ def weights_sha256(weights: Path) -> str:
 
 
 def check_weights(weights: Path, given: str | None = None) -> str:
-    """SHA-256 of HD-BET's weights, if somebody vouches for them.
+    """SHA-256 of the weights of HD-BET, if they are trusted.
 
     Parameters
     ----------
     weights : Path
         Folder with ``plans.json``, ``dataset.json`` and ``fold_all/checkpoint_final.pth``.
     given : str or None
-        SHA-256 (64 hexadecimal digits) of the weights that the user trusts; without it, what
-        ``ddae-app-fetch`` recorded when it downloaded them.
+        SHA-256 (64 hexadecimal digits) of the weights that the user trusts; by default, the
+        digest that ``ddae-app-fetch`` recorded when it downloaded them.
 
     Raises
     ------
     WeightsError
-        A file is missing, nobody vouches for the weights, or they are others than expected.
+        A file is missing, no digest is known, or the weights have another digest.
     """
-    found = weights_sha256(weights)
+    digest = weights_sha256(weights)
     source, expected = ('--hd-bet-sha256', given) if given else (RECORD, _recorded(weights))
     if expected is None:
         raise WeightsError(
-            f'{weights}: did not come through ddae-app-fetch, and loading a checkpoint can run '
-            'code; run "ddae-app-fetch hd-bet", or, if you trust where these weights come from, '
-            f'give --hd-bet-sha256 {found}'
+            f'{weights}: not downloaded by ddae-app-fetch, and loading a checkpoint can run code; '
+            'run "ddae-app-fetch hd-bet", or, if you trust the source of these weights, use '
+            f'--hd-bet-sha256 {digest}'
         )
-    if found != expected.lower():
+    if digest != expected.lower():
         raise WeightsError(
-            f'{weights}: SHA-256 of the weights is {found}, but {source} says {expected[:64]}; '
+            f'{weights}: SHA-256 of the weights is {digest}, but {source} says {expected[:64]}; '
             'fetch them again with "ddae-app-fetch hd-bet"'
         )
-    return found
+    return digest
 
 
 def record_weights(weights: Path, sha256: str) -> None:
-    """Vouch for weights that were just downloaded."""
+    """Record the digest of weights that were just downloaded, which marks them as trusted."""
     write_atomically(weights / RECORD, f'{sha256}\n')
 
 

@@ -25,8 +25,8 @@ class _SinkInputSpec(BaseInterfaceInputSpec):
     out_path = traits.Str(mandatory=True, desc='where it goes in the output dataset')
     sidecar = traits.Str('', usedefault=True, desc='where its JSON goes; empty: none')
     metadata = traits.Dict(desc='known before the run')
-    results = traits.List(traits.Dict, desc='found by the run')
-    record = traits.Dict(desc='told in the sidecar once everything else is written')
+    results = traits.List(traits.Dict, desc='measured by the run')
+    record = traits.Dict(desc='added to the sidecar after everything else is written')
     voids = traits.Tuple(
         traits.Str, traits.Str, desc='sidecar and entry that no longer hold once this is written'
     )
@@ -53,8 +53,8 @@ class DerivativeSink(SimpleInterface):
         content: dict[str, Any] = {}
         if self.inputs.sidecar:
             content |= self.inputs.metadata
-            for found in self.inputs.results or []:
-                content |= found
+            for result in self.inputs.results or []:
+                content |= result
             _write_json(Path(self.inputs.sidecar), content)
         if source.suffix == '.nii':
             image = volumes.read(source)

@@ -25,7 +25,7 @@ class _PlotPreprocInputSpec(BaseInterfaceInputSpec):
 
 
 class _PlotPreprocOutputSpec(TraitedSpec):
-    registration = File(desc='scan and template in turn')
+    registration = File(desc='scan and template alternating')
     brain = File(desc='scan with the outline of its brain mask')
 
 
@@ -47,22 +47,22 @@ class PlotPreproc(SimpleInterface):
 
 class _PlotHarmonizationInputSpec(BaseInterfaceInputSpec):
     before = File(exists=True, mandatory=True, desc='slices, brain in [0, 1]')
-    after = File(exists=True, mandatory=True, desc='the same, harmonised')
+    after = File(exists=True, mandatory=True, desc='the same, harmonized')
     source_site = traits.Str(mandatory=True)
     target_site = traits.Str(mandatory=True)
     reference = traits.Dict(mandatory=True, desc='intensity quantiles of the target site')
-    qc = traits.Dict(mandatory=True, desc='among others, the place to look at')
+    qc = traits.Dict(mandatory=True, desc='with the place of the largest unexplained change')
 
 
 class _PlotHarmonizationOutputSpec(TraitedSpec):
     harmonized = File(desc='before, after, difference')
-    flicker = File(desc='before and after in turn')
+    flicker = File(desc='before and after alternating')
     histogram = File(desc='intensities before and after, and those of the target site')
     planes = File(desc='before, after, difference in three planes; of whole scans alone')
 
 
 class PlotHarmonization(SimpleInterface):
-    """Pictures of what harmonisation changed."""
+    """Pictures of what harmonization changed."""
 
     input_spec = _PlotHarmonizationInputSpec
     output_spec = _PlotHarmonizationOutputSpec

@@ -94,7 +94,7 @@ class Harmonize(SimpleInterface):
             'out_file': str(out),
             'difference': str(difference),
             'qc': quality.fidelity(before, after)
-            | anatomy.judge_anatomy(before, after, image.affine)
+            | anatomy.evaluate_anatomy(before, after, image.affine)
             | {
                 'target_distance_before': quality.quantile_distance(before, levels, reference),
                 'target_distance_after': quality.quantile_distance(after, levels, reference),

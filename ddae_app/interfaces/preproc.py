@@ -79,20 +79,20 @@ class RegisterMNI(SimpleInterface):
 
     def _run_interface(self, runtime):
         fixed = self._fixed()
-        found = registration.register_affine(
+        affine = registration.register_affine(
             volumes.read(self.inputs.in_file),
             volumes.read(fixed),
             volumes.read(self.inputs.mask),
             sloppy=self.inputs.sloppy,
         )
-        found.check()
+        affine.check()
         out = Path(runtime.cwd) / 'affine.txt'
-        registration.write_itk_affine(found.matrix, out)
+        registration.write_itk_affine(affine.matrix, out)
         qc = {
-            'registration_correlation': found.correlation,
-            'scale_min': found.scales[0],
-            'scale_max': found.scales[-1],
-            'scale_volume': math.prod(found.scales),
+            'registration_correlation': affine.correlation,
+            'scale_min': affine.scales[0],
+            'scale_max': affine.scales[-1],
+            'scale_volume': math.prod(affine.scales),
         }
         self._results |= {'out_xfm': str(out), 'fixed': fixed, 'qc': qc}
         return runtime

@@ -1,4 +1,4 @@
-"""ComBat: per pixel, each site's shift and scale, shrunk towards what is common to all pixels."""
+"""ComBat: shift and scale of each site per pixel, shrunk towards those common to all pixels."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class ComBat:
     """Empirical-Bayes site correction per pixel, age and sex protected (Johnson et al. 2007;
     for MRI, Fortin et al. 2018).
 
-    The target site's own shift and scale are put back, so that the output looks like the target.
+    The shift and scale of the target site are added again, so that outputs are on its scale.
 
     Attributes
     ----------
@@ -92,21 +92,21 @@ class ComBat:
         Raises
         ------
         UsageError
-            If a site has scans of fewer than two people, if its site tells the age or sex of
-            everybody, or if an image is not finite.
+            If a site has scans of fewer than two subjects, if age or sex is confounded with site,
+            or if an image is not finite.
         """
         data = training_data(images, cohort)
         for site in data.site_names:
-            people = {p for p, s in zip(data.subjects, data.sites, strict=True) if s == site}
-            if len(people) < 2:
+            subjects = {p for p, s in zip(data.subjects, data.sites, strict=True) if s == site}
+            if len(subjects) < 2:
                 raise UsageError(
-                    f'site {site} has scans of one person, ComBat needs two; leave the site out'
+                    f'site {site} has scans of one subject, ComBat needs two; leave the site out'
                 )
         known = np.stack([data.ages, sex_numbers(data.sexes)], axis=1)
         covariates = _means(known)
-        centred = np.where(np.isnan(known), 0, known - covariates)
-        _check_confounding(centred, data)
-        parts = [_moments(data, z, centred) for z in range(data.depth)]
+        centered = np.where(np.isnan(known), 0, known - covariates)
+        _check_confounding(centered, data)
+        parts = [_moments(data, z, centered) for z in range(data.depth)]
         pixels = np.stack([part[0] for part in parts])
         mean, sd, slopes, shift, variance = (
             np.concatenate([part[i] for part in parts], axis=-1) for i in range(1, 6)
@@ -116,8 +116,8 @@ class ComBat:
             _posterior(*moments) for moments in zip(counts, shift, variance, strict=True)
         ]
         shift, scale = (np.array(values) for values in zip(*posteriors, strict=True))
-        found = ComBatFit(pixels, mean, sd, slopes, shift, scale, covariates)
-        return replace(self, fitted=found, known=model_info('combat', data, self.protocol))
+        fitted = ComBatFit(pixels, mean, sd, slopes, shift, scale, covariates)
+        return replace(self, fitted=fitted, known=model_info('combat', data, self.protocol))
 
     def transform(self, images: np.ndarray, cohort: pd.DataFrame, target_site: str) -> np.ndarray:
         """Render slices at the target site; see :class:`ddae_app.methods.base.Harmonizer`.
@@ -166,13 +166,13 @@ class ComBat:
         info, fit = self._ready()
         rows = known_sites(labels.sites, info)
         known = np.stack([labels.ages, sex_numbers(labels.sexes)], axis=1)
-        centred = np.where(np.isnan(known), 0, known - fit.covariates)
-        expected = fit.mean + centred @ fit.slopes
+        centered = np.where(np.isnan(known), 0, known - fit.covariates)
+        expected = fit.mean + centered @ fit.slopes
         z = (scans[:, fit.pixels] - expected) / fit.sd
         return expected, (z - fit.shift[rows]) / fit.scale[rows]
 
     def facts(self) -> dict[str, Any]:
-        """What was done, for sidecars: age and sex, where known, tell what is expected."""
+        """What was done, for sidecars: age and sex, where known, are covariates."""
         return {'LabelBlind': False}
 
     def save(self, path: str | Path) -> None:
@@ -194,17 +194,17 @@ class ComBat:
         with open_model(path, 'np') as file:
             info = parse_info(path, file.metadata() or {}, 'combat')
             stack = info.protocol.depth, *info.protocol.slice_shape
-            found = {k: tuple(file.get_slice(k).get_shape()) for k in file.keys()}  # noqa: SIM118
-            n, p = len(info.sites), *found.get('mean', (0,))
+            shapes = {k: tuple(file.get_slice(k).get_shape()) for k in file.keys()}  # noqa: SIM118
+            n, p = len(info.sites), *shapes.get('mean', (0,))
             expected = {
                 'pixels': stack, 'mean': (p,), 'sd': (p,), 'slopes': (2, p), 'shift': (n, p),
                 'scale': (n, p), 'covariates': (2,),
             }  # fmt: skip
-            if found != expected:
+            if shapes != expected:
                 raise ModelError(
-                    f'{path}: arrays of shapes {found}, where {expected} are expected'
+                    f'{path}: arrays of shapes {shapes}, where {expected} are expected'
                 )
-            arrays = {name: file.get_tensor(name) for name in found}
+            arrays = {name: file.get_tensor(name) for name in shapes}
         numbers = [array for name, array in arrays.items() if name != 'pixels']
         if (
             arrays['pixels'].dtype != bool
@@ -227,24 +227,25 @@ def train_model(request: TrainingRequest) -> TrainedModel:
 
 
 def _means(known: np.ndarray) -> np.ndarray:
-    """Of each covariate over whom it is known of; 0 where it is known of nobody."""
+    """Mean of each covariate where it is known; 0 where it is never known."""
     counts = np.maximum((~np.isnan(known)).sum(axis=0), 1)
     return np.nansum(known, axis=0) / counts
 
 
-def _check_confounding(centred: np.ndarray, data: SliceData) -> None:
-    """Refuse a covariate that the site tells: what is the site's could not be told from it."""
+def _check_confounding(centered: np.ndarray, data: SliceData) -> None:
+    """Refuse a covariate that is confounded with site."""
     sites = np.array(data.sites)
-    for name, values in zip(('age', 'sex'), centred.T, strict=True):
+    for name, values in zip(('age', 'sex'), centered.T, strict=True):
         within = [np.ptp(values[sites == site]) for site in data.site_names]
         if np.ptp(values) > 0 and max(within) == 0:
             raise UsageError(
-                f'everybody of a site has the same {name}, another than elsewhere: ComBat cannot '
-                f'tell {name} from site; leave {name} out of participants.tsv, or add people'
+                f'{name} is confounded with site: all subjects of each site have the same {name}, '
+                f'so that ComBat cannot separate the two; leave {name} out of participants.tsv, '
+                'or add subjects'
             )
 
 
-def _moments(data: SliceData, z: int, centred: np.ndarray) -> tuple[np.ndarray, ...]:
+def _moments(data: SliceData, z: int, centered: np.ndarray) -> tuple[np.ndarray, ...]:
     """Regression and standardized moments of the pixels of a slice that vary.
 
     Returns
@@ -260,13 +261,13 @@ def _moments(data: SliceData, z: int, centred: np.ndarray) -> tuple[np.ndarray, 
     y = y[:, pixels].astype(np.float64)
     sites = np.array(data.sites)
     member = np.stack([sites == site for site in data.site_names], axis=1).astype(float)
-    design = np.hstack([member, centred])
+    design = np.hstack([member, centered])
     beta = np.linalg.pinv(design) @ y
     n_sites = len(data.site_names)
     mean, slopes = member.mean(axis=0) @ beta[:n_sites], beta[n_sites:]
     sd = np.sqrt(np.square(y - design @ beta).mean(axis=0))
     sd[sd == 0] = 1  # pixels that the design explains; nothing is left to scale
-    y -= mean + centred @ slopes
+    y -= mean + centered @ slopes
     y /= sd
     groups = [y[sites == site] for site in data.site_names]
     shift = np.stack([group.mean(axis=0) for group in groups])
@@ -293,14 +294,14 @@ def _posterior(
     variance_hat = np.where(variance_hat == 0, 1, variance_hat)
     if len(shift_hat) < 2:
         return shift_hat, np.sqrt(variance_hat)
-    centre, spread = shift_hat.mean(), shift_hat.var(ddof=1)
+    center, spread = shift_hat.mean(), shift_hat.var(ddof=1)
     m, s2 = variance_hat.mean(), variance_hat.var(ddof=1)
     if min(spread, s2) <= 0:
         return shift_hat, np.sqrt(variance_hat)
     a, b = (2 * s2 + m**2) / s2, (m * s2 + m**3) / s2
     shift, variance, change = shift_hat, variance_hat, np.inf
     while change > CONVERGED:
-        new_shift = (n * spread * shift_hat + variance * centre) / (n * spread + variance)
+        new_shift = (n * spread * shift_hat + variance * center) / (n * spread + variance)
         rest = squares + n * np.square(new_shift - shift_hat)
         new_variance = (0.5 * rest + b) / (n / 2 + a - 1)
         change = max(_change(new_shift, shift), _change(new_variance, variance))

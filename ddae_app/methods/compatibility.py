@@ -133,5 +133,5 @@ def mismatch(
     unknown = sorted(set(sites) - set(info.sites))
     if unknown:
         return f'it does not know {", ".join(unknown)}'
-    own = replace(info.protocol, slices=protocol.slices) if any_slices else info.protocol
-    return None if own == protocol else 'it takes scans that were preprocessed differently'
+    expected = replace(info.protocol, slices=protocol.slices) if any_slices else info.protocol
+    return None if expected == protocol else 'it takes scans that were preprocessed differently'

@@ -1,4 +1,4 @@
-"""Scans with their labels, who is held out, and which images each step sees."""
+"""Scans with their labels, the split into training and held-out subjects, and batches."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ddae_app.errors import UsageError
+from ddae_app.imaging.similarity import brain_quantiles
 from ddae_app.methods.modelfile import SiteQuantiles
 
 SEXES = {'M': 0, 'F': 1, None: -1}
@@ -38,7 +39,7 @@ class SliceData:
         Years; NaN where unknown.
     sexes : tuple of {'M', 'F', None}, length N
     subjects : tuple of str, length N
-        One person has one name at all sites and sessions.
+        One subject has one name at all sites and sessions.
 
     Raises
     ------
@@ -95,11 +96,11 @@ class SliceData:
     def with_brain(self, rows: np.ndarray) -> np.ndarray:
         """Row and position of every slice that shows enough brain, shape (M, 2)."""
         least = LEAST_BRAIN * math.prod(self.images.shape[2:])
-        found = [np.empty((0, 2), dtype=int)]
+        slices = [np.empty((0, 2), dtype=int)]
         for some in self.chunks(rows):
             row, position = np.nonzero((self.images[some] > 0).sum(axis=(2, 3)) >= least)
-            found.append(np.column_stack([some[row], position]))
-        return np.concatenate(found)
+            slices.append(np.column_stack([some[row], position]))
+        return np.concatenate(slices)
 
     def fingerprint(self) -> str:
         """SHA-256 of the images and labels."""
@@ -123,7 +124,7 @@ def split_subjects(data: SliceData, fraction: float, seed: int) -> tuple[np.ndar
     data : SliceData
     fraction : float
         Part of each site's subjects to hold out, rounded. Every site keeps a training image, so
-        small sites may hold out nobody.
+        small sites may hold out no subject.
     seed : int
 
     Returns
@@ -171,9 +172,7 @@ def site_quantiles(data: SliceData, n_levels: int = 101) -> SiteQuantiles:
     Rounded to 5 decimals, enough for a figure.
     """
     levels = np.linspace(0, 1, n_levels)
-    per_scan = np.stack(
-        [np.quantile(x[x > 0] if (x > 0).any() else [0], levels) for x in data.images]
-    )
+    per_scan = np.stack([brain_quantiles(x, levels) for x in data.images])
     sites = np.array(data.sites)
 
     def table(q: float) -> tuple[tuple[float, ...], ...]:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING
 
 from ddae_app.errors import UsageError
+from ddae_app.settings import check_value
 
 if TYPE_CHECKING:
     import torch
@@ -26,8 +26,10 @@ def resolve_device(name: str) -> torch.device:
     """
     import torch  # takes memory and seconds that preprocessing alone can do without
 
-    if not re.fullmatch(r'auto|cpu|cuda(:\d+)?', name):
-        raise UsageError(f'--device {name!r} is unknown; give auto, cpu, cuda or cuda:n')
+    try:
+        check_value('device', name)
+    except ValueError as error:
+        raise UsageError(f'--device {error}') from error
     n_gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if name == 'auto':
         return torch.device('cuda' if n_gpus else 'cpu')

@@ -1,4 +1,4 @@
-"""Histogram matching: each scan's brain intensities become the target site's typical ones."""
+"""Histogram matching: the brain intensities of each scan become those typical of the target."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from ddae_app.errors import UsageError
+from ddae_app.imaging.similarity import brain_quantiles
 from ddae_app.methods.base import check_request, training_data
 
 LEVELS = np.linspace(0, 1, 257)
@@ -15,7 +16,7 @@ LEVELS = np.linspace(0, 1, 257)
 
 @dataclass(frozen=True)
 class HistogramMatching:
-    """A rising intensity curve per scan; knows no place, no tissue and no source site.
+    """A rising intensity curve per scan, whatever the place, the tissue and the source site.
 
     Attributes
     ----------
@@ -32,8 +33,8 @@ class HistogramMatching:
         """A copy that knows the sites of these slices."""
         data = training_data(images, cohort)
         sites = np.array(data.sites)
-        own = np.stack([_quantiles(image) for image in data.images])
-        medians = [np.median(own[sites == site], axis=0) for site in data.site_names]
+        quantiles = np.stack([brain_quantiles(image, LEVELS) for image in data.images])
+        medians = [np.median(quantiles[sites == site], axis=0) for site in data.site_names]
         return HistogramMatching(data.site_names, np.stack(medians))
 
     def transform(self, images: np.ndarray, cohort: pd.DataFrame, target_site: str) -> np.ndarray:
@@ -49,10 +50,5 @@ class HistogramMatching:
         for image, matched in zip(images, out, strict=True):
             brain = image > 0
             if brain.any():
-                matched[brain] = np.interp(image[brain], _quantiles(image), reference)
+                matched[brain] = np.interp(image[brain], brain_quantiles(image, LEVELS), reference)
         return out
-
-
-def _quantiles(image: np.ndarray) -> np.ndarray:
-    brain = image[image > 0]
-    return np.quantile(brain, LEVELS) if brain.size else np.zeros_like(LEVELS)

@@ -56,7 +56,7 @@ class ModelIdentity:
     phantom : bool
         Trained on simulated images; not suitable for real ones.
     notes : str
-        Provenance, for people.
+        Provenance, for human readers.
     """
 
     name: str
@@ -109,7 +109,7 @@ class ModelInfo:
     phantom : bool
         Trained on simulated images; not suitable for real ones.
     notes : str
-        License and provenance, for people.
+        License and provenance, for human readers.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""One process or many, through Lightning Fabric, so that training need not know."""
+"""One process or many, through Lightning Fabric; training is the same for both."""
 
 from __future__ import annotations
 
@@ -76,12 +76,12 @@ def start_fabric(
 
 @contextmanager
 def others_needed(fabric: Fabric) -> Iterator[None]:
-    """Say in one line what a process is told when another one has ended.
+    """Report in one line that another process of the training has ended.
 
     Raises
     ------
     DdaeError
-        In place of what NCCL (a class of its own) and Gloo (no more than words) raise.
+        In place of the errors of NCCL (a class of its own) and Gloo (known by its text alone).
     """
     try:
         yield
@@ -90,6 +90,6 @@ def others_needed(fabric: Fabric) -> Iterator[None]:
         if fabric.world_size == 1 or not lost:
             raise
         raise DdaeError(
-            'another process of this training ended, and said why itself; run the same command '
-            'again to go on'
+            'another process of this training ended and has reported why; run the same command '
+            'again to resume'
         ) from e

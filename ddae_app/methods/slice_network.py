@@ -146,7 +146,7 @@ class Learner:
     def __call__(self, loss: Tensor) -> None:
         if not loss.isfinite():
             raise DdaeError(
-                f'the training loss is {loss.item()}; expected a finite number; look at the scans'
+                f'the training loss is {loss.item()}; expected a finite number; check the scans'
             )
         self.optimizer.zero_grad()
         loss.backward()

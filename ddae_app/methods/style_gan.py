@@ -74,7 +74,7 @@ class StyleGANInfo(SliceNetworkInfo):
 
 
 class StyledBlock(nn.Module):
-    """A residual block whose normalised features are scaled and shifted by a style (AdaIN)."""
+    """A residual block whose normalized features are scaled and shifted by a style (AdaIN)."""
 
     def __init__(self, channels: int, style_dim: int) -> None:
         super().__init__()
@@ -166,23 +166,23 @@ class Discriminator(nn.Module):
         self.trunk = _trunk(config, n_sites)
 
     def forward(self, x: Tensor, site: Tensor) -> Tensor:
-        """Above 0 for what it takes for real, shape (B,)."""
+        """Above 0 for scans that it classifies as real, shape (B,)."""
         return _of_site(self.trunk(_seen(x)), site, self.n_sites)[:, 0]
 
 
 def discriminator_loss(
     discriminator: Discriminator, real: Tensor, fake: Tensor, site: Tensor, target: Tensor
 ) -> Tensor:
-    """Of rendered scans at `target` against real ones at `site`.
+    """Loss for rendered scans at `target` against real ones at `site`.
 
     Non-saturating, with a penalty of the gradient at real scans (R1: Mescheder et al. 2018).
     """
     real = real.requires_grad_()
-    said = discriminator(real, site)
-    (gradient,) = torch.autograd.grad(said.sum(), real, create_graph=True)
+    logits = discriminator(real, site)
+    (gradient,) = torch.autograd.grad(logits.sum(), real, create_graph=True)
     rough = gradient.square().sum((1, 2, 3)).mean() / 2
-    told = nnf.softplus(-said).mean() + nnf.softplus(discriminator(fake, target)).mean()
-    return told + ROUGH * rough
+    loss = nnf.softplus(-logits).mean() + nnf.softplus(discriminator(fake, target)).mean()
+    return loss + ROUGH * rough
 
 
 def generator_loss(
@@ -193,7 +193,7 @@ def generator_loss(
     style: Tensor,
     target: Tensor,
 ) -> Tensor:
-    """Rendered scans should be taken for real, have the style, lead back, and keep themselves.
+    """Loss of the generator: adversarial, style, cycle consistency and identity.
 
     Parameters
     ----------
@@ -202,11 +202,11 @@ def generator_loss(
     style : torch.Tensor, shape (B, style_dim)
         Of the target.
     """
-    fake, own = model.generate(x, style), model.encode(x, site)
+    fake, source_style = model.generate(x, style), model.encode(x, site)
     taken = nnf.softplus(-discriminator(fake, target)).mean()
     styled = nnf.l1_loss(model.encode(fake, target), style)
-    back = nnf.l1_loss(model.generate(fake, own), x)
-    itself = nnf.l1_loss(model.generate(x, own), x)
+    back = nnf.l1_loss(model.generate(fake, source_style), x)
+    itself = nnf.l1_loss(model.generate(x, source_style), x)
     return taken + styled + CYCLE * back + IDENTITY * itself
 
 

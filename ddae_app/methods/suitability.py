@@ -26,7 +26,7 @@ def confounded_sites(data: SliceData) -> dict[str, str]:
     """Sites that are confounded with age or sex, and how.
 
     The subjects of a site are all of one sex, and some elsewhere are of the other; or its youngest
-    is older than everybody elsewhere, or its oldest younger. A model then cannot separate the site
+    is older than all others, or its oldest younger. A model then cannot separate the site
     from sex or age.
     """
     last_row = {key: row for row, key in enumerate(zip(data.sites, data.subjects, strict=True))}
@@ -39,7 +39,7 @@ def confounded_sites(data: SliceData) -> dict[str, str]:
         here_sexes, other_sexes = ({*sexes[rows]} - {''} for rows in (here, ~here))
         known = (here & (sexes != '')).sum()
         if known >= FEWEST_KNOWN and len(here_sexes) == 1 and other_sexes - here_sexes:
-            confounded[site] = f'sex (everybody there is {here_sexes.pop()})'
+            confounded[site] = f'sex (all its subjects are {here_sexes.pop()})'
             continue
         ages, elsewhere = (v[~np.isnan(v)] for v in (ages_of_all[here], ages_of_all[~here]))
         if len(ages) < FEWEST_KNOWN or not len(elsewhere):

@@ -1,1 +1,1 @@
-"""Multi-site brain phantoms with known truth."""
+"""Multi-site datasets of brain phantoms, with known truth."""

@@ -1,4 +1,4 @@
-"""One person's brain as a function of position, so that a slice costs no more than a slice."""
+"""The brain of a subject as a function of position, so that single slices are cheap."""
 
 from __future__ import annotations
 
@@ -10,46 +10,46 @@ from scipy import ndimage
 from ddae_app.phantom.atlas import FIELD_STEP, Atlas, load_atlas
 
 AGE_RANGE = (18.0, 89.0)
-"""Ages that can be drawn, in years; BIDS asks not to publish ages above 89."""
+"""Ages that can be drawn, in years; BIDS advises against publishing ages above 89."""
 
 BRAIN_CENTRE_MM = (0.0, -17.0, 5.0)
-"""Middle of the template's brain, which lies at the isocentre of a scanner."""
+"""Center of the brain of the template, which lies at the isocenter of a scanner."""
 
 SHAPE_STEP_MM = 5.0
-"""Voxel size of the random displacement; it varies too slowly to need a finer one."""
+"""Voxel size of the random displacement, which is too smooth to need a finer one."""
 
 SHAPE_SCALES_MM = ((26.0, 2.6), (10.0, 1.1))
-"""Smoothness and standard deviation of the random displacement: lobes, then gyri."""
+"""Smoothness and standard deviation of the random displacement, first of lobes, then of gyri."""
 
 MAX_VENTRICLE_MM = 5.6
-"""Further than this the displacement would fold in the middle of the ventricles."""
+"""A larger displacement would fold in the middle of the ventricles."""
 
 MEAN_HEAD_SCALE = 0.91
-"""The MNI152 brain (1.9 L) is larger than people's (about 1.5 L), by this along each axis."""
+"""Scale along each axis from the MNI152 brain (1.9 L) to the average brain (about 1.5 L)."""
 
 SEX_HEAD_SCALE = 0.018
-"""Men's heads are larger and women's smaller by this along each axis (11% in volume)."""
+"""Male heads are larger and female heads smaller by this along each axis (11% in volume)."""
 
 
 @dataclass(frozen=True)
 class Anatomy:
-    """A brain in template space, affinely aligned as registration would leave it.
+    """A brain in template space, as after affine registration.
 
     Attributes
     ----------
     atlas : Atlas
-        What it is warped from.
+        The atlas that is warped.
     age : float
         Years.
     sex : {'M', 'F'}
     ventricle_mm, sulcus_mm : float
-        How far the lateral ventricles and the sulci have grown into the tissue, at most, in mm.
+        Largest distance in mm by which the lateral ventricles and the sulci are enlarged.
     csf_weight, gm_weight : float
-        Odds of CSF and of GM against WM in voxels that share them; thin the cortex.
+        Odds of CSF and of GM against WM in mixed voxels; they change the cortical thickness.
     shape : np.ndarray, shape (3, x, y, z), float32
         Random displacement in mm; voxels of ``SHAPE_STEP_MM``.
     head : np.ndarray, shape (4, 4)
-        Template mm to the person's own mm: head size and proportions.
+        Template mm to mm of the subject: the size and the proportions of the head.
     """
 
     atlas: Atlas
@@ -63,7 +63,7 @@ class Anatomy:
     head: np.ndarray
 
     def tissues(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """Evaluate the brain anywhere.
+        """Tissue fractions at any positions.
 
         Parameters
         ----------
@@ -73,9 +73,10 @@ class Anatomy:
         Returns
         -------
         csf, gm, wm : np.ndarray, shape (...), float32, range [0, 1]
-            Tissue fractions; their sum is the share of brain, 1 inside and 0 outside.
+            Tissue fractions. Their sum is the fraction of brain, 1 inside and 0 outside.
         detail : np.ndarray, shape (...), float32
-            Intensity left to add, in units of the step from grey to white matter.
+            Intensity that the fractions do not explain, in units of the contrast between gray and
+            white matter.
         """
         out = np.zeros((4, *points.shape[:-1]), dtype=np.float32)
         near = self._near(points)
@@ -89,12 +90,12 @@ class Anatomy:
 
     def _near(self, points: np.ndarray) -> np.ndarray:
         index = np.rint((points - self.atlas.origin) / FIELD_STEP).astype(np.int32)
-        # Clipped, not refused: the brain stem leaves the template through its lowest plane.
+        # Clipped, because the brain stem leaves the template through its lowest plane.
         limit = np.array(self.atlas.near.shape) - 1
         return self.atlas.near[tuple(np.moveaxis(np.clip(index, 0, limit), -1, 0))]
 
     def _source(self, x: np.ndarray) -> np.ndarray:
-        """Where in the template each position, shape (3, N), takes its tissue from."""
+        """Position in the template whose tissue is at each position, shape (3, N)."""
         atlas = self.atlas
         y = x + _sample(self.shape, x, atlas.origin, SHAPE_STEP_MM)
         ventricles = _sample(atlas.ventricles, y, atlas.origin, FIELD_STEP)
@@ -112,11 +113,12 @@ def _sample(
 
 
 def draw_anatomy(age: float, sex: str, rng: np.random.Generator) -> Anatomy:
-    """Draw a person of a given age and sex.
+    """Draw a subject of a given age and sex.
 
-    The means have the shape, not the numbers, of the adult lifespan (Coupe et al. 2017,
-    doi:10.1002/hbm.23743): grey matter falls steadily; ventricles and sulci widen slowly before
-    50 and faster after. Grey matter's share goes from about 57 to 41%. People of one age differ.
+    The means follow the adult lifespan in shape, not in numbers (Coupe et al. 2017,
+    doi:10.1002/hbm.23743). Gray matter decreases steadily, from about 57 to 41% of the brain.
+    Ventricles and sulci widen slowly before the age of 50 and faster after it. Subjects of the
+    same age differ.
 
     Parameters
     ----------
@@ -124,7 +126,7 @@ def draw_anatomy(age: float, sex: str, rng: np.random.Generator) -> Anatomy:
         Years, within ``AGE_RANGE``.
     sex : {'M', 'F'}
     rng : np.random.Generator
-        Makes the person; the same state gives the same person.
+        The same state gives the same subject.
     """
     male = 1.0 if sex == 'M' else -1.0
     years = (age - AGE_RANGE[0]) / (AGE_RANGE[1] - AGE_RANGE[0])

@@ -1,4 +1,4 @@
-"""What all phantom brains share: tissue maps and ageing directions from the MNI152 template."""
+"""The atlas of all phantom brains: tissue maps and directions of aging, from MNI152."""
 
 from __future__ import annotations
 
@@ -9,42 +9,42 @@ import numpy as np
 from scipy import ndimage
 
 FIELD_STEP = 2
-"""Template voxels (of 1 mm) per voxel of the ageing fields."""
+"""Voxels of the template (1 mm) per voxel of the aging fields."""
 
 LATERAL_VENTRICLE_MM = (16.0, -34.0, 16.0)
-"""A point inside the lateral ventricles, which tells them from the other deep CSF."""
+"""A point inside the lateral ventricles, which separates them from other deep CSF."""
 
 VENTRICLE_DEPTH_MM = 18.0
-"""Distance from the brain surface that keeps ventricles apart from sulci and cisterns."""
+"""Distance from the brain surface that separates ventricles from sulci and cisterns."""
 
 SULCUS_DEPTH_MM = 25.0
-"""Sulci, fissures and cisterns reach this far below the brain surface."""
+"""Depth below the brain surface that sulci, fissures and cisterns reach."""
 
 NEAR_MM = 14.0
-"""No person's brain reaches further than this beyond the template's."""
+"""The brain of no subject reaches further than this beyond that of the template."""
 
 MAX_DETAIL = 0.1
-"""Largest residual kept, in template intensities; larger ones are masking artefacts."""
+"""Largest residual that is kept, in template intensities; larger ones are masking artifacts."""
 
 
 @dataclass(frozen=True)
 class Atlas:
-    """The template, ready to be sampled; every array is float32.
+    """The template in a form that can be sampled; tissues and fields are float32.
 
     Attributes
     ----------
     tissues : np.ndarray, shape (4, X, Y, Z)
-        CSF, GM and WM fractions in [0, 1], whose sum is the share of brain in the voxel, and the
-        detail: template intensity minus what the fractions explain, in units of the intensity
-        step from grey to white matter.
+        CSF, GM and WM fractions in [0, 1], whose sum is the fraction of brain in the voxel, and
+        the detail: the template intensity that the fractions do not explain, in units of the
+        contrast between gray and white matter.
     origin : np.ndarray, shape (3,)
         Position of the first voxel in mm; voxels of `tissues` are 1 mm, axes RAS.
     ventricles : np.ndarray, shape (3, x, y, z)
-        Unit-peak field that points into the lateral ventricles; voxels of ``FIELD_STEP`` mm.
+        Field that points into the lateral ventricles, peak 1; voxels of ``FIELD_STEP`` mm.
     sulci : np.ndarray, shape (3, x, y, z)
-        Unit-peak field that points into sulci, fissures and cisterns.
+        Field that points into sulci, fissures and cisterns, peak 1.
     near : np.ndarray, shape (x, y, z), bool
-        Within reach of the brain; elsewhere every tissue is 0 in every subject.
+        Where brain is possible; elsewhere all tissues are 0 in all subjects.
     """
 
     tissues: np.ndarray
@@ -56,11 +56,11 @@ class Atlas:
 
 @cache
 def load_atlas() -> Atlas:
-    """Build the atlas from the MNI152NLin2009aSym images inside the nilearn wheel (about 2 s).
+    """Build the atlas from the MNI152NLin2009aSym images that nilearn packages, in about 2 s.
 
-    The template is skull-stripped and left-right symmetric (Fonov et al. 2011, NeuroImage,
-    doi:10.1016/j.neuroimage.2010.07.033); CSF is what grey and white matter leave of the brain.
-    The result is shared, so its arrays are read-only.
+    The template is skull-stripped and left-right symmetric (Fonov et al. 2011,
+    doi:10.1016/j.neuroimage.2010.07.033). CSF is the part of the brain that is neither gray nor
+    white matter. The result is shared, so its arrays are read-only.
     """
     from nilearn import datasets
 
@@ -69,7 +69,7 @@ def load_atlas() -> Atlas:
     wm = datasets.load_mni152_wm_template(resolution=1).get_fdata(dtype=np.float32)
     intensity = t1.get_fdata(dtype=np.float32)
     brain = ndimage.binary_fill_holes(intensity > 0)
-    # A hard mask would show as stair steps once it is sampled between the voxels.
+    # A binary mask would show steps when it is sampled between voxels.
     share = ndimage.gaussian_filter(brain.astype(np.float32), 0.8)
     fill = np.minimum(1, share / np.maximum(gm + wm, 1e-6))
     gm, wm = gm * fill, wm * fill
@@ -97,7 +97,7 @@ def load_atlas() -> Atlas:
 def _detail(t1: np.ndarray, fractions: np.ndarray, brain: np.ndarray) -> np.ndarray:
     means = np.linalg.lstsq(fractions[:, brain].T, t1[brain], rcond=None)[0].astype(np.float32)
     residual = t1 - np.tensordot(means, fractions, axes=1)
-    # Fades out towards the surface, where the template's own mask cuts through partial volume.
+    # It fades out towards the surface, where the mask of the template cuts partial volume.
     core = ndimage.binary_erosion(brain, iterations=2)
     inside = ndimage.gaussian_filter(core.astype(np.float32), 1.0)
     detail = np.clip(residual, -MAX_DETAIL, MAX_DETAIL) * inside / (means[2] - means[1])

@@ -1,4 +1,4 @@
-"""Multi-site BIDS datasets of phantoms, with the truth at every other site where asked for."""
+"""Multi-site BIDS datasets of phantoms, optionally with the truth at every other site."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from ddae_app.phantom.scanner import Scanner, Tissues, draw_scanner, render
 from ddae_app.phantom.seeds import generator
 
 FIELD_OF_VIEW_MM = (190.0, 224.0, 200.0)
-"""Along x, y, z; holds the largest head at the largest displacement."""
+"""Along x, y, z; it contains the largest head at the largest displacement."""
 
 TRUTH_FOLDER = Path('derivatives', 'truth')
 
 
 @dataclass(frozen=True)
 class Design:
-    """What a phantom dataset holds.
+    """The design of a phantom dataset.
 
     Attributes
     ----------
@@ -39,15 +39,16 @@ class Design:
         1 to 26.
     subjects_per_site : int
     seed : int
-        Makes the people, their positions in the scanner and the noise.
+        Seed of the subjects, their positions in the scanner and the noise.
     scanner_seed : int
-        Makes the scanners and the sites' populations.
+        Seed of the scanners and the populations of the sites.
     sessions, runs : int
-        Repeat scans of everyone, at another position; 0 leaves ``ses-`` or ``run-`` out of names.
+        Number of repeated scans of each subject, at other positions. 0 omits ``ses-`` or ``run-``
+        from the names.
     travelling : bool
-        Also render every scan, without noise, at every other site.
+        Whether every scan is also rendered, without noise, at every other site.
     voxel_mm : float, optional
-        Cubic voxels of this size at every site, instead of the scanner's own.
+        Size of cubic voxels at every site, instead of the voxel size of the scanner.
     """
 
     n_sites: int = 7
@@ -63,12 +64,12 @@ class Design:
 def write_dataset(out: Path, design: Design) -> list[Path]:
     """Write a raw BIDS dataset, and its truth under ``derivatives/truth``.
 
-    Each file appears whole or not at all; the same design gives the same bytes.
+    Each file is written whole or not at all, and the same design gives the same bytes.
 
     Parameters
     ----------
     out : Path
-        Folder to make; it may exist if it is empty.
+        Folder to create; it may exist if it is empty.
     design : Design
 
     Returns
@@ -79,12 +80,12 @@ def write_dataset(out: Path, design: Design) -> list[Path]:
     Raises
     ------
     UsageError
-        `out` is not an empty folder, or the design is not possible.
+        `out` is not an empty folder, or the design is not valid.
     """
     sites = site_names(design.n_sites)
     _check(design)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UsageError(f'{out} is not an empty folder; name a new one, or empty it')
+        raise UsageError(f'{out} is not an empty folder; name another folder, or empty this one')
     scanners = {site: _scanner(site, design) for site in sites}
     subjects = [
         subject
@@ -104,23 +105,23 @@ def write_dataset(out: Path, design: Design) -> list[Path]:
 def acquire(
     anatomy: Anatomy, scanner: Scanner, rng: np.random.Generator
 ) -> tuple[Tissues, np.ndarray, np.ndarray]:
-    """Lay a head into a scanner, somewhat rotated and off centre, and sample its tissues.
+    """Put a head into a scanner, slightly rotated and off center, and sample its tissues.
 
     Returns
     -------
     tissues : tuple of 4 np.ndarray, shape (X, Y, Z)
-        As :meth:`Anatomy.tissues` returns them, on the scanner's own voxels.
+        As :meth:`Anatomy.tissues` returns them, on the voxels of the scanner.
     points : np.ndarray, shape (X, Y, Z, 3)
-        Centres of the voxels in scanner mm, axes RAS.
+        Centers of the voxels in scanner mm, axes RAS.
     matrix : np.ndarray, shape (4, 4)
-        Template mm to scanner mm, which registration has to find.
+        Template mm to scanner mm, which registration has to recover.
     """
     matrix, points = draw_pose(anatomy, rng), voxel_centres(scanner)
     return anatomy.tissues(moved(points, np.linalg.inv(matrix))), points, matrix
 
 
 def draw_pose(anatomy: Anatomy, rng: np.random.Generator) -> np.ndarray:
-    """Template mm to scanner mm, shape (4, 4), of a head somewhat rotated and off centre."""
+    """Template mm to scanner mm, shape (4, 4), of a head slightly rotated and off center."""
     turn = Rotation.from_euler('xyz', np.clip(rng.normal(0, 4, 3), -9, 9), degrees=True)
     shift = np.clip(rng.normal(0, 4, 3), -9, 9)
     matrix = np.eye(4)
@@ -156,7 +157,7 @@ def _scanner(site: str, design: Design) -> Scanner:
 
 
 def voxel_centres(scanner: Scanner) -> np.ndarray:
-    """Where a scanner's voxels lie, in scanner mm, shape (X, Y, Z, 3)."""
+    """Centers of the voxels of a scanner, in scanner mm, shape (X, Y, Z, 3)."""
     axes = [
         step * (np.arange(n) - (n - 1) / 2)
         for step, n in (

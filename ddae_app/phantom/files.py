@@ -1,4 +1,4 @@
-"""The files of a phantom dataset: images, sidecars and descriptions, each whole or not there."""
+"""The files of a phantom dataset: images, sidecars and descriptions."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ AUTHORS = ['ddae-phantom (software)', 'The ddae-app developers']
 BIDS_VERSION = '1.10.0'
 
 MAX_INT16 = 32000
-"""The brightest voxel, before the header's slope."""
+"""Stored value of the brightest voxel, before the slope of the header is applied."""
 
 TEMPLATE_DOI = 'doi:10.1016/j.neuroimage.2010.07.033'
-"""Fonov et al. 2011: the template from which every brain is made."""
+"""Fonov et al. 2011: the template of all phantom brains."""
 
 
 def write_image(path: Path, image: np.ndarray, points: np.ndarray, scanner: Scanner) -> None:
-    """Write what a scanner would: 16-bit integers with a slope, in its own axis order.
+    """Write an image as a scanner would: 16-bit integers with a slope, in its axis order.
 
     Parameters
     ----------
     path : Path
-        Ends in ``.nii.gz``; its folders are made.
+        Ends in ``.nii.gz``; its folders are created.
     image : np.ndarray, shape (X, Y, Z)
         Not negative; 0 stays exactly 0.
     points : np.ndarray, shape (X, Y, Z, 3)
-        Voxel centres in mm, axes RAS, as :func:`~ddae_app.phantom.dataset.acquire` returns them.
+        Voxel centers in mm, axes RAS, as :func:`~ddae_app.phantom.dataset.acquire` returns them.
     scanner : Scanner
-        Its voxel size and orientation.
+        Gives the voxel size and the orientation.
     """
     affine = np.diag([*scanner.voxel_mm, 1.0])
     affine[:3, 3] = points[0, 0, 0]
@@ -55,7 +55,7 @@ def write_image(path: Path, image: np.ndarray, points: np.ndarray, scanner: Scan
 
 
 def write_json(path: Path, content: dict) -> None:
-    """Write JSON, keys in the order given."""
+    """Write a JSON file, with the keys in their given order."""
     write_atomically(path, json.dumps(content, indent=2) + '\n')
 
 
@@ -65,7 +65,7 @@ def sidecar(path: Path) -> Path:
 
 
 def truth_metadata(raw: Path, scanner: Scanner) -> dict:
-    """Sidecar of a truth image: `raw` (relative to the dataset) as `scanner` would see it."""
+    """Sidecar of a truth image: `raw`, relative to the dataset, as `scanner` would show it."""
     return {
         'Description': f'The same head, same position, without noise, in the scanner of '
         f'{scanner.site}',
@@ -76,7 +76,7 @@ def truth_metadata(raw: Path, scanner: Scanner) -> dict:
 
 
 def write_raw_description(out: Path, subjects: list[Subject], design: str) -> None:
-    """Write the raw dataset's description, README and participants table."""
+    """Write the description, the README and the participants table of the raw dataset."""
     write_json(
         out / 'dataset_description.json',
         {
@@ -106,7 +106,7 @@ def write_raw_description(out: Path, subjects: list[Subject], design: str) -> No
 
 
 def write_truth_description(out: Path) -> None:
-    """Write the description and README of the derivative that holds the truth."""
+    """Write the description and the README of the derivative that contains the truth."""
     write_json(
         out / 'dataset_description.json',
         {
@@ -124,7 +124,7 @@ def write_truth_description(out: Path) -> None:
 
 
 def _generated_by(name: str) -> dict:
-    # In derivatives/ the validator wants the name of the generator to be part of the folder's.
+    # In derivatives/, the validator requires the name of the folder to contain the generator.
     return {'Name': name, 'Version': __version__, 'Description': 'ddae-phantom, of ddae-app'}
 
 

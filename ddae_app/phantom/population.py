@@ -1,4 +1,4 @@
-"""Who is scanned where: sites differ in the age and sex of their people, as real ones do."""
+"""Populations of the sites, which differ in age and sex as those of real sites do."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from ddae_app.phantom.seeds import generator
 
 @dataclass(frozen=True)
 class Subject:
-    """A person.
+    """A simulated subject.
 
     Attributes
     ----------
     label : str
         Participant label without ``sub-``, e.g. ``'A01'``.
     site : str
-        Where they were scanned.
+        Site of the scan.
     age : int
         Years.
     sex : {'M', 'F'}
     seed : int
-        Seed of the study, which with the label makes the anatomy.
+        Seed of the study, which together with the label determines the anatomy.
     """
 
     label: str
@@ -36,7 +36,7 @@ class Subject:
     seed: int
 
     def anatomy(self) -> Anatomy:
-        """The person's brain."""
+        """The brain of the subject."""
         return draw_anatomy(self.age, self.sex, generator(self.seed, 'anatomy', self.label))
 
 
@@ -46,7 +46,7 @@ def site_names(count: int) -> tuple[str, ...]:
     Raises
     ------
     UsageError
-        Not between 1 and 26.
+        The count is not between 1 and 26.
     """
     if not 1 <= count <= len(string.ascii_uppercase):
         raise UsageError(f'{count} sites; expected 1 to 26, one per letter')
@@ -54,10 +54,10 @@ def site_names(count: int) -> tuple[str, ...]:
 
 
 def draw_subjects(site: str, count: int, seed: int, scanner_seed: int = 0) -> list[Subject]:
-    """Draw the people of one site.
+    """Draw the subjects of one site.
 
-    The site's mean age, spread and share of women belong to the site, hence to `scanner_seed`;
-    the people belong to `seed`. The first people of a larger draw are those of a smaller one.
+    The mean age, its spread and the share of women depend on the site and on `scanner_seed`. The
+    subjects depend on `seed`, and the first ones of a larger draw are those of a smaller one.
     """
     population = generator(scanner_seed, 'population', site)
     mean = population.uniform(0.2, 0.75)

@@ -1,4 +1,4 @@
-"""What a site does to a picture: contrast, bias field, blur, noise and intensity scale."""
+"""The effect of a site on an image: contrast, bias field, blur, noise and intensity scale."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from scipy.interpolate import PchipInterpolator
 from ddae_app.phantom.seeds import generator
 
 CURVE_KNOTS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.3)
-"""Signals at which a scanner's contrast curve is given; white matter is 1."""
+"""Signals at which the contrast curve of a scanner is given; white matter is 1."""
 
 ORIENTATIONS = ('LAS', 'RAS', 'PSR', 'LPS', 'ASR', 'RSA')
-"""Axes, in file order, that scanners write."""
+"""Orientations in which scanners write their files."""
 
 BIAS_SITE_SD = 0.13
-"""Standard deviation of the log bias field's coefficients among sites, per 100 mm."""
+"""Standard deviation between sites of the coefficients of the log bias field, per 100 mm."""
 
 BIAS_SCAN_SD = 0.04
-"""The same among the scans of one site."""
+"""The same between the scans of one site."""
 
 DEEP_GREY_MM = ((12.0, -1.0, 4.0), (26.0, 19.0, 4.0), (12.0, 29.0, 4.0))
-"""Thalamus, putamen and caudate nucleus on either side, from the isocentre."""
+"""Thalamus, putamen and caudate nucleus of both sides, relative to the isocenter."""
 
 DEEP_GREY_SD_MM = 10.0
 
@@ -34,19 +34,19 @@ Tissues = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 
 @dataclass(frozen=True)
 class Scanner:
-    """A site's scanner and protocol, the same for everyone who lies in it.
+    """The scanner and protocol of a site, the same for all of its subjects.
 
     Attributes
     ----------
     site : str
     voxel_mm : tuple of float
-        Voxel edges along x, y, z (right, front, up), before reorientation.
+        Voxel size along x, y, z (right, front, up), before reorientation.
     orientation : str
         Axis codes of the written file, e.g. ``'PSR'``.
     levels : tuple of float
-        Signal of CSF, GM and WM before the curve; rising, WM is 1.
+        Signal of CSF, GM and WM before the curve, ascending; WM is 1.
     curve : tuple of float
-        Values of the contrast curve at ``CURVE_KNOTS``; rising, 0 at 0 and 1 at 1.
+        Values of the contrast curve at ``CURVE_KNOTS``, ascending; 0 at 0 and 1 at 1.
     bias : tuple of float
         Nine coefficients of the log bias field, a quadratic in the position over 100 mm.
     blur_mm : tuple of float
@@ -54,13 +54,13 @@ class Scanner:
     noise : float
         Standard deviation of each channel of the Rician noise; white matter is 1.
     scale : float
-        Intensity, in the file, of white matter where the bias field is 1.
+        Intensity of white matter in the file, where the bias field is 1.
     acquisition : dict
         BIDS sidecar keys of the scanner and the sequence.
     detail : float
-        How much of what the tissue fractions do not explain it shows.
+        Factor of the intensity that the tissue fractions do not explain.
     deep_grey : float
-        What it adds to deep grey matter, in steps from grey to white matter.
+        Intensity added to deep gray matter, in units of the contrast of gray and white matter.
     """
 
     site: str
@@ -77,7 +77,7 @@ class Scanner:
     deep_grey: float = 0.0
 
     def contrast(self, signal: np.ndarray) -> np.ndarray:
-        """Apply the smooth, rising contrast curve to signals between 0 and 1.3."""
+        """Apply the smooth, monotonic contrast curve to signals between 0 and 1.3."""
         table = np.linspace(0, CURVE_KNOTS[-1], 1024)
         return np.interp(signal, table, PchipInterpolator(CURVE_KNOTS, self.curve)(table))
 
@@ -87,9 +87,9 @@ class Scanner:
         Parameters
         ----------
         points : np.ndarray, shape (..., 3)
-            Scanner mm; the isocentre is 0.
+            Scanner mm; the isocenter is 0.
         jitter : np.ndarray, shape (9,), or float
-            Added to the site's coefficients, for one scan.
+            Added to the coefficients of the site, for one scan.
 
         Returns
         -------
@@ -103,7 +103,7 @@ class Scanner:
 
 
 def draw_scanner(site: str, seed: int = 0) -> Scanner:
-    """The scanner of a site; it depends on the site's name and the scanner seed alone."""
+    """The scanner of a site, which depends only on the name of the site and the scanner seed."""
     rng = generator(seed, 'scanner', site)
     knots = np.array(CURVE_KNOTS)
     steps = np.diff(knots ** rng.uniform(0.7, 1.45)) * np.exp(rng.normal(0, 0.15, knots.size - 1))
@@ -143,7 +143,7 @@ def draw_scanner(site: str, seed: int = 0) -> Scanner:
 
 
 def with_tissue_contrast(scanner: Scanner, seed: int = 0) -> Scanner:
-    """The scanner with a contrast that differs by tissue, which no intensity curve can undo."""
+    """The scanner with a contrast that differs by tissue, which no intensity curve can correct."""
     rng = generator(seed, 'tissue contrast', scanner.site)
     return replace(
         scanner, detail=float(np.exp(rng.normal(0, 0.6))), deep_grey=float(rng.normal(0, 0.35))
@@ -159,7 +159,7 @@ def render(
     *,
     uneven_noise: bool = False,
 ) -> np.ndarray:
-    """Take a picture of tissues lying on a regular grid, in two or three dimensions.
+    """Render tissues on a regular grid in two or three dimensions.
 
     Parameters
     ----------
@@ -167,18 +167,18 @@ def render(
     tissues : tuple of np.ndarray, each of shape (H, W) or (X, Y, Z)
         CSF, GM and WM fractions and detail, as :meth:`Anatomy.tissues` returns them.
     points : np.ndarray, shape (H, W, 3) or (X, Y, Z, 3)
-        Where they lie, in scanner mm. In two dimensions the blur across the slice is left out.
+        Positions in scanner mm. In two dimensions, the blur across the slice is omitted.
     rng : np.random.Generator, optional
-        Makes noise and the scan's own part of the bias field; None renders without either.
+        Draws the noise and the bias field of the single scan; None renders without them.
     bias_strength : float
-        1 for a raw scan; less for what bias correction leaves behind; 0 for none.
+        Share of the bias field: 1 for a raw scan, less after bias correction, 0 for none.
     uneven_noise : bool
-        Whether bias correction has made noise stronger where the field is weak, as it does.
+        Whether the noise is stronger where the field is weak, as bias correction makes it.
 
     Returns
     -------
     np.ndarray, float32
-        Intensities of the scanner, not negative; 0 outside the brain.
+        Intensities of the scanner, 0 or more; 0 outside the brain.
     """
     csf, gm, wm, detail = tissues
     level_csf, level_gm, level_wm = scanner.levels
@@ -205,7 +205,7 @@ def render(
 
 
 def _deep_grey(points: np.ndarray) -> np.ndarray:
-    """How near positions are to the deep grey nuclei, in [0, 1]."""
+    """Proximity of positions to the deep gray nuclei, in [0, 1]."""
     either_side = np.abs(points[..., :1]), points[..., 1:]
     apart = [np.concatenate(either_side, axis=-1) - nucleus for nucleus in DEEP_GREY_MM]
     near = [np.exp(-np.square(a).sum(axis=-1) / (2 * DEEP_GREY_SD_MM**2)) for a in apart]
@@ -213,11 +213,11 @@ def _deep_grey(points: np.ndarray) -> np.ndarray:
 
 
 def _blur_in_voxels(scanner: Scanner, points: np.ndarray) -> list[float]:
-    """Blur along each axis of the grid, whose steps may point anywhere."""
+    """Blur along each axis of the grid, whose axes may be oblique."""
     origin = points[(0,) * (points.ndim - 1)]
     sigmas = []
     for axis in range(points.ndim - 1):
         step = np.abs(points[(0,) * axis + (1,) + (0,) * (points.ndim - 2 - axis)] - origin)
-        # Component-wise: the blur along an oblique step lies between those along the axes.
+        # Component-wise, so the blur along an oblique axis lies between those along x, y, z.
         sigmas.append(float(np.dot(scanner.blur_mm, step) / np.dot(step, step)))
     return sigmas

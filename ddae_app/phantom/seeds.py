@@ -1,4 +1,4 @@
-"""Named random streams, so that a scanner does not change with the people who lie in it."""
+"""Named random streams, so that a scanner does not depend on the subjects that are drawn."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import numpy as np
 
 
 def generator(seed: int, *names: str) -> np.random.Generator:
-    """Random numbers that depend on the seed and the names, and on nothing drawn before.
+    """A random generator that depends only on the seed and the names, not on earlier draws.
 
     Parameters
     ----------
     seed : int
-        Not negative.
+        0 or more.
     *names : str
-        What the numbers are for, e.g. ``'scanner', 'PhantomA'``.
+        The purpose of the numbers, e.g. ``'scanner', 'PhantomA'``.
     """
     return np.random.default_rng([seed, zlib.crc32('/'.join(names).encode())])

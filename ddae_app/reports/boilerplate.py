@@ -1,4 +1,4 @@
-"""The methods text of a run, with its references, in the forms that papers are written in."""
+"""The methods text of a run, with its references, as Markdown, HTML, LaTeX and BibTeX."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ddae_app.files import write_atomically
 
 WAIVER = (
     'This text was written by ddae-app so that it can be copied into a paper as it is. It is '
-    'released under the CC0 licence.'
+    'released under the CC0 license.'
 )
 
 _CITATION = re.compile(r'\[(@[\w-]+(?:; @[\w-]+)*)\]')
@@ -35,7 +35,7 @@ def write_boilerplate(files: Mapping[str, Path], text: str) -> None:
     files : mapping of str to Path
         By format: ``md``, ``html``, ``tex`` and ``bib``; the last two lie side by side.
     text : str
-        Paragraphs, parted by blank lines, with citations ``[@key; @key]`` of the packaged
+        Paragraphs, separated by blank lines, with citations ``[@key; @key]`` of the packaged
         bibliography and ``*emphasis*``.
     """
     for ending, path in files.items():
@@ -48,7 +48,7 @@ def read_boilerplate(file: Path) -> str:
 
 
 def cited(text: str) -> list[str]:
-    """Keys of what a text cites, in the order of their first mention."""
+    """Keys of the references that a text cites, in the order of their first mention."""
     keys = (key for match in _CITATION.finditer(text) for key in _keys(match))
     return list(dict.fromkeys(keys))
 
@@ -59,14 +59,14 @@ def to_bibtex(text: str) -> str:
 
 
 def to_markdown(text: str) -> str:
-    """The text with its citation keys, as pandoc reads them, and a list of references."""
+    """The text with its citation keys, as pandoc reads them, and the list of references."""
     references = ''.join(f'- @{key}: {line}\n' for key, line in _references(text, 'text'))
     listed = f'\n## References\n\n{references}' if references else ''
     return f'{text.strip()}\n\n## Copyright waiver\n\n{WAIVER}\n{listed}'
 
 
 def to_html(text: str) -> str:
-    """A page: citations by author and year that lead to the references below."""
+    """A page in which citations, by author and year, link to the references below."""
     body = html_body(text)
     head = '<meta charset="utf-8"><title>Methods</title>'
     return (
@@ -75,7 +75,7 @@ def to_html(text: str) -> str:
 
 
 def html_body(text: str) -> str:
-    """What stands in the body of that page; everything else in `text` is escaped."""
+    """The body of that page; markup that `text` may contain is escaped."""
     entries = _cited_entries(text).entries
 
     def link(match: re.Match[str]) -> str:
@@ -125,13 +125,13 @@ FORMATTERS = {'md': to_markdown, 'html': to_html, 'tex': to_latex, 'bib': to_bib
 
 @cache
 def bibliography() -> BibliographyData:
-    """Everything that the program may cite."""
+    """All references that the program may cite."""
     source = files('ddae_app') / 'data' / 'boilerplate.bib'
     return parse_string(source.read_text(encoding='utf-8'), 'bibtex')
 
 
 def _keys(match: re.Match[str]) -> list[str]:
-    """What a citation names; nothing if it is none of ours, but part of somebody's label."""
+    """Keys of a citation; none if one is unknown, as in a user's label in brackets."""
     keys = [key[1:] for key in match[1].split('; ')]
     return keys if all(key in bibliography().entries for key in keys) else []
 
@@ -142,7 +142,7 @@ def _cited_entries(text: str) -> BibliographyData:
 
 
 def _references(text: str, backend: str) -> list[tuple[str, str]]:
-    """Key and reference of what a text cites, by author."""
+    """Keys and formatted references of the works that a text cites, sorted by author."""
     data = _cited_entries(text)
     if not data.entries:
         return []

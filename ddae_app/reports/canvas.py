@@ -1,4 +1,4 @@
-"""One look for all figures, and files that appear whole or not at all, always the same bytes."""
+"""The style that all figures share, and how they are saved: atomically and reproducibly."""
 
 from __future__ import annotations
 
@@ -18,20 +18,21 @@ from matplotlib.patheffects import withStroke
 
 from ddae_app.files import write_atomically
 
-# Okabe and Ito's palette: told apart with any common colour blindness.
-BEFORE, AFTER, TARGET = '#D55E00', '#0072B2', '#5A5A5A'
-OUTLINE = '#FFB000'
-NIGHT, PAPER, INK = '#000000', '#FFFFFF', '#E8EAED'
-DIFFERENCE = LinearSegmentedColormap.from_list(
-    'difference', ['#9BE1FF', '#2F8FD0', '#12324A', NIGHT, '#54300B', '#DE7F1B', '#FFD9A0']
+# From the palette of Okabe and Ito, which is safe with all common types of color blindness.
+BEFORE_COLOR, AFTER_COLOR, TARGET_COLOR = '#D55E00', '#0072B2', '#5A5A5A'
+OUTLINE_COLOR = '#FFB000'
+BLACK, WHITE, LIGHT_GRAY = '#000000', '#FFFFFF', '#E8EAED'
+DIFFERENCE_COLORS = LinearSegmentedColormap.from_list(
+    'difference',
+    ['#9BE1FF', '#2F8FD0', '#12324A', BLACK, '#54300B', '#DE7F1B', '#FFD9A0'],
 )
-"""Blue below zero, the background's dark at zero, orange above; safe for colour-blind eyes."""
+"""Blue below zero, black like the background at zero, orange above; safe for color-blind eyes."""
 
 WIDTH_IN = 11.0
 DPI = 130
 
 STYLE = {
-    'font.family': 'DejaVu Sans',  # ships with matplotlib, so looks the same everywhere
+    'font.family': 'DejaVu Sans',  # ships with matplotlib, so it is available everywhere
     'font.size': 9,
     'axes.titlesize': 10,
     'axes.titleweight': 'bold',
@@ -67,14 +68,14 @@ svg:hover .front {{ animation-play-state: paused; }}
 
 
 @contextmanager
-def house_style() -> Iterator[None]:
-    """Draw and save in our style, whatever the user's ``matplotlibrc`` says."""
+def report_style() -> Iterator[None]:
+    """Draw and save in the style of the reports, whatever the user's ``matplotlibrc`` says."""
     with matplotlib.style.context(STYLE, after_reset=True):
         yield
 
 
 def render(figure: Figure, kind: str) -> bytes:
-    """A figure as the bytes of a ``png`` or ``svg`` file, without date or program version."""
+    """Encode a figure as the bytes of a ``png`` or ``svg`` file, without date or version."""
     dateless = {'svg': {'Date': None, 'Creator': None}, 'png': {'Software': None}}
     buffer = io.BytesIO()
     figure.savefig(buffer, format=kind, dpi=DPI, metadata=dateless[kind])
@@ -82,21 +83,21 @@ def render(figure: Figure, kind: str) -> bytes:
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Write a figure; the suffix, ``.png`` or ``.svg``, is the format."""
+    """Write a figure in the format that the suffix, ``.png`` or ``.svg``, names."""
     write_atomically(path, render(figure, path.suffix.removeprefix('.').lower()))
 
 
 def save_flicker(front: Figure, back: Figure, path: Path, title: str) -> None:
-    """Write two figures of one size as an SVG that shows them in turn, and rests under the mouse.
+    """Write two figures of one size as an SVG that alternates between them; hover to pause.
 
     Parameters
     ----------
     front, back : Figure
-        Seen first and second.
+        The figures that are shown first and second.
     path : Path
         Ends in ``.svg``.
     title : str
-        For screen readers; plain text without markup.
+        Read by screen readers; plain text without markup.
     """
     wide, high = front.get_size_inches()
     encoded = {
@@ -111,9 +112,9 @@ def draw_panel(
     axes: Axes,
     image: np.ndarray,
     extent: tuple[float, float, float, float],
-    colours: Mapping[str, Any],
+    colors: Mapping[str, Any],
 ) -> None:
-    """Show one cut without ticks.
+    """Draw one slice without ticks.
 
     Parameters
     ----------
@@ -121,20 +122,20 @@ def draw_panel(
     image : np.ndarray, shape (A, B)
         First axis left to right, second axis bottom to top.
     extent : tuple of float
-        Left, right, bottom, top in mm; gives voxels their true shape.
-    colours : mapping
-        Window and colour map, as ``imshow`` takes them.
+        Left, right, bottom, top in mm, so that voxels have their true shape.
+    colors : mapping
+        Intensity window and color map, as ``imshow`` takes them.
     """
     axes.set_axis_off()
     axes.imshow(
-        image.T, origin='lower', extent=extent, aspect='equal', interpolation='nearest', **colours
+        image.T, origin='lower', extent=extent, aspect='equal', interpolation='nearest', **colors
     )
 
 
 def draw_outline(
     axes: Axes, inside: np.ndarray, extent: tuple[float, float, float, float]
 ) -> None:
-    """Draw the edge of a region on a cut.
+    """Draw the boundary of a region on a slice.
 
     Parameters
     ----------
@@ -146,31 +147,38 @@ def draw_outline(
     """
     if inside.any() and not inside.all():
         axes.contour(
-            inside.T, levels=[0.5], colors=OUTLINE, linewidths=0.6, origin='lower', extent=extent
+            inside.T,
+            levels=[0.5],
+            colors=OUTLINE_COLOR,
+            linewidths=0.6,
+            origin='lower',
+            extent=extent,
         )
 
 
-def label_cut(axes: Axes, letters: str, note: str, start: float = 0.0, width: float = 1.0) -> None:
-    """Name the ends of a cut, and where it lies.
+def label_slice(
+    axes: Axes, letters: str, note: str, start: float = 0.0, width: float = 1.0
+) -> None:
+    """Label the two sides of a slice, and its position.
 
     Parameters
     ----------
     axes : Axes
     letters : str
-        Two letters, for the left and the right end.
+        Two letters, for the left and the right side.
     note : str
-        Where the cut lies; may be empty.
+        The position of the slice; may be empty.
     start, width : float
-        The cut's part of the axes.
+        The part of the axes that the slice takes, in fractions of their width.
     """
-    words = (
+    labels = (
         (0.03, 0.97, letters[0], 'left', 'top'),
         (0.97, 0.97, letters[1], 'right', 'top'),
         (0.03, 0.03, note, 'left', 'bottom'),
     )
-    for x, y, word, ha, va in words:
+    for x, y, label, ha, va in labels:
         text = axes.text(
-            start + x * width, y, word, ha=ha, va=va, color=INK, transform=axes.transAxes
+            start + x * width, y, label, ha=ha, va=va, color=LIGHT_GRAY, transform=axes.transAxes
         )
-        # A dark rim: the words may lie on bright tissue.
-        text.set(fontsize=7.5, path_effects=[withStroke(linewidth=2, foreground=NIGHT)])
+        # A dark rim keeps the labels legible on bright tissue.
+        text.set(fontsize=7.5, path_effects=[withStroke(linewidth=2, foreground=BLACK)])

@@ -1,4 +1,4 @@
-"""The model card: what a model was trained on, how well it does, and what it is not for."""
+"""The model card: the training data of a model, its performance and its limits."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ class SiteFacts:
     Attributes
     ----------
     name : str
-    people, slices, held_out : int
-        People and slices in all, and the people held out.
+    subjects, slices, held_out : int
+        Numbers of subjects, of slices, and of subjects held out of training.
     age_mean, age_sd : float
-        Years; NaN if no age is known.
+        Mean and standard deviation, years; NaN if no age is known.
     female : float
-        Part of the people whose sex is known; NaN if none is.
+        Share of the subjects of known sex, 0 to 1; NaN if no sex is known.
     """
 
     name: str
-    people: int
+    subjects: int
     slices: int
     held_out: int
     age_mean: float
@@ -32,17 +32,17 @@ class SiteFacts:
 
 @dataclass(frozen=True)
 class ModelCard:
-    """Everything on a card.
+    """The contents of a model card.
 
     Attributes
     ----------
     name, description, dataset, license : str
         Of the model, of its method, and of its training data.
     phantom : bool
-        Trained on simulated scanners.
+        Whether the model was trained on simulated scanners.
     sites : tuple of SiteFacts
     training, figures : mapping of str to str
-        What was done, and what came out on the people held out: a name and a value in words.
+        How the model was trained, and the measures on the subjects held out: names and values.
     warnings : tuple of str
     """
 
@@ -58,12 +58,12 @@ class ModelCard:
 
 
 LIMITS = (
-    'It renders T1-weighted, skull-stripped brains in the space named above, and nothing else.',
-    'It knows the sites of the table. A scan from elsewhere is refused unless --unseen-site says '
-    'otherwise.',
-    'It learnt from the people of the table. What it makes of other ages, or of a disease that '
-    'nobody there had, was not tested.',
-    'It was not made for diagnosis.',
+    'The model harmonizes T1-weighted, skull-stripped brains in the space named above only.',
+    'The model was trained on the sites of the table. Scans of other sites are refused unless '
+    '--unseen-site says how to harmonize them.',
+    'The model was trained on the participants of the table. Its effect on other ages, and on '
+    'diseases that no participant had, was not tested.',
+    'The model is not intended for diagnosis.',
 )
 
 
@@ -76,20 +76,26 @@ def format_card(card: ModelCard) -> str:
         '',
     ]
     if card.phantom:
-        lines += ['**Trained on simulated scanners: not suitable for real scans.**', '']
+        lines += [
+            '**This model was trained on simulated scanners. It is not suitable for real scans.**',
+            '',
+        ]
     lines += [f'> {warning}' for warning in card.warnings] + [''] * bool(card.warnings)
     lines += ['## Data', '', f'Dataset: {card.dataset}. License: {card.license}.', '']
-    lines += ['| site | people | held out | slices | age, years | female |']
+    lines += ['| site | participants | held out | slices | age, years | female |']
     lines += ['| --- | --- | --- | --- | --- | --- |']
     for site in card.sites:
         age = (
             'n/a' if site.age_mean != site.age_mean else f'{site.age_mean:.1f} ± {site.age_sd:.1f}'
         )
         female = 'n/a' if site.female != site.female else f'{site.female:.0%}'
-        row = (site.name, site.people, site.held_out, site.slices, age, female)
+        row = (site.name, site.subjects, site.held_out, site.slices, age, female)
         lines.append(f'| {" | ".join(str(value).replace("|", " ") for value in row)} |')
-    for title, facts in (('Training', card.training), ('On the people held out', card.figures)):
+    for title, facts in (
+        ('Training', card.training),
+        ('Performance on held-out participants', card.figures),
+    ):
         lines += ['', f'## {title}', '']
-        lines += [f'- {name}: {value}' for name, value in facts.items()] or ['- nothing']
+        lines += [f'- {name}: {value}' for name, value in facts.items()] or ['- None.']
     lines += ['', '## Limits', '', *(f'- {limit}' for limit in LIMITS), '']
     return '\n'.join(lines)

@@ -13,17 +13,25 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from ddae_app.errors import DdaeError
-from ddae_app.reports.canvas import AFTER, BEFORE, PAPER, TARGET, WIDTH_IN, house_style, save
+from ddae_app.reports.canvas import (
+    AFTER_COLOR,
+    BEFORE_COLOR,
+    TARGET_COLOR,
+    WHITE,
+    WIDTH_IN,
+    report_style,
+    save,
+)
 
 Reference = Mapping[str, Sequence[float]]
 
 
 class Curve(NamedTuple):
-    """Brain intensities of one image, shape (V,), and how they are drawn."""
+    """Brain intensities of one image, shape (V,), and the style of their line."""
 
     name: str
     values: np.ndarray
-    colour: str
+    color: str
     line: str
 
 
@@ -34,30 +42,30 @@ def plot_histogram(
     path: Path,
     target_site: str,
 ) -> None:
-    """Brain intensities before and after, and those of the target site's scans.
+    """Plot the brain intensities before and after harmonization, and those of the target site.
 
-    Left: densities. Right: how far each intensity quantile is from the target site's median
-    scan, on the band between that site's quartiles.
+    The left panel shows densities. The right panel shows the difference of each intensity
+    quantile to the median scan of the target site, on the band between that site's quartiles.
 
     Parameters
     ----------
     before, after : np.ndarray, any shape
-        Intensities; those above 0 are brain.
+        Intensities, of which those above 0 are brain.
     reference : mapping or None
-        Of the target site: ``levels`` (quantile levels, ascending from 0 to 1) and, across its
-        scans, ``p25``, ``median`` and ``p75`` of the intensity at each level. None draws the
-        densities alone.
+        Intensities of the target site: ``levels`` (quantile levels, ascending from 0 to 1) and,
+        across its scans, ``p25``, ``median`` and ``p75`` of the intensity at each level. If it is
+        None, only the left panel is drawn.
     path : Path
         Ends in ``.png`` or ``.svg``.
     target_site : str
     """
     curves = (
-        Curve('before', _brain(before), BEFORE, '--'),
-        Curve('after', _brain(after), AFTER, '-'),
+        Curve('before', _brain(before), BEFORE_COLOR, '--'),
+        Curve('after', _brain(after), AFTER_COLOR, '-'),
     )
-    with house_style():
+    with report_style():
         panels = 1 if reference is None else 2
-        figure = Figure(figsize=(WIDTH_IN, 3.5), facecolor=PAPER, layout='constrained')
+        figure = Figure(figsize=(WIDTH_IN, 3.5), facecolor=WHITE, layout='constrained')
         axes = figure.subplots(1, panels, squeeze=False)[0]
         _draw_densities(axes[0], curves, reference, target_site)
         if reference is not None:
@@ -66,31 +74,36 @@ def plot_histogram(
 
 
 def plot_losses(losses: Path, path: Path) -> None:
-    """Training and validation loss over the images seen.
+    """Plot the training and validation losses over the number of images seen.
 
     Parameters
     ----------
     losses : Path
-        ``losses.tsv`` of a training run: ``images_seen``, ``train_loss``, ``validation_loss``;
-        ``n/a`` where unknown.
+        The ``losses.tsv`` of a training run, with columns ``images_seen``, ``train_loss`` and
+        ``validation_loss``; ``n/a`` where unknown.
     path : Path
         Ends in ``.png`` or ``.svg``.
 
     Raises
     ------
     DdaeError
-        The file lacks a column.
+        If the file lacks a column.
     """
     with Path(losses).open(newline='') as file:
         rows = list(csv.DictReader(file, delimiter='\t'))
-    names = (('train_loss', 'training', BEFORE, '--'), ('validation_loss', 'held out', AFTER, '-'))
+    names = (
+        ('train_loss', 'training', BEFORE_COLOR, '--'),
+        ('validation_loss', 'held out', AFTER_COLOR, '-'),
+    )
     missing = {'images_seen', *(n[0] for n in names)} - set(rows[0] if rows else ())
     if rows and missing:
-        raise DdaeError(f'{losses} lacks the columns {sorted(missing)}; give a losses.tsv')
-    with house_style():
-        figure = Figure(figsize=(WIDTH_IN * 0.7, 3.5), facecolor=PAPER, layout='constrained')
+        raise DdaeError(
+            f'{losses} lacks the columns {sorted(missing)}; give the losses.tsv of a training run'
+        )
+    with report_style():
+        figure = Figure(figsize=(WIDTH_IN * 0.7, 3.5), facecolor=WHITE, layout='constrained')
         axes = figure.subplots()
-        for column, label, colour, line in names:
+        for column, label, color, line in names:
             seen = [
                 (float(r['images_seen']), float(r[column])) for r in rows if r[column] != 'n/a'
             ]
@@ -99,7 +112,7 @@ def plot_losses(losses: Path, path: Path) -> None:
                 axes.plot(
                     *zip(*seen, strict=True),
                     line,
-                    color=colour,
+                    color=color,
                     label=label,
                     marker=marker,
                     markersize=3,
@@ -125,16 +138,18 @@ def _draw_densities(
 ) -> None:
     tops = [1.0, *(values.max() for _, values, _, _ in curves if values.size)]
     edges = np.linspace(0, max(tops), 81)
-    centres = (edges[1:] + edges[:-1]) / 2
+    centers = (edges[1:] + edges[:-1]) / 2
     if reference is not None:
         below = np.interp(edges, reference['median'], reference['levels'], left=0, right=1)
         height = _smooth(np.diff(below) / np.diff(edges))
         label = f'median scan of {target_site}'
-        axes.fill_between(centres, height, color=TARGET, alpha=0.25, linewidth=0, label=label)
-    for name, values, colour, line in curves:
+        axes.fill_between(
+            centers, height, color=TARGET_COLOR, alpha=0.25, linewidth=0, label=label
+        )
+    for name, values, color, line in curves:
         if values.size:
             height = _smooth(np.histogram(values, edges, density=True)[0])
-            axes.plot(centres, height, line, color=colour, label=name, linewidth=1.8)
+            axes.plot(centers, height, line, color=color, label=name, linewidth=1.8)
     axes.set(xlabel='intensity', ylabel='density', xlim=(0, edges[-1]), yticks=[])
     axes.set_title('Brain intensities')
     axes.set_ylim(bottom=0)
@@ -142,7 +157,7 @@ def _draw_densities(
 
 
 def _smooth(height: np.ndarray) -> np.ndarray:
-    """Gaussian of 1.2 bins: quantiles 1 % apart, and few pixels, make ragged densities."""
+    """Smooth with a Gaussian of 1.2 bins, as few pixels give ragged densities."""
     kernel = np.exp(-0.5 * (np.arange(-4, 5) / 1.2) ** 2)
     return np.convolve(np.pad(height, 4, mode='edge'), kernel / kernel.sum(), mode='valid')
 
@@ -157,16 +172,16 @@ def _draw_deviations(
     axes.fill_between(
         percent,
         *band,
-        color=TARGET,
+        color=TARGET_COLOR,
         alpha=0.25,
         linewidth=0,
-        label=f'half of the scans of {target_site}',
+        label=f'quartiles of the scans of {target_site}',
     )
-    axes.axhline(0, color=TARGET, linewidth=1)
-    for name, values, colour, line in curves:
+    axes.axhline(0, color=TARGET_COLOR, linewidth=1)
+    for name, values, color, line in curves:
         if values.size:
-            gap = np.quantile(values, levels) - middle
-            axes.plot(percent, gap, line, color=colour, label=name, linewidth=1.8)
-    axes.set(xlabel='percentile of the brain', ylabel='intensity difference', xlim=(0, 100))
-    axes.set_title(f'Distance from the median scan of {target_site}')
+            difference = np.quantile(values, levels) - middle
+            axes.plot(percent, difference, line, color=color, label=name, linewidth=1.8)
+    axes.set(xlabel='percentile of the brain voxels', ylabel='intensity difference', xlim=(0, 100))
+    axes.set_title(f'Difference to the median scan of {target_site}')
     axes.legend(loc='best')

@@ -1,4 +1,4 @@
-"""What the group page says of the site and of people, method by method."""
+"""The results of the evaluation as the group page shows them, method by method."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Protocol
 
 
 class Estimate(Protocol):
-    """A number with its interval, from `n` scans."""
+    """A value with its interval, computed from `n` scans."""
 
     @property
     def value(self) -> float: ...
@@ -22,37 +22,37 @@ class Estimate(Protocol):
 
 
 class Finding(Protocol):
-    """A sentence, and whether it tells of something wrong."""
+    """One or two sentences, and whether they are a warning."""
 
     @property
     def text(self) -> str: ...
     @property
-    def wrong(self) -> bool: ...
+    def warning(self) -> bool: ...
 
 
 @dataclass(frozen=True)
 class MethodReport:
-    """What was found of one method.
+    """The results of one method.
 
     Attributes
     ----------
-    name, fitted : str
-        And to whom it was fitted.
+    name, fitted_to : str
+        The method, and the data that it was fitted to, in words.
     findings : sequence of Finding
-        The first is the verdict on the site.
+        The first is about the site.
     estimates : mapping of str to Estimate
-        By measure; one that could not be taken is not there.
+        By measure; a measure that does not apply is absent.
     """
 
     name: str
-    fitted: str
+    fitted_to: str
     findings: Sequence[Finding]
     estimates: Mapping[str, Estimate]
 
 
 @dataclass(frozen=True)
 class EvaluationFigure:
-    """A picture that goes into the page: what it shows, and the bytes of a PNG."""
+    """A figure that is embedded in the page: title, caption and the bytes of a PNG."""
 
     title: str
     caption: str
@@ -60,31 +60,32 @@ class EvaluationFigure:
 
     @property
     def source(self) -> str:
-        """For the page, which is one file."""
+        """The PNG as a data URL, since the page is a single file."""
         return f'data:image/png;base64,{base64.b64encode(self.png).decode()}'
 
 
 @dataclass(frozen=True)
 class EvaluationReport:
-    """Everything that was judged.
+    """The results of the evaluation.
 
     Attributes
     ----------
     headline : str
-        The answer in one sentence.
+        The main result in one or two sentences.
     scans : int
+        Number of scans that were evaluated.
     target : str
-        The site whose look the scans were given.
+        The site to harmonize to.
     chance : float
-        Balanced accuracy of a guess at the site.
+        Balanced accuracy of a random guess at the site.
     protocol : str
-        How it was measured, in words.
+        How the measures were taken, in words.
     meanings : mapping of str to str
-        Of each measure.
+        The definition of each measure.
     controls : mapping of str to Estimate
-        How well the site is told by other things than intensities.
+        Balanced accuracy of the site as classified from other data than intensities.
     methods : sequence of MethodReport
-        The first is that of the untouched scans.
+        The first is that of the original scans.
     figures : sequence of EvaluationFigure
     """
 

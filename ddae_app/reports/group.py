@@ -1,4 +1,4 @@
-"""One page for all participants."""
+"""The group page: the evaluation, and the quality measures of all scans."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from ddae_app.reports.evaluation import EvaluationReport
 from ddae_app.reports.page import write_page
 
 WIDTH, LEFT, RIGHT = 520, 130, 500
-"""Of a strip plot, in its own units: its width, and where values begin and end."""
+"""Width of a strip plot, and the ends of its value axis, in units of its view box."""
 
 ROW, AXIS = 28, 24
-"""Heights of a site and of the axis."""
+"""Heights of the row of a site, and of the axis."""
 
 MAX_DOTS = 300
-"""Per site and measure: ten thousand scans must not make a page that no browser opens."""
+"""Per site and measure, since no browser opens a page with dots for ten thousand scans."""
 
 NOT_MEASURES = ('bids_name', 'source_site', 'target_site')
 
 
 @dataclass(frozen=True)
 class Dot:
-    """A scan: its place, its name and value, and its page."""
+    """A scan: its position, its name and value, and its page."""
 
     x: float
     y: float
@@ -38,7 +38,7 @@ class Dot:
 
 @dataclass(frozen=True)
 class Row:
-    """The scans of a site; `box` holds the places of the quartiles, None below five scans."""
+    """The scans of a site; `box` holds the positions of the quartiles, or None below 5 scans."""
 
     site: str
     y: int
@@ -49,7 +49,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Tick:
-    """A labelled place on the axis."""
+    """A labeled position on the axis."""
 
     x: float
     label: str
@@ -57,7 +57,7 @@ class Tick:
 
 @dataclass(frozen=True)
 class Strip:
-    """The values of one measure, a row of dots per site; `hidden` dots are left out."""
+    """The values of one measure, with a row of dots per site; `hidden` dots are not drawn."""
 
     name: str
     meaning: str
@@ -74,20 +74,21 @@ def write_group_report(
     pages: Mapping[str, str],
     evaluation: EvaluationReport | str = '',
 ) -> None:
-    """Write the page of all scans: verdicts, a strip plot by site per measure, and a table.
+    """Write the group page: the evaluation, a strip plot of each measure by site, and a table.
 
     Parameters
     ----------
     path : Path
     rows : sequence of mapping
-        One per scan, from column to text; ``bids_name`` names the scan, ``source_site`` its site.
-        Every other column but ``target_site`` that holds numbers is plotted; ``n/a`` is left out.
+        One row per scan, from column to text; ``bids_name`` is the name of the scan and
+        ``source_site`` its site. All other numeric columns except ``target_site`` are plotted,
+        without the values ``n/a``.
     meanings : mapping
-        What each measure means.
+        The definition of each measure.
     pages : mapping
-        Participant's page by scan name.
+        The participant's page, by the name of the scan.
     evaluation : EvaluationReport or str
-        Whether the site is gone and the person still there; or why that was not measured.
+        The results of the evaluation, or the reason why there are none.
     """
     columns = list(dict.fromkeys(column for row in rows for column in row))
     measures = [name for name in columns if name not in NOT_MEASURES]
@@ -117,7 +118,7 @@ def write_group_report(
 def _strip(
     name: str, meaning: str, rows: Sequence[Mapping[str, str]], pages: Mapping[str, str]
 ) -> Strip | None:
-    """One measure; None where no scan has a number."""
+    """The strip plot of one measure; None if no scan has a number."""
     sites: dict[str, list[tuple[float, str]]] = {}
     for row in rows:
         value = _number(row.get(name, ''))
@@ -128,30 +129,30 @@ def _strip(
         return None
     values = [value for scans in sites.values() for value, _ in scans]
     ticks = MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]).tick_values(min(values), max(values))
-    # The ticks reach beyond the values; a single value gets some room, too.
+    # The ticks extend beyond the values, even beyond a single value.
     low, high = float(ticks[0]), float(ticks[-1])
 
-    def place(value: float) -> float:
+    def position(value: float) -> float:
         return round(LEFT + (value - low) / (high - low) * (RIGHT - LEFT), 1)
 
     lines, hidden = [], 0
     for i, (site, scans) in enumerate(sorted(sites.items())):
         y = ROW * i + ROW // 2
-        chosen = _chosen(sorted(scans))
+        chosen = _subsample(sorted(scans))
         hidden += len(scans) - len(chosen)
         dots = [
-            Dot(place(value), y + _jitter(n), f'{scan}: {value:.4g}', pages.get(scan))
+            Dot(position(value), y + _jitter(n), f'{scan}: {value:.4g}', pages.get(scan))
             for n, (value, scan) in enumerate(chosen)
         ]
         quartiles = np.quantile([value for value, _ in scans], (0.25, 0.5, 0.75))
-        box = tuple(place(float(q)) for q in quartiles) if len(scans) >= 5 else None
+        box = tuple(position(float(q)) for q in quartiles) if len(scans) >= 5 else None
         lines.append(Row(site, y, len(scans), box, dots))
-    marks = [Tick(place(float(tick)), f'{tick:.6g}') for tick in ticks]
+    marks = [Tick(position(float(tick)), f'{tick:.6g}') for tick in ticks]
     return Strip(name, meaning, ROW * len(lines) + AXIS, marks, lines, hidden)
 
 
-def _chosen(scans: list[tuple[float, str]]) -> list[tuple[float, str]]:
-    """Of more scans than can be drawn, the outermost and some of the others, evenly."""
+def _subsample(scans: list[tuple[float, str]]) -> list[tuple[float, str]]:
+    """All scans, or if they are too many, the outermost and evenly spaced others."""
     if len(scans) <= MAX_DOTS:
         return scans
     ends = MAX_DOTS // 6
@@ -161,7 +162,7 @@ def _chosen(scans: list[tuple[float, str]]) -> list[tuple[float, str]]:
 
 
 def _jitter(n: int) -> float:
-    """Golden-ratio steps within 6 units of the middle: neighbours in value fall far apart."""
+    """Golden-ratio steps within 6 units of the middle, which separate scans of similar value."""
     return round(((n * 0.618034) % 1 - 0.5) * 12, 1)
 
 

@@ -1,4 +1,4 @@
-"""What the HTML pages share: one look, everything escaped, nothing from the network."""
+"""How the HTML pages are written: one style, all text escaped, no network access."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from ddae_app.files import write_atomically
 
 
 def write_page(path: Path, template: str, **content: Any) -> None:
-    """Fill a template of ``ddae_app/data/report`` and write it, whole or not at all.
+    """Fill a template of ``ddae_app/data/report`` and write the page atomically.
 
     Parameters
     ----------
     path : Path
-        The page.
+        Where the page is written.
     template : str
         Name of the template.
     **content
-        Its variables; text in them is escaped.
+        The variables of the template; text in them is escaped.
     """
     folder = files('ddae_app') / 'data' / 'report'
     environment = Environment(autoescape=True, undefined=StrictUndefined)
     page = environment.from_string((folder / template).read_text(encoding='utf-8'))
-    # Style and script are our own files and go into the page as they are.
+    # Style sheet and script are files of this package, so they are not escaped.
     css, script = (
         Markup((folder / name).read_text(encoding='utf-8')) for name in ('page.css', 'sort.js')
     )

@@ -1,4 +1,4 @@
-"""One page per participant."""
+"""The participant page: figures, quality measures and the methods text."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ class Measure:
     ----------
     name : str
     value : str
-        As it is to be read.
+        The value as it is displayed.
     meaning : str
     flagged : bool
-        Outside of what is usual, so that somebody should look.
+        Whether the value is unusual, so that the scan should be checked.
     """
 
     name: str
@@ -43,7 +43,7 @@ class Picture:
     path : str
         Relative to the page.
     alternates : bool
-        Shows two pictures in turn, and rests under the mouse.
+        Whether it alternates between two images, which pauses while the mouse hovers over it.
     """
 
     section: str
@@ -55,22 +55,22 @@ class Picture:
 
 @dataclass(frozen=True)
 class ScanReport:
-    """What the page says of one scan.
+    """The contents of the page about one scan.
 
     Attributes
     ----------
     name : str
         The scan's BIDS name without suffix.
     error : str or None
-        Why it failed.
+        The reason why the scan failed.
     summary : tuple of (str, str)
-        Facts: name and value.
+        Names and values of the facts about the scan.
     quality : tuple of Measure
     figures : tuple of Picture
     warnings : tuple of str
-        Said above the summary.
+        Displayed above the summary.
     crash : tuple of (str, str), or None
-        Name and text of the file that nipype wrote where a step failed.
+        Name and text of the file that nipype wrote when a step failed.
     """
 
     name: str
@@ -84,41 +84,41 @@ class ScanReport:
     @property
     def sections(self) -> dict[str, list[Picture]]:
         """The figures by section."""
-        found: dict[str, list[Picture]] = {}
-        for picture in self.figures:
-            found.setdefault(picture.section, []).append(picture)
-        return found
+        sections: dict[str, list[Picture]] = {}
+        for figure in self.figures:
+            sections.setdefault(figure.section, []).append(figure)
+        return sections
 
     @property
     def parts(self) -> list[str]:
-        """Headings of the scan, for the navigation."""
+        """Headings of the scan, for the navigation bar."""
         return [*self.sections, *(['Quality'] if self.quality else [])]
 
     @property
     def state(self) -> str:
-        """Whether somebody should look: ``failed``, ``look`` or ``fine``."""
+        """Whether the scan should be checked: ``failed``, ``check`` or ``ok``."""
         if self.error:
             return 'failed'
-        return 'look' if self.warnings or any(row.flagged for row in self.quality) else 'fine'
+        return 'check' if self.warnings or any(row.flagged for row in self.quality) else 'ok'
 
 
 @dataclass(frozen=True)
 class ParticipantReport:
-    """What the page says of a participant.
+    """The contents of the page of a participant.
 
     Attributes
     ----------
     participant : str
         Label without ``sub-``.
     version, run_id : str
-        Of the program, and of the run that wrote the page.
+        The version of the program, and the identifier of the run that wrote the page.
     warnings : tuple of str
-        Said at the top, for example that the model is of phantoms.
+        Displayed at the top, for example that the model was trained on phantoms.
     scans : tuple of ScanReport
     methods : str
-        Text for a paper, as :mod:`~ddae_app.reports.boilerplate` takes it; empty if unknown.
+        The methods text, as :mod:`~ddae_app.reports.boilerplate` takes it; empty if unknown.
     settings : str
-        Of the run, as TOML.
+        The settings of the run, as TOML.
     command : str
         The command line of the run.
     """
@@ -134,13 +134,14 @@ class ParticipantReport:
 
     @property
     def shared(self) -> list[tuple[str, str]]:
-        """Facts that hold of every scan that did not fail."""
-        done = [scan.summary for scan in self.scans if not scan.error]
-        return [fact for fact in (done[0] if done else ()) if all(fact in facts for facts in done)]
+        """Facts that are the same for every scan that did not fail."""
+        summaries = [scan.summary for scan in self.scans if not scan.error]
+        first = summaries[0] if summaries else ()
+        return [fact for fact in first if all(fact in facts for facts in summaries)]
 
     @property
     def summary(self) -> list[tuple[str, str]]:
-        """Facts of the participant."""
+        """Facts about the participant."""
         failed = f', of which {len(self.failed)} failed' if self.failed else ''
         counted = ('T1w images', f'{len(self.scans)}{failed}')
         return [('Participant', self.participant), counted, *self.shared]
@@ -151,8 +152,8 @@ class ParticipantReport:
         return tuple(scan for scan in self.scans if scan.error)
 
     @property
-    def forms(self) -> dict[str, str | Markup]:
-        """The methods in each form; the first is HTML, of which all but our own is escaped."""
+    def formats(self) -> dict[str, str | Markup]:
+        """The methods text in each format; in the first, HTML, text of the user is escaped."""
         if not self.methods:
             return {}
         return {
@@ -164,5 +165,5 @@ class ParticipantReport:
 
 
 def write_participant_report(path: Path, report: ParticipantReport) -> None:
-    """Write a participant's page, beside the folder that holds its figures."""
+    """Write the page of a participant, beside the folder that contains its figures."""
     write_page(path, 'participant.html.j2', report=report)

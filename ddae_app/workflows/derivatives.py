@@ -7,8 +7,9 @@ from pathlib import Path
 from nipype.interfaces import utility as niu
 from nipype.pipeline import engine as pe
 
-from ddae_app.bids.layout import Scan, SpaceLayout, sidecar
+from ddae_app.bids.layout import SpaceLayout, sidecar
 from ddae_app.bids.provenance import KEY, Record
+from ddae_app.bids.scan import Scan
 from ddae_app.bids.sidecars import Metadata, mask, native, preproc, slices
 from ddae_app.bids.sidecars import site_effect as site_effect_of
 from ddae_app.imaging.templates import TemplateFiles
@@ -40,7 +41,7 @@ def init_preproc_derivatives_wf(
     raw : str
         BIDS URI of the T1w.
     skull_strip : str
-        Method that found the brain.
+        Method of the brain extraction.
     weights_sha256 : str or None
         Of HD-BET's checkpoint.
     record : dict

@@ -10,8 +10,9 @@ from nipype.interfaces import utility as niu
 from nipype.pipeline import engine as pe
 
 from ddae_app.bids.cohort import Covariates
-from ddae_app.bids.layout import Preprocessed, Scan, SpaceLayout
+from ddae_app.bids.layout import Preprocessed, SpaceLayout
 from ddae_app.bids.provenance import Record
+from ddae_app.bids.scan import Scan
 from ddae_app.bids.sidecars import Metadata
 from ddae_app.imaging.templates import TemplateFiles
 from ddae_app.workflows.derivatives import (

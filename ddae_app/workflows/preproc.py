@@ -45,7 +45,7 @@ def init_preproc_wf(
     template : TemplateFiles
         The template's images.
     skull_strip : {'hd-bet', 'template', 'none'}
-        How the brain is found.
+        How the brain is extracted.
     weights : Path or None
         HD-BET's weights, for ``hd-bet``.
     weights_sha256 : str or None

@@ -2,7 +2,7 @@
 BIDS=/data/bids                 # the dataset
 OUT=/data/derivatives/ddae-app  # where outputs go
 WORK=/scratch/$USER/ddae-app    # intermediate results, seen by all nodes; may be deleted afterwards
-TARGET=IXI                      # the site whose look every scan is given
+TARGET=IXI                      # the site to harmonize to
 ARGS=""                         # for example "--skull-strip template"
 TRAIN_ARGS=""                   # for example "--preset paper"
 

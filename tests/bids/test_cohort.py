@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from ddae_app.bids.cohort import SITE_COLUMNS, Cohort, Covariates, read_cohort
-from ddae_app.bids.layout import Scan
+from ddae_app.bids.scan import Scan
 from ddae_app.errors import InvalidBIDSError, UsageError
 
 

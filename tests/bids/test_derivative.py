@@ -21,11 +21,13 @@ from ddae_app.bids.dataset import (
     write_description,
     write_json,
 )
-from ddae_app.bids.layout import Scan, sidecar
+from ddae_app.bids.layout import Layout, sidecar
+from ddae_app.bids.scan import Scan, Space
 from ddae_app.bids.validation import run_validator
 from ddae_app.settings import Protocol
 
-IMAGE = '_desc-preproc_T1w.nii.gz'
+SPACE = Space(Protocol(), 'https://templateflow.s3.amazonaws.com/x_T1w.nii.gz')
+IMAGE = Layout(Path()).in_space(SPACE).ending('preproc')
 CONFIG = Path(__file__).parents[2] / 'bids_validator_config' / 'derivatives.json'
 
 
@@ -33,6 +35,16 @@ def scan(participant: str, session: str | None = None, run: int = 1) -> Scan:
     middle = f'_ses-{session}' if session else ''
     stem = f'sub-{participant}{middle}_run-{run}'
     return Scan(Path(f'{stem}_T1w.nii.gz'), participant, session, stem)
+
+
+def update(folder: Path, rows: dict[Scan, dict]) -> None:
+    """Put measures of scans into the tables of an output folder."""
+    layout, tables = Layout(folder).in_space(SPACE), {}
+    for one, values in rows.items():
+        table = layout.scans_table(one)
+        image = layout.image('preproc', one).relative_to(table.parent).as_posix()
+        tables.setdefault(table, {})[image] = values
+    update_scans(tables)
 
 
 @pytest.mark.parametrize(
@@ -59,9 +71,9 @@ def test_a_table_can_be_read_back(tmp_path):
 
 def test_quality_of_other_runs_is_kept(tmp_path):
     first, second = scan('01', run=1), scan('01', run=2)
-    update_scans(tmp_path, {second: {'ssim': 0.9, 'scale_min': 1}}, IMAGE)
-    update_scans(tmp_path, {first: {'ssim': 0.8}, scan('02'): {'ssim': 0.5}}, IMAGE)
-    update_scans(tmp_path, {second: {'ssim': 0.7, 'target_site': 'IXI'}}, IMAGE)
+    update(tmp_path, {second: {'ssim': 0.9, 'scale_min': 1}})
+    update(tmp_path, {first: {'ssim': 0.8}, scan('02'): {'ssim': 0.5}})
+    update(tmp_path, {second: {'ssim': 0.7, 'target_site': 'IXI'}})
     assert read_tsv(tmp_path / 'sub-01' / 'sub-01_scans.tsv') == [
         {'filename': f'anat/sub-01_run-1{IMAGE}', 'ssim': '0.8', 'scale_min': 'n/a',
          'target_site': 'n/a'},
@@ -72,7 +84,7 @@ def test_quality_of_other_runs_is_kept(tmp_path):
 
 
 def test_sessions_have_tables_of_their_own(tmp_path):
-    update_scans(tmp_path, {scan('01', 'a'): {'ssim': 1}, scan('01', 'b'): {'ssim': 2}}, IMAGE)
+    update(tmp_path, {scan('01', 'a'): {'ssim': 1}, scan('01', 'b'): {'ssim': 2}})
     for session, value in (('a', '1'), ('b', '2')):
         path = tmp_path / f'sub-01/ses-{session}/sub-01_ses-{session}_scans.tsv'
         (row,) = read_tsv(path)
@@ -82,7 +94,7 @@ def test_sessions_have_tables_of_their_own(tmp_path):
 
 def _update_often(folder: Path, process: int) -> None:
     for number in range(20):
-        update_scans(folder, {scan('01', run=100 * process + number): {'ssim': number}}, IMAGE)
+        update(folder, {scan('01', run=100 * process + number): {'ssim': number}})
 
 
 def test_jobs_that_write_at_once_lose_nothing(tmp_path):
@@ -113,7 +125,7 @@ def test_the_source_is_described(tmp_path, bids_dir):
 
 
 @pytest.mark.parametrize('text', [None, '{', '[]', '{"GeneratedBy": "x"}', '{"GeneratedBy": [1]}'])
-def test_a_source_that_tells_nothing_of_itself(bids_dir, text):
+def test_a_source_without_a_description(bids_dir, text):
     path = bids_dir / 'dataset_description.json'
     path.unlink() if text is None else path.write_text(text)
     assert dataset_name(bids_dir) == 'bids'
@@ -126,7 +138,7 @@ def test_phantoms_are_recognised(bids_dir):
 
 
 def test_what_is_not_known_of_a_person_is_null():
-    model = sidecars.ModelFacts('ddae', 'm', 'abc', True)
+    model = sidecars.ModelFacts('DDAE', 'm', 'abc', True)
     facts = sidecars.harmonization(model, Covariates(), 'IXI', 'agnostic', 3)
     assert (facts['SourceSite'], facts['Age'], facts['Sex']) == ('n/a', None, None)
     known = sidecars.harmonization(model, Covariates('A', 30.5, 'F'), 'IXI', 'refuse', 3)
@@ -135,7 +147,7 @@ def test_what_is_not_known_of_a_person_is_null():
 
 
 def test_resolution_of_a_grid_that_is_no_cube():
-    space = sidecars.Space(Protocol(grid=(97, 115, 97)), 'https://example.org/t')
+    space = Space(Protocol(grid=(97, 115, 97)), 'https://example.org/t')
     assert space.entities == {'space': 'MNI152NLin2009cAsym', 'res': '97x115'}
 
 
@@ -149,32 +161,29 @@ def test_the_official_validator_has_no_complaint(
     write_json(bids_dir / 'dataset_description.json', description)
     one = Scan(bids_dir / f'sub-01/anat/sub-01{"_ses-a" if session else ""}_T1w.nii.gz',
                '01', session, f'sub-01{"_ses-a" if session else ""}')  # fmt: skip
-    space = sidecars.Space(Protocol(), 'https://templateflow.s3.amazonaws.com/x_T1w.nii.gz')
-    model = sidecars.ModelFacts('ddae', 'm', 'abc', False)
+    layout = Layout(out).in_space(SPACE)
+    model = sidecars.ModelFacts('DDAE', 'm', 'abc', False)
     write_description(out, bids_dir)
     preproc, brain, slices, harmonized = (
-        one.derivative(suffix, desc=desc, **space.entities)
-        for suffix, desc in (
-            ('T1w', 'preproc'), ('mask', 'brain'), ('T1w', 'slices'), ('T1w', 'harmonized'),
-        )
-    )  # fmt: skip
+        layout.image(kind, one) for kind in ('preproc', 'mask', 'slices', 'harmonized')
+    )
     facts = sidecars.harmonization(model, Covariates('A'), 'IXI', 'refuse', 0)
     raw = sidecars.raw_uri(one, bids_dir)
     for path, metadata in (
-        (preproc, sidecars.preproc(space, raw, 'hd-bet', 'abc')),
-        (brain, sidecars.mask(space, sidecars.own_uri(preproc))),
-        (slices, sidecars.slices(space, preproc)),
-        (harmonized, sidecars.slices(space, slices, harmonized=facts)),
+        (preproc, sidecars.preproc(SPACE, raw, 'hd-bet', 'abc')),
+        (brain, sidecars.mask(SPACE, layout.uri(preproc))),
+        (slices, sidecars.slices(SPACE, layout.uri(preproc))),
+        (harmonized, sidecars.slices(SPACE, layout.uri(slices), harmonized=facts)),
     ):
-        save_image(out / path)
-        write_json(out / sidecar(path), metadata)
+        save_image(path)
+        write_json(sidecar(path), metadata)
     quality = {'ssim': 0.9, 'source_site': 'A', 'target_site': 'IXI'}
-    update_scans(out, {one: quality}, preproc.name.removeprefix(one.stem))
+    update(out, {one: quality})
     for path in (
-        one.transform('MNI152NLin2009cAsym'), one.figure('brain', '.svg'), Path('sub-01.html'),
-        Path('group_T1w.tsv'), Path('models/ddae.safetensors'), Path('logs/1/CITATION.md'),
+        layout.transform(one), layout.figure(one, 'brain'), layout.page('01'), layout.group_table,
+        layout.model('ddae').model, layout.run('1').citations['md'],
     ):  # fmt: skip
-        (out / path).parent.mkdir(parents=True, exist_ok=True)
-        (out / path).write_text('text\n')
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text('text\n')
     issues = run_validator(out, CONFIG, 'derivative')['issues']['issues']
     assert [(i['code'], i.get('subCode'), i.get('location')) for i in issues] == []

@@ -1,4 +1,4 @@
-"""What an output was made from, and in which words two such records differ."""
+"""What an output was made from, and how the differences of two such records are named."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ import pytest
 from ddae_app.bids import provenance as records
 from ddae_app.settings import Protocol
 
-PREPROCESSING = records.of_preprocessing('a' * 64, Protocol(), 'none', None, sloppy=False)
+PREPROCESSING = records.preprocessing_record('a' * 64, Protocol(), 'none', None, sloppy=False)
 METADATA = {
     'ModelSHA256': 'm' * 64, 'SourceSite': 'A', 'TargetSite': 'B', 'UnseenSitePolicy': 'refuse',
     'Age': None, 'Sex': 'F', 'HarmonizationMethod': 'DDAE',
 }  # fmt: skip
 
 
-def harmonization(site_scans=(), keep_noise=False, **changes):
-    return records.of_harmonization(
+def harmonization(site_scans=None, keep_noise=False, **changes):
+    return records.harmonization_record(
         PREPROCESSING, METADATA | changes, site_scans, keep_noise=keep_noise, sloppy=False
     )
 
@@ -51,7 +51,7 @@ def test_every_entry_has_a_name():
     assert set(harmonization()) | set(PREPROCESSING) <= set(records.MEANING)
 
 
-def test_what_is_no_longer_told_is_a_difference():
+def test_an_entry_that_is_no_longer_there_is_a_difference():
     assert records.difference(PREPROCESSING | {'Extra': 1}, PREPROCESSING) == 'Extra'
 
 
@@ -77,9 +77,9 @@ def test_scans_of_a_site_count_by_what_they_were_made_from_and_in_any_order(tmp_
     images = [tmp_path / f'sub-{i}_T1w.nii.gz' for i in range(3)]
     for image in images:
         write(image, PREPROCESSING)
-    before = harmonization(site_scans=images)
-    assert before == harmonization(site_scans=images[::-1])
-    assert before != harmonization(site_scans=images[:2])
+    before = harmonization(records.digest_of_images(images))
+    assert before == harmonization(records.digest_of_images(images[::-1]))
+    assert before != harmonization(records.digest_of_images(images[:2]))
     write(images[0], PREPROCESSING | {'RawSHA256': 'b' * 64})
-    after = harmonization(site_scans=images)
+    after = harmonization(records.digest_of_images(images))
     assert records.difference(before, after) == 'scans of its site'

@@ -58,8 +58,8 @@ def test_an_answer_does_not_wait_for_heavy_libraries(tmp_path, arguments, code):
     )
     command = [sys.executable, '-c', program, *arguments]
     result = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path)
-    found, modules = json.loads(result.stdout.splitlines()[-1])
-    assert found == code
+    exit_code, modules = json.loads(result.stdout.splitlines()[-1])
+    assert exit_code == code
     assert 'ddae_app' in modules
     assert not HEAVY & set(modules)
 
@@ -149,17 +149,17 @@ def test_settings_of_a_run_give_the_same_settings(settings, tmp_path):
 def test_flags_win_over_the_file(settings, tmp_path):
     file = tmp_path / 'settings.toml'
     file.write_text('random_seed = 1\n[run]\nnprocs = 5\n[harmonize]\ntarget_site = "A"\n')
-    found = settings(config_file=file, nprocs=2)
-    assert (found.run.nprocs, found.run.omp_nthreads) == (2, 1)
-    assert (found.harmonize.target_site, found.random_seed) == ('A', 1)
+    resolved = settings(config_file=file, nprocs=2)
+    assert (resolved.run.nprocs, resolved.run.omp_nthreads) == (2, 1)
+    assert (resolved.harmonize.target_site, resolved.random_seed) == ('A', 1)
 
 
 def test_the_file_wins_over_the_environment(settings, tmp_path):
     file = tmp_path / 'settings.toml'
     file.write_text('[preproc]\nhd_bet_weights = "/mine"\n')
     environment = {'HOME': '/h', 'HDBET_WEIGHTS': '/theirs', 'TEMPLATEFLOW_HOME': '/tf'}
-    found = settings(environment, config_file=file).preproc
-    assert (found.hd_bet_weights, found.templateflow_home) == (Path('/mine'), Path('/tf'))
+    preproc = settings(environment, config_file=file).preproc
+    assert (preproc.hd_bet_weights, preproc.templateflow_home) == (Path('/mine'), Path('/tf'))
     usual = settings({'HOME': '/h'}).preproc
     assert usual.templateflow_home == Path('/h/.cache/templateflow')
     assert usual.hd_bet_weights == Path('/h/hd-bet_params/release_2.0.0')

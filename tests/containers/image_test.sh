@@ -1,6 +1,6 @@
 #!/bin/sh
 # Builds the image and runs it as a careful user does, on simulated scans. `make image-test` calls
-# it; common.sh says what it can be told.
+# it; common.sh lists its settings.
 set -eu
 . "$(dirname "$0")/common.sh"
 
@@ -19,7 +19,7 @@ if run "$IMAGE" "$WORK/data/bids" "$WORK/out" participant --target-site PhantomA
     echo 'weights that are not there were not missed' >&2
     exit 1
 fi
-grep -q 'HD-BET weights are not there' "$WORK/said"
+grep -q 'HD-BET weights are missing' "$WORK/said"
 
 podman images "$IMAGE"
 start=$(date +%s%N)

@@ -2,7 +2,7 @@
 # Builds what Singularity.def says and runs it without Apptainer: the recipe is converted by spython
 # and built by buildah; the unpacked image is run by Charliecloud, as a user without rights, with the
 # environment and the run script of the recipe where Apptainer puts them. `make singularity-test`
-# calls it; common.sh says what it can be told.
+# calls it; common.sh lists its settings.
 #
 #   SPYTHON  the program spython
 set -eu

@@ -1,4 +1,4 @@
-"""Scans are worked on some after others, and one that fails hurts no other."""
+"""Scans are processed some after others, and one that fails does not affect any other."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import pytest
 from nipype import Function
 from nipype.pipeline import engine as pe
 
-from ddae_app.bids.layout import Scan
+from ddae_app.bids.layout import RunFiles
+from ddae_app.bids.scan import Scan
 from ddae_app.engine import run as execution
 from ddae_app.settings import RunSettings
 
@@ -45,7 +46,7 @@ def work(tmp_path, monkeypatch):
             part.connect(steps[0], 'file', steps[1], 'file')
             workflow.add_nodes([part])
         asked = replace(RunSettings(work_dir=tmp_path / 'work', nprocs=1), **settings)
-        failures = execution.run_workflow(workflow, scans, asked, tmp_path)
+        failures = execution.run_workflow(workflow, scans, asked, RunFiles(tmp_path))
         return diary.read_text().splitlines(), {scan.stem: why for scan, why in failures.items()}
 
     return run
@@ -68,3 +69,12 @@ def test_no_further_ones_after_the_first_crash(work):
     done, failures = work(scans_per_process=1, stop_on_first_crash=True)
     assert done == ['sub-1 first', 'sub-1 last', 'sub-2 first']
     assert list(failures) == ['sub-2']
+
+
+def test_a_graph_that_cannot_be_drawn_stops_nothing(work, tmp_path, monkeypatch, caplog):
+    monkeypatch.setenv('PATH', str(tmp_path))  # where there is no Graphviz
+    monkeypatch.setattr(execution.log, 'propagate', True)
+    done, failures = work(scans_per_process=3, write_graph=True)
+    assert len(done) == 5 and list(failures) == ['sub-2']
+    assert (tmp_path / 'graph.dot').is_file()
+    assert 'install Graphviz' in caplog.text

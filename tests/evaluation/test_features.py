@@ -19,13 +19,14 @@ def discs(n, noise=0.0):
     return ((0.7 + noise * rng.normal(size=inside.shape)) * inside).astype(np.float32)
 
 
-def test_mri_features_follow_the_image_and_nothing_else():
-    see = features.mri_features()
+def test_mri_features_depend_on_the_image_alone():
+    mri_features = features.mri_features()
     images = discs(70)
-    seen = see(images)
-    assert seen.shape == (70, features.MRI_FEATURES) and seen.dtype == np.float64
-    assert np.allclose(see(images[5:7]), seen[5:7], atol=1e-4)  # the batch plays no part
-    assert np.abs(see(discs(70, 0.1)) - seen).mean() > 3 * seen.std(axis=0).mean() / 70
+    values = mri_features(images)
+    assert values.shape == (70, features.MRI_FEATURES) and values.dtype == np.float64
+    assert np.allclose(mri_features(images[5:7]), values[5:7], atol=1e-4)  # in any batch
+    noisy = mri_features(discs(70, 0.1))
+    assert np.abs(noisy - values).mean() > 3 * values.std(axis=0).mean() / 70
 
 
 @pytest.fixture(scope='module')
@@ -51,10 +52,9 @@ def test_the_network_has_the_published_sizes():
 def test_inception_reads_the_file_and_gives_its_pooled_features(weights, monkeypatch):
     digest = sha256(weights.read_bytes()).hexdigest()
     monkeypatch.setattr(inception, 'DIGEST', digest[:8])
-    see = inception.inception_features(weights)
-    seen = see(discs(3))
-    assert seen.shape == (3, 2048) and np.isfinite(seen).all()
-    assert not np.allclose(seen[0], seen[1])
+    values = inception.inception_features(weights)(discs(3))
+    assert values.shape == (3, 2048) and np.isfinite(values).all()
+    assert not np.allclose(values[0], values[1])
 
 
 def test_images_are_resized_from_the_first_pixel_on():

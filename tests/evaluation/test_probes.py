@@ -1,4 +1,4 @@
-"""Probes find what was planted, and nothing where nothing is."""
+"""Probes detect effects that were added to images, and nothing in images without effects."""
 
 from __future__ import annotations
 
@@ -6,14 +6,21 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 
-from ddae_app.evaluation import probes
+from benchmarks.probes import (  # of the benchmarks
+    age_accuracy,
+    cnn_accuracy,
+    distance_rank_correlation,
+    false_age_slope,
+    histogram_accuracy,
+)
+from ddae_app.evaluation.probes import folds, linear_accuracy, nonzero_quantiles
 
 N = 120
 
 
 @pytest.fixture(scope='module')
-def people():
-    """Smooth random images, 0 outside a disc, with labels that have nothing to do with them."""
+def data():
+    """Smooth random images, 0 outside a disc, with labels that are independent of them."""
     rng = np.random.default_rng(0)
     y, x = np.mgrid[-1:1:48j, -1:1:48j]
     images = 0.5 + gaussian_filter(rng.normal(0, 0.2, (N, 48, 48)), (0, 3, 3))
@@ -22,61 +29,85 @@ def people():
     return images, labels, np.array([f's{i}' for i in range(N)]), rng
 
 
-PROBES = (probes.linear_accuracy, probes.histogram_accuracy, probes.cnn_accuracy)
+CLASSIFIERS = (linear_accuracy, histogram_accuracy, cnn_accuracy)
 
 
-@pytest.mark.parametrize('probe', PROBES)
-def test_chance_where_there_is_nothing(probe, people):
-    images, labels, subjects, _ = people
-    assert probe(images, labels, subjects) < 0.5
+@pytest.mark.parametrize('accuracy', CLASSIFIERS)
+def test_labels_without_effect_are_classified_at_chance(accuracy, data):
+    images, labels, subjects, _ = data
+    assert accuracy(images, labels, subjects) < 0.5
 
 
-@pytest.mark.parametrize('probe', PROBES)
-def test_a_contrast_of_the_site_is_found(probe, people):
-    images, labels, subjects, _ = people
+@pytest.mark.parametrize('accuracy', CLASSIFIERS)
+def test_a_site_contrast_is_detected(accuracy, data):
+    images, labels, subjects, _ = data
     gain = np.select([labels == 'A', labels == 'B'], [0.8, 1.0], 1.25)[:, None, None]
-    assert probe((images * gain).astype(np.float32), labels, subjects) > 0.8
+    assert accuracy((images * gain).astype(np.float32), labels, subjects) > 0.8
 
 
-def test_noise_of_the_site_is_found_by_the_convolutional_network(people):
-    images, labels, subjects, rng = people
+def test_site_noise_is_detected_by_the_convolutional_network(data):
+    images, labels, subjects, rng = data
     noise = rng.normal(0, 1, images.shape) * np.where(labels == 'A', 0.01, 0.06)[:, None, None]
     noisy = np.where(images > 0, images + noise, 0).astype(np.float32)
     site = np.where(labels == 'A', 'A', 'B')
-    assert probes.cnn_accuracy(noisy, site, subjects) > 0.9
+    assert cnn_accuracy(noisy, site, subjects) > 0.9
 
 
-def test_same_seed_same_answer(people):
-    images, labels, subjects, _ = people
-    one, two = (probes.cnn_accuracy(images, labels, subjects, seed=3) for _ in range(2))
+def test_equal_seeds_give_equal_accuracies(data):
+    images, labels, subjects, _ = data
+    one, two = (cnn_accuracy(images, labels, subjects, seed=3) for _ in range(2))
     assert one == two
 
 
-def test_age_in_the_image_is_read(people):
-    images, _, subjects, rng = people
+def test_quantiles_are_of_the_nonzero_pixels_of_each_image():
+    images = np.zeros((2, 9, 9))
+    images[0, 0, :5] = [3, 1, 2, 5, 4]
+    images[1, 3:5] = 7
+    quantiles = nonzero_quantiles(images)
+    assert quantiles[0] == pytest.approx(np.linspace(1, 5, 33))
+    assert quantiles[1] == pytest.approx(np.full(33, 7))
+
+
+def test_age_is_predicted_where_images_show_it(data):
+    images, _, subjects, rng = data
     ages = rng.uniform(20, 80, N)
     aged = (images * (1 - ages / 200)[:, None, None]).astype(np.float32)
-    mae, r = probes.age_agreement(aged, ages, subjects)
+    mae, r = age_accuracy(aged, ages, subjects)
     assert mae < 8 and r > 0.8
-    _, nothing = probes.age_agreement(images, ages, subjects)
-    assert abs(nothing) < 0.35
+    _, r_without_effect = age_accuracy(images, ages, subjects)
+    assert abs(r_without_effect) < 0.35
 
 
-def test_slope_tells_painted_age_from_none(people):
-    images, _, subjects, rng = people
+def test_the_slope_of_a_false_age_shows_whether_it_is_written_into_the_image(data):
+    images, _, subjects, rng = data
     ages = rng.uniform(20, 80, N)
-    told = rng.permutation(ages)
+    false_ages = rng.permutation(ages)
 
-    def paint(age):
-        return (images * (1 - age / 200)[:, None, None]).astype(np.float32)
+    def written(ages):
+        return (images * (1 - ages / 200)[:, None, None]).astype(np.float32)
 
-    own = paint(ages)
-    assert probes.injected_age_slope(own, own, ages, told, subjects) == 0
-    assert probes.injected_age_slope(own, paint(told), ages, told, subjects) > 0.7
+    outputs = written(ages)
+    assert false_age_slope(outputs, outputs, ages, false_ages, subjects) == 0
+    assert false_age_slope(outputs, written(false_ages), ages, false_ages, subjects) > 0.7
 
 
-def test_nobody_is_on_both_sides():
+def test_distances_keep_their_ranks_under_a_site_effect_but_not_near_the_mean_image():
+    rng = np.random.default_rng(0)
+    images = gaussian_filter(rng.random((12, 32, 32)), (0, 2, 2)).astype(np.float32)
+    sites = np.repeat(['A', 'B'], 6)
+    shifted = images + np.where(sites == 'A', 0, 0.3)[:, None, None]
+    assert distance_rank_correlation(shifted, images, sites) == pytest.approx(1)
+    same_for_all = images.mean(axis=0) + rng.normal(0, 1e-3, images.shape)
+    assert distance_rank_correlation(same_for_all, images, sites) < 0.5
+    with pytest.raises(ValueError, match='no site has three images'):
+        distance_rank_correlation(images[:2], images[:2], np.array(['A', 'A']))
+
+
+def test_no_subject_is_in_training_and_test_rows():
     subjects = np.repeat([f's{i}' for i in range(20)], 3)
     strata = np.repeat(['A', 'B'], 30)
-    for learn, judge in probes.folds(strata, subjects, 5, 0):
-        assert not set(subjects[learn]) & set(subjects[judge])
+    tested = []
+    for train, test in folds(strata, subjects, 5, 0):
+        assert not set(subjects[train]) & set(subjects[test])
+        tested += test.tolist()
+    assert sorted(tested) == list(range(60))

@@ -1,4 +1,4 @@
-"""The evaluation: honest methods pass, and each way of cheating is caught by its own measure."""
+"""The evaluation: sound methods pass, and each way to fail is detected by its own measure."""
 
 from __future__ import annotations
 
@@ -7,11 +7,10 @@ import pandas as pd
 import pytest
 from scipy.ndimage import gaussian_filter
 
-from ddae_app.errors import UsageError
-from ddae_app.evaluation import candidates as ways
-from ddae_app.evaluation import predictions as readings
-from ddae_app.evaluation import probes
-from ddae_app.evaluation.data import People
+from ddae_app.errors import NotEvaluableError
+from ddae_app.evaluation import predictions, probes
+from ddae_app.evaluation.candidates import blurred, cross_fitted, precomputed, unharmonized
+from ddae_app.evaluation.data import EvaluationData
 from ddae_app.evaluation.estimates import Estimate
 from ddae_app.evaluation.findings import findings, headline
 from ddae_app.evaluation.protocol import MEANING, controls, evaluate
@@ -20,12 +19,12 @@ from ddae_app.methods.combat import ComBat
 N = 60
 SITES = ('A', 'B', 'C')
 TARGET = 'A'
-NOT_HERE = ('paired_psnr', 'paired_ssim', 'icc', 'fid', 'kid')
-"""Nobody travelled, and there is no Inception."""
+NOT_MEASURED = ('paired_psnr', 'paired_ssim', 'icc', 'fid', 'kid')
+"""No subject traveled, and there is no Inception network."""
 
 
-class Painter:
-    """Writes the age that it is told into the image."""
+class AgeWriter:
+    """Writes the age that it is given into the image."""
 
     def fit(self, images, cohort):
         return self
@@ -37,7 +36,7 @@ class Painter:
 
 @pytest.fixture(scope='module')
 def world():
-    """People whose brains show their age and sex, and scanners that shift and shade them."""
+    """Brains that show age and sex, and scanners that shift and shade their intensities."""
     rng = np.random.default_rng(0)
     n = N * len(SITES)
     y, x = np.mgrid[-1:1:48j, -1:1:48j]
@@ -61,74 +60,76 @@ def world():
 
 
 @pytest.fixture(scope='module')
-def found(world):
-    """Every candidate judged, honest and not."""
+def estimates(world):
+    """The estimates of every candidate, sound or not."""
     images, truth, cohort = world
     target = images[cohort['site'] == TARGET].mean(axis=0)
     everybody = np.arange(len(images))
     leaky = ComBat().fit(images, cohort).transform(images, cohort, TARGET)
     candidates = [
-        ways.untouched(images),
-        ways.given('truth', truth, 'n/a'),
-        ways.fitted_to_others('combat', ComBat(), images, cohort, TARGET),
-        ways.blurred(images),
-        ways.given('mean', np.where(images > 0, target, 0).astype(np.float32), 'everybody'),
-        ways.fitted_to_others('painter', Painter(), images, cohort, TARGET),
-        ways.given('leaky', leaky, 'everybody'),
-        ways.given('identity', images[everybody], 'n/a'),
+        unharmonized(images),
+        precomputed('truth', truth, 'n/a'),
+        cross_fitted('combat', ComBat(), images, cohort, TARGET),
+        blurred(images),
+        precomputed('mean', np.where(images > 0, target, 0).astype(np.float32), 'everybody'),
+        cross_fitted('age-writer', AgeWriter(), images, cohort, TARGET),
+        precomputed('leaky', leaky, 'everybody'),
+        precomputed('identity', images[everybody], 'n/a'),
     ]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(readings, 'CNN_JUDGED', 30)  # one network for each half
-        judged = evaluate(People.of(images, cohort), candidates, TARGET)
-    return {name: judgement.estimates for name, judgement in judged.items()}
+        patch.setattr(predictions, 'CNN_TEST_SCANS', 30)  # one network for each half
+        results = evaluate(EvaluationData.from_cohort(images, cohort), candidates, TARGET)
+    return {name: result.estimates for name, result in results.items()}
 
 
-def wrong(found, name):
-    said = findings(found[name], found['source'], 1 / 3)
-    return ' / '.join(finding.text for finding in said if finding.wrong)
+def warnings(estimates, name):
+    conclusions = findings(estimates[name], estimates['source'], 1 / 3)
+    return ' / '.join(finding.text for finding in conclusions if finding.warning)
 
 
-def test_the_order_of_the_methods_is_that_of_the_truth(found):
-    told = {name: found[name]['site_linear'].value for name in ('source', 'combat', 'truth')}
-    assert told['source'] > 0.8
-    assert told['truth'] < 0.45
-    assert told['truth'] <= told['combat'] < told['source'] - 0.3
+def test_the_order_of_the_methods_is_that_of_the_truth(estimates):
+    accuracy = {
+        name: estimates[name]['site_linear'].value for name in ('source', 'combat', 'truth')
+    }
+    assert accuracy['source'] > 0.8
+    assert accuracy['truth'] < 0.45
+    assert accuracy['truth'] <= accuracy['combat'] < accuracy['source'] - 0.3
     for name in ('source', 'truth', 'combat'):
-        for measure, estimate in found[name].items():
+        for measure, estimate in estimates[name].items():
             assert estimate.low <= estimate.value <= estimate.high, (name, measure)
-    assert set(found['combat']) == set(MEANING) - {'site_all', *NOT_HERE}
-    assert set(found['truth']) == set(MEANING) - {'age_slope', *NOT_HERE}
+    assert set(estimates['combat']) == set(MEANING) - {'site_all', *NOT_MEASURED}
+    assert set(estimates['truth']) == set(MEANING) - {'age_slope', *NOT_MEASURED}
 
 
-def test_what_people_are_is_read_from_the_truth(found):
-    truth = found['truth']
+def test_biology_is_predicted_from_the_truth(estimates):
+    truth = estimates['truth']
     assert truth['age_r'].value > 0.8 and truth['age_r_within_site'].value > 0.8
     assert truth['sex'].value > 0.8
-    assert truth['age_mae_new_site'].value < found['source']['age_mae_new_site'].value
+    assert truth['age_mae_new_site'].value < estimates['source']['age_mae_new_site'].value
     assert truth['identified'].value > 0.9 and truth['rank'].value > 0.8
 
 
-def test_honest_methods_are_not_accused(found):
-    assert wrong(found, 'truth') == ''
-    assert wrong(found, 'combat') == ''
-    assert wrong(found, 'source') == ''
+def test_sound_methods_get_no_warning(estimates):
+    assert warnings(estimates, 'truth') == ''
+    assert warnings(estimates, 'combat') == ''
+    assert warnings(estimates, 'source') == ''
 
 
 @pytest.mark.parametrize(
-    ('cheat', 'accusation'),
+    ('failing', 'warning'),
     [
-        ('blur', 'it is hidden, not gone'),
-        ('mean', 'people are lost'),
-        ('painter', 'age is painted in'),
+        ('blur', 'Site effects are hidden, not removed'),
+        ('mean', 'Individual anatomy is lost'),
+        ('age-writer', 'The method writes age into the images'),
         ('leaky', 'below chance'),
-        ('identity', 'the site is told as well as from the scans'),
+        ('identity', 'The site can be classified as well as from the original scans'),
     ],
 )
-def test_cheating_is_caught(found, cheat, accusation):
-    assert accusation in wrong(found, cheat)
+def test_each_failure_gets_its_warning(estimates, failing, warning):
+    assert warning in warnings(estimates, failing)
 
 
-def test_an_age_that_is_read_better_is_no_crime_of_a_method_that_is_told_none():
+def test_better_age_prediction_is_no_warning_for_a_method_that_receives_no_age():
     def of(r):
         near = Estimate(r, r - 0.05, r + 0.05, 100)
         return dict.fromkeys(MEANING, Estimate(0.9, 0.85, 0.95, 100)) | {'age_r': near}
@@ -136,51 +137,54 @@ def test_an_age_that_is_read_better_is_no_crime_of_a_method_that_is_told_none():
     source, better = of(0.4), of(0.6)
     del better['age_slope'], source['age_slope']
     for blind in (True, False):
-        said = findings(better, source, 0.5, label_blind=blind)
-        (age,) = [finding for finding in said if 'age is read better' in finding.text]
-        assert age.wrong != blind
-        assert age.text.endswith('it may be painted in') != blind
+        conclusions = findings(better, source, 0.5, label_blind=blind)
+        (age,) = [each for each in conclusions if 'Age is predicted better' in each.text]
+        assert age.warning != blind
+        assert ('may have written the age into the images' in age.text) != blind
 
 
-def test_the_verdict_comes_first_and_in_words(found):
+def test_the_first_finding_is_about_the_site(estimates):
     verdicts = {
-        name: findings(found[name], found['source'], 1 / 3)[0].text for name in ('source', 'mean')
+        name: findings(estimates[name], estimates['source'], 1 / 3)[0].text
+        for name in ('source', 'mean')
     }
-    assert verdicts['source'].startswith('the site can still be told: ')
-    assert verdicts['source'].endswith('chance 0.33')
-    assert verdicts['mean'].startswith('the site cannot be told: ')
+    assert verdicts['source'].startswith('The original scans show site effects: ')
+    assert verdicts['source'].endswith('chance 0.33).')
+    assert verdicts['mean'].startswith('The outputs show no site effects')
 
 
-def test_controls_tell_nothing_where_nothing_is(world):
+def test_controls_are_at_chance_without_confounding(world):
     images, _, cohort = world
-    told = controls(People.of(images, cohort))
-    assert set(told) == {'mask', 'demographics', 'shuffled'}
-    for estimate in told.values():
+    accuracies = controls(EvaluationData.from_cohort(images, cohort))
+    assert set(accuracies) == {'mask', 'demographics', 'shuffled'}
+    for estimate in accuracies.values():
         assert estimate.low < 0.45
 
 
 def test_a_site_of_few_people_is_an_error_that_names_it(world):
     images, _, cohort = world
     few = np.flatnonzero((cohort['site'] != 'C') | (np.arange(len(cohort)) % N < 3))
-    with pytest.raises(UsageError, match='site C has 3 people, and 10 are needed'):
-        People.of(images[few], cohort.iloc[few])
+    with pytest.raises(NotEvaluableError, match='site C has 3 participants, and 10 are needed'):
+        EvaluationData.from_cohort(images[few], cohort.iloc[few])
     one = np.flatnonzero(cohort['site'] == 'A')
-    with pytest.raises(UsageError, match='all scans are of site A'):
-        People.of(images[one], cohort.iloc[one])
+    with pytest.raises(NotEvaluableError, match='all scans are of site A'):
+        EvaluationData.from_cohort(images[one], cohort.iloc[one])
 
 
 def test_unknown_ages_and_sexes_leave_their_measures_out(world, monkeypatch):
     images, _, cohort = world
     monkeypatch.setattr(probes, 'EPOCHS', 1)
     unknown = cohort.assign(age=np.nan, sex=None)
-    judged = evaluate(People.of(images, unknown), [ways.untouched(images)], TARGET)
-    found = judged['source'].estimates
-    assert 'site_linear' in found
-    assert not {'age_mae', 'age_r', 'sex', 'age_mae_new_site'} & set(found)
+    data = EvaluationData.from_cohort(images, unknown)
+    measured = evaluate(data, [unharmonized(images)], TARGET)['source'].estimates
+    assert 'site_linear' in measured
+    assert not {'age_mae', 'age_r', 'sex', 'age_mae_new_site'} & set(measured)
 
 
-def test_the_headline_holds_a_method_against_the_others(found):
-    said = headline(found, 'truth', 1 / 3)
-    assert said.startswith('The site cannot be told after truth: 0.')
-    assert 'chance 0.33; in the scans 0.9' in said and ', after combat 0.' in said
-    assert headline(found, 'source', 1 / 3).startswith('The site can still be told in the scans')
+def test_the_headline_compares_a_method_with_the_others(estimates):
+    text = headline(estimates, 'truth', 1 / 3)
+    assert text.startswith('The outputs of truth show no site effects')
+    assert 'chance 0.33). For comparison' in text
+    assert ': the original scans 0.9' in text and ', combat 0.' in text and 'truth 0.' not in text
+    source = headline(estimates, 'source', 1 / 3)
+    assert source.startswith('The original scans show site effects')

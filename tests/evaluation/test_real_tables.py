@@ -1,4 +1,4 @@
-"""Against what others found in real tables: R's ComBat, and what regional volumes tell of IXI."""
+"""Comparison with published results on real tables: R's ComBat, and regional volumes of IXI."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ddae_app.evaluation import probes
+from benchmarks.probes import age_accuracy  # of the benchmarks
+from ddae_app.evaluation.probes import linear_accuracy
 from ddae_app.methods.combat import ComBat
 from ddae_app.settings import Protocol
 
@@ -36,13 +37,13 @@ def test_combat_returns_what_the_r_package_does(test_data):
         combat = ComBat(protocol=Protocol(grid=(1, 200, 1), slice_shape=(1, 200))).fit(
             scans, known
         )
-        found = combat.without_site(scans, known) - shift
-        assert np.abs(found.T - reference[name]).max() < 1e-3, name  # of float32 at 100
+        adjusted = combat.without_site(scans, known) - shift
+        assert np.abs(adjusted.T - reference[name]).max() < 1e-3, name  # of float32 at 100
 
 
 @pytest.fixture(scope='module')
 def volumes(test_data):
-    """Regional volumes of people at three hospitals, their age."""
+    """Regional volumes of subjects at three hospitals, with their site and age."""
     folder = test_data / 'data' / 'tables'
     table = pd.read_csv(folder / 'IXI_DLMUSE.csv').merge(
         pd.read_csv(folder / 'IXI_demog.csv'), on='ID'
@@ -53,12 +54,12 @@ def volumes(test_data):
     return regions, site, table['Age'].to_numpy(float), table['ID'].to_numpy(str)
 
 
-def test_the_probes_find_in_real_volumes_what_others_found(volumes):
-    """Site at .80 balanced accuracy, chance .33; age at r .79, 4.9 years off."""
-    regions, site, age, people = volumes
+def test_the_probes_reproduce_published_results_on_real_volumes(volumes):
+    """Balanced accuracy of the site .80 (chance .33); age with r .79 and an error of 4.9 years."""
+    regions, site, age, subjects = volumes
     assert set(site) == {'Guys', 'HH', 'IOP'}
-    assert probes.linear_accuracy(regions, site, people) == pytest.approx(0.80, abs=0.06)
+    assert linear_accuracy(regions, site, subjects) == pytest.approx(0.80, abs=0.06)
     known = ~np.isnan(age)
-    mae, r = probes.age_agreement(regions[known], age[known], people[known])
+    mae, r = age_accuracy(regions[known], age[known], subjects[known])
     assert r == pytest.approx(0.79, abs=0.06)
     assert mae == pytest.approx(4.9, abs=0.9)

@@ -1,9 +1,9 @@
-"""Mutated inputs of every kind: each is read, or refused in words, and never takes long.
+"""Mutated inputs of every kind: each is read or refused with a message, in limited time.
 
     python -m tests.fuzz.fuzz [--cases 10000] [--seed 0] [--kinds nifti table ...]
 
-A few hundred of each are part of the test suite (``test_fuzz.py``). A case that fails is kept, and
-named by kind, seed and number, so that it can be made again.
+A few hundred inputs of each kind are part of the test suite (``test_fuzz.py``). A case that fails
+is named by its kind, seed and number, from which it can be reproduced.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from ddae_app.errors import DdaeError
 from tests.fuzz.inputs import KINDS, Kind
 
 SECONDS = 20
-"""Longest that a case may take."""
+"""Time limit of one case."""
 
 NASTY = (
     b'', b'\x00', b'\xff' * 8, b'-1', b'1e999', b'nan', b'NaN', b'"', b'\\', b'\n', b'\t', b'\r\n',
@@ -35,7 +35,7 @@ NASTY = (
 
 
 def mutate(data: bytes, rng: random.Random, within: int | None = None) -> bytes:
-    """A few random edits of some bytes, of the first `within` where that is given."""
+    """A few random edits of some bytes, or of the first `within` bytes."""
     out = bytearray(data)
     for _ in range(rng.randint(1, 6)):
         end = min(len(out), within or len(out))
@@ -56,7 +56,7 @@ def mutate(data: bytes, rng: random.Random, within: int | None = None) -> bytes:
     return bytes(out)
 
 
-def spoilt(kind: Kind, rng: random.Random) -> tuple[bytes, ...]:
+def mutated(kind: Kind, rng: random.Random) -> tuple[bytes, ...]:
     """The parts of an input, some of them mutated."""
     parts = list(kind.example)
     for at in {rng.randrange(len(parts)) for _ in range(rng.randint(1, 3))}:
@@ -66,7 +66,7 @@ def spoilt(kind: Kind, rng: random.Random) -> tuple[bytes, ...]:
 
 @contextlib.contextmanager
 def limited(seconds: int) -> Iterator[None]:
-    """Raise TimeoutError where something takes too long."""
+    """Raise TimeoutError if the block takes too long."""
 
     def over(number: int, frame: object) -> None:
         raise TimeoutError(f'took more than {seconds} s')
@@ -81,7 +81,7 @@ def limited(seconds: int) -> Iterator[None]:
 
 
 def failure(kind: Kind, parts: tuple[bytes, ...], folder: Path) -> str | None:
-    """Traceback, or what else is wrong, of an input that is neither read nor refused in words."""
+    """What is wrong with an input that is neither read nor refused with a message, or None."""
     here = folder / 'here'
     here.mkdir()
     try:
@@ -89,7 +89,7 @@ def failure(kind: Kind, parts: tuple[bytes, ...], folder: Path) -> str | None:
             kind.read(parts, here)
     except DdaeError as e:
         if not str(e).strip():
-            return 'refused without a word'
+            return 'refused without a message'
     except Exception:
         return traceback.format_exc()
     finally:
@@ -99,13 +99,13 @@ def failure(kind: Kind, parts: tuple[bytes, ...], folder: Path) -> str | None:
 
 
 def failures(kind: str, seed: int, cases: range) -> Iterator[tuple[int, str]]:
-    """Number of each mutated input that fails, and what happened."""
+    """The number of each mutated input that fails, and the reason."""
     with tempfile.TemporaryDirectory() as name:
         made = KINDS[kind](Path(name))
         for number in cases:
-            parts = spoilt(made, random.Random(f'{kind} {seed} {number}'))
-            if said := failure(made, parts, Path(name)):
-                yield number, said
+            parts = mutated(made, random.Random(f'{kind} {seed} {number}'))
+            if reason := failure(made, parts, Path(name)):
+                yield number, reason
 
 
 def main() -> int:
@@ -115,7 +115,7 @@ def main() -> int:
     parser.add_argument('--kinds', nargs='+', choices=list(KINDS), default=list(KINDS))
     args = parser.parse_args()
     logging.disable()
-    found = 0
+    total = 0
     for kind in args.kinds:
         started, bad = time.monotonic(), 0
         for number, text in failures(kind, args.seed, range(args.cases)):
@@ -126,8 +126,8 @@ def main() -> int:
             f'{kind}: {args.cases} cases, {bad} failed, {time.monotonic() - started:.0f} s',
             flush=True,
         )
-        found += bad
-    return 1 if found else 0
+        total += bad
+    return 1 if total else 0
 
 
 if __name__ == '__main__':

@@ -1,8 +1,9 @@
-"""The same inputs, mutated by atheris, which keeps what reaches new lines of this program.
+"""The same inputs, mutated by atheris, which keeps inputs that reach new lines of the program.
 
     python -m tests.fuzz.guided KIND [-runs=10000] [-max_total_time=600] [other flags of libFuzzer]
 
-It stops at the first input that is neither read nor refused in words, and writes it to a file.
+It stops at the first input that is neither read nor refused with a message, and writes it to a
+file.
 """
 
 from __future__ import annotations
@@ -35,8 +36,8 @@ def main() -> None:
         def one_input(data: bytes) -> None:
             parts = data.split(SEPARATOR)[: len(made.example)]
             missing = made.example[len(parts) :]
-            if said := failure(made, (*parts, *missing), folder):
-                raise AssertionError(said)
+            if reason := failure(made, (*parts, *missing), folder):
+                raise AssertionError(reason)
 
         longest = 2 * sum(map(len, made.example))
         atheris.Setup([sys.argv[0], f'-max_len={longest}', *sys.argv[1:], str(corpus)], one_input)

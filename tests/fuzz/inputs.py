@@ -1,4 +1,4 @@
-"""Every kind of input that strangers write: an example of each, and how the program reads it."""
+"""All kinds of untrusted input: an example of each, and how the program reads it."""
 
 from __future__ import annotations
 
@@ -13,21 +13,20 @@ import nibabel as nib
 import numpy as np
 
 from ddae_app.bids import sidecars
-from ddae_app.bids.cohort import Covariates, read_cohort
-from ddae_app.bids.dataset import QC_MEANING
-from ddae_app.bids.layout import Scan, sidecar
+from ddae_app.bids.cohort import Cohort, Covariates, read_cohort
+from ddae_app.bids.layout import Layout, sidecar
 from ddae_app.bids.provenance import read_record
 from ddae_app.bids.query import read_filters
+from ddae_app.bids.scan import Scan
 from ddae_app.cli.main import resolve
 from ddae_app.cli.parser import build_parser
-from ddae_app.engine.inputs import output_space
+from ddae_app.engine.inputs import space_of
 from ddae_app.imaging.conform import conform, load_t1w
 from ddae_app.levels.group.level import quality_of_all
-from ddae_app.levels.participant.results import write_results
+from ddae_app.levels.participant.results import Results, write_results
 from ddae_app.methods.find import find_model
 from ddae_app.reports.group import write_group_report
 from ddae_app.settings import Protocol, from_flat, read_flat, to_toml
-from ddae_app.workflows.derivatives import harmonized_path, preproc_path
 
 
 @dataclass(frozen=True)
@@ -37,11 +36,11 @@ class Kind:
     Attributes
     ----------
     example : tuple of bytes
-        The parts of a good one: files, or words of a command line.
+        The parts of a valid input: files, or arguments of a command line.
     read : callable
-        Reads such parts, in a folder of its own, as the program does.
+        Reads such parts in an empty folder, as the program does.
     header : int or None
-        Bytes at the beginning of the first part that hold most of what can be wrong.
+        Number of bytes at the start of the first part that are worth mutating most.
     """
 
     example: tuple[bytes, ...]
@@ -89,8 +88,8 @@ def filters(folder: Path) -> Kind:
 
 def results(folder: Path) -> Kind:
     """Sidecars and the table of an earlier run, as pages and the group level read them."""
-    scan, space = Scan(Path('sub-01_T1w.nii'), '01', None, 'sub-01'), output_space(Protocol())
-    model = sidecars.ModelFacts('ddae', 'm', 'f' * 64, False)
+    scan, space = Scan(Path('sub-01_T1w.nii'), '01', None, 'sub-01'), space_of(Protocol())
+    model = sidecars.ModelFacts('DDAE', 'm', 'f' * 64, False)
     made = {'MadeFrom': {'RawSHA256': 'ab', 'Grid': [1, 2, 3]}, 'cjv': 0.5}
     brain = sidecars.preproc(space, 'bids:raw:x', 'template', None) | made
     rendered = sidecars.harmonization(model, Covariates('A'), 'B', 'refuse', 0) | {
@@ -102,21 +101,22 @@ def results(folder: Path) -> Kind:
     def read(parts: tuple[bytes, ...], path: Path) -> object:
         flags = {'bids_dir': path / 'in', 'output_dir': path, 'analysis_level': 'participant'}
         settings = from_flat(flags)
+        layout = Layout(path).in_space(space)
+        image = layout.image('preproc', scan)
         files = (
-            sidecar(preproc_path(scan, space)),
-            sidecar(harmonized_path(scan, space)),
-            Path('sub-01/sub-01_scans.tsv'),
+            sidecar(image),
+            sidecar(layout.image('harmonized', scan)),
+            layout.scans_table(scan),
         )
-        for name, content in zip(files, parts, strict=True):
-            (path / name).parent.mkdir(parents=True, exist_ok=True)
-            (path / name).write_bytes(content)
-        cohort = {scan: Covariates('A')}
-        write_results(
-            settings, [scan], cohort, space, model=None, failures={}, text='', log_dir=path / 'log'
-        )  # fmt: skip
-        rows, pages = quality_of_all(path)
-        write_group_report(path / 'group.html', rows, QC_MEANING, pages)
-        return read_record(path / preproc_path(scan, space)), (path / 'group.html').read_text()
+        for file, content in zip(files, parts, strict=True):
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(content)
+        cohort = Cohort({scan.stem: Covariates('A')}, 'site', ())
+        results = Results(settings, layout, cohort, None, layout.run('log'), '')
+        write_results(results, [scan], {})
+        rows, pages = quality_of_all(layout)
+        write_group_report(layout.group_page, rows, {}, pages)
+        return read_record(image), layout.group_page.read_text()
 
     texts = (json.dumps(brain).encode(), json.dumps(rendered).encode(), rows)
     return Kind(texts, read)
@@ -136,13 +136,13 @@ def settings(folder: Path) -> Kind:
 
 def bundle(folder: Path) -> Kind:
     """A model file: the length of its header, the header, and the first weights."""
-    model = find_model(None, None, folder).path.read_bytes()
+    model = find_model(None, None, ()).path.read_bytes()
     header = 8 + int.from_bytes(model[:8], 'little')
     start = model[: header + 4096]
 
     def read(parts: tuple[bytes, ...], path: Path) -> object:
         (path / 'model.safetensors').write_bytes(parts[0] + model[len(start) :])
-        return find_model(path / 'model.safetensors', None, path)
+        return find_model(path / 'model.safetensors', None, ())
 
     return Kind((start,), read, header)
 
@@ -161,10 +161,10 @@ def arguments(folder: Path) -> Kind:
         (path / 'bids').mkdir()
         with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
             try:
-                found = vars(build_parser().parse_args([f'{path}/bids', f'{path}/out', *line]))
+                words = vars(build_parser().parse_args([f'{path}/bids', f'{path}/out', *line]))
             except SystemExit as e:
                 return e.code
-            return resolve(found | {'work_dir': path / 'work'}, {'HOME': '/nowhere'})
+            return resolve(words | {'work_dir': path / 'work'}, {'HOME': '/nowhere'})
 
     return Kind(tuple(word.encode() for word in words), read)
 

@@ -25,8 +25,8 @@ def test_a_failure_would_be_seen(monkeypatch, tmp_path):
         return Kind((b'participant_id',), read)
 
     monkeypatch.setitem(KINDS, 'broken', broken)
-    found = list(failures('broken', 0, range(20)))
-    assert 'ZeroDivisionError' in found[0][1]
+    reports = list(failures('broken', 0, range(20)))
+    assert 'ZeroDivisionError' in reports[0][1]
     assert failure(broken(None), (b'participant_id',), tmp_path).startswith('files left outside')
 
 

@@ -78,12 +78,12 @@ def test_a_model_tells_what_its_schema_allows_or_is_refused(address, value):
         inside = inside[key]
     inside[address[-1]] = value
     try:
-        found = parse_info(Path('m.safetensors'), {METADATA_KEY: json.dumps(header)})
+        info = parse_info(Path('m.safetensors'), {METADATA_KEY: json.dumps(header)})
     except ModelError as error:
         assert str(error).startswith('m.safetensors: ')
         return
-    assert max(found.protocol.grid) <= MAX_GRID
-    assert len(found.sites) == len(found.training.scans_per_site)
+    assert max(info.protocol.grid) <= MAX_GRID
+    assert len(info.sites) == len(info.training.scans_per_site)
 
 
 @pytest.fixture(scope='module')
@@ -100,8 +100,8 @@ def dataset(tmp_path_factory):
     return root / 'bids'
 
 
-def own(dataset: Path, selection: Selection) -> bool:
-    """Whether nothing but the dataset's own scan is found."""
+def selects_nothing_else(dataset: Path, selection: Selection) -> bool:
+    """Whether nothing but the scan of the dataset is selected."""
     try:
         scans = find_scans(dataset, selection)
     except DdaeError:
@@ -112,7 +112,7 @@ def own(dataset: Path, selection: Selection) -> bool:
 @few
 @given(st.lists(texts, max_size=3), st.lists(texts, max_size=3))
 def test_labels_lead_nowhere_else(dataset, participants, sessions):
-    assert own(dataset, Selection(tuple(participants), tuple(sessions)))
+    assert selects_nothing_else(dataset, Selection(tuple(participants), tuple(sessions)))
 
 
 entities = st.sampled_from(['subject', 'session', 'run', 'datatype', 'extension', 'suffix'])
@@ -126,7 +126,7 @@ def test_filters_lead_nowhere_else(dataset, tmp_path, content):
         filters = read_filters(tmp_path / 'filters.json')
     except DdaeError:
         return
-    assert own(dataset, Selection(filters=filters))
+    assert selects_nothing_else(dataset, Selection(filters=filters))
 
 
 @pytest.mark.parametrize('entity', ['acq-<img src=x>', 'acq-a b', 'acq-a#b', 'acq-a%2f'])
@@ -145,21 +145,21 @@ class Tags(HTMLParser):
 
     def __init__(self, page: Path):
         super().__init__()
-        self.found: list[tuple] = []
+        self.tags: list[tuple] = []
         self.feed(page.read_text(encoding='utf-8'))
 
     def handle_starttag(self, tag, attrs):
-        self.found.append((tag, *(name for name, _ in attrs)))
+        self.tags.append((tag, *(name for name, _ in attrs)))
 
 
 @few
 @given(texts, texts)
-def test_texts_of_people_make_no_tags(tmp_path, site, name):
+def test_texts_of_users_make_no_tags(tmp_path, site, name):
     def tags(site, name):
         page = tmp_path / 'page.html'
         rows = [{'bids_name': name, 'source_site': site, 'cjv': '0.5', name: site}]
         write_group_report(page, rows, {}, {name: f'{name}.html'}, evaluation=site)
-        whole = Tags(page).found
+        whole = Tags(page).tags
         measures, picture = Measure(name, site, name), Picture(site, name, site, name)
         scan = ScanReport(
             name, None, (('Site', site),), (measures,), (picture,), (site,), crash=(name, site)
@@ -175,6 +175,6 @@ def test_texts_of_people_make_no_tags(tmp_path, site, name):
             command=name,
         )
         write_participant_report(page, report)
-        return whole + Tags(page).found
+        return whole + Tags(page).tags
 
     assert tags(f's{site}', f'n{name}') == tags('site', 'name')

@@ -1,4 +1,4 @@
-"""What a CPU does, a GPU does as well: `make gpu-test`, on a machine that has one.
+"""GPU results agree with those of a CPU; `make gpu-test` runs this on a machine with a GPU.
 
 Random numbers are drawn on the device, and arithmetic is rounded in another way there. So a GPU
 trains another model than a CPU does, which harmonizes as well.
@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from ddae_app.methods.ddae.parallel import start_fabric
 
 from ddae_app.bids import sidecars
 from ddae_app.bids.dataset import read_tsv
@@ -49,7 +50,7 @@ TRAIN = (
     '--allow-few-scans', '--train-images', '640',
 )  # fmt: skip
 ROUNDING = 0.01
-"""Of intensities: cuDNN multiplies with 10 bits of mantissa (TF32) by default."""
+"""Tolerance of intensities: by default, cuDNN multiplies with 10 bits of mantissa (TF32)."""
 
 
 @pytest.fixture(scope='module')
@@ -64,7 +65,7 @@ def images(brains):
 
 @pytest.fixture(scope='module', params=['fp32', 'bf16'])
 def fitted(request, tmp_path_factory):
-    """A model that a GPU trained, loaded there and on the CPU."""
+    """A model that was trained on a GPU, loaded on the GPU and on the CPU."""
     path = train(
         training_data(*cohort()), PRESET.model, PRESET.train, PROTOCOL,
         tmp_path_factory.mktemp('fitted'), fabric=start_fabric('cuda', request.param),
@@ -159,7 +160,7 @@ def test_hd_bet(tmp_path):
 
 @pytest.fixture(scope='module')
 def folder(tmp_path_factory):
-    """Four scans of two sites and a model of random weights; all scans preprocessed."""
+    """Four preprocessed scans of two sites and a model with random weights."""
     folder = tmp_path_factory.mktemp('gpu')
     write_dataset(folder / 'bids', Design(n_sites=2, subjects_per_site=2, seed=5, voxel_mm=4.0))
     write_model(folder / 'random.safetensors')

@@ -40,7 +40,7 @@ def write_model(folder: Path, threshold: float = 0.0, spacing: float = 4.0) -> P
         Made if it is not there.
     threshold : float
         Brain is what lies above, in standard deviations from the mean of the image that is
-        cropped to what is not zero (nnU-Net's own normalisation comes before the network).
+        cropped to what is not zero (nnU-Net normalizes intensities before the network).
     spacing : float
         Voxel edge in mm at which the network works.
     """

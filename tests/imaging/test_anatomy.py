@@ -1,4 +1,4 @@
-"""Tissue shares and stripes of volumes whose answer is known."""
+"""Tissue shares and the anatomy guard, on volumes whose answer is known."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ from scipy.ndimage import gaussian_filter
 
 from ddae_app.imaging.anatomy import (
     MOST_UNEXPLAINED,
-    judge_anatomy,
-    stripe_index,
+    evaluate_anatomy,
     tissue_shares,
     unexplained,
 )
@@ -46,19 +45,6 @@ def test_a_bright_vessel_makes_no_class(brain):
 
 def test_no_classes_no_shares():
     assert set(tissue_shares(np.zeros(SHAPE)).values()) == {0.0}
-
-
-def test_stripes_are_told_from_what_has_no_direction(brain):
-    rng = np.random.default_rng(0)
-    even = gaussian_filter(rng.normal(size=SHAPE), 1.5)
-    assert stripe_index(even, brain, (1, 1, 1)) == pytest.approx(1, abs=0.15)
-    stripes = rng.normal(size=SHAPE[0])[:, None, None] * 0.5 * even.std()
-    assert stripe_index(even + stripes, brain, (1, 1, 1)) > 2
-    # Thicker slices are as rough if they differ as much per millimetre.
-    assert stripe_index(even, brain, (2, 1, 1)) == pytest.approx(
-        stripe_index(even, brain, (1, 1, 1)) / 4
-    )
-    assert np.isnan(stripe_index(np.zeros(SHAPE), brain, (1, 1, 1)))
 
 
 @pytest.fixture
@@ -99,7 +85,7 @@ def test_contrast_and_shading_are_explained_and_a_blob_is_not(scan):
         assert np.abs(np.subtract(worst, (15, 16, 14))).max() <= 2
 
 
-def test_what_was_taken_away_is_found_too(scan):
+def test_what_was_taken_away_is_detected_too(scan):
     before = with_blob(noisy(scan), 0.15)
     usual = unexplained(before, shaded(with_blob(scan, 0.15)))
     lost = unexplained(before, shaded(scan))
@@ -110,22 +96,32 @@ def test_a_flag_says_what_and_where(scan):
     affine = np.diag([2.0, 2.0, 2.0, 1.0])
     affine[:3, 3] = -30
     before, after = noisy(scan), shaded(scan)
-    fine = judge_anatomy(before, after, affine)
+    fine = evaluate_anatomy(before, after, affine)
     assert fine['anatomy_flag'] == 'none' and fine['anatomy_unexplained'] < MOST_UNEXPLAINED
-    found = judge_anatomy(before, with_blob(after, 0.05, radius=4), affine)
-    assert found['anatomy_unexplained'] > MOST_UNEXPLAINED
-    x, y, z = (float(n) for n in re.findall(r'-?\d+', found['anatomy_flag'])[:3])
+    quality = evaluate_anatomy(before, with_blob(after, 0.05, radius=4), affine)
+    assert quality['anatomy_unexplained'] > MOST_UNEXPLAINED
+    x, y, z = (float(n) for n in re.findall(r'-?\d+', quality['anatomy_flag'])[:3])
     # (slice, row, column) (15, 16, 14) is (row, column, slice) (16, 14, 15) of the affine.
     assert np.abs(np.subtract((x, y, z), (2, -2, 0))).max() <= 5
 
 
-def test_a_shift_of_tissue_is_flagged(scan):
-    after = np.where(scan > 0.55, 0.95, scan)
-    found = judge_anatomy(scan, after, np.eye(4))
-    assert abs(found['white_share_change']) > 0.15 and 'white matter +' in found['anatomy_flag']
+@pytest.mark.parametrize(
+    ('low', 'high', 'intensity', 'column', 'flag'),
+    [
+        (0.55, 2, 0.95, 'white_share_change', r'white matter \+\d\d % of the brain volume'),
+        (0, 0.7, 0.15, 'csf_share_change', r'(^|; )CSF \+\d\d % of the brain volume'),
+        (0.45, 0.9, 0.6, 'grey_share_change', r'gray matter \+\d\d % of the brain volume'),
+    ],
+)
+def test_a_shift_of_tissue_is_flagged_by_its_name(scan, low, high, intensity, column, flag):
+    after = np.where((scan > low) & (scan < high), intensity, scan)
+    quality = evaluate_anatomy(scan, after, np.eye(4))
+    assert quality[column] > 0.15
+    assert re.search(flag, quality['anatomy_flag'])
+    assert 'csf' not in quality['anatomy_flag']
 
 
-def test_a_single_slice_is_judged_as_well(scan):
+def test_a_single_slice_is_evaluated_as_well(scan):
     before, after = noisy(scan)[15:16], shaded(scan)[15:16]
     assert 0 < unexplained(before, after).max() < 0.08
     assert unexplained(before, with_blob(shaded(scan), 0.05)[15:16]).max() > 0.1
@@ -133,4 +129,4 @@ def test_a_single_slice_is_judged_as_well(scan):
 
 def test_no_brain_no_flag():
     nothing = np.zeros(SHAPE)
-    assert judge_anatomy(nothing, nothing, np.eye(4))['anatomy_flag'] == 'none'
+    assert evaluate_anatomy(nothing, nothing, np.eye(4))['anatomy_flag'] == 'none'

@@ -140,7 +140,7 @@ def test_weights_of_another_network(weights, tmp_path):
 
 def test_weights_that_were_changed_meanwhile_are_not_loaded(weights, tmp_path):
     other = write_model(tmp_path / 'other', threshold=1)
-    with pytest.raises(WeightsError, match='changed while the program ran'):
+    with pytest.raises(WeightsError, match='changed during the run'):
         hd_bet_mask(brain_on(4, 4, 4), other, weights_sha256(weights), 'cpu')
 
 
@@ -198,9 +198,9 @@ def test_template_mask_follows_a_deformation():
     as_float = nib.Nifti1Image(template.mask.get_fdata(dtype=np.float32), template.mask.affine)
     mask = resample_to_grid(as_float, np.eye(4), grid)
     truth = np.asarray(pushed(mask, 8).dataobj) > 0.5
-    found = template_mask(pushed(brain, 8), brain, mask)
+    warped = template_mask(pushed(brain, 8), brain, mask)
     assert dice(np.asarray(mask.dataobj) > 0.5, truth) < 0.93
-    assert dice(found, truth) > 0.97
+    assert dice(warped, truth) > 0.97
 
 
 def test_template_mask_leaves_out_what_is_zero():

@@ -86,7 +86,7 @@ def test_missing_file_and_broken_link(tmp_path):
     assert_refused(tmp_path / 'none.nii.gz', 'no such file')
     link = tmp_path / 'link.nii.gz'
     link.symlink_to(tmp_path / '.git' / 'annex' / 'MD5E-s1--0')
-    assert_refused(link, 'link broken')
+    assert_refused(link, 'broken link')
 
 
 def test_folder_instead_of_a_file(tmp_path):

@@ -46,17 +46,17 @@ def back(difference, brain, matrix):
 def test_resampled_as_the_scan_was_it_is_the_difference_again(brain, matrix):
     rng = np.random.default_rng(0)
     difference = np.where(brain, gaussian_filter(rng.normal(size=GRID), 1.2), 0)
-    found = back(difference, brain, matrix)
-    assert found.shape == NATIVE and found.dtype == np.float32
+    native = back(difference, brain, matrix)
+    assert native.shape == NATIVE and native.dtype == np.float32
     deep = gaussian_filter(brain.astype(float), 2) > 0.999
-    error = (onto_the_grid(found, matrix) - difference)[deep]
+    error = (onto_the_grid(native, matrix) - difference)[deep]
     assert np.sqrt(np.mean(error**2)) < 0.05 * difference[deep].std()
 
 
 def test_a_constant_is_that_constant_in_the_brain_and_zero_outside(brain, matrix):
-    found = back(np.where(brain, 3.0, 0), brain, matrix)
-    there = found != 0
-    np.testing.assert_allclose(found[there], 3, rtol=0.1)
+    native = back(np.where(brain, 3.0, 0), brain, matrix)
+    there = native != 0
+    np.testing.assert_allclose(native[there], 3, rtol=0.1)
     volume = there.sum() * np.prod(np.diag(NATIVE_AFFINE)[:3]) / np.linalg.det(matrix[:3, :3])
     assert volume == pytest.approx(brain.sum() * np.prod(np.diag(AFFINE)[:3]), rel=0.03)
 
@@ -86,12 +86,12 @@ def test_a_changed_scan_is_stored_as_the_scan_is(tmp_path, change, kind, slope):
     path, out = tmp_path / 'scan.nii.gz', tmp_path / 'out.nii.gz'
     nib.save(image, path)
     write_changed(path, change, out)
-    raw, found = nib.load(path), nib.load(out)
-    assert raw.header.binaryblock == found.header.binaryblock
-    stored = [x.dataobj.get_unscaled() for x in (raw, found)]
+    raw, written = nib.load(path), nib.load(out)
+    assert raw.header.binaryblock == written.header.binaryblock
+    stored = [x.dataobj.get_unscaled() for x in (raw, written)]
     assert np.array_equal(stored[0][change == 0], stored[1][change == 0])
     exact = 0.5001 * slope if kind != np.float32 else 1e-4
-    assert np.abs(found.get_fdata() - raw.get_fdata() - change).max() <= exact
+    assert np.abs(written.get_fdata() - raw.get_fdata() - change).max() <= exact
 
 
 def test_what_does_not_fit_into_the_scans_numbers_is_cut(tmp_path):
@@ -109,9 +109,9 @@ def test_the_order_of_the_file_and_a_fourth_axis_of_one(tmp_path, change):
     nib.save(image, path)
     conformed = nib.as_closest_canonical(nib.Nifti1Image(np.ones((7, 9, 8)), image.affine))
     write_changed(path, in_file_order(change, conformed, path), out)
-    found = nib.load(out)
-    assert found.shape == image.shape
-    back = nib.as_closest_canonical(nib.Nifti1Image(found.get_fdata()[..., 0], found.affine))
+    written = nib.load(out)
+    assert written.shape == image.shape
+    back = nib.as_closest_canonical(nib.Nifti1Image(written.get_fdata()[..., 0], written.affine))
     np.testing.assert_allclose(back.get_fdata(), 1 + change, atol=1e-5)
 
 
@@ -122,6 +122,6 @@ def test_a_difference_in_the_units_of_the_scan_keeps_its_field(brain, matrix):
     raw = onto_the_grid(scan.get_fdata(), matrix)
     field = 1 + 0.3 * np.linspace(-1, 1, GRID[0])[:, None, None]
     before = np.where(brain, raw / field / 800, 0)
-    found = in_scan_units(before, np.where(brain, 0.1, 0), scan, matrix, AFFINE)
+    scaled = in_scan_units(before, np.where(brain, 0.1, 0), scan, matrix, AFFINE)
     expected = np.where(brain, 0.1 * 800 * field, 0)
-    np.testing.assert_allclose(found, expected, rtol=1e-4)
+    np.testing.assert_allclose(scaled, expected, rtol=1e-4)

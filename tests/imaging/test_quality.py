@@ -47,16 +47,16 @@ def test_change_outside_the_brain_is_not_counted(stack):
 
 
 def test_distance_of_a_stack_to_itself_and_to_a_shifted_one(stack):
-    own = np.quantile(stack[stack > 0], LEVELS)
-    assert quantile_distance(stack, LEVELS, own) == pytest.approx(0, abs=1e-7)
-    assert quantile_distance(stack, LEVELS, own + 0.1) == pytest.approx(0.1, rel=1e-5)
-    assert quantile_distance(stack, LEVELS, own - 0.1) == pytest.approx(0.1, rel=1e-5)
+    quantiles = np.quantile(stack[stack > 0], LEVELS)
+    assert quantile_distance(stack, LEVELS, quantiles) == pytest.approx(0, abs=1e-7)
+    assert quantile_distance(stack, LEVELS, quantiles + 0.1) == pytest.approx(0.1, rel=1e-5)
+    assert quantile_distance(stack, LEVELS, quantiles - 0.1) == pytest.approx(0.1, rel=1e-5)
 
 
 def test_distance_ignores_the_background(stack):
-    own = np.quantile(stack[stack > 0], LEVELS)
+    quantiles = np.quantile(stack[stack > 0], LEVELS)
     wide = np.pad(stack, ((0, 0), (30, 30), (30, 30)))
-    assert quantile_distance(wide, LEVELS, own) == pytest.approx(0, abs=1e-7)
+    assert quantile_distance(wide, LEVELS, quantiles) == pytest.approx(0, abs=1e-7)
 
 
 def tissues(sd, size=(40, 40, 40)):
@@ -71,16 +71,16 @@ def test_contrast_and_noise_of_the_tissues_are_found():
     mask = np.ones(image.shape, bool)
     mask[:5] = False
     image[:5] = 1e6
-    found = tissue_contrast(image, mask)
-    assert found['cjv'] == pytest.approx(80 / 300, rel=0.05)
-    assert found['snr_grey'] == pytest.approx(500 / 40, rel=0.05)
-    assert found['snr_white'] == pytest.approx(800 / 40, rel=0.05)
+    contrast = tissue_contrast(image, mask)
+    assert contrast['cjv'] == pytest.approx(80 / 300, rel=0.05)
+    assert contrast['snr_grey'] == pytest.approx(500 / 40, rel=0.05)
+    assert contrast['snr_white'] == pytest.approx(800 / 40, rel=0.05)
 
 
 def test_overlapping_tissues_are_told_as_noisy_as_they_are():
     image = tissues(90.0)
-    found = tissue_contrast(image, np.ones(image.shape, bool))
-    assert found['cjv'] == pytest.approx(180 / 300, rel=0.15)
+    contrast = tissue_contrast(image, np.ones(image.shape, bool))
+    assert contrast['cjv'] == pytest.approx(180 / 300, rel=0.15)
 
 
 def test_the_scale_of_a_scan_does_not_matter():

@@ -19,7 +19,7 @@ from ddae_app.settings import Protocol
 MEDIAL = Protocol(grid=(40, 50, 36), slice_shape=(32, 48))
 ALL = replace(MEDIAL, slices='all')
 GRID = model_grid(MEDIAL.template, MEDIAL.grid)
-BOX = (slice(4, 36), slice(1, 49))  # the centre crop along x and y
+BOX = (slice(4, 36), slice(1, 49))  # the center crop along x and y
 
 
 @pytest.fixture

@@ -122,7 +122,7 @@ def test_damaged_file(tmp_path, damage):
             'text': b'<html>404</html>',
         }[damage]
     )
-    with pytest.raises(TemplateError, match='fetch it again') as caught:
+    with pytest.raises(TemplateError, match='download it again') as caught:
         load_template(NAME, home)
     assert str(path) in str(caught.value)
 

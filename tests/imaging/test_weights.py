@@ -32,7 +32,7 @@ def test_the_digest_is_that_of_the_three_files(weights):
 @pytest.mark.parametrize('name', WEIGHTS_FILES)
 def test_missing_weights(weights, name):
     (weights / name).unlink()
-    with pytest.raises(WeightsError, match='are not there; run "ddae-app-fetch hd-bet"') as caught:
+    with pytest.raises(WeightsError, match='are missing; run "ddae-app-fetch hd-bet"') as caught:
         check_weights(weights)
     assert str(weights / name) in str(caught.value)
 
@@ -49,7 +49,7 @@ def test_weights_that_nobody_vouches_for(weights):
 @pytest.mark.parametrize('text', ['', 'x' * 64, 'ab', '\xff\xfe'])
 def test_a_record_that_is_none(weights, text):
     (weights / RECORD).write_text(text)
-    with pytest.raises(WeightsError, match='did not come through ddae-app-fetch'):
+    with pytest.raises(WeightsError, match='not downloaded by ddae-app-fetch'):
         check_weights(weights)
 
 

@@ -13,7 +13,8 @@ import torch
 
 from ddae_app.methods.ddae.bundle import build_network, save_bundle
 from ddae_app.methods.ddae.config import ModelConfig
-from ddae_app.methods.modelfile import BundleInfo, SiteQuantiles, TrainingRecord
+from ddae_app.methods.ddae.info import DDAEInfo
+from ddae_app.methods.modelfile import SiteQuantiles, TrainingRecord
 from ddae_app.phantom.dataset import Design, write_dataset
 from ddae_app.settings import Protocol
 
@@ -38,13 +39,13 @@ def model(tmp_path_factory):
 def write_model(path: Path, *, phantom: bool = True, protocol: Protocol | None = None) -> Path:
     protocol = protocol or Protocol(template=TEMPLATE)
     config = ModelConfig(
-        image_size=protocol.slice_shape[0], depth=protocol.depth, neighbours=1, unshuffle=4,
+        image_size=protocol.slice_shape[0], depth=protocol.depth, neighbors=1, unshuffle=4,
         channels=8, multipliers=(1, 2), blocks=1, attention=(), z_u_dim=4,
         schedule='cosine', prediction='v', condition_dropout=0.1,
     )  # fmt: skip
     levels = tuple(np.linspace(0, 1, 11))
     table = tuple(tuple(np.linspace(0.1, 0.9, 11)) for _ in SITES)
-    info = BundleInfo(
+    info = DDAEInfo(
         name='random',
         config=config,
         sites=SITES,

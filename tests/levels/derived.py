@@ -9,18 +9,12 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 
-from ddae_app.bids.layout import Scan, sidecar
-from ddae_app.engine.inputs import output_space
+from ddae_app.bids.layout import Layout, sidecar
+from ddae_app.bids.scan import Scan
+from ddae_app.engine.inputs import space_of
 from ddae_app.imaging.grid import model_grid
 from ddae_app.imaging.slices import crop_start
 from ddae_app.settings import Protocol
-from ddae_app.workflows.derivatives import (
-    harmonized_path,
-    mask_path,
-    preproc_path,
-    slices_path,
-    transform_path,
-)
 
 
 def write_derived(
@@ -42,7 +36,8 @@ def write_derived(
     template, target : str
     """
     bids, out = folder / 'bids', folder / 'out'
-    space = output_space(Protocol(template=template))
+    space = space_of(Protocol(template=template))
+    layout = Layout(out).in_space(space)
     grid = model_grid(template, space.protocol.grid)
     x, y = crop_start(grid.shape, space.protocol.slice_shape)
     middle = grid.shape[2] // 2
@@ -60,19 +55,19 @@ def write_derived(
         (out / scan.folder).mkdir(parents=True)
         volume = np.zeros(grid.shape, np.float32)
         volume[x : x + 128, y : y + 128, middle] = images[i] * 100
-        nib.save(nib.Nifti1Image(volume, grid.affine), out / preproc_path(scan, space))
+        nib.save(nib.Nifti1Image(volume, grid.affine), layout.image('preproc', scan))
         mask = nib.Nifti1Image((volume > 0).astype(np.uint8), grid.affine)
-        nib.save(mask, out / mask_path(scan, space))
-        (out / transform_path(scan, space)).write_text('#Insight Transform File V1.0\n')
+        nib.save(mask, layout.image('mask', scan))
+        layout.transform(scan).write_text('#Insight Transform File V1.0\n')
         if harmonized is not None:
             for path, stack in (
-                (slices_path(scan, space), images[i]),
-                (harmonized_path(scan, space), harmonized[i]),
+                (layout.image('slices', scan), images[i]),
+                (layout.image('harmonized', scan), harmonized[i]),
             ):
-                nib.save(nib.Nifti1Image(stack[:, :, None], grid.affine), out / path)
+                nib.save(nib.Nifti1Image(stack[:, :, None], grid.affine), path)
             facts = {'TargetSite': target, 'HarmonizationMethod': 'DDAE', 'ModelName': 'toy'}
-            (out / sidecar(harmonized_path(scan, space))).write_text(json.dumps(facts))
-        name = preproc_path(scan, space).relative_to(f'sub-{label}')
+            sidecar(layout.image('harmonized', scan)).write_text(json.dumps(facts))
+        name = layout.image('preproc', scan).relative_to(out / f'sub-{label}')
         (out / f'sub-{label}' / f'sub-{label}_scans.tsv').write_text(
             f'filename\tsource_site\ttarget_site\tssim\n{name}\t{cohort["site"].iloc[i]}\t{target}\t0.9\n'
         )

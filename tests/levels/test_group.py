@@ -10,12 +10,12 @@ import pandas as pd
 import pytest
 from scipy.ndimage import gaussian_filter
 
-from ddae_app.evaluation import predictions as readings
-from ddae_app.evaluation import probes
+from ddae_app.evaluation import predictions, probes
 from ddae_app.levels.group.level import run_group
+from ddae_app.methods.cvae import CVAEHarmonizer
 from ddae_app.methods.ddae.harmonizer import DDAEHarmonizer
-from ddae_app.methods.find import training_preset
-from ddae_app.methods.slice_network import CVAEHarmonizer, StyleGANHarmonizer
+from ddae_app.methods.ddae.presets import preset_of
+from ddae_app.methods.style_gan import StyleGANHarmonizer
 from ddae_app.settings import Protocol, from_flat
 from tests.levels.conftest import TEMPLATE, run
 from tests.levels.derived import write_derived
@@ -23,8 +23,8 @@ from tests.levels.derived import write_derived
 N = 36
 
 
-def people(seed: int) -> tuple[np.ndarray, np.ndarray, pd.DataFrame]:
-    """Scans of two sites, one of which is brighter at the front; and the same without that."""
+def simulate(seed: int) -> tuple[np.ndarray, np.ndarray, pd.DataFrame]:
+    """Scans of two sites, one of which is brighter at the front, and the truth without it."""
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[-1:1:128j, -1:1:128j]
     brain = 0.5 + gaussian_filter(rng.normal(0, 1, (2 * N, 128, 128)), (0, 5, 5))
@@ -43,14 +43,14 @@ def people(seed: int) -> tuple[np.ndarray, np.ndarray, pd.DataFrame]:
             'Diagnosis': np.tile(['well', 'ill', 'well'], N)[: 2 * N],
         }
     )
-    # The ill have a dark place, at every site.
+    # The ill have a dark region, at every site.
     for scans in (images, truth):
         scans[(cohort['Diagnosis'] == 'ill').to_numpy(), 50:75, 50:75] *= 0.6
     return images, truth, cohort
 
 
 def train(folder, images: np.ndarray, cohort: pd.DataFrame) -> None:
-    """One of each method that learns, and a cVAE that does not know these sites."""
+    """Train one model of each method, and a cVAE that was trained on other sites."""
     folder.mkdir()
     protocol = Protocol(template=TEMPLATE)
     for kind in (CVAEHarmonizer, StyleGANHarmonizer):
@@ -59,93 +59,94 @@ def train(folder, images: np.ndarray, cohort: pd.DataFrame) -> None:
     elsewhere = cohort.assign(site=cohort['site'] + 'ern')
     strange = CVAEHarmonizer(protocol=protocol, images=32, device='cpu').fit(images, elsewhere)
     strange.save(folder / 'strange.safetensors')
-    preset = training_preset('tiny', 64)
+    preset = preset_of('tiny', 64)
     ddae = DDAEHarmonizer(preset=preset, protocol=protocol, device='cpu').fit(images, cohort)
     ddae.save(folder / 'ddae.safetensors')
 
 
 @pytest.fixture(scope='module')
-def judged(tmp_path_factory):
+def evaluated(tmp_path_factory):
     folder = tmp_path_factory.mktemp('group')
-    images, truth, cohort = people(0)
+    images, truth, cohort = simulate(0)
     write_derived(folder, images, cohort, TEMPLATE, truth, 'East')
     train(folder / 'out' / 'models', images, cohort)
     places = {'bids_dir': folder / 'bids', 'output_dir': folder / 'out'}
     asked = {'analysis_level': 'group', 'skip_bids_validation': True, 'biology': ['Diagnosis']}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(readings, 'CNN_JUDGED', 30)  # one network for each half
+        patch.setattr(predictions, 'CNN_TEST_SCANS', 30)  # one network for each half
         patch.setattr(probes, 'EPOCHS', 2)
         assert run_group(from_flat(places | asked | {'device': 'cpu'})) == 0
     return folder / 'out'
 
 
-def test_the_figures_tell_what_was_done(judged):
-    metrics = json.loads((judged / 'group_metrics.json').read_text())
+def test_the_measures_of_all_methods_are_written(evaluated):
+    metrics = json.loads((evaluated / 'group_metrics.json').read_text())
     assert metrics['Scans'] == 2 * N
     assert metrics['TargetSite'] == 'East'
     assert metrics['Chance'] == 0.5
-    # The model called strange does not know these sites.
+    # The model called strange was trained on other sites.
     assert set(metrics['Methods']) == {
         'source', 'DDAE (toy)', 'cVAE (cvae)', 'Style-Encoding GAN (style-gan)', 'histogram',
         'combat', 'blur',
     }  # fmt: skip
-    told = {
+    accuracy = {
         name: method['Estimates']['site_linear']['value']
         for name, method in metrics['Methods'].items()
     }
-    assert told['source'] > 0.9 and told['blur'] > 0.9
-    assert told['DDAE (toy)'] < 0.8
-    assert metrics['Methods']['source']['Findings'][0].startswith('the site can still be told')
+    assert accuracy['source'] > 0.9 and accuracy['blur'] > 0.9
+    assert accuracy['DDAE (toy)'] < 0.8
+    finding = metrics['Methods']['source']['Findings'][0]
+    assert finding.startswith('The original scans show site effects')
     for method in metrics['Methods'].values():
         assert {'value', 'low', 'high', 'n'} == set(method['Estimates']['ssim'])
         assert set(method['Estimates']) <= set(metrics['Measures'])
     assert 'fid' not in metrics['Measures'] and 'icc' not in metrics['Measures']
-    own, painted = (
-        metrics['Methods'][name]['Estimates'] for name in ('DDAE (toy)', 'cVAE (cvae)')
-    )
-    assert own['biology_Diagnosis']['n'] == 2 * N
-    assert abs(own['biology_Diagnosis_d_csf']['value']) > 1
-    assert own['frechet']['value'] < metrics['Methods']['source']['Estimates']['frechet']['value']
-    assert 'age_slope' in painted and 'site_all' in painted and 'age_slope' not in own
+    ddae, cvae = (metrics['Methods'][name]['Estimates'] for name in ('DDAE (toy)', 'cVAE (cvae)'))
+    assert ddae['biology_Diagnosis']['n'] == 2 * N
+    assert abs(ddae['biology_Diagnosis_d_csf']['value']) > 1
+    assert ddae['frechet']['value'] < metrics['Methods']['source']['Estimates']['frechet']['value']
+    assert 'age_slope' in cvae and 'site_all' in cvae and 'age_slope' not in ddae
 
 
-def test_the_page_says_it_in_words_and_opens_offline(judged):
-    page = (judged / 'group_T1w.html').read_text()
-    assert 'Is the site gone, and is the person still there?' in page
-    assert 'the site can still be told' in page
+def test_the_page_says_it_in_words_and_opens_offline(evaluated):
+    page = (evaluated / 'group_T1w.html').read_text()
+    assert 'Are site effects removed, and is biological variation preserved?' in page
+    assert 'The original scans show site effects' in page
     assert 'DDAE (toy)' in page and 'to the other half' in page
-    assert re.search(r'The site can(not| still) be told after DDAE \(toy\): 0\.\d\d \[', page)
-    assert 'chance 0.50; in the scans 1.00, after cVAE (cvae)' in page
+    verdict = r'The outputs of DDAE \(toy\) show (no )?site effects[^(]*'
+    assert re.search(verdict + r'\(best balanced accuracy 0\.\d\d \[', page)
+    assert 'chance 0.50). For comparison' in page
+    assert ': the original scans 1.00, cVAE (cvae) ' in page
     assert not re.search(r'(src|href)="(https?:)?//', page)
     assert page.count('<table class="sortable">') == 2
     figures = re.findall(
         r'<strong>([\w ]+)\.</strong>[^<]*</figcaption>\s*<img src="data:image', page
     )
     assert figures == [
-        'What the site explains', 'Intensities by site', 'One person of each site',
+        'Variance explained by the site', 'Intensities by site', 'One participant of each site',
         'Codes of the DDAE', 'Reconstructions',
     ]  # fmt: skip
-    assert 'By logistic regression the site is told from them at 1.00 and' in page
+    assert 'with a balanced accuracy of 1.00 and' in page
 
 
 @pytest.mark.parametrize(
     ('flags', 'message'),
     [
         (['--biology', 'diagnosys'], "--biology 'diagnosys': no such column in participants.tsv"),
-        (['--biology', 'sex'], '--biology sex: it is judged anyway'),
+        (['--biology', 'sex'], '--biology sex: this column is always evaluated'),
         (['--inception-weights', 'participants.tsv'], 'participants.tsv: no such file'),
         (['--inception-weights', __file__], 'expected 6726825d'),
     ],
 )
-def test_what_is_asked_for_and_is_not_there(judged, tmp_path, flags, message):
-    bids = judged.parent / 'bids'
-    result = run(bids, judged, 'group', '-w', tmp_path, '--skip-bids-validation', *flags)
+def test_what_is_asked_for_and_is_not_there(evaluated, tmp_path, flags, message):
+    bids = evaluated.parent / 'bids'
+    result = run(bids, evaluated, 'group', '-w', tmp_path, '--skip-bids-validation', *flags)
     assert result.returncode == 2
     assert message in result.stderr.splitlines()[-1]
 
 
-def test_with_few_people_the_page_says_why_nothing_was_judged(tmp_path):
-    images, _, cohort = people(1)
+def test_with_few_participants_the_page_says_why_there_is_no_evaluation(tmp_path):
+    images, _, cohort = simulate(1)
     few = [0, 1, N, N + 1]
     write_derived(tmp_path, images[few], cohort.iloc[few], TEMPLATE)
     result = run(
@@ -153,14 +154,14 @@ def test_with_few_people_the_page_says_why_nothing_was_judged(tmp_path):
         '--skip-bids-validation',
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
-    assert 'site East has 2 people, and 10 are needed' in result.stderr
+    assert 'site East has 2 participants, and 10 are needed' in result.stderr
     page = (tmp_path / 'out' / 'group_T1w.html').read_text()
-    assert 'Not measured: site East has 2 people' in page
+    assert 'The harmonization was not evaluated: site East has 2 participants' in page
     assert not (tmp_path / 'out' / 'group_metrics.json').exists()
 
 
-def test_scans_that_were_preprocessed_elsewhere_are_judged_too(tmp_path):
-    images, truth, cohort = people(1)
+def test_scans_that_were_preprocessed_elsewhere_are_evaluated_too(tmp_path):
+    images, truth, cohort = simulate(1)
     few = [0, 1, N, N + 1]
     write_derived(tmp_path, images[few], cohort.iloc[few], TEMPLATE, truth[few], 'East')
     for path in (tmp_path / 'out').glob('sub-*/anat/*_desc-preproc_T1w.nii.gz'):
@@ -170,4 +171,4 @@ def test_scans_that_were_preprocessed_elsewhere_are_judged_too(tmp_path):
         '--skip-bids-validation',
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
-    assert 'site East has 2 people, and 10 are needed' in result.stderr
+    assert 'site East has 2 participants, and 10 are needed' in result.stderr

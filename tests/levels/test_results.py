@@ -1,4 +1,4 @@
-"""What the pages of a run ask people to look at."""
+"""What the pages of a run mark as unusual, and how failures are reported."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from ddae_app.bids.layout import Scan
+from ddae_app.bids.layout import RunFiles
+from ddae_app.bids.measures import MEASURES
+from ddae_app.bids.scan import Scan
 from ddae_app.engine.run import _Narrator, crash_reason, log
-from ddae_app.levels.participant.results import _failed_report, is_unusual
+from ddae_app.levels.participant.results import _failed_report
 
 
 @pytest.mark.parametrize(
@@ -19,11 +21,16 @@ from ddae_app.levels.participant.results import _failed_report, is_unusual
         ('registration_correlation', 0.35, True),
         ('target_distance_after', 0.065, False),
         ('target_distance_after', 0.08, True),
+        ('mask_template_dice', 0.91, True),
+        ('anatomy_unexplained', 0.11, True),
+        ('csf_share_change', -0.16, True),
+        ('csf_share_change', 0.14, False),
         ('ssim', 0.1, False),
     ],
 )
 def test_measures_outside_of_what_is_usual_are_flagged(name, value, unusual):
-    assert is_unusual(name, {'target_distance_before': 0.06, name: value}) is unusual
+    entries = {'target_distance_before': 0.06, name: value}
+    assert MEASURES[name].is_unusual(value, entries) is unusual
 
 
 def crash(logs, run, scan, end):
@@ -41,7 +48,7 @@ def test_a_failed_scan_shows_its_own_latest_crash(tmp_path):
     crash(tmp_path, '2026-1', scan, 'ddae_app.errors.ImageError: an old reason')
     crash(tmp_path, '2026-2', scan, 'ddae_app.errors.ImageError: cut <short>')
     crash(tmp_path, '2026-2', other, 'ddae_app.errors.ImageError: of another')
-    runs = [tmp_path / '2026-3', tmp_path / '2026-2', tmp_path / '2026-1']
+    runs = [RunFiles(tmp_path / name) for name in ('2026-3', '2026-2', '2026-1')]
     report = _failed_report(scan, 'x was not written', runs)
     assert report.error == 'x was not written; an earlier run failed: cut <short>'
     name, text = report.crash
@@ -50,7 +57,7 @@ def test_a_failed_scan_shows_its_own_latest_crash(tmp_path):
     assert _failed_report(scan, 'refused', runs[:1]).crash is None
 
 
-def test_a_crash_is_told_in_one_line(tmp_path):
+def test_a_crash_is_reported_in_one_line(tmp_path):
     scan = Scan(Path('sub-1_T1w.nii.gz'), '1', None, 'sub-1')
     assert crash_reason(crash(tmp_path, 'r', scan, 'ddae_app.errors.ImageError: bad')) == 'bad'
     odd = crash(tmp_path, 'r', scan, 'ZeroDivisionError')
@@ -59,19 +66,19 @@ def test_a_crash_is_told_in_one_line(tmp_path):
     assert crash_reason(full).startswith('step conform: there is too little memory; run the same')
 
 
-def test_steps_that_never_began_are_not_told(monkeypatch):
-    told = []
+def test_steps_that_never_began_are_not_reported(monkeypatch):
+    lines = []
     for name in ('info', 'warning'):
-        monkeypatch.setattr(log, name, lambda text, *words: told.append(text % words))
+        monkeypatch.setattr(log, name, lambda text, *words: lines.append(text % words))
     scan = Scan(Path('sub-1_T1w.nii.gz'), '1', None, 'sub-1')
-    tell = _Narrator([scan])
+    report = _Narrator([scan])
     conform, register = (
         SimpleNamespace(fullname=f'ddae_wf.{scan.workflow}.preproc_wf.{name}')
         for name in ('conform', 'register_mni')
     )
-    tell(conform, 'start')
-    tell(conform, 'exception')
-    tell(register, 'end')
-    tell(register, 'start')
-    tell(register, 'end')
-    assert told == ['sub-1: conform failed', 'sub-1: register to MNI (0 s)']
+    report(conform, 'start')
+    report(conform, 'exception')
+    report(register, 'end')
+    report(register, 'start')
+    report(register, 'end')
+    assert lines == ['sub-1: conform failed', 'sub-1: register to MNI (0 s)']

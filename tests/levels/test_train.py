@@ -51,9 +51,9 @@ def test_a_model_comes_with_its_card_and_samples(trained):
     card = (models / 'ddae_MODEL.md').read_text()
     assert '# ddae' in card and 'simulated scanners' in card
     assert '| PhantomA | 1 | 0 |' in card and '| PhantomB | 1 | 0 |' in card
-    assert 'site PhantomA has 1 person, fewer than 10' in card
-    assert 'site PhantomA has 1 person' in said
-    assert 'Licence: See README' in card
+    assert 'site PhantomA has 1 subject, fewer than 10' in card
+    assert 'site PhantomA has 1 subject' in said
+    assert 'License: See README' in card
     assert (models / 'ddae_samples.png').read_bytes().startswith(b'\x89PNG')
 
 
@@ -66,7 +66,7 @@ def test_few_scans_are_refused_unless_allowed(trained, bids_dir, tmp_path):
     )  # fmt: skip
     assert result.returncode == 2
     (line,) = error_lines(result.stderr)
-    assert 'site PhantomA has 1 person' in line and '--allow-few-scans' in line
+    assert 'site PhantomA has 1 subject' in line and '--allow-few-scans' in line
 
 
 def test_a_time_limit_stops_training_and_the_next_run_goes_on(trained, bids_dir, tmp_path):

@@ -10,20 +10,20 @@ from ddae_app.phantom.atlas import load_atlas
 AGES = (20, 50, 85)
 
 
-def person(age: float, sex: str, seed: int) -> Anatomy:
+def subject(age: float, sex: str, seed: int) -> Anatomy:
     return draw_anatomy(age, sex, np.random.default_rng(seed))
 
 
 @pytest.fixture(scope='module')
 def lifespan(whole_brain: np.ndarray) -> dict[str, np.ndarray]:
-    """Per age and person: ventricle volume (mL, in the head) and grey matter's share."""
+    """Per age and subject: ventricle volume (mL, in the head) and share of gray matter."""
     x, y, z = np.moveaxis(whole_brain, -1, 0)
     # The bodies of the lateral ventricles and the white matter around them; no sulcus.
     middle = (np.abs(x) < 28) & (y > -45) & (y < 25) & (z > 10) & (z < 28)
     ventricles, grey = np.zeros((len(AGES), 6)), np.zeros((len(AGES), 6))
     for i, age in enumerate(AGES):
         for seed in range(6):
-            anatomy = person(age, 'MF'[seed % 2], seed)
+            anatomy = subject(age, 'MF'[seed % 2], seed)
             csf, gm, wm, _ = anatomy.tissues(whole_brain)
             ventricles[i, seed] = csf[middle].sum() * 0.027 * np.linalg.det(anatomy.head)
             grey[i, seed] = gm.sum() / (csf + gm + wm).sum()
@@ -31,14 +31,14 @@ def lifespan(whole_brain: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def test_same_person_from_same_state_and_another_from_another(axial_slice):
-    first, again, other = (person(50, 'F', seed).tissues(axial_slice) for seed in (1, 1, 2))
+    first, again, other = (subject(50, 'F', seed).tissues(axial_slice) for seed in (1, 1, 2))
     np.testing.assert_array_equal(np.stack(first), np.stack(again))
     assert np.abs(first[1] - other[1]).mean() > 0.02
 
 
 @pytest.mark.parametrize('age', AGES)
 def test_fractions_make_up_the_brain(whole_brain, age):
-    csf, gm, wm, detail = person(age, 'M', 3).tissues(whole_brain)
+    csf, gm, wm, detail = subject(age, 'M', 3).tissues(whole_brain)
     for fraction in (csf, gm, wm):
         assert fraction.dtype == np.float32
         assert fraction.min() >= 0
@@ -55,7 +55,7 @@ def test_fractions_make_up_the_brain(whole_brain, age):
 
 @pytest.mark.parametrize('seed', range(3))
 def test_brain_is_one_piece_without_holes(whole_brain, seed):
-    csf, gm, wm, _ = person(85, 'M', seed).tissues(whole_brain)
+    csf, gm, wm, _ = subject(85, 'M', seed).tissues(whole_brain)
     brain = csf + gm + wm > 0.5
     labels, _ = ndimage.label(brain)
     assert np.bincount(labels.ravel())[1:].max() > 0.999 * brain.sum()
@@ -68,7 +68,7 @@ def test_brain_is_one_piece_without_holes(whole_brain, seed):
 
 @pytest.mark.parametrize(('age', 'seed'), [(18, 0), (89, 1), (89, 3)])
 def test_displacement_does_not_fold(whole_brain, age, seed):
-    anatomy = person(age, 'M', seed)
+    anatomy = subject(age, 'M', seed)
     points = whole_brain.reshape(-1, 3).T.astype(np.float32)
     source = anatomy._source(points).reshape(3, *whole_brain.shape[:-1])
     jacobian = np.stack([np.stack(np.gradient(channel, 3.0)) for channel in source])
@@ -90,14 +90,14 @@ def test_grey_matter_falls_with_age(lifespan):
     assert young - 0.02 > middle > old + 0.04
 
 
-def test_people_of_one_age_differ(lifespan):
+def test_subjects_of_one_age_differ(lifespan):
     assert (lifespan['ventricles'].std(axis=1) > 1).all()
     assert (lifespan['grey'].std(axis=1) > 0.003).all()
 
 
 def test_men_have_larger_heads_and_groups_overlap():
     volume = {
-        sex: np.array([np.linalg.det(person(40, sex, seed).head) for seed in range(40)])
+        sex: np.array([np.linalg.det(subject(40, sex, seed).head) for seed in range(40)])
         for sex in 'MF'
     }
     assert 1.06 < volume['M'].mean() / volume['F'].mean() < 1.17
@@ -107,14 +107,14 @@ def test_men_have_larger_heads_and_groups_overlap():
 def test_brain_volume_is_a_persons(whole_brain):
     litres = []
     for seed in range(4):
-        anatomy = person(40, 'MF'[seed % 2], seed)
+        anatomy = subject(40, 'MF'[seed % 2], seed)
         csf, gm, wm, _ = anatomy.tissues(whole_brain)
         litres.append((csf + gm + wm).sum() * 27e-6 * np.linalg.det(anatomy.head))
     assert 1.2 < np.mean(litres) < 1.7
 
 
 def test_any_shape_of_points_gives_the_same_values(whole_brain):
-    anatomy = person(60, 'F', 5)
+    anatomy = subject(60, 'F', 5)
     volume = np.stack(anatomy.tissues(whole_brain))
     plane = np.stack(anatomy.tissues(whole_brain[:, :, 30]))
     single = np.stack(anatomy.tissues(whole_brain[30, 35, 30]))

@@ -13,12 +13,10 @@ import pytest
 
 from ddae_app.cli.phantom import main
 from ddae_app.errors import UsageError
-from ddae_app.phantom.anatomy import BRAIN_CENTRE_MM
 from ddae_app.phantom.dataset import Design, acquire, write_dataset
 from ddae_app.phantom.population import draw_subjects, site_names
 from ddae_app.phantom.scanner import draw_scanner, render
 from ddae_app.phantom.seeds import generator
-from ddae_app.phantom.slices import draw_slices
 
 SMALL = Design(n_sites=2, subjects_per_site=2, voxel_mm=5.0)
 TRAVELLING = replace(SMALL, travelling=True)
@@ -44,7 +42,7 @@ def test_same_seed_same_bytes(dataset, tmp_path):
     assert hashes(tmp_path / 'again') == hashes(dataset)
 
 
-def test_other_seed_other_people_in_the_same_scanners(dataset, tmp_path):
+def test_other_seed_other_subjects_in_the_same_scanners(dataset, tmp_path):
     scans = write_dataset(tmp_path / 'other', replace(SMALL, seed=1))
     for scan in scans:
         same = dataset / scan.relative_to(tmp_path / 'other')
@@ -88,7 +86,7 @@ def test_truth_is_the_target_scanner_without_noise(dataset):
     assert np.corrcoef(data[data > 0], expected[data > 0])[0, 1] > 0.9999
 
 
-def test_sites_differ_in_their_people():
+def test_sites_differ_in_their_subjects():
     ages = [np.mean([p.age for p in draw_subjects(s, 60, 0)]) for s in site_names(7)]
     women = [np.mean([p.sex == 'F' for p in draw_subjects(s, 60, 0)]) for s in site_names(7)]
     assert np.ptp(ages) > 10
@@ -96,11 +94,11 @@ def test_sites_differ_in_their_people():
     assert {p.age for s in site_names(7) for p in draw_subjects(s, 60, 0)} <= set(range(18, 90))
 
 
-def test_more_people_do_not_change_the_first():
+def test_more_subjects_do_not_change_the_first():
     assert draw_subjects('PhantomB', 5, 3)[:2] == draw_subjects('PhantomB', 2, 3)
 
 
-def test_people_belong_to_the_seed():
+def test_subjects_belong_to_the_seed():
     ages = [[p.age for p in draw_subjects('PhantomB', 5, seed)] for seed in (3, 4)]
     assert ages[0] != ages[1]
 
@@ -143,41 +141,6 @@ def test_sessions_and_runs_are_other_scans_of_the_same_head(tmp_path):
     volumes = [np.count_nonzero(image) for image in data]
     assert np.ptp(volumes) < 0.03 * np.mean(volumes)
     assert not np.array_equal(data[0], data[1])
-
-
-def test_slices_are_the_datasets_people(axial_slice):
-    drawn = draw_slices(2, site_names(2), 0, axial_slice, target='PhantomB')
-    people = [p for site in site_names(2) for p in draw_subjects(site, 2, 0)]
-    assert drawn.subject.tolist() == [p.label for p in people]
-    assert drawn.age.tolist() == [p.age for p in people]
-    assert drawn.images.shape == drawn.mask.shape == (4, *axial_slice.shape[:2])
-    assert drawn.images.dtype == np.float32
-    assert ((drawn.images > 0) <= drawn.mask).all()
-    again = draw_slices(2, site_names(2), 0, axial_slice)
-    np.testing.assert_array_equal(again.images, drawn.images)
-    assert again.truth is None and again.retest is None
-    tissues = people[0].anatomy().tissues(axial_slice)
-    in_scanner = axial_slice - np.array(BRAIN_CENTRE_MM)
-    expected = render(draw_scanner('PhantomB'), tissues, in_scanner, bias_strength=0.3)
-    np.testing.assert_array_equal(drawn.truth[0], expected)
-    # At the target site itself, only noise and the scan's own bias part image and truth.
-    own, other = drawn.mask[2:], drawn.mask[:2]
-    scale = draw_scanner('PhantomB').scale
-    assert np.abs(drawn.images[2:] - drawn.truth[2:])[own].mean() < 0.06 * scale
-    assert np.abs(drawn.images[:2] - drawn.truth[:2])[other].mean() > 0.1 * scale
-    # A second visit is everybody's truth but for noise, and other noise than the first visit's.
-    assert 0 < np.abs(drawn.retest - drawn.truth)[drawn.mask].mean() < 0.06 * scale
-    assert not np.array_equal(drawn.retest[2:], drawn.images[2:])
-
-
-def test_slices_with_contrast_by_tissue_differ_in_source_and_truth(axial_slice):
-    plain, other = (
-        draw_slices(1, site_names(1), 0, axial_slice, target='PhantomB', tissue_contrast=on)
-        for on in (False, True)
-    )
-    np.testing.assert_array_equal(plain.mask, other.mask)
-    for name in ('images', 'truth', 'retest'):
-        assert np.abs(getattr(plain, name) - getattr(other, name))[plain.mask].mean() > 0
 
 
 def test_refuses_a_folder_in_use(tmp_path, capsys):

@@ -52,7 +52,7 @@ def test_scanner_is_plausible(site):
 
 
 def test_sites_look_different(slice_tissues, axial_slice):
-    """White over grey matter, on the same brain, spreads over sites."""
+    """The ratio of white to gray matter in the same brain differs between sites."""
     _, gm, wm, _ = slice_tissues
     ratio = []
     for site in SITES:

@@ -6,15 +6,15 @@ import re
 import shutil
 import subprocess
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
+from ddae_app.bids.layout import RunFiles
 from ddae_app.levels.participant.methods_text import methods_text
 from ddae_app.methods.find import find_model
+from ddae_app.methods.registry import METHODS
 from ddae_app.reports import boilerplate
 from ddae_app.settings import Protocol, from_flat
-from ddae_app.workflows.harmonize import DESCRIPTIONS
 from ddae_app.workflows.preproc import preprocessing_methods
 
 TEXT = (
@@ -24,7 +24,7 @@ TEXT = (
 
 
 def test_every_form_is_written_and_read_back(tmp_path):
-    boilerplate.write_boilerplate(tmp_path, TEXT)
+    boilerplate.write_boilerplate(RunFiles(tmp_path).citations, TEXT)
     assert sorted(p.name for p in tmp_path.iterdir()) == [
         'CITATION.bib', 'CITATION.html', 'CITATION.md', 'CITATION.tex',
     ]  # fmt: skip
@@ -68,7 +68,7 @@ def test_all_forms_cite_the_same_and_list_no_more():
 @pytest.mark.skipif(not shutil.which('pdflatex'), reason='LaTeX is not installed')
 @pytest.mark.parametrize('text', [TEXT, 'Nothing is cited; site --A_B [@x] <b> |"| Zürich.'])
 def test_latex_takes_the_document(text, tmp_path):
-    boilerplate.write_boilerplate(tmp_path, text)
+    boilerplate.write_boilerplate(RunFiles(tmp_path).citations, text)
     steps = [['pdflatex', '-interaction=nonstopmode', '-halt-on-error', 'CITATION.tex']] * 2
     steps.insert(1, ['bibtex', 'CITATION'])
     for step in steps if boilerplate.cited(text) else steps[:1]:
@@ -105,11 +105,10 @@ def everything_said():
     templates = 'MNI152NLin2009cAsym', 'MNI152NLin2009aSym'
     protocols = [replace(Protocol(), template=name) for name in templates]
     methods = [preprocessing_methods(p, how) for p in protocols for how in brains]
-    model = find_model(None, None, Path('nowhere'))
-    ran = ['preprocessing', 'hd-bet', 'harmonization']
-    extra = 'The result was denoised [@immerkaer1996].'
-    parts = [*methods, *DESCRIPTIONS.values(), extra]
-    return methods_text(parts, ran, asked(target_site='Site_A', sloppy=True), model)
+    model = find_model(None, None, ())
+    done = (method.describe(keep_noise=False) for method in METHODS.values())
+    settings = asked(target_site='Site_A', sloppy=True, skull_strip='hd-bet')
+    return methods_text([*methods, *done], settings, model, preprocessed=True)
 
 
 def test_everything_that_is_ever_said_can_be_cited():
@@ -118,24 +117,26 @@ def test_everything_that_is_ever_said_can_be_cited():
     assert set(boilerplate.cited(text)) == set(boilerplate.bibliography().entries)
 
 
-def test_the_text_tells_what_ran():
+def test_the_text_names_what_ran():
     text = everything_said()
     assert 'target site was Site_A' in text and 'simulated scanners only' in text
     assert '*antspyx*' in text and '*HD_BET*' in text and '*torch*' in text and '--sloppy' in text
     assert 'had not been trained' not in text
-    preprocessed = methods_text(['Done.'], ['preprocessing'], asked(), None)
+    preprocessed = methods_text(['Done.'], asked(skull_strip='none'), None, preprocessed=True)
     assert 'preprocessing performed' in preprocessed
     assert 'torch' not in preprocessed and '--sloppy' not in preprocessed
 
 
 @pytest.mark.parametrize(
     ('policy', 'how'),
-    [('agnostic', 'from each scan alone'), ('adapt', 'from the scans of the site')],
+    [('agnostic', 'measured in each scan alone'), ('adapt', 'measured in the scans of the site')],
 )
-def test_the_text_tells_what_was_done_about_unseen_sites(policy, how):
-    model = find_model(None, None, Path('nowhere'))
+def test_the_text_describes_how_unseen_sites_were_treated(policy, how):
+    model = find_model(None, None, ())
     settings = asked(target_site='PhantomA', unseen_site=policy)
-    text = methods_text(['Done.'], ['harmonization'], settings, model, ['PhantomB', 'Else', None])
+    text = methods_text(
+        ['Done.'], settings, model, preprocessed=False, sites=['PhantomB', 'Else', None]
+    )
     assert 'not been trained on Else and a site that is not recorded:' in text and how in text
-    text = methods_text(['Done.'], ['harmonization'], settings, model, ['PhantomB'])
+    text = methods_text(['Done.'], settings, model, preprocessed=False, sites=['PhantomB'])
     assert 'had not been trained' not in text

@@ -146,7 +146,7 @@ def test_flags_and_warnings_show(tmp_path):
     )
     write_participant_report(path, report(scans=scans))
     page = path.read_text()
-    assert page.count('(look)') == 2
+    assert page.count('(check)') == 2
     assert page.count('class="flagged"') == 1
     assert 'age is not known' in page
 
@@ -158,7 +158,7 @@ def test_figure_paths_cannot_leave_the_folder_for_the_network(tmp_path):
     assert 'src="https%3A//example.org/a%20b.svg"' in path.read_text()
 
 
-def test_pictures_in_turn_notice_the_mouse(tmp_path):
+def test_alternating_figures_are_embedded_so_that_they_react_to_the_mouse(tmp_path):
     path = tmp_path / 'sub-01.html'
     pictures = (Picture('A', 'still', 'c', 'a.svg'), Picture('A', 'turn', 'c', 'b c.svg', True))
     write_participant_report(path, report(scans=(ScanReport('a', None, (), (), pictures),)))
@@ -176,7 +176,7 @@ def test_methods_come_in_four_forms(tmp_path):
     assert r'\citep{tustison2010}' in page
     assert '@article{tustison2010,' in page
     assert HOSTILE not in page
-    assert page.count('type="radio"') == page.count('class="form"') == 4
+    assert page.count('type="radio"') == page.count('class="format"') == 4
 
 
 def test_a_page_without_methods_says_so(tmp_path):
@@ -197,7 +197,7 @@ def test_errors_show_the_crash_of_their_scan_alone(tmp_path):
     assert 'No errors to report!' in path.read_text()
 
 
-def test_what_all_scans_share_is_said_once(tmp_path):
+def test_facts_that_all_scans_share_are_shown_once(tmp_path):
     path = tmp_path / 'sub-01.html'
     scans = [
         ScanReport(

@@ -40,7 +40,7 @@ NodeName=n1 NodeHostname=$host NodeAddr=127.0.0.1 Port=17001 CPUs=8 RealMemory=6
 NodeName=n2 NodeHostname=$host NodeAddr=127.0.0.1 Port=17002 CPUs=8 RealMemory=64000 Gres=gpu:1
 PartitionName=all Nodes=n1,n2 Default=YES MaxTime=INFINITE State=UP
 CONF
-# A GPU only in name: the scripts ask for one, ddae-app finds none and takes the CPU.
+# The GPU exists only in name: the scripts ask for one, but ddae-app finds none and uses the CPU.
 printf "AutoDetect=off\nName=gpu File=/dev/null\n" > "$WORK/slurm/gres.conf"
 
 chown munge: /run/munge
@@ -68,7 +68,7 @@ ARGS="--skull-strip none --sloppy --template MNI152NLin2009aSym --slices medial"
 TRAIN_ARGS="--preset tiny --train-images 640 --allow-few-scans --allow-confounding \${MORE-}"
 RUN="env PATH=$BIN:$PATH"
 APP="\$RUN ddae-app"
-# The first start of a training is out of time after one step, the second ends it.
+# The first job of a training reaches its time limit after one step, and the second completes it.
 [ "\${SLURM_RESTART_COUNT:-0}" = 0 ] && MAX_HOURS=\${FIRST_HOURS:-0} || MAX_HOURS=1
 SETTINGS
 
@@ -77,7 +77,7 @@ queued=$(sh submit.sh)
 echo "$queued"
 id() { echo "$queued" | sed "s/.*$1 \([0-9]*\).*/\1/"; }
 
-# A task is taken away from under ddae-app in the middle of its work, and queued again.
+# A task is cancelled while ddae-app is working, and queued again.
 until grep -qs 'conform\|register' "slurm-$(id preproc)_1.out"; do sleep 1; done
 scontrol requeue "$(id preproc)_1"
 wait_for
@@ -92,7 +92,7 @@ test "$(ls "$WORK"/out/sub-*/anat/*_desc-harmonized_T1w.nii.gz | wc -l)" = 4
 test -f "$WORK/out/group_T1w.html"
 "$BIN/bids-validator-deno" "$WORK/out" --datasetTypes derivative
 
-# On two nodes, one of which loses its process: the other does not wait for it for ever.
+# On two nodes, of which one loses its process; the other must not wait forever.
 export MORE='--model-name two'
 torn=$(FIRST_HOURS=1 sbatch --parsable --nodes=2 train.sbatch)
 until grep -qs 'trained on' "slurm-$torn.out"; do sleep 1; done
@@ -102,7 +102,7 @@ echo "model on two nodes, one of which fails $torn: $(state "$torn")"
 test "$(state "$torn")" = FAILED
 grep -q 'another process of this training ended' "slurm-$torn.out"
 
-# The same once more, and it learns what one node did.
+# The same again without failure; it learns the same as one node.
 two=$(sbatch --parsable --nodes=2 train.sbatch)
 wait_for
 echo "model on two nodes $two: $(state "$two")"
@@ -116,7 +116,7 @@ print('losses on one node and on two:', one[-1], two[-1])
 np.testing.assert_allclose(two, one, rtol=1e-3)
 PYTHON
 
-# Every step a job of its own, queued by nipype.
+# Each step is a job that nipype submits.
 cat > "$WORK/plugin.yml" <<PLUGIN
 plugin: SLURM
 plugin_args: {sbatch_args: '--mem=4G', dont_resubmit_completed_jobs: true}

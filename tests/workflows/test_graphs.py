@@ -8,15 +8,22 @@ import pytest
 
 from ddae_app.bids import sidecars
 from ddae_app.bids.cohort import Covariates
-from ddae_app.bids.layout import Scan
+from ddae_app.bids.layout import Layout, Preprocessed
+from ddae_app.bids.scan import Scan, Space
 from ddae_app.imaging.templates import TemplateFiles
+from ddae_app.methods.registry import METHODS
 from ddae_app.settings import Protocol
-from ddae_app.workflows.harmonize import HarmonizeRequest, Preprocessed
+from ddae_app.workflows.harmonize import (
+    HarmonizeRequest,
+    SiteScan,
+    UnseenSite,
+    init_appearance_wf,
+)
 from ddae_app.workflows.participant import (
     Preprocessing,
     ScanPlan,
+    describe,
     init_participant_wf,
-    methods,
 )
 
 
@@ -31,7 +38,7 @@ def build(tmp_path):
         site_effect=False,
     ):  # fmt: skip
         facts = sidecars.harmonization(
-            sidecars.ModelFacts('ddae', 'm', 'f' * 64, False), Covariates('A'), 'B', 'refuse', 0
+            sidecars.ModelFacts('DDAE', 'm', 'f' * 64, False), Covariates('A'), 'B', 'refuse', 0
         )
         plans = [
             ScanPlan(
@@ -48,15 +55,25 @@ def build(tmp_path):
         template = TemplateFiles('MNI152NLin2009aSym', None, image, image)
         return init_participant_wf(
             plans,
-            output_dir=tmp_path / 'out',
-            space=sidecars.Space(Protocol(slices=slices), 'https://example.org'),
+            layout=Layout(tmp_path / 'out').in_space(
+                Space(Protocol(slices=slices), 'https://example.org')
+            ),
             preprocessing=Preprocessing(template, skull_strip, tmp_path, 'f' * 64, device)
             if preproc
             else None,
-            request=HarmonizeRequest(image, 'ddae', 'B', 'refuse', False, device, 4, site_effect)
+            request=HarmonizeRequest(
+                model=image,
+                description=METHODS['ddae'].describe(keep_noise=False),
+                target_site='B',
+                unseen_site='refuse',
+                keep_noise=False,
+                device=device,
+                batch_size=4,
+                reference={'levels': [0.0, 1.0]},
+                site_effect=site_effect,
+            )
             if harmonize
             else None,
-            reference={'levels': [0.0, 1.0]} if harmonize else None,
             omp_nthreads=2,
             sloppy=False,
         )
@@ -116,7 +133,22 @@ def test_networks_queue_for_the_gpu_only_where_there_is_one(build):
 
 
 def test_methods_follow_the_work(build):
-    first, second = methods(build(skull_strip='hd-bet'))
+    first, second = describe(build(skull_strip='hd-bet'))
     assert 0 < first.index('registered') < first.index('HD-BET')
     assert 'Autoencoder' in second
-    assert len(methods(build(harmonize=False))) == 1
+    assert len(describe(build(harmonize=False))) == 1
+
+
+def test_the_appearance_of_a_site_is_measured_once(tmp_path):
+    image = tmp_path / 'x.nii'
+    image.touch()
+    scans = tuple(SiteScan(image, image, label) for label in ('01', '02', '02'))
+    sites = [UnseenSite(name, scans, digest * 64) for name, digest in (('A', 'a'), ('B', 'b'))]
+    workflow = init_appearance_wf(sites, model=image, device='cpu')
+    assert sites[0].subjects == 2
+    assert sorted(workflow.list_node_names()) == sorted(
+        f'{site.workflow}.measure_appearance' for site in sites
+    )
+    for site in sites:
+        node = workflow.get_node(f'{site.workflow}.measure_appearance')
+        assert node.inputs.site == site.name and len(node.inputs.images) == 3

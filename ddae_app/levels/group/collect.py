@@ -1,4 +1,4 @@
-"""What a run has written, gathered: the medial slice of each scan, before and after."""
+"""Collect the medial slice of each scan, before and after harmonization, from the outputs."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ import pandas as pd
 
 from ddae_app.bids import sidecars
 from ddae_app.bids.cohort import Cohort
-from ddae_app.bids.layout import Layout, Scan, Space, SpaceLayout
+from ddae_app.bids.layout import Layout, SpaceLayout
+from ddae_app.bids.scan import Scan, Space
 from ddae_app.engine.inputs import derivative_roots, find_preprocessed, space_of
-from ddae_app.errors import ImageError, NotJudgedError, UsageError
+from ddae_app.errors import ImageError, NotEvaluableError, UsageError
 from ddae_app.imaging import volumes
 from ddae_app.imaging.grid import model_grid
 from ddae_app.imaging.slices import extract_slices
@@ -27,20 +28,20 @@ log = logging.getLogger('ddae_app')
 
 @dataclass(frozen=True)
 class Outputs:
-    """The medial slices of a dataset, before and after.
+    """The medial slices of a dataset, before and after harmonization.
 
     Attributes
     ----------
     source : np.ndarray, shape (N, H, W), float32
     harmonized : np.ndarray of that shape, or None
-        If the scans were harmonised.
+        None if no scan was harmonized.
     cohort : pandas.DataFrame, N rows
         ``subject``, ``site``, ``age``, ``sex`` and the columns of ``--biology``.
     target : str
     method : str
-        What harmonised them, with the name of the model.
+        The method that harmonized the scans, with the name of the model.
     label_blind : bool
-        Whether that was told no age.
+        Whether the method received no age.
     protocol : Protocol
         How the scans were preprocessed.
     """
@@ -55,14 +56,14 @@ class Outputs:
 
 
 def gather(settings: Settings, scans: Sequence[Scan], cohort: Cohort) -> Outputs:
-    """The medial slices of all scans that were preprocessed, or of those harmonised if any was.
+    """Collect the medial slices of all harmonized scans, or of all preprocessed scans if none is.
 
     Raises
     ------
-    NotJudgedError
-        If there are none.
+    NotEvaluableError
+        If no preprocessed scan of a known site is found.
     UsageError
-        If the target is no site of theirs.
+        If the target is not a site of these scans.
     """
     layout = Layout(settings.output_dir).in_space(_space(settings, scans))
     known = [scan for scan in scans if cohort[scan].site is not None]
@@ -76,7 +77,7 @@ def gather(settings: Settings, scans: Sequence[Scan], cohort: Cohort) -> Outputs
         try:
             source = _medial_slice(settings, scan, layout)
         except ImageError as error:
-            log.warning('%s is left out: %s', scan.stem, error)
+            log.warning('The scan %s is excluded from the evaluation: %s', scan.stem, error)
             continue
         if source is None:
             continue
@@ -87,11 +88,13 @@ def gather(settings: Settings, scans: Sequence[Scan], cohort: Cohort) -> Outputs
         further = [person.further.get(name) for name in settings.evaluate.biology]
         rows.append((scan.participant, person.site, person.age, person.sex, *further))
     if not rows:
-        raise NotJudgedError(f'no preprocessed scan of a known site in {settings.output_dir}')
+        raise NotEvaluableError(
+            f'no preprocessed scan of a known site was found in {settings.output_dir}'
+        )
     if len(rows) < len(scans):
         log.warning(
-            '%d of %d scans are judged; the others lack a site, preprocessing, or the '
-            'harmonization of most', len(rows), len(scans),
+            'Only %d of %d scans are evaluated; the others have no known site, are not '
+            'preprocessed, or were not harmonized like most scans.', len(rows), len(scans),
         )  # fmt: skip
     table = pd.DataFrame(
         rows, columns=['subject', 'site', 'age', 'sex', *settings.evaluate.biology]
@@ -108,7 +111,7 @@ def gather(settings: Settings, scans: Sequence[Scan], cohort: Cohort) -> Outputs
 
 
 def _target(settings: Settings, table: pd.DataFrame) -> str:
-    """The site that baselines are brought to where nothing was harmonised."""
+    """The site to harmonize the baselines to if no scan was harmonized."""
     asked, sites = settings.harmonize.target_site, table['site']
     if asked is not None and asked not in set(sites):
         raise UsageError(
@@ -118,7 +121,7 @@ def _target(settings: Settings, table: pd.DataFrame) -> str:
 
 
 def _space(settings: Settings, scans: Sequence[Scan]) -> Space:
-    """The space in which most of the scans were preprocessed, here or elsewhere."""
+    """The space in which most scans were preprocessed, by this run or in another dataset."""
     asked, roots = settings.preproc.template, derivative_roots(settings)
     spaces = [
         space_of(replace(Protocol(), template=template))
@@ -132,14 +135,15 @@ def _space(settings: Settings, scans: Sequence[Scan]) -> Space:
 
     counts = [sum(there(scan, space) for scan in scans) for space in spaces]
     if not any(counts):
-        raise NotJudgedError(
-            f'no scan was preprocessed in {", ".join(map(str, roots))}; run the participant level'
+        raise NotEvaluableError(
+            f'no preprocessed scan was found in {", ".join(map(str, roots))}; run the participant '
+            'level first'
         )
     return spaces[int(np.argmax(counts))]
 
 
 def _medial_slice(settings: Settings, scan: Scan, layout: SpaceLayout) -> np.ndarray | None:
-    """As a model sees it: cut already where the scan was harmonised, else from the whole image."""
+    """The input of a model: the stored slices if there are any, else cut from the volume."""
     slices, space = layout.image('slices', scan), layout.space
     if slices.is_file():
         return _middle(slices)
@@ -152,20 +156,23 @@ def _medial_slice(settings: Settings, scan: Scan, layout: SpaceLayout) -> np.nda
 
 
 def _harmonized_facts(layout: SpaceLayout, scan: Scan) -> tuple[str, str, bool] | None:
-    """To which site, and with what, a scan was harmonised, and whether that was label-blind."""
+    """Target site and method of a harmonized scan, and whether the method was label-blind."""
     path = layout.image('harmonized', scan)
     if not path.is_file():
         return None
     facts = sidecars.read(path)
     texts = [facts.get(key) for key in ('TargetSite', 'HarmonizationMethod', 'ModelName')]
     if not all(isinstance(text, str) for text in texts):
-        log.warning('%s is left out: its sidecar does not tell how it was made', path.name)
+        log.warning(
+            'The image %s is excluded from the evaluation: its sidecar does not state the target '
+            'site, method and model.', path.name,
+        )  # fmt: skip
         return None
     target, method, model = map(str, texts)
     return target, f'{method} ({model})', bool(facts.get('LabelBlind'))
 
 
 def _middle(path: Path) -> np.ndarray:
-    """The middle slice of a stack in a file."""
+    """The middle slice of a stack that is stored in a file."""
     stack = volumes.read(path).dataobj
     return np.ascontiguousarray(stack[:, :, stack.shape[2] // 2], dtype=np.float32)

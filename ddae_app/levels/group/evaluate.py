@@ -1,4 +1,4 @@
-"""Judging what a run has written: is the site gone, and is the person still there?"""
+"""Evaluate the outputs: do site effects remain, and is biological variation preserved?"""
 
 from __future__ import annotations
 
@@ -10,10 +10,17 @@ import numpy as np
 
 from ddae_app.bids.layout import Layout
 from ddae_app.engine.inputs import select_scans
-from ddae_app.evaluation import candidates as ways
 from ddae_app.evaluation.biology import check_names
-from ddae_app.evaluation.candidates import Candidate
-from ddae_app.evaluation.data import People
+from ddae_app.evaluation.candidates import (
+    FITTED_ELSEWHERE,
+    Candidate,
+    blurred,
+    cross_fitted,
+    precomputed,
+    pretrained,
+    unharmonized,
+)
+from ddae_app.evaluation.data import EvaluationData
 from ddae_app.evaluation.findings import findings, headline
 from ddae_app.evaluation.inception import inception_features
 from ddae_app.evaluation.protocol import MEANING, controls, evaluate
@@ -28,119 +35,123 @@ from ddae_app.settings import Settings
 log = logging.getLogger('ddae_app')
 
 PROTOCOL = (
-    'Medial axial slice of each scan. People are dealt into two halves; a method that is fitted '
-    'here is fitted to one and judged on the other, where in five folds every probe learns from '
-    'the outputs for some people and is judged on those for others. Intervals hold 95 % of 1000 '
-    'bootstrap samples of people within sites (of distances between crowds, of 100 samples of '
-    'scans).'
+    'The medial axial slice of each scan is evaluated. Participants are split into two halves: a '
+    'method that is fitted here is fitted to one half and evaluated on the other. There, in five '
+    'folds, every probe is trained on the outputs of some participants and tested on the outputs '
+    'of others. Intervals hold 95 % of 1000 bootstrap samples of participants within sites; '
+    'those of distances between sets of scans hold 95 % of 100 bootstrap samples of scans.'
 )
 
 
 def evaluate_outputs(settings: Settings, default_model: Path | None) -> EvaluationReport:
-    """Judge the scans as they are, what became of them, and the baselines fitted to them.
+    """Evaluate the original scans, the harmonized scans, and baselines fitted to these scans.
 
     Parameters
     ----------
     settings : Settings
     default_model : Path or None
-        Where neither a flag nor the output folder names one.
+        Used where neither a flag nor the output folder names a model.
 
     Raises
     ------
-    NotJudgedError
-        If there are too few people, or nothing is preprocessed; one line that says so.
+    NotEvaluableError
+        If there are too few participants, or if no scan is preprocessed.
     UsageError
-        If a flag asks for what is not there.
+        If a flag names a column, a site or a file that does not exist.
     """
     asked = settings.evaluate
     check_names(asked.biology)
     inception = inception_features(asked.inception_weights) if asked.inception_weights else None
     scans, cohort = select_scans(settings)
     outputs = gather(settings, scans, cohort)
-    people = People.of(outputs.source, outputs.cohort, asked.biology)
+    data = EvaluationData.from_cohort(outputs.source, outputs.cohort, asked.biology)
     candidates = _candidates(settings, outputs)
     log.info(
-        'judging %s on %d scans of %d sites',
-        ', '.join(way.name for way in candidates), len(people.images), round(1 / people.chance),
+        'Evaluating %s on %d scans of %d sites.',
+        ', '.join(method.name for method in candidates), len(data.images), round(1 / data.chance),
     )  # fmt: skip
-    found = evaluate(
-        people,
+    results = evaluate(
+        data,
         candidates,
         outputs.target,
         seed=settings.random_seed,
         inception=inception,
         progress=lambda text: log.info('%s', text),
     )
-    source = found['source'].estimates
-    measured = set().union(*(judged.estimates for judged in found.values()))
-    meanings = MEANING | {k: v for column in people.further for k, v in column.measures().items()}
-    judged = outputs.method if outputs.harmonized is not None else 'source'
+    estimates = {name: result.estimates for name, result in results.items()}
+    measured = set().union(*estimates.values())
+    meanings = MEANING | {k: v for each in data.variables for k, v in each.measures().items()}
+    main_method = outputs.method if outputs.harmonized is not None else 'source'
     return EvaluationReport(
-        headline=headline(
-            {name: own.estimates for name, own in found.items()}, judged, people.chance
-        ),
-        scans=len(people.images),
+        headline=headline(estimates, main_method, data.chance),
+        scans=len(data.images),
         target=outputs.target,
-        chance=people.chance,
+        chance=data.chance,
         protocol=PROTOCOL,
         meanings={name: text for name, text in meanings.items() if name in measured},
-        controls=controls(people, seed=settings.random_seed),
+        controls=controls(data, seed=settings.random_seed),
         methods=tuple(
             MethodReport(
-                way.name,
-                way.fitted,
-                findings(own, source, people.chance, label_blind=way.label_blind),
-                own,
-            )
-            for way in candidates
-            if (own := found[way.name].estimates)
+                method.name,
+                method.fitted_to,
+                findings(
+                    estimates[method.name],
+                    estimates['source'],
+                    data.chance,
+                    label_blind=method.label_blind,
+                ),
+                estimates[method.name],
+            )  # fmt: skip
+            for method in candidates
         ),
-        figures=draw_pictures(settings, outputs, found, default_model),
+        figures=draw_pictures(settings, outputs, results, default_model),
     )
 
 
 def _candidates(settings: Settings, outputs: Outputs) -> list[Candidate]:
-    judged = outputs.source, outputs.cohort, outputs.target
-    found = [ways.untouched(outputs.source)]
+    scans = outputs.source, outputs.cohort, outputs.target
+    candidates = [unharmonized(outputs.source)]
     if outputs.harmonized is not None:
-        found.append(
-            ways.given(
-                outputs.method, outputs.harmonized, ways.ELSEWHERE, label_blind=outputs.label_blind
+        candidates.append(
+            precomputed(
+                outputs.method, outputs.harmonized, FITTED_ELSEWHERE,
+                label_blind=outputs.label_blind,
             )
-        )
-    found += _trained(settings, outputs)
+        )  # fmt: skip
+    candidates += _trained(settings, outputs)
     for name, method in registry.refitted().items():
-        found.append(ways.fitted_to_others(name, registry.imported(method.refit)(), *judged))
-    return [*found, ways.blurred(outputs.source)]
+        baseline = registry.imported(method.refit)()
+        candidates.append(cross_fitted(name, baseline, *scans))
+    return [*candidates, blurred(outputs.source)]
 
 
 def _trained(settings: Settings, outputs: Outputs) -> list[Candidate]:
-    """The paper's baselines that the train level has left, where they know the sites.
+    """The trained baselines in the output folder that know the sites of the scans.
 
-    A DDAE is judged by what the participant level made with it.
+    A DDAE is evaluated by the outputs that the participant level computed with it.
     """
-    found = []
+    candidates = []
     for model in read_models(Layout(settings.output_dir).models()):
         info = model.info
         name = f'{model.method.label} ({info.name})'
         if info.method == registry.DEFAULT or name == outputs.method:
             continue
-        why = mismatch(info, {*outputs.cohort['site'], outputs.target}, outputs.protocol)
-        if why:
-            log.warning('%s is not judged: %s', model.path, why)
+        reason = mismatch(info, {*outputs.cohort['site'], outputs.target}, outputs.protocol)
+        if reason:
+            log.warning('The model %s is not evaluated: %s.', model.path, reason)
             continue
         harmonizer = load_harmonizer(model.path, device=settings.harmonize.device)
         if harmonizer.facts()['LabelBlind']:
             images = harmonizer.transform(outputs.source, outputs.cohort, outputs.target)
-            found.append(ways.given(name, images, ways.ELSEWHERE, label_blind=True))
+            candidates.append(precomputed(name, images, FITTED_ELSEWHERE, label_blind=True))
         else:
-            judged = outputs.source, outputs.cohort, outputs.target
-            found.append(ways.stored(name, harmonizer, *judged))
-    return found
+            scans = outputs.source, outputs.cohort, outputs.target
+            candidates.append(pretrained(name, harmonizer, *scans))
+    return candidates
 
 
 def metrics_json(report: EvaluationReport) -> str:
-    """Every figure with its interval and number of scans."""
+    """All measures with their intervals and numbers of scans, as JSON."""
     content = {
         'Headline': report.headline,
         'Scans': report.scans,
@@ -151,7 +162,7 @@ def metrics_json(report: EvaluationReport) -> str:
         'Controls': {name: vars(value) for name, value in report.controls.items()},
         'Methods': {
             method.name: {
-                'Fitted': method.fitted,
+                'Fitted': method.fitted_to,
                 'Findings': [finding.text for finding in method.findings],
                 'Estimates': {name: vars(value) for name, value in method.estimates.items()},
             }

@@ -1,4 +1,4 @@
-"""The pictures of the group page, the paper's among them."""
+"""The figures of the group page; some of them are those of the DDAE paper."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import numpy as np
 from ddae_app.bids.layout import Layout
 from ddae_app.errors import DdaeError
 from ddae_app.evaluation import probes
-from ddae_app.evaluation.embedding import embedded
-from ddae_app.evaluation.protocol import Judgement
+from ddae_app.evaluation.embedding import umap_embedding
+from ddae_app.evaluation.protocol import EvaluationResult
 from ddae_app.levels.group.collect import Outputs
 from ddae_app.methods import registry
 from ddae_app.methods.compatibility import mismatch
@@ -21,57 +21,62 @@ from ddae_app.methods.ddae.latents import latent_codes, reconstructed
 from ddae_app.methods.find import find_model, load_harmonizer, read_models
 from ddae_app.reports.evaluation import EvaluationFigure
 from ddae_app.reports.site_figures import (
-    draw_codes,
-    draw_explained,
+    draw_embeddings,
     draw_site_histograms,
     draw_slices,
+    draw_variance_maps,
 )
 from ddae_app.settings import Settings
 
 log = logging.getLogger('ddae_app')
 
-MOST_CODES = 1500
-"""Points of a plane; more take minutes, and hide each other."""
+MAX_POINTS = 1500
+"""Of an embedding; more points take minutes, and hide each other."""
 
-MOST_SITES = 7
-"""Columns of a sheet of slices."""
+MAX_SITES = 7
+"""Columns of a figure of slices."""
 
 
 def draw_pictures(
     settings: Settings,
     outputs: Outputs,
-    found: Mapping[str, Judgement],
+    results: Mapping[str, EvaluationResult],
     default_model: Path | None,
 ) -> tuple[EvaluationFigure, ...]:
-    """All that can be drawn.
+    """Draw all figures for which there are data and models.
 
     Parameters
     ----------
     settings : Settings
     outputs : Outputs
-    found : mapping of str to Judgement
+    results : mapping of str to EvaluationResult
         By method.
     default_model : Path or None
         See :func:`ddae_app.methods.find.find_model`.
     """
     sites = outputs.cohort['site'].to_numpy(str)
-    shown = [name for name in found if name != 'blur']
+    shown = {name: result for name, result in results.items() if name != 'blur'}
+    images = {name: result.outputs for name, result in shown.items()}
     figures = [
         EvaluationFigure(
-            'What the site explains',
-            'Share of the variance at each pixel, less what chance explains.',
-            draw_explained({name: found[name].explained for name in shown}),
+            'Variance explained by the site',
+            'The maps show the share of the variance at each pixel that the site explains, '
+            'corrected for chance (omega squared).',
+            draw_variance_maps(
+                {name: result.variance_explained for name, result in shown.items()}
+            ),
         ),
         EvaluationFigure(
             'Intensities by site',
-            'All brain pixels of each site; where the site is gone the lines lie on each other.',
-            draw_site_histograms({name: found[name].outputs for name in shown}, sites),
+            'The lines show the distribution of brain intensities at each site. They coincide if '
+            'the intensities have no site effects.',
+            draw_site_histograms(images, sites),
         ),
         EvaluationFigure(
-            'One person of each site',
-            f'The scan as it is, and as if acquired at {outputs.target}. Of each site the person '
-            'of the median age.',
-            _sheet(outputs, {name: found[name].outputs for name in shown}),
+            'One participant of each site',
+            f'The first row shows the original scans, and the other rows show them harmonized to '
+            f'{outputs.target}. Of each site, the participant closest to the median age is shown.',
+            _sheet(outputs, images),
         ),
     ]
     model = _matching_model(settings, outputs, default_model)
@@ -83,17 +88,17 @@ def draw_pictures(
 def _sheet(outputs: Outputs, images: Mapping[str, np.ndarray]) -> bytes:
     rows = _typical(outputs)
     return draw_slices(
-        {name: own[rows] for name, own in images.items()},
+        {name: slices[rows] for name, slices in images.items()},
         outputs.cohort['site'].iloc[rows].tolist(),
     )
 
 
 def _typical(outputs: Outputs) -> np.ndarray:
-    """The person of the median age of each site, of at most ``MOST_SITES``."""
+    """The row of the participant closest to the median age, for at most ``MAX_SITES`` sites."""
     chosen = []
-    for _, own in list(outputs.cohort.reset_index(drop=True).groupby('site'))[:MOST_SITES]:
-        far = (own['age'] - own['age'].median()).abs().fillna(0)
-        chosen.append(int(far.idxmin()))
+    for _, site in list(outputs.cohort.reset_index(drop=True).groupby('site'))[:MAX_SITES]:
+        difference = (site['age'] - site['age'].median()).abs().fillna(0)
+        chosen.append(int(difference.idxmin()))
     return np.array(chosen)
 
 
@@ -110,33 +115,35 @@ def _matching_model(
             raise DdaeError(f'the model {found.info.name!r}: {why}')
         model = DDAEHarmonizer.load(found.path, device=settings.harmonize.device)
         if model.info.config.condition_dropout == 0:
-            raise DdaeError(f'the model {found.info.name!r} cannot do without age and sex')
+            raise DdaeError(f'the model {found.info.name!r} needs age and sex')
         return model
     except DdaeError as error:
-        log.warning('neither codes nor reconstructions are drawn: %s', error)
+        log.warning('The figures of codes and reconstructions are not drawn: %s.', error)
         return None
 
 
 def _codes(settings: Settings, outputs: Outputs, model: DDAEHarmonizer) -> EvaluationFigure:
     rng = np.random.default_rng(settings.random_seed)
     n = len(outputs.source)
-    rows = np.sort(rng.permutation(n)[:MOST_CODES])
+    rows = np.sort(rng.permutation(n)[:MAX_POINTS])
     sites = outputs.cohort['site'].to_numpy(str)[rows]
     subjects = outputs.cohort['subject'].to_numpy(str)[rows]
-    planes, told = {}, []
+    embeddings, accuracies = {}, []
     for name, claimed in (
-        ('true site told', sites),
-        (f'{outputs.target} told', np.full(len(rows), outputs.target)),
+        ('encoded with the true site', sites),
+        (f'encoded with {outputs.target}', np.full(len(rows), outputs.target)),
     ):
         codes = latent_codes(model, outputs.source[rows], sites.tolist(), claimed.tolist())
-        planes[name] = embedded(codes, settings.random_seed)
-        told.append(probes.linear_accuracy(codes, sites, subjects, seed=settings.random_seed))
+        embeddings[name] = umap_embedding(codes, settings.random_seed)
+        accuracy = probes.linear_accuracy(codes, sites, subjects, seed=settings.random_seed)
+        accuracies.append(accuracy)
     return EvaluationFigure(
         'Codes of the DDAE',
-        'z_k and z_u of each scan on a plane (UMAP), with its own site told and with the target, '
-        f'age and sex untold. By logistic regression the site is told from them at {told[0]:.2f} '
-        f'and {told[1]:.2f} (chance {1 / len(set(sites)):.2f}).',
-        draw_codes(planes, sites),
+        'Each point is the code (z_k, z_u) of a scan, embedded in a plane by UMAP. The encoder '
+        f'was given the true site (left) or {outputs.target} (right), and neither age nor sex. '
+        'Logistic regression classifies the site from these codes with a balanced accuracy of '
+        f'{accuracies[0]:.2f} and {accuracies[1]:.2f} (chance {1 / len(set(sites)):.2f}).',
+        draw_embeddings(embeddings, sites),
     )
 
 
@@ -159,7 +166,7 @@ def _reconstructions(
             )
     return EvaluationFigure(
         'Reconstructions',
-        'Scans rendered at their own site. The DDAE adds to a scan what it changes, so here it '
-        'takes noise and shading only.',
+        'Scans are rendered at their own site. The DDAE adds its change to the scan, so that it '
+        'removes only noise and shading here.',
         draw_slices(images, sites, differences=True),
     )

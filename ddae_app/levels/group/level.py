@@ -1,4 +1,4 @@
-"""Group level: the quality measures of all participants in one table and one page."""
+"""Group level: evaluate the harmonization, and gather the quality measures of all scans."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from ddae_app.bids.dataset import read_scans, to_tsv
 from ddae_app.bids.layout import Layout, read_name
 from ddae_app.bids.measures import MEASURES
-from ddae_app.errors import NothingSelectedError, NotJudgedError
+from ddae_app.errors import NotEvaluableError, NothingSelectedError
 from ddae_app.files import write_atomically
 from ddae_app.levels.group.evaluate import evaluate_outputs, metrics_json
 from ddae_app.reports.evaluation import EvaluationReport
@@ -19,17 +19,17 @@ log = logging.getLogger('ddae_app')
 
 
 def run_group(settings: Settings, default_model: Path | None = None) -> int:
-    """Gather every ``*_scans.tsv``, and judge whether the site is gone and the person still there.
+    """Gather every ``*_scans.tsv``, and evaluate residual site effects and preserved biology.
 
-    Writes ``group_T1w.tsv``, ``group_T1w.html`` and, where there are people enough to judge,
-    ``group_metrics.json``.
+    Writes ``group_T1w.tsv``, ``group_T1w.html`` and, if there are enough participants for an
+    evaluation, ``group_metrics.json``.
 
     Raises
     ------
     NothingSelectedError
         The output folder holds no participant-level results.
     UsageError
-        A flag asks for what is not there.
+        A flag names a column, a site or a file that does not exist.
     """
     layout = Layout(settings.output_dir)
     rows, pages = quality_of_all(layout)
@@ -38,24 +38,24 @@ def run_group(settings: Settings, default_model: Path | None = None) -> int:
     try:
         evaluation = evaluate_outputs(settings, default_model)
         write_atomically(layout.group_metrics, metrics_json(evaluation))
-        log.info('measures: %s', layout.group_metrics)
-    except NotJudgedError as error:
+        log.info('The measures of the evaluation were written to %s.', layout.group_metrics)
+    except NotEvaluableError as error:
         evaluation = str(error)
-        log.warning('whether the site is gone was not measured: %s', error)
+        log.warning('The harmonization was not evaluated: %s.', error)
     meanings = {name: measure.meaning for name, measure in MEASURES.items()}
     write_group_report(layout.group_page, rows, meanings, pages, evaluation)
-    log.info('%d scans: %s', len(rows), layout.group_table)
-    log.info('report: %s', layout.group_page)
+    log.info('The quality measures of %d scans were written to %s.', len(rows), layout.group_table)
+    log.info('The report was written to %s.', layout.group_page)
     return 0
 
 
 def quality_of_all(layout: Layout) -> tuple[list[dict[str, str]], dict[str, str]]:
-    """The quality measures of every scan, and its participant's page by its name.
+    """Read the quality measures of every scan, and find the page of its participant.
 
     Raises
     ------
     NothingSelectedError
-        There are none.
+        There are no tables of scans.
     InvalidBIDSError
         A table is damaged.
     """

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from ddae_app.bids.cohort import Cohort
 from ddae_app.bids.dataset import write_description
-from ddae_app.bids.layout import Layout, RunFiles, Scan, SpaceLayout
+from ddae_app.bids.layout import Layout, RunFiles, SpaceLayout
+from ddae_app.bids.scan import Scan
 from ddae_app.engine.decision import Decision, listing, summary
 from ddae_app.engine.inputs import (
     check_sites_known,

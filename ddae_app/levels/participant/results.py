@@ -13,8 +13,9 @@ from ddae_app import __version__
 from ddae_app.bids import sidecars
 from ddae_app.bids.cohort import Cohort, Covariates
 from ddae_app.bids.dataset import update_scans
-from ddae_app.bids.layout import RunFiles, Scan, SpaceLayout
+from ddae_app.bids.layout import RunFiles, SpaceLayout
 from ddae_app.bids.measures import MEASURES
+from ddae_app.bids.scan import Scan
 from ddae_app.engine.run import crash_file, crash_reason
 from ddae_app.methods.find import FoundModel
 from ddae_app.reports.participant import (
@@ -35,19 +36,19 @@ FIGURES = {
     'registration': (
         'Anatomical',
         'Spatial normalization',
-        "The scan and the template in turn; the line is the outline of the template's brain. "
+        "The scan and the template alternate; the line is the outline of the template's brain. "
         'Hover to pause.',
     ),
     'flicker': (
         'Harmonization',
         'Before and after',
-        'In turn, in one fixed window: the contrast may change, no line may move. Hover to pause.',
+        'The two alternate in one fixed window: contrast may change, but no edge may move. Hover '
+        'to pause.',
     ),
     'harmonized': (
         'Harmonization',
         'Difference',
-        'Before, after, and what harmonization added or took away; the line is the outline of the '
-        'brain.',
+        'The slices before and after, and their difference; the line is the outline of the brain.',
     ),
     'planes': (
         'Harmonization',
@@ -58,7 +59,8 @@ FIGURES = {
     'histogram': (
         'Harmonization',
         'Intensities',
-        "Of the brain, before and after, against the target site's scans in training.",
+        'Intensities of the brain before and after, beside those of the training scans of the '
+        'target site.',
     ),
 }
 """Figures of a scan by their desc label: section, title, caption, in the order of the page."""

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from ddae_app.evaluation import fidelity
 from ddae_app.imaging.quality import quantile_distance
+from ddae_app.imaging.similarity import gradient_correlation, ssim
 from ddae_app.methods.base import StoredHarmonizer, cohort_of
 from ddae_app.methods.data import LEAST_BRAIN, SliceData
 from ddae_app.methods.registry import METHODS
@@ -75,7 +75,7 @@ def _site(data: SliceData, held_out: np.ndarray, site: str) -> SiteFacts:
     sexes = [data.sexes[row] for row in first.values() if data.sexes[row]]
     return SiteFacts(
         name=site,
-        people=len(first),
+        subjects=len(first),
         slices=len(rows),
         held_out=len({data.subjects[row] for row in set(rows) & set(held_out)}),
         age_mean=float(ages.mean()) if len(ages) else float('nan'),
@@ -101,9 +101,7 @@ def _figures(
     found = {
         'images': f'{len(rows)} of {data.depth} {"slice" if data.depth == 1 else "slices"} each',
         'validation loss': f'{loss:.4g}' if loss is not None else 'n/a',
-        'rendered at its own site, SSIM to the scan': _mean(
-            fidelity.ssim(_slices(itself, images), _slices(images, images))
-        ),
+        'rendered at its own site, SSIM to the scan': _mean(ssim, itself, images),
     }
     for target in harmonizer.sites:
         others = (cohort['site'] != target).to_numpy()
@@ -116,19 +114,23 @@ def _figures(
             np.mean([quantile_distance(image[None], levels, typical) for image in stack])
             for stack in (before, after)
         ]
-        edges = fidelity.gradient_correlation(_slices(after, before), _slices(before, before))
         found[f'others rendered at {target}'] = (
             f'distance to the intensities of {target} {distances[0]:.3f} before and '
             f'{distances[1]:.3f} after; gradient correlation to the scan '
-            f'{_mean(edges)}'
+            f'{_mean(gradient_correlation, after, before)}'
         )
     return found
 
 
-def _slices(scans: np.ndarray, like: np.ndarray) -> np.ndarray:
-    """Every slice that shows enough brain to be judged, shape (N, H, W)."""
-    return scans[(like > 0).mean(axis=(2, 3)) >= LEAST_BRAIN]
-
-
-def _mean(values: np.ndarray) -> str:
-    return f'{np.mean(values):.3f}'
+def _mean(
+    measure: Callable[[np.ndarray, np.ndarray, np.ndarray], float],
+    renderings: np.ndarray,
+    scans: np.ndarray,
+) -> str:
+    """Mean over scans, shape (N, D, H, W), of a measure in slices that show enough brain."""
+    values = []
+    for rendering, scan in zip(renderings, scans, strict=True):
+        enough = (scan > 0).mean(axis=(1, 2)) >= LEAST_BRAIN
+        if enough.any():
+            values.append(measure(rendering, scan, (scan > 0) & enough[:, None, None]))
+    return f'{np.mean(values):.3f}' if values else 'n/a'

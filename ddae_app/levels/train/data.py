@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from ddae_app.bids.dataset import write_description
-from ddae_app.bids.layout import RunFiles, Scan, SpaceLayout
+from ddae_app.bids.layout import RunFiles, SpaceLayout
+from ddae_app.bids.scan import Scan
 from ddae_app.engine.inputs import (
     check_sites_known,
     derivative_roots,

@@ -1,4 +1,4 @@
-"""Site appearance: what a site does alike to the scans of everybody, measured and removed.
+"""Site appearance: what a site does to all of its scans alike, measured and removed.
 
 The appearance of a site has three parts: a contrast curve, the intensities at the edge of the
 brain, and the average scan. :class:`SiteAppearance` takes scans to the intensity scale that all

@@ -1,6 +1,6 @@
 """Random contrast for the semantic encoder's input, and small random shifts of the image itself.
 
-Contrast is changed for the encoder alone, so that ``z_u`` cannot tell it and only ``z_k`` can
+Contrast is changed for the encoder alone, so that ``z_u`` cannot hold it and only ``z_k`` can
 explain it. Nothing here knows a label. Every draw comes from the generator that is passed in.
 """
 

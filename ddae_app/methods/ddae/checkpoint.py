@@ -1,4 +1,4 @@
-"""The state of a training run, and how it is put on disk and taken up again."""
+"""The state of a training run: written to disk, and resumed from there."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class TrainState:
         The weights, and their moving average.
     optimizer : torch.optim.AdamW
     step : int
-        Optimiser steps done.
+        Optimizer steps done.
     losses : list of float
         Training losses since the last row of ``history``.
     history : list of Row
@@ -86,9 +86,9 @@ def resume(path: Path, state: TrainState, settings: dict[str, Any]) -> None:
     try:
         with safe_open(path, framework='pt') as file:
             metadata = file.metadata() or {}
-            found, counters = (json.loads(metadata[k]) for k in ('settings', 'counters'))
+            stored, counters = (json.loads(metadata[k]) for k in ('settings', 'counters'))
             # Settings first: with others, the weights may not even have the same shapes.
-            _refuse_other(path, found, json.loads(json.dumps(settings)))
+            _refuse_other(path, stored, json.loads(json.dumps(settings)))
             tensors = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118
         _restore(state, tensors, counters)
     except (SafetensorError, OSError, KeyError, ValueError, RuntimeError) as error:
@@ -116,13 +116,13 @@ def _restore(state: TrainState, tensors: dict[str, torch.Tensor], counters: dict
     state.history = [tuple(row) for row in counters['history']]
 
 
-def _refuse_other(path: Path, found: dict[str, Any], expected: dict[str, Any]) -> None:
-    found, expected = _flat(found), _flat(expected)
-    differing = sorted(k for k in found | expected if found.get(k) != expected.get(k))
+def _refuse_other(path: Path, stored: dict[str, Any], expected: dict[str, Any]) -> None:
+    stored, expected = _flat(stored), _flat(expected)
+    differing = sorted(k for k in stored | expected if stored.get(k) != expected.get(k))
     if differing:
         k = differing[0]
         raise ModelError(
-            f'{path}: checkpoint of another run: {k} is {found.get(k)!r} there and '
+            f'{path}: checkpoint of another run: {k} is {stored.get(k)!r} there and '
             f'{expected.get(k)!r} now ({len(differing)} differ in all); {REMEDY}'
         )
 

@@ -1,4 +1,4 @@
-"""What a network looks like and how it is trained: frozen, self-validating settings."""
+"""Settings of a network and of its training, frozen and validated."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ BATCH_SIZE = 8
 """Slices at once in rendering; more are no faster on a CPU."""
 
 POSITION_WAVES = 8
-"""Sines, and cosines, that tell the networks where in a scan a slice lies."""
+"""Sines, and as many cosines, that encode the position of a slice in a scan."""
 
 
 def _within(config: object, name: str, low: float, high: float) -> None:
@@ -39,7 +39,7 @@ class ModelConfig:
     image_size : int
         Height and width of a slice, pixels (paper: 128).
     depth : int
-        Slices of a scan; with more than one the networks are told which they see (paper: 1).
+        Slices of a scan; with more than one, the networks are given the position (paper: 1).
     neighbors : int
         Slices on either side that the noise network sees as well, where a scan has several.
     unshuffle : {1, 2, 4}
@@ -81,12 +81,12 @@ class ModelConfig:
         Whether the same is done to the edge of the brain by its depth, where pixels are mixed.
     site_average : bool
         Whether the networks see deviations from the average image of the site; without it, from
-        mid-grey. The site's part that is the same for everybody need not be learnt then.
+        mid-gray. Then the networks need not learn what a site does to all scans alike.
     coordinates : bool
-        Whether the networks are told where in the slice they are.
+        Whether the networks are given the coordinates of each pixel.
     noise_corrected : bool
-        Whether training allows for the noise that the images themselves have, so that the
-        networks tell the clean image and not another noisy one.
+        Whether training accounts for the noise of the images themselves, so that the networks
+        estimate the clean image and not another noisy one.
 
     Raises
     ------

@@ -43,10 +43,10 @@ class BrainSlices:
     Attributes
     ----------
     scan, depth : torch.Tensor, shape (M,), int64
-        Of which scan each is, and how far down in it.
+        Index of the scan of each slice, and its depth in it.
     z_u : torch.Tensor, shape (M, z_u_dim)
     batch_size : int
-        How many the network sees at once.
+        Slices that the network sees at once.
     """
 
     scan: Tensor
@@ -66,7 +66,7 @@ class BrainSlices:
         return cls(scan, depth, torch.cat([none, *z_u]), batch_size)
 
     def clean(self, model: DDAE, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
-        """What the model takes for the clean scans.
+        """The clean scans that the model estimates.
 
         Parameters
         ----------
@@ -110,30 +110,30 @@ def edit_to_site(
     noise_sd: Tensor | None = None,
     batch_size: int = BATCH_SIZE,
 ) -> Tensor:
-    """The scan with the look of the target, and what else the model sees change between the two.
+    """The scan in the appearance of the target, plus what the model changes between the two sites.
 
     The same noise is added to the scan and to its rendering, and both are denoised, one as of the
-    source and one as of the target; what their clean scans differ by moves the rendering. From
-    much noise to little, this follows the difference of two probability flows without inverting
-    either (FlowEdit: Kulikov et al. 2024, arXiv 2412.08629; here on a diffusion's clean images).
-    An error of the network that is common to both cancels, so the scan keeps its own fine
-    detail. Not in the paper, which inverts under the source and decodes under the target.
+    source and one as of the target; the difference of the two clean scans moves the rendering.
+    From much noise to little, this follows the difference of two probability flows without
+    inverting either (FlowEdit: Kulikov et al. 2024, arXiv 2412.08629; here on the clean images of
+    a diffusion). An error of the network that is common to both cancels, so the scan keeps its
+    fine detail. The paper instead inverts under the source and decodes under the target.
 
     Parameters
     ----------
     model : DDAE
     x : torch.Tensor, shape (B, n, H, W), range [0, 1]
-        Slices of scans, from the position that `source` tells on. What exceeds ``CEILING`` is
-        kept on top.
+        Slices of scans, from the position of `source` on. What exceeds ``CEILING`` is added
+        again at the end.
     source, target : Condition
-        What ``x`` is known to be, and what it shall become.
+        Of the scans, and of the rendering.
     steps : int
         Noise levels; there are two evaluations per level and slice.
-    look : Look, optional
+    appearance : Appearance, optional
         Of ``x``, where it is not that of the source site.
     noise_sd : torch.Tensor, shape (B,), optional
-        Standard deviation of the noise of ``x`` on the common scale, which counts as a part of
-        the noise of each level if the networks were trained so.
+        Standard deviation of the noise of ``x`` on the common scale. It is part of the noise of
+        each level, if the networks were trained so.
     batch_size : int
         Slices that the networks see at once.
 
@@ -152,15 +152,15 @@ def edit_to_site(
     # Below the noise of a site the networks were not trained for it.
     last = max(LAST_NOISE, NOISE_MARGIN * (sites.noise.max() / sites.deviation).item())
     times = noise_times(model.alpha_bar, max(first, last), last, steps)
-    own = torch.zeros(len(x), device=x.device)
+    scan_noise = torch.zeros(len(x), device=x.device)
     if model.config.noise_corrected and noise_sd is not None:
-        own = noise_sd / sites.deviation
+        scan_noise = noise_sd / sites.deviation
     levels = [*(noise_level(model.alpha_bar[t]).item() for t in times), 0.0]
-    # Everybody gets the same noise, so that nothing depends on who else is in the batch.
+    # All scans get the same noise, so that no result depends on the rest of the batch.
     generator = torch.Generator().manual_seed(0)
     change = torch.zeros_like(x_0)
     for t, now, after in zip(times, levels[:-1], levels[1:], strict=True):
-        added = (now**2 - own.square()).clamp(min=0).sqrt()[:, None, None, None]
+        added = (now**2 - scan_noise.square()).clamp(min=0).sqrt()[:, None, None, None]
         noisy = x_0 + added * torch.randn(x.shape[1:], generator=generator).to(x.device)
         share, at = model.alpha_bar[t].sqrt(), torch.full((len(x),), t, device=x.device)
         from_source = slices.clean(model, share * noisy, at, source)
@@ -177,19 +177,20 @@ def edit_to_site(
 def denoise_at_site(
     model: DDAE, x: Tensor, target: Condition, noise_sd: Tensor, batch_size: int = BATCH_SIZE
 ) -> Tensor:
-    """What the model takes for the clean scan, given that ``x`` has this much noise.
+    """The clean scan that the model estimates, given the noise level of ``x``.
 
-    ``E[x_0 | x_t]`` at the time whose noise is that of the scan itself; nothing is added. It is
-    the mean over small shifts of the scan (cycle spinning: Coifman and Donoho 1995), for the
-    network does not do quite the same at every pixel. The network takes the site for unknown,
-    where it can: what is noise and what is anatomy is the same everywhere once the look is taken
-    off, and the quiet sites have taught it about less noise than the target may have.
+    This is ``E[x_0 | x_t]`` at the time whose noise is that of the scan itself; nothing is added.
+    It is averaged over small shifts of the scan (cycle spinning: Coifman and Donoho 1995), since
+    the network does not treat all pixels exactly alike. The network is given an unknown site where
+    it was trained for it. On the common scale, noise and anatomy are the same at all sites, and
+    sites with little noise have trained the network for less noise than the target may have.
 
     Parameters
     ----------
     model : DDAE
     x : torch.Tensor, shape (B, n, H, W), range [0, 1]
-        Slices of scans that look like the target; what exceeds ``CEILING`` is kept on top.
+        Slices of scans in the appearance of the target. What exceeds ``CEILING`` is added again at
+        the end.
     target : Condition
     noise_sd : torch.Tensor, shape (B,)
         Standard deviation of the noise on the common scale; at 0 a scan stays as it is.

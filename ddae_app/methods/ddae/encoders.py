@@ -19,14 +19,14 @@ class SemanticEncoder(nn.Module):
     Parameters
     ----------
     config : ModelConfig
-        With ``z_u_noise`` above 0 each ``z_u`` is normalised to zero mean and unit variance over
+        With ``z_u_noise`` above 0 each ``z_u`` is normalized to zero mean and unit variance over
         its entries, so that the noise of training limits what it can carry.
     """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         widths = [config.channels * m for m in config.multipliers]
-        self.normalise = config.z_u_noise > 0
+        self.normalize = config.z_u_noise > 0
         self.stem = Stem(config, widths[0])
         self.blocks = nn.ModuleList(
             ResBlock(a, b) for a, b in zip([widths[0], *widths], widths, strict=False)
@@ -35,18 +35,18 @@ class SemanticEncoder(nn.Module):
         self.head = nn.Linear(widths[-1], config.z_u_dim)
 
     def forward(self, x_0: Tensor) -> Tensor:
-        """``z_u``, shape (B, z_u_dim), of normalised images (B, 1, H, W)."""
+        """``z_u``, shape (B, z_u_dim), of normalized images (B, 1, H, W)."""
         h = self.stem(x_0)
         for block in self.blocks:
             h = nnf.avg_pool2d(block(h), 2)
         z_u = self.head(nnf.silu(self.norm(h)).mean(dim=(2, 3)))
-        return nnf.layer_norm(z_u, z_u.shape[1:]) if self.normalise else z_u
+        return nnf.layer_norm(z_u, z_u.shape[1:]) if self.normalize else z_u
 
 
 class ConditionEncoder(nn.Module):
     """``f_psi``: ``z_k = [age | sex | site]``, each with a learned null token for the unknown.
 
-    Where a scan has several slices, waves that tell the position follow. The paper's network is
+    Where a scan has several slices, waves that encode the position follow. The paper's network is
     not public; this one is reconstructed, not stated in the paper.
 
     Parameters

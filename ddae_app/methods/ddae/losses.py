@@ -1,4 +1,4 @@
-"""What training minimises."""
+"""The loss that training minimizes."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ def denoising_loss(
 
     ``|| eps - eps_theta(x_t, t, z_k, z_u) ||^2`` (Ho et al. 2020, eq. 14, with both latents;
     reconstructed, not stated in the paper), or the same on v. An image that is noisy itself is
-    taken for the sum of a clean one and of a part of the noise of time t: only the rest is added,
-    and the network learns the clean image although no such image is there (Daras, Dimakis and
+    treated as the sum of a clean image and of a part of the noise of time t: only the rest is
+    added, and the network learns the clean image although none is available (Daras, Dimakis and
     Daskalakis 2024, arXiv 2404.10177, theorem 4.1).
 
     Parameters
     ----------
     model : DDAE
     x_0, noise : torch.Tensor, shape (B, 2 k + 1, H, W)
-        Normalised slices amid their neighbours, and noise of unit variance.
+        Normalized slices between their neighbors, and noise of unit variance.
     z_k, z_u : torch.Tensor, shape (B, D)
     uniform : torch.Tensor, shape (B,), range [0, 1)
         Where to be between the first time that the image allows and the last.
@@ -49,9 +49,9 @@ def denoising_loss(
     """
     t = training_times(model, uniform, own_noise)
     alpha_bar = model.alpha_bar[t][:, None, None, None]
-    level, own = noise_level(alpha_bar), own_noise[:, None, None, None]
-    added = (level.square() - own.square()).sqrt() * noise
-    noisy, share = x_0 + added, (own / level).square()
+    level, image_noise = noise_level(alpha_bar), own_noise[:, None, None, None]
+    added = (level.square() - image_noise.square()).sqrt() * noise
+    noisy, share = x_0 + added, (image_noise / level).square()
     # The noisy image is (1 - share) E[clean] + share (noisy + noise added); solved for the clean.
     clean = x_0 - share / (1 - share) * added
     output = model(alpha_bar.sqrt() * noisy, t, z_k, z_u).float()
@@ -91,7 +91,7 @@ def training_loss(
     ----------
     model : DDAE
     x_0 : torch.Tensor, shape (B, 2 k + 1, H, W)
-        Normalised slices amid their neighbours.
+        Normalized slices between their neighbors.
     view : torch.Tensor, shape (B, 1, H, W), range [0, 1]
         What the semantic encoder sees: the same images on the common scale, or the same anatomy
         in a random contrast.

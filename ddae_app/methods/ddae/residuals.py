@@ -18,6 +18,7 @@ import torch
 from scipy.ndimage import gaussian_filter
 from torch import Tensor, nn
 
+from ddae_app.imaging.similarity import brain_quantiles
 from ddae_app.methods.condition import Condition, batch_of, condition_of, label_blind
 from ddae_app.methods.data import SliceData
 from ddae_app.methods.ddae.appearance import DARKEST, SiteAppearance
@@ -45,7 +46,7 @@ MAX_SCANS, MAX_SLICES = 2800, 7_500
 """In all, equally many of each site; they are held in memory together."""
 
 GRAY_SHARE = 0.7
-"""Of the brain's pixels; what is brighter is taken for white matter."""
+"""Of the pixels of the brain; brighter ones are assumed to be white matter."""
 
 WHITE_SMOOTHING_PIXELS = 2.0
 LEAST_WHITE_SHARE = 0.05
@@ -62,7 +63,7 @@ TRIED_AMOUNT = 0.05
 """Of softening, from which the response of the roughness to softening is measured."""
 
 LARGEST_AMOUNT = 0.15
-"""More would be a blur, or a sharpening, that anybody can see."""
+"""More would be a visible blur or sharpening."""
 
 ROUNDS = 3
 
@@ -87,8 +88,8 @@ class ResidualCorrection(nn.Module):
     Attributes
     ----------
     white : torch.Tensor, shape (D, H, W)
-        Usual intensity of white matter in rendered scans, on the common scale, where it is usually
-        found; 0 elsewhere, and everywhere before it is measured.
+        Usual intensity of white matter in rendered scans, on the common scale, at the places where
+        it usually is; 0 elsewhere, and everywhere before it is measured.
     white_level : torch.Tensor, shape ()
         Brighter pixels may be white matter.
     spread : torch.Tensor, shape (n_sites + 1, d, h, w)
@@ -326,7 +327,8 @@ def _curves(
     quantiles themselves. So a site's part of the change is estimated from the few scans that are
     rendered, and its part of the quantiles before rendering, from all scans, is added.
     """
-    after = np.stack([_quantiles(x[x > 0].numpy()) for x in scans])
+    levels = np.linspace(0, 1, LEVELS)
+    after = np.stack([brain_quantiles(x.numpy(), levels) for x in scans])
     change, _, _ = site_effects(data, rows, [after - before])
     common = after.mean(axis=0)
     curves = np.concatenate([common + effects_before + change, common[None]])
@@ -342,7 +344,3 @@ def _responses(scans: Scans) -> Tensor:
 
     tried = TRIED_AMOUNT * torch.eye(len(AXES))
     return torch.stack([(after(a) - after(-a)) / (2 * TRIED_AMOUNT) for a in tried], dim=1)
-
-
-def _quantiles(brain: np.ndarray) -> np.ndarray:
-    return np.quantile(brain if brain.size else np.zeros(1), np.linspace(0, 1, LEVELS))

@@ -1,4 +1,4 @@
-"""The shading that a scan has by itself, told from its white matter."""
+"""The shading of each scan, estimated from its white matter."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ddae_app.methods.ddae.appearance import EDGE_PIXELS, edge_depth
 from ddae_app.methods.ddae.fields import slices_from
+from ddae_app.methods.ddae.intensity import EDGE_PIXELS, edge_depth
 
 STRONGEST = 1.25
 """Bias correction leaves less than this between any pixel and the average of the brain."""
 
 PRIOR_PIXELS = 10.0
-"""White matter that would have to be there for a plane that is half as steep as it says."""
+"""Of white matter, at which the estimated plane is half as steep as without a prior."""
 
 
 def white_matter(x: Tensor, level: Tensor) -> Tensor:
@@ -34,19 +34,19 @@ def white_matter(x: Tensor, level: Tensor) -> Tensor:
 
 
 def remove_shading(x: Tensor, white: Tensor, level: Tensor, position: Tensor) -> Tensor:
-    """Images divided by the plane that their white matter shows.
+    """Images divided by the shading that their white matter shows.
 
-    What bias correction leaves of a field differs from scan to scan of one site, so no look of a
-    site can hold it. White matter is about equally bright wherever it is usually found: the ratio
-    of each image's to everybody's tells a plane, of which the slopes are taken for shading. Its
-    level is left alone: it may be the person's.
+    What bias correction leaves of a bias field differs between the scans of one site, so the site
+    appearance cannot hold it. White matter is about equally bright at all places. The ratio of the
+    white matter of a scan to the usual one is fitted by a plane, whose slopes are taken as the
+    shading. The level of the plane is kept, since it may be a feature of the subject.
 
     Parameters
     ----------
     x : torch.Tensor, shape (B, n, H, W)
         On the common scale, without noise; 0 outside the brain.
     white : torch.Tensor, shape (D, H, W)
-        Usual intensity of white matter, where it is usually found; 0 elsewhere.
+        Usual intensity of white matter at the places where it usually is; 0 elsewhere.
     level : torch.Tensor, shape ()
         As :func:`white_matter` takes it.
     position : torch.Tensor, shape (B,), int64

@@ -42,7 +42,7 @@ def roughness(x: Tensor, where: Tensor) -> Tensor:
     x : torch.Tensor, shape (B, n, H, W)
         0 outside the brain.
     where : torch.Tensor of bool, shape (B, n, H, W)
-        The pixels that count; where there are none, the answer is that for a very even image, as
+        The pixels that count; where there are none, the result is that of a very smooth image, as
         it is through a single slice.
     """
     n = where.sum(dim=(1, 2, 3)).clamp(min=1)

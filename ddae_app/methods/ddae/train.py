@@ -145,9 +145,9 @@ def train(
     slices, unseen = data.with_brain(train_rows), data.with_brain(held_out)
     sites = np.array(data.sites)
     site_slices = [slices[sites[slices[:, 0]] == site] for site in data.site_names]
-    for site, own in zip(data.site_names, site_slices, strict=True):
-        if not len(own):
-            raise UsageError(f'no slice of site {site} shows brain; look at the brain masks')
+    for site, slices_of_site in zip(data.site_names, site_slices, strict=True):
+        if not len(slices_of_site):
+            raise UsageError(f'no slice of site {site} shows brain; check the brain masks')
     # Only dropout and the first weights use the global generator; the caller's is left alone.
     with torch.random.fork_rng(devices=[device] if device.type == 'cuda' else []):
         torch.manual_seed(_seed(seed, 0, 'weights'))
@@ -258,7 +258,7 @@ def _start_from(networks: Networks, initial: Bundle, site_names: Sequence[str]) 
     if initial.info.config != networks.config:
         raise UsageError(
             f'the model {initial.info.name!r} to start from is of another configuration; train '
-            'with its own'
+            'with the same configuration'
         )
     weights = initial.model.networks.state_dict()
     known = [initial.info.sites.index(s) if s in initial.info.sites else -1 for s in site_names]
@@ -275,7 +275,7 @@ def _step(
     config: TrainConfig,
     seed: int,
 ) -> float:
-    """One optimiser step; everything random in it follows from (seed, step)."""
+    """One optimizer step; everything random in it follows from (seed, step)."""
     step, model, device = state.step, state.model, fabric.device
     torch.manual_seed(_seed(seed, step, 'dropout'))
     generator = torch.Generator(device).manual_seed(_seed(seed, step, 'draws'))

@@ -21,7 +21,7 @@ class Codes(NamedTuple):
 
 
 def group_norm(channels: int) -> nn.GroupNorm:
-    """Group normalisation with at least four channels to a group, at most 32 groups."""
+    """Group normalization with at least four channels to a group, at most 32 groups."""
     return nn.GroupNorm(math.gcd(32, channels // 4), channels)
 
 
@@ -124,7 +124,7 @@ class Stem(nn.Module):
     """First convolution of a network: pixels to channels, and where they lie.
 
     In template space a place means something: bias fields and the average brain depend on it, and
-    convolutions alone cannot tell it.
+    convolutions alone do not know it.
     """
 
     grid: Tensor | None

@@ -1,4 +1,4 @@
-"""Which slices a model is trained on that nobody said anything of."""
+"""Which slices a model is trained on where no flag says so."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ddae_app.levels.participant.level import protocol_without_model
+from ddae_app.engine.inputs import protocol_without_model
 from ddae_app.settings import HarmonizeSettings, PreprocSettings, Settings, TrainSettings
 
 

@@ -1,4 +1,4 @@
-"""Lesions in phantom brains, which no scan that a model is trained on shows."""
+"""Lesions in phantom brains, which no training scan contains."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import numpy as np
 from ddae_app.phantom.scanner import Tissues
 
 RIM_MM = 0.8
-"""Over which a lesion fades into what surrounds it."""
+"""Width of the rim over which a lesion fades into the surrounding tissue."""
 
 
 @dataclass(frozen=True)
 class Lesion:
-    """A ball of other tissue.
+    """A spherical lesion.
 
     Attributes
     ----------
@@ -22,8 +22,8 @@ class Lesion:
         Template mm.
     radius_mm : float
     kind : {'dark', 'bright'}
-        Dark as half grey matter, half CSF, like a white-matter lesion in a T1-weighted image; or
-        brighter than white matter by the step from grey to white.
+        Dark as half gray matter and half CSF, like a white-matter lesion in a T1-weighted image,
+        or brighter than white matter by the contrast of gray and white matter.
     """
 
     centre_mm: tuple[float, float, float]
@@ -31,7 +31,7 @@ class Lesion:
     kind: str
 
     def share(self, points: np.ndarray) -> np.ndarray:
-        """How much of it there is at positions in template mm, shape (..., 3); range [0, 1]."""
+        """Fraction of the lesion at positions in template mm, shape (..., 3); range [0, 1]."""
         distance = np.linalg.norm(points - np.array(self.centre_mm), axis=-1)
         return np.clip((self.radius_mm - distance) / RIM_MM + 0.5, 0, 1).astype(np.float32)
 

@@ -1,7 +1,8 @@
-"""What bias correction and scaling make of a scanner's scans, measured on a few of them.
+"""The effect of bias correction and scaling on the scans of a scanner, measured on a few of them.
 
-N4 takes some of the anatomy for a field, more or less so by contrast and noise; what it leaves
-shows the scanner. It works on whole scans, and would take most of the time of drawing slices.
+N4 takes a part of the anatomy for a bias field, depending on contrast and noise, so that its
+result still depends on the scanner. It needs whole scans, and would take most of the time if it
+were run for every simulated slice.
 """
 
 from __future__ import annotations
@@ -24,21 +25,21 @@ from ddae_app.phantom.seeds import generator
 from ddae_app.settings import Protocol
 
 SEED = 5000
-"""Of the study whose people it is measured on; they are in no other."""
+"""Seed of the subjects on whom the correction is measured; no other study has them."""
 
 SMOOTHING_PIXELS = 4.0
 
 
 @dataclass(frozen=True)
 class Correction:
-    """What comes, on average, to the part of a scanner's field that every slice is left with.
+    """The average effect of the pipeline, beyond the share of the field that every slice keeps.
 
     Attributes
     ----------
     field : np.ndarray, shape (H, W), float32
-        Factor of the slice's intensities.
+        Factor of the intensities of a slice.
     gain : float
-        The percentile that becomes 1: that of the whole brain over that of the slice.
+        Intensity percentile of the whole brain over that of the slice.
     """
 
     field: np.ndarray
@@ -47,38 +48,41 @@ class Correction:
 
 def measure_correction(
     scanner: Scanner,
-    people: int,
+    subjects: int,
     grid: Grid,
     protocol: Protocol,
     points: np.ndarray,
     scanner_seed: int = 0,
     bias_strength: float = 0.3,
 ) -> Correction:
-    """Take some people through the pipeline, registered perfectly.
+    """Process the scans of some subjects by the pipeline, with the true registration.
 
     Parameters
     ----------
     scanner : Scanner
-    people : int
+    subjects : int
+        Number of subjects.
     grid : Grid
-        Of the model.
+        The grid of the model.
     protocol : Protocol
-        Of the medial slice.
+        A protocol of the medial slice.
     points : np.ndarray, shape (H, W, 3)
-        Positions of its pixels in template mm.
+        Positions of the pixels in template mm.
     scanner_seed : int
-        Made the scanner and its site's population.
+        Seed of the scanner and of the population of its site.
     bias_strength : float
-        Part of the field that every slice is left with; it is not counted again.
+        Share of the field that every slice keeps, which is not included in the result.
     """
     total, weight, gains = np.zeros(points.shape[:2]), np.zeros(points.shape[:2]), []
-    for subject in draw_subjects(scanner.site, people, SEED, scanner_seed):
+    for subject in draw_subjects(scanner.site, subjects, SEED, scanner_seed):
         prefix = f'sub-{subject.label}'
         tissues, places, pose = acquire(
             subject.anatomy(), scanner, generator(SEED, 'scan', prefix)
         )
         noise, again = (generator(SEED, 'scan noise', prefix) for _ in range(2))
-        jitter = again.normal(0, BIAS_SCAN_SD, len(scanner.bias))  # what rendering draws first
+        jitter = again.normal(
+            0, BIAS_SCAN_SD, len(scanner.bias)
+        )  # the first numbers that rendering draws
         affine = np.diag([*scanner.voxel_mm, 1.0])
         affine[:3, 3] = places[0, 0, 0]
         scan = nib.Nifti1Image(render(scanner, tissues, places, noise), affine)

@@ -8,22 +8,22 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
+from benchmarks import phantom_resampling
+from benchmarks.phantom_correction import Correction
+from benchmarks.phantom_resampling import resampled_visit
+from benchmarks.phantom_slices import draw_slices, draw_visit
 from ddae_app.imaging.grid import Grid
 from ddae_app.imaging.registration import resample_to_grid
-from ddae_app.phantom import resampled
-from ddae_app.phantom.correction import Correction
 from ddae_app.phantom.dataset import acquire
 from ddae_app.phantom.population import draw_subjects, site_names
-from ddae_app.phantom.resampled import resampled_visit
 from ddae_app.phantom.scanner import draw_scanner, render
 from ddae_app.phantom.seeds import generator
-from ddae_app.phantom.slices import draw_slices, draw_visit
 
 PERCENTILE = 99.5
 
 
 @pytest.fixture(scope='module')
-def person():
+def subject():
     return draw_subjects('PhantomA', 1, 0)[0]
 
 
@@ -44,11 +44,11 @@ def correlation_of_noise(visit) -> float:
     return float(np.corrcoef(noise[1:][both], noise[:-1][both])[0, 1])
 
 
-def test_a_slab_shows_what_the_whole_scan_does(person, axial_slice, through, monkeypatch):
-    monkeypatch.setattr(resampled, '_registration_error', lambda rng, points: np.eye(4))
+def test_a_slab_shows_what_the_whole_scan_does(subject, axial_slice, through, monkeypatch):
+    monkeypatch.setattr(phantom_resampling, '_registration_error', lambda rng, points: np.eye(4))
     scanner = replace(draw_scanner('PhantomC'), voxel_mm=(2.4, 2.6, 3.1), noise=0.0)
-    truth = through(person, scanner, 0, axial_slice, target=scanner).truth
-    anatomy, rng = person.anatomy(), generator(0, 'scan', f'sub-{person.label}')
+    truth = through(subject, scanner, 0, axial_slice, target=scanner).truth
+    anatomy, rng = subject.anatomy(), generator(0, 'scan', f'sub-{subject.label}')
     tissues, points, matrix = acquire(anatomy, scanner, rng)
     affine = np.diag([*scanner.voxel_mm, 1.0])
     affine[:3, 3] = points[0, 0, 0]
@@ -67,28 +67,28 @@ def test_a_slab_shows_what_the_whole_scan_does(person, axial_slice, through, mon
     assert expected[~brain].max() < 0.06 * expected.max()
 
 
-def test_noise_comes_out_correlated_unlike_in_template_space(person, axial_slice, through):
+def test_noise_comes_out_correlated_unlike_in_template_space(subject, axial_slice, through):
     scanner = replace(draw_scanner('PhantomA'), voxel_mm=(2.5, 2.5, 2.5))
-    there = correlation_of_noise(through(person, scanner, 0, axial_slice, scanner))
-    visit = draw_visit(person, scanner, 0, axial_slice, scanner)
+    there = correlation_of_noise(through(subject, scanner, 0, axial_slice, scanner))
+    visit = draw_visit(subject, scanner, 0, axial_slice, scanner)
     assert there > 0.15
     assert abs(correlation_of_noise(visit)) < 0.1
 
 
-def test_brain_keeps_its_place(person, axial_slice, through):
+def test_brain_keeps_its_place(subject, axial_slice, through):
     """Registration misses by little, and whoever lies in the scanner is the same."""
-    there = through(person, draw_scanner('PhantomA'), 0, axial_slice).mask
-    here = draw_visit(person, draw_scanner('PhantomA'), 0, axial_slice).mask
+    there = through(subject, draw_scanner('PhantomA'), 0, axial_slice).mask
+    here = draw_visit(subject, draw_scanner('PhantomA'), 0, axial_slice).mask
     assert 2 * (there & here).sum() / (there.sum() + here.sum()) > 0.95
 
 
-def test_what_correction_leaves_shows_and_the_whole_brain_makes_the_scale(person, axial_slice):
+def test_what_correction_leaves_shows_and_the_whole_brain_makes_the_scale(subject, axial_slice):
     scanner = draw_scanner('PhantomA')
     field = np.ones(axial_slice.shape[:2], np.float32)
     uneven = np.where(axial_slice[..., 0] > 0, 1.1, 1.0).astype(np.float32)
     even, other, bright = (
         resampled_visit(
-            person,
+            subject,
             scanner,
             0,
             axial_slice,
@@ -114,7 +114,9 @@ def test_slices_can_be_drawn_so(axial_slice, through):
     assert drawn.images.dtype == np.float32
     assert ((drawn.images > 0) == drawn.mask).all()
     both = drawn.mask & (drawn.truth > 0)
-    # At the target site itself, only noise and the scan's own bias part image and truth.
-    own, other = (np.abs(drawn.images[i] - drawn.truth[i])[both[i]].mean() for i in (1, 0))
-    assert own < 0.03 < other
+    # At the target site, image and truth differ by noise and by the bias field of one scan.
+    at_target, elsewhere = (
+        np.abs(drawn.images[i] - drawn.truth[i])[both[i]].mean() for i in (1, 0)
+    )
+    assert at_target < 0.03 < elsewhere
     assert not np.array_equal(drawn.retest[1], drawn.images[1])

@@ -1,9 +1,9 @@
-"""Slices of scans as the pipeline cuts them, without running all of it.
+"""Slices of scans as the pipeline extracts them, without running the whole pipeline.
 
-Each person lies in each scanner in a pose of their own, on the scanner's own voxels. Only a slab
-around the slice is rendered. It is resampled and masked by the pipeline's own functions;
-registration is the true pose and a small error, and what bias correction leaves is part of the
-true field, and what it leaves of the scanner on average.
+Each scan has its own pose and is rendered on the voxels of the scanner, but only in a slab around
+the slice. Functions of the pipeline resample and mask it. The registration is the true pose with a
+small error. Bias correction leaves a share of the true field and its average effect on the
+scanner.
 """
 
 from __future__ import annotations
@@ -13,24 +13,23 @@ from collections.abc import Mapping
 import nibabel as nib
 import numpy as np
 
+from benchmarks.phantom_correction import Correction
+from benchmarks.phantom_slices import Visit
 from ddae_app.imaging.brain import foreground
 from ddae_app.imaging.grid import Grid
 from ddae_app.imaging.registration import resample_to_grid
 from ddae_app.phantom.anatomy import Anatomy
-from ddae_app.phantom.correction import Correction
 from ddae_app.phantom.dataset import draw_pose, moved, voxel_centres
 from ddae_app.phantom.population import Subject
 from ddae_app.phantom.scanner import Scanner, render
 from ddae_app.phantom.seeds import generator
-from ddae_app.phantom.slices import Visit
 
 MARGIN_VOXELS = 3.0
-"""Above and below the slice: what blur and interpolation reach."""
+"""Thickness of the slab above and below the slice, which blur and interpolation need."""
 
 ERROR_SHIFT_MM, ERROR_LINEAR, ENLARGED = 0.8, 0.016, 0.01
-"""What registration misses the pose by: standard deviations of the shift and of each of the nine
-numbers of the linear part; and by how much brains come out larger than they are, on average.
-Measured on 36 phantoms that ANTs registered."""
+"""Registration error: standard deviations of the shift and of each coefficient of the linear part,
+and the average enlargement of brains. Measured on 36 phantoms that ANTs registered."""
 
 
 def resampled_visit(
@@ -44,30 +43,30 @@ def resampled_visit(
     corrections: Mapping[str, Correction],
     percentile: float,
 ) -> Visit:
-    """Scan one person, and again in the target's scanner, in the same pose.
+    """Scan one subject in a scanner, and in the same pose in the scanner of the target.
 
-    Parameters and result are those of :func:`~ddae_app.phantom.slices.draw_visit`, but for what
-    follows here. The mask is found in each image as the pipeline finds it; so truth and retest
-    have that of the target's own voxels.
+    Parameters and result are those of :func:`~benchmarks.phantom_slices.draw_visit`, with the
+    exceptions below. The mask is computed from each image as in the pipeline, so truth and retest
+    have the mask of the voxels of the target.
 
     Parameters
     ----------
     points : np.ndarray, shape (H, W, 3)
-        Of an axial slice.
+        Positions of the pixels of an axial slice.
     corrections : mapping of str to Correction
-        Of the scanners, by site.
+        By site.
     percentile : float
-        Of the brain's intensities that becomes 1: images are scaled, the truth as the retest is,
-        for noise lifts the percentile.
+        Percentile of the intensities of the brain that becomes 1. The truth is scaled as the
+        retest, because noise raises the percentile.
     """
     anatomy, prefix = subject.anatomy(), f'sub-{subject.label}'
     pose = draw_pose(anatomy, generator(seed, 'scan', prefix))
-    found = pose @ _registration_error(generator(seed, 'registration', prefix), points)
+    registration = pose @ _registration_error(generator(seed, 'registration', prefix), points)
 
     def scan(by: Scanner, what: str | None) -> tuple[np.ndarray, np.ndarray]:
         rng = None if what is None else generator(seed, what, prefix)
-        slab = _slab(anatomy, by, pose, moved(points, found), rng, bias_strength)
-        resampled = resample_to_grid(slab, found, _grid(points))
+        slab = _slab(anatomy, by, pose, moved(points, registration), rng, bias_strength)
+        resampled = resample_to_grid(slab, registration, _grid(points))
         image = np.asarray(resampled.dataobj)[..., 0] * corrections[by.site].field
         mask = foreground(image)
         return np.where(mask, image, 0), mask
@@ -92,7 +91,7 @@ def _slab(
     rng: np.random.Generator | None,
     bias_strength: float,
 ) -> nib.Nifti1Image:
-    """What a scanner shows of a slice, given in scanner mm, and about it, on its own voxels."""
+    """A scan of the slab around a slice, given in scanner mm, on the voxels of the scanner."""
     spacing = np.array(scanner.voxel_mm)
     voxels = voxel_centres(scanner)
     reached = points[..., 2] / spacing[2] + (voxels.shape[2] - 1) / 2
@@ -111,7 +110,7 @@ def _slab(
 
 
 def _registration_error(rng: np.random.Generator, points: np.ndarray) -> np.ndarray:
-    """A map of template mm that is nearly none, about the middle of the points; (4, 4)."""
+    """A map of template mm close to the identity, about the center of the points; (4, 4)."""
     centre = points.reshape(-1, 3).mean(axis=0)
     error = np.eye(4)
     error[:3, :3] += rng.normal(0, ERROR_LINEAR, (3, 3)) - ENLARGED * np.eye(3)
@@ -120,7 +119,7 @@ def _registration_error(rng: np.random.Generator, points: np.ndarray) -> np.ndar
 
 
 def _grid(points: np.ndarray) -> Grid:
-    """The grid, of one slice, whose voxel centres the points are."""
+    """The grid of one slice whose voxel centers are the points."""
     (height, width), first = points.shape[:2], points[0, 0]
     affine = np.diag([points[1, 0, 0] - first[0], points[0, 1, 1] - first[1], 1.0, 1.0])
     affine[:3, 3] = first

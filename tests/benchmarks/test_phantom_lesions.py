@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ddae_app.phantom.lesions import Lesion
+from benchmarks.phantom_lesions import Lesion
+from benchmarks.phantom_slices import draw_scanners, draw_visit
 from ddae_app.phantom.population import draw_subjects
-from ddae_app.phantom.slices import draw_scanners, draw_visit
 
 CENTRE = (26.0, -10.0, 28.0)  # in white matter
 
@@ -20,11 +20,11 @@ def points():
 @pytest.mark.parametrize(('kind', 'sign'), [('dark', -1), ('bright', 1)])
 @pytest.mark.parametrize('site', ['PhantomA', 'PhantomC'])
 def test_a_lesion_shows(kind, sign, site):
-    (person,) = draw_subjects(site, 1, 3)
+    (subject,) = draw_subjects(site, 1, 3)
     scanners = draw_scanners((site, 'PhantomB'), 0)
     lesion = Lesion(CENTRE, 4.0, kind)
     without, with_lesion = (
-        draw_visit(person, scanners[site], 3, points(), scanners['PhantomB'], lesions=each)
+        draw_visit(subject, scanners[site], 3, points(), scanners['PhantomB'], lesions=each)
         for each in ((), (lesion,))
     )
     share = lesion.share(points())

@@ -1,14 +1,19 @@
-"""What a run finds to do: nothing twice, and all that depends on what has changed."""
+"""What a run finds to do on disk: nothing twice, and all that depends on what has changed."""
 
 from __future__ import annotations
 
 import json
+import os
 import shutil
 
 import nibabel as nib
 import pytest
 
+from ddae_app.bids.layout import RunFiles
 from ddae_app.bids.validation import run_validator
+from ddae_app.cli.main import resolve
+from ddae_app.cli.parser import build_parser
+from ddae_app.levels.participant.level import run_participant
 from ddae_app.phantom.dataset import Design, write_dataset
 from tests.levels.conftest import TEMPLATE, contents, error_lines, run, write_model
 
@@ -40,18 +45,19 @@ def bids(bids_dir, tmp_path):
 
 
 @pytest.fixture
-def rows(bids_dir, model, tmp_path):
-    """List what would be done: for each scan the two states and why."""
+def rows(bids_dir, model, tmp_path, capsys):
+    """What would be done, in this process: for each scan the two states and why."""
 
     def listed(out, *flags, bids=bids_dir, model=model, target='PhantomA', code=0):
         before = contents(out)
-        result = run(
+        words = (
             bids, out, 'participant', '--dry-run', '--target-site', target, '--model', model,
             '-w', tmp_path / 'none', *FAST, *flags,
         )  # fmt: skip
-        assert result.returncode == code, result.stderr
+        settings = resolve(vars(build_parser().parse_args(list(map(str, words)))), os.environ)
+        assert run_participant(settings, RunFiles(tmp_path / 'logs'), None) == code
         assert contents(out) == before and not (tmp_path / 'none').exists()
-        header, *lines = (line.split('\t') for line in result.stdout.splitlines())
+        header, *lines = (line.split('\t') for line in capsys.readouterr().out.splitlines())
         assert header == ['scan', 'preprocess', 'harmonize', 'why']
         return {scan: tuple(rest) for scan, *rest in lines}
 
@@ -72,7 +78,7 @@ def test_nothing_is_done_twice_without_the_work_directory(out, bids_dir, model, 
         '-w', tmp_path / 'work', *FAST,
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
-    assert 'no scan is to be worked on' in result.stderr and '2 of 2 T1w done' in result.stderr
+    assert 'all outputs are up to date' in result.stderr and '2 of 2 T1w done' in result.stderr
     assert before == {p: p.stat().st_mtime_ns for p in out.rglob('anat/*')}
     assert 'Disentangled Diffusion Autoencoder' in (out / 'sub-A01.html').read_text()
 

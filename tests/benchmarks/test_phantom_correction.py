@@ -5,9 +5,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from benchmarks.phantom_correction import measure_correction
 from ddae_app.imaging.grid import model_grid
 from ddae_app.phantom.anatomy import BRAIN_CENTRE_MM
-from ddae_app.phantom.correction import measure_correction
 from ddae_app.phantom.scanner import draw_scanner
 from ddae_app.settings import Protocol
 
@@ -29,13 +29,13 @@ def measured(scanner, strength):
 
 
 def test_little_of_the_field_is_left(scanner):
-    found = measured(scanner, 0.0)
-    assert found.field.shape == POINTS.shape[:2]
-    assert np.isfinite(found.field).all()
+    correction = measured(scanner, 0.0)
+    assert correction.field.shape == POINTS.shape[:2]
+    assert np.isfinite(correction.field).all()
     brain = np.linalg.norm((POINTS - np.array(BRAIN_CENTRE_MM))[..., :2], axis=-1) < 45
-    left, true = np.log(found.field[brain]), np.log(scanner.bias_field(POINTS)[brain])
+    left, true = np.log(correction.field[brain]), np.log(scanner.bias_field(POINTS)[brain])
     assert 0 < left.std() < 0.6 * true.std()
-    assert 0.95 < found.gain < 1.1
+    assert 0.95 < correction.gain < 1.1
 
 
 def test_what_slices_are_left_with_is_not_counted_twice(scanner):

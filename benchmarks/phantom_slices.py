@@ -1,4 +1,4 @@
-"""Slices and volumes of many people in template space, for training and benchmarks."""
+"""Simulated slices and volumes of many subjects in template space."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from benchmarks.phantom_lesions import Lesion
 from ddae_app.phantom.anatomy import BRAIN_CENTRE_MM
-from ddae_app.phantom.lesions import Lesion
 from ddae_app.phantom.population import Subject, draw_subjects
 from ddae_app.phantom.scanner import Scanner, draw_scanner, render, with_tissue_contrast
 from ddae_app.phantom.seeds import generator
@@ -16,21 +16,21 @@ from ddae_app.phantom.seeds import generator
 
 @dataclass(frozen=True)
 class PhantomSlices:
-    """One slice of each of N people.
+    """One slice of each of N subjects.
 
     Attributes
     ----------
     images : np.ndarray, shape (N, H, W), float32
-        Scanner units, before any normalisation; 0 outside the brain.
+        Scanner units, before any normalization; 0 outside the brain.
     mask : np.ndarray, shape (N, H, W), bool
         The brain.
     site, sex, subject : np.ndarray, shape (N,), str
     age : np.ndarray, shape (N,), float32
         Years.
     truth : np.ndarray, shape (N, H, W), float32, or None
-        The same slices in the target site's scanner, without noise.
+        The same slices in the scanner of the target site, without noise.
     retest : np.ndarray, shape (N, H, W), float32, or None
-        The same slices as a real visit to the target site would show them, noise and all.
+        The same slices in the scanner of the target site, with noise.
     """
 
     images: np.ndarray
@@ -45,16 +45,16 @@ class PhantomSlices:
 
 @dataclass(frozen=True)
 class Visit:
-    """One person, where the points are: all arrays have their shape but for the last axis.
+    """Images of one subject; all arrays have the shape of the points without the last axis.
 
     Attributes
     ----------
     image : np.ndarray, float32
-        Scanner units, before any normalisation; 0 outside the brain.
+        Scanner units, before any normalization; 0 outside the brain.
     mask : np.ndarray, bool
         The brain.
     truth, retest : np.ndarray, float32, or None
-        In the target site's scanner, without noise and with it.
+        In the scanner of the target site, without noise and with noise.
     """
 
     image: np.ndarray
@@ -72,22 +72,22 @@ def draw_visit(
     bias_strength: float = 0.3,
     lesions: Sequence[Lesion] = (),
 ) -> Visit:
-    """Scan one person, and again in the target's scanner.
+    """Scan one subject in a scanner and in the scanner of the target.
 
     Parameters
     ----------
     subject : Subject
     scanner : Scanner
     seed : int
-        Makes the noise.
+        Seed of the noise.
     points : np.ndarray, shape (..., 3)
         Positions in template mm, a regular grid in two or three dimensions.
     target : Scanner, optional
-        Renders the truth.
+        Scanner of the truth and the retest.
     bias_strength : float
-        Part of the bias field left by bias correction; 1 for a raw scan.
+        Share of the bias field that bias correction leaves; 1 for a raw scan.
     lesions : sequence of Lesion
-        That the person has.
+        Lesions of the subject.
     """
     tissues = subject.anatomy().tissues(points)
     for lesion in lesions:
@@ -105,13 +105,13 @@ def draw_visit(
 
 
 DrawVisit = Callable[[Subject, Scanner, int, np.ndarray, Scanner | None, float], Visit]
-"""From person, scanner, seed, points, target and bias strength; see :func:`draw_visit`."""
+"""Maps subject, scanner, seed, points, target and bias strength to a visit."""
 
 
 def draw_scanners(
     sites: tuple[str, ...], seed: int, *, tissue_contrast: bool = False
 ) -> dict[str, Scanner]:
-    """The scanners of some sites, by name; their contrast may differ by tissue."""
+    """The scanners of some sites by name, optionally with a contrast that differs by tissue."""
     scanners = {site: draw_scanner(site, seed) for site in sites}
     if tissue_contrast:
         scanners = {s: with_tissue_contrast(scanner, seed) for s, scanner in scanners.items()}
@@ -130,31 +130,32 @@ def draw_slices(
     tissue_contrast: bool = False,
     draw: DrawVisit = draw_visit,
 ) -> PhantomSlices:
-    """Draw people, and one slice of each as it comes out of preprocessing.
+    """Draw subjects, and one slice of each as after preprocessing.
 
-    The people are those that :func:`~ddae_app.phantom.dataset.write_dataset` draws from the same
-    seed. They lie in template space as registration leaves them: head size is gone, shape is not.
+    The subjects are those that :func:`~ddae_app.phantom.dataset.write_dataset` draws from the same
+    seed. They are in template space as after affine registration, which removes differences in
+    head size but not in shape.
 
     Parameters
     ----------
     n_per_site : int
-        People of each site.
+        Number of subjects of each site.
     sites : tuple of str
         See :func:`~ddae_app.phantom.population.site_names`.
     seed : int
-        Makes the people and the noise.
+        Seed of the subjects and the noise.
     points : np.ndarray, shape (H, W, 3)
         Positions of the slice's pixels in template mm, a regular grid.
     target : str, optional
-        Site whose scanner renders the truth.
+        Site of the truth and the retest.
     scanner_seed : int
-        Makes the scanners.
+        Seed of the scanners.
     bias_strength : float
-        Part of the bias field left by bias correction; 1 for a raw scan.
+        Share of the bias field that bias correction leaves; 1 for a raw scan.
     tissue_contrast : bool
         Whether the contrast of each scanner differs by tissue.
     draw : callable
-        :func:`draw_visit`, or :func:`~ddae_app.phantom.resampled.resampled_visit`.
+        :func:`draw_visit`, or :func:`~benchmarks.phantom_resampling.resampled_visit`.
 
     Returns
     -------

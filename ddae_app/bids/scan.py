@@ -1,0 +1,73 @@
+"""A scan of a dataset, and the space in which its outputs lie."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ddae_app.settings import Protocol
+
+
+@dataclass(frozen=True)
+class Scan:
+    """One T1w image of a dataset.
+
+    Attributes
+    ----------
+    path : Path
+        The image.
+    participant : str
+        Label without ``sub-``.
+    session : str or None
+        Label without ``ses-``.
+    stem : str
+        File name up to its suffix, for example ``sub-01_ses-1_run-2``.
+    """
+
+    path: Path
+    participant: str
+    session: str | None
+    stem: str
+
+    @property
+    def folder(self) -> Path:
+        """Where its files lie in a dataset, ``sub-01/ses-1/anat``."""
+        session = [f'ses-{self.session}'] if self.session else []
+        return Path(f'sub-{self.participant}', *session, 'anat')
+
+    @property
+    def workflow(self) -> str:
+        """A name for its workflow: letters, digits and underscores."""
+        return ''.join(c if c.isalnum() else '_' for c in self.stem) + '_wf'
+
+
+@dataclass(frozen=True)
+class Space:
+    """The space in which the outputs of a run lie.
+
+    Attributes
+    ----------
+    protocol : Protocol
+    reference : str
+        URI of the template.
+    """
+
+    protocol: Protocol
+    reference: str
+
+    @property
+    def entities(self) -> dict[str, str]:
+        """``space`` and ``res`` of the outputs."""
+        return {
+            'space': self.protocol.template,
+            'res': 'x'.join(map(str, dict.fromkeys(self.protocol.grid))),
+        }
+
+    def metadata(self) -> dict[str, Any]:
+        """The sidecar entries that all images in this space share."""
+        grid = ' x '.join(map(str, self.protocol.grid))
+        return {
+            'SpatialReference': self.reference,
+            'Resolution': f'{grid} voxels over the field of view of {self.protocol.template}',
+        }

@@ -1,0 +1,3 @@
+from __future__ import annotations
+
+from tests.phantom.conftest import axial_slice  # noqa: F401 - a fixture
