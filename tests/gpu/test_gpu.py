@@ -16,7 +16,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from ddae_app.methods.ddae.parallel import start_fabric
 
 from ddae_app.bids import sidecars
 from ddae_app.bids.dataset import read_tsv
