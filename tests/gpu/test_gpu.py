@@ -1,4 +1,4 @@
-"""GPU results agree with those of a CPU; `make gpu-test` runs this on a machine with a GPU.
+"""What a CPU does, a GPU does as well: `make gpu-test`, on a machine that has one.
 
 Random numbers are drawn on the device, and arithmetic is rounded in another way there. So a GPU
 trains another model than a CPU does, which harmonizes as well.
@@ -64,7 +64,7 @@ def images(brains):
 
 @pytest.fixture(scope='module', params=['fp32', 'bf16'])
 def fitted(request, tmp_path_factory):
-    """A model that was trained on a GPU, loaded on the GPU and on the CPU."""
+    """A model that a GPU trained, loaded there and on the CPU."""
     path = train(
         training_data(*cohort()), PRESET.model, PRESET.train, PROTOCOL,
         tmp_path_factory.mktemp('fitted'), fabric=start_fabric('cuda', request.param),
@@ -159,7 +159,7 @@ def test_hd_bet(tmp_path):
 
 @pytest.fixture(scope='module')
 def folder(tmp_path_factory):
-    """Four preprocessed scans of two sites and a model with random weights."""
+    """Four scans of two sites and a model of random weights; all scans preprocessed."""
     folder = tmp_path_factory.mktemp('gpu')
     write_dataset(folder / 'bids', Design(n_sites=2, subjects_per_site=2, seed=5, voxel_mm=4.0))
     write_model(folder / 'random.safetensors')

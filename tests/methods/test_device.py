@@ -39,5 +39,5 @@ def test_a_present_gpu_is_taken(gpus):
 
 @pytest.mark.parametrize('name', ['', 'gpu', 'cuda:', 'cuda:x', 'cpu:0', 'CUDA'])
 def test_unknown_names_are_refused(name):
-    with pytest.raises(UsageError, match='give auto, cpu, cuda or cuda:n'):
+    with pytest.raises(UsageError, match='expected auto, cpu, cuda or cuda:N'):
         resolve_device(name)
