@@ -49,7 +49,7 @@ TRAIN = (
     '--allow-few-scans', '--train-images', '640',
 )  # fmt: skip
 ROUNDING = 0.01
-"""Of intensities: cuDNN multiplies with 10 bits of mantissa (TF32) by default."""
+"""Tolerance of intensities: by default, cuDNN multiplies with 10 bits of mantissa (TF32)."""
 
 
 @pytest.fixture(scope='module')

@@ -107,9 +107,9 @@ def test_unknown_age_and_sex_count_as_average(scans, cohort):
 @pytest.mark.parametrize(
     ('change', 'message'),
     [
-        ({'subject': ['p'] * 3 * N}, 'site A has scans of one person, ComBat needs two'),
-        ({'age': np.repeat([30.0, 40.0, 50.0], N)}, 'everybody of a site has the same age'),
-        ({'sex': np.repeat(['F', 'M', 'M'], N)}, 'everybody of a site has the same sex'),
+        ({'subject': ['p'] * 3 * N}, 'site A has scans of one subject, ComBat needs two'),
+        ({'age': np.repeat([30.0, 40.0, 50.0], N)}, 'age is confounded with site'),
+        ({'sex': np.repeat(['F', 'M', 'M'], N)}, 'sex is confounded with site'),
     ],
 )
 def test_cohorts_that_cannot_be_fitted(scans, cohort, change, message):

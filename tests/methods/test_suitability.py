@@ -27,7 +27,7 @@ def test_subjects_are_counted_not_slices():
 def test_one_sex_at_a_site_is_confounded():
     ages = [*range(20, 40)] * 2
     assert confounded_sites(cohort(ages, 'M' * 20 + 'MF' * 10)) == {
-        'A': 'sex (everybody there is M)'
+        'A': 'sex (all its subjects are M)'
     }
     assert confounded_sites(cohort(ages, 'M' * 40)) == {}
     unknown = [None] * 17 + ['M'] * 3 + ['F', 'M'] * 10

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from ddae_app.errors import ModelError, UsageError
 from ddae_app.methods.ddae.appearance import fit_site_appearance
@@ -87,7 +88,13 @@ def test_a_calibration_is_read_back(bundle, calibrated, elsewhere, tmp_path):
 
 
 def test_a_site_that_the_networks_know_keeps_its_code(bundle):
-    assert calibrate(bundle, toy.scans()).model.codes.tolist() == [0, 1, -1]
+    data = toy.scans()
+    assert calibrate(bundle, data).model.codes.tolist() == [0, 1, -1]
+    # Beside a site that is new, and through a second calibration.
+    mixed = replace(data, sites=tuple('C' if site == 'A' else site for site in data.sites))
+    once = calibrate(bundle, mixed)
+    assert once.info.sites == ('B', 'C') and once.model.codes.tolist() == [1, -1, -1]
+    assert calibrate(once, mixed).model.codes.tolist() == [1, -1, -1]
 
 
 def test_files_that_are_no_calibration_of_this_model(bundle, calibrated, tmp_path):
@@ -95,6 +102,9 @@ def test_files_that_are_no_calibration_of_this_model(bundle, calibrated, tmp_pat
     save_calibration(path, calibrated)
     with pytest.raises(ModelError, match='calibrate again'):
         load_calibration(path, replace(bundle, sha256='b' * 64))
+    save_file({'x': torch.zeros(2)}, path, {'ddae-calibration': '{"sites": 3}'})
+    with pytest.raises(ModelError, match='metadata that cannot be read'):
+        load_calibration(path, bundle)
     save_bundle(path, bundle.model, bundle.info)
     with pytest.raises(ModelError, match='not a calibration'):
         load_calibration(path, bundle)

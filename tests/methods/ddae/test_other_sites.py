@@ -11,6 +11,7 @@ import torch
 from ddae_app.methods.condition import label_blind
 from ddae_app.methods.data import SliceData
 from ddae_app.methods.ddae.appearance import fit_site_appearance
+from ddae_app.methods.ddae.calibration import calibrate
 from ddae_app.methods.ddae.model import DDAE
 from ddae_app.methods.ddae.render import render
 from ddae_app.methods.ddae.residuals import fit_residual_correction
@@ -78,3 +79,10 @@ def test_the_trained_model_stays_as_it_was(fitted, model):
     assert torch.equal(first, second)
     # Other sites than those of the training are rendered by the same networks.
     assert model.networks is trained.networks
+
+
+def test_calibrating_gives_the_same_model(fitted, data, model):
+    calibrated = calibrate(fitted.bundle, data).model
+    expected = model.state_dict()
+    assert all(torch.equal(v, expected[k]) for k, v in calibrated.state_dict().items())
+    assert calibrated.codes.tolist() == model.codes.tolist() == [-1, -1, -1]
