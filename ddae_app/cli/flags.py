@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from ddae_app.cli.values import checked, hours, memory_mb, number
+from ddae_app.methods.registry import single_slice
 from ddae_app.settings import CHOICES, choices
 
 
@@ -120,7 +121,7 @@ def add_preprocessing(parser: argparse.ArgumentParser) -> None:
         choices=CHOICES['slices'],
         help='axial slices to harmonize or to train on: all of them, or the medial one, as in the '
         'paper (default: those of the model; without a model all, but medial for --preset paper '
-        'and for --method cvae and style-gan)',
+        f'and for --method {" and ".join(single_slice())})',
     )
     _flag(
         group,

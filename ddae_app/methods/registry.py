@@ -153,6 +153,11 @@ def trainable() -> tuple[str, ...]:
     return tuple(name for name, method in METHODS.items() if method.trainer)
 
 
+def single_slice() -> tuple[str, ...]:
+    """Names of the trainable methods that take the medial slice alone."""
+    return tuple(name for name in trainable() if not METHODS[name].whole_scans)
+
+
 def refitted() -> dict[str, Method]:
     """The methods that the group level fits anew, by name."""
     return {name: method for name, method in METHODS.items() if method.refit}
