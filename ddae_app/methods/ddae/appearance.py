@@ -268,8 +268,6 @@ def fit_site_appearance(
     if reference is not None:
         for name in ('average', 'deviation'):
             getattr(new, name).copy_(getattr(reference, name))
-        new.curve.copy_(reference.curve[-1:].expand_as(new.curve))
-        new.edge.copy_(reference.edge[-1:].expand_as(new.edge))
     chunks = data.chunks(rows)
     if config.site_curve:
         quantiles = [tissue_quantiles(batch_of(data, some).numpy(), LEVELS) for some in chunks]

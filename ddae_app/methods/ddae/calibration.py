@@ -27,7 +27,7 @@ from ddae_app.methods.ddae.fields import Shape
 from ddae_app.methods.ddae.model import DDAE
 from ddae_app.methods.ddae.render import render
 from ddae_app.methods.ddae.residuals import ResidualCorrection, fit_residual_correction
-from ddae_app.methods.modelfile import ADVICE, SiteQuantiles, open_model
+from ddae_app.methods.modelfile import ADVICE, MAX_METADATA, SiteQuantiles, open_model
 from ddae_app.methods.weights import build_checked
 
 METADATA_KEY = 'ddae-calibration'
@@ -142,7 +142,7 @@ def load_calibration(path: Path, bundle: Bundle) -> Bundle:
     """
     with open_model(path, 'pt') as file:
         text = (file.metadata() or {}).get(METADATA_KEY)
-        if text is None:
+        if text is None or len(text) > MAX_METADATA:
             raise ModelError(f'{path}: not a calibration of ddae-app; {ADVICE}')
         try:
             info = msgspec.json.decode(text, type=CalibrationInfo)
@@ -162,7 +162,10 @@ def load_calibration(path: Path, bundle: Bundle) -> Bundle:
             file,
             lambda: _Measured(SiteAppearance(shape, n_sites), ResidualCorrection(shape, n_sites)),
         ).to(bundle.model.device)
-    return _calibrated(bundle, info, measured.appearance, measured.residuals)
+    try:
+        return _calibrated(bundle, info, measured.appearance, measured.residuals)
+    except ModelError as error:
+        raise ModelError(f'{path}: {error}; {ADVICE}') from error
 
 
 def _shape(bundle: Bundle) -> Shape:
