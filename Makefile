@@ -19,7 +19,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 
 # Simulated people at four simulated sites, all rendered as if scanned at PhantomA.
 demo: $(INSTALLED)
-	test -d $(DEMO)/bids || $(BIN)/ddae-phantom $(DEMO)/bids --sites 4 --subjects-per-site 2 --travelling
+	test -d $(DEMO)/bids || $(BIN)/ddae-phantom $(DEMO)/bids --sites 4 --subjects-per-site 2 --traveling
 	$(BIN)/ddae-app $(DEMO)/bids $(DEMO)/out participant -w $(DEMO)/work --skull-strip none --target-site PhantomA
 	@echo "Open in a browser: $$(ls $(DEMO)/out/sub-*.html | tail -n 1)"
 

@@ -131,11 +131,11 @@ def _lesions(
     for radius, kind in itertools.product(RADII_MM, ('dark', 'bright')):
         while True:
             z, x, y = candidates[rng.integers(len(candidates))]
-            centre = places[x, y, z]
-            gaps = [np.linalg.norm(centre - other.centre_mm) for other in lesions]
+            center = places[x, y, z]
+            gaps = [np.linalg.norm(center - other.center_mm) for other in lesions]
             if not gaps or min(gaps) > FARTHEST_SEEN_MM:
                 break
-        lesions.append(Lesion(tuple(centre.tolist()), radius, kind))
+        lesions.append(Lesion(tuple(center.tolist()), radius, kind))
     return tuple(lesions)
 
 

@@ -18,7 +18,7 @@ class Lesion:
 
     Attributes
     ----------
-    centre_mm : tuple of float
+    center_mm : tuple of float
         Template mm.
     radius_mm : float
     kind : {'dark', 'bright'}
@@ -26,13 +26,13 @@ class Lesion:
         or brighter than white matter by the contrast of gray and white matter.
     """
 
-    centre_mm: tuple[float, float, float]
+    center_mm: tuple[float, float, float]
     radius_mm: float
     kind: str
 
     def share(self, points: np.ndarray) -> np.ndarray:
         """Fraction of the lesion at positions in template mm, shape (..., 3); range [0, 1]."""
-        distance = np.linalg.norm(points - np.array(self.centre_mm), axis=-1)
+        distance = np.linalg.norm(points - np.array(self.center_mm), axis=-1)
         return np.clip((self.radius_mm - distance) / RIM_MM + 0.5, 0, 1).astype(np.float32)
 
     def put_into(self, tissues: Tissues, points: np.ndarray) -> Tissues:

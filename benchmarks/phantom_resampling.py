@@ -19,7 +19,7 @@ from ddae_app.imaging.brain import foreground
 from ddae_app.imaging.grid import Grid
 from ddae_app.imaging.registration import resample_to_grid
 from ddae_app.phantom.anatomy import Anatomy
-from ddae_app.phantom.dataset import draw_pose, moved, voxel_centres
+from ddae_app.phantom.dataset import draw_pose, moved, voxel_centers
 from ddae_app.phantom.population import Subject
 from ddae_app.phantom.scanner import Scanner, render
 from ddae_app.phantom.seeds import generator
@@ -93,7 +93,7 @@ def _slab(
 ) -> nib.Nifti1Image:
     """A scan of the slab around a slice, given in scanner mm, on the voxels of the scanner."""
     spacing = np.array(scanner.voxel_mm)
-    voxels = voxel_centres(scanner)
+    voxels = voxel_centers(scanner)
     reached = points[..., 2] / spacing[2] + (voxels.shape[2] - 1) / 2
     low = max(0, int(reached.min() - MARGIN_VOXELS))
     voxels = voxels[:, :, low : int(reached.max() + MARGIN_VOXELS) + 2]
@@ -111,10 +111,10 @@ def _slab(
 
 def _registration_error(rng: np.random.Generator, points: np.ndarray) -> np.ndarray:
     """A map of template mm close to the identity, about the center of the points; (4, 4)."""
-    centre = points.reshape(-1, 3).mean(axis=0)
+    center = points.reshape(-1, 3).mean(axis=0)
     error = np.eye(4)
     error[:3, :3] += rng.normal(0, ERROR_LINEAR, (3, 3)) - ENLARGED * np.eye(3)
-    error[:3, 3] = centre + rng.normal(0, ERROR_SHIFT_MM, 3) - error[:3, :3] @ centre
+    error[:3, 3] = center + rng.normal(0, ERROR_SHIFT_MM, 3) - error[:3, :3] @ center
     return error
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from benchmarks.phantom_lesions import Lesion
-from ddae_app.phantom.anatomy import BRAIN_CENTRE_MM
+from ddae_app.phantom.anatomy import BRAIN_CENTER_MM
 from ddae_app.phantom.population import Subject, draw_subjects
 from ddae_app.phantom.scanner import Scanner, draw_scanner, render, with_tissue_contrast
 from ddae_app.phantom.seeds import generator
@@ -92,7 +92,7 @@ def draw_visit(
     tissues = subject.anatomy().tissues(points)
     for lesion in lesions:
         tissues = lesion.put_into(tissues, points)
-    place = points - np.array(BRAIN_CENTRE_MM)
+    place = points - np.array(BRAIN_CENTER_MM)
     rng = generator(seed, 'slice', subject.label)
     image = render(scanner, tissues, place, rng, bias_strength)
     truth = retest = None

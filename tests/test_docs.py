@@ -42,8 +42,8 @@ def test_every_measure_is_explained():
     evaluation = (DOCS / 'evaluation.md').read_text(encoding='utf-8')
     assert not [name for name in MEANING if f'`{name}`' not in evaluation]
     outputs = (DOCS / 'outputs.md').read_text(encoding='utf-8')
-    told = re.findall(r'`(\w+)`', outputs)
-    assert not [name for name in MEASURES if name not in told]
+    named = re.findall(r'`(\w+)`', outputs)
+    assert not [name for name in MEASURES if name not in named]
 
 
 def test_the_page_of_measures_is_that_of_the_table():

@@ -1,4 +1,4 @@
-"""A lack of memory is told in our words, whoever finds it."""
+"""A lack of memory is reported in one line, whichever library finds it."""
 
 from __future__ import annotations
 

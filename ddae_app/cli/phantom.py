@@ -50,7 +50,9 @@ def build_parser() -> argparse.ArgumentParser:
         help='seed of the scanners and of the populations of the sites',
     )
     add(
+        '--traveling',
         '--travelling',
+        dest='traveling',
         action='store_true',
         help='also write every scan as every other site would show it without noise, to '
         'derivatives/truth',
@@ -78,7 +80,7 @@ def main(argv: list[str] | None = None) -> int:
         scanner_seed=args.scanner_seed,
         sessions=args.sessions,
         runs=args.runs,
-        travelling=args.travelling,
+        traveling=args.traveling,
         voxel_mm=args.resolution,
     )
     try:
@@ -86,6 +88,6 @@ def main(argv: list[str] | None = None) -> int:
     except DdaeError as error:
         print(f'ddae-phantom: error: {error}', file=sys.stderr)
         return error.exit_code
-    truth = f', each at {args.sites - 1} more in derivatives/truth' if args.travelling else ''
+    truth = f', each at {args.sites - 1} more in derivatives/truth' if args.traveling else ''
     print(f'{args.out}: {len(scans)} T1w images from {args.sites} sites{truth}')
     return 0

@@ -234,9 +234,9 @@ def to_ants(image: nib.Nifti1Image) -> ants.ANTsImage:
 
 def _ras_matrix(transform: ants.ANTsTransform) -> np.ndarray:
     parameters = np.asarray(transform.parameters, dtype=float)
-    centre = np.asarray(transform.fixed_parameters, dtype=float)
+    center = np.asarray(transform.fixed_parameters, dtype=float)
     linear = parameters[:9].reshape(3, 3)
     lps = np.eye(4)
     lps[:3, :3] = linear
-    lps[:3, 3] = parameters[9:] + centre - linear @ centre
+    lps[:3, 3] = parameters[9:] + center - linear @ center
     return LPS @ lps @ LPS

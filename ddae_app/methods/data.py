@@ -133,7 +133,7 @@ def split_subjects(data: SliceData, fraction: float, seed: int) -> tuple[np.ndar
         Ascending.
     """
     rng = np.random.default_rng((seed, 0))
-    home: dict[str, str] = {}  # a travelling subject belongs to the first of its sites
+    home: dict[str, str] = {}  # a traveling subject belongs to the first of its sites
     for subject, site in zip(data.subjects, data.sites, strict=True):
         home[subject] = min(home.get(subject, site), site)
     held_out: set[str] = set()
@@ -141,7 +141,7 @@ def split_subjects(data: SliceData, fraction: float, seed: int) -> tuple[np.ndar
         subjects = sorted(s for s, h in home.items() if h == site)
         n = min(round(fraction * len(subjects)), max(len(subjects) - 1, 0))
         held_out |= {subjects[i] for i in rng.permutation(len(subjects))[:n]}
-    for site in data.site_names:  # a site of travelling subjects only may have lost them all
+    for site in data.site_names:  # a site of traveling subjects only may have lost them all
         subjects_here = {p for p, s in zip(data.subjects, data.sites, strict=True) if s == site}
         if subjects_here <= held_out:
             held_out -= subjects_here

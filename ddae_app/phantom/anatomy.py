@@ -12,7 +12,7 @@ from ddae_app.phantom.atlas import FIELD_STEP, Atlas, load_atlas
 AGE_RANGE = (18.0, 89.0)
 """Ages that can be drawn, in years; BIDS advises against publishing ages above 89."""
 
-BRAIN_CENTRE_MM = (0.0, -17.0, 5.0)
+BRAIN_CENTER_MM = (0.0, -17.0, 5.0)
 """Center of the brain of the template, which lies at the isocenter of a scanner."""
 
 SHAPE_STEP_MM = 5.0

@@ -10,7 +10,7 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 
 from ddae_app.errors import UsageError
-from ddae_app.phantom.anatomy import BRAIN_CENTRE_MM, Anatomy
+from ddae_app.phantom.anatomy import BRAIN_CENTER_MM, Anatomy
 from ddae_app.phantom.files import (
     sidecar,
     truth_metadata,
@@ -45,7 +45,7 @@ class Design:
     sessions, runs : int
         Number of repeated scans of each subject, at other positions. 0 omits ``ses-`` or ``run-``
         from the names.
-    travelling : bool
+    traveling : bool
         Whether every scan is also rendered, without noise, at every other site.
     voxel_mm : float, optional
         Size of cubic voxels at every site, instead of the voxel size of the scanner.
@@ -57,7 +57,7 @@ class Design:
     scanner_seed: int = 0
     sessions: int = 0
     runs: int = 0
-    travelling: bool = False
+    traveling: bool = False
     voxel_mm: float | None = None
 
 
@@ -95,7 +95,7 @@ def write_dataset(out: Path, design: Design) -> list[Path]:
         )
     ]
     write_raw_description(out, subjects, str(design))
-    if design.travelling:
+    if design.traveling:
         write_truth_description(out / TRUTH_FOLDER)
     return [
         path for subject in subjects for path in _write_subject(out, design, subject, scanners)
@@ -116,7 +116,7 @@ def acquire(
     matrix : np.ndarray, shape (4, 4)
         Template mm to scanner mm, which registration has to recover.
     """
-    matrix, points = draw_pose(anatomy, rng), voxel_centres(scanner)
+    matrix, points = draw_pose(anatomy, rng), voxel_centers(scanner)
     return anatomy.tissues(moved(points, np.linalg.inv(matrix))), points, matrix
 
 
@@ -126,7 +126,7 @@ def draw_pose(anatomy: Anatomy, rng: np.random.Generator) -> np.ndarray:
     shift = np.clip(rng.normal(0, 4, 3), -9, 9)
     matrix = np.eye(4)
     matrix[:3, :3] = turn.as_matrix() @ anatomy.head[:3, :3]
-    matrix[:3, 3] = shift - matrix[:3, :3] @ np.array(BRAIN_CENTRE_MM)
+    matrix[:3, 3] = shift - matrix[:3, :3] @ np.array(BRAIN_CENTER_MM)
     return matrix
 
 
@@ -156,7 +156,7 @@ def _scanner(site: str, design: Design) -> Scanner:
     return replace(scanner, voxel_mm=(design.voxel_mm,) * 3)
 
 
-def voxel_centres(scanner: Scanner) -> np.ndarray:
+def voxel_centers(scanner: Scanner) -> np.ndarray:
     """Centers of the voxels of a scanner, in scanner mm, shape (X, Y, Z, 3)."""
     axes = [
         step * (np.arange(n) - (n - 1) / 2)
@@ -179,7 +179,7 @@ def _write_subject(
         write_image(out / raw, render(scanner, tissues, points, rng), points, scanner)
         write_json(sidecar(out / raw), scanner.acquisition)
         others = [other for site, other in scanners.items() if site != subject.site]
-        for other in others if design.travelling else ():
+        for other in others if design.traveling else ():
             path = out / TRUTH_FOLDER / folder / f'{prefix}_desc-site{other.site}_T1w.nii.gz'
             write_image(path, render(other, tissues, points), points, scanner)
             write_json(sidecar(path), truth_metadata(raw, other))

@@ -139,7 +139,7 @@ bias field, resolution, orientation, noise and intensity scale, and its own dist
 and sex.
 
 License: the images are yours to use for any purpose, with the notice of the template:
-Copyright (C) 1993-2004 Louis Collins, McConnell Brain Imaging Centre, Montreal Neurological
+Copyright (C) 1993-2004 Louis Collins, McConnell Brain Imaging Center, Montreal Neurological
 Institute, McGill University. Permission to use, copy, modify, and distribute this software and
 its documentation for any purpose and without fee is hereby granted, provided that the above
 copyright notice appear in all copies. The authors and McGill University make no representations

@@ -7,7 +7,7 @@ import pytest
 
 from benchmarks.phantom_correction import measure_correction
 from ddae_app.imaging.grid import model_grid
-from ddae_app.phantom.anatomy import BRAIN_CENTRE_MM
+from ddae_app.phantom.anatomy import BRAIN_CENTER_MM
 from ddae_app.phantom.scanner import draw_scanner
 from ddae_app.settings import Protocol
 
@@ -32,7 +32,7 @@ def test_little_of_the_field_is_left(scanner):
     correction = measured(scanner, 0.0)
     assert correction.field.shape == POINTS.shape[:2]
     assert np.isfinite(correction.field).all()
-    brain = np.linalg.norm((POINTS - np.array(BRAIN_CENTRE_MM))[..., :2], axis=-1) < 45
+    brain = np.linalg.norm((POINTS - np.array(BRAIN_CENTER_MM))[..., :2], axis=-1) < 45
     left, true = np.log(correction.field[brain]), np.log(scanner.bias_field(POINTS)[brain])
     assert 0 < left.std() < 0.6 * true.std()
     assert 0.95 < correction.gain < 1.1
@@ -41,7 +41,7 @@ def test_little_of_the_field_is_left(scanner):
 def test_what_slices_are_left_with_is_not_counted_twice(scanner):
     """Left is, in all, what it is, however much of the field every slice has already."""
     none, all_of_it = measured(scanner, 0.0), measured(scanner, 1.0)
-    brain = np.linalg.norm((POINTS - np.array(BRAIN_CENTRE_MM))[..., :2], axis=-1) < 30
+    brain = np.linalg.norm((POINTS - np.array(BRAIN_CENTER_MM))[..., :2], axis=-1) < 30
     true = np.log(scanner.bias_field(POINTS))[brain]
     apart = np.log(none.field / all_of_it.field)[brain]
     # Heads are smaller than the template, and what is left is smoothed.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from benchmarks.phantom_slices import draw_slices
-from ddae_app.phantom.anatomy import BRAIN_CENTRE_MM
+from ddae_app.phantom.anatomy import BRAIN_CENTER_MM
 from ddae_app.phantom.population import draw_subjects, site_names
 from ddae_app.phantom.scanner import draw_scanner, render
 
@@ -22,7 +22,7 @@ def test_slices_show_the_subjects_of_the_dataset(axial_slice):
     np.testing.assert_array_equal(again.images, drawn.images)
     assert again.truth is None and again.retest is None
     tissues = subjects[0].anatomy().tissues(axial_slice)
-    in_scanner = axial_slice - np.array(BRAIN_CENTRE_MM)
+    in_scanner = axial_slice - np.array(BRAIN_CENTER_MM)
     expected = render(draw_scanner('PhantomB'), tissues, in_scanner, bias_strength=0.3)
     np.testing.assert_array_equal(drawn.truth[0], expected)
     # At the target site, image and truth differ by noise and by the bias field of one scan.

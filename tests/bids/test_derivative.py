@@ -132,7 +132,7 @@ def test_a_source_without_a_description(bids_dir, text):
     assert not is_phantom(bids_dir)
 
 
-def test_phantoms_are_recognised(bids_dir):
+def test_phantoms_are_recognized(bids_dir):
     write_json(bids_dir / 'dataset_description.json', {'GeneratedBy': [{'Name': 'ddae-phantom'}]})
     assert is_phantom(bids_dir)
 

@@ -67,8 +67,8 @@ def shaded(scan):
     return scan**1.4 * (1 + 0.1 * z)
 
 
-def with_blob(scan, value, centre=(15, 16, 14), radius=3):
-    place = np.indices(SHAPE) - np.array(centre)[:, None, None, None]
+def with_blob(scan, value, center=(15, 16, 14), radius=3):
+    place = np.indices(SHAPE) - np.array(center)[:, None, None, None]
     near = np.square(place).sum(axis=0) <= radius**2
     return np.where(near & (scan > 0), value, scan)
 

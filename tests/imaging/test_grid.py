@@ -44,7 +44,7 @@ def test_field_of_view_of_the_other_template(templateflow_home):
     assert np.abs(last - high).max() <= 2
 
 
-def test_points_are_the_voxel_centres():
+def test_points_are_the_voxel_centers():
     grid = model_grid(TEMPLATE, (12, 13, 14))
     everything = grid.points((slice(None), slice(None), slice(None)))
     assert everything.shape == (12, 13, 14, 3)

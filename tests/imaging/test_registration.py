@@ -128,9 +128,9 @@ def test_simpleitk_reads_the_affine_file(tmp_path):
     np.testing.assert_allclose(LPS[:3, :3] @ moved_point, (known_affine() @ point)[:3])
 
 
-def test_affine_file_with_a_centre(tmp_path):
+def test_affine_file_with_a_center(tmp_path):
     """ANTs rotates about a center that is not the origin."""
-    path = tmp_path / 'centred.mat'
+    path = tmp_path / 'centerd.mat'
     transform = ants.create_ants_transform(
         transform_type='AffineTransform',
         matrix=known_affine()[:3, :3],

@@ -53,7 +53,7 @@ def test_all_are_every_slice_of_the_grid_with_or_without_brain(volume, mask):
     assert not stack.data[0].any() and stack.data[18].any()
 
 
-def test_crop_is_in_the_centre():
+def test_crop_is_in_the_center():
     assert crop_start((40, 50, 36), (32, 48)) == (4, 1)
     assert crop_start((130, 130, 130), (128, 128)) == (1, 1)
 
@@ -110,7 +110,7 @@ def test_black_brain(mask):
         extract_slices(np.zeros(MEDIAL.grid, np.float32), mask, GRID, MEDIAL)
 
 
-def test_training_sees_the_neighbours_of_the_medial_slice(volume, mask):
+def test_training_sees_the_neighbors_of_the_medial_slice(volume, mask):
     stacks = training_stacks(volume, mask, GRID, MEDIAL)
     assert stacks.shape == (2 * TRAINING_NEIGHBOURS + 1, 1, 32, 48)
     medial = extract_slices(volume, mask, GRID, MEDIAL)

@@ -1,4 +1,4 @@
-"""A scan that another takes the place of while harmonisation is brought back into it."""
+"""A scan that another takes the place of while harmonization is brought back into it."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def step(tmp_path):
     return BringBack(**files, xfm=str(tmp_path / 'xfm.txt'), sha256=digest)
 
 
-def test_the_scan_gets_what_harmonisation_adds(step, tmp_path, monkeypatch):
+def test_the_scan_gets_what_harmonization_adds(step, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     out = nib.load(step.run().outputs.out_file).get_fdata()
     scan = nib.load(step.inputs.t1w).get_fdata()

@@ -33,14 +33,14 @@ def sink(image, tmp_path):
     )
 
 
-def told(path):
+def content_of(path):
     return json.loads(path.read_text())
 
 
 def test_image_and_sidecar(sink, tmp_path):
     sink.run()
     assert nib.load(tmp_path / 'out' / 'a_T1w.nii.gz').shape == (3, 4, 5)
-    assert told(tmp_path / 'out' / 'a_T1w.json') == {
+    assert content_of(tmp_path / 'out' / 'a_T1w.json') == {
         'Description': 'x', 'ssim': 0.5, 'Device': 'cpu', 'MadeFrom': {'Model': 'm'},
     }  # fmt: skip
     assert sorted(p.name for p in (tmp_path / 'out').iterdir()) == ['a_T1w.json', 'a_T1w.nii.gz']
@@ -50,13 +50,13 @@ def test_a_record_is_told_only_once_the_image_is_there(sink, tmp_path, monkeypat
     sink.run()
 
     def killed(*_):
-        assert 'MadeFrom' not in told(tmp_path / 'out' / 'a_T1w.json')
+        assert 'MadeFrom' not in content_of(tmp_path / 'out' / 'a_T1w.json')
         raise KeyboardInterrupt
 
     monkeypatch.setattr(volumes, 'write', killed)
     with pytest.raises(KeyboardInterrupt):
         sink.run()
-    assert 'MadeFrom' not in told(tmp_path / 'out' / 'a_T1w.json')
+    assert 'MadeFrom' not in content_of(tmp_path / 'out' / 'a_T1w.json')
 
 
 def test_whatever_is_written_first_takes_the_record_away(sink, image, tmp_path):
@@ -68,7 +68,7 @@ def test_whatever_is_written_first_takes_the_record_away(sink, image, tmp_path):
         voids=(str(sidecar), 'MadeFrom'),
     )
     other.run()
-    assert told(sidecar) == {'Description': 'x', 'ssim': 0.5, 'Device': 'cpu'}
+    assert content_of(sidecar) == {'Description': 'x', 'ssim': 0.5, 'Device': 'cpu'}
     sidecar.unlink()
     other.run()  # where there is none, there is nothing to take away
     assert not sidecar.exists()

@@ -80,7 +80,7 @@ def test_split_keeps_subjects_apart_and_sites_in_proportion():
     assert not np.array_equal(split_subjects(data, 0.2, seed=2)[1], held_out)
 
 
-def test_a_travelling_subject_is_on_one_side():
+def test_a_traveling_subject_is_on_one_side():
     data = slices(10)
     subjects = tuple(f'p{i % 10}' for i in range(20))  # everybody was at both sites
     data = replace(data, subjects=subjects)

@@ -19,7 +19,7 @@ from ddae_app.phantom.scanner import draw_scanner, render
 from ddae_app.phantom.seeds import generator
 
 SMALL = Design(n_sites=2, subjects_per_site=2, voxel_mm=5.0)
-TRAVELLING = replace(SMALL, travelling=True)
+TRAVELING = replace(SMALL, traveling=True)
 
 
 def hashes(folder: Path) -> dict[str, str]:
@@ -33,12 +33,12 @@ def hashes(folder: Path) -> dict[str, str]:
 @pytest.fixture(scope='module')
 def dataset(tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp('phantom') / 'ds'
-    write_dataset(out, TRAVELLING)
+    write_dataset(out, TRAVELING)
     return out
 
 
 def test_same_seed_same_bytes(dataset, tmp_path):
-    write_dataset(tmp_path / 'again', TRAVELLING)
+    write_dataset(tmp_path / 'again', TRAVELING)
     assert hashes(tmp_path / 'again') == hashes(dataset)
 
 
@@ -109,7 +109,7 @@ def test_bids_validator_finds_no_error(tmp_path, dataset, repeats):
     if repeats:
         folder = tmp_path / 'ds'
         write_dataset(
-            folder, replace(TRAVELLING, subjects_per_site=1, sessions=repeats, runs=repeats)
+            folder, replace(TRAVELING, subjects_per_site=1, sessions=repeats, runs=repeats)
         )
     done = subprocess.run(
         [

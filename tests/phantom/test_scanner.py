@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from ddae_app.phantom.anatomy import BRAIN_CENTRE_MM, draw_anatomy
+from ddae_app.phantom.anatomy import BRAIN_CENTER_MM, draw_anatomy
 from ddae_app.phantom.dataset import acquire
 from ddae_app.phantom.population import site_names
 from ddae_app.phantom.scanner import Scanner, draw_scanner, render, with_tissue_contrast
@@ -64,7 +64,7 @@ def test_sites_look_different(slice_tissues, axial_slice):
 
 def test_contrast_by_tissue_changes_deep_grey_matter_and_detail_alone(slice_tissues, axial_slice):
     _, gm, wm, detail = slice_tissues
-    in_scanner = axial_slice - np.array(BRAIN_CENTRE_MM)
+    in_scanner = axial_slice - np.array(BRAIN_CENTER_MM)
     scanner = plain(draw_scanner('PhantomA'))
     image, deep, sharp = (
         render(other, slice_tissues, in_scanner, bias_strength=0) / scanner.scale
@@ -148,10 +148,10 @@ def test_slice_agrees_with_volume():
     anatomy = draw_anatomy(70, 'M', np.random.default_rng(3))
     axes = [np.arange(-90, 91, 5.0), np.arange(-126, 91, 5.0), np.arange(-2, 38, 5.0)]
     points = np.stack(np.meshgrid(*axes, indexing='ij'), axis=-1)
-    scanner, centre = plain(draw_scanner('PhantomB')), np.array(BRAIN_CENTRE_MM)
-    volume = render(scanner, anatomy.tissues(points), points - centre)
+    scanner, center = plain(draw_scanner('PhantomB')), np.array(BRAIN_CENTER_MM)
+    volume = render(scanner, anatomy.tissues(points), points - center)
     plane = points[:, :, 4]
-    image = render(scanner, anatomy.tissues(plane), plane - centre)
+    image = render(scanner, anatomy.tissues(plane), plane - center)
     assert image.max() > 0.5 * scanner.scale
     np.testing.assert_allclose(image, volume[:, :, 4], rtol=1e-4, atol=1e-3)
 
@@ -164,5 +164,5 @@ def test_head_lies_inside_the_field_of_view(seed):
     brain = sum(tissues[:3]) > 0.01
     for axis in range(3):
         assert not np.take(brain, [0, -1], axis=axis).any()
-    centre = points[brain].mean(axis=0)
-    assert 0.1 < np.linalg.norm(centre) < 25
+    center = points[brain].mean(axis=0)
+    assert 0.1 < np.linalg.norm(center) < 25

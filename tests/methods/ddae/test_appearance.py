@@ -205,7 +205,7 @@ def test_each_slice_of_a_scan_has_its_own_average():
     assert torch.equal(at(appearance, [0, 1], position=1).average, both[:, 1:])
 
 
-def travelling(n, seed=1):
+def traveling(n, seed=1):
     """The same subjects at sites C and D, to which `heads` are unknown.
 
     C is a little dark, and D bends the contrast and is darker at the edge of the brain.
@@ -224,7 +224,7 @@ def test_other_sites_are_brought_to_the_common_scale_of_a_reference():
     trained = heads(100, dark=0.2)
     reference = fit_site_appearance(EVERYTHING, trained, np.arange(200))
     before = {name: value.clone() for name, value in reference.state_dict().items()}
-    data, n = travelling(100), 100
+    data, n = traveling(100), 100
     new = fit_site_appearance(EVERYTHING, data, np.arange(2 * n), reference=reference)
     # The common scale is that of the reference, which stays as it was.
     for name in ('curve', 'edge'):
@@ -246,7 +246,7 @@ def test_other_sites_are_brought_to_the_common_scale_of_a_reference():
 def test_the_average_of_another_site_is_measured_against_that_of_the_reference():
     config, n = replace(EDGES, site_edge=False, site_average=True), 100
     reference = fit_site_appearance(config, heads(100), np.arange(200))
-    data = travelling(n)
+    data = traveling(n)
     new = fit_site_appearance(config, data, np.arange(2 * n), reference=reference)
     assert torch.equal(new.average, reference.average) and not new.effect[-1].any()
     averages = at(new, [0, 1]).average
