@@ -17,13 +17,13 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet -c constraints.txt -e '.[dev]'
 	touch $@
 
-# Simulated people at four simulated sites, all rendered as if scanned at PhantomA.
+# Simulated participants at four simulated sites, all rendered as if scanned at PhantomA.
 demo: $(INSTALLED)
 	test -d $(DEMO)/bids || $(BIN)/ddae-phantom $(DEMO)/bids --sites 4 --subjects-per-site 2 --traveling
 	$(BIN)/ddae-app $(DEMO)/bids $(DEMO)/out participant -w $(DEMO)/work --skull-strip none --target-site PhantomA
 	@echo "Open in a browser: $$(ls $(DEMO)/out/sub-*.html | tail -n 1)"
 
-# The packaged model: other simulated people than the demo's, in the same simulated scanners, and
+# The packaged model: other simulated participants than the demo's, in the same simulated scanners, and
 # through the pipeline as the demo's are.
 demo-model: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.quality $(DEMO)/quality --resampled --images 25600 --methods ddae

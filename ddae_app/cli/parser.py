@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from ddae_app import __version__
-from ddae_app.cli import flags
+from ddae_app.cli import flags, run_flags
 from ddae_app.cli.descriptor import PrintDescriptor
 from ddae_app.settings import CHOICES
 
@@ -63,6 +63,6 @@ def build_parser() -> argparse.ArgumentParser:
     flags.add_harmonization(parser)
     flags.add_training(parser)
     flags.add_evaluation(parser)
-    flags.add_run(parser)
-    flags.add_behaviour(parser)
+    run_flags.add_run(parser)
+    run_flags.add_behavior(parser)
     return parser

@@ -37,18 +37,24 @@ def number(name: str) -> Callable[[str], Any]:
     return checked(name, convert)
 
 
-def hours(text: str) -> float:
-    """A duration in hours.
+def decimal(name: str, what: str) -> Callable[[str], Any]:
+    """A type for argparse that reads a decimal number and checks it for a setting.
 
-    Raises
-    ------
-    ValueError
-        The text is not a number.
+    Parameters
+    ----------
+    name : str
+        Of the setting.
+    what : str
+        What is expected, for the message, such as ``a number of hours``.
     """
-    try:
-        return float(text)
-    except ValueError:
-        raise ValueError(f'{text!r}: expected a number of hours') from None
+
+    def convert(text: str) -> float:
+        try:
+            return float(text)
+        except ValueError:
+            raise ValueError(f'{text!r}: expected {what}') from None
+
+    return checked(name, convert)
 
 
 def memory_mb(text: str) -> int:

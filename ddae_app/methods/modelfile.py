@@ -215,7 +215,16 @@ def metadata_of(info: ModelInfo) -> dict[str, str]:
     """The metadata of a model file; the same content gives the same text."""
     header = {'format_version': FORMAT_VERSION, 'info': info}
     # One key only: safetensors does not promise an order among several.
-    return {METADATA_KEY: msgspec.json.encode(header, order='deterministic').decode()}
+    text = msgspec.json.encode(header, order='deterministic', enc_hook=_plain).decode()
+    return {METADATA_KEY: text}
+
+
+def _plain(value: Any) -> Any:
+    """A number or text of NumPy or PyTorch as one of Python."""
+    for kind in (int, float, str):
+        if isinstance(value, kind):
+            return kind(value)
+    raise NotImplementedError(f'{type(value)} in the information of a model')
 
 
 def parse_info(path: Path, metadata: dict[str, str], method: str | None = None) -> ModelInfo:

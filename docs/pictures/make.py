@@ -30,9 +30,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument('work_dir', type=Path)
+    parser.add_argument('work_dir', type=Path, nargs='?')
     parser.add_argument('--no-screenshots', action='store_true', help='do without Chromium')
+    parser.add_argument(
+        '--only-workflow', action='store_true', help='draw the workflow alone, which needs no run'
+    )
     asked = parser.parse_args()
+    if asked.only_workflow:
+        with style():
+            draw_workflow(HERE / 'workflow.svg')
+        return
+    if asked.work_dir is None:
+        parser.error('name the folder of the run, WORK_DIR')
     if not asked.no_screenshots:
         find_browser()  # or leave at once, not after the run
     bids, out = asked.work_dir / 'bids', asked.work_dir / 'out'

@@ -70,7 +70,10 @@ def test_scans_are_harmonized_and_the_outputs_say_how(fitted):
 @pytest.mark.parametrize(
     ('flags', 'message'),
     [
-        (('--keep-noise',), "--keep-noise: 'combat' is a model of combat, which cannot"),
+        (
+            ('--keep-noise',),
+            "--keep-noise: 'combat' is a model of combat, which does not",
+        ),
         (('--unseen-site', 'adapt'), "--unseen-site adapt: 'combat' is a model of combat"),
     ],
 )

@@ -29,7 +29,8 @@ from ddae_app.settings import Protocol
 # start of the row
 ROW = Method(
     label='Toy',
-    description='The median intensity of each scan was set to that of the target site.',
+    description='Intensities were scaled so that the median of each scan is that of the target '
+    'site, a simple location and scale correction [@johnson2007].',
     card='A toy method',
     loader='tests.levels.toy_method:ToyHarmonizer.load',
     trainer='tests.levels.toy_method:train_model',
@@ -61,17 +62,18 @@ class ToyHarmonizer:
     def fit(self, images: np.ndarray, cohort: pd.DataFrame) -> ToyHarmonizer:
         """A copy fitted to these scans."""
         data = training_data(images, cohort)
-        own = np.array([np.median(image[image > 0]) for image in data.images])
+        medians = np.array([np.median(image[image > 0]) for image in data.images])
         sites = np.array(data.sites)
-        medians = np.array([np.median(own[sites == site]) for site in data.site_names])
-        info = replace(model_info('combat', data, self.protocol), method='toy')
-        return replace(self, medians=medians, known=info)
+        of_sites = np.array([np.median(medians[sites == site]) for site in data.site_names])
+        return replace(self, medians=of_sites, known=model_info('toy', data, self.protocol))
 
     def transform(self, images: np.ndarray, cohort: pd.DataFrame, target_site: str) -> np.ndarray:
         """Scans at the target site."""
         check_request(images, cohort, target_site, self.sites)
+        assert self.medians is not None
         wanted = self.medians[self.sites.index(target_site)]
-        return np.stack([x * (wanted / np.median(x[x > 0])) for x in images]).astype(np.float32)
+        scaled = [x * (wanted / np.median(x[x > 0])) if x.any() else x for x in images]
+        return np.stack(scaled).astype(np.float32)
 
     def facts(self) -> dict[str, Any]:
         """What it does, for sidecars."""
@@ -79,6 +81,7 @@ class ToyHarmonizer:
 
     def save(self, path: str | Path) -> None:
         """Write it to one file."""
+        assert self.medians is not None
         content = safetensors.numpy.save({'medians': self.medians}, metadata_of(self.info))
         write_atomically(Path(path), content)
 
