@@ -40,17 +40,20 @@ def test_every_page_is_built_and_every_flag_is_told(built):
 
 def test_every_measure_is_explained():
     evaluation = (DOCS / 'evaluation.md').read_text(encoding='utf-8')
-    assert not [name for name in MEANING if f'`{name}`' not in evaluation]
+    missing = [name for name in MEANING if f'`{name}`' not in evaluation]
+    assert not missing, f'{missing}: explain it in docs/evaluation.md'
     outputs = (DOCS / 'outputs.md').read_text(encoding='utf-8')
     named = re.findall(r'`(\w+)`', outputs)
-    assert not [name for name in MEASURES if name not in named]
+    missing = [name for name in MEASURES if name not in named]
+    assert not missing, f'{missing}: add a row to docs/outputs.md'
 
 
 def test_the_page_of_measures_is_that_of_the_table():
     spec = importlib.util.spec_from_file_location('write_measures', DOCS / 'write_measures.py')
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    assert module.PAGE.read_text(encoding='utf-8') == module.content(), 'run make docs'
+    page = module.PAGE.read_text(encoding='utf-8')
+    assert page == module.content(), 'run python docs/write_measures.py'
 
 
 def test_links_lead_somewhere():
