@@ -36,7 +36,8 @@ test: $(INSTALLED)
 legacy-validator: $(INSTALLED)
 	npm install --silent --prefix $(VENV)/legacy bids-validator@1.15.0
 
-# These three need root and Debian's packages; see CONTRIBUTING.md.
+# image-test, singularity-test and slurm-test need root and packages of Debian; each script says
+# which.
 image-test:
 	tests/containers/image_test.sh
 

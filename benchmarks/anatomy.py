@@ -49,7 +49,7 @@ from ddae_app.phantom.population import Subject
 from ddae_app.phantom.seeds import generator
 
 RADII_MM = (3.0, 4.5, 6.0)
-FARTHEST_SEEN_MM = 24.0
+LEAST_GAP_MM = 24.0
 """Least distance between two lesions."""
 
 VENTRICLES_MM = ((-28.0, 28.0), (-50.0, 32.0), (0.0, 32.0))
@@ -133,7 +133,7 @@ def _lesions(
             z, x, y = candidates[rng.integers(len(candidates))]
             center = places[x, y, z]
             gaps = [np.linalg.norm(center - other.center_mm) for other in lesions]
-            if not gaps or min(gaps) > FARTHEST_SEEN_MM:
+            if not gaps or min(gaps) > LEAST_GAP_MM:
                 break
         lesions.append(Lesion(tuple(center.tolist()), radius, kind))
     return tuple(lesions)
@@ -172,9 +172,9 @@ def _contrast(scan: np.ndarray, share: np.ndarray, truth: np.ndarray) -> float:
     inside = share > 0.9
     near = binary_dilation(share > 0, iterations=4) & ~binary_dilation(share > 0, iterations=1)
     levels = np.quantile(truth[truth > 0], (0.3, 0.55, 0.7, 0.95))
-    grey = scan[(truth > levels[0]) & (truth < levels[1])].mean()
+    gray = scan[(truth > levels[0]) & (truth < levels[1])].mean()
     white = scan[(truth > levels[2]) & (truth < levels[3])].mean()
-    return float((scan[inside].mean() - scan[near & (scan > 0)].mean()) / (white - grey))
+    return float((scan[inside].mean() - scan[near & (scan > 0)].mean()) / (white - gray))
 
 
 def _guard_table(guard: dict[str, list[float]]) -> str:

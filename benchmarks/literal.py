@@ -44,21 +44,21 @@ class Literal:
             source = make_condition(*labels, [sites.index(s) for s in part['site']])
             target = make_condition(*labels, [sites.index(target_site)] * len(x))
             with torch.inference_mode():
-                sites, appearance = model.appearance, model.appearance_of(source)
-                common = sites.to_common(x, appearance)
+                shared, appearance = model.appearance, model.appearance_of(source)
+                common = shared.to_common(x, appearance)
                 z_u = model.encode(common, source.position)
                 at_source, at_target = (
                     within_range(denoiser(model, model.embed(c), z_u), model.alpha_bar)
                     for c in (source, target)
                 )
-                x_0 = sites.normalize(common, appearance)
+                x_0 = shared.normalize(common, appearance)
                 x_T = (
                     torch.randn(x.shape, generator=generator)
                     if self.random
                     else ddim_invert(at_source, x_0, model.alpha_bar, self.steps)
                 )
                 y = ddim_decode(at_target, x_T, model.alpha_bar, self.steps)
-                y = sites.restore(y, model.appearance_of(target), edge_depth(x))
+                y = shared.restore(y, model.appearance_of(target), edge_depth(x))
             parts.append(torch.where(x > 0, y.clamp(min=0), 0)[:, 0].numpy())
         return np.concatenate(parts)
 

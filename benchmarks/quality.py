@@ -68,7 +68,9 @@ def main() -> None:
     parser.add_argument('--seed', type=int, default=0)
     parser.add_argument('--train-per-site', type=int, default=430)
     parser.add_argument('--test-per-site', type=int, default=100)
-    parser.add_argument('--images', type=int, default=64_000, help='shown in each DDAE training')
+    parser.add_argument(
+        '--images', type=int, default=64_000, help='shown in each training of a network'
+    )
     parser.add_argument('--tissue-contrast', action='store_true')
     parser.add_argument('--resampled', action='store_true')
     parser.add_argument('--threads', type=int, default=1)

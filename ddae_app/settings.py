@@ -44,7 +44,7 @@ MAX_NAME = 200
 
 @dataclass(frozen=True)
 class Protocol:
-    """How a scan becomes model input; every model bundle carries the one it was trained with.
+    """How a scan becomes model input; every model file carries the one it was trained with.
 
     Attributes
     ----------

@@ -10,10 +10,11 @@ import numbers
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from ddae_app import __version__
-from ddae_app.bids.layout import BIDSIGNORE, sidecar
+from ddae_app.bids.layout import BIDSIGNORE, IMAGES, Layout, lock, sidecar
 from ddae_app.bids.measures import MEASURES
 from ddae_app.bids.sidecars import DESCRIPTIONS
 from ddae_app.errors import InvalidBIDSError
@@ -22,11 +23,20 @@ from ddae_app.files import write_atomically
 REMEDY = 'remove it, and run the participant level with --reports-only to have it made anew'
 
 
-def write_description(output_dir: Path, bids_dir: Path) -> None:
+def write_description(
+    output_dir: Path, bids_dir: Path, links: Mapping[str, Path] = MappingProxyType({})
+) -> None:
     """Write what describes the output dataset; every job writes the same.
 
     That is ``dataset_description.json``, ``README.md``, ``.bidsignore`` and
     ``descriptions.tsv`` with its dictionary.
+
+    Parameters
+    ----------
+    output_dir, bids_dir : Path
+    links : dict of Path
+        Other datasets from which preprocessed scans are taken, by name. Links of earlier runs
+        stay, since their sidecars refer to them.
     """
     raw = _raw_description(bids_dir)
     license_, named = raw.get('License'), raw.get('Authors')
@@ -42,19 +52,32 @@ def write_description(output_dir: Path, bids_dir: Path) -> None:
         'Authors': authors,
         'GeneratedBy': [{'Name': 'ddae-app', 'Version': __version__}],
         'SourceDatasets': [_source(bids_dir, raw)],
-        'DatasetLinks': {'raw': bids_dir.resolve().as_uri()},
+        'DatasetLinks': {
+            **_links(output_dir),
+            'raw': bids_dir.resolve().as_uri(),
+            **{name: path.resolve().as_uri() for name, path in links.items()},
+        },
     }
-    rows = [{'desc_id': f'desc-{key}', 'description': text} for key, text in DESCRIPTIONS.items()]
+    meanings = {image.desc: DESCRIPTIONS[image.desc] for image in IMAGES.values()}
+    meanings['harmonized'] += f'. Without a space entity: {DESCRIPTIONS["native"]}'
+    rows = [{'desc_id': f'desc-{key}', 'description': text} for key, text in meanings.items()]
     dictionary = {
         'Description': 'Meaning of the desc- labels',
         'desc_id': {'Description': 'Value of the desc entity'},
         'description': {'Description': 'What an image with this label shows'},
     }
-    write_json(output_dir / 'dataset_description.json', description)
-    write_atomically(output_dir / 'README.md', _README)
-    write_atomically(output_dir / '.bidsignore', BIDSIGNORE)
-    write_atomically(output_dir / 'descriptions.tsv', to_tsv(rows))
-    write_json(output_dir / 'descriptions.json', dictionary)
+    layout = Layout(output_dir)
+    write_json(layout.description, description)
+    write_atomically(layout.readme, _README)
+    write_atomically(layout.ignored, BIDSIGNORE)
+    write_atomically(layout.labels, to_tsv(rows))
+    write_json(sidecar(layout.labels), dictionary)
+
+
+def _links(folder: Path) -> dict[str, str]:
+    """The datasets to which an earlier run linked."""
+    links = _raw_description(folder).get('DatasetLinks')
+    return links if isinstance(links, dict) else {}
 
 
 def dataset_name(bids_dir: Path) -> str:
@@ -142,7 +165,7 @@ def write_json(path: Path, content: Any) -> None:
 def _locked(path: Path) -> Iterator[None]:
     # The kernel lets go of it when a process dies, so no lock outlives a killed job.
     path.parent.mkdir(parents=True, exist_ok=True)
-    with (path.parent / f'.{path.name}.lock').open('w') as file:
+    with lock(path).open('w') as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
@@ -157,7 +180,7 @@ def _cell(value: Any) -> str:
 
 def _raw_description(bids_dir: Path) -> dict[str, Any]:
     try:
-        text = (bids_dir / 'dataset_description.json').read_text(encoding='utf-8-sig')
+        text = Layout(bids_dir).description.read_text(encoding='utf-8-sig')
         content = json.loads(text)
     except (OSError, ValueError):
         return {}

@@ -15,8 +15,10 @@ scan up to its suffix, for example ``sub-01_ses-1_run-2``::
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 from ddae_app.bids.scan import Scan, Space
@@ -124,6 +126,11 @@ def sidecar(path: Path) -> Path:
     return path.with_name(f'{name}.json')
 
 
+def lock(path: Path) -> Path:
+    """The file by which processes take turns to write another one."""
+    return path.with_name(f'.{path.name}.lock')
+
+
 @dataclass(frozen=True)
 class Layout:
     """The files of an output dataset.
@@ -135,9 +142,32 @@ class Layout:
 
     root: Path
 
-    def uri(self, path: Path) -> str:
-        """BIDS URI of a file of the dataset."""
-        return f'bids::{path.relative_to(self.root).as_posix()}'
+    def uri(self, path: Path, links: Mapping[str, Path] = MappingProxyType({})) -> str:
+        """BIDS URI of a file of the dataset, or of one that it links to by name."""
+        for name, root in {'': self.root, **links}.items():
+            if path.is_relative_to(root):
+                return f'bids:{name}:{path.relative_to(root).as_posix()}'
+        raise ValueError(f'{path} is in none of the datasets {self.root}, {dict(links)}')
+
+    @property
+    def description(self) -> Path:
+        """What BIDS asks of every dataset."""
+        return self.root / 'dataset_description.json'
+
+    @property
+    def readme(self) -> Path:
+        """What the dataset is, for people."""
+        return self.root / 'README.md'
+
+    @property
+    def ignored(self) -> Path:
+        """The list of files that are not BIDS."""
+        return self.root / '.bidsignore'
+
+    @property
+    def labels(self) -> Path:
+        """The table of the ``desc-`` labels."""
+        return self.root / 'descriptions.tsv'
 
     def figure(self, scan: Scan, desc: str) -> Path:
         """A figure of a scan."""
@@ -325,7 +355,7 @@ class RunFiles:
 
     @property
     def graph(self) -> Path:
-        """The workflow graph, without its ending."""
+        """The workflow graph; an image of it has the same name."""
         return self.folder / 'graph.dot'
 
     @property

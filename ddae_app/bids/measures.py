@@ -104,7 +104,7 @@ MEASURES = {
         'Coefficient of joint variation of gray and white matter (Ganzetti et al. 2016)',
         range='above 0, lower is better',
     ),
-    'snr_grey': Measure(
+    'snr_gray': Measure(
         'Mean over standard deviation of the intensities of gray matter (Magnotta and Friedman '
         '2006)',
         range='above 0, higher is better',
@@ -150,7 +150,7 @@ MEASURES = {
         range='-1 to 1',
         **beyond(MOST_SHARE_CHANGE),
     ),
-    'grey_share_change': Measure(
+    'gray_share_change': Measure(
         'Change of the share of the brain that is as bright as gray matter',
         range='-1 to 1',
         **beyond(MOST_SHARE_CHANGE),

@@ -57,9 +57,9 @@ def read_filters(path: Path) -> dict[str, Any]:
             f'--bids-filter-file {path}: expected {{"t1w": {{"session": "01"}}}}, an object of '
             'queries'
         )
-    misspelt = [name for name in content if name != 't1w' and name.lower() in ('t1', 't1w')]
-    if misspelt:
-        raise UsageError(f'--bids-filter-file {path}: query {misspelt[0]!r}; expected "t1w"')
+    misspelled = [name for name in content if name != 't1w' and name.lower() in ('t1', 't1w')]
+    if misspelled:
+        raise UsageError(f'--bids-filter-file {path}: query {misspelled[0]!r}; expected "t1w"')
     filters = content.get('t1w', {})
     for entity, value in filters.items():
         values = value if isinstance(value, list) else [value]

@@ -130,7 +130,7 @@ def site_effect(harmonized: Metadata, before: str) -> Metadata:
 
 
 def harmonization(
-    model: ModelFacts, covariates: Covariates, target_site: str, unseen_site: str, seed: int
+    model: ModelFacts, covariates: Covariates, target_site: str, unseen_site: str
 ) -> Metadata:
     """What was done to the slices, as far as it is known before the run."""
     return {
@@ -143,6 +143,5 @@ def harmonization(
         'ModelName': model.name,
         'ModelSHA256': model.sha256,
         'PhantomModel': model.phantom,
-        'RandomSeed': seed,
         'SoftwareVersion': __version__,
     }

@@ -78,7 +78,7 @@ def add_selection(parser: argparse.ArgumentParser) -> None:
         group,
         '--source-site',
         metavar='NAME',
-        help='site of all scans for which the tables name no site',
+        help='the site of all scans, whatever the tables say',
     )
 
 
@@ -153,7 +153,7 @@ def add_harmonization(parser: argparse.ArgumentParser) -> None:
         '--method',
         choices=choices('method'),
         help='harmonization method. At the train level, the method to train (default: ddae); at '
-        'the other levels, the method that the model must have (default: any)',
+        'the participant level, the method that the model must have (default: any)',
     )
     add_flag(
         group,
@@ -169,7 +169,7 @@ def add_harmonization(parser: argparse.ArgumentParser) -> None:
         '--keep-noise',
         action='store_true',
         help='keep the noise of each scan; by default, harmonized slices are denoised, because '
-        'noise levels reveal the scanner',
+        'noise levels reveal the scanner; the residual correction is left out as well',
     )
     add_flag(
         group,

@@ -89,7 +89,7 @@ def resolve(arguments: dict[str, Any], environment: Mapping[str, str]) -> Settin
     nprocs = values.setdefault('nprocs', default_nprocs())
     if values['analysis_level'] == 'train':
         # The processes that torchrun starts on a node share its CPUs.
-        local = int(environment.get('LOCAL_WORLD_SIZE', '1'))
+        local = runtime.processes_per_node(environment)
         values.setdefault('omp_nthreads', max(1, nprocs // local))
     values.setdefault('omp_nthreads', max(1, min(nprocs - 1, 8)))
     home = Path(environment.get('HOME') or '/')
@@ -201,7 +201,7 @@ def _run_level(settings: Settings, logs: RunFiles) -> int:
     if settings.analysis_level == 'train':
         from ddae_app.levels.train.level import run_train
 
-        return run_train(settings, logs, runtime.processes_per_node())
+        return run_train(settings, logs, runtime.processes_per_node(os.environ))
     from ddae_app.levels.group.level import run_group
 
     return run_group(settings, runtime.default_model())

@@ -47,7 +47,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         'analysis_level',
         choices=CHOICES['analysis_level'],
-        help='processing stage to run. participant: preprocess and harmonize each T1w image; '
+        help='analysis level to run. participant: preprocess and harmonize each T1w image; '
         'train: fit a model to the whole dataset; group: evaluate how well the site is removed '
         'and biological variation preserved, and collect the quality measures of all '
         'participants',

@@ -1,4 +1,7 @@
-"""The flags of ddae-app that say how a run is carried out; they change no result."""
+"""The flags of ddae-app that say how a run is carried out.
+
+But for the random seed, they change no result.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +46,7 @@ def add_run(parser: argparse.ArgumentParser) -> None:
         type=number('omp_nthreads'),
         metavar='N',
         help='threads per process of the networks; ANTs and N4 always use one, for reproducible '
-        'results (default: one less than --nprocs, at most 8)',
+        'results (default: at the train level --nprocs, else one less, at most 8)',
     )
     add_flag(
         group,
@@ -85,8 +88,8 @@ def add_behavior(parser: argparse.ArgumentParser) -> None:
         group,
         '--dry-run',
         action='store_true',
-        help='list on standard output what would be done for each scan and why (new, changed, '
-        'incomplete, done), without writing any output',
+        help='list on standard output what would be done for each scan and why (for example new, '
+        'changed, incomplete, done), without writing any output',
     )
     add_flag(group, '--boilerplate-only', action='store_true', help='write only the methods text')
     add_flag(
@@ -112,7 +115,7 @@ def add_behavior(parser: argparse.ArgumentParser) -> None:
         '--random-seed',
         type=number('random_seed'),
         metavar='N',
-        help='seed of the random number generators in training (default: 0)',
+        help='seed of the random number generators in training and evaluation (default: 0)',
     )
     add_flag(
         group,
@@ -127,5 +130,5 @@ def add_behavior(parser: argparse.ArgumentParser) -> None:
         help='accepted for compatibility with other BIDS-Apps; ddae-app never sends data anywhere',
     )
     group.add_argument(
-        '-v', '--verbose', dest='verbose_count', action='count', help='log more; -vv for debugging'
+        '-v', '--verbose', dest='verbose_count', action='count', help='log debug messages as well'
     )

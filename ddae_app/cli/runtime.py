@@ -8,7 +8,7 @@ import os
 import shutil
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import psutil
@@ -83,9 +83,9 @@ def is_first_process() -> bool:
     return os.environ.get('RANK', '0') == '0'
 
 
-def processes_per_node() -> int:
+def processes_per_node(environment: Mapping[str, str]) -> int:
     """How many processes torchrun started on this node; 1 without torchrun."""
-    return int(os.environ.get('LOCAL_WORLD_SIZE', '1'))
+    return int(environment.get('LOCAL_WORLD_SIZE', '1'))
 
 
 def default_model() -> Path | None:

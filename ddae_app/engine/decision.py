@@ -98,7 +98,6 @@ class PlanRequest:
     target_site : str or None
     unseen_site : {'refuse', 'agnostic', 'adapt'}
     keep_noise : bool
-    seed : int
     preprocess : bool
         Whether scans may be preprocessed; else they have to be preprocessed already.
     anew : bool
@@ -114,7 +113,6 @@ class PlanRequest:
     target_site: str | None = None
     unseen_site: str = 'refuse'
     keep_noise: bool = False
-    seed: int = 0
     preprocess: bool = True
     anew: bool = False
 
@@ -122,9 +120,7 @@ class PlanRequest:
         """What sidecars say of the harmonization of a scan before the run, if there is one."""
         if self.facts is None or not self.target_site:
             return None
-        return sidecars.harmonization(
-            self.facts, covariates, self.target_site, self.unseen_site, self.seed
-        )
+        return sidecars.harmonization(self.facts, covariates, self.target_site, self.unseen_site)
 
 
 @dataclass(frozen=True)

@@ -139,15 +139,26 @@ def derivative_roots(settings: Settings) -> list[Path]:
     UsageError
         An entry is not PACKAGE=PATH, of this program, or not there.
     """
-    roots = [settings.output_dir]
+    return [settings.output_dir, *derivative_links(settings).values()]
+
+
+def derivative_links(settings: Settings) -> dict[str, Path]:
+    """The folders that --derivatives names, by their names in ``DatasetLinks``.
+
+    Raises
+    ------
+    UsageError
+        As :func:`derivative_roots`.
+    """
+    links: dict[str, Path] = {}
     for entry in settings.select.derivatives:
         package, _, path = entry.rpartition('=')
         if package not in ('', 'ddae-app') or not Path(path).is_dir():
             raise UsageError(
                 f'--derivatives {entry}: expected ddae-app=PATH, an output folder of this program'
             )
-        roots.append(Path(path))
-    return roots
+        links['ddae-app' if not links else f'ddae-app-{len(links) + 1}'] = Path(path)
+    return links
 
 
 def find_preprocessed(scan: Scan, space: Space, roots: Sequence[Path]) -> Preprocessed | None:

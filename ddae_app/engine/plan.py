@@ -21,6 +21,7 @@ from ddae_app.engine.decision import (
     summary,
 )
 from ddae_app.engine.inputs import (
+    derivative_links,
     derivative_roots,
     find_preprocessed,
     select_all_scans,
@@ -85,13 +86,15 @@ class Planner:
 
     def plan(self, decision: Decision) -> ScanPlan:
         """What is to be run for a scan of which something is."""
-        scan = decision.scan
+        scan, links = decision.scan, derivative_links(self.settings)
         covariates = self.cohort[scan]
+        files = decision.preprocessed or self.layout.preprocessed(scan)
         return ScanPlan(
             scan=scan,
             covariates=covariates,
             raw=sidecars.raw_uri(scan, self.settings.bids_dir),
             preprocessed=decision.preprocessed,
+            sources=tuple(self.layout.uri(path, links) for path in (files.image, files.transform)),
             harmonization=self._request.metadata(covariates),
             preproc_record=decision.preproc_record,
             harmonize_record=decision.harmonize_record,
@@ -150,7 +153,6 @@ class Planner:
             target_site=asked.harmonize.target_site,
             unseen_site=asked.harmonize.unseen_site,
             keep_noise=asked.harmonize.keep_noise,
-            seed=asked.random_seed,
             preprocess=asked.harmonize.stage != 'harmonize',
             anew=self.anew,
         )

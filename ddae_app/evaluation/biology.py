@@ -128,7 +128,7 @@ class BiologicalVariable:
             first, second = self.levels
             meanings |= {
                 f'{name}_d_{tissue}': f"Cohen's d of {second} against {first} in the brain "
-                f'fraction of {_TISSUE_NAMES[tissue]}, after the site means are subtracted.'
+                f'fraction of {TISSUES[tissue]}, after the site means are subtracted.'
                 for tissue in TISSUES
             }
         return meanings
@@ -189,6 +189,3 @@ class BiologicalVariable:
                     residuals, categories == self.levels[1]
                 )
         return scores
-
-
-_TISSUE_NAMES = {'csf': 'CSF', 'grey': 'gray matter', 'white': 'white matter'}

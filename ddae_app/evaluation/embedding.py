@@ -1,4 +1,4 @@
-"""A two-dimensional embedding of latent codes."""
+"""A two-dimensional embedding of latents."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import numpy as np
 NEIGHBORS = 15
 
 
-def umap_embedding(codes: np.ndarray, seed: int = 0) -> np.ndarray:
-    """Embed codes in a plane that keeps their neighborhoods (UMAP: McInnes et al. 2018).
+def umap_embedding(latents: np.ndarray, seed: int = 0) -> np.ndarray:
+    """Embed latents in a plane that keeps their neighborhoods (UMAP: McInnes et al. 2018).
 
     Parameters
     ----------
-    codes : np.ndarray, shape (N, F)
+    latents : np.ndarray, shape (N, F)
         Each feature is scaled to unit variance first.
     seed : int
 
@@ -24,9 +24,9 @@ def umap_embedding(codes: np.ndarray, seed: int = 0) -> np.ndarray:
     """
     from umap import UMAP  # its import takes seconds, and only this figure needs it
 
-    spread = codes.std(axis=0)
-    scaled = (codes - codes.mean(axis=0)) / np.where(spread > 1e-6, spread, np.inf)
-    n_neighbors = min(NEIGHBORS, len(codes) - 1)
+    spread = latents.std(axis=0)
+    scaled = (latents - latents.mean(axis=0)) / np.where(spread > 1e-6, spread, np.inf)
+    n_neighbors = min(NEIGHBORS, len(latents) - 1)
     with warnings.catch_warnings():
         # UMAP warns that a seed rules out threads, and that some points are isolated.
         warnings.simplefilter('ignore')

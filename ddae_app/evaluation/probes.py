@@ -1,4 +1,4 @@
-"""Probes: classifiers and regressions that are trained on the images that they are tested on.
+"""Probes: classifiers and regressions, trained on images like those that they are tested on.
 
 A classifier that was trained on original scans and fails on harmonized ones proves nothing: after
 a Gaussian blur it fails as well. Each probe is therefore trained on harmonized images, and tested

@@ -9,7 +9,7 @@ import numpy as np
 from scipy.ndimage import binary_erosion, gaussian_filter
 from skimage.filters import threshold_multiotsu
 
-TISSUES = {'csf': 'CSF', 'grey': 'gray matter', 'white': 'white matter'}
+TISSUES = {'csf': 'CSF', 'gray': 'gray matter', 'white': 'white matter'}
 """Tissue classes by the names of their columns, from dark to bright on a T1-weighted image."""
 
 HISTOGRAM_BINS = 256
@@ -120,7 +120,7 @@ def evaluate_anatomy(before: np.ndarray, after: np.ndarray, affine: np.ndarray) 
     -------
     dict
         ``anatomy_unexplained``: the largest value of :func:`unexplained`. ``anatomy_place``: its
-        position in mm. ``csf_share_change``, ``grey_share_change``, ``white_share_change``: the
+        position in mm. ``csf_share_change``, ``gray_share_change``, ``white_share_change``: the
         change of each tissue's share of the brain. ``anatomy_flag``: why the scan should be
         inspected, or ``none``.
     """

@@ -31,7 +31,7 @@ def tissue_contrast(image: np.ndarray, mask: np.ndarray) -> dict[str, float]:
     -------
     dict of str to float
         ``cjv``: coefficient of joint variation of gray and white matter; lower is better (Ganzetti
-        et al. 2016, doi:10.3389/fninf.2016.00010); ``snr_grey``, ``snr_white``: mean over
+        et al. 2016, doi:10.3389/fninf.2016.00010); ``snr_gray``, ``snr_white``: mean over
         standard deviation of each (Magnotta and Friedman 2006, doi:10.1007/s10278-005-9256-5).
         Empty if the brain has fewer than three different intensities.
     """
@@ -49,10 +49,10 @@ def tissue_contrast(image: np.ndarray, mask: np.ndarray) -> dict[str, float]:
     ).fit(brain[:, None])
     deviations = np.sqrt(mixture.covariances_[:, 0, 0])
     tissues = sorted(zip(mixture.means_[:, 0], deviations, strict=True))
-    (grey, sd_grey), (white, sd_white) = ((float(m), float(sd)) for m, sd in tissues[1:])
+    (gray, sd_gray), (white, sd_white) = ((float(m), float(sd)) for m, sd in tissues[1:])
     return {
-        'cjv': (sd_grey + sd_white) / abs(white - grey),
-        'snr_grey': grey / sd_grey,
+        'cjv': (sd_gray + sd_white) / abs(white - gray),
+        'snr_gray': gray / sd_gray,
         'snr_white': white / sd_white,
     }
 

@@ -13,7 +13,7 @@ from ddae_app.settings import Protocol
 MIN_BRAIN_FRACTION = 0.02
 """Least share of brain in the crop for a neighbor of the medial slice to be used in training."""
 
-TRAINING_NEIGHBOURS = 4
+TRAINING_NEIGHBORS = 4
 """Number of slices above and below the medial one that are used in training as well."""
 
 
@@ -49,7 +49,7 @@ def crop_start(grid_shape: tuple[int, ...], slice_shape: tuple[int, int]) -> tup
 def slice_indices(protocol: Protocol) -> tuple[int, ...]:
     """Positions along z of the slices that the protocol selects.
 
-    ``medial`` is the middle slice of the grid, a fixed position in template space (z = 18 mm in
+    ``medial`` is the middle slice of the grid, a fixed position in template space (z = 19 mm in
     MNI152NLin2009cAsym, through the lateral ventricles). ``all`` is every slice of the grid. The
     positions are the same for every scan, because the position of a slice is an input of the
     network.
@@ -124,7 +124,7 @@ def training_stacks(
     enough = (everything > 0).mean(axis=(1, 2)) >= MIN_BRAIN_FRACTION
     (medial,) = slice_indices(protocol)
     near = np.flatnonzero(enough)
-    near = near[abs(near - medial) <= TRAINING_NEIGHBOURS]
+    near = near[abs(near - medial) <= TRAINING_NEIGHBORS]
     if not near.size:
         raise ImageError('there is no brain near the medial slice; inspect the brain mask')
     return everything[near][:, None]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -79,5 +80,7 @@ def _forget(sidecar: Path, entry: str) -> None:
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:
-    text = json.dumps(content, indent=2, ensure_ascii=False, sort_keys=True)
+    # JSON has no number that is not finite; a measure without a value is left out.
+    finite = {k: v for k, v in content.items() if not isinstance(v, float) or math.isfinite(v)}
+    text = json.dumps(finite, indent=2, ensure_ascii=False, sort_keys=True, allow_nan=False)
     write_atomically(path, text + '\n')

@@ -336,6 +336,6 @@ def known_sites(sites: Sequence[str], info: ModelInfo) -> list[int]:
         raise UsageError(
             f'source site {", ".join(unseen)} is unknown to the model {info.name!r} of '
             f'{info.method}, which knows {", ".join(info.sites)} and cannot harmonize other '
-            'sites; give --source-site, or a model trained with this site'
+            'sites; give a model trained with this site'
         )
     return [info.sites.index(site) for site in sites]

@@ -99,11 +99,11 @@ def site_refusal(
         too_few = subjects is not None and subjects < FEWEST_TO_ADAPT
         return too_few_to_adapt(site, subjects or 0) if too_few else None
     supported = METHODS[info.method].supports('unseen_site')
-    ways = '--unseen-site agnostic or adapt, ' if supported else ''
-    return (
-        f'{problem} (it knows {", ".join(info.sites)}); give --source-site, '
-        f'{ways}or a model trained with this site'
-    )
+    ways = '--unseen-site agnostic or adapt, or ' if supported else ''
+    remedy = f'give {ways}a model trained with this site'
+    if site is None:
+        remedy = 'fill in the site column, or give --source-site'
+    return f'{problem} (it knows {", ".join(info.sites)}); {remedy}'
 
 
 def too_few_to_adapt(site: str, subjects: int) -> str:

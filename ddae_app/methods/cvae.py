@@ -89,7 +89,7 @@ class CVAE(nn.Module):
     config : CVAEConfig
     n_sites : int
     age_mean, age_sd : float
-        Years; the networks see the standardised age.
+        Years; the networks see the standardized age.
     """
 
     def __init__(self, config: CVAEConfig, n_sites: int, age_mean: float, age_sd: float) -> None:

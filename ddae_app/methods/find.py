@@ -62,6 +62,8 @@ def find_model(
     environment: Path | None,
     trained: Sequence[Path],
     method: str | None = None,
+    *,
+    flag: str = '--model',
 ) -> FoundModel:
     """The model of a run: ``--model``, ``$DDAE_MODEL``, the trained one, or the packaged.
 
@@ -73,6 +75,8 @@ def find_model(
         The models that the train level wrote to the output folder.
     method : str, optional
         What the model has to be of.
+    flag : str
+        The flag that gave `named`, for messages.
 
     Raises
     ------
@@ -81,12 +85,12 @@ def find_model(
         for, or several were trained.
     """
     if named is not None or environment is not None:
-        origin = 'DDAE_MODEL' if named is None else '--model'
+        origin = 'DDAE_MODEL' if named is None else flag
         model = _read(named or environment or Path(), origin)
         if method not in (None, model.info.method):
             raise ModelError(
-                f'--method {method}: {model.path} ({origin}) is a model of {model.info.method}; '
-                'leave --method out, or give another model'
+                f'{model.path} ({origin}) is a model of {model.info.method}, where one of '
+                f'{method} is expected; give another model, or another --method'
             )
         return model
     fitting = [model for model in read_models(trained) if method in (None, model.info.method)]

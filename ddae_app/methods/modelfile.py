@@ -255,7 +255,7 @@ def parse_info(path: Path, metadata: dict[str, str], method: str | None = None) 
             raise ModelError(f'metadata of {len(text)} bytes; at most {MAX_METADATA} are allowed')
         info = _info_from(msgspec.json.decode(text))
     except ModelError as error:
-        raise ModelError(f'{path}: {error}') from error
+        raise ModelError(f'{path}: {error}; {ADVICE}') from error
     except (msgspec.MsgspecError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise ModelError(f'{path}: metadata that cannot be read ({error!r}); {ADVICE}') from error
     if method not in (None, info.method):
@@ -266,13 +266,10 @@ def parse_info(path: Path, metadata: dict[str, str], method: str | None = None) 
 def _info_from(header: Any) -> ModelInfo:
     version = header['format_version']
     if version != FORMAT_VERSION:
-        raise ModelError(
-            f'format version {version}, but this ddae-app reads {FORMAT_VERSION}; '
-            'use the ddae-app that wrote the model, or train it again'
-        )
+        raise ModelError(f'format version {version}, but this ddae-app reads {FORMAT_VERSION}')
     name = header['info']['method']
     kind = imported(METHODS[name].info) if name in trainable() else ModelInfo
     info = msgspec.convert(header['info'], kind)
     if msgspec.json.decode(msgspec.json.encode(info)) != header['info']:
-        raise ModelError('entries that this program does not know, or lacks some')
+        raise ModelError('the metadata has unknown entries, or lacks required ones')
     return info

@@ -90,7 +90,7 @@ METHODS: dict[str, Method] = {
         'the model renders at the target and at the source site was added, under shared noise '
         'that decreases from level to level [@kulikov2024].',
         denoised=' The result was denoised by the same model, at the noise level measured in each '
-        'slice [@immerkaer1996], and residual site effects of spread, sharpness and contrast were '
+        'scan [@immerkaer1996], and residual shading, spread, sharpness and contrast were '
         'corrected.',
         card='A Disentangled Diffusion Autoencoder (Ijishakin, Lawry Aguila et al. 2024, arXiv '
         '2408.15890), as ddae-app trains it',

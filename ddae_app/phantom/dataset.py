@@ -62,7 +62,7 @@ class Design:
 
 
 def write_dataset(out: Path, design: Design) -> list[Path]:
-    """Write a raw BIDS dataset, and its truth under ``derivatives/truth``.
+    """Write a raw BIDS dataset, and, with `traveling`, its truth under ``derivatives/truth``.
 
     Each file is written whole or not at all, and the same design gives the same bytes.
 

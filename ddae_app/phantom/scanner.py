@@ -22,10 +22,10 @@ BIAS_SITE_SD = 0.13
 BIAS_SCAN_SD = 0.04
 """The same between the scans of one site."""
 
-DEEP_GREY_MM = ((12.0, -1.0, 4.0), (26.0, 19.0, 4.0), (12.0, 29.0, 4.0))
+DEEP_GRAY_MM = ((12.0, -1.0, 4.0), (26.0, 19.0, 4.0), (12.0, 29.0, 4.0))
 """Thalamus, putamen and caudate nucleus of both sides, relative to the isocenter."""
 
-DEEP_GREY_SD_MM = 10.0
+DEEP_GRAY_SD_MM = 10.0
 
 
 Tissues = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
@@ -59,7 +59,7 @@ class Scanner:
         BIDS sidecar keys of the scanner and the sequence.
     detail : float
         Factor of the intensity that the tissue fractions do not explain.
-    deep_grey : float
+    deep_gray : float
         Intensity added to deep gray matter, in units of the contrast of gray and white matter.
     """
 
@@ -74,7 +74,7 @@ class Scanner:
     scale: float
     acquisition: dict[str, str | float]
     detail: float = 1.0
-    deep_grey: float = 0.0
+    deep_gray: float = 0.0
 
     def contrast(self, signal: np.ndarray) -> np.ndarray:
         """Apply the smooth, monotonic contrast curve to signals between 0 and 1.3."""
@@ -146,7 +146,7 @@ def with_tissue_contrast(scanner: Scanner, seed: int = 0) -> Scanner:
     """The scanner with a contrast that differs by tissue, which no intensity curve can correct."""
     rng = generator(seed, 'tissue contrast', scanner.site)
     return replace(
-        scanner, detail=float(np.exp(rng.normal(0, 0.6))), deep_grey=float(rng.normal(0, 0.35))
+        scanner, detail=float(np.exp(rng.normal(0, 0.6))), deep_gray=float(rng.normal(0, 0.35))
     )
 
 
@@ -184,8 +184,8 @@ def render(
     level_csf, level_gm, level_wm = scanner.levels
     signal = level_csf * csf + level_gm * gm + level_wm * wm
     signal = signal + (level_wm - level_gm) * scanner.detail * detail
-    if scanner.deep_grey:
-        signal += (level_wm - level_gm) * scanner.deep_grey * gm * _deep_grey(points)
+    if scanner.deep_gray:
+        signal += (level_wm - level_gm) * scanner.deep_gray * gm * _deep_gray(points)
     head = np.nonzero(signal > 0)
     jitter = 0.0 if rng is None else rng.normal(0, BIAS_SCAN_SD, len(scanner.bias))
     image = np.zeros(signal.shape, dtype=np.float32)
@@ -204,11 +204,11 @@ def render(
     return out
 
 
-def _deep_grey(points: np.ndarray) -> np.ndarray:
+def _deep_gray(points: np.ndarray) -> np.ndarray:
     """Proximity of positions to the deep gray nuclei, in [0, 1]."""
     either_side = np.abs(points[..., :1]), points[..., 1:]
-    apart = [np.concatenate(either_side, axis=-1) - nucleus for nucleus in DEEP_GREY_MM]
-    near = [np.exp(-np.square(a).sum(axis=-1) / (2 * DEEP_GREY_SD_MM**2)) for a in apart]
+    apart = [np.concatenate(either_side, axis=-1) - nucleus for nucleus in DEEP_GRAY_MM]
+    near = [np.exp(-np.square(a).sum(axis=-1) / (2 * DEEP_GRAY_SD_MM**2)) for a in apart]
     return np.max(near, axis=0)
 
 

@@ -25,14 +25,11 @@ from ddae_app.reports.canvas import (
     save,
     save_flicker,
 )
-from ddae_app.reports.charts import plot_histogram, plot_losses
 from ddae_app.reports.mosaic import Volume, bounding_box, draw_mosaic
 
 __all__ = [
     'plot_flicker',
     'plot_harmonization',
-    'plot_histogram',
-    'plot_losses',
     'plot_mask',
     'plot_planes',
     'plot_registration',

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from nipype.interfaces import utility as niu
@@ -87,6 +88,7 @@ def init_harmonize_derivatives_wf(
     scan: Scan,
     layout: SpaceLayout,
     raw: str,
+    sources: Sequence[str],
     metadata: Metadata,
     reference: dict[str, list[float]],
     record: Record,
@@ -102,6 +104,8 @@ def init_harmonize_derivatives_wf(
         Of the output folder.
     raw : str
         BIDS URI of the T1w.
+    sources : sequence of str
+        BIDS URIs of the preprocessed image and of the affine.
     metadata : dict
         What is known of the harmonization before the run.
     reference : dict
@@ -133,8 +137,8 @@ provenance
         mem_gb=0.5,
     )
     sinks = _Sinks(after, record)
-    source = layout.uri(layout.image('preproc', scan))
-    ds_slices = sinks.add('ds_slices', before, slices(space, source))
+    preprocessed, transform = sources
+    ds_slices = sinks.add('ds_slices', before, slices(space, preprocessed))
     rendered = slices(space, layout.uri(before), harmonized=metadata)
     ds_harmonized = sinks.last('ds_harmonized', rendered)
     ds_before_after = sinks.add('ds_before_after', layout.figure(scan, 'harmonized'))
@@ -166,8 +170,7 @@ provenance
     if space.protocol.depth > 1:
         ds_planes = sinks.add('ds_planes', layout.figure(scan, 'planes'))
         workflow.connect(plot_harmonization, 'planes', ds_planes, 'in_file')
-        sources = [layout.uri(after), layout.uri(layout.transform(scan))]
-        whole = native(raw, sources, metadata)
+        whole = native(raw, [layout.uri(after), transform], metadata)
         written = {'native': (layout.image('native', scan), whole)}
         if site_effect:
             effect = site_effect_of(whole, raw)

@@ -51,6 +51,8 @@ class ScanPlan:
         BIDS URI of the T1w.
     preprocessed : Preprocessed or None
         What an earlier run made; None to make it.
+    sources : tuple of str
+        BIDS URIs of the preprocessed image and of the affine.
     harmonization : dict or None
         Sidecar entries known before the run; None to stop after preprocessing.
     preproc_record, harmonize_record : dict or None
@@ -65,6 +67,7 @@ class ScanPlan:
     covariates: Covariates
     raw: str
     preprocessed: Preprocessed | None
+    sources: tuple[str, ...]
     harmonization: Metadata | None
     preproc_record: Record | None = None
     harmonize_record: Record | None = None
@@ -123,6 +126,7 @@ def init_participant_wf(
                 scan=plan.scan,
                 layout=layout,
                 raw=plan.raw,
+                sources=plan.sources,
                 metadata=plan.harmonization,
                 reference=request.reference,
                 record=plan.harmonize_record,

@@ -1,4 +1,4 @@
-"""From a raw T1w image to slices that a model takes."""
+"""From a raw T1w image to the preprocessed image: in template space, brain only."""
 
 from __future__ import annotations
 

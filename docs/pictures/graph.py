@@ -33,8 +33,9 @@ def scan_workflow(folder: Path) -> pe.Workflow:
         Scan(folder / 'sub-01_T1w.nii', '01', None, 'sub-01_T1w'),
         Covariates('A'),
         'bids:raw:sub-01_T1w.nii',
-        None,
-        sidecars.harmonization(model, Covariates('A'), 'B', 'refuse', 0),
+        preprocessed=None,
+        sources=('bids::preproc', 'bids::xfm'),
+        harmonization=sidecars.harmonization(model, Covariates('A'), 'B', 'refuse'),
         preproc_record={},
         harmonize_record={},
     )

@@ -2,8 +2,8 @@
 # Queues everything, each step after the one that it needs. MODEL=no leaves the training out.
 set -eu
 . ./settings.sh
-people=$(($(wc -l < "$BIDS/participants.tsv") - 1))
-preproc=$(sbatch --parsable --array="1-$people%50" preproc.sbatch)
+participants=$(($(wc -l < "$BIDS/participants.tsv") - 1))
+preproc=$(sbatch --parsable --array="1-$participants%50" preproc.sbatch)
 # A participant that failed must not hold the others up: afterany, not afterok.
 last=$preproc
 if [ "${MODEL:-yes}" = yes ]; then

@@ -21,7 +21,7 @@ from ddae_app.bids.dataset import (
     write_description,
     write_json,
 )
-from ddae_app.bids.layout import Layout, sidecar
+from ddae_app.bids.layout import IMAGES, Layout, sidecar
 from ddae_app.bids.scan import Scan, Space
 from ddae_app.bids.validation import run_validator
 from ddae_app.settings import Protocol
@@ -45,6 +45,12 @@ def update(folder: Path, rows: dict[Scan, dict]) -> None:
         image = layout.image('preproc', one).relative_to(table.parent).as_posix()
         tables.setdefault(table, {})[image] = values
     update_scans(tables)
+
+
+def test_the_labels_of_images_are_explained_once_each(tmp_path):
+    write_description(tmp_path, tmp_path)
+    labels = [row['desc_id'] for row in read_tsv(tmp_path / 'descriptions.tsv')]
+    assert labels == list(dict.fromkeys(f'desc-{image.desc}' for image in IMAGES.values()))
 
 
 @pytest.mark.parametrize(
@@ -139,11 +145,11 @@ def test_phantoms_are_recognized(bids_dir):
 
 def test_what_is_not_known_of_a_person_is_null():
     model = sidecars.ModelFacts('DDAE', 'm', 'abc', True)
-    facts = sidecars.harmonization(model, Covariates(), 'IXI', 'agnostic', 3)
+    facts = sidecars.harmonization(model, Covariates(), 'IXI', 'agnostic')
     assert (facts['SourceSite'], facts['Age'], facts['Sex']) == ('n/a', None, None)
-    known = sidecars.harmonization(model, Covariates('A', 30.5, 'F'), 'IXI', 'refuse', 3)
+    known = sidecars.harmonization(model, Covariates('A', 30.5, 'F'), 'IXI', 'refuse')
     assert (known['SourceSite'], known['Age'], known['Sex']) == ('A', 30.5, 'F')
-    assert known['PhantomModel'] and known['ModelSHA256'] == 'abc' and known['RandomSeed'] == 3
+    assert known['PhantomModel'] and known['ModelSHA256'] == 'abc'
 
 
 def test_resolution_of_a_grid_that_is_no_cube():
@@ -167,7 +173,7 @@ def test_the_official_validator_has_no_complaint(
     preproc, brain, slices, harmonized = (
         layout.image(kind, one) for kind in ('preproc', 'mask', 'slices', 'harmonized')
     )
-    facts = sidecars.harmonization(model, Covariates('A'), 'IXI', 'refuse', 0)
+    facts = sidecars.harmonization(model, Covariates('A'), 'IXI', 'refuse')
     raw = sidecars.raw_uri(one, bids_dir)
     for path, metadata in (
         (preproc, sidecars.preproc(SPACE, raw, 'hd-bet', 'abc')),

@@ -17,7 +17,7 @@ def test_texts_become_numbers_or_categories():
     codes = BiologicalVariable.from_texts('group', ['0', '1'] * 40 + [None])
     assert not codes.numeric and codes.levels == ['0', '1'] and codes.known.sum() == 80
     assert set(codes.measures()) == {
-        'biology_group', 'biology_group_d_csf', 'biology_group_d_grey', 'biology_group_d_white',
+        'biology_group', 'biology_group_d_csf', 'biology_group_d_gray', 'biology_group_d_white',
     }  # fmt: skip
     assert set(numbers.measures()) == {'biology_score'}
 
@@ -67,7 +67,7 @@ def test_a_group_that_images_show_is_predicted_and_its_effect_is_measured():
     predicted = np.full(n, None, dtype=object)
     predicted[test] = group_of.predict(components, train, images[test])
     rows = test[group_of.known[test]]
-    fractions = {'csf': images[:, 4:8, 4:8].mean(axis=(1, 2)), 'grey': rng.normal(size=n),
+    fractions = {'csf': images[:, 4:8, 4:8].mean(axis=(1, 2)), 'gray': rng.normal(size=n),
               'white': rng.normal(size=n)}  # fmt: skip
     scores = group_of.scores(predicted, fractions, np.array(['A', 'B'] * (n // 2)))
     weights = np.zeros((1, n))

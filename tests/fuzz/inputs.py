@@ -92,7 +92,7 @@ def results(folder: Path) -> Kind:
     model = sidecars.ModelFacts('DDAE', 'm', 'f' * 64, False)
     made = {'MadeFrom': {'RawSHA256': 'ab', 'Grid': [1, 2, 3]}, 'cjv': 0.5}
     brain = sidecars.preproc(space, 'bids:raw:x', 'template', None) | made
-    rendered = sidecars.harmonization(model, Covariates('A'), 'B', 'refuse', 0) | {
+    rendered = sidecars.harmonization(model, Covariates('A'), 'B', 'refuse') | {
         'Device': 'cpu', 'SamplingSteps': 4, 'Denoised': True, 'LabelBlind': False,
         'target_distance_before': 0.2, 'target_distance_after': 0.1, 'anatomy_flag': 'none',
     }  # fmt: skip

@@ -110,7 +110,7 @@ def test_a_flag_says_what_and_where(scan):
     [
         (0.55, 2, 0.95, 'white_share_change', r'white matter \+\d\d % of the brain volume'),
         (0, 0.7, 0.15, 'csf_share_change', r'(^|; )CSF \+\d\d % of the brain volume'),
-        (0.45, 0.9, 0.6, 'grey_share_change', r'gray matter \+\d\d % of the brain volume'),
+        (0.45, 0.9, 0.6, 'gray_share_change', r'gray matter \+\d\d % of the brain volume'),
     ],
 )
 def test_a_shift_of_tissue_is_flagged_by_its_name(scan, low, high, intensity, column, flag):

@@ -73,7 +73,7 @@ def test_contrast_and_noise_of_the_tissues_are_found():
     image[:5] = 1e6
     contrast = tissue_contrast(image, mask)
     assert contrast['cjv'] == pytest.approx(80 / 300, rel=0.05)
-    assert contrast['snr_grey'] == pytest.approx(500 / 40, rel=0.05)
+    assert contrast['snr_gray'] == pytest.approx(500 / 40, rel=0.05)
     assert contrast['snr_white'] == pytest.approx(800 / 40, rel=0.05)
 
 

@@ -28,7 +28,7 @@ def sink(image, tmp_path):
         out_path=str(tmp_path / 'out' / 'a_T1w.nii.gz'),
         sidecar=str(tmp_path / 'out' / 'a_T1w.json'),
         metadata={'Description': 'x'},
-        results=[{'ssim': 0.5}, {'Device': 'cpu'}],
+        results=[{'ssim': 0.5, 'cjv': float('nan')}, {'Device': 'cpu'}],
         record={'MadeFrom': {'Model': 'm'}},
     )
 

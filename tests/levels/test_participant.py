@@ -181,6 +181,23 @@ def test_stages_apart_equal_one_run(done, bids_dir, model, tmp_path):
     assert harmonize.returncode == 0, harmonize.stderr
     name = f'{ANAT.replace("A01", "B01")}_desc-harmonized_T1w.nii.gz'
     assert (tmp_path / 'post' / name).read_bytes() == (done / name).read_bytes()
+    # What was made of the scans of another dataset refers to it.
+    description = json.loads((tmp_path / 'post' / 'dataset_description.json').read_text())
+    (source,) = json.loads(
+        (tmp_path / 'post' / name.replace('harmonized_T1w.nii.gz', 'slices_T1w.json')).read_text()
+    )['Sources']
+    assert description['DatasetLinks']['ddae-app'] == (tmp_path / 'pre').as_uri()
+    assert (tmp_path / 'pre' / source.removeprefix('bids:ddae-app:')).is_file()
+    (row,) = read_tsv(tmp_path / 'post' / 'sub-B01' / 'sub-B01_scans.tsv')
+    (expected,) = read_tsv(done / 'sub-B01' / 'sub-B01_scans.tsv')
+    assert row | {'filename': ''} == expected | {'filename': ''}
+    assert (tmp_path / 'post' / 'sub-B01' / row['filename']).is_file()
+    # Nothing is left to do there, and that is no failure.
+    again = run(
+        bids_dir, tmp_path / 'third', 'participant', '--stage', 'preproc', '--template', TEMPLATE,
+        '-d', f'ddae-app={tmp_path / "pre"}', *flags,
+    )  # fmt: skip
+    assert again.returncode == 0, again.stderr
     # The methods text tells of both stages, but only what ran here of versions.
     texts = [next((root / 'logs').glob('*/CITATION.md')) for root in (tmp_path / 'post', done)]
     apart, together = (read_boilerplate(text).split('\n\n') for text in texts)

@@ -50,7 +50,7 @@ def test_a_model_comes_with_its_card_and_samples(trained):
     models = folder / 'out' / 'models'
     card = (models / 'ddae_MODEL.md').read_text()
     assert '# ddae' in card and 'simulated scanners' in card
-    assert '| PhantomA | 1 | 0 |' in card and '| PhantomB | 1 | 0 |' in card
+    assert '| PhantomA | 1 | 0 | 1 |' in card and '| PhantomB | 1 | 0 | 1 |' in card
     assert 'site PhantomA has 1 subject, fewer than 10' in card
     assert 'site PhantomA has 1 subject' in said
     assert 'License: See README' in card
@@ -69,18 +69,25 @@ def test_few_scans_are_refused_unless_allowed(trained, bids_dir, tmp_path):
     assert 'site PhantomA has 1 subject' in line and '--allow-few-scans' in line
 
 
-def test_a_time_limit_stops_training_and_the_next_run_goes_on(trained, bids_dir, tmp_path):
+def test_a_time_limit_stops_training_and_the_next_run_resumes_it(trained, bids_dir, tmp_path):
     folder, _ = trained
+    bids = tmp_path / 'bids'
+    shutil.copytree(bids_dir, bids)
+    shutil.copytree(bids / 'sub-A01', bids / 'sub-X')  # of no site: left out
+    for file in (bids / 'sub-X' / 'anat').iterdir():
+        file.rename(file.with_name(file.name.replace('sub-A01', 'sub-X')))
     flags = (
-        bids_dir, tmp_path / 'out', 'train', '-w', tmp_path / 'work', '-d',
+        bids, tmp_path / 'out', 'train', '-w', tmp_path / 'work', '-d',
         f'ddae-app={folder / "out"}', *FLAGS, *TRAIN,
     )  # fmt: skip
     stopped = run(*flags, '--max-hours', '0')
     assert stopped.returncode == 0, stopped.stderr
+    assert 'sub-X was left out' in stopped.stderr
     assert 'run the same command again' in stopped.stderr
     assert not (tmp_path / 'out' / 'models').exists()
     finished = run(*flags)
-    assert finished.returncode == 0, finished.stderr
+    assert finished.returncode == 1, finished.stderr
+    assert 'sub-X was left out' in error_lines(finished.stderr)[0]
     # As without a stop, to the byte.
     models = [path / 'out' / 'models' / 'ddae.safetensors' for path in (tmp_path, folder)]
     assert models[0].read_bytes() == models[1].read_bytes()
@@ -112,7 +119,7 @@ def test_processes_that_torchrun_starts_train_one_model(trained, bids_dir, tmp_p
     )
     assert result.returncode == 0, result.stderr
     assert len(list((tmp_path / 'out' / 'logs').iterdir())) == 1
-    assert result.stderr.count('training slices:') == 1
+    assert result.stderr.count('scans to train on:') == 1
     losses = [
         float(read_tsv(path / 'out' / 'models' / 'ddae_losses.tsv')[-1]['train_loss'])
         for path in (folder, tmp_path)

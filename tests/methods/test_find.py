@@ -49,8 +49,10 @@ def test_one_of_several_trained_models_is_chosen_by_method(ddae, combat):
 
 
 def test_a_model_of_another_method_than_was_asked_for_is_refused(ddae, combat):
-    with pytest.raises(ModelError, match='--method cvae: .* is a model of combat'):
+    with pytest.raises(ModelError, match=r'\(--model\) is a model of combat, where one of cvae'):
         find_model(combat, None, [], 'cvae')
+    with pytest.raises(ModelError, match=r'\(--init-from\) is a model of combat'):
+        find_model(combat, None, [], 'ddae', flag='--init-from')
     with pytest.raises(ModelError, match='--method cvae: the output folder holds no such model'):
         find_model(None, None, [ddae, combat], 'cvae')
 

@@ -20,14 +20,14 @@ def lifespan(whole_brain: np.ndarray) -> dict[str, np.ndarray]:
     x, y, z = np.moveaxis(whole_brain, -1, 0)
     # The bodies of the lateral ventricles and the white matter around them; no sulcus.
     middle = (np.abs(x) < 28) & (y > -45) & (y < 25) & (z > 10) & (z < 28)
-    ventricles, grey = np.zeros((len(AGES), 6)), np.zeros((len(AGES), 6))
+    ventricles, gray = np.zeros((len(AGES), 6)), np.zeros((len(AGES), 6))
     for i, age in enumerate(AGES):
         for seed in range(6):
             anatomy = subject(age, 'MF'[seed % 2], seed)
             csf, gm, wm, _ = anatomy.tissues(whole_brain)
             ventricles[i, seed] = csf[middle].sum() * 0.027 * np.linalg.det(anatomy.head)
-            grey[i, seed] = gm.sum() / (csf + gm + wm).sum()
-    return {'ventricles': ventricles, 'grey': grey}
+            gray[i, seed] = gm.sum() / (csf + gm + wm).sum()
+    return {'ventricles': ventricles, 'gray': gray}
 
 
 def test_same_person_from_same_state_and_another_from_another(axial_slice):
@@ -84,15 +84,15 @@ def test_ventricles_grow_with_age(lifespan):
     assert young * 1.1 < middle < old / 1.4
 
 
-def test_grey_matter_falls_with_age(lifespan):
-    young, middle, old = lifespan['grey'].mean(axis=1)
+def test_gray_matter_falls_with_age(lifespan):
+    young, middle, old = lifespan['gray'].mean(axis=1)
     assert 0.5 < young < 0.62
     assert young - 0.02 > middle > old + 0.04
 
 
 def test_subjects_of_one_age_differ(lifespan):
     assert (lifespan['ventricles'].std(axis=1) > 1).all()
-    assert (lifespan['grey'].std(axis=1) > 0.003).all()
+    assert (lifespan['gray'].std(axis=1) > 0.003).all()
 
 
 def test_men_have_larger_heads_and_groups_overlap():

@@ -62,13 +62,13 @@ def test_sites_look_different(slice_tissues, axial_slice):
     assert max(ratio) / min(ratio) > 1.2
 
 
-def test_contrast_by_tissue_changes_deep_grey_matter_and_detail_alone(slice_tissues, axial_slice):
+def test_contrast_by_tissue_changes_deep_gray_matter_and_detail_alone(slice_tissues, axial_slice):
     _, gm, wm, detail = slice_tissues
     in_scanner = axial_slice - np.array(BRAIN_CENTER_MM)
     scanner = plain(draw_scanner('PhantomA'))
     image, deep, sharp = (
         render(other, slice_tissues, in_scanner, bias_strength=0) / scanner.scale
-        for other in (scanner, replace(scanner, deep_grey=0.4), replace(scanner, detail=2.0))
+        for other in (scanner, replace(scanner, deep_gray=0.4), replace(scanner, detail=2.0))
     )
     x, y, _ = np.moveaxis(in_scanner, -1, 0)
     nuclei = (gm > 0.95) & (np.abs(x) < 30) & (np.abs(y) < 30)
@@ -85,8 +85,8 @@ def test_contrast_by_tissue_belongs_to_the_site():
     scanners = [draw_scanner(site) for site in SITES]
     drawn = [with_tissue_contrast(scanner) for scanner in scanners]
     assert drawn == [with_tissue_contrast(scanner) for scanner in scanners]
-    assert len({scanner.deep_grey for scanner in drawn}) == len(SITES)
-    assert [replace(s, detail=1.0, deep_grey=0.0) for s in drawn] == scanners
+    assert len({scanner.deep_gray for scanner in drawn}) == len(SITES)
+    assert [replace(s, detail=1.0, deep_gray=0.0) for s in drawn] == scanners
 
 
 def test_noise_has_the_scanners_level_and_leaves_background_alone(slice_tissues, axial_slice):

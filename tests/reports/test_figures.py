@@ -9,7 +9,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from ddae_app.reports import figures
+from ddae_app.reports import charts, figures
 from ddae_app.reports.canvas import OUTLINE_COLOR
 from tests.reports.readback import (
     alternating,
@@ -206,7 +206,7 @@ def draw_all(folder):
     figures.plot_planes(volume, volume**2, AFFINE, (90, 100, 80), folder / 'planes.svg')
     figures.plot_harmonization(before, after, folder / 'difference.svg', 'A', 'B', AFFINE)
     figures.plot_flicker(before, after, folder / 'flicker.svg', 'A', 'B', AFFINE)
-    figures.plot_histogram(before, after, None, folder / 'histogram.svg', 'B')
+    charts.plot_histogram(before, after, None, folder / 'histogram.svg', 'B')
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 

@@ -38,7 +38,7 @@ def build(tmp_path):
         site_effect=False,
     ):  # fmt: skip
         facts = sidecars.harmonization(
-            sidecars.ModelFacts('DDAE', 'm', 'f' * 64, False), Covariates('A'), 'B', 'refuse', 0
+            sidecars.ModelFacts('DDAE', 'm', 'f' * 64, False), Covariates('A'), 'B', 'refuse'
         )
         plans = [
             ScanPlan(
@@ -46,6 +46,7 @@ def build(tmp_path):
                 Covariates('A'),
                 'bids:raw:x',
                 None if preproc else Preprocessed(image, image, image),
+                ('bids::preproc', 'bids::xfm'),
                 facts if harmonize else None,
                 preproc_record={'of': 'preprocessing'},
                 harmonize_record={'of': 'harmonization'},

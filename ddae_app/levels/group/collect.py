@@ -89,7 +89,8 @@ def gather(settings: Settings, scans: Sequence[Scan], cohort: Cohort) -> Outputs
         rows.append((scan.participant, person.site, person.age, person.sex, *further))
     if not rows:
         raise NotEvaluableError(
-            f'no preprocessed scan of a known site was found in {settings.output_dir}'
+            f'{settings.output_dir} holds no preprocessed scan of a known site; run the '
+            'participant level first, and name the column of the sites with --site-column'
         )
     if len(rows) < len(scans):
         log.warning(

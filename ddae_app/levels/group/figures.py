@@ -17,7 +17,7 @@ from ddae_app.levels.group.collect import Outputs
 from ddae_app.methods import registry
 from ddae_app.methods.compatibility import mismatch
 from ddae_app.methods.ddae.harmonizer import DDAEHarmonizer
-from ddae_app.methods.ddae.latents import latent_codes, reconstructed
+from ddae_app.methods.ddae.latents import latents_of, reconstructed
 from ddae_app.methods.find import find_model, load_harmonizer, read_models
 from ddae_app.reports.evaluation import EvaluationFigure
 from ddae_app.reports.site_figures import (
@@ -81,7 +81,7 @@ def draw_pictures(
     ]
     model = _matching_model(settings, outputs, default_model)
     if model is not None:
-        figures += [_codes(settings, outputs, model), _reconstructions(settings, outputs, model)]
+        figures += [_latents(settings, outputs, model), _reconstructions(settings, outputs, model)]
     return tuple(figures)
 
 
@@ -118,11 +118,11 @@ def _matching_model(
             raise DdaeError(f'the model {found.info.name!r} needs age and sex')
         return model
     except DdaeError as error:
-        log.warning('The figures of codes and reconstructions are not drawn: %s.', error)
+        log.warning('The figures of latents and reconstructions are not drawn: %s.', error)
         return None
 
 
-def _codes(settings: Settings, outputs: Outputs, model: DDAEHarmonizer) -> EvaluationFigure:
+def _latents(settings: Settings, outputs: Outputs, model: DDAEHarmonizer) -> EvaluationFigure:
     rng = np.random.default_rng(settings.random_seed)
     n = len(outputs.source)
     rows = np.sort(rng.permutation(n)[:MAX_POINTS])
@@ -133,16 +133,17 @@ def _codes(settings: Settings, outputs: Outputs, model: DDAEHarmonizer) -> Evalu
         ('encoded with the true site', sites),
         (f'encoded with {outputs.target}', np.full(len(rows), outputs.target)),
     ):
-        codes = latent_codes(model, outputs.source[rows], sites.tolist(), claimed.tolist())
-        embeddings[name] = umap_embedding(codes, settings.random_seed)
-        accuracy = probes.linear_accuracy(codes, sites, subjects, seed=settings.random_seed)
+        latents = latents_of(model, outputs.source[rows], sites.tolist(), claimed.tolist())
+        embeddings[name] = umap_embedding(latents, settings.random_seed)
+        accuracy = probes.linear_accuracy(latents, sites, subjects, seed=settings.random_seed)
         accuracies.append(accuracy)
     return EvaluationFigure(
-        'Codes of the DDAE',
-        'Each point is the code (z_k, z_u) of a scan, embedded in a plane by UMAP. The encoder '
-        f'was given the true site (left) or {outputs.target} (right), and neither age nor sex. '
-        'Logistic regression classifies the site from these codes with a balanced accuracy of '
-        f'{accuracies[0]:.2f} and {accuracies[1]:.2f} (chance {1 / len(set(sites)):.2f}).',
+        'Latents of the DDAE',
+        'Each point shows the latents (z_k, z_u) of a scan, embedded in a plane by UMAP. The '
+        f'encoder was given the true site (left) or {outputs.target} (right), and neither '
+        'age nor sex. Logistic regression classifies the site from these latents with a balanced '
+        f'accuracy of {accuracies[0]:.2f} and {accuracies[1]:.2f} '
+        f'(chance {1 / len(set(sites)):.2f}).',
         draw_embeddings(embeddings, sites),
     )
 

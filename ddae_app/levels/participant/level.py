@@ -13,6 +13,8 @@ from ddae_app.bids.scan import Scan
 from ddae_app.engine.decision import Decision, listing, summary
 from ddae_app.engine.inputs import (
     check_sites_known,
+    derivative_links,
+    derivative_roots,
     layout_of,
     protocol_without_model,
     select_scans,
@@ -83,7 +85,7 @@ def run_participant(settings: Settings, logs: RunFiles, default_model: Path | No
     run = _Run(settings, scans, cohort, layout, model, logs)
     if settings.run.dry_run:
         return run.dry_run()
-    write_description(settings.output_dir, settings.bids_dir)
+    write_description(settings.output_dir, settings.bids_dir, derivative_links(settings))
     if settings.run.reports_only:
         return run.finish({}, _last_methods(layout))
     return run.process()
@@ -153,7 +155,9 @@ class _Run:
 
     def finish(self, failures: Mapping[Scan, str], text: str) -> int:
         """Write tables and pages, and report what failed."""
-        missing = outputs_missing(self.layout, self.scans, harmonized=self.model is not None)
+        roots = derivative_roots(self.settings)
+        harmonized = self.model is not None
+        missing = outputs_missing(self.layout, self.scans, roots, harmonized=harmonized)
         failed = missing | dict(failures)
         results = Results(self.settings, self.layout, self.cohort, self.model, self.logs, text)
         pages = write_results(results, self.scans, failed)

@@ -16,6 +16,7 @@ from ddae_app.bids.dataset import update_scans
 from ddae_app.bids.layout import RunFiles, SpaceLayout
 from ddae_app.bids.measures import MEASURES
 from ddae_app.bids.scan import Scan
+from ddae_app.engine.inputs import derivative_roots, find_preprocessed
 from ddae_app.engine.run import crash_file, crash_reason
 from ddae_app.methods.find import FoundModel
 from ddae_app.reports.participant import (
@@ -95,13 +96,13 @@ class Results:
 
 
 def outputs_missing(
-    layout: SpaceLayout, scans: Sequence[Scan], *, harmonized: bool
+    layout: SpaceLayout, scans: Sequence[Scan], roots: Sequence[Path], *, harmonized: bool
 ) -> dict[Scan, str]:
-    """Scans that lack an output, and which."""
+    """Scans that lack an output, and which; preprocessed scans may be in any of the `roots`."""
     missing = {}
     for scan in scans:
-        preprocessed = layout.preprocessed(scan)
-        wanted = [preprocessed.image, preprocessed.mask]
+        files = find_preprocessed(scan, layout.space, roots) or layout.preprocessed(scan)
+        wanted = [files.image, files.mask]
         if harmonized:
             wanted = sorted(layout.harmonized_images(scan).values())
         absent = [path for path in wanted if not path.is_file()]
@@ -110,9 +111,13 @@ def outputs_missing(
     return missing
 
 
-def entries_of(layout: SpaceLayout, scan: Scan) -> dict[str, Any]:
-    """Texts and finite numbers in the sidecars of a scan, the harmonized image's last."""
-    images = (layout.image(kind, scan) for kind in ('preproc', 'harmonized'))
+def entries_of(layout: SpaceLayout, scan: Scan, roots: Sequence[Path]) -> dict[str, Any]:
+    """Texts and finite numbers in the sidecars of a scan, the harmonized image's last.
+
+    The preprocessed image may be in any of the `roots`.
+    """
+    files = find_preprocessed(scan, layout.space, roots) or layout.preprocessed(scan)
+    images = files.image, layout.image('harmonized', scan)
     entries = {k: v for image in images for k, v in sidecars.read(image).items()}
     return {k: v for k, v in entries.items() if isinstance(v, str) or _is_finite(v)}
 
@@ -133,13 +138,18 @@ def write_results(
         The pages.
     """
     layout, settings = results.layout, results.settings
-    entries = {scan: entries_of(layout, scan) for scan in scans}
+    roots = derivative_roots(settings)
+    entries = {scan: entries_of(layout, scan, roots) for scan in scans}
     tables: dict[Path, dict[str, dict[str, Any]]] = {}
     for scan in scans:
         if entries[scan] and scan not in failures:
             table = layout.scans_table(scan)
-            image = layout.image('preproc', scan).relative_to(table.parent).as_posix()
-            tables.setdefault(table, {})[image] = _row(results.cohort[scan], entries[scan])
+            images = (layout.image(kind, scan) for kind in ('preproc', 'harmonized'))
+            image = next((path for path in images if path.is_file()), None)
+            if image is None:  # preprocessed in another folder, and not harmonized
+                continue
+            name = image.relative_to(table.parent).as_posix()
+            tables.setdefault(table, {})[name] = _row(results.cohort[scan], entries[scan])
     update_scans(tables)
     # A run that only renews pages has no crashes; those of failed scans are in earlier logs.
     runs = layout.runs() if settings.run.reports_only else [results.logs]
@@ -234,7 +244,6 @@ def _summary(
             f'SHA-256 {str(entries.get("ModelSHA256"))[:16]}',
             'Method': ', '.join(_how(entries)),
             'Device': str(entries.get('Device')),
-            'Random seed': str(entries.get('RandomSeed')),
         }
     return summary
 

@@ -15,6 +15,7 @@ from ddae_app.bids.layout import RunFiles, SpaceLayout
 from ddae_app.bids.scan import Scan
 from ddae_app.engine.inputs import (
     check_sites_known,
+    derivative_links,
     derivative_roots,
     find_preprocessed,
     select_scans,
@@ -89,7 +90,7 @@ def prepare(settings: Settings, layout: SpaceLayout, store: Path, logs: RunFiles
     """
     scans, cohort = select_scans(settings)
     check_sites_known(settings, cohort)
-    write_description(settings.output_dir, settings.bids_dir)
+    write_description(settings.output_dir, settings.bids_dir, derivative_links(settings))
     failures = {
         scan: 'its site is not known; fill in the site column, or leave the scan out'
         for scan in scans
@@ -109,7 +110,7 @@ def prepare(settings: Settings, layout: SpaceLayout, store: Path, logs: RunFiles
     data = prepared.open(store, layout.space.protocol)
     warnings = check_cohort(data, settings.train)
     counts = Counter(data.sites)
-    log.info('training slices: %s', ', '.join(f'{site} {n}' for site, n in counts.items()))
+    log.info('scans to train on: %s', ', '.join(f'{site} {n}' for site, n in counts.items()))
     return replace(prepared, warnings=warnings)
 
 

@@ -125,7 +125,8 @@ def run_train(settings: Settings, logs: RunFiles, local_processes: int = 1) -> i
                 _publish(settings, files, trained, data, prepared.warnings)
     for scan, reason in prepared.failures.items():
         log.error('%s was left out: %s', scan.stem, reason)
-    return 1 if prepared.failures else 0
+    # An interrupted training is resumed by the same command, which then names these scans again.
+    return 1 if prepared.failures and trained is not None else 0
 
 
 def _first(fabric: Any) -> bool:
@@ -161,7 +162,7 @@ def _initial_model(settings: Settings) -> FoundModel | None:
         return None
     if not registry.METHODS[name].continues:
         raise UsageError(f'--init-from: {name} is fitted anew each time; leave the flag out')
-    initial = find_model(settings.train.init_from, None, (), name)
+    initial = find_model(settings.train.init_from, None, (), name, flag='--init-from')
     log.info('starting from %s', initial.describe())
     return initial
 

@@ -1,6 +1,6 @@
 """Site appearance: what a site does to all of its scans alike, measured and removed.
 
-The appearance of a site has three parts: a contrast curve, the intensities at the edge of the
+The appearance of a site has four parts: a contrast curve, the intensities at the edge of the
 brain, and the average scan. :class:`SiteAppearance` takes scans to the intensity scale that all
 sites share, and back to that of any site; :func:`fit_site_appearance` measures it in scans of
 many subjects, :func:`measure_appearance` in a few scans of one site.

@@ -192,7 +192,7 @@ class TrainConfig:
         Over the last part of the run, as large as this, the learning rate falls linearly to 0.
     weight_decay : float
     ema_halflife_images : int
-        Half-life of the weights' moving average, which is what a bundle holds.
+        Half-life of the weights' moving average, which is what the model file holds.
     grad_clip : float
         Largest gradient norm.
     validation_interval_images : int

@@ -54,7 +54,7 @@ class ConditionEncoder(nn.Module):
     config : ModelConfig
     n_sites : int
     age_mean, age_sd : float
-        Years; the network sees the standardised age.
+        Years; the network sees the standardized age.
     """
 
     def __init__(self, config: ModelConfig, n_sites: int, age_mean: float, age_sd: float) -> None:

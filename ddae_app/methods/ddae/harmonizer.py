@@ -261,7 +261,7 @@ class DDAEHarmonizer:
         if unseen and self.unseen_site == 'refuse':
             raise UsageError(
                 f'source site {", ".join(unseen)} was not seen in training; the model knows '
-                f'{", ".join(known)}; give --source-site, or --unseen-site agnostic or adapt'
+                f'{", ".join(known)}; give --unseen-site agnostic or adapt'
             )
         unmeasured = sorted(set(unseen) - set(self.appearances))
         if unmeasured and self.unseen_site == 'adapt':
@@ -292,7 +292,8 @@ class DDAEHarmonizer:
         if needs and info.config.condition_dropout == 0:
             raise ModelError(
                 f'the model {info.name!r} was trained without condition dropout, so it cannot '
-                'do without age, sex and site; give all three (use_covariates) or another model'
+                'do without age, sex and site; fill in all three in participants.tsv, or give '
+                'another model'
             )
 
 

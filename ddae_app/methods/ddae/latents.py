@@ -16,7 +16,7 @@ BATCH = 32
 
 
 @torch.inference_mode()
-def latent_codes(
+def latents_of(
     harmonizer: DDAEHarmonizer, images: np.ndarray, sites: Sequence[str], given: Sequence[str]
 ) -> np.ndarray:
     """``[z_k, z_u]`` of medial slices, age and sex unknown.
@@ -35,12 +35,12 @@ def latent_codes(
     """
     bundle = harmonizer.bundle
     assert bundle is not None
-    model, codes = bundle.model, []
+    model, latents = bundle.model, []
     for x, source, condition in _batches(model, bundle.info.sites, images, sites, given):
         common = model.appearance.to_common(x, model.appearance_of(source))
         z_u = model.encode(common, source.position)
-        codes.append(torch.cat([model.embed(condition), z_u], 1).cpu().numpy())
-    return np.concatenate(codes)
+        latents.append(torch.cat([model.embed(condition), z_u], 1).cpu().numpy())
+    return np.concatenate(latents)
 
 
 def reconstructed(

@@ -15,6 +15,7 @@ from ddae_app.methods.ddae.model import DDAE
 from ddae_app.methods.ddae.presets import preset_of
 from ddae_app.methods.ddae.render import render
 from ddae_app.methods.ddae.train import LOSSES_NAME, TrainingControl, train
+from ddae_app.methods.device import resolve_device
 from ddae_app.methods.samples import Samples, one_of_each_site
 
 SAMPLES_NAME = 'samples.png'
@@ -23,10 +24,15 @@ SAMPLES_NAME = 'samples.png'
 def train_model(request: TrainingRequest) -> TrainedModel | None:
     """Train to the end, or to the deadline, which gives None."""
     preset = preset_of(request.preset, request.images)
+    fabric = request.fabric
+    if fabric is None:
+        from ddae_app.methods.parallel import start_fabric  # takes seconds
+
+        fabric = start_fabric(resolve_device(request.device))
     data, identity, folder = request.data, request.identity, request.folder
     config, initial = replace(preset.model, depth=request.protocol.depth), None
     if request.initial:
-        initial = load_bundle(request.initial, request.fabric.device)
+        initial = load_bundle(request.initial, fabric.device)
         config = initial.info.config
         notes = f'started from {initial.info.name}, SHA-256 {initial.sha256}'
         identity = replace(identity, notes=notes)
@@ -43,7 +49,7 @@ def train_model(request: TrainingRequest) -> TrainedModel | None:
         preset.train,
         request.protocol,
         folder,
-        fabric=request.fabric,
+        fabric=fabric,
         seed=request.seed,
         identity=identity,
         initial=initial,

@@ -9,7 +9,7 @@ import numpy as np
 
 from ddae_app.methods.ddae.bundle import Bundle
 from ddae_app.methods.ddae.harmonizer import DDAEHarmonizer
-from ddae_app.methods.ddae.latents import BATCH, latent_codes, reconstructed
+from ddae_app.methods.ddae.latents import BATCH, latents_of, reconstructed
 
 from ..toy import CONFIG, info, random_model, slices
 from ..toy_sites import anatomy, render, rmse, scan
@@ -20,28 +20,28 @@ def harmonizer(config=CONFIG):
     return DDAEHarmonizer(bundle, device='cpu')
 
 
-def test_codes_are_of_the_site_that_is_given_and_of_the_scan():
+def test_latents_are_of_the_site_that_is_given_and_of_the_scan():
     data, ready = slices(20), harmonizer()
     images, n = data.images[:, 0], len(data)
     assert n > BATCH  # in several batches
     there, elsewhere = ['A'] * n, ['B'] * n
-    codes = latent_codes(ready, images, data.sites, there)
-    assert codes.shape == (n, CONFIG.z_k_dim + CONFIG.z_u_dim)
-    z_k, z_u = np.split(codes, [CONFIG.z_k_dim], axis=1)
+    latents = latents_of(ready, images, data.sites, there)
+    assert latents.shape == (n, CONFIG.z_k_dim + CONFIG.z_u_dim)
+    z_k, z_u = np.split(latents, [CONFIG.z_k_dim], axis=1)
     assert (z_k == z_k[0]).all() and np.ptp(z_u, axis=0).min() > 0
-    other = latent_codes(ready, images, data.sites, elsewhere)
+    other = latents_of(ready, images, data.sites, elsewhere)
     assert np.array_equal(other[:, CONFIG.z_k_dim :], z_u)
-    changed = (other != codes).all(axis=0)
+    changed = (other != latents).all(axis=0)
     assert changed.nonzero()[0].tolist() == [*range(CONFIG.age_dim + CONFIG.sex_dim, z_k.shape[1])]
-    one = latent_codes(ready, images[-1:], data.sites[-1:], there[-1:])
-    np.testing.assert_allclose(one, codes[-1:], atol=1e-5)
+    one = latents_of(ready, images[-1:], data.sites[-1:], there[-1:])
+    np.testing.assert_allclose(one, latents[-1:], atol=1e-5)
 
 
 def test_a_model_of_whole_scans_takes_the_medial_slice():
     data, ready = slices(2), harmonizer(replace(CONFIG, depth=6))
-    codes = latent_codes(ready, data.images[:, 0], data.sites, data.sites)
-    assert codes.shape == (4, replace(CONFIG, depth=6).z_k_dim + CONFIG.z_u_dim)
-    waves = codes[:, CONFIG.age_dim + CONFIG.sex_dim + CONFIG.site_dim : -CONFIG.z_u_dim]
+    latents = latents_of(ready, data.images[:, 0], data.sites, data.sites)
+    assert latents.shape == (4, replace(CONFIG, depth=6).z_k_dim + CONFIG.z_u_dim)
+    waves = latents[:, CONFIG.age_dim + CONFIG.sex_dim + CONFIG.site_dim : -CONFIG.z_u_dim]
     assert (waves == waves[0]).all()
     angle = np.pi * 3 / 5 * np.arange(1, 9)
     np.testing.assert_allclose(waves[0], [*np.sin(angle), *np.cos(angle)], atol=1e-5)
