@@ -49,10 +49,11 @@ def main() -> None:
     parser.add_argument('bids_dir', type=Path)
     parser.add_argument('--template', default='MNI152NLin2009aSym')
     parser.add_argument('--skull-strip', default='none', choices=('none', 'template'))
-    parser.add_argument('--scans', type=int, default=4)
+    parser.add_argument('--scans', type=int, default=4, help='of how many participants')
     args = parser.parse_args()
-    scans = sorted(args.bids_dir.glob('sub-*/**/*_T1w.nii*'))[: args.scans]
-    labels = [scan.name.split('_')[0] for scan in scans]
+    found = sorted(args.bids_dir.glob('sub-*/**/*_T1w.nii*'))
+    labels = list(dict.fromkeys(scan.name.split('_')[0] for scan in found))[: args.scans]
+    scans = [scan for scan in found if scan.name.split('_')[0] in labels]
     home = os.environ.get('TEMPLATEFLOW_HOME', str(Path.home() / '.cache' / 'templateflow'))
     os.environ |= {
         'OMP_NUM_THREADS': '1',

@@ -16,8 +16,8 @@ from ddae_app.evaluation.probes import (
     Components,
     cnn_predict,
     folds,
+    intensity_quantiles,
     linear_accuracy,
-    nonzero_quantiles,
 )
 
 
@@ -25,7 +25,7 @@ def histogram_accuracy(
     images: np.ndarray, labels: np.ndarray, subjects: np.ndarray, *, seed: int = 0
 ) -> float:
     """Balanced accuracy of the linear probe on the intensity quantiles of each brain alone."""
-    return linear_accuracy(nonzero_quantiles(images), labels, subjects, seed=seed)
+    return linear_accuracy(intensity_quantiles(images), labels, subjects, seed=seed)
 
 
 def cnn_accuracy(

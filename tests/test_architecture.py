@@ -153,6 +153,16 @@ def test_a_module_can_be_read_in_one_go(path):
     assert len(path.read_text(encoding='utf-8').splitlines()) <= 400
 
 
+@pytest.mark.parametrize('path', MODULES, ids=_id)
+def test_a_function_fits_on_a_screen(path):
+    """At most 80 lines, without the docstring."""
+    for node in ast.walk(ast.parse(path.read_text(encoding='utf-8'))):
+        if isinstance(node, ast.FunctionDef):
+            told = ast.get_docstring(node, clean=False) or ''
+            lines = node.end_lineno - node.lineno + 1 - len(told.splitlines())
+            assert lines <= 80, f'{node.name}: {lines} lines'
+
+
 def test_the_rules_see_the_imports(tmp_path):
     path = tmp_path / 'x.py'
     path.write_text('import a.b\ndef f():\n    from ddae_app.bids import layout\n')

@@ -12,10 +12,13 @@ from ddae_app import __version__
 from ddae_app.settings import flag_types
 
 EXIT_CODES = {
-    1: 'some T1w images failed; the log lists them',
+    0: 'all T1w images were processed',
+    1: 'some failed, and the log lists them',
     2: 'usage error, or a model, template or weights file is missing',
     16: 'the input is not valid BIDS',
     18: 'the filters selected no image',
+    130: 'interrupted',
+    143: 'terminated',
 }
 
 
@@ -63,7 +66,9 @@ def descriptor(parser: argparse.ArgumentParser) -> dict[str, Any]:
                 'optional': False,
             }
         ],
-        'error-codes': [{'code': code, 'description': text} for code, text in EXIT_CODES.items()],
+        'error-codes': [
+            {'code': code, 'description': text} for code, text in EXIT_CODES.items() if code
+        ],
         'tags': {'domain': ['neuroinformatics', 'bids-app', 'mri']},
     }
 

@@ -8,7 +8,7 @@ from typing import NoReturn
 
 from ddae_app import __version__
 from ddae_app.cli import flags, run_flags
-from ddae_app.cli.descriptor import PrintDescriptor
+from ddae_app.cli.descriptor import EXIT_CODES, PrintDescriptor
 from ddae_app.settings import CHOICES
 
 DESCRIPTION = """\
@@ -16,10 +16,7 @@ Harmonizes the T1-weighted images of a BIDS dataset with a Disentangled Diffusio
 registers them to MNI152 space and renders them as if they had been acquired at one target site,
 with their anatomy preserved."""
 
-EPILOG = """\
-exit codes: 0 all T1w images were processed; 1 some failed, and the log lists them; 2 usage error,
-or a model, template or weights file is missing; 16 the input is not valid BIDS; 18 the filters
-selected no image; 130 interrupted; 143 terminated"""
+EPILOG = 'exit codes: ' + '; '.join(f'{code} {text}' for code, text in EXIT_CODES.items())
 
 
 class _Parser(argparse.ArgumentParser):

@@ -134,9 +134,9 @@ def _predict_site(
     predictions.store('site_linear', test, linear(outputs[test]))
     source_probe = fold.source_components.fit_classifier(sites)
     predictions.store('site_raw_probe', test, source_probe(outputs[test]))
-    histograms = Components.fit(probes.nonzero_quantiles(outputs[train]), seed)
+    histograms = Components.fit(probes.intensity_quantiles(outputs[train]), seed)
     classify = histograms.fit_classifier(sites)
-    predictions.store('site_histogram', test, classify(probes.nonzero_quantiles(outputs[test])))
+    predictions.store('site_histogram', test, classify(probes.intensity_quantiles(outputs[test])))
     if fold.has_cnn:
         predicted = probes.cnn_predict(outputs, data.sites, train, test, seed=seed)
         predictions.store('site_cnn', test, predicted)

@@ -18,6 +18,8 @@ from sklearn.metrics import balanced_accuracy_score
 from sklearn.model_selection import StratifiedGroupKFold
 from torch import nn
 
+from ddae_app.imaging.similarity import brain_quantiles
+
 Projection = Callable[[np.ndarray], np.ndarray]
 """Takes images, shape (N, ...), to features, shape (N, C)."""
 
@@ -135,9 +137,9 @@ def linear_accuracy(
     return float(balanced_accuracy_score(labels, predicted))
 
 
-def nonzero_quantiles(images: np.ndarray) -> np.ndarray:
-    """33 evenly spaced quantiles of the nonzero intensities of each image, shape (N, 33)."""
-    return np.stack([np.quantile(image[image != 0], QUANTILE_LEVELS) for image in images])
+def intensity_quantiles(images: np.ndarray) -> np.ndarray:
+    """33 evenly spaced quantiles of the brain's intensities in each image, shape (N, 33)."""
+    return np.stack([brain_quantiles(image, QUANTILE_LEVELS) for image in images])
 
 
 def cnn_predict(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 import numpy as np
 import pandas as pd
@@ -19,6 +19,7 @@ from nipype.interfaces.base import (
 from ddae_app.imaging import anatomy, conform, native, quality, registration, volumes
 from ddae_app.imaging.grid import model_grid
 from ddae_app.imaging.slices import training_stacks
+from ddae_app.methods.base import AdaptableHarmonizer
 from ddae_app.methods.device import resolve_device
 
 APPEARANCE_NAME = 'appearance.safetensors'
@@ -69,9 +70,10 @@ class Harmonize(SimpleInterface):
         }
         if inputs.sloppy:
             options['steps'] = 2
-        harmonizer: Any = load_harmonizer(inputs.model, **options)
+        harmonizer = load_harmonizer(inputs.model, **options)
         if isdefined(inputs.appearance):
-            harmonizer = harmonizer.with_site(inputs.source_site, Path(inputs.appearance))
+            adaptable = cast(AdaptableHarmonizer, harmonizer)
+            harmonizer = adaptable.with_site(inputs.source_site, Path(inputs.appearance))
         image = volumes.read(inputs.in_file)
         before = np.ascontiguousarray(np.moveaxis(np.asarray(image.dataobj), 2, 0))
         after = harmonizer.transform(
@@ -133,7 +135,7 @@ class MeasureAppearance(SimpleInterface):
         from ddae_app.methods.find import load_harmonizer  # which loads PyTorch
 
         inputs = self.inputs
-        harmonizer: Any = load_harmonizer(inputs.model, device=inputs.device)
+        harmonizer = cast(AdaptableHarmonizer, load_harmonizer(inputs.model, device=inputs.device))
         protocol, stacks, subjects = harmonizer.info.protocol, [], []
         grid = model_grid(protocol.template, protocol.grid)
         for image, mask, participant in zip(

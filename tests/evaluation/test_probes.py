@@ -13,7 +13,7 @@ from benchmarks.probes import (  # of the benchmarks
     false_age_slope,
     histogram_accuracy,
 )
-from ddae_app.evaluation.probes import folds, linear_accuracy, nonzero_quantiles
+from ddae_app.evaluation.probes import folds, intensity_quantiles, linear_accuracy
 
 N = 120
 
@@ -59,11 +59,11 @@ def test_equal_seeds_give_equal_accuracies(data):
     assert one == two
 
 
-def test_quantiles_are_of_the_nonzero_pixels_of_each_image():
+def test_quantiles_are_of_the_brain_of_each_image():
     images = np.zeros((2, 9, 9))
     images[0, 0, :5] = [3, 1, 2, 5, 4]
     images[1, 3:5] = 7
-    quantiles = nonzero_quantiles(images)
+    quantiles = intensity_quantiles(images)
     assert quantiles[0] == pytest.approx(np.linspace(1, 5, 33))
     assert quantiles[1] == pytest.approx(np.full(33, 7))
 
