@@ -13,8 +13,8 @@ class SiteFacts:
     Attributes
     ----------
     name : str
-    subjects, scans, held_out : int
-        Numbers of subjects, of scans, and of subjects held out of training.
+    subjects, slices, held_out : int
+        Numbers of subjects, of slices, and of subjects held out of training.
     age_mean, age_sd : float
         Mean and standard deviation, years; NaN if no age is known.
     female : float
@@ -23,7 +23,7 @@ class SiteFacts:
 
     name: str
     subjects: int
-    scans: int
+    slices: int
     held_out: int
     age_mean: float
     age_sd: float
@@ -82,14 +82,14 @@ def format_card(card: ModelCard) -> str:
         ]
     lines += [f'> {warning}' for warning in card.warnings] + [''] * bool(card.warnings)
     lines += ['## Data', '', f'Dataset: {card.dataset}. License: {card.license}.', '']
-    lines += ['| site | participants | held out | scans | age, years | female |']
+    lines += ['| site | participants | held out | slices | age, years | female |']
     lines += ['| --- | --- | --- | --- | --- | --- |']
     for site in card.sites:
         age = (
             'n/a' if site.age_mean != site.age_mean else f'{site.age_mean:.1f} ± {site.age_sd:.1f}'
         )
         female = 'n/a' if site.female != site.female else f'{site.female:.0%}'
-        row = (site.name, site.subjects, site.held_out, site.scans, age, female)
+        row = (site.name, site.subjects, site.held_out, site.slices, age, female)
         lines.append(f'| {" | ".join(str(value).replace("|", " ") for value in row)} |')
     for title, facts in (
         ('Training', card.training),

@@ -50,7 +50,7 @@ def test_a_model_comes_with_its_card_and_samples(trained):
     models = folder / 'out' / 'models'
     card = (models / 'ddae_MODEL.md').read_text()
     assert '# ddae' in card and 'simulated scanners' in card
-    assert '| PhantomA | 1 | 0 | 1 |' in card and '| PhantomB | 1 | 0 | 1 |' in card
+    assert '| PhantomA | 1 | 0 | 9 |' in card and '| PhantomB | 1 | 0 | 9 |' in card
     assert 'site PhantomA has 1 subject, fewer than 10' in card
     assert 'site PhantomA has 1 subject' in said
     assert 'License: See README' in card
@@ -119,7 +119,7 @@ def test_processes_that_torchrun_starts_train_one_model(trained, bids_dir, tmp_p
     )
     assert result.returncode == 0, result.stderr
     assert len(list((tmp_path / 'out' / 'logs').iterdir())) == 1
-    assert result.stderr.count('scans to train on:') == 1
+    assert result.stderr.count('training slices: PhantomA 9, PhantomB 9') == 1
     losses = [
         float(read_tsv(path / 'out' / 'models' / 'ddae_losses.tsv')[-1]['train_loss'])
         for path in (folder, tmp_path)

@@ -76,7 +76,7 @@ def _site(data: SliceData, held_out: np.ndarray, site: str) -> SiteFacts:
     return SiteFacts(
         name=site,
         subjects=len(first),
-        scans=len(rows),
+        slices=len(rows) * data.depth,
         held_out=len({data.subjects[row] for row in set(rows) & set(held_out)}),
         age_mean=float(ages.mean()) if len(ages) else float('nan'),
         age_sd=float(ages.std()) if len(ages) else float('nan'),
@@ -99,7 +99,7 @@ def _figures(
         own = (cohort['site'] == site).to_numpy()
         itself[own] = harmonizer.transform(images[own], cohort[own], site)
     found = {
-        'images': f'{len(rows)} scans of {data.depth} {"slice" if data.depth == 1 else "slices"}',
+        'images': f'{len(rows)}, of {data.depth} {"slice" if data.depth == 1 else "slices"} each',
         'validation loss': f'{loss:.4g}' if loss is not None else 'n/a',
         'rendered at its own site, SSIM to the scan': _mean(ssim, itself, images),
     }

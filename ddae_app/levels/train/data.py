@@ -110,7 +110,8 @@ def prepare(settings: Settings, layout: SpaceLayout, store: Path, logs: RunFiles
     data = prepared.open(store, layout.space.protocol)
     warnings = check_cohort(data, settings.train)
     counts = Counter(data.sites)
-    log.info('scans to train on: %s', ', '.join(f'{site} {n}' for site, n in counts.items()))
+    slices = (f'{site} {n * data.depth}' for site, n in counts.items())
+    log.info('training slices: %s', ', '.join(slices))
     return replace(prepared, warnings=warnings)
 
 
