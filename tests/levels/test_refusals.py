@@ -67,7 +67,7 @@ def test_model_file_unusable(bids_dir, tmp_path, write, word, refused):
 def test_model_of_another_version(bids_dir, tmp_path, refused):
     path = write_model(tmp_path / 'model.safetensors')
     content = path.read_bytes()
-    old, new = (f'\\"format_version\\": {v}'.encode() for v in (FORMAT_VERSION, 9))
+    old, new = (f'\\"format_version\\":{v}'.encode() for v in (FORMAT_VERSION, 9))
     assert old in content
     path.write_bytes(content.replace(old, new))
     refused(
