@@ -8,7 +8,7 @@ import pytest
 from ddae_app.errors import ImageError
 from ddae_app.imaging.grid import model_grid
 from ddae_app.imaging.slices import (
-    TRAINING_NEIGHBOURS,
+    TRAINING_NEIGHBORS,
     crop_start,
     extract_slices,
     slice_indices,
@@ -112,10 +112,10 @@ def test_black_brain(mask):
 
 def test_training_sees_the_neighbors_of_the_medial_slice(volume, mask):
     stacks = training_stacks(volume, mask, GRID, MEDIAL)
-    assert stacks.shape == (2 * TRAINING_NEIGHBOURS + 1, 1, 32, 48)
+    assert stacks.shape == (2 * TRAINING_NEIGHBORS + 1, 1, 32, 48)
     medial = extract_slices(volume, mask, GRID, MEDIAL)
-    np.testing.assert_array_equal(stacks[TRAINING_NEIGHBOURS], medial.data)
-    above = np.where(mask, volume, 0)[BOX][:, :, 18 + TRAINING_NEIGHBOURS] / medial.scale
+    np.testing.assert_array_equal(stacks[TRAINING_NEIGHBORS], medial.data)
+    above = np.where(mask, volume, 0)[BOX][:, :, 18 + TRAINING_NEIGHBORS] / medial.scale
     np.testing.assert_allclose(stacks[-1, 0], above, rtol=1e-6)
 
 
@@ -125,6 +125,6 @@ def test_training_sees_all_where_all_are_asked_for(volume, mask):
 
 
 def test_training_without_brain_near_the_medial_slice(volume, mask):
-    mask[:, :, 18 - TRAINING_NEIGHBOURS :] = False
+    mask[:, :, 18 - TRAINING_NEIGHBORS :] = False
     with pytest.raises(ImageError, match='no brain near the medial slice'):
         training_stacks(volume, mask, GRID, MEDIAL)

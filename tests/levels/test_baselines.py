@@ -89,7 +89,8 @@ def test_a_model_of_another_method_is_refused(fitted):
     result = harmonize(fitted, '--method', 'ddae', '--model', model)
     assert result.returncode != 0
     (line,) = error_lines(result.stderr)
-    assert line.endswith('is a model of combat; leave --method out, or give another model')
+    assert 'is a model of combat, where one of ddae is expected' in line
+    assert line.endswith('give another model, or another --method')
 
 
 def test_without_a_model_of_that_method_there_is_one_line(fitted, tmp_path):

@@ -125,7 +125,7 @@ def test_the_page_says_it_in_words_and_opens_offline(evaluated):
     )
     assert figures == [
         'Variance explained by the site', 'Intensities by site', 'One participant of each site',
-        'Codes of the DDAE', 'Reconstructions',
+        'Latents of the DDAE', 'Reconstructions',
     ]  # fmt: skip
     assert 'with a balanced accuracy of 1.00 and' in page
 

@@ -45,13 +45,16 @@ def test_a_phantom_model_takes_simulated_scanners_only(policy):
 def test_an_unknown_site_is_refused_by_default_with_the_ways_out():
     refusal = site_refusal(DDAE, 'C', 'refuse')
     assert refusal == (
-        "source site C is unknown to 'toy' (it knows A, B); give --source-site, --unseen-site "
-        'agnostic or adapt, or a model trained with this site'
+        "source site C is unknown to 'toy' (it knows A, B); give --unseen-site agnostic "
+        'or adapt, or a model trained with this site'
     )
     for model in (CVAE, COMBAT):
         refusal = site_refusal(model, 'C', 'refuse')
         assert refusal is not None and '--unseen-site' not in refusal
-        assert 'give --source-site, or a model trained with this site' in refusal
+        assert refusal.endswith('; give a model trained with this site')
+    refusal = site_refusal(DDAE, None, 'refuse')
+    assert refusal is not None
+    assert refusal.endswith('; fill in the site column, or give --source-site')
 
 
 def test_the_agnostic_policy_takes_any_site():
