@@ -17,7 +17,7 @@ from ddae_app.methods.registry import trainable
 
 CHOICES = {
     'analysis_level': ('participant', 'train', 'group'),
-    'skull_strip': ('hd-bet', 'template', 'none'),
+    'skull_strip': ('auto', 'hd-bet', 'deepbet', 'template', 'none'),
     'slices': ('medial', 'all'),
     'unseen_site': ('refuse', 'agnostic', 'adapt'),
     'stage': ('all', 'preproc', 'harmonize'),
@@ -62,7 +62,7 @@ class Protocol:
         vessels reach, is 1.06 to 1.49 times.
     """
 
-    template: str = 'MNI152NLin2009cAsym'
+    template: str = 'MNI152NLin2009aSym'
     grid: tuple[int, int, int] = (130, 130, 130)
     slices: str = 'medial'
     slice_shape: tuple[int, int] = (128, 128)
@@ -100,7 +100,8 @@ class SelectSettings:
 class PreprocSettings:
     """How scans are brought to the model's grid."""
 
-    skull_strip: str = 'hd-bet'
+    skull_strip: str = 'auto'
+    brain_mask_filter: Path | None = None
     hd_bet_weights: Path | None = None
     hd_bet_sha256: str | None = None
     template: str | None = None

@@ -10,6 +10,7 @@ from typing import Any
 
 from ddae_app import __version__
 from ddae_app.bids import sidecars
+from ddae_app.bids.extraction import Extraction
 from ddae_app.bids.sidecars import Metadata
 from ddae_app.files import digest_of
 from ddae_app.settings import Protocol
@@ -20,12 +21,17 @@ KEY = 'MadeFrom'
 """The entry of a sidecar. It is written last and removed first: where it is, the image and
 everything that was made with it are complete and belong together."""
 
+STEPS = 'conform, brain, register, N4'
+"""The steps of preprocessing in their order; images of other steps are made again."""
+
 MEANING = {
     'RawSHA256': 'T1w image',
     'Template': 'template',
     'Grid': 'grid',
+    'Steps': 'steps of preprocessing',
     'SkullStrip': 'skull stripping',
     'SkullStripWeightsSHA256': 'weights of HD-BET',
+    'BrainMaskSHA256': 'brain mask',
     'Sloppy': 'sloppy',
     'SoftwareVersion': 'version of ddae-app',
     'Preprocessing': 'preprocessing',
@@ -44,8 +50,7 @@ MEANING = {
 def preprocessing_record(
     raw_sha256: str | None,
     protocol: Protocol,
-    skull_strip: str,
-    weights_sha256: str | None,
+    extraction: Extraction,
     *,
     sloppy: bool,
 ) -> Record:
@@ -57,9 +62,7 @@ def preprocessing_record(
         Of the T1w; None if it cannot be read.
     protocol : Protocol
         Template and grid; its slices do not matter yet.
-    skull_strip : {'hd-bet', 'template', 'none'}
-    weights_sha256 : str or None
-        Of HD-BET's weights.
+    extraction : Extraction
     sloppy : bool
         Few iterations.
     """
@@ -67,8 +70,8 @@ def preprocessing_record(
         'RawSHA256': raw_sha256,
         'Template': protocol.template,
         'Grid': list(protocol.grid),
-        'SkullStrip': skull_strip,
-        'SkullStripWeightsSHA256': weights_sha256,
+        'Steps': STEPS,
+        **extraction.record(),
         'Sloppy': sloppy,
         'SoftwareVersion': __version__,
     }

@@ -11,14 +11,15 @@ from typing import Any
 
 from ddae_app import __version__
 from ddae_app.bids.cohort import Covariates
+from ddae_app.bids.extraction import Extraction
 from ddae_app.bids.layout import sidecar
 from ddae_app.bids.scan import Scan, Space
 
 Metadata = dict[str, Any]
 
 DESCRIPTIONS = {
-    'preproc': 'Registered to the template, resampled to the grid of the model, bias-corrected, '
-    'brain only',
+    'preproc': 'Brain only, registered to the template, resampled to the grid of the model, '
+    'bias-corrected',
     'brain': 'Brain mask',
     'slices': 'Axial slices as the model sees them; the brain scaled to [0, 1]',
     'harmonized': 'Axial slices re-rendered as if acquired at the target site; same scale as '
@@ -61,16 +62,23 @@ def raw_uri(scan: Scan, bids_dir: Path) -> str:
     return f'bids:raw:{scan.path.relative_to(bids_dir).as_posix()}'
 
 
-def preproc(space: Space, source: str, skull_strip: str, weights_sha256: str | None) -> Metadata:
-    """Sidecar of the preprocessed image."""
-    weights = {'SkullStripWeightsSHA256': weights_sha256} if weights_sha256 else {}
+def preproc(space: Space, sources: Sequence[str], extraction: Extraction) -> Metadata:
+    """Sidecar of the preprocessed image.
+
+    Parameters
+    ----------
+    space : Space
+    sources : sequence of str
+        BIDS URIs of the scan, and of the brain mask that the user had of it.
+    extraction : Extraction
+        How the brain was extracted.
+    """
     return {
         'Description': DESCRIPTIONS['preproc'],
-        'Sources': [source],
+        'Sources': [*sources],
         'SkullStripped': True,
-        'SkullStripMethod': skull_strip,
         'GeneratedByVersion': __version__,
-        **weights,
+        **extraction.metadata(),
         **space.metadata(),
     }
 

@@ -64,8 +64,9 @@ def add_selection(parser: argparse.ArgumentParser) -> None:
         '--derivatives',
         nargs='+',
         metavar='PACKAGE=PATH',
-        help='derivatives to take preprocessed scans from, as ddae-app=PATH, the output folder of '
-        'an earlier run',
+        help='derivatives of the dataset. ddae-app=PATH, the output folder of an earlier run: its '
+        'preprocessed scans are used; any other name, as fmriprep=PATH, smriprep=PATH, '
+        'freesurfer=PATH or fastsurfer=PATH: its brain masks are used',
     )
     add_flag(
         group,
@@ -89,9 +90,19 @@ def add_preprocessing(parser: argparse.ArgumentParser) -> None:
         group,
         '--skull-strip',
         choices=CHOICES['skull_strip'],
-        help='method of brain extraction. hd-bet: the network of HD-BET; template: the brain mask '
-        'of the template, warped to the scan by SyN; none: the scans are already '
-        'skull-stripped (default: hd-bet)',
+        help='method of brain extraction. hd-bet: the network of HD-BET, whose weights have to be '
+        'downloaded; deepbet: the packaged networks of deepbet; template: the brain mask of the '
+        'template, warped to the scan by SyN; none: the scans are already skull-stripped; auto: '
+        'hd-bet if its weights are there, else deepbet (default: auto)',
+    )
+    add_flag(
+        group,
+        '--brain-mask-filter',
+        type=Path,
+        metavar='FILE',
+        help='a JSON file {"entity": value} that selects the brain masks in the datasets of '
+        '--derivatives; null selects masks without the entity (default: desc-brain_mask in the '
+        'space of the scan)',
     )
     add_flag(
         group,
@@ -111,9 +122,9 @@ def add_preprocessing(parser: argparse.ArgumentParser) -> None:
         group,
         '--template',
         metavar='NAME',
-        help='standard space: MNI152NLin2009cAsym, which is read from TEMPLATEFLOW_HOME, or '
-        'MNI152NLin2009aSym, which is packaged and skull-stripped (default: the template of the '
-        'model; MNI152NLin2009cAsym without a model)',
+        help='standard space: MNI152NLin2009aSym, which is packaged, or MNI152NLin2009cAsym, '
+        'which is read from TEMPLATEFLOW_HOME (default: the template of the model; '
+        'MNI152NLin2009aSym without a model)',
     )
     add_flag(
         group,

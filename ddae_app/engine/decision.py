@@ -13,6 +13,7 @@ from pathlib import Path
 
 from ddae_app.bids import provenance, sidecars
 from ddae_app.bids.cohort import Covariates
+from ddae_app.bids.extraction import Extraction
 from ddae_app.bids.layout import Preprocessed
 from ddae_app.bids.scan import Scan
 from ddae_app.methods.compatibility import site_refusal
@@ -58,6 +59,8 @@ class Decision:
         What the outputs will be made from; None where they are not made.
     raw_sha256 : str or None
         Of the T1w image, to notice if it changes while the run continues.
+    extraction : Extraction or None
+        How the brain is extracted; None if the scan is not preprocessed.
     """
 
     scan: Scan
@@ -67,6 +70,7 @@ class Decision:
     preproc_record: provenance.Record | None = None
     harmonize_record: provenance.Record | None = None
     raw_sha256: str | None = None
+    extraction: Extraction | None = None
 
     @property
     def is_work(self) -> bool:
@@ -87,9 +91,6 @@ class PlanRequest:
     Attributes
     ----------
     protocol : Protocol
-    skull_strip : {'hd-bet', 'template', 'none'}
-    weights_sha256 : str or None
-        Of HD-BET's weights.
     sloppy : bool
     model : ModelInfo or None
         None to stop after preprocessing.
@@ -105,8 +106,6 @@ class PlanRequest:
     """
 
     protocol: Protocol
-    skull_strip: str = 'none'
-    weights_sha256: str | None = None
     sloppy: bool = False
     model: ModelInfo | None = None
     facts: sidecars.ModelFacts | None = None
@@ -152,6 +151,8 @@ class ScanState:
     covariates : Covariates
     raw_sha256 : str or None
         Of the T1w image; None if it cannot be read.
+    extraction : Extraction or str
+        How its brain is extracted if it is preprocessed; why it cannot be.
     reused : Preprocessed or None
         What is to be taken over instead of preprocessing the scan, from another output folder, or
         where preprocessing was not asked for, from any.
@@ -171,6 +172,7 @@ class ScanState:
     scan: Scan
     covariates: Covariates
     raw_sha256: str | None
+    extraction: Extraction | str = Extraction('none')
     reused: Preprocessed | None = None
     reused_record: provenance.Record | None = None
     reused_identity: provenance.Record | None = None
@@ -196,12 +198,10 @@ def decide(state: ScanState, request: PlanRequest, searched: Sequence[Path] = ()
         refusal = site_refusal(request.model, site, request.unseen_site, state.site_subjects)
         if refusal:
             return Decision(scan, harmonize=Step('refused', refusal))
+    if isinstance(state.extraction, str):
+        return Decision(scan, Step('refused', state.extraction))
     preproc_record = provenance.preprocessing_record(
-        state.raw_sha256,
-        request.protocol,
-        request.skull_strip,
-        request.weights_sha256,
-        sloppy=request.sloppy,
+        state.raw_sha256, request.protocol, state.extraction, sloppy=request.sloppy
     )
     preprocess = _preprocess(state, request, preproc_record, searched)
     if preprocess.state == 'refused':
@@ -232,6 +232,7 @@ def decide(state: ScanState, request: PlanRequest, searched: Sequence[Path] = ()
         preproc_record if preprocess.is_work else None,
         harmonize_record,
         state.raw_sha256,
+        state.extraction if preprocess.is_work else None,
     )
 
 

@@ -9,13 +9,14 @@ from pathlib import Path
 
 from ddae_app.bids import sidecars
 from ddae_app.bids.cohort import Cohort, read_cohort
+from ddae_app.bids.extraction import MASK_FILTER, Extraction, read_mask_filter
 from ddae_app.bids.layout import Layout, Preprocessed, SpaceLayout
 from ddae_app.bids.query import Selection, find_scans, read_filters
 from ddae_app.bids.scan import Scan, Space
 from ddae_app.bids.validation import validate_input
 from ddae_app.errors import TemplateError, UsageError, WeightsError
 from ddae_app.imaging.templates import TEMPLATES
-from ddae_app.imaging.weights import check_weights
+from ddae_app.imaging.weights import CHECKPOINT, check_weights
 from ddae_app.methods.registry import METHODS
 from ddae_app.settings import PreprocSettings, Protocol, SelectSettings, Settings
 
@@ -116,19 +117,68 @@ def protocol_without_model(settings: Settings) -> Protocol:
     return replace(usual, template=asked.template or usual.template, slices=slices)
 
 
-def weights_digest(asked: PreprocSettings) -> str | None:
-    """SHA-256 of the weights of the brain extraction, after checking them; None without any.
+def extraction_of(asked: PreprocSettings) -> Extraction:
+    """How brains are extracted where the user brings no masks, after checking the weights.
+
+    ``auto`` is HD-BET where its weights are, and else the packaged networks of deepbet; the log
+    says which.
 
     Raises
     ------
     WeightsError
-        They are not there, or not those that are trusted.
+        HD-BET was asked for, and its weights are not there, or not those that are trusted.
     """
-    if asked.skull_strip != 'hd-bet':
-        return None
-    if asked.hd_bet_weights is None:
+    method, weights = asked.skull_strip, asked.hd_bet_weights
+    if method == 'auto' and not (weights and (weights / CHECKPOINT).exists()):
+        log.info('Brain extraction: deepbet, since %s has no weights of HD-BET', weights)
+        return Extraction('deepbet')
+    if method not in ('auto', 'hd-bet'):
+        return Extraction(method)
+    if weights is None:
         raise WeightsError('no folder of HD-BET weights; give --hd-bet-weights')
-    return check_weights(asked.hd_bet_weights, asked.hd_bet_sha256)
+    try:
+        digest = check_weights(weights, asked.hd_bet_sha256)
+    except WeightsError as e:
+        if method == 'hd-bet':
+            raise
+        log.warning('Brain extraction: deepbet, since HD-BET cannot be used: %s', e)
+        return Extraction('deepbet')
+    log.info('Brain extraction: HD-BET, weights %s, SHA-256 %s', weights, digest)
+    return Extraction('hd-bet', weights, digest)
+
+
+def mask_links(settings: Settings) -> dict[str, Path]:
+    """The datasets of --derivatives that hold brain masks, by name: all but our own outputs.
+
+    Raises
+    ------
+    UsageError
+        A folder is not there, or --brain-mask-filter is given without any.
+    """
+    links: dict[str, Path] = {}
+    for entry in settings.select.derivatives:
+        name, _, path = entry.partition('=')
+        if name == 'ddae-app' or not path:
+            continue
+        if not Path(path).is_dir():
+            raise UsageError(f'--derivatives {entry}: {path} is no folder')
+        links[name] = Path(path)
+    if settings.preproc.brain_mask_filter and not links:
+        raise UsageError(
+            '--brain-mask-filter: name the dataset of the masks as well, as -d NAME=PATH'
+        )
+    return links
+
+
+def dataset_links(settings: Settings) -> dict[str, Path]:
+    """All datasets of --derivatives, by their names in ``DatasetLinks``."""
+    return derivative_links(settings) | mask_links(settings)
+
+
+def mask_filter(settings: Settings) -> dict[str, str | None]:
+    """Which brain masks are taken of these datasets."""
+    file = settings.preproc.brain_mask_filter
+    return read_mask_filter(file) if file else MASK_FILTER
 
 
 def derivative_roots(settings: Settings) -> list[Path]:
@@ -152,8 +202,10 @@ def derivative_links(settings: Settings) -> dict[str, Path]:
     """
     links: dict[str, Path] = {}
     for entry in settings.select.derivatives:
-        package, _, path = entry.rpartition('=')
-        if package not in ('', 'ddae-app') or not Path(path).is_dir():
+        package, _, path = entry.partition('=') if '=' in entry else ('', '', entry)
+        if package not in ('', 'ddae-app'):
+            continue  # a dataset of brain masks
+        if not Path(path).is_dir():
             raise UsageError(
                 f'--derivatives {entry}: expected ddae-app=PATH, an output folder of this program'
             )

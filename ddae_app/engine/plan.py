@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -10,7 +11,8 @@ from pathlib import Path
 
 from ddae_app.bids import provenance, sidecars
 from ddae_app.bids.cohort import Cohort
-from ddae_app.bids.layout import RunFiles, SpaceLayout
+from ddae_app.bids.extraction import Extraction, find_mask, read_entities
+from ddae_app.bids.layout import Preprocessed, RunFiles, SpaceLayout
 from ddae_app.bids.scan import Scan
 from ddae_app.engine.decision import (
     Decision,
@@ -21,13 +23,16 @@ from ddae_app.engine.decision import (
     summary,
 )
 from ddae_app.engine.inputs import (
-    derivative_links,
+    dataset_links,
     derivative_roots,
+    extraction_of,
     find_preprocessed,
+    mask_filter,
+    mask_links,
     select_all_scans,
-    weights_digest,
 )
 from ddae_app.engine.run import run_workflow
+from ddae_app.errors import DdaeError
 from ddae_app.files import digest_of
 from ddae_app.imaging.templates import load_template, write_template
 from ddae_app.methods.device import resolve_device
@@ -78,16 +83,13 @@ class Planner:
 
     def decide(self, scan: Scan) -> Decision:
         """What is to be done of one scan."""
-        state = self.state_of(scan)
-        request = self._request
-        if state.reused is None and request.preprocess:
-            request = replace(request, weights_sha256=self._weights_sha256)
-        return decide(state, request, self._roots)
+        return decide(self.state_of(scan), self._request, self._roots)
 
     def plan(self, decision: Decision) -> ScanPlan:
         """What is to be run for a scan of which something is."""
-        scan, links = decision.scan, derivative_links(self.settings)
-        covariates = self.cohort[scan]
+        scan, links = decision.scan, dataset_links(self.settings)
+        covariates, extraction = self.cohort[scan], decision.extraction
+        mask = extraction.file if extraction and extraction.method == 'mask' else None
         files = decision.preprocessed or self.layout.preprocessed(scan)
         return ScanPlan(
             scan=scan,
@@ -100,6 +102,8 @@ class Planner:
             harmonize_record=decision.harmonize_record,
             raw_sha256=decision.raw_sha256,
             site=self.unseen(covariates.site),
+            extraction=extraction,
+            mask=self.layout.uri(mask, links) if mask else None,
         )
 
     def unseen(self, site: str | None) -> UnseenSite | None:
@@ -127,6 +131,7 @@ class Planner:
             scan=scan,
             covariates=covariates,
             raw_sha256=digest_of(scan.path),
+            extraction=self._extraction_of(scan, reused),
             reused=reused,
             reused_record=provenance.read_record(reused.image) if reused else None,
             reused_identity=provenance.identity(reused.image) if reused else None,
@@ -146,7 +151,6 @@ class Planner:
         asked, model = self.settings, self.model
         return PlanRequest(
             protocol=self.layout.space.protocol,
-            skull_strip=asked.preproc.skull_strip,
             sloppy=asked.preproc.sloppy,
             model=model.info if model else None,
             facts=_facts_of(model) if model else None,
@@ -157,9 +161,35 @@ class Planner:
             anew=self.anew,
         )
 
+    def _extraction_of(self, scan: Scan, reused: Preprocessed | None) -> Extraction | str:
+        """How the brain of a scan is extracted, where that is asked for; or why it cannot be."""
+        if reused is not None or not self._request.preprocess:
+            return Extraction('none')
+        if not self._masks:
+            return self._extraction
+        try:
+            mask = find_mask(
+                scan,
+                list(self._masks.values()),
+                mask_filter(self.settings),
+                alone=self._scans_of[scan.participant, scan.session] == 1,
+            )
+            return Extraction('mask', mask, digest_of(mask))
+        except DdaeError as e:
+            return str(e)
+
     @cached_property
-    def _weights_sha256(self) -> str | None:
-        return weights_digest(self.settings.preproc)
+    def _extraction(self) -> Extraction:
+        return extraction_of(self.settings.preproc)
+
+    @cached_property
+    def _masks(self) -> dict[str, Path]:
+        return mask_links(self.settings)
+
+    @cached_property
+    def _scans_of(self) -> Counter[tuple[str, str | None]]:
+        names = (read_entities(stem) for stem in self.cohort.covariates)
+        return Counter((name.get('sub', ''), name.get('ses')) for name in names)
 
     @cached_property
     def _unseen(self) -> dict[str, UnseenSite]:
@@ -179,28 +209,22 @@ def scans_by_site(settings: Settings, layout: SpaceLayout) -> dict[str, list[Sit
     return by_site
 
 
-def preprocessing_of(settings: Settings, layout: SpaceLayout) -> Preprocessing:
-    """Load the template and check the weights, before any scan is touched.
+def preprocessing_of(
+    settings: Settings, layout: SpaceLayout, plans: Sequence[ScanPlan]
+) -> Preprocessing:
+    """Load the template and choose the device, before any scan is touched.
 
     Raises
     ------
-    TemplateError, WeightsError, UsageError
+    TemplateError, UsageError
         Something is missing; the message says where to get it.
     """
-    asked = settings.preproc
-    template = load_template(layout.space.protocol.template, asked.templateflow_home)
+    template = load_template(layout.space.protocol.template, settings.preproc.templateflow_home)
     folder = settings.run.work_dir.resolve() / 'templates'
-    weights_sha256, device = weights_digest(asked), 'cpu'
-    if weights_sha256:
-        device = str(resolve_device(settings.harmonize.device))
-        log.info('HD-BET weights %s, SHA-256 %s', asked.hd_bet_weights, weights_sha256)
-    return Preprocessing(
-        template=write_template(template, folder),
-        skull_strip=asked.skull_strip,
-        weights=asked.hd_bet_weights,
-        weights_sha256=weights_sha256,
-        device=device,
-    )
+    methods = {plan.extraction.method for plan in plans if plan.extraction}
+    network = bool(methods & {'hd-bet', 'deepbet'})
+    device = str(resolve_device(settings.harmonize.device)) if network else 'cpu'
+    return Preprocessing(write_template(template, folder), device)
 
 
 def decide_preprocessing(
@@ -229,7 +253,7 @@ def preprocess_missing(
     workflow = init_participant_wf(
         plans,
         layout=layout,
-        preprocessing=preprocessing_of(settings, layout),
+        preprocessing=preprocessing_of(settings, layout, plans),
         request=None,
         omp_nthreads=settings.run.omp_nthreads,
         sloppy=settings.preproc.sloppy,

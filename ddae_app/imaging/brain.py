@@ -1,11 +1,11 @@
-"""Brain extraction by HD-BET, by the mask of the template, or of scans already skull-stripped."""
+"""Brain masks in the space of a scan: by HD-BET, from the template, given, or of what there is."""
 
 from __future__ import annotations
 
 import tempfile
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
 
 import ants
 import nibabel as nib
@@ -13,15 +13,53 @@ import numpy as np
 from scipy import ndimage
 
 from ddae_app.errors import ImageError, WeightsError
-from ddae_app.imaging.registration import RANDOM_SEED, to_ants
-from ddae_app.imaging.templates import HeadKind
+from ddae_app.imaging import volumes
+from ddae_app.imaging.bias import correct_bias
+from ddae_app.imaging.grid import Grid
+from ddae_app.imaging.registration import (
+    RANDOM_SEED,
+    register_affine,
+    resample,
+    resample_to_grid,
+    to_ants,
+)
+from ddae_app.imaging.templates import Template
 from ddae_app.imaging.weights import weights_sha256
 
 if TYPE_CHECKING:
     from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
-BRAIN_VOLUME_ML = (700.0, 2600.0)
+BRAIN_VOLUME_ML = (250.0, 2600.0)
+"""Plausible brain volumes of a scan, from newborns to adults."""
+
+TEMPLATE_VOLUME_ML = (700.0, 2600.0)
 """Plausible brain volumes in template space, to which every brain is scaled (about 1.9 L)."""
+
+HEAD_SHARE = 0.15
+"""A scan shows a whole head if what is bright outside its brain has more than this share of the
+volume of the brain."""
+
+BRIGHT_SHARE = 0.85
+"""Least share of a brain mask that is neither air nor background of the scan."""
+
+HeadKind = Literal['head', 'brain']
+
+
+def head_kind(image: nib.Nifti1Image, mask: np.ndarray) -> HeadKind:
+    """Whether a scan shows a whole head or a stripped brain, by what there is around the brain.
+
+    Parameters
+    ----------
+    image : nib.Nifti1Image
+        The conformed scan.
+    mask : np.ndarray, bool
+        Its brain, on the grid of the scan.
+    """
+    data = np.asarray(image.dataobj)
+    spacing = nib.affines.voxel_sizes(image.affine)
+    margin = ndimage.distance_transform_edt(~mask, sampling=spacing) > 5
+    outside = margin & (data > 0.1 * np.median(data[mask]))
+    return 'head' if outside.sum() > HEAD_SHARE * mask.sum() else 'brain'
 
 
 def hd_bet_mask(image: nib.Nifti1Image, weights: Path, sha256: str, device: str) -> np.ndarray:
@@ -33,7 +71,7 @@ def hd_bet_mask(image: nib.Nifti1Image, weights: Path, sha256: str, device: str)
     Parameters
     ----------
     image : nib.Nifti1Image
-        Bias-corrected scan of a whole head, RAS.
+        Conformed scan of a whole head, RAS.
     weights : Path
         Folder with ``plans.json``, ``dataset.json`` and ``fold_all/checkpoint_final.pth``.
     sha256 : str
@@ -57,7 +95,7 @@ def hd_bet_mask(image: nib.Nifti1Image, weights: Path, sha256: str, device: str)
     data = np.asarray(image.dataobj, dtype=np.float32).T[None]
     spacing = nib.affines.voxel_sizes(image.affine)[::-1].tolist()
     labels = predictor.predict_single_npy_array(data, {'spacing': spacing}, None, None, False)
-    return _largest_object(np.asarray(labels).T > 0, image)
+    return checked_mask(np.asarray(labels).T > 0, image)
 
 
 @lru_cache(maxsize=1)
@@ -88,39 +126,59 @@ def _predictor(weights: Path, sha256: str, device: str) -> nnUNetPredictor:
 
 
 def template_mask(
-    image: nib.Nifti1Image,
-    template: nib.Nifti1Image,
-    mask: nib.Nifti1Image,
-    *,
-    sloppy: bool = False,
+    image: nib.Nifti1Image, template: Template, grid: Grid, *, sloppy: bool = False
 ) -> np.ndarray:
-    """Brain mask of the template, warped to the scan by SyN.
+    """Brain mask of the template, brought to a scan by an affine and then by SyN.
 
-    Avants et al. 2008, doi:10.1016/j.media.2007.06.004.
+    Avants et al. 2008, doi:10.1016/j.media.2007.06.004. The scan is registered to the whole head
+    of the template, or to its brain if the template has no more, which then has to be all that the
+    scan shows.
 
     Parameters
     ----------
     image : nib.Nifti1Image
-        Bias-corrected scan in template space.
-    template, mask : nib.Nifti1Image
-        Template image of the same kind (head or brain) and its brain mask.
+        The conformed scan.
+    template : Template
+    grid : Grid
+        The grid in template space on which the two are compared.
     sloppy : bool
         Fewer iterations, for testing only.
 
     Returns
     -------
     np.ndarray, bool
-        On the image's grid. Voxels of the image that are 0 are not brain.
+        On the scan's grid. Voxels of the scan that are 0 are not brain.
 
     Raises
     ------
+    RegistrationError
+        The scan does not match the template.
     ImageError
         The mask has no plausible brain volume.
     """
+    fixed = template.brain if template.head is None else template.head
+    affine = register_affine(image, fixed, template.mask, sloppy=sloppy)
+    affine.check(
+        ''
+        if template.head
+        else f'{template.name} has no skull: extract the brain of whole heads with --skull-strip '
+        'deepbet, or use --template MNI152NLin2009cAsym; otherwise '
+    )
+    there = correct_bias(resample_to_grid(image, affine.matrix, grid), sloppy=sloppy)
+    mask = _warped_mask(there, fixed, template.mask, sloppy=sloppy)
+    soft = nib.Nifti1Image(mask.astype(np.float32), grid.affine)
+    back = resample(soft, np.linalg.inv(affine.matrix), image.shape, image.affine)
+    return checked_mask(back > 0.5, image)
+
+
+def _warped_mask(
+    image: nib.Nifti1Image, fixed: nib.Nifti1Image, mask: nib.Nifti1Image, *, sloppy: bool
+) -> np.ndarray:
+    """A mask of the template on an image in template space that SyN brings the template to."""
     moving = to_ants(image)
     with tempfile.TemporaryDirectory() as folder:
         result = ants.registration(
-            to_ants(template),
+            to_ants(fixed),
             moving,
             'SyNOnly',
             initial_transform='Identity',
@@ -135,23 +193,67 @@ def template_mask(
         warped = ants.apply_transforms(
             moving, to_ants(mask), result['invtransforms'], interpolator='linear'
         )
-    return _largest_object((warped.numpy() > 0.5) & (np.asarray(image.dataobj) > 0), image)
+    return warped.numpy() > 0.5
 
 
-def stripped_mask(image: nib.Nifti1Image, kind: HeadKind) -> np.ndarray:
+def stripped_mask(image: nib.Nifti1Image) -> np.ndarray:
     """Brain mask of a scan that is already skull-stripped: all that is not background.
 
     Raises
     ------
     ImageError
-        The scan shows a whole head, or its foreground has no plausible brain volume.
+        The foreground has no plausible brain volume, as that of a whole head.
     """
-    if kind == 'head':
+    return checked_mask(foreground(np.asarray(image.dataobj)), image)
+
+
+def given_mask(image: nib.Nifti1Image, path: Path) -> np.ndarray:
+    """A brain mask that the user has, on the grid of the scan.
+
+    Masks of FreeSurfer and FastSurfer lie on other voxels than the scan, but in the same
+    millimeters; they are resampled to the scan by the nearest voxel.
+
+    Parameters
+    ----------
+    image : nib.Nifti1Image
+        The conformed scan.
+    path : Path
+        An image in the space of the scan; voxels above 0 are brain.
+
+    Raises
+    ------
+    ImageError
+        The file is not readable, not 3D, does not lie where the scan lies, has no plausible brain
+        volume, or covers what is background in the scan.
+    """
+    try:
+        loaded: Any = nib.load(path)
+        data = np.asanyarray(loaded.dataobj)
+    except volumes.DAMAGED as e:
+        raise ImageError(f'{path}: the brain mask is not a readable image ({e})') from e
+    if data.squeeze().ndim != 3:
+        raise ImageError(f'{path}: the brain mask has shape {data.shape}; expected one 3D volume')
+    there = nib.as_closest_canonical(
+        nib.Nifti1Image((data.reshape(data.shape[:3]) > 0).astype(np.uint8), loaded.affine)
+    )
+    voxels = np.linalg.inv(there.affine) @ image.affine
+    on_scan = ndimage.affine_transform(
+        np.asarray(there.dataobj), voxels, output_shape=image.shape, order=0
+    )
+    before, after = volume_ml(data > 0, loaded.affine), volume_ml(on_scan > 0, image.affine)
+    if after < 0.98 * before:
         raise ImageError(
-            'the scan shows a whole head, but --skull-strip none expects skull-stripped scans; '
-            'use --skull-strip hd-bet or template'
+            f'{path}: only {after:.0f} of {before:.0f} mL of the brain mask lie in the field of '
+            'view of the scan; expected a mask in the space of the T1w image itself'
         )
-    return _largest_object(foreground(np.asarray(image.dataobj)), image)
+    shown = np.asarray(image.dataobj) > 0.05 * np.percentile(image.dataobj, 98)
+    bright = np.count_nonzero(shown & (on_scan > 0)) / max(int(np.count_nonzero(on_scan)), 1)
+    if bright < BRIGHT_SHARE:
+        raise ImageError(
+            f'{path}: {1 - bright:.0%} of the brain mask is background of the scan; expected a '
+            'mask in the space of the T1w image itself'
+        )
+    return checked_mask(on_scan > 0, image)
 
 
 def foreground(data: np.ndarray) -> np.ndarray:
@@ -180,20 +282,57 @@ def overlap_with_template(
     return dice(mask, expected > 0.5)
 
 
-def _largest_object(mask: np.ndarray, image: nib.Nifti1Image) -> np.ndarray:
+def brain_only(image: nib.Nifti1Image, mask: np.ndarray) -> nib.Nifti1Image:
+    """The brain of a scan in a box of its size, for registration.
+
+    Intensities are cut at the 99.5th percentile of the brain, so that a few bright voxels cannot
+    move the registration.
+
+    Parameters
+    ----------
+    image : nib.Nifti1Image
+    mask : np.ndarray, bool
+        Not empty, on the grid of the image.
+    """
+    margin = 5
+    (found,) = ndimage.find_objects(mask.astype(np.uint8))
+    box = tuple(slice(max(0, part.start - margin), part.stop + margin) for part in found)
+    data, inside = np.asarray(image.dataobj, dtype=np.float32)[box], mask[box]
+    cut = np.where(inside, np.minimum(data, np.percentile(data[inside], 99.5)), 0)
+    return nib.Nifti1Image(cut.astype(np.float32), image.slicer[box].affine)
+
+
+def checked_mask(mask: np.ndarray, image: nib.Nifti1Image) -> np.ndarray:
+    """The largest object of a mask, its holes filled, without voxels that are 0 in the scan.
+
+    Raises
+    ------
+    ImageError
+        It has no plausible brain volume.
+    """
     labels, count = ndimage.label(mask)
     volume = 0.0
     if count:
         largest = labels == 1 + np.bincount(labels.ravel())[1:].argmax()
-        mask = ndimage.binary_fill_holes(largest)
+        mask = ndimage.binary_fill_holes(largest) & (np.asarray(image.dataobj) > 0)
         volume = volume_ml(mask, image.affine)
-    low, high = BRAIN_VOLUME_ML
+    check_volume(volume, BRAIN_VOLUME_ML, 'in the scan')
+    return mask
+
+
+def check_volume(volume: float, plausible: tuple[float, float], where: str) -> None:
+    """Refuse a brain volume in mL that no brain has.
+
+    Raises
+    ------
+    ImageError
+    """
+    low, high = plausible
     if not low <= volume <= high:
         raise ImageError(
-            f'brain extraction found {volume:.0f} mL of brain in template space; expected '
-            f'{low:.0f} to {high:.0f} mL. Inspect the scan, or use another --skull-strip'
+            f'brain extraction found {volume:.0f} mL of brain {where}; expected {low:.0f} to '
+            f'{high:.0f} mL. Inspect the scan, or use another --skull-strip'
         )
-    return mask
 
 
 def dice(a: np.ndarray, b: np.ndarray) -> float:

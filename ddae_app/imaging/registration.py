@@ -10,15 +10,9 @@ import ants
 import nibabel as nib
 import numpy as np
 from scipy import ndimage
-from skimage.filters import threshold_otsu
 
 from ddae_app.errors import ImageError, RegistrationError
 from ddae_app.imaging.grid import Grid
-from ddae_app.imaging.templates import HeadKind
-
-HEAD_VOLUME_ML = 2250.0
-"""A scan with a larger foreground shows a whole head. Measured at a quarter of Otsu's threshold:
-skull-stripped scans, phantoms and templates 1212 to 1896 mL, whole heads 2675 to 4612 mL."""
 
 MIN_CORRELATION = 0.33
 """Least correlation with the template inside its brain mask. Measured: 0.43 to 0.57 for 15 real
@@ -55,8 +49,13 @@ class Registration:
     correlation: float
     scales: tuple[float, float, float]
 
-    def check(self) -> None:
+    def check(self, advice: str = '') -> None:
         """Refuse a registration that failed.
+
+        Parameters
+        ----------
+        advice : str
+            What to try before all else, ending in a space.
 
         Raises
         ------
@@ -67,42 +66,15 @@ class Registration:
         if self.correlation < MIN_CORRELATION:
             raise RegistrationError(
                 f'registration to the template failed: correlation {self.correlation:.2f} inside '
-                f'the brain, expected at least {MIN_CORRELATION}; inspect the scan (is it '
-                'defaced, cropped, or of another contrast?) or exclude it with --bids-filter-file'
+                f'the brain, expected at least {MIN_CORRELATION}; {advice}inspect the scan (is '
+                'it cropped, upside down, of another contrast, or skull-stripped badly?) or '
+                'exclude it with --bids-filter-file'
             )
         if self.scales[0] < low or self.scales[-1] > high:
             raise RegistrationError(
                 f'registration to the template failed: scale {self.scales[0]:.2f} to '
                 f'{self.scales[-1]:.2f}, expected {low} to {high}; is this a whole adult brain?'
             )
-
-
-def foreground_volume(image: nib.Nifti1Image) -> float:
-    """Volume in mL of the largest bright object, with its holes filled."""
-    spacing = nib.affines.voxel_sizes(image.affine)
-    small = ndimage.zoom(
-        np.asarray(image.dataobj, dtype=np.float32),
-        spacing / 2.0,
-        order=1,
-        grid_mode=True,
-        mode='nearest',
-    )
-    bright, count = ndimage.label(small > threshold_otsu(small) / 4)
-    if not count:
-        return 0.0
-    largest = bright == 1 + np.bincount(bright.ravel())[1:].argmax()
-    return float(ndimage.binary_fill_holes(largest).sum() * 8e-3)
-
-
-def head_kind(image: nib.Nifti1Image) -> HeadKind:
-    """Whether a scan shows a whole head or a skull-stripped brain, by its foreground volume.
-
-    Parameters
-    ----------
-    image : nib.Nifti1Image
-        The conformed scan.
-    """
-    return 'head' if foreground_volume(image) > HEAD_VOLUME_ML else 'brain'
 
 
 def register_affine(
@@ -167,7 +139,7 @@ def evaluate_affine(
     fixed, fixed_mask : nib.Nifti1Image
         The template and its brain mask, on one grid.
     """
-    warped = _resample(moving, matrix, fixed.shape, fixed.affine)
+    warped = resample(moving, matrix, fixed.shape, fixed.affine)
     inside = np.asarray(fixed_mask.dataobj) > 0
     reference = np.asarray(fixed.dataobj)[inside]
     with np.errstate(invalid='ignore', divide='ignore'):
@@ -188,11 +160,11 @@ def resample_to_grid(image: nib.Nifti1Image, matrix: np.ndarray, grid: Grid) -> 
     grid : Grid
         The grid to resample to.
     """
-    data = _resample(image, matrix, grid.shape, grid.affine)
+    data = resample(image, matrix, grid.shape, grid.affine)
     return nib.Nifti1Image(data, grid.affine)
 
 
-def _resample(
+def resample(
     image: nib.Nifti1Image, matrix: np.ndarray, shape: tuple[int, ...], affine: np.ndarray
 ) -> np.ndarray:
     to_voxels = np.linalg.inv(image.affine) @ matrix @ affine

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -23,8 +23,6 @@ TEMPLATES = {
 RESOLUTION_MM = 2
 """A finer resolution does not improve the affine: the brain overlap is the same at 1 mm, but
 registration takes 64 s instead of 6 s."""
-
-HeadKind = Literal['head', 'brain']
 
 
 @dataclass(frozen=True)
@@ -47,29 +45,6 @@ class Template:
     head: nib.Nifti1Image | None
     brain: nib.Nifti1Image
     mask: nib.Nifti1Image
-
-    def matching(self, kind: HeadKind) -> nib.Nifti1Image:
-        """The image of the same kind as a scan, since a head should be registered to a head.
-
-        Raises
-        ------
-        TemplateError
-            The scan shows a whole head, and this template has none.
-        """
-        if kind == 'brain':
-            return self.brain
-        if self.head is None:
-            raise no_head(self.name)
-        return self.head
-
-
-def no_head(name: str) -> TemplateError:
-    """The error for a scan of a whole head with a skull-stripped template."""
-    return TemplateError(
-        f'the scan shows a whole head, but {name} is a skull-stripped template, to which heads '
-        'register badly; use --template MNI152NLin2009cAsym (ddae-app-fetch templates) '
-        'or skull-strip the scans first'
-    )
 
 
 def load_template(name: str, templateflow_home: Path | None) -> Template:
@@ -131,7 +106,7 @@ def _find(home: Path, name: str, what: str) -> Path:
     raise TemplateError(
         f'{wanted[0]}: no such file (nor res-01); run "ddae-app-fetch templates" on a machine '
         'with network access, set TEMPLATEFLOW_HOME to a folder that contains it, or use '
-        '--template MNI152NLin2009aSym for skull-stripped scans'
+        '--template MNI152NLin2009aSym, which is packaged'
     )
 
 
@@ -171,6 +146,15 @@ class TemplateFiles:
     head: Path | None
     brain: Path
     mask: Path
+
+    def read(self) -> Template:
+        """The images."""
+        return Template(
+            self.name,
+            volumes.read(self.head) if self.head else None,
+            volumes.read(self.brain),
+            volumes.read(self.mask),
+        )
 
 
 def write_template(template: Template, folder: Path) -> TemplateFiles:

@@ -18,9 +18,10 @@ from ddae_app.reports import charts, figures
 
 
 class _PlotPreprocInputSpec(BaseInterfaceInputSpec):
-    in_file = File(exists=True, mandatory=True, desc='bias-corrected image in template space')
+    head = File(exists=True, mandatory=True, desc='scan in template space, skull and all')
+    brain = File(exists=True, mandatory=True, desc='its brain, bias-corrected')
     mask = File(exists=True, mandatory=True, desc='its brain mask')
-    fixed = File(exists=True, mandatory=True, desc='template image')
+    fixed = File(exists=True, mandatory=True, desc='brain of the template')
     fixed_mask = File(exists=True, mandatory=True, desc='brain mask of the template')
 
 
@@ -36,11 +37,10 @@ class PlotPreproc(SimpleInterface):
     output_spec = _PlotPreprocOutputSpec
 
     def _run_interface(self, runtime):
-        scan = volumes.read(self.inputs.in_file)
         registration, brain = (Path(runtime.cwd) / f'{n}.svg' for n in ('registration', 'brain'))
         fixed, fixed_mask = volumes.read(self.inputs.fixed), volumes.read(self.inputs.fixed_mask)
-        figures.plot_registration(scan, fixed, fixed_mask, registration)
-        figures.plot_mask(scan, volumes.read(self.inputs.mask), brain)
+        figures.plot_registration(volumes.read(self.inputs.brain), fixed, fixed_mask, registration)
+        figures.plot_mask(volumes.read(self.inputs.head), volumes.read(self.inputs.mask), brain)
         self._results |= {'registration': str(registration), 'brain': str(brain)}
         return runtime
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import cast
 
+import nibabel as nib
 import numpy as np
 import pandas as pd
 from nipype.interfaces.base import (
@@ -16,7 +17,7 @@ from nipype.interfaces.base import (
     traits,
 )
 
-from ddae_app.imaging import anatomy, conform, native, quality, registration, volumes
+from ddae_app.imaging import anatomy, brain, conform, native, quality, registration, volumes
 from ddae_app.imaging.grid import model_grid
 from ddae_app.imaging.slices import training_stacks
 from ddae_app.methods.base import AdaptableHarmonizer
@@ -179,6 +180,8 @@ class BringBack(SimpleInterface):
             volumes.read(file) for file in (self.inputs.slices, self.inputs.difference)
         )
         before, change = (np.asarray(image.dataobj) for image in (slices, difference))
+        shown = nib.Nifti1Image((before > 0).astype(np.float32), slices.affine)
+        mask = registration.resample(shown, np.linalg.inv(matrix), scan.shape, scan.affine) > 0.5
         change = native.in_file_order(
             native.native_difference(
                 native.in_scan_units(before, change, scan, matrix, slices.affine),
@@ -198,6 +201,6 @@ class BringBack(SimpleInterface):
         self._results |= {
             'out_file': str(out),
             'difference': str(effect),
-            'facts': {'SkullStripped': registration.head_kind(scan) == 'brain'},
+            'facts': {'SkullStripped': brain.head_kind(scan, mask) == 'brain'},
         }
         return runtime

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 from nipype.interfaces.base import (
     BaseInterfaceInputSpec,
@@ -35,53 +36,114 @@ class _ConformInputSpec(BaseInterfaceInputSpec):
     sha256 = traits.Str(desc='of the image, when the run was planned')
 
 
-class _ConformOutputSpec(TraitedSpec):
-    out_file = File(desc='RAS, 3D, float32')
-    kind = traits.Enum('head', 'brain', desc='whole head, or skull-stripped')
+class _OutFileOutputSpec(TraitedSpec):
+    out_file = File(desc='the image that was made')
 
 
 class Conform(SimpleInterface):
-    """Check a T1w image and bring it to one form."""
+    """Check a T1w image and bring it to one form: RAS, 3D, float32."""
 
     input_spec = _ConformInputSpec
-    output_spec = _ConformOutputSpec
+    output_spec = _OutFileOutputSpec
 
     def _run_interface(self, runtime):
         sha256 = self.inputs.sha256 if isdefined(self.inputs.sha256) else None
         image = conform.conform(conform.load_t1w(Path(self.inputs.in_file), sha256))
         out = Path(runtime.cwd) / 'conformed.nii'
         image.to_filename(out)
-        self._results |= {'out_file': str(out), 'kind': registration.head_kind(image)}
+        self._results['out_file'] = str(out)
         return runtime
+
+
+class _ExtractBrainInputSpec(BaseInterfaceInputSpec):
+    in_file = File(exists=True, mandatory=True, desc='conformed T1w')
+    method = traits.Enum('hd-bet', 'deepbet', 'template', 'none', 'mask', mandatory=True)
+    weights = Directory(desc='HD-BET weights')
+    weights_sha256 = traits.Str(desc='of the weights, as they were checked')
+    given = File(exists=True, desc='brain mask of the user')
+    given_sha256 = traits.Str(desc='of that mask, when the run was planned')
+    head = File(exists=True, desc='whole-head template')
+    brain = File(exists=True, desc='skull-stripped template')
+    mask = File(exists=True, desc='brain mask of the template')
+    template = traits.Str(desc='name of the template')
+    protocol = traits.Dict(desc='preprocessing protocol')
+    device = traits.Str('cpu', usedefault=True, nohash=True)
+    use_gpu = traits.Bool(False, usedefault=True, nohash=True, desc='queue for the GPU')
+    sloppy = traits.Bool(False, usedefault=True, desc='few iterations')
+
+
+class _ExtractBrainOutputSpec(TraitedSpec):
+    out_mask = File(desc='brain mask on the grid of the T1w')
+    kind = traits.Enum('head', 'brain', desc='whole head, or skull-stripped')
+
+
+class ExtractBrain(SimpleInterface):
+    """Brain mask of a scan in its own space, by the chosen method."""
+
+    input_spec = _ExtractBrainInputSpec
+    output_spec = _ExtractBrainOutputSpec
+
+    def _run_interface(self, runtime):
+        image = volumes.read(self.inputs.in_file)
+        mask = self._mask(image)
+        out = Path(runtime.cwd) / 'mask.nii'
+        volumes.write(out, mask, image.affine)
+        self._results |= {'out_mask': str(out), 'kind': brain.head_kind(image, mask)}
+        return runtime
+
+    def _mask(self, image) -> np.ndarray:
+        asked = self.inputs
+        if asked.method == 'hd-bet':
+            return brain.hd_bet_mask(
+                image, Path(asked.weights), asked.weights_sha256, asked.device
+            )
+        if asked.method == 'deepbet':
+            # It loads torch, which the other methods do without.
+            from ddae_app.imaging.deepbet import deepbet_mask
+
+            return brain.checked_mask(deepbet_mask(image, asked.device), image)
+        if asked.method == 'template':
+            files = templates.TemplateFiles(
+                asked.template,
+                Path(asked.head) if isdefined(asked.head) else None,
+                Path(asked.brain),
+                Path(asked.mask),
+            )
+            return brain.template_mask(
+                image, files.read(), _grid(protocol_from(asked.protocol)), sloppy=asked.sloppy
+            )
+        if asked.method == 'mask':
+            given = Path(asked.given)
+            mask = brain.given_mask(image, given)
+            conform.check_unchanged(given, asked.given_sha256)
+            return mask
+        return brain.stripped_mask(image)
 
 
 class _RegisterInputSpec(BaseInterfaceInputSpec):
     in_file = File(exists=True, mandatory=True, desc='conformed T1w')
-    kind = traits.Enum('head', 'brain', mandatory=True, desc='what the T1w shows')
-    head = File(exists=True, desc='whole-head template')
+    in_mask = File(exists=True, mandatory=True, desc='its brain mask')
     brain = File(exists=True, mandatory=True, desc='skull-stripped template')
     mask = File(exists=True, mandatory=True, desc='brain mask of the template')
-    template = traits.Str(mandatory=True, desc='name of the template')
     sloppy = traits.Bool(False, usedefault=True, desc='few iterations')
 
 
 class _RegisterOutputSpec(TraitedSpec):
     out_xfm = File(desc='ITK affine that resamples the T1w into template space')
-    fixed = File(desc='the template image that was registered to')
     qc = traits.Dict(desc='similarity and stretch')
 
 
 class RegisterMNI(SimpleInterface):
-    """Affine registration to the template image that matches the scan, checked afterwards."""
+    """Affine registration of the brain to that of the template, checked afterwards."""
 
     input_spec = _RegisterInputSpec
     output_spec = _RegisterOutputSpec
 
     def _run_interface(self, runtime):
-        fixed = self._fixed()
+        scan, mask = volumes.read(self.inputs.in_file), volumes.read(self.inputs.in_mask)
         affine = registration.register_affine(
-            volumes.read(self.inputs.in_file),
-            volumes.read(fixed),
+            brain.brain_only(scan, np.asarray(mask.dataobj) > 0),
+            volumes.read(self.inputs.brain),
             volumes.read(self.inputs.mask),
             sloppy=self.inputs.sloppy,
         )
@@ -94,116 +156,95 @@ class RegisterMNI(SimpleInterface):
             'scale_max': affine.scales[-1],
             'scale_volume': math.prod(affine.scales),
         }
-        self._results |= {'out_xfm': str(out), 'fixed': fixed, 'qc': qc}
+        self._results |= {'out_xfm': str(out), 'qc': qc}
         return runtime
-
-    def _fixed(self) -> str:
-        if self.inputs.kind == 'head' and not isdefined(self.inputs.head):
-            raise templates.no_head(self.inputs.template)
-        return getattr(self.inputs, self.inputs.kind)
 
 
 class _ResampleInputSpec(BaseInterfaceInputSpec):
     in_file = File(exists=True, mandatory=True, desc='conformed T1w')
+    in_mask = File(exists=True, mandatory=True, desc='its brain mask')
     in_xfm = File(exists=True, mandatory=True, desc='affine to template space')
     protocol = traits.Dict(mandatory=True, desc='preprocessing protocol')
 
 
-class _OutFileOutputSpec(TraitedSpec):
-    out_file = File(desc='the image that was made')
+class _ResampleOutputSpec(TraitedSpec):
+    out_file = File(desc='the T1w, skull and all')
+    out_mask = File(desc='its brain mask')
 
 
 class ResampleGrid(SimpleInterface):
-    """Resample onto the model's grid."""
+    """Resample a scan and its brain mask onto the model's grid."""
 
     input_spec = _ResampleInputSpec
-    output_spec = _OutFileOutputSpec
+    output_spec = _ResampleOutputSpec
 
     def _run_interface(self, runtime):
         target = _grid(protocol_from(self.inputs.protocol))
         matrix = registration.read_itk_affine(Path(self.inputs.in_xfm))
         image = registration.resample_to_grid(volumes.read(self.inputs.in_file), matrix, target)
-        out = Path(runtime.cwd) / 'resampled.nii'
+        inside = registration.resample_to_grid(volumes.read(self.inputs.in_mask), matrix, target)
+        mask = (np.asarray(inside.dataobj) > 0.5) & (np.asarray(image.dataobj) > 0)
+        volume = brain.volume_ml(mask, target.affine)
+        brain.check_volume(volume, brain.TEMPLATE_VOLUME_ML, 'in template space')
+        out, out_mask = Path(runtime.cwd) / 'resampled.nii', Path(runtime.cwd) / 'mask.nii'
         volumes.write(out, np.asarray(image.dataobj), image.affine)
-        self._results['out_file'] = str(out)
+        volumes.write(out_mask, mask, image.affine)
+        self._results |= {'out_file': str(out), 'out_mask': str(out_mask)}
         return runtime
 
 
 class _CorrectBiasInputSpec(BaseInterfaceInputSpec):
     in_file = File(exists=True, mandatory=True, desc='image in template space')
+    in_mask = File(exists=True, mandatory=True, desc='its brain mask')
     sloppy = traits.Bool(False, usedefault=True, desc='few iterations')
 
 
 class CorrectBias(SimpleInterface):
-    """N4 bias-field correction."""
+    """N4 bias-field correction of the brain; 0 outside it."""
 
     input_spec = _CorrectBiasInputSpec
     output_spec = _OutFileOutputSpec
 
     def _run_interface(self, runtime):
-        image = bias.correct_bias(volumes.read(self.inputs.in_file), sloppy=self.inputs.sloppy)
+        image, mask = volumes.read(self.inputs.in_file), volumes.read(self.inputs.in_mask)
+        inside = np.where(np.asarray(mask.dataobj) > 0, np.asarray(image.dataobj), 0)
+        corrected = bias.correct_bias(
+            nib.Nifti1Image(inside, image.affine), sloppy=self.inputs.sloppy
+        )
         out = Path(runtime.cwd) / 'n4.nii'
-        volumes.write(out, np.asarray(image.dataobj), image.affine)
+        volumes.write(out, np.asarray(corrected.dataobj), image.affine)
         self._results['out_file'] = str(out)
         return runtime
 
 
-class _ExtractBrainInputSpec(BaseInterfaceInputSpec):
-    in_file = File(exists=True, mandatory=True, desc='bias-corrected image in template space')
-    kind = traits.Enum('head', 'brain', mandatory=True, desc='what the image shows')
-    method = traits.Enum('hd-bet', 'template', 'none', mandatory=True)
-    fixed = File(exists=True, mandatory=True, desc='template image of the same kind')
+class _MeasureBrainInputSpec(BaseInterfaceInputSpec):
+    in_file = File(exists=True, mandatory=True, desc='preprocessed image')
+    in_mask = File(exists=True, mandatory=True, desc='its brain mask')
     mask = File(exists=True, mandatory=True, desc='brain mask of the template')
     registration_qc = traits.Dict(mandatory=True, desc='how much the scan was stretched')
-    weights = Directory(desc='HD-BET weights')
-    weights_sha256 = traits.Str(desc='of the weights, as they were checked')
-    device = traits.Str('cpu', usedefault=True, nohash=True)
-    use_gpu = traits.Bool(False, usedefault=True, nohash=True, desc='queue for the GPU')
-    sloppy = traits.Bool(False, usedefault=True, desc='few iterations')
 
 
-class _ExtractBrainOutputSpec(TraitedSpec):
-    out_file = File(desc='brain only')
-    out_mask = File(desc='brain mask')
-    qc = traits.Dict(desc='volume and overlap with the template')
+class _MeasureBrainOutputSpec(TraitedSpec):
+    qc = traits.Dict(desc='volume, overlap with the template, contrast of the tissues')
 
 
-class ExtractBrain(SimpleInterface):
-    """Brain mask by the chosen method, and the image inside it."""
+class MeasureBrain(SimpleInterface):
+    """Quality measures of a preprocessed image."""
 
-    input_spec = _ExtractBrainInputSpec
-    output_spec = _ExtractBrainOutputSpec
+    input_spec = _MeasureBrainInputSpec
+    output_spec = _MeasureBrainOutputSpec
 
     def _run_interface(self, runtime):
-        image = volumes.read(self.inputs.in_file)
-        template = volumes.read(self.inputs.mask)
-        mask = self._mask(image, template)
-        data = np.asarray(image.dataobj)
-        out, out_mask = Path(runtime.cwd) / 'brain.nii', Path(runtime.cwd) / 'mask.nii'
-        volumes.write(out, np.where(mask, data, 0), image.affine)
-        volumes.write(out_mask, mask, image.affine)
-        volume = brain.volume_ml(mask, image.affine)
-        qc = {
+        image, mask = volumes.read(self.inputs.in_file), volumes.read(self.inputs.in_mask)
+        inside, template = np.asarray(mask.dataobj) > 0, volumes.read(self.inputs.mask)
+        volume = brain.volume_ml(inside, image.affine)
+        self._results['qc'] = {
             'brain_volume_ml': volume / self.inputs.registration_qc['scale_volume'],
             'brain_volume_template_ml': volume,
-            'mask_template_dice': brain.overlap_with_template(mask, image.affine, template),
-            **quality.tissue_contrast(data, mask),
+            'mask_template_dice': brain.overlap_with_template(inside, image.affine, template),
+            **quality.tissue_contrast(np.asarray(image.dataobj), inside),
         }
-        self._results |= {'out_file': str(out), 'out_mask': str(out_mask), 'qc': qc}
         return runtime
-
-    def _mask(self, image, template) -> np.ndarray:
-        if self.inputs.method == 'hd-bet':
-            return brain.hd_bet_mask(
-                image,
-                Path(self.inputs.weights),
-                self.inputs.weights_sha256,
-                self.inputs.device,
-            )
-        if self.inputs.method == 'template':
-            fixed = volumes.read(self.inputs.fixed)
-            return brain.template_mask(image, fixed, template, sloppy=self.inputs.sloppy)
-        return brain.stripped_mask(image, self.inputs.kind)
 
 
 class _ExtractSlicesInputSpec(BaseInterfaceInputSpec):

@@ -8,6 +8,7 @@ from pathlib import Path
 from nipype.interfaces import utility as niu
 from nipype.pipeline import engine as pe
 
+from ddae_app.bids.extraction import Extraction
 from ddae_app.bids.layout import SpaceLayout, sidecar
 from ddae_app.bids.provenance import KEY, Record
 from ddae_app.bids.scan import Scan
@@ -25,9 +26,8 @@ def init_preproc_derivatives_wf(
     scan: Scan,
     layout: SpaceLayout,
     template: TemplateFiles,
-    raw: str,
-    skull_strip: str,
-    weights_sha256: str | None,
+    sources: Sequence[str],
+    extraction: Extraction,
     record: Record,
     name: str = 'preproc_derivatives_wf',
 ) -> pe.Workflow:
@@ -39,18 +39,16 @@ def init_preproc_derivatives_wf(
     layout : SpaceLayout
         Of the output folder.
     template : TemplateFiles
-    raw : str
-        BIDS URI of the T1w.
-    skull_strip : str
-        Method of the brain extraction.
-    weights_sha256 : str or None
-        Of HD-BET's checkpoint.
+    sources : sequence of str
+        BIDS URIs of the T1w, and of the brain mask that the user had of it.
+    extraction : Extraction
+        How the brain was extracted.
     record : dict
         What the image is made from.
 
     Inputs
     ------
-    t1w_grid, t1w_preproc, mask, xfm, fixed, kind, registration_qc, brain_qc
+    t1w_grid, t1w_preproc, mask, xfm, kind, registration_qc, brain_qc
         As :func:`~ddae_app.workflows.preproc.init_preproc_wf` puts them out.
     """
     workflow = pe.Workflow(name=name)
@@ -58,9 +56,11 @@ def init_preproc_derivatives_wf(
     image, space = layout.image('preproc', scan), layout.space
     gather_results = pe.Node(niu.Merge(3), name='gather_results', run_without_submitting=True)
     plot_preproc = pe.Node(
-        PlotPreproc(fixed_mask=str(template.mask)), name='plot_preproc', mem_gb=1
+        PlotPreproc(fixed=str(template.brain), fixed_mask=str(template.mask)),
+        name='plot_preproc',
+        mem_gb=1,
     )
-    metadata = preproc(space, raw, skull_strip, weights_sha256)
+    metadata = preproc(space, sources, extraction)
     sinks = _Sinks(image, record)
     ds_preproc = sinks.last('ds_preproc', metadata)
     ds_mask = sinks.add('ds_mask', layout.image('mask', scan), mask(space, layout.uri(image)))
@@ -75,7 +75,9 @@ def init_preproc_derivatives_wf(
         (gather_results, ds_preproc, [('out', 'results')]),
         (inputnode, ds_mask, [('mask', 'in_file')]),
         (inputnode, ds_xfm, [('xfm', 'in_file')]),
-        (inputnode, plot_preproc, [('t1w_grid', 'in_file'), ('mask', 'mask'), ('fixed', 'fixed')]),
+        (inputnode, plot_preproc, [
+            ('t1w_grid', 'head'), ('t1w_preproc', 'brain'), ('mask', 'mask'),
+        ]),
         (plot_preproc, ds_registration, [('registration', 'in_file')]),
         (plot_preproc, ds_brain, [('brain', 'in_file')]),
     ])  # fmt: skip

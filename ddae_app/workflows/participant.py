@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from nipype.interfaces import utility as niu
 from nipype.pipeline import engine as pe
 
 from ddae_app.bids.cohort import Covariates
+from ddae_app.bids.extraction import Extraction
 from ddae_app.bids.layout import Preprocessed, SpaceLayout
 from ddae_app.bids.provenance import Record
 from ddae_app.bids.scan import Scan
@@ -25,7 +25,7 @@ from ddae_app.workflows.harmonize import (
     UnseenSite,
     init_harmonize_wf,
 )
-from ddae_app.workflows.preproc import PREPROC_FIELDS, init_preproc_wf
+from ddae_app.workflows.preproc import PREPROC_FIELDS, PREPROC_NAME, init_preproc_wf
 
 
 @dataclass(frozen=True)
@@ -33,9 +33,6 @@ class Preprocessing:
     """How every scan of a run is preprocessed; see :func:`init_preproc_wf`."""
 
     template: TemplateFiles
-    skull_strip: str
-    weights: Path | None
-    weights_sha256: str | None
     device: str
 
 
@@ -61,6 +58,10 @@ class ScanPlan:
         Of the T1w, to notice if it changes while the run goes on.
     site : UnseenSite or None
         The site of the scan, where the model does not know it and its appearance is measured.
+    extraction : Extraction or None
+        How the brain is extracted; None if the scan is preprocessed.
+    mask : str or None
+        BIDS URI of the brain mask that the user has.
     """
 
     scan: Scan
@@ -73,6 +74,8 @@ class ScanPlan:
     harmonize_record: Record | None = None
     raw_sha256: str | None = None
     site: UnseenSite | None = None
+    extraction: Extraction | None = None
+    mask: str | None = None
 
 
 def init_participant_wf(
@@ -145,17 +148,18 @@ def init_participant_wf(
 
 def describe(workflow: pe.Workflow) -> list[str]:
     """What the workflow does, for a paper: the texts of its parts, once each, in their order."""
-    parts: dict[str, None] = {}
+    parts: dict[str, str] = {}
 
     def visit(part) -> None:
-        parts[getattr(part, '__desc__', '')] = None
+        parts[getattr(part, '__desc__', '')] = part.name
         for node in part._graph.nodes:
             if isinstance(node, pe.Workflow):
                 visit(node)
 
     visit(workflow)
     # The graph does not keep the order of its nodes; the text follows the order of the work.
-    return sorted((text for text in parts if text), key=lambda text: not text.startswith('Each'))
+    later = {text: name != PREPROC_NAME for text, name in parts.items() if text}
+    return sorted(later, key=lambda text: later[text])
 
 
 def _add_preproc(
@@ -166,12 +170,11 @@ def _add_preproc(
     omp_nthreads: int,
     sloppy: bool,
 ) -> pe.Workflow:
+    assert plan.extraction is not None
     preproc_wf = init_preproc_wf(
         protocol=layout.space.protocol,
         template=preprocessing.template,
-        skull_strip=preprocessing.skull_strip,
-        weights=preprocessing.weights,
-        weights_sha256=preprocessing.weights_sha256,
+        extraction=plan.extraction,
         device=preprocessing.device,
         omp_nthreads=omp_nthreads,
         sloppy=sloppy,
@@ -184,9 +187,8 @@ def _add_preproc(
         scan=plan.scan,
         layout=layout,
         template=preprocessing.template,
-        raw=plan.raw,
-        skull_strip=preprocessing.skull_strip,
-        weights_sha256=preprocessing.weights_sha256,
+        sources=[plan.raw, *([plan.mask] if plan.mask else [])],
+        extraction=plan.extraction,
         record=plan.preproc_record,
     )
     scan_wf.connect([(preproc_wf, derivatives_wf, _same(PREPROC_FIELDS))])

@@ -3,40 +3,44 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from pathlib import Path
 
 from nipype.interfaces import utility as niu
 from nipype.pipeline import engine as pe
 
+from ddae_app.bids.extraction import Extraction
 from ddae_app.imaging.templates import TemplateFiles
 from ddae_app.interfaces.preproc import (
     Conform,
     CorrectBias,
     ExtractBrain,
+    MeasureBrain,
     RegisterMNI,
     ResampleGrid,
 )
 from ddae_app.settings import Protocol
 
 PREPROC_FIELDS = (
-    't1w_grid', 't1w_preproc', 'mask', 'xfm', 'fixed', 'kind', 'registration_qc', 'brain_qc',
+    't1w_grid', 't1w_preproc', 'mask', 'xfm', 'kind', 'registration_qc', 'brain_qc',
 )  # fmt: skip
 """The outputs of the workflow."""
+
+PREPROC_NAME = 'preproc_wf'
+
+NETWORK_GB = {'hd-bet': 4.0, 'deepbet': 1.5}
+"""Methods of brain extraction that run a network, and the memory that they need."""
 
 
 def init_preproc_wf(
     *,
     protocol: Protocol,
     template: TemplateFiles,
-    skull_strip: str,
-    weights: Path | None,
-    weights_sha256: str | None,
+    extraction: Extraction,
     device: str,
     omp_nthreads: int = 1,
     sloppy: bool = False,
-    name: str = 'preproc_wf',
+    name: str = PREPROC_NAME,
 ) -> pe.Workflow:
-    """Bring one T1w image to the model's grid: conform, register, resample, N4, brain.
+    """Bring one T1w image to the model's grid: conform, brain, register, resample, N4.
 
     Parameters
     ----------
@@ -44,16 +48,12 @@ def init_preproc_wf(
         Template and grid.
     template : TemplateFiles
         The template's images.
-    skull_strip : {'hd-bet', 'template', 'none'}
+    extraction : Extraction
         How the brain is extracted.
-    weights : Path or None
-        HD-BET's weights, for ``hd-bet``.
-    weights_sha256 : str or None
-        Of the weights that were checked; others are refused.
     device : str
-        Torch device of HD-BET.
+        Torch device of the network that extracts the brain.
     omp_nthreads : int
-        Threads of HD-BET.
+        Threads of that network.
     sloppy : bool
         Few iterations.
 
@@ -65,34 +65,27 @@ def init_preproc_wf(
     Outputs
     -------
     t1w_grid
-        Bias-corrected image on the model's grid, skull and all.
+        The image on the model's grid, skull and all.
     t1w_preproc
-        The same, brain only.
+        The same, bias-corrected, brain only.
     mask
-        Brain mask.
+        Brain mask on the model's grid.
     xfm
         ITK affine that resamples the T1w into template space.
-    fixed
-        Template image that was registered to.
     kind
         ``head`` or ``brain``: what the T1w shows.
     registration_qc, brain_qc
         Quality measures by name.
     """
     workflow = pe.Workflow(name=name)
-    workflow.__desc__ = preprocessing_methods(protocol, skull_strip)
+    workflow.__desc__ = preprocessing_methods(protocol, extraction.method)
     fields = ['in_file', 'sha256']
     inputnode = pe.Node(niu.IdentityInterface(fields=fields), name='inputnode')
     outputnode = pe.Node(niu.IdentityInterface(fields=[*PREPROC_FIELDS]), name='outputnode')
     conform = pe.Node(Conform(), name='conform', mem_gb=1)
+    extract_brain = _extract_brain(protocol, template, extraction, device, omp_nthreads, sloppy)
     register_mni = pe.Node(
-        RegisterMNI(
-            brain=str(template.brain),
-            mask=str(template.mask),
-            template=template.name,
-            sloppy=sloppy,
-            **({'head': str(template.head)} if template.head else {}),
-        ),
+        RegisterMNI(brain=str(template.brain), mask=str(template.mask), sloppy=sloppy),
         name='register_mni',
         mem_gb=1,
     )
@@ -100,59 +93,82 @@ def init_preproc_wf(
         ResampleGrid(protocol=asdict(protocol)), name='resample_grid', mem_gb=0.5
     )
     correct_bias = pe.Node(CorrectBias(sloppy=sloppy), name='correct_bias', mem_gb=0.5)
-    extract_brain = pe.Node(
-        ExtractBrain(
-            method=skull_strip,
-            mask=str(template.mask),
-            device=device,
-            use_gpu=skull_strip == 'hd-bet' and device.startswith('cuda'),
-            sloppy=sloppy,
-            **(
-                {'weights': str(weights), 'weights_sha256': weights_sha256}
-                if skull_strip == 'hd-bet'
-                else {}
-            ),
-        ),
-        name='extract_brain',
-        mem_gb=4 if skull_strip == 'hd-bet' else 1,
-        n_procs=omp_nthreads if skull_strip == 'hd-bet' else 1,
+    measure_brain = pe.Node(
+        MeasureBrain(mask=str(template.mask)), name='measure_brain', mem_gb=0.5
     )
     workflow.connect([
         (inputnode, conform, [('in_file', 'in_file'), ('sha256', 'sha256')]),
-        (conform, register_mni, [('out_file', 'in_file'), ('kind', 'kind')]),
+        (conform, extract_brain, [('out_file', 'in_file')]),
+        (conform, register_mni, [('out_file', 'in_file')]),
+        (extract_brain, register_mni, [('out_mask', 'in_mask')]),
         (conform, resample_grid, [('out_file', 'in_file')]),
+        (extract_brain, resample_grid, [('out_mask', 'in_mask')]),
         (register_mni, resample_grid, [('out_xfm', 'in_xfm')]),
-        (resample_grid, correct_bias, [('out_file', 'in_file')]),
-        (correct_bias, extract_brain, [('out_file', 'in_file')]),
-        (conform, extract_brain, [('kind', 'kind')]),
-        (register_mni, extract_brain, [('fixed', 'fixed'), ('qc', 'registration_qc')]),
-        (conform, outputnode, [('kind', 'kind')]),
-        (register_mni, outputnode, [
-            ('out_xfm', 'xfm'), ('fixed', 'fixed'), ('qc', 'registration_qc'),
-        ]),
-        (correct_bias, outputnode, [('out_file', 't1w_grid')]),
-        (extract_brain, outputnode, [
-            ('out_file', 't1w_preproc'), ('out_mask', 'mask'), ('qc', 'brain_qc'),
-        ]),
+        (resample_grid, correct_bias, [('out_file', 'in_file'), ('out_mask', 'in_mask')]),
+        (resample_grid, measure_brain, [('out_mask', 'in_mask')]),
+        (correct_bias, measure_brain, [('out_file', 'in_file')]),
+        (register_mni, measure_brain, [('qc', 'registration_qc')]),
+        (extract_brain, outputnode, [('kind', 'kind')]),
+        (register_mni, outputnode, [('out_xfm', 'xfm'), ('qc', 'registration_qc')]),
+        (resample_grid, outputnode, [('out_file', 't1w_grid'), ('out_mask', 'mask')]),
+        (correct_bias, outputnode, [('out_file', 't1w_preproc')]),
+        (measure_brain, outputnode, [('qc', 'brain_qc')]),
     ])  # fmt: skip
     return workflow
+
+
+def _extract_brain(
+    protocol: Protocol,
+    template: TemplateFiles,
+    extraction: Extraction,
+    device: str,
+    omp_nthreads: int,
+    sloppy: bool,
+) -> pe.Node:
+    """The step that finds the brain, with no more inputs than its method needs."""
+    method, network = extraction.method, extraction.method in NETWORK_GB
+    interface = ExtractBrain(method=method)
+    if network:
+        interface.inputs.trait_set(device=device, use_gpu=device.startswith('cuda'))
+    if method == 'hd-bet':
+        interface.inputs.trait_set(weights=str(extraction.file), weights_sha256=extraction.sha256)
+    elif method == 'mask':
+        interface.inputs.trait_set(given=str(extraction.file), given_sha256=extraction.sha256)
+    elif method == 'template':
+        interface.inputs.trait_set(
+            brain=str(template.brain),
+            mask=str(template.mask),
+            template=template.name,
+            protocol=asdict(protocol),
+            sloppy=sloppy,
+            **({'head': str(template.head)} if template.head else {}),
+        )
+    return pe.Node(
+        interface,
+        name='extract_brain',
+        mem_gb=NETWORK_GB.get(method, 1),
+        n_procs=omp_nthreads if network else 1,
+    )
 
 
 def preprocessing_methods(protocol: Protocol, skull_strip: str) -> str:
     """What preprocessing does, for a paper; `skull_strip` is empty if unknown."""
     brain = {
-        'hd-bet': 'The brain was extracted with HD-BET [@isensee2019], a network of the nnU-Net '
-        'framework [@isensee2021].',
-        'template': "The template's brain mask was brought to the scan by symmetric "
-        'diffeomorphic registration (SyN) [@avants2008].',
-        'none': 'The scans had been skull-stripped before.',
-    }.get(skull_strip, 'The brain was extracted.')
+        'hd-bet': 'The brain of each T1-weighted image was extracted with HD-BET [@isensee2019], '
+        'a network of the nnU-Net framework [@isensee2021].',
+        'deepbet': 'The brain of each T1-weighted image was extracted with the networks of '
+        'deepbet [@fisch2024].',
+        'template': 'Each T1-weighted image was registered to the template, whose brain mask was '
+        'brought to the image by symmetric diffeomorphic registration (SyN) [@avants2008].',
+        'mask': 'Brain masks of an earlier analysis were used.',
+        'none': 'The T1-weighted images had been skull-stripped before.',
+    }.get(skull_strip, 'The brain of each T1-weighted image was extracted.')
     grid = ' x '.join(map(str, protocol.grid))
     fetched = protocol.template.endswith('cAsym')
     source = 'TemplateFlow [@ciric2022]' if fetched else 'Nilearn [@abraham2014]'
     return (
-        f'Each T1-weighted image was registered to {protocol.template} [@fonov2009; @fonov2011], '
-        f'as distributed with {source}, by an affine transform with ANTs [@avants2011], resampled '
-        f'to {grid} voxels over the field of view of the template, and corrected for intensity '
-        f'inhomogeneity with N4 [@tustison2010]. {brain}'
+        f'{brain} The brain was registered to that of {protocol.template} [@fonov2009; '
+        f'@fonov2011], as distributed with {source}, by an affine transform with ANTs '
+        f'[@avants2011], resampled to {grid} voxels over the field of view of the template, and '
+        'corrected for intensity inhomogeneity with N4 [@tustison2010].'
     )

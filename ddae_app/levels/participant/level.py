@@ -13,7 +13,7 @@ from ddae_app.bids.scan import Scan
 from ddae_app.engine.decision import Decision, listing, summary
 from ddae_app.engine.inputs import (
     check_sites_known,
-    derivative_links,
+    dataset_links,
     derivative_roots,
     layout_of,
     protocol_without_model,
@@ -85,7 +85,7 @@ def run_participant(settings: Settings, logs: RunFiles, default_model: Path | No
     run = _Run(settings, scans, cohort, layout, model, logs)
     if settings.run.dry_run:
         return run.dry_run()
-    write_description(settings.output_dir, settings.bids_dir, derivative_links(settings))
+    write_description(settings.output_dir, settings.bids_dir, dataset_links(settings))
     if settings.run.reports_only:
         return run.finish({}, _last_methods(layout))
     return run.process()
@@ -212,11 +212,11 @@ class _Run:
         """The workflow of the run, and what it does in words."""
         settings = self.settings
         request = self._request(appearances)
-        raw = any(plan.preprocessed is None for plan in plans)
+        extractions = {plan.extraction.method for plan in plans if plan.extraction}
         workflow = init_participant_wf(
             plans,
             layout=self.layout,
-            preprocessing=preprocessing_of(settings, self.layout) if raw else None,
+            preprocessing=preprocessing_of(settings, self.layout, plans) if extractions else None,
             request=request,
             omp_nthreads=settings.run.omp_nthreads,
             sloppy=settings.preproc.sloppy,
@@ -231,7 +231,7 @@ class _Run:
             [*(part for part in earlier if part not in done), *done],
             settings,
             self.model if request else None,
-            preprocessed=raw,
+            extractions=extractions,
             sites=[plan.covariates.site for plan in plans],
         )
         return workflow, text

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from importlib.metadata import version
 
 from ddae_app import __version__
@@ -10,8 +10,8 @@ from ddae_app.methods.find import FoundModel
 from ddae_app.settings import Settings
 
 PREPROCESSING = ('antspyx', 'SimpleITK')
-HD_BET = ('HD_BET', 'nnunetv2', 'torch')
-"""Packages that do the work."""
+NETWORKS = {'hd-bet': ('HD_BET', 'nnunetv2', 'torch'), 'deepbet': ('torch',)}
+"""Packages that do the work; those of networks by method of brain extraction."""
 
 REFERENCES = {'SimpleITK': ' [@lowekamp2013]', 'torch': ' [@paszke2019]'}
 
@@ -21,7 +21,7 @@ def methods_text(
     settings: Settings,
     model: FoundModel | None,
     *,
-    preprocessed: bool,
+    extractions: Collection[str],
     sites: Iterable[str | None] = (),
 ) -> str:
     """Paragraphs for a paper, with citations ``[@key]``.
@@ -34,8 +34,8 @@ def methods_text(
         Of the run.
     model : FoundModel or None
         None if nothing was harmonized.
-    preprocessed : bool
-        Whether this run preprocessed scans.
+    extractions : collection of str
+        How this run extracted brains; empty if it preprocessed no scans.
     sites : iterable of str or None
         Where the scans were acquired; None if not known.
     """
@@ -44,8 +44,9 @@ def methods_text(
         f'Results included in this manuscript come from {what} performed with *ddae-app* '
         f'{__version__}, which is based on *Nipype* {version("nipype")} [@gorgolewski2011].'
     )
-    software = [*(PREPROCESSING if preprocessed else ())]
-    software += HD_BET if preprocessed and settings.preproc.skull_strip == 'hd-bet' else ()
+    software = [*(PREPROCESSING if extractions else ())]
+    for method in sorted(extractions):
+        software += NETWORKS.get(method, ())
     software += model.method.software if model else ()
     named = [
         f'*{name}* {version(name)}{REFERENCES.get(name, "")}' for name in dict.fromkeys(software)

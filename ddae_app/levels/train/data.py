@@ -15,7 +15,7 @@ from ddae_app.bids.layout import RunFiles, SpaceLayout
 from ddae_app.bids.scan import Scan
 from ddae_app.engine.inputs import (
     check_sites_known,
-    derivative_links,
+    dataset_links,
     derivative_roots,
     find_preprocessed,
     select_scans,
@@ -90,7 +90,7 @@ def prepare(settings: Settings, layout: SpaceLayout, store: Path, logs: RunFiles
     """
     scans, cohort = select_scans(settings)
     check_sites_known(settings, cohort)
-    write_description(settings.output_dir, settings.bids_dir, derivative_links(settings))
+    write_description(settings.output_dir, settings.bids_dir, dataset_links(settings))
     failures = {
         scan: 'its site is not known; fill in the site column, or leave the scan out'
         for scan in scans
