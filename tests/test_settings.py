@@ -41,6 +41,7 @@ FULL = Settings(
     ),
     preproc=PreprocSettings(
         skull_strip='none',
+        brain_mask_filter=Path('m.json'),
         hd_bet_weights=Path('w'),
         hd_bet_sha256='ab',
         template='T',
@@ -127,7 +128,10 @@ def test_no_two_settings_have_one_name():
             "participant_label is '01'; expected a list of texts",
         ),
         ('[select]\nparticipant_label = [1]', 'participant_label is [1]'),
-        ('[preproc]\nskull_strip = "bet"', "'bet': expected hd-bet or template or none"),
+        (
+            '[preproc]\nskull_strip = "bet"',
+            "'bet': expected auto or hd-bet or deepbet or template or none",
+        ),
         ('[harmonize]\ndevice = "tpu"', "'tpu': expected auto, cpu, cuda or cuda:N"),
         ('[train]\nmodel_name = "../x"', "'../x': expected letters, digits"),
         ('random_seed = -1', '-1: expected 0 or more'),

@@ -151,8 +151,6 @@ class ScanState:
     covariates : Covariates
     raw_sha256 : str or None
         Of the T1w image; None if it cannot be read.
-    extraction : Extraction or str
-        How its brain is extracted if it is preprocessed; why it cannot be.
     reused : Preprocessed or None
         What is to be taken over instead of preprocessing the scan, from another output folder, or
         where preprocessing was not asked for, from any.
@@ -167,12 +165,13 @@ class ScanState:
         subjects; None where it is not, or the scans have not been preprocessed yet.
     site_scans_sha256 : str or None
         Digest of these scans.
+    extraction : Extraction or str
+        How its brain is extracted if it is preprocessed; why it cannot be.
     """
 
     scan: Scan
     covariates: Covariates
     raw_sha256: str | None
-    extraction: Extraction | str = Extraction('none')
     reused: Preprocessed | None = None
     reused_record: provenance.Record | None = None
     reused_identity: provenance.Record | None = None
@@ -181,6 +180,7 @@ class ScanState:
     own: Preprocessed | None = None
     site_subjects: int | None = None
     site_scans_sha256: str | None = None
+    extraction: Extraction | str = Extraction('none')
 
 
 def decide(state: ScanState, request: PlanRequest, searched: Sequence[Path] = ()) -> Decision:

@@ -233,6 +233,8 @@ def given_mask(image: nib.Nifti1Image, path: Path) -> np.ndarray:
         raise ImageError(f'{path}: the brain mask is not a readable image ({e})') from e
     if data.squeeze().ndim != 3:
         raise ImageError(f'{path}: the brain mask has shape {data.shape}; expected one 3D volume')
+    if not (data > 0).any():
+        raise ImageError(f'{path}: the brain mask is empty')
     there = nib.as_closest_canonical(
         nib.Nifti1Image((data.reshape(data.shape[:3]) > 0).astype(np.uint8), loaded.affine)
     )

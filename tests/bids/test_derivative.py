@@ -21,6 +21,7 @@ from ddae_app.bids.dataset import (
     write_description,
     write_json,
 )
+from ddae_app.bids.extraction import Extraction
 from ddae_app.bids.layout import IMAGES, Layout, sidecar
 from ddae_app.bids.scan import Scan, Space
 from ddae_app.bids.validation import run_validator
@@ -154,7 +155,7 @@ def test_what_is_not_known_of_a_person_is_null():
 
 def test_resolution_of_a_grid_that_is_no_cube():
     space = Space(Protocol(grid=(97, 115, 97)), 'https://example.org/t')
-    assert space.entities == {'space': 'MNI152NLin2009cAsym', 'res': '97x115'}
+    assert space.entities == {'space': 'MNI152NLin2009aSym', 'res': '97x115'}
 
 
 @pytest.mark.parametrize('description', [{}, {'License': 3, 'Authors': 'A', 'DatasetDOI': ''}])
@@ -176,7 +177,7 @@ def test_the_official_validator_has_no_complaint(
     facts = sidecars.harmonization(model, Covariates('A'), 'IXI', 'refuse')
     raw = sidecars.raw_uri(one, bids_dir)
     for path, metadata in (
-        (preproc, sidecars.preproc(SPACE, raw, 'hd-bet', 'abc')),
+        (preproc, sidecars.preproc(SPACE, [raw], Extraction('hd-bet', None, 'abc'))),
         (brain, sidecars.mask(SPACE, layout.uri(preproc))),
         (slices, sidecars.slices(SPACE, layout.uri(preproc))),
         (harmonized, sidecars.slices(SPACE, layout.uri(slices), harmonized=facts)),

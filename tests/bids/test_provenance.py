@@ -7,9 +7,12 @@ import json
 import pytest
 
 from ddae_app.bids import provenance as records
+from ddae_app.bids.extraction import Extraction
 from ddae_app.settings import Protocol
 
-PREPROCESSING = records.preprocessing_record('a' * 64, Protocol(), 'none', None, sloppy=False)
+PREPROCESSING = records.preprocessing_record(
+    'a' * 64, Protocol(), Extraction('none'), sloppy=False
+)
 METADATA = {
     'ModelSHA256': 'm' * 64, 'SourceSite': 'A', 'TargetSite': 'B', 'UnseenSitePolicy': 'refuse',
     'Age': None, 'Sex': 'F', 'HarmonizationMethod': 'DDAE',
@@ -48,7 +51,8 @@ def test_differences_in_words(changes, words):
 
 
 def test_every_entry_has_a_name():
-    assert set(harmonization()) | set(PREPROCESSING) <= set(records.MEANING)
+    masked = Extraction('mask', None, 'm' * 64).record()
+    assert set(harmonization()) | set(PREPROCESSING) | set(masked) <= set(records.MEANING)
 
 
 def test_an_entry_that_is_no_longer_there_is_a_difference():

@@ -10,6 +10,7 @@ import pytest
 
 from ddae_app.bids import provenance
 from ddae_app.bids.cohort import Covariates
+from ddae_app.bids.extraction import Extraction
 from ddae_app.bids.layout import Preprocessed
 from ddae_app.bids.scan import Scan
 from ddae_app.bids.sidecars import ModelFacts
@@ -32,7 +33,7 @@ REQUEST = PlanRequest(
     facts=ModelFacts('DDAE', 'm', 'f' * 64, False),
     target_site='B',
 )
-PREPROC = provenance.preprocessing_record(RAW, Protocol(), 'none', None, sloppy=False)
+PREPROC = provenance.preprocessing_record(RAW, Protocol(), Extraction('none'), sloppy=False)
 FILES = Preprocessed(*(Path(f'/other/sub-01/anat/{name}') for name in ('image', 'mask', 'xfm')))
 OWN = Preprocessed(*(Path(f'/out/sub-01/anat/{name}') for name in ('image', 'mask', 'xfm')))
 
@@ -92,7 +93,6 @@ def test_another_request_is_another_harmonization_alone(change, why):
 @pytest.mark.parametrize(
     ('change', 'why'),
     [
-        ({'skull_strip': 'template'}, 'skull stripping (none, now template)'),
         ({'sloppy': True}, 'sloppy (False, now True)'),
         ({'protocol': Protocol(grid=(97, 115, 97))}, 'grid'),
     ],
@@ -102,6 +102,30 @@ def test_another_preprocessing_makes_both_stages_anew(change, why):
     assert (decision.preprocess.state, decision.preprocess.why) == ('changed', why)
     assert decision.harmonize.state == 'changed' and 'preprocessing' in decision.harmonize.why
     assert decision.preprocessed is None
+
+
+def test_another_brain_extraction_makes_both_stages_anew():
+    decision = decide(replace(DONE, extraction=Extraction('deepbet')), REQUEST)
+    assert decision.preprocess.why == 'skull stripping (none, now deepbet)'
+    assert decision.harmonize.why == 'preprocessing'
+    mask = Extraction('mask', Path('/fmriprep/mask.nii.gz'), 'c' * 64)
+    decision = decide(replace(DONE, extraction=mask), REQUEST)
+    assert 'skull stripping (none, now mask)' in decision.preprocess.why
+    assert decision.extraction == mask
+    assert decision.preproc_record['BrainMaskSHA256'] == 'c' * 64
+
+
+def test_images_of_earlier_steps_are_made_again():
+    old = {key: value for key, value in PREPROC.items() if key != 'Steps'}
+    decision = decide(replace(DONE, preproc=OutputState(True, None, old)), REQUEST)
+    assert (decision.preprocess.state, decision.preprocess.why) == (
+        'changed', 'steps of preprocessing',
+    )  # fmt: skip
+
+
+def test_a_scan_without_the_mask_that_was_asked_for_is_refused():
+    decision = decide(replace(DONE, extraction='no brain mask of sub-01'), REQUEST)
+    assert decision.refusal == 'no brain mask of sub-01' and not decision.is_work
 
 
 def test_another_image_is_another_scan():

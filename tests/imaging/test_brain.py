@@ -10,8 +10,12 @@ from scipy import ndimage
 
 from ddae_app.errors import ImageError, WeightsError
 from ddae_app.imaging.brain import (
+    _warped_mask,
+    brain_only,
     dice,
+    given_mask,
     hd_bet_mask,
+    head_kind,
     overlap_with_template,
     stripped_mask,
     template_mask,
@@ -20,7 +24,7 @@ from ddae_app.imaging.brain import (
 from ddae_app.imaging.grid import model_grid
 from ddae_app.imaging.registration import resample_to_grid
 from ddae_app.imaging.weights import CHECKPOINT, WEIGHTS_FILES, weights_sha256
-from tests.imaging.heads import packaged
+from tests.imaging.heads import known_affine, moved, packaged
 from tests.imaging.nnunet_model import write_model
 
 THRESHOLD = 0.25
@@ -106,8 +110,8 @@ def test_network_that_finds_nothing(tmp_path):
 
 def test_network_that_finds_brain_everywhere(tmp_path):
     greedy = write_model(tmp_path / 'greedy', threshold=-100)
-    with pytest.raises(ImageError, match='expected 700 to 2600 mL'):
-        mask_by(greedy, brain_on(4, 4, 4))
+    with pytest.raises(ImageError, match='expected 250 to 2600 mL'):
+        mask_by(greedy, in_a_head(brain_on(4, 4, 4), thick=40)[0])
 
 
 @pytest.mark.parametrize('name', WEIGHTS_FILES)
@@ -145,41 +149,128 @@ def test_weights_that_were_changed_meanwhile_are_not_loaded(weights, tmp_path):
 
 
 def test_foreground_of_a_stripped_scan():
-    image = packaged().brain
-    assert dice(stripped_mask(image, 'brain'), np.asarray(packaged().mask.dataobj) > 0) > 0.98
+    assert dice(stripped_mask(packaged().brain), np.asarray(packaged().mask.dataobj) > 0) > 0.98
 
 
 def test_dark_parts_are_foreground_and_the_smear_of_interpolation_is_not():
     image = brain_on(4, 4, 4)
     data = np.asarray(image.dataobj).copy()
-    whole = stripped_mask(image, 'brain')
+    whole = stripped_mask(image)
     data[:, :20][whole[:, :20]] = 0.1 * data.max()
     data[~whole] = 0.01 * data.max()
-    mask = stripped_mask(nib.Nifti1Image(data, image.affine), 'brain')
+    mask = stripped_mask(nib.Nifti1Image(data, image.affine))
     assert dice(mask, whole) > 0.999
 
 
-def test_foreground_leaves_out_crumbs_and_fills_holes():
+def test_foreground_leaves_out_crumbs_and_what_is_zero():
     image = brain_on(4, 4, 4)
     data = np.asarray(image.dataobj).copy()
-    whole = stripped_mask(image, 'brain')
+    whole = stripped_mask(image)
     inside = tuple(np.argwhere(ndimage.binary_erosion(whole, iterations=5))[0])
-    data[inside], data[:2, :2, :2] = 0, data.max()
-    np.testing.assert_array_equal(
-        stripped_mask(nib.Nifti1Image(data, image.affine), 'brain'), whole
-    )
+    data[inside], data[:2, :2, :2] = 0.001, data.max()
+    np.testing.assert_array_equal(stripped_mask(nib.Nifti1Image(data, image.affine)), whole)
+    data[inside] = 0
+    found = stripped_mask(nib.Nifti1Image(data, image.affine))
+    assert not found[inside] and np.count_nonzero(found ^ whole) == 1
 
 
-def test_whole_head_is_not_stripped():
-    with pytest.raises(ImageError, match='whole head.*--skull-strip hd-bet'):
-        stripped_mask(brain_on(4, 4, 4), 'head')
+def test_a_whole_head_is_not_stripped():
+    with pytest.raises(ImageError, match='mL of brain in the scan.*--skull-strip'):
+        stripped_mask(in_a_head(brain_on(4, 4, 4), thick=40)[0])
 
 
 def test_foreground_of_nothing_is_refused():
     with pytest.raises(ImageError, match='found 0 mL'):
-        stripped_mask(
-            nib.Nifti1Image(np.zeros((50, 50, 50), np.float32), np.diag([4, 4, 4, 1])), 'brain'
-        )
+        stripped_mask(nib.Nifti1Image(np.zeros((50, 50, 50), np.float32), np.diag([4, 4, 4, 1])))
+
+
+def in_a_head(image: nib.Nifti1Image, thick: float = 15) -> tuple[nib.Nifti1Image, np.ndarray]:
+    """A brain with dark bone and bright scalp around it, and the mask of the brain."""
+    mask = stripped_mask(image)
+    spacing = nib.affines.voxel_sizes(image.affine)
+    away = ndimage.distance_transform_edt(~mask, sampling=spacing)
+    data = np.where(mask, np.asarray(image.dataobj), 0)
+    data[(away > 8) & (away < 8 + thick)] = np.percentile(data[mask], 90)
+    return nib.Nifti1Image(data.astype(np.float32), image.affine), mask
+
+
+@pytest.mark.parametrize('size', [1.0, 0.75])
+def test_a_head_is_told_by_what_is_around_the_brain_and_not_by_its_size(size):
+    brain = brain_on(4, 4, 4)
+    head, mask = in_a_head(brain)
+    for image, expected in ((brain, 'brain'), (head, 'head')):
+        affine = np.diag([size, size, size, 1]) @ image.affine
+        assert head_kind(nib.Nifti1Image(image.get_fdata(), affine), mask) == expected
+
+
+def test_brain_only_is_a_box_in_the_same_place():
+    head, mask = in_a_head(brain_on(3, 4, 5))
+    data = head.get_fdata(dtype=np.float32)
+    bright = tuple(np.argwhere(mask)[500])
+    data[bright] = 60 * data.max()
+    image = brain_only(nib.Nifti1Image(data, head.affine), mask)
+    assert image.shape < head.shape
+    index = np.argwhere(np.asarray(image.dataobj) > 0)
+    mm = nib.affines.apply_affine(image.affine, index)
+    there = np.rint(nib.affines.apply_affine(np.linalg.inv(head.affine), mm)).astype(int)
+    assert mask[tuple(there.T)].all()
+    # One spike is cut, and nothing else changes but the brightest half percent.
+    top = np.percentile(data[mask], 99.5)
+    assert np.asarray(image.dataobj).max() == pytest.approx(top, rel=1e-5)
+    np.testing.assert_allclose(
+        np.asarray(image.dataobj)[tuple(index.T)], np.minimum(data[tuple(there.T)], top)
+    )
+
+
+def saved_mask(path: Path, mask: np.ndarray, affine: np.ndarray) -> Path:
+    nib.save(nib.Nifti1Image(mask.astype(np.uint8), affine), path)
+    return path
+
+
+def test_a_given_mask_is_taken_as_it_is(tmp_path):
+    head, mask = in_a_head(brain_on(4, 4, 4))
+    path = saved_mask(tmp_path / 'mask.nii.gz', mask, head.affine)
+    np.testing.assert_array_equal(given_mask(head, path), mask)
+
+
+def test_a_given_mask_on_other_voxels_lies_where_its_millimeters_are(tmp_path):
+    """As those of FreeSurfer: other axes, another size, one millimeter, MGZ."""
+    head, mask = in_a_head(brain_on(4, 4, 4))
+    shape, fine = (
+        (256, 256, 256),
+        np.array([[-1.0, 0, 0, 128], [0, 0, 1, -145], [0, -1, 0, 130], [0, 0, 0, 1]]),
+    )
+    to_scan = np.linalg.inv(head.affine) @ fine
+    there = ndimage.affine_transform(mask.astype(np.uint8), to_scan, output_shape=shape, order=0)
+    nib.save(nib.MGHImage(there, fine), tmp_path / 'brainmask.mgz')
+    assert dice(given_mask(head, tmp_path / 'brainmask.mgz'), mask) > 0.99
+
+
+@pytest.mark.parametrize(
+    ('shift', 'word'), [(60, 'background of the scan'), (400, 'field of view')]
+)
+def test_a_given_mask_of_another_space_is_refused(tmp_path, shift, word):
+    head, mask = in_a_head(brain_on(4, 4, 4))
+    affine = head.affine.copy()
+    affine[1, 3] += shift
+    data = np.pad(head.get_fdata(dtype=np.float32), 20)
+    start = head.affine.copy()
+    start[:3, 3] = nib.affines.apply_affine(head.affine, [-20, -20, -20])
+    path = saved_mask(tmp_path / 'mask.nii.gz', mask, affine)
+    with pytest.raises(ImageError, match=f'{word}.*space of the T1w'):
+        given_mask(nib.Nifti1Image(data, start), path)
+
+
+def test_a_given_mask_that_is_no_mask_is_refused(tmp_path):
+    head, mask = in_a_head(brain_on(4, 4, 4))
+    (tmp_path / 'mask.nii.gz').write_bytes(b'nothing')
+    with pytest.raises(ImageError, match='not a readable image'):
+        given_mask(head, tmp_path / 'mask.nii.gz')
+    with pytest.raises(ImageError, match='the brain mask is empty'):
+        given_mask(head, saved_mask(tmp_path / 'empty.nii', 0 * mask, head.affine))
+    four = np.stack([mask, mask], axis=3)
+    with pytest.raises(ImageError, match='expected one 3D volume'):
+        given_mask(head, saved_mask(tmp_path / 'four.nii', four, head.affine))
 
 
 def pushed(image: nib.Nifti1Image, mm: float) -> nib.Nifti1Image:
@@ -198,18 +289,19 @@ def test_template_mask_follows_a_deformation():
     as_float = nib.Nifti1Image(template.mask.get_fdata(dtype=np.float32), template.mask.affine)
     mask = resample_to_grid(as_float, np.eye(4), grid)
     truth = np.asarray(pushed(mask, 8).dataobj) > 0.5
-    warped = template_mask(pushed(brain, 8), brain, mask)
+    warped = _warped_mask(pushed(brain, 8), brain, mask, sloppy=False)
     assert dice(np.asarray(mask.dataobj) > 0.5, truth) < 0.93
     assert dice(warped, truth) > 0.97
 
 
-def test_template_mask_leaves_out_what_is_zero():
-    template = packaged()
-    data = np.asarray(template.brain.dataobj).copy()
-    data[:, :, :15] = 0
-    image = nib.Nifti1Image(data, template.brain.affine)
-    mask = template_mask(image, template.brain, template.mask, sloppy=True)
-    assert mask.any()
+def test_template_mask_comes_back_to_the_scan_and_leaves_out_what_is_zero():
+    template, scan = packaged(), moved(known_affine())
+    data = np.asarray(scan.dataobj).copy()
+    data[:, :, :14] = 0
+    image = nib.Nifti1Image(data, scan.affine)
+    grid = model_grid('MNI152NLin2009aSym', (65, 65, 65))
+    mask = template_mask(image, template, grid, sloppy=True)
+    assert dice(mask, data > 1) > 0.95
     assert not mask[:, :, :14].any()
 
 

@@ -10,21 +10,17 @@ import pytest
 import SimpleITK as sitk  # noqa: N813
 
 from ddae_app.errors import ImageError, RegistrationError
-from ddae_app.imaging.conform import conform, load_t1w
+from ddae_app.imaging.conform import conform
 from ddae_app.imaging.grid import model_grid
 from ddae_app.imaging.registration import (
-    HEAD_VOLUME_ML,
     LPS,
     Registration,
-    foreground_volume,
-    head_kind,
     read_itk_affine,
     register_affine,
     resample_to_grid,
     to_ants,
     write_itk_affine,
 )
-from ddae_app.imaging.templates import load_template
 from tests.imaging.heads import known_affine, moved, packaged
 
 
@@ -170,40 +166,3 @@ def test_oblique_image_keeps_its_place_in_ants():
     np.testing.assert_allclose(
         LPS[:3, :3] @ point, (shear_free.affine @ [2, 3, 4, 1])[:3], atol=1e-4
     )
-
-
-def test_phantom_is_a_brain(stripped_scan):
-    assert head_kind(conform(load_t1w(stripped_scan))) == 'brain'
-
-
-def test_packaged_brain_is_a_brain():
-    assert head_kind(packaged().brain) == 'brain'
-
-
-def test_foreground_volume_of_a_hollow_ball():
-    """Holes count, the brighter crumb does not."""
-    radius = 70
-    axes = [np.arange(-80, 80, 2.5), np.arange(-80, 80, 4), np.arange(-80, 80, 2.5)]
-    distance = np.sqrt(sum(a**2 for a in np.meshgrid(*axes, indexing='ij')))
-    data = np.where((distance < radius) & (distance > 40), 100, 0).astype(np.float32)
-    data[:2, :2, :2] = 100
-    image = nib.Nifti1Image(data, np.diag([2.5, 4, 2.5, 1]))
-    ball = 4 / 3 * np.pi * radius**3 / 1000
-    assert foreground_volume(image) == pytest.approx(ball, rel=0.1)
-
-
-def test_real_scans_heads_and_brains(test_data):
-    scans = sorted((test_data / 'data' / 'multisite').glob('sub-*/anat/*_T1w.nii.gz'))
-    assert len(scans) == 12
-    for path in scans:
-        image = conform(load_t1w(path))
-        expected = 'brain' if path.name.startswith('sub-nsk') else 'head'
-        assert head_kind(image) == expected, path.name
-        # Far enough from the boundary that another scan need not fall on the wrong side.
-        assert abs(np.log(foreground_volume(image) / HEAD_VOLUME_ML)) > 0.15, path.name
-
-
-def test_template_is_a_head_and_its_brain_a_brain(templateflow_home):
-    template = load_template('MNI152NLin2009cAsym', templateflow_home)
-    assert head_kind(template.matching('head')) == 'head'
-    assert head_kind(template.matching('brain')) == 'brain'

@@ -44,12 +44,6 @@ def test_packaged_template_is_a_brain():
     assert not brain[mask == 0].any()
     np.testing.assert_allclose(nib.affines.voxel_sizes(template.brain.affine), RESOLUTION_MM)
     np.testing.assert_array_equal(template.brain.affine, template.mask.affine)
-    assert template.matching('brain') is template.brain
-
-
-def test_whole_head_needs_a_template_with_a_head():
-    with pytest.raises(TemplateError, match=f'{PACKAGED} is a skull-stripped.*--template {NAME}'):
-        load_template(PACKAGED, None).matching('head')
 
 
 @pytest.mark.parametrize('resolution', ['02', '2'])
@@ -62,8 +56,6 @@ def test_home_at_working_resolution_is_read_as_it_is(tmp_path, resolution):
     )
     np.testing.assert_array_equal(np.asarray(template.mask.dataobj), data > 150)
     np.testing.assert_array_equal(template.head.affine, AFFINE)
-    assert template.matching('head') is template.head
-    assert template.matching('brain') is template.brain
 
 
 @pytest.mark.parametrize('resolution', ['01', '1'])

@@ -101,14 +101,14 @@ def asked(**values):
 
 
 def everything_said():
-    brains = 'hd-bet', 'template', 'none'
+    brains = 'hd-bet', 'deepbet', 'template', 'mask', 'none'
     templates = 'MNI152NLin2009cAsym', 'MNI152NLin2009aSym'
     protocols = [replace(Protocol(), template=name) for name in templates]
     methods = [preprocessing_methods(p, how) for p in protocols for how in brains]
     model = find_model(None, None, ())
     done = (method.describe(keep_noise=False) for method in METHODS.values())
     settings = asked(target_site='Site_A', sloppy=True, skull_strip='hd-bet')
-    return methods_text([*methods, *done], settings, model, preprocessed=True)
+    return methods_text([*methods, *done], settings, model, extractions={'hd-bet', 'deepbet'})
 
 
 def test_everything_that_is_ever_said_can_be_cited():
@@ -122,7 +122,7 @@ def test_the_text_names_what_ran():
     assert 'target site was Site_A' in text and 'simulated scanners only' in text
     assert '*antspyx*' in text and '*HD_BET*' in text and '*torch*' in text and '--sloppy' in text
     assert 'had not been trained' not in text
-    preprocessed = methods_text(['Done.'], asked(skull_strip='none'), None, preprocessed=True)
+    preprocessed = methods_text(['Done.'], asked(skull_strip='none'), None, extractions={'none'})
     assert 'preprocessing performed' in preprocessed
     assert 'torch' not in preprocessed and '--sloppy' not in preprocessed
 
@@ -135,8 +135,8 @@ def test_the_text_describes_how_unseen_sites_were_treated(policy, how):
     model = find_model(None, None, ())
     settings = asked(target_site='PhantomA', unseen_site=policy)
     text = methods_text(
-        ['Done.'], settings, model, preprocessed=False, sites=['PhantomB', 'Else', None]
+        ['Done.'], settings, model, extractions=(), sites=['PhantomB', 'Else', None]
     )
     assert 'not been trained on Else and a site that is not recorded:' in text and how in text
-    text = methods_text(['Done.'], settings, model, preprocessed=False, sites=['PhantomB'])
+    text = methods_text(['Done.'], settings, model, extractions=(), sites=['PhantomB'])
     assert 'had not been trained' not in text

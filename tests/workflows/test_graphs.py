@@ -8,6 +8,7 @@ import pytest
 
 from ddae_app.bids import sidecars
 from ddae_app.bids.cohort import Covariates
+from ddae_app.bids.extraction import Extraction
 from ddae_app.bids.layout import Layout, Preprocessed
 from ddae_app.bids.scan import Scan, Space
 from ddae_app.imaging.templates import TemplateFiles
@@ -50,6 +51,7 @@ def build(tmp_path):
                 facts if harmonize else None,
                 preproc_record={'of': 'preprocessing'},
                 harmonize_record={'of': 'harmonization'},
+                extraction=Extraction(skull_strip, tmp_path, 'f' * 64) if preproc else None,
             )
             for i in (1, 2)
         ]
@@ -59,9 +61,7 @@ def build(tmp_path):
             layout=Layout(tmp_path / 'out').in_space(
                 Space(Protocol(slices=slices), 'https://example.org')
             ),
-            preprocessing=Preprocessing(template, skull_strip, tmp_path, 'f' * 64, device)
-            if preproc
-            else None,
+            preprocessing=Preprocessing(template, device) if preproc else None,
             request=HarmonizeRequest(
                 model=image,
                 description=METHODS['ddae'].describe(keep_noise=False),
@@ -120,8 +120,10 @@ def test_whole_scans_are_brought_back_and_differences_written_on_request(build):
 
 
 def test_networks_queue_for_the_gpu_only_where_there_is_one(build):
-    for device, expected in (('cpu', False), ('cuda:0', True)):
-        workflow = build(device=device, skull_strip='hd-bet')
+    for device, skull_strip, expected in (
+        ('cpu', 'hd-bet', False), ('cuda:0', 'hd-bet', True), ('cuda:0', 'deepbet', True),
+    ):  # fmt: skip
+        workflow = build(device=device, skull_strip=skull_strip)
         for step in ('harmonize_wf.harmonize', 'preproc_wf.extract_brain'):
             node = workflow.get_node(f'sub_01_run_1_wf.{step}')
             assert node.inputs.use_gpu is expected
@@ -135,7 +137,7 @@ def test_networks_queue_for_the_gpu_only_where_there_is_one(build):
 
 def test_methods_follow_the_work(build):
     first, second = describe(build(skull_strip='hd-bet'))
-    assert 0 < first.index('registered') < first.index('HD-BET')
+    assert 0 < first.index('HD-BET') < first.index('registered') < first.index('N4')
     assert 'Autoencoder' in second
     assert len(describe(build(harmonize=False))) == 1
 
