@@ -1,6 +1,6 @@
 """Overhead of the preprocessing workflow over the bare library calls, on the same scans.
 
-    python -m benchmarks.preprocessing BIDS_DIR [--template MNI152NLin2009aSym] [--scans 4]
+    python -m benchmarks.preprocessing BIDS_DIR [--skull-strip deepbet] [--scans 4]
 
 A script that makes the same antspyx and SimpleITK calls, one scan after the other, and writes the
 image and the mask, is compared with ``ddae-app ... --stage preproc`` on one process. Both run in
@@ -28,18 +28,20 @@ template = templates.load_template(name, Path(home))
 target = grid.model_grid(name, (130, 130, 130))
 for scan in scans:
     image = conform.conform(conform.load_t1w(Path(scan)))
-    kind = registration.head_kind(image)
-    fixed = template.matching(kind)
-    affine = registration.register_affine(image, fixed, template.mask)
-    resampled = registration.resample_to_grid(image, affine.matrix, target)
-    corrected = bias.correct_bias(resampled)
-    if method == 'template':
-        mask = brain.template_mask(corrected, fixed, template.mask)
+    if method == 'deepbet':
+        from ddae_app.imaging.deepbet import deepbet_mask
+        inside = brain.checked_mask(deepbet_mask(image, 'cpu'), image)
     else:
-        mask = brain.stripped_mask(corrected, kind)
+        inside = brain.stripped_mask(image)
+    only = brain.brain_only(image, inside)
+    affine = registration.register_affine(only, template.brain, template.mask)
+    resampled = registration.resample_to_grid(image, affine.matrix, target)
+    soft = nib.Nifti1Image(inside.astype(np.float32), image.affine)
+    mask = np.asarray(registration.resample_to_grid(soft, affine.matrix, target).dataobj) > 0.5
+    stripped = np.where(mask, resampled.dataobj, 0)
+    corrected = bias.correct_bias(nib.Nifti1Image(stripped, target.affine)).dataobj
     stem = Path(out) / Path(scan).name.split('.')[0]
-    stripped = np.where(mask, corrected.dataobj, 0)
-    for data, end in ((stripped, ''), (mask.astype(np.uint8), '_mask')):
+    for data, end in ((np.asarray(corrected), ''), (mask.astype(np.uint8), '_mask')):
         nib.save(nib.Nifti1Image(data, target.affine), f'{stem}{end}.nii.gz')
 """
 
@@ -48,7 +50,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('bids_dir', type=Path)
     parser.add_argument('--template', default='MNI152NLin2009aSym')
-    parser.add_argument('--skull-strip', default='none', choices=('none', 'template'))
+    parser.add_argument('--skull-strip', default='deepbet', choices=('deepbet', 'none'))
     parser.add_argument('--scans', type=int, default=4, help='of how many participants')
     args = parser.parse_args()
     found = sorted(args.bids_dir.glob('sub-*/**/*_T1w.nii*'))

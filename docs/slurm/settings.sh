@@ -3,7 +3,7 @@ BIDS=/data/bids                 # the dataset
 OUT=/data/derivatives/ddae-app  # where outputs go
 WORK=/scratch/$USER/ddae-app    # intermediate results, seen by all nodes; may be deleted afterwards
 TARGET=IXI                      # the site to harmonize to
-ARGS=""                         # for example "--skull-strip template"
+ARGS=""                         # for example "--skull-strip deepbet"
 TRAIN_ARGS=""                   # for example "--preset paper"
 
 # With Apptainer (or Singularity), the usual case; for a plain installation RUN="".
