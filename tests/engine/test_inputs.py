@@ -1,13 +1,28 @@
-"""Which slices a model is trained on where no flag says so."""
+"""What a run takes where no flag says so: slices, brain extraction, brain masks."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from ddae_app.engine.inputs import protocol_without_model
-from ddae_app.settings import HarmonizeSettings, PreprocSettings, Settings, TrainSettings
+from ddae_app.bids.extraction import Extraction
+from ddae_app.engine.inputs import (
+    derivative_links,
+    extraction_of,
+    mask_links,
+    protocol_without_model,
+)
+from ddae_app.errors import UsageError, WeightsError
+from ddae_app.imaging.weights import record_weights, weights_sha256
+from ddae_app.settings import (
+    HarmonizeSettings,
+    PreprocSettings,
+    SelectSettings,
+    Settings,
+    TrainSettings,
+)
 
 
 @pytest.mark.parametrize(
@@ -33,3 +48,63 @@ def test_all_slices_but_for_what_was_published(slices, method, preset, expected)
     protocol = protocol_without_model(settings)
     assert protocol.slices == expected
     assert protocol.depth == (130 if expected == 'all' else 1)
+
+
+def weights_in(folder: Path) -> Path:
+    """A folder with the files of HD-BET's weights, which nobody vouches for."""
+    (folder / 'fold_all').mkdir(parents=True)
+    for name in ('plans.json', 'dataset.json', 'fold_all/checkpoint_final.pth'):
+        (folder / name).write_text('x')
+    return folder
+
+
+def test_brains_are_extracted_by_hd_bet_where_its_weights_are_and_else_by_deepbet(
+    tmp_path, caplog
+):
+    caplog.set_level('INFO', 'ddae_app')
+    usual = PreprocSettings(hd_bet_weights=tmp_path / 'none')
+    assert usual.skull_strip == 'auto'
+    assert extraction_of(usual) == Extraction('deepbet')
+    assert f'deepbet, since {tmp_path / "none"} has no weights of HD-BET' in caplog.text
+    weights = weights_in(tmp_path / 'weights')
+    digest = weights_sha256(weights)
+    record_weights(weights, digest)
+    expected = Extraction('hd-bet', weights, digest)
+    assert extraction_of(replace(usual, hd_bet_weights=weights)) == expected
+    assert f'HD-BET, weights {weights}' in caplog.text
+    asked = replace(usual, hd_bet_weights=weights, skull_strip='deepbet')
+    assert extraction_of(asked) == Extraction('deepbet')
+
+
+def test_weights_that_cannot_be_used_are_not_left_out_in_silence(tmp_path, caplog):
+    asked = PreprocSettings(hd_bet_weights=weights_in(tmp_path / 'weights'))
+    assert extraction_of(asked) == Extraction('deepbet')
+    (record,) = caplog.records
+    assert record.levelname == 'WARNING' and '--hd-bet-sha256' in record.getMessage()
+    with pytest.raises(WeightsError, match='--hd-bet-sha256'):
+        extraction_of(replace(asked, skull_strip='hd-bet'))
+
+
+def test_masks_come_from_datasets_that_are_not_ours(tmp_path):
+    for name in ('ours', 'fmriprep'):
+        (tmp_path / name).mkdir()
+    entries = (f'ddae-app={tmp_path / "ours"}', f'fmriprep={tmp_path / "fmriprep"}')
+    settings = Settings(
+        tmp_path, tmp_path / 'out', 'participant', select=SelectSettings(derivatives=entries)
+    )
+    assert mask_links(settings) == {'fmriprep': tmp_path / 'fmriprep'}
+    assert list(derivative_links(settings).values()) == [tmp_path / 'ours']
+
+
+def test_masks_need_a_dataset_that_is_there(tmp_path):
+    def asked(*entries, file=None):
+        return Settings(
+            tmp_path, tmp_path / 'out', 'participant',
+            select=SelectSettings(derivatives=entries),
+            preproc=PreprocSettings(brain_mask_filter=file),
+        )  # fmt: skip
+
+    with pytest.raises(UsageError, match='fmriprep=.*nowhere'):
+        mask_links(asked(f'fmriprep={tmp_path / "nowhere"}'))
+    with pytest.raises(UsageError, match='--brain-mask-filter.*-d NAME=PATH'):
+        mask_links(asked(file=tmp_path / 'f.json'))
