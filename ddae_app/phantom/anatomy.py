@@ -88,6 +88,10 @@ class Anatomy:
         out[:, near] = csf * norm, gm * norm, wm * norm, detail
         return out[0], out[1], out[2], out[3]
 
+    def undeformed(self, x: np.ndarray) -> np.ndarray:
+        """Positions, shape (3, N), before the random displacement."""
+        return x + _sample(self.shape, x, self.atlas.origin, SHAPE_STEP_MM)
+
     def _near(self, points: np.ndarray) -> np.ndarray:
         index = np.rint((points - self.atlas.origin) / FIELD_STEP).astype(np.int32)
         # Clipped, because the brain stem leaves the template through its lowest plane.
@@ -97,7 +101,7 @@ class Anatomy:
     def _source(self, x: np.ndarray) -> np.ndarray:
         """Position in the template whose tissue is at each position, shape (3, N)."""
         atlas = self.atlas
-        y = x + _sample(self.shape, x, atlas.origin, SHAPE_STEP_MM)
+        y = self.undeformed(x)
         ventricles = _sample(atlas.ventricles, y, atlas.origin, FIELD_STEP)
         sulci = _sample(atlas.sulci, y, atlas.origin, FIELD_STEP)
         return y + self.ventricle_mm * ventricles + self.sulcus_mm * sulci

@@ -26,6 +26,9 @@ from ddae_app.phantom.seeds import generator
 FIELD_OF_VIEW_MM = (190.0, 224.0, 200.0)
 """Along x, y, z; it contains the largest head at the largest displacement."""
 
+HEAD_FIELD_OF_VIEW_MM = (208.0, 256.0, 240.0)
+"""The same for whole heads; it ends in the neck."""
+
 TRUTH_FOLDER = Path('derivatives', 'truth')
 
 
@@ -103,7 +106,10 @@ def write_dataset(out: Path, design: Design) -> list[Path]:
 
 
 def acquire(
-    anatomy: Anatomy, scanner: Scanner, rng: np.random.Generator
+    anatomy: Anatomy,
+    scanner: Scanner,
+    rng: np.random.Generator,
+    extent_mm: tuple[float, float, float] = FIELD_OF_VIEW_MM,
 ) -> tuple[Tissues, np.ndarray, np.ndarray]:
     """Put a head into a scanner, slightly rotated and off center, and sample its tissues.
 
@@ -116,7 +122,7 @@ def acquire(
     matrix : np.ndarray, shape (4, 4)
         Template mm to scanner mm, which registration has to recover.
     """
-    matrix, points = draw_pose(anatomy, rng), voxel_centers(scanner)
+    matrix, points = draw_pose(anatomy, rng), voxel_centers(scanner, extent_mm)
     return anatomy.tissues(moved(points, np.linalg.inv(matrix))), points, matrix
 
 
@@ -156,13 +162,15 @@ def _scanner(site: str, design: Design) -> Scanner:
     return replace(scanner, voxel_mm=(design.voxel_mm,) * 3)
 
 
-def voxel_centers(scanner: Scanner) -> np.ndarray:
+def voxel_centers(
+    scanner: Scanner, extent_mm: tuple[float, float, float] = FIELD_OF_VIEW_MM
+) -> np.ndarray:
     """Centers of the voxels of a scanner, in scanner mm, shape (X, Y, Z, 3)."""
     axes = [
         step * (np.arange(n) - (n - 1) / 2)
         for step, n in (
             (step, round(extent / step))
-            for step, extent in zip(scanner.voxel_mm, FIELD_OF_VIEW_MM, strict=True)
+            for step, extent in zip(scanner.voxel_mm, extent_mm, strict=True)
         )
     ]
     return np.stack(np.meshgrid(*axes, indexing='ij'), axis=-1)
