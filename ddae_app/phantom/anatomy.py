@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy import ndimage
@@ -87,6 +87,10 @@ class Anatomy:
         norm = share / np.maximum(csf + gm + wm, 1e-6)
         out[:, near] = csf * norm, gm * norm, wm * norm, detail
         return out[0], out[1], out[2], out[3]
+
+    def scaled(self, factor: float) -> Anatomy:
+        """The same anatomy in a head of another size, for example that of a child."""
+        return replace(self, head=np.diag([factor, factor, factor, 1.0]) @ self.head)
 
     def undeformed(self, x: np.ndarray) -> np.ndarray:
         """Positions, shape (3, N), before the random displacement."""

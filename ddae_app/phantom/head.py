@@ -14,8 +14,14 @@ from ddae_app.phantom.headatlas import HEAD_STEP_MM, HeadAtlas, join, load_head_
 SKIN_MM = 1.8
 """Thickness of the skin, which is darker than the fat under it."""
 
+TABLE_MM = 2.2
+"""Thickness of the hard bone on both sides of the marrow of the skull."""
+
 EDGE_MM = 1.2
 """Width over which one tissue goes over into the next."""
+
+BLOCK = 500_000
+"""Positions that are computed at once, which limits the memory."""
 
 
 class Surroundings(NamedTuple):
@@ -56,30 +62,36 @@ class Head:
         brain : np.ndarray, shape (...)
             Fraction of brain at the positions: the sum of the fractions of its tissues.
         """
-        out = np.zeros((4, *points.shape[:-1]), dtype=np.float32)
-        source = anatomy.undeformed(points.reshape(-1, 3).T.astype(np.float32))
-        index = (source - self.atlas.origin[:, None].astype(np.float32)) / np.float32(HEAD_STEP_MM)
-        case, skin = self._surfaces(index)
-        head = np.flatnonzero((skin < EDGE_MM) & (brain.ravel() < 1))
-        out.reshape(4, -1)[:, head] = self._layers(index[:, head], case[head], skin[head])
-        return Surroundings(*(out * (1 - brain)))
+        out = np.zeros((4, brain.size), dtype=np.float32)
+        flat = points.reshape(-1, 3)
+        for start in range(0, brain.size, BLOCK):
+            part = slice(start, start + BLOCK)
+            source = anatomy.undeformed(flat[part].T.astype(np.float32))
+            index = (source - self.atlas.origin[:, None]) / np.float32(HEAD_STEP_MM)
+            case = _at(self.atlas.case, index) - self.fluid_mm
+            skull = _at(self.atlas.vault, index) - self.fluid_mm - self.skull_mm
+            skin = join(skull - self.scalp_mm, _at(self.atlas.face, index), 10)
+            head = np.flatnonzero((skin < EDGE_MM) & (brain.flat[part] < 1))
+            rest = 1 - brain.flat[part][head]
+            out[:, start + head] = rest * self._layers(
+                index[:, head], case[head], skull[head], skin[head]
+            )
+        return Surroundings(*out.reshape(4, *brain.shape))
 
-    def _surfaces(self, index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Signed distances in mm to the inside of the skull and to the skin."""
-        case = _at(self.atlas.case, index) - self.fluid_mm
-        skin = join(case - self.skull_mm - self.scalp_mm, _at(self.atlas.face, index), 10)
-        return case, skin
-
-    def _layers(self, index: np.ndarray, case: np.ndarray, skin: np.ndarray) -> np.ndarray:
+    def _layers(
+        self, index: np.ndarray, case: np.ndarray, skull: np.ndarray, skin: np.ndarray
+    ) -> np.ndarray:
+        """Fractions from the signed distances to both sides of the skull and to the skin."""
         maps = self.atlas.fluid, self.atlas.soft, self.atlas.fat
         out = np.stack([*(_at(channel, index) for channel in maps), np.zeros_like(case)])
         # From the depth to the skin, then from outside to inside; each replaces what was there.
+        # The nose, the ears and the throat stay open.
         signal = np.minimum(1, out.sum(axis=0) * 4)
         _replace(out, _below(-skin - self.scalp_mm) * signal, (0, 0, 1, 0))
         _replace(out, _below(-skin - SKIN_MM) * signal, (0, 1, 0, 0))
-        _replace(out, _below(case - self.skull_mm), (0, 0, 0, 0))
-        diploe = np.abs(case - self.skull_mm / 2) - self.skull_mm / 6
-        _replace(out, _below(diploe), (0, 0.2, 0.25, 0))
+        _replace(out, _below(skull), (0, 0, 0, 0))
+        marrow = np.maximum(TABLE_MM - case, skull + TABLE_MM)
+        _replace(out, _below(marrow), (0, 0.25, 0.3, 0))
         _replace(out, _below(case), (1, 0, 0, 0))
         _replace(out, _at(self.atlas.cord, index), (0, 0, 0, 1))
         return out * _below(skin)

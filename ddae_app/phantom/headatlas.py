@@ -1,4 +1,4 @@
-"""What surrounds the brain of all phantoms: the skull, the face, the eyes, the air and the neck."""
+"""What surrounds the brain of all phantoms: skull, face, eyes, cavities and neck."""
 
 from __future__ import annotations
 
@@ -17,21 +17,28 @@ HEAD_STEP_MM = 2.0
 HEAD_BOX_MM = ((-110.0, 110.0), (-146.0, 126.0), (-170.0, 114.0))
 """Along x, y, z of the template; the neck goes on below it."""
 
-CLOSING_MM = 9.0
-"""The inside of the skull does not follow the brain into gaps that are narrower than twice this."""
+CASE_MM, VAULT_MM = 9.0, 30.0
+"""Half the width of the gaps of the brain that the inside and the outside of the skull bridge."""
 
-CORD_MM = (-47.0, -72.0)
-"""Position along y and z of the lowest end of the brain stem, where the spinal cord begins."""
+BASE_MM = -15.0
+"""Height below which the skull is a base under the brain, and not a vault around it."""
+
+CORD_MM = ((0, -47, -72), (0, -41, -400))
+"""The spinal cord, from the lowest end of the brain stem to far below the maps."""
+
+SPINE_MM = ((0, -26, -84), (0, -24, -400))
 
 
 @dataclass(frozen=True)
 class HeadAtlas:
-    """Maps of the head in template space, all float32 of shape (x, y, z) except `origin`.
+    """Maps of the head in template space, all float32 and, but for `origin`, of shape (x, y, z).
 
     Attributes
     ----------
     case : np.ndarray
-        Signed distance in mm to the brain and the spinal canal without their gaps, negative inside.
+        Signed distance in mm to the spinal canal and the brain without its gaps; negative inside.
+    vault : np.ndarray
+        The same for the outside of the skull, which is smoother.
     face : np.ndarray
         Signed distance in mm to the skin of face, ears and neck.
     fluid, soft, fat : np.ndarray
@@ -44,6 +51,7 @@ class HeadAtlas:
     """
 
     case: np.ndarray
+    vault: np.ndarray
     face: np.ndarray
     fluid: np.ndarray
     soft: np.ndarray
@@ -59,20 +67,23 @@ def load_head_atlas() -> HeadAtlas:
     The shapes are ellipsoids and rods at the places that they have around the MNI152 brain; no
     scan of a person is in them. The result is shared, so its arrays are read-only.
     """
-    origin = np.array([low for low, _ in HEAD_BOX_MM])
+    origin = np.array([low for low, _ in HEAD_BOX_MM], dtype=np.float32)
     axes = [np.arange(low, high + 1, HEAD_STEP_MM, dtype=np.float32) for low, high in HEAD_BOX_MM]
     x, y, z = np.meshgrid(*axes, indexing='ij', sparse=True)
     place = np.abs(x), y, z
-    canal = _rod(place, (0, *CORD_MM), (0, CORD_MM[0] + 6, -400), 9)
-    case = join(_braincase(origin, np.broadcast(x, y, z).shape), canal, 6)
+    canal = _rod(place, *CORD_MM, 9)
+    brain = _brain(origin, np.broadcast(x, y, z).shape)
+    case = join(_closed(brain, CASE_MM), canal, 6)
+    above = 1 / (1 + np.exp((BASE_MM - z) / 6))
     fluid, soft, fat = _tissues(place)
     atlas = HeadAtlas(
         case=case,
+        vault=above * _closed(brain, VAULT_MM) + (1 - above) * case,
         face=_skin(place),
         fluid=fluid,
         soft=soft,
         fat=fat,
-        cord=_share(_rod(place, (0, *CORD_MM), (0, CORD_MM[0] + 6, -400), 5.5)),
+        cord=_share(_rod(place, *CORD_MM, 5.5)),
         origin=origin,
     )
     for array in vars(atlas).values():
@@ -90,14 +101,21 @@ Place = tuple[np.ndarray, np.ndarray, np.ndarray]
 """Distance from the plane of symmetry, y and z of every voxel, in mm, which broadcast."""
 
 
-def _braincase(origin: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+def _brain(origin: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     atlas = load_atlas()
     grid = np.indices(shape, dtype=np.float32).reshape(3, -1)
-    index = grid * HEAD_STEP_MM + (origin - atlas.origin)[:, None].astype(np.float32)
-    brain = ndimage.map_coordinates(atlas.tissues[:3].sum(axis=0), index, order=1) > 0.5
-    grown = _distance(~brain.reshape(shape)) > CLOSING_MM
-    closed = _distance(~grown) >= CLOSING_MM
-    signed = _distance(~closed) - _distance(closed)
+    index = grid * HEAD_STEP_MM + (origin - atlas.origin.astype(np.float32))[:, None]
+    share = ndimage.map_coordinates(atlas.tissues[:3].sum(axis=0), index, order=1)
+    return share.reshape(shape) > 0.5
+
+
+def _closed(mask: np.ndarray, radius_mm: float) -> np.ndarray:
+    """Signed distance in mm to a body whose narrow gaps are closed, negative inside."""
+    # Beyond the ends of the maps, too, the outside has to be as far away as the radius.
+    margin = int(radius_mm / HEAD_STEP_MM) + 2
+    body = _distance(_distance(~np.pad(mask, margin)) <= radius_mm) >= radius_mm
+    body = body[(slice(margin, -margin),) * 3]
+    signed = _distance(~body) - _distance(body)
     return ndimage.gaussian_filter(signed.astype(np.float32), 1.0)
 
 
@@ -110,9 +128,10 @@ def _skin(place: Place) -> np.ndarray:
     neck = _rod(place, (0, -34, -78), (0, -44, -400), 57)
     temples = _ellipsoid(place, (0, 14, -22), (76, 62, 50))
     nose = _ellipsoid(place, (0, 90, -66), (15, 19, 20))
-    brow = _ellipsoid(place, (0, 74, -30), (46, 15, 14))
-    ears = _ellipsoid(place, (82, -30, -42), (7, 17, 29))
-    skin = join(join(face, neck, 20), join(temples, brow, 12), 12)
+    brow = _ellipsoid(place, (0, 74, -30), (46, 14, 12))
+    base = _ellipsoid(place, (0, -34, -46), (76, 78, 46))
+    ears = _ellipsoid(place, (80, -30, -44), (7, 17, 29))
+    skin = join(join(face, neck, 20), join(join(temples, base, 12), brow, 12), 12)
     return join(join(skin, nose, 12), ears, 4)
 
 
@@ -121,10 +140,10 @@ def _tissues(place: Place) -> np.ndarray:
     x, y, z = place
     shape = np.broadcast(x, y, z).shape
     texture = ndimage.gaussian_filter(
-        generator(0, 'head texture').standard_normal(shape, dtype=np.float32), 2.2
+        generator(0, 'head texture').standard_normal(shape, dtype=np.float32), 1.6
     )
     out = np.zeros((3, *shape), dtype=np.float32)
-    out[1] = np.clip(0.8 + 0.45 * texture / texture.std(), 0, 1)
+    out[1] = np.clip(0.8 + 0.35 * texture / texture.std(), 0, 1)
     out[2] = 1 - out[1]
     fluid, soft, fat, dark = (1, 0, 0), (0, 1, 0), (0, 0, 1), (0, 0, 0)
     marrow = (0, 0.35, 0.3)
@@ -132,7 +151,7 @@ def _tissues(place: Place) -> np.ndarray:
         (soft, _ellipsoid(place, (0, 36, -114), (26, 34, 26))),  # tongue
         (soft, _ellipsoid(place, (62, 16, -28), (12, 30, 34))),  # temporal muscle
         (soft, _ellipsoid(place, (50, 16, -95), (9, 20, 34))),  # masseter
-        (dark, _ellipsoid(place, (0, 40, -78), (46, 42, 26))),  # bones of the upper jaw
+        (marrow, _ellipsoid(place, (0, 40, -80), (44, 40, 22))),  # upper jaw
         (dark, _jaw(place, 6)),
         (marrow, _jaw(place, 3)),
         (marrow, _ellipsoid(place, (0, 4, -48), (20, 20, 9))),  # clivus
@@ -151,9 +170,8 @@ def _tissues(place: Place) -> np.ndarray:
         (dark, _rod(place, (0, 6, -74), (0, -8, -400), 9)),  # pharynx and trachea
         (dark, _ellipsoid(place, (50, -44, -52), (13, 15, 17))),  # air cells of the mastoid
         (dark, _rod(place, (50, -28, -48), (90, -28, -46), 4)),  # ear canal
-        (dark, _rod(place, (0, -26, -84), (0, -24, -400), 14)),  # spine
-        (marrow, _rod(place, (0, -26, -84), (0, -24, -400), 11)),
-        (dark, np.maximum(np.abs((z + 92) % 20 - 10) - 2, _rod(place, (0, -26, -84), (0, -24, -400), 14))),
+        (dark, _rod(place, *SPINE_MM, 14)),
+        (marrow, np.maximum(_rod(place, *SPINE_MM, 11), 3 - np.abs(z % 20 - 10))),  # vertebrae
     )
     for tissue, distance in bodies:
         share = _share(distance)
