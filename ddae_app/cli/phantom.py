@@ -75,12 +75,12 @@ def build_parser() -> argparse.ArgumentParser:
         metavar='PERCENT',
         help='gray matter that is lost from one session to the next, in percent of its volume at '
         'the first session; the volumes are written to derivatives/truth, and site and age to '
-        'sub-*_sessions.tsv',
+        'sub-<label>_sessions.tsv',
     )
     add(
         '--change-scanner',
         action='store_true',
-        help='scan each session at the next site, which sub-*_sessions.tsv names',
+        help='scan each session at the next site, which sub-<label>_sessions.tsv names',
     )
     add('--version', '-v', action='version', version=f'ddae-phantom {__version__}')
     return parser
