@@ -14,8 +14,8 @@ def build_parser() -> argparse.ArgumentParser:
     """The command line of ``ddae-phantom``."""
     parser = argparse.ArgumentParser(
         prog='ddae-phantom',
-        description='Write a BIDS dataset of simulated, skull-stripped T1w brains from several '
-        'sites, for tests and measurements of ddae-app with known truth.',
+        description='Write a BIDS dataset of simulated T1w scans of brains or whole heads from '
+        'several sites, for tests and measurements of ddae-app with known truth.',
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     add = parser.add_argument
@@ -63,6 +63,25 @@ def build_parser() -> argparse.ArgumentParser:
         metavar='MM',
         help='size of cubic voxels at every site, instead of the voxel size of each scanner',
     )
+    add(
+        '--whole-head',
+        action='store_true',
+        help='show skull, face and neck, too, and write the masks of the brains to '
+        'derivatives/truth; without it, scans are skull-stripped',
+    )
+    add(
+        '--atrophy',
+        type=float,
+        metavar='PERCENT',
+        help='gray matter that is lost from one session to the next, in percent of its volume at '
+        'the first session; the volumes are written to derivatives/truth, and site and age to '
+        'sub-<label>_sessions.tsv',
+    )
+    add(
+        '--change-scanner',
+        action='store_true',
+        help='scan each session at the next site, which sub-<label>_sessions.tsv names',
+    )
     add('--version', '-v', action='version', version=f'ddae-phantom {__version__}')
     return parser
 
@@ -82,6 +101,9 @@ def main(argv: list[str] | None = None) -> int:
         runs=args.runs,
         traveling=args.traveling,
         voxel_mm=args.resolution,
+        whole_head=args.whole_head,
+        atrophy=args.atrophy,
+        change_scanner=args.change_scanner,
     )
     try:
         scans = write_dataset(args.out, design)
