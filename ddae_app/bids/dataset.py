@@ -7,11 +7,13 @@ import fcntl
 import io
 import json
 import numbers
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import chain, count
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
+from urllib.parse import quote, unquote, urlsplit
 
 from ddae_app import __version__
 from ddae_app.bids.layout import BIDSIGNORE, IMAGES, Layout, lock, sidecar
@@ -19,12 +21,15 @@ from ddae_app.bids.measures import MEASURES
 from ddae_app.bids.sidecars import DESCRIPTIONS
 from ddae_app.errors import InvalidBIDSError
 from ddae_app.files import write_atomically
+from ddae_app.settings import RAW
+
+BIDS_VERSION = '1.11.1'
 
 REMEDY = 'remove it, and run the participant level with --reports-only to have it made anew'
 
 
 def write_description(
-    output_dir: Path, bids_dir: Path, links: Mapping[str, Path] = MappingProxyType({})
+    output_dir: Path, bids_dir: Path, derivatives: Sequence[tuple[str, Path]] = ()
 ) -> None:
     """Write what describes the output dataset; every job writes the same.
 
@@ -34,9 +39,9 @@ def write_description(
     Parameters
     ----------
     output_dir, bids_dir : Path
-    links : dict of Path
-        Other datasets from which preprocessed scans are taken, by name. Links of earlier runs
-        stay, since their sidecars refer to them.
+    derivatives : sequence of tuple of str and Path
+        Other datasets from which files are taken, by name. Links of earlier runs stay, since
+        their sidecars refer to them.
     """
     raw = _raw_description(bids_dir)
     license_, named = raw.get('License'), raw.get('Authors')
@@ -44,19 +49,14 @@ def write_description(
     authors = authors or ['not given by the source dataset']
     if len(authors) < 2:  # the validator warns of datasets with a single author
         authors.append('ddae-app (software)')
-    description = {
+    description: dict[str, Any] = {
         'Name': 'ddae-app: harmonized T1-weighted images',
-        'BIDSVersion': '1.10.0',
+        'BIDSVersion': BIDS_VERSION,
         'DatasetType': 'derivative',
         'License': license_ if isinstance(license_, str) and license_ else 'as the source dataset',
         'Authors': authors,
         'GeneratedBy': [{'Name': 'ddae-app', 'Version': __version__}],
         'SourceDatasets': [_source(bids_dir, raw)],
-        'DatasetLinks': {
-            **_links(output_dir),
-            'raw': bids_dir.resolve().as_uri(),
-            **{name: path.resolve().as_uri() for name, path in links.items()},
-        },
     }
     meanings = {image.desc: DESCRIPTIONS[image.desc] for image in IMAGES.values()}
     meanings['harmonized'] += f'. Without a space entity: {DESCRIPTIONS["native"]}'
@@ -67,7 +67,14 @@ def write_description(
         'description': {'Description': 'What an image with this label shows'},
     }
     layout = Layout(output_dir)
-    write_json(layout.description, description)
+    # Jobs that take scans from different datasets must not give them the same name.
+    with _locked(layout.description):
+        links = link_names(output_dir, derivatives)
+        description['DatasetLinks'] = _links(output_dir) | {
+            name: _relative(folder, output_dir)
+            for name, folder in {RAW: bids_dir, **links}.items()
+        }
+        write_json(layout.description, description)
     write_atomically(layout.readme, _README)
     write_atomically(layout.ignored, BIDSIGNORE)
     write_atomically(layout.labels, to_tsv(rows))
@@ -77,7 +84,47 @@ def write_description(
 def _links(folder: Path) -> dict[str, str]:
     """The datasets to which an earlier run linked."""
     links = _raw_description(folder).get('DatasetLinks')
-    return links if isinstance(links, dict) else {}
+    items = links.items() if isinstance(links, dict) else ()
+    return {name: link for name, link in items if isinstance(link, str)}
+
+
+def link_names(output_dir: Path, derivatives: Sequence[tuple[str, Path]]) -> dict[str, Path]:
+    """The names in ``DatasetLinks`` of other datasets, and their folders.
+
+    A folder keeps the name that an earlier run gave it, and a new one gets a name that no other
+    has, since sidecars of earlier runs refer to it. The output folder itself needs no name.
+    """
+    root = os.path.realpath(output_dir)
+    known = {name: _target(link, root) for name, link in _links(output_dir).items()}
+    named = {}
+    for wanted, folder in derivatives:
+        target = os.path.realpath(folder)
+        if target == root:
+            continue
+        same = (name for name, where in known.items() if where == target)
+        numbered = (f'{wanted}-{number}' for number in count(2))
+        unused = (name for name in chain([wanted], numbered) if name not in known)
+        name = next(chain(same, unused))
+        known[name] = target
+        named[name] = folder
+    return named
+
+
+def _target(link: str, root: str) -> str | None:
+    """The folder to which an entry of ``DatasetLinks`` points; None if it is not on this disk."""
+    parts = urlsplit(link)
+    if parts.scheme not in ('', 'file'):
+        return None
+    return os.path.realpath(Path(root, unquote(parts.path)))
+
+
+def _relative(folder: Path, output_dir: Path) -> str:
+    """The way from the output folder to another, as BIDS wants links.
+
+    The system follows ``..`` from where a link leads, so both ends are taken without links.
+    """
+    way = os.path.relpath(os.path.realpath(folder), os.path.realpath(output_dir))
+    return quote(Path(way).as_posix())
 
 
 def dataset_name(bids_dir: Path) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 
 from ddae_app.bids.scan import Scan
 from ddae_app.errors import InvalidBIDSError, NothingSelectedError, UsageError
+from ddae_app.files import not_fetched
 
 NAME = re.compile(r'sub-[A-Za-z0-9+]+(_[A-Za-z0-9]+-[A-Za-z0-9+]+)*')
 
@@ -129,7 +130,10 @@ def _index(bids_dir: Path, database: Path | None) -> Any:
     import bids
     from sqlalchemy.exc import SQLAlchemyError
 
-    if not (bids_dir / 'dataset_description.json').is_file():
+    description = bids_dir / 'dataset_description.json'
+    if message := not_fetched(description):
+        raise UsageError(message)
+    if not description.is_file():
         raise InvalidBIDSError(
             f'{bids_dir}: no dataset_description.json; expected the root of a BIDS dataset'
         )

@@ -14,6 +14,7 @@ from ddae_app.bids.cohort import Covariates
 from ddae_app.bids.extraction import Extraction
 from ddae_app.bids.layout import sidecar
 from ddae_app.bids.scan import Scan, Space
+from ddae_app.settings import RAW
 
 Metadata = dict[str, Any]
 
@@ -59,7 +60,7 @@ class ModelFacts:
 
 def raw_uri(scan: Scan, bids_dir: Path) -> str:
     """BIDS URI of the image that everything came from."""
-    return f'bids:raw:{scan.path.relative_to(bids_dir).as_posix()}'
+    return f'bids:{RAW}:{scan.path.relative_to(bids_dir).as_posix()}'
 
 
 def preproc(space: Space, sources: Sequence[str], extraction: Extraction) -> Metadata:

@@ -22,7 +22,7 @@ from ddae_app.cli.parser import build_parser
 from ddae_app.cli.values import default_nprocs
 from ddae_app.errors import DdaeError, UsageError, lack_of_memory
 from ddae_app.files import write_atomically
-from ddae_app.settings import Settings, from_flat, read_flat, to_toml
+from ddae_app.settings import RunSettings, Settings, absolute, from_flat, read_flat, to_toml
 
 log = logging.getLogger('ddae_app')
 
@@ -58,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 1
 
 
-def _shortage(error: Exception, output_dir: Path | None) -> str | None:
+def _shortage(error: Exception, output_dir: str | None) -> str | None:
     """The message for an error that means too little disk space or memory; None for others."""
     if isinstance(error, OSError) and error.errno in DISK_ERRORS:
         return (
@@ -85,7 +85,7 @@ def resolve(arguments: dict[str, Any], environment: Mapping[str, str]) -> Settin
     """
     given = dict(arguments)
     file = given.pop('config_file', None)
-    values = (read_flat(file) if file else {}) | given
+    values = ({} if file is None else read_flat(absolute(file, '--config-file'))) | given
     nprocs = values.setdefault('nprocs', default_nprocs())
     if values['analysis_level'] == 'train':
         # The processes that torchrun starts on a node share its CPUs.
@@ -101,19 +101,16 @@ def resolve(arguments: dict[str, Any], environment: Mapping[str, str]) -> Settin
         'hd_bet_weights',
         environment.get('HDBET_WEIGHTS') or home / 'hd-bet_params' / 'release_2.0.0',
     )
+    values.setdefault('work_dir', RunSettings.work_dir)
     settings = from_flat(values)
-    settings = replace(
-        settings,
-        bids_dir=settings.bids_dir.absolute(),
-        output_dir=settings.output_dir.absolute(),
-    )
     _check_folders(settings)
     return settings
 
 
 def _check_folders(settings: Settings) -> None:
-    bids_dir, output_dir = settings.bids_dir.resolve(), settings.output_dir.resolve()
-    work_dir = settings.run.work_dir.resolve()
+    places = settings.bids_dir, settings.output_dir, settings.run.work_dir
+    # Unlike Path.resolve, this bears links that lead in a circle.
+    bids_dir, output_dir, work_dir = (Path(os.path.realpath(place)) for place in places)
     if not bids_dir.is_dir():
         raise UsageError(f'{settings.bids_dir}: no such folder; expected a BIDS dataset')
     if output_dir == bids_dir:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import NoReturn
 
 from ddae_app import __version__
@@ -37,10 +36,8 @@ def build_parser() -> argparse.ArgumentParser:
         argument_default=argparse.SUPPRESS,
         allow_abbrev=False,
     )
-    parser.add_argument('bids_dir', type=Path, help='root folder of the input BIDS dataset')
-    parser.add_argument(
-        'output_dir', type=Path, help='folder of the output, a BIDS derivative dataset'
-    )
+    parser.add_argument('bids_dir', help='root folder of the input BIDS dataset')
+    parser.add_argument('output_dir', help='folder of the output, a BIDS derivative dataset')
     parser.add_argument(
         'analysis_level',
         choices=CHOICES['analysis_level'],

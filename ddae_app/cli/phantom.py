@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 
 from ddae_app import __version__
 from ddae_app.errors import DdaeError
+from ddae_app.settings import absolute
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -19,7 +19,7 @@ def build_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     add = parser.add_argument
-    add('out', metavar='OUT', type=Path, help='folder to create; it may exist if it is empty')
+    add('out', metavar='OUT', help='folder to create; it may exist if it is empty')
     add('--sites', type=int, default=7, metavar='N', help='number of sites, 1 to 26')
     add(
         '--subjects-per-site',
@@ -106,7 +106,7 @@ def main(argv: list[str] | None = None) -> int:
         change_scanner=args.change_scanner,
     )
     try:
-        scans = write_dataset(args.out, design)
+        scans = write_dataset(absolute(args.out, 'OUT'), design)
     except DdaeError as error:
         print(f'ddae-phantom: error: {error}', file=sys.stderr)
         return error.exit_code

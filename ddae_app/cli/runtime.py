@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 
 from ddae_app.files import write_atomically
-from ddae_app.settings import Settings
+from ddae_app.settings import Settings, absolute
 
 log = logging.getLogger('ddae_app')
 
@@ -91,7 +91,7 @@ def processes_per_node(environment: Mapping[str, str]) -> int:
 def default_model() -> Path | None:
     """The model file that the environment variable DDAE_MODEL names, if any."""
     name = os.environ.get('DDAE_MODEL')
-    return Path(name) if name else None
+    return absolute(name, 'DDAE_MODEL') if name else None
 
 
 def empty_folder(folder: Path) -> None:

@@ -167,6 +167,9 @@ class ScanState:
         Digest of these scans.
     extraction : Extraction or str
         How its brain is extracted if it is preprocessed; why it cannot be.
+    raw_not_fetched, not_fetched : str or None
+        What to do about the T1w image, or about the preprocessed scan, if its content was not
+        fetched (:func:`ddae_app.files.not_fetched`).
     """
 
     scan: Scan
@@ -181,6 +184,8 @@ class ScanState:
     site_subjects: int | None = None
     site_scans_sha256: str | None = None
     extraction: Extraction | str = Extraction('none')
+    raw_not_fetched: str | None = None
+    not_fetched: str | None = None
 
 
 def decide(state: ScanState, request: PlanRequest, searched: Sequence[Path] = ()) -> Decision:
@@ -204,6 +209,9 @@ def decide(state: ScanState, request: PlanRequest, searched: Sequence[Path] = ()
         state.raw_sha256, request.protocol, state.extraction, sloppy=request.sloppy
     )
     preprocess = _preprocess(state, request, preproc_record, searched)
+    if state.raw_not_fetched and request.metadata(state.covariates) and request.protocol.depth > 1:
+        # The harmonized scan in its own space is made of the T1w image.
+        preprocess = Step('refused', state.raw_not_fetched)
     if preprocess.state == 'refused':
         return Decision(scan, preprocess)
     preprocessed = None if preprocess.is_work else state.reused or state.own
@@ -242,7 +250,11 @@ def _preprocess(
     record: provenance.Record,
     searched: Sequence[Path],
 ) -> Step:
+    if state.not_fetched:
+        return Step('refused', state.not_fetched)
     if state.reused is None:
+        if request.preprocess and state.raw_not_fetched:
+            return Step('refused', state.raw_not_fetched)
         if request.preprocess:
             return _compare(state.preproc, record, anew=request.anew)
         return Step(

@@ -11,6 +11,7 @@ import msgspec
 from safetensors import SafetensorError, safe_open
 
 from ddae_app.errors import ModelError
+from ddae_app.files import not_fetched
 from ddae_app.methods.registry import METHODS, imported, trainable
 from ddae_app.settings import CHOICES, MAX_NAME, Protocol, is_name
 
@@ -201,6 +202,8 @@ def read_model_info(path: str | os.PathLike) -> ModelInfo:
 
 def open_model(path: Path, framework: str):  # noqa: ANN201 - safetensors exports no type
     """Open a safetensors file for the arrays of a framework, ``np`` or ``pt``."""
+    if message := not_fetched(path):
+        raise ModelError(message)
     if not path.is_file():
         raise ModelError(f'{path}: no such model file; check the path given as --model')
     try:

@@ -11,6 +11,7 @@ import pytest
 from ddae_app import __version__
 from ddae_app.cli import main as cli
 from ddae_app.cli.main import main, resolve
+from ddae_app.cli.runtime import default_model
 from ddae_app.errors import UsageError
 from ddae_app.settings import from_flat, read_flat, to_toml
 
@@ -89,7 +90,7 @@ def test_the_module_is_the_program():
         ('file', [], 'the output folder'),
         ('file/deep/out', [], 'the output folder'),
         ('out', ['-w', 'FILE/work'], 'the work directory'),
-        ('out', ['--config-file', 'nowhere.toml'], '--config-file nowhere.toml'),
+        ('out', ['--config-file', 'nowhere.toml'], 'here/nowhere.toml: not readable'),
         ('out', ['--config-file', 'FILE'], 'not readable as TOML'),
     ],
 )
@@ -163,6 +164,42 @@ def test_the_file_wins_over_the_environment(settings, tmp_path):
     usual = settings({'HOME': '/h'}).preproc
     assert usual.templateflow_home == Path('/h/.cache/templateflow')
     assert usual.hd_bet_weights == Path('/h/hd-bet_params/release_2.0.0')
+
+
+@pytest.mark.parametrize('name', ['x', 'a b/ü=1', '../x', '~/x', 'link/x'])
+def test_paths_of_environment_variables_are_absolute(settings, tmp_path, monkeypatch, name):
+    here = tmp_path / 'here'
+    (here / 'link').symlink_to('/')
+    meant = {'../x': tmp_path / 'x', '~/x': tmp_path / 'home' / 'x'}.get(name, here / name)
+    environment = {
+        'HOME': str(tmp_path / 'home'),
+        'HDBET_WEIGHTS': name,
+        'TEMPLATEFLOW_HOME': name,
+    }
+    monkeypatch.setenv('HOME', environment['HOME'])
+    monkeypatch.setenv('DDAE_MODEL', name)
+    preproc = settings(environment).preproc
+    assert (preproc.hd_bet_weights, preproc.templateflow_home) == (meant, meant)
+    assert default_model() == meant
+
+
+def test_relative_paths_of_flags_reach_the_settings(bids_dir, tmp_path, monkeypatch):
+    given = []
+    monkeypatch.setattr(cli, '_run', lambda settings, command: given.append(settings) or 0)
+    flags = ['-d', 'ddae-app=a=b', '--model=m', '--use_plugin', 'p', '--bids-filter-file', 'f']
+    assert main(['../bids', 'out', 'participant', *flags]) == 0
+    (settings,), here = given, tmp_path / 'here'
+    assert (settings.bids_dir, settings.output_dir) == (bids_dir, here / 'out')
+    assert settings.select.derivatives == (f'ddae-app={here}/a=b',)
+    assert settings.select.bids_filter_file == here / 'f'
+    assert (settings.harmonize.model, settings.run.use_plugin) == (here / 'm', here / 'p')
+    assert settings.run.work_dir == here / 'work'
+
+
+def test_a_loop_of_links_is_no_dataset(bids_dir, tmp_path, capsys):
+    (tmp_path / 'loop').symlink_to('loop')
+    assert main([str(tmp_path / 'loop'), str(tmp_path / 'out'), 'participant']) == 2
+    assert 'no such folder' in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

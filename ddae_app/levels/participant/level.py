@@ -13,8 +13,8 @@ from ddae_app.bids.scan import Scan
 from ddae_app.engine.decision import Decision, listing, summary
 from ddae_app.engine.inputs import (
     check_sites_known,
-    dataset_links,
     derivative_roots,
+    derivatives,
     layout_of,
     protocol_without_model,
     select_scans,
@@ -85,7 +85,7 @@ def run_participant(settings: Settings, logs: RunFiles, default_model: Path | No
     run = _Run(settings, scans, cohort, layout, model, logs)
     if settings.run.dry_run:
         return run.dry_run()
-    write_description(settings.output_dir, settings.bids_dir, dataset_links(settings))
+    write_description(settings.output_dir, settings.bids_dir, derivatives(settings))
     if settings.run.reports_only:
         return run.finish({}, _last_methods(layout))
     return run.process()

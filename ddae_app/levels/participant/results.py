@@ -18,6 +18,7 @@ from ddae_app.bids.measures import MEASURES
 from ddae_app.bids.scan import Scan
 from ddae_app.engine.inputs import derivative_roots, find_preprocessed
 from ddae_app.engine.run import crash_file, crash_reason
+from ddae_app.files import not_fetched
 from ddae_app.methods.find import FoundModel
 from ddae_app.reports.participant import (
     Measure,
@@ -107,7 +108,9 @@ def outputs_missing(
             wanted = sorted(layout.harmonized_images(scan).values())
         absent = [path for path in wanted if not path.is_file()]
         if absent:
-            missing[scan] = f'{absent[0].relative_to(layout.root)} was not written'
+            missing[scan] = (
+                not_fetched(absent[0]) or f'{absent[0].relative_to(layout.root)} was not written'
+            )
     return missing
 
 

@@ -15,8 +15,8 @@ from ddae_app.bids.layout import RunFiles, SpaceLayout
 from ddae_app.bids.scan import Scan
 from ddae_app.engine.inputs import (
     check_sites_known,
-    dataset_links,
     derivative_roots,
+    derivatives,
     find_preprocessed,
     select_scans,
 )
@@ -90,7 +90,7 @@ def prepare(settings: Settings, layout: SpaceLayout, store: Path, logs: RunFiles
     """
     scans, cohort = select_scans(settings)
     check_sites_known(settings, cohort)
-    write_description(settings.output_dir, settings.bids_dir, dataset_links(settings))
+    write_description(settings.output_dir, settings.bids_dir, derivatives(settings))
     failures = {
         scan: 'its site is not known; fill in the site column, or leave the scan out'
         for scan in scans
@@ -98,6 +98,7 @@ def prepare(settings: Settings, layout: SpaceLayout, store: Path, logs: RunFiles
     }
     usable = [scan for scan in scans if scan not in failures]
     failures |= preprocess_missing(settings, usable, cohort, layout, logs)
+    usable = [scan for scan in usable if scan not in failures]
     stored, unusable = _store(derivative_roots(settings), usable, layout, store)
     covariates = [cohort[scan] for scan in stored]
     prepared = Prepared(

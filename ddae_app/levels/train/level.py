@@ -153,7 +153,8 @@ def _dry_run(settings: Settings, layout: SpaceLayout) -> int:
         log.info('%s', line)
     counts = Counter(cohort[scan].site or 'not known' for scan in scans)
     log.info('scans to train on: %s', ', '.join(f'{site} {n}' for site, n in counts.items()))
-    return 1 if 'not known' in counts else 0
+    refused = any(decision.refusal for decision in decisions)
+    return 1 if 'not known' in counts or refused else 0
 
 
 def _initial_model(settings: Settings) -> FoundModel | None:
