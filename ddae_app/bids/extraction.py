@@ -160,4 +160,6 @@ def _entities(path: Path) -> dict[str, str]:
 def _of_surfer(scan: Scan, root: Path) -> Path | None:
     session = f'_ses-{scan.session}' if scan.session else ''
     folder = root / f'sub-{scan.participant}{session}' / 'mri'
-    return next((folder / name for name in SURFER_MASKS if (folder / name).is_file()), None)
+    masks = (folder / name for name in SURFER_MASKS)
+    # One that was not fetched is found as well, so that it is not taken for missing.
+    return next((mask for mask in masks if mask.is_file() or mask.is_symlink()), None)

@@ -182,7 +182,7 @@ class Planner:
                 mask_filter(self.settings),
                 alone=self._scans_of[scan.participant, scan.session] == 1,
             )
-            return Extraction('mask', mask, digest_of(mask))
+            return not_fetched(mask) or Extraction('mask', mask, digest_of(mask))
         except DdaeError as e:
             return str(e)
 

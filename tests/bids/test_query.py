@@ -247,3 +247,48 @@ def test_layouts_of_the_official_examples(bids_dir, found, name):
     else:
         with pytest.raises(NothingSelectedError):
             found()
+
+
+@pytest.fixture
+def enhanced(add):
+    """Scans with and without a contrast agent, as of a patient before and after it."""
+    for stem in ('sub-01', 'sub-01_ce-gad', 'sub-02', 'sub-03_ce-gad'):
+        add(stem)
+
+
+def test_contrast_enhanced_scans_are_left_out_aloud(enhanced, found, caplog):
+    with caplog.at_level('INFO', 'ddae_app'):
+        assert found() == ['sub-01', 'sub-02']
+    (said,) = [record.getMessage() for record in caplog.records]
+    assert '2 contrast-enhanced T1w left out (ce-, for example sub-01_ce-gad_T1w.nii.gz)' in said
+    assert '--bids-filter-file with {"t1w": {"ceagent": "*"}}' in said
+
+
+@pytest.mark.parametrize(
+    ('value', 'stems'),
+    [
+        ('*', ['sub-01_ce-gad', 'sub-03_ce-gad']),
+        ('gad', ['sub-01_ce-gad', 'sub-03_ce-gad']),
+        ([None, '*'], ['sub-01', 'sub-01_ce-gad', 'sub-02', 'sub-03_ce-gad']),
+        (None, ['sub-01', 'sub-02']),
+    ],
+)
+def test_contrast_enhanced_scans_can_be_asked_for(enhanced, found, caplog, value, stems):
+    with caplog.at_level('INFO', 'ddae_app'):
+        assert found(filters={'ceagent': value}) == stems
+    assert not caplog.records
+
+
+def test_only_contrast_enhanced_scans(enhanced, found):
+    with pytest.raises(
+        NothingSelectedError, match='sub-03 has no T1w image with ceagent=none.*give --bids-filter'
+    ):
+        found(participants=('03',))
+    with pytest.raises(NothingSelectedError, match='sub-02 has no T1w image with run=1; the data'):
+        found(participants=('02',), filters={'run': 1})
+
+
+def test_nothing_is_said_of_contrast_agents_where_there_are_none(dataset, found, caplog):
+    with caplog.at_level('INFO', 'ddae_app'):
+        found()
+    assert not caplog.records
