@@ -6,7 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from ddae_app.bids.cohort import read_cohort
 from ddae_app.bids.query import Selection, find_scans, read_filters
+from ddae_app.bids.sidecars import raw_uri
+from ddae_app.bids.validation import validate_input
 from ddae_app.errors import InvalidBIDSError, NothingSelectedError, UsageError
 
 
@@ -292,3 +295,51 @@ def test_nothing_is_said_of_contrast_agents_where_there_are_none(dataset, found,
     with caplog.at_level('INFO', 'ddae_app'):
         found()
     assert not caplog.records
+
+
+def _linked(bids_dir: Path, tmp_path: Path, what: str) -> Path:
+    """The root of a dataset of which something is a link."""
+    store = tmp_path / 'store'
+    if what == 'root':
+        (tmp_path / 'linked').symlink_to(bids_dir)
+        return tmp_path / 'linked'
+    if what == 'folder above':
+        (tmp_path / 'linked').symlink_to(tmp_path)
+        return tmp_path / 'linked' / bids_dir.name
+    if what == 'files':
+        for number, path in enumerate(sorted(bids_dir.rglob('*T1w.nii.gz'))):
+            target = store / f'{number}.content'
+            target.parent.mkdir(exist_ok=True)
+            path.rename(target)
+            path.symlink_to(target)
+        return bids_dir
+    shutil.move(bids_dir / 'sub-02', store / 'another name')
+    (bids_dir / 'sub-02').symlink_to(store / 'another name')
+    return bids_dir
+
+
+@pytest.mark.parametrize('what', ['root', 'folder above', 'files', 'participant'])
+def test_links_are_not_followed_to_find_out_what_a_scan_is(dataset, bids_dir, tmp_path, what):
+    (tmp_path / 'store').mkdir()
+    expected = [scan.stem for scan in find_scans(bids_dir, Selection())]
+    root = _linked(bids_dir, tmp_path, what)
+    scans = find_scans(root, Selection())
+    assert [scan.stem for scan in scans] == expected
+    for scan in scans:
+        assert scan.path == root / scan.folder / f'{scan.stem}_T1w.nii.gz'
+        assert scan.path.is_file()
+        inside = scan.path.relative_to(root).as_posix()
+        assert raw_uri(scan, root) == f'bids:raw:{inside}'
+
+
+@pytest.mark.parametrize('what', ['root', 'folder above', 'files', 'participant'])
+def test_links_do_not_disturb_the_validator_or_the_tables(dataset, bids_dir, tmp_path, what):
+    (tmp_path / 'store').mkdir()
+    (bids_dir / 'participants.tsv').write_text('participant_id\tsite\nsub-01\tA\nsub-02\tA\n')
+    table = bids_dir / 'sub-02' / 'sub-02_sessions.tsv'
+    table.write_text('session_id\tsite\nses-1\tB\nses-2\tC\n')
+    root = _linked(bids_dir, tmp_path, what)
+    scans = find_scans(root, Selection())
+    validate_input(root, scans)
+    cohort = read_cohort(root, scans)
+    assert [cohort[scan].site for scan in scans] == ['A', 'A', 'A', 'A', 'B', 'C']

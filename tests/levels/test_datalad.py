@@ -116,7 +116,7 @@ def derived(tmp_path) -> Path:
     """Outputs of a few scans of two sites, made from noise."""
     folder, random = tmp_path / 'derived', np.random.default_rng(0)
     cohort = pd.DataFrame(
-        {'subject': ['A1', 'A2', 'B1', 'B2'], 'site': ['PhantomA', 'PhantomA', 'PhantomB', 'PhantomB'],
+        {'subject': ['A1', 'A2', 'B1', 'B2'], 'site': ['PhantomA'] * 2 + ['PhantomB'] * 2,
          'age': [20.0, 30, 40, 50], 'sex': ['F', 'M', 'F', 'M']}
     )  # fmt: skip
     images = random.random((4, 128, 128)).astype(np.float32)
