@@ -155,7 +155,11 @@ class EvaluateSettings:
 
 @dataclass(frozen=True)
 class RunSettings:
-    """How the work is carried out; changes no result."""
+    """How the work is carried out; changes no result.
+
+    ``container`` is the container of the run as BIDS describes it, empty outside of one; it is
+    what the environment says, whatever a settings file of an earlier run does.
+    """
 
     work_dir: Path = Path('work')
     clean_workdir: bool = False
@@ -172,6 +176,7 @@ class RunSettings:
     resource_monitor: bool = False
     notrack: bool = False
     verbose_count: int = 0
+    container: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

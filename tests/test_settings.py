@@ -93,6 +93,7 @@ FULL = Settings(
         resource_monitor=True,
         notrack=True,
         verbose_count=2,
+        container={'Type': 'docker', 'Tag': 'ddae-app:1'},
     ),
 )
 

@@ -10,8 +10,10 @@ import numbers
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from importlib.metadata import metadata
 from itertools import chain, count
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 from urllib.parse import quote, unquote, urlsplit
 
@@ -29,7 +31,10 @@ REMEDY = 'remove it, and run the participant level with --reports-only to have i
 
 
 def write_description(
-    output_dir: Path, bids_dir: Path, derivatives: Sequence[tuple[str, Path]] = ()
+    output_dir: Path,
+    bids_dir: Path,
+    derivatives: Sequence[tuple[str, Path]] = (),
+    container: Mapping[str, str] = MappingProxyType({}),
 ) -> None:
     """Write what describes the output dataset; every job writes the same.
 
@@ -42,6 +47,8 @@ def write_description(
     derivatives : sequence of tuple of str and Path
         Other datasets from which files are taken, by name. Links of earlier runs stay, since
         their sidecars refer to them.
+    container : mapping of str to str
+        Of the run, as BIDS describes it; empty outside of one.
     """
     raw = _raw_description(bids_dir)
     license_, named = raw.get('License'), raw.get('Authors')
@@ -55,7 +62,7 @@ def write_description(
         'DatasetType': 'derivative',
         'License': license_ if isinstance(license_, str) and license_ else 'as the source dataset',
         'Authors': authors,
-        'GeneratedBy': [{'Name': 'ddae-app', 'Version': __version__}],
+        'GeneratedBy': [_generator(container)],
         'SourceDatasets': [_source(bids_dir, raw)],
     }
     meanings = {image.desc: DESCRIPTIONS[image.desc] for image in IMAGES.values()}
@@ -79,6 +86,18 @@ def write_description(
     write_atomically(layout.ignored, BIDSIGNORE)
     write_atomically(layout.labels, to_tsv(rows))
     write_json(sidecar(layout.labels), dictionary)
+
+
+def _generator(container: Mapping[str, str]) -> dict[str, Any]:
+    """This program, with the address of its code where the package names one."""
+    urls = metadata('ddae-app').get_all('Project-URL') or []
+    named = dict(url.split(', ', 1) for url in urls)
+    return {
+        'Name': 'ddae-app',
+        'Version': __version__,
+        **({'CodeURL': named['Source']} if 'Source' in named else {}),
+        **({'Container': dict(container)} if container else {}),
+    }
 
 
 def _links(folder: Path) -> dict[str, str]:
@@ -129,7 +148,7 @@ def _relative(folder: Path, output_dir: Path) -> str:
 
 def dataset_name(bids_dir: Path) -> str:
     """The name that a dataset gives itself."""
-    return str(_raw_description(bids_dir).get('Name') or bids_dir.resolve().name)
+    return str(_raw_description(bids_dir).get('Name') or bids_dir.name)
 
 
 def license_of(bids_dir: Path) -> str:
@@ -236,7 +255,7 @@ def _raw_description(bids_dir: Path) -> dict[str, Any]:
 
 def _source(bids_dir: Path, raw: dict[str, Any]) -> dict[str, str]:
     doi = raw.get('DatasetDOI')
-    return {'DOI': doi} if isinstance(doi, str) and doi else {'URL': bids_dir.resolve().as_uri()}
+    return {'DOI': doi} if isinstance(doi, str) and doi else {'URL': bids_dir.absolute().as_uri()}
 
 
 _README = """# Harmonized T1-weighted images

@@ -102,6 +102,7 @@ def resolve(arguments: dict[str, Any], environment: Mapping[str, str]) -> Settin
         environment.get('HDBET_WEIGHTS') or home / 'hd-bet_params' / 'release_2.0.0',
     )
     values.setdefault('work_dir', RunSettings.work_dir)
+    values['container'] = runtime.container(environment)
     settings = from_flat(values)
     _check_folders(settings)
     return settings

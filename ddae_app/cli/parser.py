@@ -15,7 +15,10 @@ Harmonizes the T1-weighted images of a BIDS dataset with a Disentangled Diffusio
 registers them to MNI152 space and renders them as if they had been acquired at one target site,
 with their anatomy preserved."""
 
-EPILOG = 'exit codes: ' + '; '.join(f'{code} {text}' for code, text in EXIT_CODES.items())
+EPILOG = (
+    'Every flag also works with underscores, for example --participant_label. Exit codes: '
+    + '; '.join(f'{code} {text}' for code, text in EXIT_CODES.items())
+)
 
 
 class _Parser(argparse.ArgumentParser):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import re
 import shutil
 import signal
 import sys
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import psutil
 
+from ddae_app.errors import UsageError
 from ddae_app.files import write_atomically
 from ddae_app.settings import Settings, absolute
 
@@ -92,6 +94,30 @@ def default_model() -> Path | None:
     """The model file that the environment variable DDAE_MODEL names, if any."""
     name = os.environ.get('DDAE_MODEL')
     return absolute(name, 'DDAE_MODEL') if name else None
+
+
+def container(environment: Mapping[str, str]) -> dict[str, str]:
+    """``Container`` in BIDS's ``GeneratedBy``; empty outside of an image of ddae-app.
+
+    The images set DDAE_CONTAINER_TAG. Nothing inside an image knows its digest, so those who start
+    it may say it in DDAE_CONTAINER_DIGEST.
+
+    Raises
+    ------
+    UsageError
+        The digest is none.
+    """
+    tag, digest = (environment.get(f'DDAE_CONTAINER_{name}') for name in ('TAG', 'DIGEST'))
+    if not tag:
+        return {}
+    if digest and not re.fullmatch('sha256:[0-9a-f]{64}', digest):
+        raise UsageError(
+            f'DDAE_CONTAINER_DIGEST is {digest!r}; expected sha256: and 64 hexadecimal digits'
+        )
+    # Apptainer also runs images that were built for Docker.
+    apptainer = {'APPTAINER_CONTAINER', 'SINGULARITY_CONTAINER'} & set(environment)
+    uri = {'URI': f'docker://{tag.partition(":")[0]}@{digest}'} if digest else {}
+    return {'Type': 'apptainer' if apptainer else 'docker', 'Tag': tag, **uri}
 
 
 def empty_folder(folder: Path) -> None:

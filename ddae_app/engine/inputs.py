@@ -43,7 +43,12 @@ def select_scans(settings: Settings) -> tuple[list[Scan], Cohort]:
     select = settings.select
     scans = find_scans(settings.bids_dir, _selection(select))
     _check_tables(settings.bids_dir, scans)
-    if not select.skip_bids_validation:
+    if select.skip_bids_validation:
+        log.warning(
+            'The dataset was not validated (--skip-bids-validation): what is wrong in it may not '
+            'be noticed.'
+        )
+    else:
         validate_input(settings.bids_dir, scans)
     cohort = read_cohort(
         settings.bids_dir,

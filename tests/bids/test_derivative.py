@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import math
 import multiprocessing
+from email.message import EmailMessage
 from pathlib import Path
 from urllib.parse import unquote
 
 import numpy as np
 import pytest
 
+from ddae_app import __version__
 from ddae_app.bids import sidecars
 from ddae_app.bids.cohort import Covariates
 from ddae_app.bids.dataset import (
@@ -196,6 +198,22 @@ def test_the_official_validator_has_no_complaint(
         path.write_text('text\n')
     issues = run_validator(out, CONFIG, 'derivative')['issues']['issues']
     assert [(i['code'], i.get('subCode'), i.get('location')) for i in issues] == []
+
+
+def test_the_container_and_the_code_are_named(tmp_path, bids_dir, monkeypatch):
+    container = {'Type': 'docker', 'Tag': 'ddae-app:1', 'URI': 'docker://ddae-app@sha256:0'}
+    write_description(tmp_path, bids_dir, container=container)
+    path = tmp_path / 'dataset_description.json'
+    usual = {'Name': 'ddae-app', 'Version': __version__}
+    (generator,) = json.loads(path.read_text())['GeneratedBy']
+    assert generator == usual | {'Container': container}
+    package = EmailMessage()
+    package['Project-URL'] = 'Documentation, https://example.org/docs'
+    package['Project-URL'] = 'Source, https://example.org/code'
+    monkeypatch.setattr('ddae_app.bids.dataset.metadata', lambda name: package)
+    write_description(tmp_path, bids_dir)
+    (generator,) = json.loads(path.read_text())['GeneratedBy']
+    assert generator == usual | {'CodeURL': 'https://example.org/code'}
 
 
 def _links(out: Path) -> dict[str, str]:

@@ -202,6 +202,47 @@ def test_a_loop_of_links_is_no_dataset(bids_dir, tmp_path, capsys):
     assert 'no such folder' in capsys.readouterr().err
 
 
+DIGEST = 'sha256:' + 64 * 'a'
+
+
+@pytest.mark.parametrize(
+    ('environment', 'container'),
+    [
+        ({}, {}),
+        ({'APPTAINER_CONTAINER': '/another.sif'}, {}),
+        ({'DDAE_CONTAINER_TAG': 'ddae-app:1'}, {'Type': 'docker', 'Tag': 'ddae-app:1'}),
+        (
+            {'DDAE_CONTAINER_TAG': 'ddae-app:1', 'SINGULARITY_CONTAINER': '/x.sif'},
+            {'Type': 'apptainer', 'Tag': 'ddae-app:1'},
+        ),
+        (
+            {'DDAE_CONTAINER_TAG': 'ddae-app:1', 'DDAE_CONTAINER_DIGEST': DIGEST},
+            {'Type': 'docker', 'Tag': 'ddae-app:1', 'URI': f'docker://ddae-app@{DIGEST}'},
+        ),
+    ],
+)
+def test_the_container_is_that_of_the_run_not_of_the_file(
+    settings, tmp_path, environment, container
+):
+    file = tmp_path / 'settings.toml'
+    file.write_text('[run.container]\nType = "docker"\nTag = "ddae-app:0"\n')
+    assert settings({'HOME': '/h', **environment}, config_file=file).run.container == container
+
+
+def test_a_digest_that_is_none(settings):
+    environment = {'HOME': '/', 'DDAE_CONTAINER_TAG': 'x', 'DDAE_CONTAINER_DIGEST': 'latest'}
+    with pytest.raises(UsageError, match="DDAE_CONTAINER_DIGEST is 'latest'; expected sha256:"):
+        settings(environment)
+
+
+@pytest.mark.parametrize(
+    ('recipe', 'said'), [('Dockerfile', 'ARG VERSION='), ('Singularity.def', 'TAG=ddae-app:')]
+)
+def test_recipes_of_images_name_the_version(recipe, said):
+    text = (Path(__file__).parents[2] / recipe).read_text(encoding='utf-8')
+    assert f'{said}{__version__}\n' in text and 'DDAE_CONTAINER_TAG=ddae-app:' in text
+
+
 @pytest.mark.parametrize(
     ('nprocs', 'level', 'threads'),
     [(1, 'participant', 1), (4, 'participant', 3), (64, 'participant', 8), (4, 'train', 4)],

@@ -85,7 +85,9 @@ def run_participant(settings: Settings, logs: RunFiles, default_model: Path | No
     run = _Run(settings, scans, cohort, layout, model, logs)
     if settings.run.dry_run:
         return run.dry_run()
-    write_description(settings.output_dir, settings.bids_dir, derivatives(settings))
+    write_description(
+        settings.output_dir, settings.bids_dir, derivatives(settings), settings.run.container
+    )
     if settings.run.reports_only:
         return run.finish({}, _last_methods(layout))
     return run.process()

@@ -90,7 +90,9 @@ def prepare(settings: Settings, layout: SpaceLayout, store: Path, logs: RunFiles
     """
     scans, cohort = select_scans(settings)
     check_sites_known(settings, cohort)
-    write_description(settings.output_dir, settings.bids_dir, derivatives(settings))
+    write_description(
+        settings.output_dir, settings.bids_dir, derivatives(settings), settings.run.container
+    )
     failures = {
         scan: 'its site is not known; fill in the site column, or leave the scan out'
         for scan in scans
