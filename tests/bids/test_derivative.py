@@ -174,7 +174,10 @@ def test_the_official_validator_has_no_complaint(
                '01', session, f'sub-01{"_ses-a" if session else ""}')  # fmt: skip
     layout = Layout(out).in_space(SPACE)
     model = sidecars.ModelFacts('DDAE', 'm', 'abc', False)
-    write_description(out, bids_dir)
+    container = {'Type': 'docker', 'Tag': 'ddae-app:1'}
+    if session:
+        container['URI'] = f'docker://ddae-app@sha256:{64 * "a"}'
+    write_description(out, bids_dir, [('ddae-app', tmp_path / 'ü x=1')], container)
     preproc, brain, slices, harmonized = (
         layout.image(kind, one) for kind in ('preproc', 'mask', 'slices', 'harmonized')
     )

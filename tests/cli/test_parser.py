@@ -17,7 +17,6 @@ FLAGS = {
     '--site-column': (['vendor'], 'vendor'),
     '--source-site': (['A'], 'A'),
     '--skull-strip': (['none'], 'none'),
-    '--brain-mask-filter': (['b.json'], 'b.json'),
     '--hd-bet-weights': (['w'], 'w'),
     '--hd-bet-sha256': (['ab'], 'ab'),
     '--brain-mask-filter': (['m.json'], 'm.json'),
