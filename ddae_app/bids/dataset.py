@@ -117,9 +117,9 @@ def link_names(output_dir: Path, derivatives: Sequence[tuple[str, Path]]) -> dic
     known = {name: _target(link, root) for name, link in _links(output_dir).items()}
     named = {}
     for wanted, folder in derivatives:
-        target = os.path.realpath(folder)
-        if target == root:
+        if folder == output_dir:
             continue
+        target = os.path.realpath(folder)
         same = (name for name, where in known.items() if where == target)
         numbered = (f'{wanted}-{number}' for number in count(2))
         unused = (name for name in chain([wanted], numbered) if name not in known)

@@ -295,10 +295,14 @@ def test_one_folder_by_two_paths_has_one_name(tmp_path, bids_dir, earlier):
     assert link_names(tmp_path / 'out', own(tmp_path / 'link')) == {'ddae-app': tmp_path / 'link'}
 
 
-def test_the_output_folder_needs_no_name(tmp_path, bids_dir):
-    (tmp_path / 'out').mkdir()
-    (tmp_path / 'link').symlink_to('out')
-    assert link_names(tmp_path / 'out', own(tmp_path / 'link', tmp_path / 'out')) == {}
+def test_the_output_folder_needs_no_name_but_by_another_path(tmp_path, bids_dir):
+    out, link = tmp_path / 'out', tmp_path / 'link'
+    out.mkdir()
+    link.symlink_to('out')
+    write_description(out, bids_dir, own(out, link))
+    assert link_names(out, own(out, link)) == {'ddae-app': link}
+    assert _links(out) == {'raw': '../bids', 'ddae-app': '.'}
+    assert Layout(out).uri(link / 'x', link_names(out, own(link))) == 'bids:ddae-app:x'
 
 
 @pytest.mark.parametrize('where', ['beside', 'derivatives', 'linked'])
