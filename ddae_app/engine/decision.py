@@ -209,9 +209,6 @@ def decide(state: ScanState, request: PlanRequest, searched: Sequence[Path] = ()
         state.raw_sha256, request.protocol, state.extraction, sloppy=request.sloppy
     )
     preprocess = _preprocess(state, request, preproc_record, searched)
-    if state.raw_not_fetched and request.metadata(state.covariates) and request.protocol.depth > 1:
-        # The harmonized scan in its own space is made of the T1w image.
-        preprocess = Step('refused', state.raw_not_fetched)
     if preprocess.state == 'refused':
         return Decision(scan, preprocess)
     preprocessed = None if preprocess.is_work else state.reused or state.own
@@ -232,6 +229,9 @@ def decide(state: ScanState, request: PlanRequest, searched: Sequence[Path] = ()
         harmonize = _compare(state.harmonized, harmonize_record, anew=request.anew)
         if preprocess.is_work and harmonize.state == 'done':
             harmonize = Step('changed', 'preprocessing')
+    if harmonize.is_work and request.protocol.depth > 1 and state.raw_not_fetched:
+        # The harmonized scan in its own space is made of the T1w image.
+        return Decision(scan, preprocess, Step('refused', state.raw_not_fetched))
     return Decision(
         scan,
         preprocess,

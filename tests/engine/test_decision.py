@@ -238,3 +238,34 @@ def test_listing_and_summary():
     assert rows[0] == ['sub-01', 'done', 'done', '-']
     assert rows[2] == ['sub-01', 'done', 'changed', 'target site (B, now A)']
     assert rows[3][1:3] == ['none', 'refused']
+
+
+@pytest.mark.parametrize(
+    ('state', 'expected'),
+    [
+        (ScanState(SCAN, Covariates('A'), None), ('refused', 'none')),
+        # Whether the outputs are of this image cannot be told.
+        (replace(DONE, raw_sha256=None), ('refused', 'none')),
+        (ScanState(SCAN, Covariates('A'), None, FILES, PREPROC, PREPROC), ('reused', 'new')),
+    ],
+)
+def test_an_image_that_was_not_fetched_is_refused_where_it_is_needed(state, expected):
+    state = replace(state, raw_not_fetched='run "datalad get x"')
+    assert states(state) == expected
+    decision = decide(state, REQUEST)
+    assert decision.refusal == ('run "datalad get x"' if expected[0] == 'refused' else None)
+
+
+def test_whole_scans_need_the_image_itself():
+    request = replace(REQUEST, protocol=Protocol(slices='all'), preprocess=False)
+    state = ScanState(SCAN, Covariates('A'), None, FILES, PREPROC, PREPROC, raw_not_fetched='get')
+    assert decide(state, request).refusal == 'get'
+    done = OutputState(True, None, harmonized_from(PREPROC, request))
+    assert decide(replace(state, harmonized=done), request).refusal is None
+
+
+@pytest.mark.parametrize('preprocess', [True, False])
+def test_a_preprocessed_scan_that_was_not_fetched_is_not_made_again(preprocess):
+    state = ScanState(SCAN, Covariates('A'), RAW, not_fetched='get')
+    request = replace(REQUEST, preprocess=preprocess)
+    assert decide(state, request).refusal == 'get'
