@@ -14,6 +14,8 @@ from ddae_app.bids.layout import Layout
 from ddae_app.bids.scan import Scan
 from ddae_app.cli.main import main
 from ddae_app.engine.inputs import space_of
+from ddae_app.errors import TemplateError
+from ddae_app.imaging.templates import load_template
 from ddae_app.settings import Protocol
 from tests.imaging.nnunet_model import write_model as write_network
 from tests.levels.conftest import TEMPLATE, write_model
@@ -153,3 +155,32 @@ def test_the_group_level_says_what_was_not_fetched(derived, program):
         drop(image)
     _, _, said = program('group', bids=bids, out=out)
     assert the_command(images[0]) in said
+
+
+@pytest.mark.parametrize('how', ['link', 'pointer'])
+@pytest.mark.parametrize(
+    'name',
+    ['sub-A01/anat/sub-A01_desc-brain_mask.nii.gz', 'sub-A01/mri/mask.mgz'],
+)
+def test_a_mask_of_another_program_that_was_not_fetched(program, tmp_path, how, name):
+    path = tmp_path / 'masks' / name
+    path.parent.mkdir(parents=True)
+    path.touch()
+    drop(path, how)
+    flags = ['--stage', 'preproc', '-d', f'smriprep={tmp_path / "masks"}', '--dry-run']
+    code, listed, _ = program('participant', *flags)
+    assert code == 1
+    assert listed.splitlines()[1].startswith('sub-A01\trefused')
+    assert the_command(path) in listed
+
+
+@pytest.mark.parametrize('how', ['link', 'pointer'])
+def test_a_template_that_was_not_fetched(tmp_path, how):
+    name = 'MNI152NLin2009cAsym'
+    path = tmp_path / f'tpl-{name}' / f'tpl-{name}_res-02_T1w.nii.gz'
+    path.parent.mkdir()
+    path.touch()
+    drop(path, how)
+    with pytest.raises(TemplateError, match='datalad get') as error:
+        load_template(name, tmp_path)
+    assert the_command(path) in str(error.value)
