@@ -210,6 +210,9 @@ def scans_by_site(settings: Settings, layout: SpaceLayout) -> dict[str, list[Sit
     roots, by_site = derivative_roots(settings), dict[str, list[SiteScan]]()
     scans, cohort = select_all_scans(settings)
     for scan in scans:
+        if message := preprocessed_not_fetched(scan, layout.space, roots):
+            log.warning('%s is not used to measure its site: %s', scan.stem, message)
+            continue
         files = find_preprocessed(scan, layout.space, roots)
         if files and (site := cohort[scan].site):
             site_scan = SiteScan(files.image, files.mask, scan.participant)

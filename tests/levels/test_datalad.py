@@ -14,9 +14,10 @@ from ddae_app.bids.layout import Layout
 from ddae_app.bids.scan import Scan
 from ddae_app.cli.main import main
 from ddae_app.engine.inputs import space_of
+from ddae_app.engine.plan import scans_by_site
 from ddae_app.errors import TemplateError
 from ddae_app.imaging.templates import load_template
-from ddae_app.settings import Protocol
+from ddae_app.settings import Protocol, from_flat
 from tests.imaging.nnunet_model import write_model as write_network
 from tests.levels.conftest import TEMPLATE, write_model
 from tests.levels.derived import write_derived
@@ -184,3 +185,16 @@ def test_a_template_that_was_not_fetched(tmp_path, how):
     with pytest.raises(TemplateError, match='datalad get') as error:
         load_template(name, tmp_path)
     assert the_command(path) in str(error.value)
+
+
+@pytest.mark.parametrize('how', ['link', 'pointer'])
+def test_a_site_is_not_measured_in_scans_that_were_not_fetched(derived, tmp_path, caplog, how):
+    bids, out = derived / 'bids', derived / 'out'
+    layout = Layout(out).in_space(space_of(Protocol(template=TEMPLATE)))
+    image = layout.image('preproc', Scan(t1w(bids, 'A1'), 'A1', None, 'sub-A1'))
+    drop(image, how)
+    places = {'bids_dir': bids, 'output_dir': out, 'analysis_level': 'participant'}
+    with caplog.at_level('WARNING', 'ddae_app'):
+        by_site = scans_by_site(from_flat(places), layout)
+    assert {site: len(scans) for site, scans in by_site.items()} == {'PhantomA': 1, 'PhantomB': 2}
+    assert f'sub-A1 is not used to measure its site: {image}' in caplog.text
