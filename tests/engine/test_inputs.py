@@ -9,9 +9,9 @@ import pytest
 
 from ddae_app.bids.extraction import Extraction
 from ddae_app.engine.inputs import (
-    derivative_links,
+    derivative_roots,
     extraction_of,
-    mask_links,
+    mask_folders,
     protocol_without_model,
 )
 from ddae_app.errors import UsageError, WeightsError
@@ -85,6 +85,19 @@ def test_weights_that_cannot_be_used_are_not_left_out_in_silence(tmp_path, caplo
         extraction_of(replace(asked, skull_strip='hd-bet'))
 
 
+@pytest.mark.parametrize('name', ['plans.json', 'fold_all/checkpoint_final.pth'])
+def test_weights_that_were_not_fetched_are_not_taken_for_missing(tmp_path, caplog, name):
+    weights = weights_in(tmp_path / 'weights')
+    (weights / name).unlink()
+    (weights / name).symlink_to('.git/annex/objects/a/b')
+    asked = PreprocSettings(hd_bet_weights=weights)
+    assert extraction_of(asked) == Extraction('deepbet')
+    (record,) = caplog.records
+    assert record.levelname == 'WARNING' and 'datalad get' in record.getMessage()
+    with pytest.raises(WeightsError, match='datalad get'):
+        extraction_of(replace(asked, skull_strip='hd-bet'))
+
+
 def test_masks_come_from_datasets_that_are_not_ours(tmp_path):
     for name in ('ours', 'fmriprep'):
         (tmp_path / name).mkdir()
@@ -92,8 +105,8 @@ def test_masks_come_from_datasets_that_are_not_ours(tmp_path):
     settings = Settings(
         tmp_path, tmp_path / 'out', 'participant', select=SelectSettings(derivatives=entries)
     )
-    assert mask_links(settings) == {'fmriprep': tmp_path / 'fmriprep'}
-    assert list(derivative_links(settings).values()) == [tmp_path / 'ours']
+    assert mask_folders(settings) == [tmp_path / 'fmriprep']
+    assert derivative_roots(settings) == [tmp_path / 'out', tmp_path / 'ours']
 
 
 def test_masks_need_a_dataset_that_is_there(tmp_path):
@@ -105,6 +118,6 @@ def test_masks_need_a_dataset_that_is_there(tmp_path):
         )  # fmt: skip
 
     with pytest.raises(UsageError, match='fmriprep=.*nowhere'):
-        mask_links(asked(f'fmriprep={tmp_path / "nowhere"}'))
+        mask_folders(asked(f'fmriprep={tmp_path / "nowhere"}'))
     with pytest.raises(UsageError, match='--brain-mask-filter.*-d NAME=PATH'):
-        mask_links(asked(file=tmp_path / 'f.json'))
+        mask_folders(asked(file=tmp_path / 'f.json'))
