@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ddae_app import __version__
-from ddae_app.bids.cohort import Covariates
+from ddae_app.bids.covariates import Covariates
 from ddae_app.bids.extraction import Extraction
 from ddae_app.bids.layout import sidecar
 from ddae_app.bids.scan import Scan, Space

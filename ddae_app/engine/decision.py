@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ddae_app.bids import provenance, sidecars
-from ddae_app.bids.cohort import Covariates
+from ddae_app.bids.covariates import Covariates
 from ddae_app.bids.extraction import Extraction
 from ddae_app.bids.layout import Preprocessed
 from ddae_app.bids.scan import Scan
@@ -198,11 +198,11 @@ def decide(state: ScanState, request: PlanRequest, searched: Sequence[Path] = ()
     searched : sequence of Path
         Folders in which preprocessed scans were looked for, for messages.
     """
-    scan, site = state.scan, state.covariates.site
-    if request.model is not None:
-        refusal = site_refusal(request.model, site, request.unseen_site, state.site_subjects)
-        if refusal:
-            return Decision(scan, harmonize=Step('refused', refusal))
+    scan, known = state.scan, state.covariates
+    if known.fault:
+        return Decision(scan, Step('refused', known.fault))
+    if refusal := _refusal(state, request):
+        return Decision(scan, harmonize=Step('refused', refusal))
     if isinstance(state.extraction, str):
         return Decision(scan, Step('refused', state.extraction))
     preproc_record = provenance.preprocessing_record(
@@ -242,6 +242,16 @@ def decide(state: ScanState, request: PlanRequest, searched: Sequence[Path] = ()
         state.raw_sha256,
         state.extraction if preprocess.is_work else None,
     )
+
+
+def _refusal(state: ScanState, request: PlanRequest) -> str | None:
+    """Why a scan cannot be harmonized, whatever lies on disk."""
+    known, model = state.covariates, request.model
+    if model is None:
+        return None
+    if known.unread and model.uses_covariates:
+        return next(iter(known.unread.values()))
+    return site_refusal(model, known.site, request.unseen_site, state.site_subjects, known.no_site)
 
 
 def _preprocess(

@@ -7,15 +7,16 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from ddae_app.bids import sidecars
+from ddae_app.bids import sidecars, understood
 from ddae_app.bids.cohort import Cohort, read_cohort
 from ddae_app.bids.dataset import link_names
 from ddae_app.bids.extraction import MASK_FILTER, Extraction, read_mask_filter
 from ddae_app.bids.layout import Layout, Preprocessed, SpaceLayout
+from ddae_app.bids.metadata import ScanMetadata
 from ddae_app.bids.query import Selection, find_scans, read_filters
 from ddae_app.bids.scan import Scan, Space
 from ddae_app.bids.validation import validate_input
-from ddae_app.errors import TemplateError, UsageError, WeightsError
+from ddae_app.errors import InvalidBIDSError, TemplateError, UsageError, WeightsError
 from ddae_app.files import not_fetched
 from ddae_app.imaging.templates import TEMPLATES
 from ddae_app.imaging.weights import CHECKPOINT, WEIGHTS_FILES, check_weights
@@ -50,14 +51,19 @@ def select_scans(settings: Settings) -> tuple[list[Scan], Cohort]:
         )
     else:
         validate_input(settings.bids_dir, scans)
+    metadata = ScanMetadata(settings.bids_dir)
     cohort = read_cohort(
         settings.bids_dir,
         scans,
         site_column=select.site_column,
         source_site=select.source_site,
         further=settings.evaluate.biology,
+        metadata=metadata,
     )
-    log.info(cohort.summary(scans))
+    for line in understood.facts(cohort, scans):
+        log.info('%s', line)
+    for line in understood.warnings(cohort, scans, metadata):
+        log.warning('%s', line)
     return scans, cohort
 
 
@@ -98,7 +104,7 @@ def _selection(select: SelectSettings) -> Selection:
 
 
 def check_sites_known(settings: Settings, cohort: Cohort) -> None:
-    """Refuse to go on where no table names the site of any scan.
+    """Refuse to go on where nothing names the site of any scan.
 
     Raises
     ------
@@ -112,10 +118,35 @@ def check_sites_known(settings: Settings, cohort: Cohort) -> None:
         if cohort.columns
         else f'{settings.bids_dir / "participants.tsv"} is not there'
     )
+    fields = cohort.site_fields
+    or_field = f', or a field of the JSON of the scans ({", ".join(fields)}),' if fields else ''
     raise UsageError(
-        f'{problem}, so the sites of the scans are unknown; name the column with --site-column, '
-        'or the one site of all scans with --source-site'
+        f'{problem}, so the sites of the scans are unknown; name the column{or_field} with '
+        '--site-column, or the one site of all scans with --source-site'
     )
+
+
+def check_tables(cohort: Cohort, scans: Sequence[Scan]) -> None:
+    """Refuse to go on where the tables say of a scan what is not understood.
+
+    For what is computed from all scans together: leaving a scan out would change the result.
+
+    Raises
+    ------
+    InvalidBIDSError
+        The first problem, and how many more scans have one.
+    """
+    problems = {
+        scan: problem
+        for scan in scans
+        if (problem := cohort[scan].fault or next(iter(cohort[scan].unread.values()), None))
+    }
+    if not problems:
+        return
+    scan, problem = next(iter(problems.items()))
+    more = len(problems) - 1
+    others = f' ({more} more scan{"s" * (more != 1)} with such a problem)' if more else ''
+    raise InvalidBIDSError(f'{scan.stem}: {problem}{others}')
 
 
 def space_of(protocol: Protocol) -> Space:

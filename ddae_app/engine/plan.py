@@ -209,6 +209,12 @@ def scans_by_site(settings: Settings, layout: SpaceLayout) -> dict[str, list[Sit
     """Every preprocessed scan of the dataset by its site."""
     roots, by_site = derivative_roots(settings), dict[str, list[SiteScan]]()
     scans, cohort = select_all_scans(settings)
+    faulty = [scan.stem for scan in scans if cohort[scan].fault]
+    if faulty:
+        log.warning(
+            'no site is measured in %s%s, of which the tables are not understood',
+            ', '.join(faulty[:5]), f' and {len(faulty) - 5} more' if len(faulty) > 5 else '',
+        )  # fmt: skip
     for scan in scans:
         if message := preprocessed_not_fetched(scan, layout.space, roots):
             log.warning('%s is not used to measure its site: %s', scan.stem, message)

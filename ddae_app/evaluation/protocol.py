@@ -252,7 +252,8 @@ def controls(data: EvaluationData, *, seed: int = 0) -> Mapping[str, Estimate]:
     """Balanced accuracy of the site from what no harmonization of intensities can change.
 
     ``mask`` classifies it from the shape of the brain, ``demographics`` from age and sex, and
-    ``shuffled`` from the scans when the sites are permuted among the subjects.
+    ``shuffled`` from the scans when the sites are permuted among the subjects. Where neither age
+    nor sex is known of anybody, there is no ``demographics``.
 
     Parameters
     ----------
@@ -269,6 +270,8 @@ def controls(data: EvaluationData, *, seed: int = 0) -> Mapping[str, Estimate]:
         'demographics': (_demographics(data), data.sites),
         'shuffled': (data.images, shuffled),
     }
+    if np.isnan(data.ages).all() and not any(data.sexes):
+        del features['demographics']
     measured = {}
     for name, (values, labels) in features.items():
         predicted = probes.cross_val_predict(values, labels, data.subjects, seed=seed)

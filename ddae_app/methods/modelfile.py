@@ -138,6 +138,11 @@ class ModelInfo:
         """Sizes and options of its network; empty if it has none."""
         return {}
 
+    @property
+    def uses_covariates(self) -> bool:
+        """Whether age and sex of a scan change how it is harmonized."""
+        return METHODS[self.method].uses_covariates
+
     def typical_intensities(self, site: str) -> tuple[list[float], list[float]]:
         """Quantile levels and a site's median brain intensity at each, length Q."""
         row = self.sites.index(site)

@@ -14,7 +14,7 @@ import pytest
 
 from ddae_app import __version__
 from ddae_app.bids import sidecars
-from ddae_app.bids.cohort import Covariates
+from ddae_app.bids.covariates import Covariates
 from ddae_app.bids.dataset import (
     dataset_name,
     is_phantom,

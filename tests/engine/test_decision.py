@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from ddae_app.bids import provenance
-from ddae_app.bids.cohort import Covariates
+from ddae_app.bids.covariates import Covariates
 from ddae_app.bids.extraction import Extraction
 from ddae_app.bids.layout import Preprocessed
 from ddae_app.bids.scan import Scan
@@ -26,7 +26,9 @@ from ddae_app.settings import Protocol
 
 SCAN = Scan(Path('/bids/sub-01/anat/sub-01_T1w.nii.gz'), '01', None, 'sub-01')
 RAW = 'a' * 64
-MODEL = SimpleNamespace(sites=('A', 'B'), name='m', method='ddae', phantom=False)
+MODEL = SimpleNamespace(
+    sites=('A', 'B'), name='m', method='ddae', phantom=False, uses_covariates=False
+)
 REQUEST = PlanRequest(
     Protocol(),
     model=MODEL,
@@ -269,3 +271,24 @@ def test_a_preprocessed_scan_that_was_not_fetched_is_not_made_again(preprocess):
     state = ScanState(SCAN, Covariates('A'), RAW, not_fetched='get')
     request = replace(REQUEST, preprocess=preprocess)
     assert decide(state, request).refusal == 'get'
+
+
+def test_a_scan_of_which_the_tables_contradict_each_other_is_refused_at_every_stage():
+    state = replace(DONE, covariates=Covariates('A', fault='no row of ses-01'))
+    preprocess_only = replace(REQUEST, model=None, facts=None, target_site=None)
+    for request in (REQUEST, preprocess_only):
+        decision = decide(state, request)
+        assert decision.refusal == 'no row of ses-01' and not decision.is_work
+
+
+def test_an_age_that_is_not_understood_is_refused_where_the_method_takes_ages():
+    state = replace(DONE, covariates=Covariates('A', unread={'age': "age is '30-34'"}))
+    takes_ages = replace(REQUEST, model=SimpleNamespace(**vars(MODEL) | {'uses_covariates': True}))
+    assert decide(state, takes_ages).refusal == "age is '30-34'"
+    assert decide(state, REQUEST).refusal is None
+
+
+def test_the_refusal_says_what_is_missing_of_the_site():
+    state = replace(DONE, covariates=Covariates(no_site='participants.tsv has no row of sub-01'))
+    refusal = decide(state, REQUEST).refusal
+    assert refusal is not None and 'participants.tsv has no row of sub-01' in refusal

@@ -11,7 +11,8 @@ from typing import Any
 
 from ddae_app import __version__
 from ddae_app.bids import sidecars
-from ddae_app.bids.cohort import Cohort, Covariates
+from ddae_app.bids.cohort import Cohort
+from ddae_app.bids.covariates import Covariates
 from ddae_app.bids.dataset import update_scans
 from ddae_app.bids.layout import RunFiles, SpaceLayout
 from ddae_app.bids.measures import MEASURES

@@ -15,6 +15,7 @@ from ddae_app.bids.layout import RunFiles, SpaceLayout
 from ddae_app.bids.scan import Scan
 from ddae_app.engine.inputs import (
     check_sites_known,
+    check_tables,
     derivative_roots,
     derivatives,
     find_preprocessed,
@@ -31,6 +32,7 @@ from ddae_app.methods.suitability import (
     FEWEST_TO_TRAIN,
     confounded_sites,
     sites_with_few_subjects,
+    unexamined_sites,
 )
 from ddae_app.settings import Protocol, Settings, TrainSettings
 
@@ -48,7 +50,7 @@ class Prepared:
     failures : dict of Scan to str
         Scans that are not among them, and why.
     warnings : tuple of str
-        What is wrong with the cohort and was allowed.
+        What is wrong with the cohort and was allowed, and what could not be examined.
     """
 
     sites: tuple[str, ...]
@@ -87,14 +89,17 @@ def prepare(settings: Settings, layout: SpaceLayout, store: Path, logs: RunFiles
     ------
     UsageError
         No scan can be used, or the cohort is not suitable and that was not allowed.
+    InvalidBIDSError
+        The tables say of a scan what is not understood.
     """
     scans, cohort = select_scans(settings)
     check_sites_known(settings, cohort)
+    check_tables(cohort, scans)
     write_description(
         settings.output_dir, settings.bids_dir, derivatives(settings), settings.run.container
     )
     failures = {
-        scan: 'its site is not known; fill in the site column, or leave the scan out'
+        scan: f'its site is not known: {cohort[scan].no_site}; fill it in, or leave the scan out'
         for scan in scans
         if cohort[scan].site is None
     }
@@ -148,7 +153,12 @@ def _stacks_of(scan: Scan, layout: SpaceLayout, roots: Sequence[Path]) -> np.nda
 
 
 def check_cohort(data: SliceData, asked: TrainSettings) -> tuple[str, ...]:
-    """Refuse data in which no site effect can be estimated; what was allowed, as warnings.
+    """Refuse data in which no site effect can be estimated.
+
+    Returns
+    -------
+    tuple of str
+        What was allowed, and what could not be examined.
 
     Raises
     ------
@@ -169,12 +179,13 @@ def check_cohort(data: SliceData, asked: TrainSettings) -> tuple[str, ...]:
         f'site {site} is confounded with {reason}'
         for site, reason in confounded_sites(data).items()
     ]
+    unexamined = unexamined_sites(data)
     for problems, allowed, flag in (
         (few, asked.allow_few_scans, '--allow-few-scans'),
         (confounded, asked.allow_confounding, '--allow-confounding'),
     ):
         if problems and not allowed:
             raise UsageError(f'{problems[0]}; leave its scans out, or give {flag}')
-    for warning in (*few, *confounded):
+    for warning in (*few, *confounded, *unexamined):
         log.warning('%s', warning)
-    return (*few, *confounded)
+    return (*few, *confounded, *unexamined)
