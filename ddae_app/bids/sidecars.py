@@ -145,6 +145,7 @@ def harmonization(
     return {
         'HarmonizationMethod': model.label,
         'SourceSite': covariates.site or 'n/a',
+        **({'SourceSiteFrom': covariates.site_from} if covariates.site_from else {}),
         'TargetSite': target_site,
         'UnseenSitePolicy': unseen_site,
         'Age': None if math.isnan(covariates.age) else covariates.age,

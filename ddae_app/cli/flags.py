@@ -69,14 +69,16 @@ def add_selection(parser: argparse.ArgumentParser) -> None:
         group,
         '--site-column',
         metavar='NAME',
-        help='column of participants.tsv or sessions.tsv that names the site of each scan '
-        '(default: the first of site, site_id, scanner, center, centre, institution, ...)',
+        help='column of participants.tsv or sessions.tsv that names the site of each scan; where '
+        "the tables do not say, the field of this name in the scan's JSON does, for example "
+        'StationName (default: the first column of site, site_id, scanner, center, centre, '
+        'institution, ...)',
     )
     add_flag(
         group,
         '--source-site',
         metavar='NAME',
-        help='the site of all scans, whatever the tables say',
+        help='the site of the scans of which nothing else names the site; it changes no other',
     )
 
 

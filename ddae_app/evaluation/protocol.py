@@ -267,11 +267,10 @@ def controls(data: EvaluationData, *, seed: int = 0) -> Mapping[str, Estimate]:
     shuffled = rng.permutation(first_sites)[number]
     features = {
         'mask': ((data.images > 0).astype(np.float32), data.sites),
-        'demographics': (_demographics(data), data.sites),
         'shuffled': (data.images, shuffled),
     }
-    if np.isnan(data.ages).all() and not any(data.sexes):
-        del features['demographics']
+    if not np.isnan(data.ages).all() or any(data.sexes):
+        features['demographics'] = _demographics(data), data.sites
     measured = {}
     for name, (values, labels) in features.items():
         predicted = probes.cross_val_predict(values, labels, data.subjects, seed=seed)

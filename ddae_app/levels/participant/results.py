@@ -220,9 +220,8 @@ def _scan_report(
         if (path := layout.figure(scan, desc)).is_file()
     )
     summary = _summary(layout, scan, covariates, entries)
-    return ScanReport(
-        scan.stem, None, tuple(summary.items()), measures, pictures, _scan_warnings(entries)
-    )
+    warnings = *_scan_warnings(entries), *covariates.unread.values()
+    return ScanReport(scan.stem, None, tuple(summary.items()), measures, pictures, warnings)
 
 
 def _summary(
@@ -235,7 +234,7 @@ def _summary(
     summary = {
         'T1w': scan.path.name,
         'Shows': kinds.get(entries.get('HeadKind', ''), 'not recorded'),
-        'Site': covariates.site or 'not known',
+        'Site': f'{covariates.site} ({covariates.site_from})' if covariates.site else 'not known',
         'Age, sex': f'{age}, {covariates.sex or "not known"}',
         'Space': f'{template}, {entries.get("Resolution", "")}',
         'Brain extraction': str(entries.get('SkullStripMethod', 'not recorded')),
