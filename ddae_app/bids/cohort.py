@@ -98,14 +98,14 @@ def read_cohort(
     covariates = {}
     for scan in scans:
         known = reader.covariates(scan, folders)
-        if known.site is None and site_column and not known.fault:
+        if known.site is None and site_column:
             known = _from_json(known, scan, site_column, metadata)
-        if known.site is None and source_site and not known.fault:
+        if known.site is None and source_site:
             known = replace(known, site=source_site, site_from='--source-site')
         if known.site and not is_name(known.site):
-            fault = f'its site is {_no_name(known.site)}'
-            known = replace(known, site=None, fault=known.fault or fault)
-        covariates[scan.stem] = known
+            known = replace(known, fault=known.fault or f'its site is {_no_name(known.site)}')
+        # What is not reliable is not used, whoever looks at it.
+        covariates[scan.stem] = Covariates(fault=known.fault) if known.fault else known
     column = reader.first('site')
     from_json = any(known.site_from.startswith('JSON') for known in covariates.values())
     if column is None and from_json:

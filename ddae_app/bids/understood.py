@@ -190,7 +190,7 @@ def _plain(name: str) -> str:
     """Letters and digits of a name alone, numbers as numbers."""
     text = unicodedata.normalize('NFKD', name).casefold()
     text = re.sub(r'(?<=\d)\.0+$|\.0$', '', text.strip())
-    return re.sub(r'0+(?=\d)', '', ''.join(c for c in text if c.isalnum()))
+    return re.sub(r'(?<!\d)0+(?=\d)', '', ''.join(c for c in text if c.isalnum()))
 
 
 def _are_twins(a: str, b: str) -> bool:

@@ -389,6 +389,7 @@ def test_a_session_without_a_row_is_a_fault(people, sessions, known, rows):
         'add the row'
     )
     assert known(scan(session='01'), source_site='IXI').fault == here.fault
+    assert here == Covariates(fault=here.fault), 'what is not reliable is not used'
     assert known(scan('02', '01')) == Covariates('B', 20), 'who has no table of sessions'
 
 
