@@ -7,7 +7,6 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import combinations, product
 
 from ddae_app.bids.cohort import Cohort
 from ddae_app.bids.covariates import Covariates
@@ -63,7 +62,7 @@ def _ages(cohort: Cohort, known: Sequence[Covariates]) -> str:
     ages = [c.age for c in known if not math.isnan(c.age)]
     unread = sum('age' in c.unread for c in known)
     if not ages and not unread:
-        return 'age unknown' + _no_values(cohort.age_column, 'age')
+        return 'age unknown' + _no_values(cohort.age_column, 'age', known)
     ends = dict.fromkeys(f'{end(ages):.4g}' for end in (min, max)) if ages else {}
     parts = [f'{" to ".join(ends)} years' if ages else 'none understood']
     as_read = {
@@ -94,7 +93,7 @@ def _sexes(cohort: Cohort, known: Sequence[Covariates]) -> str:
             counts[c.sex or 'other'] += 1
     unread = sum('sex' in c.unread for c in known)
     if not counts and not unread:
-        return 'sex unknown' + _no_values(cohort.sex_column, 'sex')
+        return 'sex unknown' + _no_values(cohort.sex_column, 'sex', known)
     parts = []
     for sex, texts in written.items():
         if counts[sex]:
@@ -109,8 +108,10 @@ def _sexes(cohort: Cohort, known: Sequence[Covariates]) -> str:
     return f'sexes ({cohort.sex_column}): {"; ".join(parts)}'
 
 
-def _no_values(column: str, name: str) -> str:
-    return f' ({column} has no value)' if column else f' (no table has a column {name})'
+def _no_values(column: str, name: str, known: Sequence[Covariates]) -> str:
+    if any(c.fault for c in known):
+        return ''
+    return f' (no value in {column})' if column else f' (no table has a column {name})'
 
 
 def warnings(cohort: Cohort, scans: Sequence[Scan], metadata: ScanMetadata) -> list[str]:
@@ -175,14 +176,20 @@ def near_twins(names: Iterable[str], others: Iterable[str] | None = None) -> lis
     others : iterable of str, optional
         Compare each name with each of these instead of among themselves.
     """
-    here = {name: _plain(name) for name in sorted(names)}
-    there = {name: _plain(name) for name in sorted(others or ())}
-    pairs = combinations(here, 2) if others is None else product(here, there)
-    plain = here | there
+    groups: list[list[str]] = []
+    plain = {name: _plain(name) for name in (*names, *(others or ()))}
+    for name in sorted(names):
+        if others is not None:
+            groups.append([name, *(o for o in others if _are_twins(plain[name], plain[o]))])
+            continue
+        joined = [g for g in groups if any(_are_twins(plain[name], plain[o]) for o in g)]
+        groups = [g for g in groups if g not in joined]
+        groups.append([*(other for g in joined for other in g), name])
     return [
-        f'the sites {a!r} and {b!r} have nearly the same name; if they are one, write it alike'
-        for a, b in pairs
-        if a != b and _are_twins(plain[a], plain[b])
+        f'the sites {", ".join(map(repr, sorted(set(group))))} have nearly the same name; if they '
+        'are one, write it alike'
+        for group in groups
+        if len(set(group)) > 1
     ]
 
 

@@ -100,7 +100,7 @@ def read_age(text: str, unit: str = 'year') -> float:
     match = _AGE.fullmatch(plain)
     if match is None or match['word'] not in {None, *UNITS}:
         if _RANGE.fullmatch(plain):
-            raise ValueError('a range is no single age; expected one age')
+            raise ValueError('a range is no single age')
         raise ValueError('expected an age such as 34, 34.5, 034Y, 18 months or 89+')
     unit = UNITS[match['word']] if match['word'] else unit
     if re.search(r',\d{3}$', match['number']) and unit != 'year':
@@ -113,7 +113,7 @@ def read_age(text: str, unit: str = 'year') -> float:
 
 def _checked(age: float) -> float:
     if not 0 <= age <= MAX_AGE:
-        raise ValueError(f'expected 0 to {MAX_AGE} years (is the unit in the data dictionary?)')
+        raise ValueError(f'expected 0 to {MAX_AGE} years (is the unit in participants.json?)')
     return age
 
 
@@ -168,11 +168,11 @@ def read_sex(text: str, levels: Mapping[str, str], beside: Collection[str] = ())
         sexes = set()
     if len(sexes) != 1:
         raise ValueError(
-            'expected M, F or O, or a code that "Levels" of the data dictionary explains'
+            'expected M, F or O, or a code that "Levels" in participants.json explains'
         )
     # Hombre and mujer, varón and mujer: beside the one, M is the other.
     if meaning is None and words == ['m'] and {'h', 'v'} & set(beside):
         raise ValueError(
-            'beside H or V it may be mujer or male; say which in "Levels" of the data dictionary'
+            'beside H or V it may be mujer or male; say which by "Levels" in participants.json'
         )
     return sexes.pop()

@@ -96,12 +96,12 @@ def site_refusal(
     problem = f'source site {site or "n/a"} is unknown to {info.name!r}'
     if site is None and missing:
         problem = f'its site is not known: {missing}'
-    if info.phantom:
+    if info.phantom and site:
         return (
             f'{problem}, which is a phantom model: it knows simulated scanners only; train a '
             'model on your data (ddae-app BIDS_DIR OUTPUT_DIR train)'
         )
-    if policy == 'agnostic':
+    if policy == 'agnostic' and not info.phantom:
         return None
     if policy == 'adapt' and site:
         too_few = subjects is not None and subjects < FEWEST_TO_ADAPT

@@ -7,22 +7,11 @@ from typing import Protocol
 
 import numpy as np
 
-from ddae_app.methods.data import SliceData
-
 FEWEST_TO_TRAIN = 10
 """Subjects of a site. With fewer, their own features are easily attributed to the site."""
 
 FEWEST_KNOWN = 5
 """Known ages or sexes that a site needs before they are compared."""
-
-
-def sites_with_few_subjects(data: SliceData) -> dict[str, int]:
-    """Number of subjects of each site that has fewer than ``FEWEST_TO_TRAIN``."""
-    subjects = {
-        site: len({p for p, s in zip(data.subjects, data.sites, strict=True) if s == site})
-        for site in data.site_names
-    }
-    return {site: n for site, n in subjects.items() if n < FEWEST_TO_TRAIN}
 
 
 class People(Protocol):
@@ -43,6 +32,15 @@ class People(Protocol):
     @property
     def sexes(self) -> Sequence[str | None] | np.ndarray:
         """M, F or None."""
+
+
+def sites_with_few_subjects(data: People) -> dict[str, int]:
+    """Number of subjects of each site that has fewer than ``FEWEST_TO_TRAIN``."""
+    subjects = {
+        site: len({p for p, s in zip(data.subjects, data.sites, strict=True) if s == site})
+        for site in sorted(set(data.sites))
+    }
+    return {site: n for site, n in subjects.items() if n < FEWEST_TO_TRAIN}
 
 
 def confounded_sites(data: People) -> dict[str, str]:

@@ -161,7 +161,7 @@ def test_a_sex_that_is_not_understood_is_told(known, bids_dir, value):
     assert known().sex is None
     assert known().unread['sex'] == (
         f'participants.tsv: sex of sub-01 is {value!r}: expected M, F or O, or a code that '
-        '"Levels" of the data dictionary explains; mend it, or write n/a if it is not known'
+        '"Levels" in participants.json explains; mend it, or write n/a if it is not known'
     )
 
 
@@ -236,7 +236,7 @@ def test_age(bids_dir, known, header, value, age):
     [('30-34', 'a range is no single age'), ('30 – 34', 'a range is no single age'),
      ('22 to 25 years', 'a range is no single age'), ('-1', 'expected an age such as'),
      ('131', 'expected 0 to 130 years'), ('-999', 'expected an age such as'),
-     ('400', 'is the unit in the data dictionary?'), ('old', 'expected an age such as 34, 34.5'),
+     ('400', 'is the unit in participants.json?'), ('old', 'expected an age such as 34, 34.5'),
      ('inf', 'expected an age'), ('36+', 'only ages of 80 years or more'),
      ('>18', 'only ages of 80 years or more'), ('<5', 'expected an age'),
      ('12 hours', 'expected an age'), ('34?', 'expected an age')],

@@ -56,7 +56,7 @@ def test_what_is_unknown_is_told(said):
         'sex unknown (no table has a column sex)',
     ]
     told, _ = said(['participant_id|age|sex', 'sub-01|n/a|n/a'])
-    assert told[2] == "age unknown (column 'age', in years has no value)"
+    assert told[2] == "age unknown (no value in column 'age', in years)"
 
 
 def test_what_is_missing_and_what_is_not_understood_is_told(said, bids_dir):
@@ -100,8 +100,8 @@ def test_many_of_a_kind_are_counted(said):
 @pytest.mark.parametrize(
     ('names', 'twins'),
     [
-        (('Siemens1', 'siemens 1', 'Siemens_1'), 3),
-        (('UCLA', 'ucla', 'UCLA.0'), 3),
+        (('Siemens1', 'siemens 1', 'Siemens_1'), 1),
+        (('UCLA', 'ucla', 'UCLA.0', 'Utrecht', 'utrecht', 'York'), 2),
         (('Site01', 'site1'), 1),
         (('1', '1.0'), 1),
         (('Köln', 'Koln'), 1),
@@ -117,12 +117,15 @@ def test_many_of_a_kind_are_counted(said):
     ],
 )
 def test_sites_that_may_be_one_are_told(names, twins):
-    assert len(near_twins(names)) == twins
+    lines = near_twins(names)
+    assert len(lines) == twins
+    if twins == 1:
+        assert all(repr(name) in lines[0] for name in names)
 
 
 def test_sites_are_compared_with_those_of_a_model():
     (line,) = near_twins({'siemens 1', 'GE'}, ('Siemens1', 'Siemens2', 'GE'))
-    assert "'siemens 1' and 'Siemens1'" in line
+    assert line.startswith("the sites 'Siemens1', 'siemens 1' have")
 
 
 def test_the_json_of_the_scans_contradicts_the_table(said):

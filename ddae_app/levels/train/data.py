@@ -5,11 +5,12 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
+from ddae_app.bids.cohort import Cohort
 from ddae_app.bids.dataset import write_description
 from ddae_app.bids.layout import RunFiles, SpaceLayout
 from ddae_app.bids.scan import Scan
@@ -30,6 +31,7 @@ from ddae_app.imaging.slices import training_stacks
 from ddae_app.methods.data import SliceData
 from ddae_app.methods.suitability import (
     FEWEST_TO_TRAIN,
+    People,
     confounded_sites,
     sites_with_few_subjects,
     unexamined_sites,
@@ -57,7 +59,7 @@ class Prepared:
     ages: np.ndarray
     sexes: tuple[str | None, ...]
     subjects: tuple[str, ...]
-    failures: dict[Scan, str]
+    failures: dict[Scan, str] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
 
     def open(self, store: Path, protocol: Protocol) -> SliceData:
@@ -104,23 +106,31 @@ def prepare(settings: Settings, layout: SpaceLayout, store: Path, logs: RunFiles
         if cohort[scan].site is None
     }
     usable = [scan for scan in scans if scan not in failures]
+    # Hours of preprocessing later it would be refused as well.
+    check_cohort(people_of(usable, cohort), settings.train)
     failures |= preprocess_missing(settings, usable, cohort, layout, logs)
     usable = [scan for scan in usable if scan not in failures]
     stored, unusable = _store(derivative_roots(settings), usable, layout, store)
-    covariates = [cohort[scan] for scan in stored]
-    prepared = Prepared(
-        sites=tuple(c.site or '' for c in covariates),
-        ages=np.array([c.age for c in covariates]),
-        sexes=tuple(c.sex for c in covariates),
-        subjects=tuple(scan.participant for scan in stored),
-        failures=unusable | failures,
-    )
+    prepared = replace(people_of(stored, cohort), failures=unusable | failures)
     data = prepared.open(store, layout.space.protocol)
-    warnings = check_cohort(data, settings.train)
+    warnings = check_cohort(prepared, settings.train)
+    for warning in warnings:
+        log.warning('%s', warning)
     counts = Counter(data.sites)
     slices = (f'{site} {n * data.depth}' for site, n in counts.items())
     log.info('training slices: %s', ', '.join(slices))
     return replace(prepared, warnings=warnings)
+
+
+def people_of(scans: Sequence[Scan], cohort: Cohort) -> Prepared:
+    """The labels of some scans."""
+    covariates = [cohort[scan] for scan in scans]
+    return Prepared(
+        sites=tuple(c.site or '' for c in covariates),
+        ages=np.array([c.age for c in covariates]),
+        sexes=tuple(c.sex for c in covariates),
+        subjects=tuple(scan.participant for scan in scans),
+    )
 
 
 def _store(
@@ -152,7 +162,7 @@ def _stacks_of(scan: Scan, layout: SpaceLayout, roots: Sequence[Path]) -> np.nda
     return training_stacks(image, mask > 0, model_grid(protocol.template, protocol.grid), protocol)
 
 
-def check_cohort(data: SliceData, asked: TrainSettings) -> tuple[str, ...]:
+def check_cohort(data: People, asked: TrainSettings) -> tuple[str, ...]:
     """Refuse data in which no site effect can be estimated.
 
     Returns
@@ -165,9 +175,12 @@ def check_cohort(data: SliceData, asked: TrainSettings) -> tuple[str, ...]:
     UsageError
         There is one site, or a site of few subjects or one that is confounded, unless allowed.
     """
-    if len(data.site_names) < 2:
+    sites = sorted(set(data.sites))
+    if not sites:
+        raise UsageError('no scan has a known site, so there is nothing to train on')
+    if len(sites) < 2:
         raise UsageError(
-            f'all scans come from {data.site_names[0]}; a model that separates sites needs at '
+            f'all scans come from {sites[0]}; a model that separates sites needs at '
             'least two (is --site-column right?)'
         )
     few = [
@@ -186,6 +199,4 @@ def check_cohort(data: SliceData, asked: TrainSettings) -> tuple[str, ...]:
     ):
         if problems and not allowed:
             raise UsageError(f'{problems[0]}; leave its scans out, or give {flag}')
-    for warning in (*few, *confounded, *unexamined):
-        log.warning('%s', warning)
     return (*few, *confounded, *unexamined)

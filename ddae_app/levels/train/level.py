@@ -29,7 +29,7 @@ from ddae_app.engine.plan import decide_preprocessing
 from ddae_app.errors import UsageError
 from ddae_app.files import staged, write_atomically
 from ddae_app.levels.train.card import make_card
-from ddae_app.levels.train.data import prepare
+from ddae_app.levels.train.data import check_cohort, people_of, prepare
 from ddae_app.methods import registry
 from ddae_app.methods.base import Progress, ProgressCallback, TrainedModel, TrainingRequest
 from ddae_app.methods.compatibility import check_protocol
@@ -153,6 +153,9 @@ def _dry_run(settings: Settings, layout: SpaceLayout) -> int:
     print('\n'.join(listing(decisions)))
     for line in summary(decisions):
         log.info('%s', line)
+    known = [scan for scan in scans if cohort[scan].site]
+    for warning in check_cohort(people_of(known, cohort), settings.train):
+        log.warning('%s', warning)
     counts = Counter(cohort[scan].site or 'not known' for scan in scans)
     log.info('scans to train on: %s', ', '.join(f'{site} {n}' for site, n in counts.items()))
     refused = any(decision.refusal for decision in decisions)
