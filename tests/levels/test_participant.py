@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -362,8 +363,12 @@ def test_adapting_measures_the_appearance_of_a_site_in_its_scans(tmp_path):
 
 
 def test_a_phantom_model_refuses_sites_it_does_not_know(bids_dir, model, tmp_path):
+    bids = tmp_path / 'bids'
+    shutil.copytree(bids_dir, bids)
+    table = bids / 'participants.tsv'
+    table.write_text(re.sub('Phantom[AB]', 'n/a', table.read_text()))
     result = run(
-        bids_dir, tmp_path / 'out', 'participant', '--target-site', 'PhantomA', '--model', model,
+        bids, tmp_path / 'out', 'participant', '--target-site', 'PhantomA', '--model', model,
         '--source-site', 'IXI', '--unseen-site', 'agnostic', '-w', tmp_path / 'work', *FAST,
     )  # fmt: skip
     assert result.returncode == 1

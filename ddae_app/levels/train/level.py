@@ -154,8 +154,11 @@ def _dry_run(settings: Settings, layout: SpaceLayout) -> int:
     for line in summary(decisions):
         log.info('%s', line)
     known = [scan for scan in scans if cohort[scan].site]
-    for warning in check_cohort(people_of(known, cohort), settings.train):
-        log.warning('%s', warning)
+    try:
+        for warning in check_cohort(people_of(known, cohort), settings.train):
+            log.warning('%s', warning)
+    except UsageError as e:
+        log.warning('training would be refused: %s', e)
     counts = Counter(cohort[scan].site or 'not known' for scan in scans)
     log.info('scans to train on: %s', ', '.join(f'{site} {n}' for site, n in counts.items()))
     refused = any(decision.refusal for decision in decisions)
