@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from ddae_app.bids.covariates import Covariates, RowReader, of_session
 from ddae_app.bids.metadata import SCANNER_FIELDS, ScanMetadata
@@ -34,6 +35,8 @@ class Cohort:
         Participants of these scans that participants.tsv does not know, if there is one.
     without_folder : tuple of str
         Participants that it knows and the dataset does not have.
+    other_columns : tuple of str
+        Columns of participants.tsv that could name the site and were not read.
     site_fields : tuple of str
         Fields of the scans' JSON that could name the site, where nothing names it.
     source_site : str or None
@@ -47,6 +50,7 @@ class Cohort:
     sex_column: str = ''
     without_row: tuple[str, ...] = ()
     without_folder: tuple[str, ...] = ()
+    other_columns: tuple[str, ...] = ()
     site_fields: tuple[str, ...] = ()
     source_site: str | None = None
 
@@ -126,6 +130,7 @@ def read_cohort(
         sex_column=reader.first('sex_column') or '',
         without_row=tuple(sorted(people - set(table.rows))) if table.columns else (),
         without_folder=tuple(sorted(set(table.rows) - folders)),
+        other_columns=reader.first('other_sites') or (),
         site_fields=() if column else _site_fields(scans, metadata),
         source_site=source_site,
     )
@@ -150,7 +155,7 @@ class _DatasetReader:
         """Of the tables that were read."""
         return [self._reader, *self._sessions.values()]
 
-    def first(self, attribute: str) -> str | None:
+    def first(self, attribute: str) -> Any:
         """What the first table that has it says."""
         return next((v for reader in self.readers if (v := getattr(reader, attribute))), None)
 

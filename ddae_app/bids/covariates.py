@@ -85,6 +85,8 @@ class RowReader:
         self.table = table
         self._wanted = f'column {site_column!r}' if site_column else 'site column'
         self.site = table.column((site_column,) if site_column else SITE_COLUMNS)
+        usual = [c for name in SITE_COLUMNS if (c := table.by_name.get(name))]
+        self.other_sites = () if site_column else tuple(usual[1:])
         self._age, self._sex = table.column([*AGE_COLUMNS]), table.column(SEX_COLUMNS)
         self.further = {name: column for name in further if (column := table.column([name]))}
         of_age, of_sex = (dictionary.get((c or '').lower(), {}) for c in (self._age, self._sex))

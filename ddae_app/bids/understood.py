@@ -19,6 +19,12 @@ MOST_NAMED = 5
 
 MOST_SITES = 30
 
+LIKE = {
+    'age': (re.compile(r'(.*_)?age(_|\W|\d|at|in|years|months|$)', re.IGNORECASE)),
+    'sex': (re.compile(r'(.*_)?(sex|gender)(_|\W|\d|at|$)', re.IGNORECASE)),
+}
+"""Names of columns that seem to hold an age or a sex."""
+
 SHORT = 5
 """Letters and digits of a name. Shorter ones often differ in one on purpose."""
 
@@ -51,6 +57,8 @@ def _sites(cohort: Cohort, known: Sequence[Covariates]) -> str:
         parts.append(f'{filled} of them by --source-site')
     column = cohort.site_column or ''
     where = column if column.startswith('--') else f'{_kind(known)} {column!r}'
+    if cohort.other_columns:
+        where += f'; not {", ".join(map(repr, cohort.other_columns))}'
     return f'sites ({where}): {"; ".join(parts)}'
 
 
@@ -131,6 +139,7 @@ def warnings(cohort: Cohort, scans: Sequence[Scan], metadata: ScanMetadata) -> l
     lines += _listed(
         [f'no site: {c.no_site}' for c in known.values() if c.site is None and not c.fault]
     )
+    lines += _not_read(cohort) + _changed_sexes(known)
     if cohort.without_row:
         lines.append(f'participants.tsv has no row of {_people(cohort.without_row)}')
     if cohort.without_folder:
@@ -149,6 +158,34 @@ def warnings(cohort: Cohort, scans: Sequence[Scan], metadata: ScanMetadata) -> l
         )
     lines += near_twins({c.site for c in known.values() if c.site})
     return lines + contradictions({s: c.site for s, c in known.items() if c.site}, metadata)
+
+
+def _not_read(cohort: Cohort) -> list[str]:
+    """Columns that seem to hold an age or a sex, where none was read."""
+    lines = []
+    for name, column in (('age', cohort.age_column), ('sex', cohort.sex_column)):
+        like = [c for c in cohort.columns if LIKE[name].match(c)]
+        if like and not column:
+            lines.append(
+                f'participants.tsv: {", ".join(map(repr, like))} not read; if it is the {name}, '
+                f'call the column {name}'
+            )
+    return lines
+
+
+def _changed_sexes(known: Mapping[Scan, Covariates]) -> list[str]:
+    """People whose sex differs between their sessions."""
+    sexes: dict[str, set[str]] = {}
+    for scan, c in known.items():
+        if c.sex:
+            sexes.setdefault(scan.participant, set()).add(c.sex)
+    return _listed(
+        [
+            f'sub-{label}: sex is M in one session and F in another'
+            for label, s in sexes.items()
+            if len(s) > 1
+        ]
+    )
 
 
 def _listed(texts: Sequence[str]) -> list[str]:

@@ -81,6 +81,17 @@ def test_what_is_missing_and_what_is_not_understood_is_told(said, bids_dir):
     ]
 
 
+def test_columns_that_are_not_read_are_named(said):
+    told, doubts = said(
+        ['participant_id|Age_at_MRI|Gender_self|language|site|Scanner', 'sub-01|3|M|en|A|Prisma']
+    )
+    assert told[1] == "sites (column 'site'; not 'Scanner'): A 1"
+    assert doubts == [
+        "participants.tsv: 'Age_at_MRI' not read; if it is the age, call the column age",
+        "participants.tsv: 'Gender_self' not read; if it is the sex, call the column sex",
+    ]
+
+
 def test_the_flag_says_what_it_filled(said):
     lines = ['participant_id|site', 'sub-01|A', 'sub-02|n/a']
     told, doubts = said(lines, source_site='IXI')
@@ -166,3 +177,13 @@ def test_what_a_session_takes_from_its_participant_is_told(bids_dir):
     first, second = warnings(cohort, scans, metadata)
     assert first.startswith('sub-01_sessions.tsv has no row of ses-4; it has ses-1, ses-2, ses-3')
     assert second.startswith('age of 1 scan is that of participants.tsv')
+
+
+def test_a_sex_that_changes_between_sessions_is_told(bids_dir):
+    (bids_dir / 'sub-01').mkdir()
+    table = bids_dir / 'sub-01' / 'sub-01_sessions.tsv'
+    table.write_text('session_id\tsite\tsex\nses-1\tA\tM\nses-2\tA\tF\n')
+    scans = [Scan(bids_dir / 'x', '01', s, f'sub-01_ses-{s}') for s in ('1', '2')]
+    cohort = read_cohort(bids_dir, scans)
+    told = warnings(cohort, scans, ScanMetadata(bids_dir))
+    assert told == ['sub-01: sex is M in one session and F in another']
