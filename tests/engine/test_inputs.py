@@ -1,4 +1,4 @@
-"""What a run takes where no flag says so: slices, brain extraction, brain masks."""
+"""What a run takes where no flag says so: slices, brain extraction, masks; and tables."""
 
 from __future__ import annotations
 
@@ -7,14 +7,19 @@ from pathlib import Path
 
 import pytest
 
+from ddae_app.bids.cohort import Cohort
+from ddae_app.bids.covariates import Covariates
 from ddae_app.bids.extraction import Extraction
+from ddae_app.bids.scan import Scan
 from ddae_app.engine.inputs import (
+    check_sites_known,
+    check_tables,
     derivative_roots,
     extraction_of,
     mask_folders,
     protocol_without_model,
 )
-from ddae_app.errors import UsageError, WeightsError
+from ddae_app.errors import InvalidBIDSError, UsageError, WeightsError
 from ddae_app.imaging.weights import record_weights, weights_sha256
 from ddae_app.settings import (
     HarmonizeSettings,
@@ -121,3 +126,29 @@ def test_masks_need_a_dataset_that_is_there(tmp_path):
         mask_folders(asked(f'fmriprep={tmp_path / "nowhere"}'))
     with pytest.raises(UsageError, match='--brain-mask-filter.*-d NAME=PATH'):
         mask_folders(asked(file=tmp_path / 'f.json'))
+
+
+def test_fields_that_could_name_the_site_are_offered():
+    settings = Settings(Path('/bids'), Path('/out'), 'participant')
+    columns = ('participant_id', 'age')
+    with pytest.raises(UsageError, match=r'no site column \(found participant_id, age\)') as error:
+        check_sites_known(settings, Cohort({}, None, columns))
+    assert 'JSON' not in str(error.value)
+    with pytest.raises(UsageError, match=r'JSON of the scans \(StationName\), with --site-column'):
+        check_sites_known(settings, Cohort({}, None, columns, site_fields=('StationName',)))
+    check_sites_known(settings, Cohort({}, 'site', columns))
+
+
+def test_what_takes_all_scans_refuses_the_first_that_is_not_understood():
+    scans = [Scan(Path(f'{stem}_T1w.nii'), stem[4:], None, stem) for stem in ('sub-1', 'sub-2')]
+    good = Covariates('A', 30, 'F')
+    bad = Covariates('A', unread={'age': "age is '30-34'"})
+    check_tables(Cohort({'sub-1': good, 'sub-2': good}, 'site', ()), scans)
+    with pytest.raises(InvalidBIDSError, match=r"^sub-2: age is '30-34'$"):
+        check_tables(Cohort({'sub-1': good, 'sub-2': bad}, 'site', ()), scans)
+    with pytest.raises(
+        InvalidBIDSError, match=r'^sub-1: no row \(1 more scan with such a problem\)'
+    ):
+        check_tables(
+            Cohort({'sub-1': Covariates(fault='no row'), 'sub-2': bad}, 'site', ()), scans
+        )

@@ -97,9 +97,6 @@ def prepare(settings: Settings, layout: SpaceLayout, store: Path, logs: RunFiles
     scans, cohort = select_scans(settings)
     check_sites_known(settings, cohort)
     check_tables(cohort, scans)
-    write_description(
-        settings.output_dir, settings.bids_dir, derivatives(settings), settings.run.container
-    )
     failures = {
         scan: f'its site is not known: {cohort[scan].no_site}; fill it in, or leave the scan out'
         for scan in scans
@@ -108,6 +105,9 @@ def prepare(settings: Settings, layout: SpaceLayout, store: Path, logs: RunFiles
     usable = [scan for scan in scans if scan not in failures]
     # Hours of preprocessing later it would be refused as well.
     check_cohort(people_of(usable, cohort), settings.train)
+    write_description(
+        settings.output_dir, settings.bids_dir, derivatives(settings), settings.run.container
+    )
     failures |= preprocess_missing(settings, usable, cohort, layout, logs)
     usable = [scan for scan in usable if scan not in failures]
     stored, unusable = _store(derivative_roots(settings), usable, layout, store)
