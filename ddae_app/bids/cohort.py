@@ -172,7 +172,10 @@ class _DatasetReader:
                 person = replace(person, fault=fault)
         if not scan.session:
             return person
-        session = self._session_reader(scan.participant)
+        try:
+            session = self._session_reader(scan.participant)
+        except InvalidBIDSError as e:
+            return replace(person, fault=str(e))
         here = session.covariates(scan.session)
         if session.table.columns and scan.session not in session.table.rows and session.tells:
             there = ', '.join(f'ses-{label}' for label in session.table.rows) or 'none'
@@ -181,7 +184,7 @@ class _DatasetReader:
                 'write the labels alike, or add the row'
             )
             here = replace(here, fault=fault)
-        return of_session(here, person) if session.table.columns else person
+        return of_session(here, person, session.tells) if session.table.columns else person
 
     def _session_reader(self, participant: str) -> RowReader:
         if participant not in self._sessions:

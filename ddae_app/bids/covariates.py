@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from ddae_app.bids.tables import Dictionary, Table
@@ -57,7 +57,7 @@ class Covariates:
     no_site : str
         What is missing where the site is not known, and what to do.
     inherited : tuple of str
-        What was taken from participants.tsv because the row of the session does not say.
+        What was taken from participants.tsv because the row of the session has no value.
     """
 
     site: str | None = None
@@ -102,9 +102,10 @@ class RowReader:
         self.sex_column = f'column {self._sex!r}' if self._sex else ''
 
     @property
-    def tells(self) -> bool:
-        """Whether the table has a column that is read."""
-        return bool(self.site or self._age or self._sex or self.further)
+    def tells(self) -> set[str]:
+        """What the table has a column of."""
+        columns = {'site': self.site, 'age': self._age, 'sex': self._sex, **self.further}
+        return {name for name, column in columns.items() if column}
 
     def covariates(self, label: str) -> Covariates:
         """What the row of a label says; what has no single meaning is told, not left out."""
@@ -150,15 +151,14 @@ class RowReader:
         )
 
     def _read_age(self, text: str) -> float | None:
+        meaning = meaning_of(text, self._ages)
+        if meaning is not None and is_missing(meaning):
+            return None
         if self._no_unit:
             raise ValueError(self._no_unit)
-        meaning = meaning_of(text, self._ages)
         # A code such as 1 is no age, but a dictionary may also explain 89+, which is one.
-        if meaning is None or not text.strip().replace('.', '').isdigit():
-            return read_age(text, self._unit)
-        if is_missing(meaning):
-            return None
-        return read_age(meaning, self._unit)
+        is_code = meaning is not None and text.strip().replace('.', '').isdigit()
+        return read_age(meaning if meaning is not None and is_code else text, self._unit)
 
     def _read_sex(self, text: str) -> str | None:
         return read_sex(text, self._sexes, self._sex_values)
@@ -176,8 +176,16 @@ class RowReader:
         return f'{self.site} of {who} is {shown(table.rows[label].get(self.site, ""))} in {name}'
 
 
-def of_session(session: Covariates, person: Covariates) -> Covariates:
-    """What the row of a session says, and of what it does not say, the row of the participant."""
+def of_session(session: Covariates, person: Covariates, columns: Collection[str]) -> Covariates:
+    """What the row of a session says, and of what it does not say, the row of the participant.
+
+    Parameters
+    ----------
+    session, person : Covariates
+        As the two rows tell them.
+    columns : collection of str
+        Of ``site``, ``age`` and ``sex``, what the table of sessions has a column of.
+    """
     known, taken = session, []
     if session.site is None and person.site is not None:
         known = replace(known, site=person.site, site_from=person.site_from, no_site='')
@@ -199,5 +207,5 @@ def of_session(session: Covariates, person: Covariates) -> Covariates:
         further={**person.further, **session.further},
         fault=session.fault or person.fault,
         no_site='' if known.site else f'{session.no_site}, and {person.no_site}',
-        inherited=tuple(taken),
+        inherited=tuple(name for name in taken if name in columns),
     )

@@ -149,8 +149,8 @@ def warnings(cohort: Cohort, scans: Sequence[Scan], metadata: ScanMetadata) -> l
     taken = Counter(name for c in known.values() for name in c.inherited)
     for name, n in taken.items():
         lines.append(
-            f'{name} of {_plural(n, "scan")} is that of participants.tsv, since the table of '
-            'sessions does not say'
+            f'{name} of {_plural(n, "scan")} is that of participants.tsv, since it is n/a in the '
+            'table of sessions'
         )
     if cohort.source_site and not any(c.site_from == '--source-site' for c in known.values()):
         lines.append(

@@ -283,8 +283,8 @@ def test_a_comma_with_two_meanings_is_told(people, known):
 
 
 def test_codes_of_age_are_what_the_dictionary_says(people, known):
-    levels = {'1': '18-25', '2': '30 years', '9': 'missing', '89+': '89 or older'}
-    rows = ('sub-01 1', 'sub-02 2', 'sub-03 9', 'sub-04 89+', 'sub-05 3')
+    levels = {'1': '18-25', '2': '30 years', '-9': 'missing', '89+': '89 or older'}
+    rows = ('sub-01 1', 'sub-02 2', 'sub-03 -9', 'sub-04 89+', 'sub-05 3')
     people('participant_id age', *rows, age={'Levels': levels})
     read = [known(scan(f'0{i}')) for i in (1, 2, 3, 4, 5)]
     assert [c.age for c in read] == pytest.approx([math.nan, 30, math.nan, 89, 3], nan_ok=True)
@@ -375,7 +375,7 @@ def test_a_session_wins_over_its_participant(people, sessions, known):
     assert known(scan(session='1')) == Covariates('A', 31, 'F')
     assert known(scan(session='2')) == Covariates('B', 33, 'F')
     assert known(scan()) == Covariates('A', 30, 'F')
-    assert known(scan(session='1')).inherited == ('site', 'sex')
+    assert known(scan(session='1')).inherited == ('site',), 'its table has no column sex'
 
 
 @pytest.mark.parametrize('rows', [['ses-1 36 B'], ['ses-2 36 B'], []])
@@ -391,6 +391,14 @@ def test_a_session_without_a_row_is_a_fault(people, sessions, known, rows):
     assert known(scan(session='01'), source_site='IXI').fault == here.fault
     assert here == Covariates(fault=here.fault), 'what is not reliable is not used'
     assert known(scan('02', '01')) == Covariates('B', 20), 'who has no table of sessions'
+
+
+def test_a_damaged_table_of_sessions_is_a_fault_of_that_participant(people, sessions, known):
+    people('participant_id age site', 'sub-01 34 A', 'sub-02 20 B')
+    sessions('session_id,site', 'ses-1,B')
+    fault = known(scan(session='1')).fault
+    assert "sub-01_sessions.tsv: no column 'session_id'" in fault
+    assert known(scan('02', '1')).site == 'B'
 
 
 def test_a_table_of_sessions_that_tells_nothing_needs_no_rows(people, sessions, known):
