@@ -126,7 +126,7 @@ def check_sites_known(settings: Settings, cohort: Cohort) -> None:
     )
 
 
-def check_tables(cohort: Cohort, scans: Sequence[Scan]) -> None:
+def check_understood(cohort: Cohort, scans: Sequence[Scan]) -> None:
     """Refuse to go on where the tables say of a scan what is not understood.
 
     For what is computed from all scans together: leaving a scan out would change the result.

@@ -13,7 +13,7 @@ from ddae_app.bids.extraction import Extraction
 from ddae_app.bids.scan import Scan
 from ddae_app.engine.inputs import (
     check_sites_known,
-    check_tables,
+    check_understood,
     derivative_roots,
     extraction_of,
     mask_folders,
@@ -143,12 +143,12 @@ def test_what_takes_all_scans_refuses_the_first_that_is_not_understood():
     scans = [Scan(Path(f'{stem}_T1w.nii'), stem[4:], None, stem) for stem in ('sub-1', 'sub-2')]
     good = Covariates('A', 30, 'F')
     bad = Covariates('A', unread={'age': "age is '30-34'"})
-    check_tables(Cohort({'sub-1': good, 'sub-2': good}, 'site', ()), scans)
+    check_understood(Cohort({'sub-1': good, 'sub-2': good}, 'site', ()), scans)
     with pytest.raises(InvalidBIDSError, match=r"^sub-2: age is '30-34'$"):
-        check_tables(Cohort({'sub-1': good, 'sub-2': bad}, 'site', ()), scans)
+        check_understood(Cohort({'sub-1': good, 'sub-2': bad}, 'site', ()), scans)
     with pytest.raises(
         InvalidBIDSError, match=r'^sub-1: no row \(1 more scan with such a problem\)'
     ):
-        check_tables(
+        check_understood(
             Cohort({'sub-1': Covariates(fault='no row'), 'sub-2': bad}, 'site', ()), scans
         )

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from ddae_app.bids.layout import Layout
-from ddae_app.engine.inputs import check_tables, select_scans
+from ddae_app.engine.inputs import check_understood, select_scans
 from ddae_app.evaluation.biology import check_names
 from ddae_app.evaluation.candidates import (
     FITTED_ELSEWHERE,
@@ -66,7 +66,7 @@ def evaluate_outputs(settings: Settings, default_model: Path | None) -> Evaluati
     check_names(asked.biology)
     inception = inception_features(asked.inception_weights) if asked.inception_weights else None
     scans, cohort = select_scans(settings)
-    check_tables(cohort, scans)
+    check_understood(cohort, scans)
     outputs = gather(settings, scans, cohort)
     data = EvaluationData.from_cohort(outputs.source, outputs.cohort, asked.biology)
     cautions = _cautions(data)

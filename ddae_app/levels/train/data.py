@@ -16,7 +16,7 @@ from ddae_app.bids.layout import RunFiles, SpaceLayout
 from ddae_app.bids.scan import Scan
 from ddae_app.engine.inputs import (
     check_sites_known,
-    check_tables,
+    check_understood,
     derivative_roots,
     derivatives,
     find_preprocessed,
@@ -96,7 +96,7 @@ def prepare(settings: Settings, layout: SpaceLayout, store: Path, logs: RunFiles
     """
     scans, cohort = select_scans(settings)
     check_sites_known(settings, cohort)
-    check_tables(cohort, scans)
+    check_understood(cohort, scans)
     failures = {
         scan: f'its site is not known: {cohort[scan].no_site}; fill it in, or leave the scan out'
         for scan in scans

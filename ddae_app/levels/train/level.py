@@ -20,7 +20,7 @@ from ddae_app.bids.layout import ModelFiles, RunFiles, SpaceLayout
 from ddae_app.engine.decision import listing, summary
 from ddae_app.engine.inputs import (
     check_sites_known,
-    check_tables,
+    check_understood,
     layout_of,
     protocol_without_model,
     select_scans,
@@ -148,7 +148,7 @@ def _dry_run(settings: Settings, layout: SpaceLayout) -> int:
     """Print which scans would be preprocessed for training, and write nothing."""
     scans, cohort = select_scans(settings)
     check_sites_known(settings, cohort)
-    check_tables(cohort, scans)
+    check_understood(cohort, scans)
     _, decisions = decide_preprocessing(settings, scans, cohort, layout)
     print('\n'.join(listing(decisions)))
     for line in summary(decisions):
