@@ -98,9 +98,9 @@ def test_the_target_is_a_site_of_the_model():
 
 
 def test_flags_do_not_contradict_the_protocol_of_the_model():
-    for template, cut in ((None, None), ('MNI152NLin2009cAsym', 'medial')):
+    for template, cut in ((None, None), ('MNI152NLin2009aSym', 'medial')):
         assert check_protocol(DDAE, template, cut) == DDAE.protocol
-    with pytest.raises(ModelError, match='--template Other: .* was trained with MNI152NLin2009c'):
+    with pytest.raises(ModelError, match='--template Other: .* was trained with MNI152NLin2009a'):
         check_protocol(DDAE, 'Other', None)
     with pytest.raises(ModelError, match="--slices all: the model 'toy' was trained with medial"):
         check_protocol(DDAE, None, 'all')
