@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from hashlib import file_digest
 from pathlib import Path
 
 PREFIX = '.tmp-'
+
+_unfinished: set[Path] = set()
+# What this process is writing. A handler of signals has no other way to know it.
 
 
 @contextmanager
@@ -23,12 +26,21 @@ def staged(path: Path) -> Iterator[Path]:
     handle, name = tempfile.mkstemp(prefix=PREFIX, suffix=path.name, dir=path.parent)
     os.close(handle)
     temporary = Path(name)
+    _unfinished.add(temporary)
     try:
         yield temporary
         temporary.chmod(0o666 & ~_umask())  # mkstemp makes files that only the owner can read
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+        _unfinished.discard(temporary)
+
+
+def discard_unfinished() -> None:
+    """Delete what this process is writing, for the moment before it ends in the middle."""
+    for temporary in tuple(_unfinished):
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def remove_temporary_files(folder: Path, name_part: str) -> None:

@@ -10,7 +10,7 @@ import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,9 +22,12 @@ from ddae_app.cli.parser import build_parser
 from ddae_app.cli.values import default_nprocs
 from ddae_app.errors import DdaeError, UsageError, lack_of_memory
 from ddae_app.files import write_atomically
+from ddae_app.processes import StopRequest, run_apart
 from ddae_app.settings import Settings, from_flat, read_flat, to_toml
 
 log = logging.getLogger('ddae_app')
+
+RunLevel = Callable[[Settings, RunFiles], int]
 
 DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO}
 """Errors of a disk that is full or broken, which are no defect of the program."""
@@ -36,26 +39,37 @@ def main(argv: Sequence[str] | None = None) -> int:
     Parameters
     ----------
     argv : sequence of str, optional
-        Arguments without the program's name; those of the process by default.
+        Arguments without the program's name. By default, those of this process, which is then
+        taken for the program's own: the run gets another one, which it can end at any moment.
     """
     arguments = vars(build_parser().parse_args(argv))
     runtime.log_to_terminal(arguments.get('verbose_count', 0))
+    command = shlex.join(sys.argv[1:] if argv is None else argv)
+    # A caller's process may have threads, which a fork of it would lose.
+    run_level = _run_level_apart if argv is None else _run_level_here
     with runtime.stop_signals():
-        try:
-            return _run(resolve(arguments, os.environ), shlex.join(argv or sys.argv[1:]))
-        except DdaeError as error:
-            log.error('%s', error)
-            return error.exit_code
-        except runtime.StopRequest as stop:
-            runtime.kill_children()
-            log.error('%s; run the same command again to resume', stop)
-            return stop.exit_code
-        except Exception as error:
-            shortage = _shortage(error, arguments.get('output_dir'))
-            if shortage is None:
-                raise
-            log.error('%s', shortage)
-            return 1
+        return _report(
+            lambda: _run(resolve(arguments, os.environ), command, run_level),
+            arguments.get('output_dir'),
+        )
+
+
+def _report(work: Callable[[], int], output_dir: Path | None) -> int:
+    """The exit code of `work`; what a user can resolve is logged in one line."""
+    try:
+        return work()
+    except DdaeError as error:
+        log.error('%s', error)
+        return error.exit_code
+    except StopRequest as stop:
+        log.error('%s; run the same command again to resume', stop)
+        return stop.exit_code
+    except Exception as error:
+        shortage = _shortage(error, output_dir)
+        if shortage is None:
+            raise
+        log.error('%s', shortage)
+        return 1
 
 
 def _shortage(error: Exception, output_dir: Path | None) -> str | None:
@@ -156,9 +170,9 @@ def _check_folders(settings: Settings) -> None:
             ) from e
 
 
-def _run(settings: Settings, command: str) -> int:
+def _run(settings: Settings, command: str, run_level: RunLevel) -> int:
     if settings.run.dry_run:
-        return _dry_run(settings)
+        return _dry_run(settings, run_level)
     runtime.prepare_environment(settings)
     # torchrun starts several processes, of which the first logs for all.
     first = runtime.is_first_process()
@@ -175,13 +189,10 @@ def _run(settings: Settings, command: str) -> int:
     runtime.log_to_file(logs.log)
     log.info('ddae-app %s, run %s', __version__, run_id)
     log.debug('command: ddae-app %s', command)
-    started = time.monotonic()
-    code = _run_level(settings, logs)
-    log.info('finished in %.0f s with exit code %d', time.monotonic() - started, code)
-    return code
+    return run_level(settings, logs)
 
 
-def _dry_run(settings: Settings) -> int:
+def _dry_run(settings: Settings, run_level: RunLevel) -> int:
     """List what a run would do; files are written only into a temporary folder."""
     if settings.analysis_level == 'group':
         raise UsageError('--dry-run: the group level has nothing to list; leave the flag out')
@@ -189,7 +200,22 @@ def _dry_run(settings: Settings) -> int:
         temporary = replace(settings.run, work_dir=Path(folder), clean_workdir=False)
         settings = replace(settings, run=temporary)
         runtime.prepare_environment(settings)
-        return _run_level(settings, RunFiles(Path(folder)))
+        return run_level(settings, RunFiles(Path(folder)))
+
+
+def _run_level_apart(settings: Settings, logs: RunFiles) -> int:
+    with runtime.scratch(settings.run.work_dir.resolve()):
+        return run_apart(
+            lambda: _report(lambda: _run_level_here(settings, logs), settings.output_dir)
+        )
+
+
+def _run_level_here(settings: Settings, logs: RunFiles) -> int:
+    started = time.monotonic()
+    code = _run_level(settings, logs)
+    if not settings.run.dry_run:
+        log.info('finished in %.0f s with exit code %d', time.monotonic() - started, code)
+    return code
 
 
 def _run_level(settings: Settings, logs: RunFiles) -> int:

@@ -8,44 +8,20 @@ import os
 import shutil
 import signal
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-import psutil
-
 from ddae_app.files import write_atomically
+from ddae_app.processes import STOP_SIGNALS, StopRequest
 from ddae_app.settings import Settings
 
 log = logging.getLogger('ddae_app')
-
-STOP_SIGNALS: dict[int, str] = {signal.SIGINT: 'interrupted', signal.SIGTERM: 'terminated'}
-"""Signals that ask the program to stop, and how the log names them."""
 
 # Every process of a run reads it. Nipype's own messages are in its crash files.
 _NIPYPE_CONFIG = '[logging]\n' + ''.join(
     f'{name}_level = CRITICAL\n' for name in ('workflow', 'interface', 'utils')
 )
-
-
-class StopRequest(BaseException):  # noqa: N818 - like KeyboardInterrupt, it is no error
-    """A user at a terminal or a batch system asked the program to stop.
-
-    Attributes
-    ----------
-    number : int
-        The signal, one of ``STOP_SIGNALS``.
-    """
-
-    def __init__(self, number: int) -> None:
-        self.number = number
-
-    @property
-    def exit_code(self) -> int:
-        """128 and the number of the signal, which is the convention of shells."""
-        return 128 + self.number
-
-    def __str__(self) -> str:
-        return STOP_SIGNALS[self.number]
 
 
 @contextlib.contextmanager
@@ -59,7 +35,9 @@ def stop_signals() -> Iterator[None]:
         yield
     finally:
         for number, handler in before.items():
-            signal.signal(number, handler)
+            # After a request to stop, further ones stay ignored until the process has ended.
+            if signal.getsignal(number) == _stop:
+                signal.signal(number, handler)
 
 
 def _stop(number: int, frame: object) -> None:
@@ -67,15 +45,6 @@ def _stop(number: int, frame: object) -> None:
     for each in STOP_SIGNALS:
         signal.signal(each, signal.SIG_IGN)
     raise StopRequest(number)
-
-
-def kill_children() -> None:
-    """End the processes of the pool, because a scheduler sends its second signal to kill."""
-    for child in psutil.Process().children(recursive=True):
-        with contextlib.suppress(psutil.Error):
-            # Python's resource tracker ends by itself and complains if it is killed.
-            if 'resource_tracker' not in ' '.join(child.cmdline()):
-                child.kill()
 
 
 def is_first_process() -> bool:
@@ -98,6 +67,21 @@ def empty_folder(folder: Path) -> None:
     """Delete everything in a folder; links are deleted, and what they point to stays."""
     for entry in folder.iterdir():
         shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
+
+
+@contextlib.contextmanager
+def scratch(work_dir: Path) -> Iterator[None]:
+    """Let libraries keep temporary files in the work directory, and remove them at the end.
+
+    ANTs writes images of many megabytes, for which the usual folder may be too small; and a
+    process that is killed removes nothing.
+    """
+    folder = tempfile.mkdtemp(prefix='tmp-', dir=work_dir)
+    os.environ['TMPDIR'] = tempfile.tempdir = folder
+    try:
+        yield
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def prepare_environment(settings: Settings) -> None:
@@ -127,6 +111,10 @@ def prepare_environment(settings: Settings) -> None:
         'NUMBA_CACHE_DIR': str(work_dir / 'numba'),
         # By default, nipype makes a folder in the home directory, which may not be writable.
         'NIPYPE_CONFIG_DIR': str(work_dir / 'nipype'),
+        # Python's resource tracker says so where it tidies up after a run that was stopped.
+        'PYTHONWARNINGS': ','.join(
+            filter(None, (os.environ.get('PYTHONWARNINGS'), 'ignore:resource_tracker'))
+        ),
     }
     write_atomically(work_dir / 'nipype' / 'nipype.cfg', _NIPYPE_CONFIG)
     # nnU-Net prints warnings where these are missing, although prediction does not need them.
