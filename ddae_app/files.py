@@ -29,7 +29,7 @@ def staged(path: Path) -> Iterator[Path]:
     _unfinished.add(temporary)
     try:
         yield temporary
-        temporary.chmod(0o666 & ~_umask())  # mkstemp makes files that only the owner can read
+        temporary.chmod(0o666 & ~umask())  # mkstemp makes files that only the owner can read
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -70,8 +70,9 @@ def digest_of(path: Path) -> str | None:
         return None
 
 
-def _umask() -> int:
+def umask() -> int:
+    """The permissions that new files of this process do not get."""
     # The only portable way to read it is to set it; this program writes files from one thread.
-    umask = os.umask(0)
-    os.umask(umask)
-    return umask
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

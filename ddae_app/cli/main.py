@@ -6,6 +6,7 @@ import errno
 import logging
 import os
 import shlex
+import shutil
 import sys
 import tempfile
 import time
@@ -149,13 +150,14 @@ def _check_folders(settings: Settings) -> None:
             f'the work directory {work_dir} lies inside the dataset, which is never written to; '
             'name another with -w'
         )
-    if settings.run.clean_workdir:
-        inside_work = [f for f in (bids_dir, output_dir) if work_dir in (f, *f.parents)]
-        if inside_work:
-            raise UsageError(
-                f'--clean-workdir would delete {inside_work[0]}, which lies in the work directory '
-                f'{work_dir}; name another with -w'
-            )
+    if work_dir == output_dir:
+        raise UsageError(
+            f'the work directory {work_dir} is the output folder; name another with -w'
+        )
+    # Imported here so that --help and wrong paths do not wait for NumPy.
+    from ddae_app.bids.dataset import check_locks, check_output_folder
+
+    check_output_folder(output_dir, work_dir)
     if settings.run.dry_run:
         return
     for what, folder in (('output folder', output_dir), ('work directory', work_dir)):
@@ -168,23 +170,28 @@ def _check_folders(settings: Settings) -> None:
             raise UsageError(
                 f'the {what} {folder} cannot be written to ({e.strerror}); name another'
             ) from e
+    if settings.analysis_level == 'participant':
+        check_locks(output_dir)
 
 
 def _run(settings: Settings, command: str, run_level: RunLevel) -> int:
     if settings.run.dry_run:
         return _dry_run(settings, run_level)
-    runtime.prepare_environment(settings)
+    asked = settings
+    own = replace(settings.run, work_dir=runtime.own_work_dir(settings))
+    settings = replace(settings, run=own)
     # torchrun starts several processes, of which the first logs for all.
     first = runtime.is_first_process()
     if settings.run.clean_workdir and first:
-        runtime.empty_folder(settings.run.work_dir)
+        shutil.rmtree(settings.run.work_dir, ignore_errors=True)
+    runtime.prepare_environment(settings)
     run_id = f'{time.strftime("%Y%m%d-%H%M%S")}_{uuid.uuid4()}'
-    root = settings.output_dir if first else settings.run.work_dir.resolve()
+    root = settings.output_dir if first else settings.run.work_dir
     logs = Layout(root).run(run_id)
     if not first:
         runtime.silence_terminal()
     logs.folder.mkdir(parents=True)
-    write_atomically(logs.settings, to_toml(settings))
+    write_atomically(logs.settings, to_toml(asked))
     write_atomically(logs.command, f'ddae-app {command}\n')
     runtime.log_to_file(logs.log)
     log.info('ddae-app %s, run %s', __version__, run_id)
@@ -196,7 +203,14 @@ def _dry_run(settings: Settings, run_level: RunLevel) -> int:
     """List what a run would do; files are written only into a temporary folder."""
     if settings.analysis_level == 'group':
         raise UsageError('--dry-run: the group level has nothing to list; leave the flag out')
-    with tempfile.TemporaryDirectory() as folder:
+    try:
+        temporary_folder = tempfile.TemporaryDirectory()
+    except OSError as e:
+        raise UsageError(
+            f'--dry-run: no folder for temporary files can be written to ({e.strerror}); set '
+            'TMPDIR to one that can'
+        ) from e
+    with temporary_folder as folder:
         temporary = replace(settings.run, work_dir=Path(folder), clean_workdir=False)
         settings = replace(settings, run=temporary)
         runtime.prepare_environment(settings)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import getpass
 import logging
 import os
 import shutil
@@ -10,9 +11,12 @@ import signal
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
+from hashlib import sha256
 from pathlib import Path
 
-from ddae_app.files import write_atomically
+from ddae_app import __version__
+from ddae_app.bids.layout import Layout
+from ddae_app.files import digest_of, write_atomically
 from ddae_app.processes import STOP_SIGNALS, StopRequest
 from ddae_app.settings import Settings
 
@@ -63,10 +67,19 @@ def default_model() -> Path | None:
     return Path(name) if name else None
 
 
-def empty_folder(folder: Path) -> None:
-    """Delete everything in a folder; links are deleted, and what they point to stays."""
-    for entry in folder.iterdir():
-        shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
+def own_work_dir(settings: Settings) -> Path:
+    """The folder of a dataset and an output folder in the work directory that was asked for.
+
+    Nipype knows a scan by its labels alone, and other datasets have people of the same labels.
+    In containers even the paths of two datasets are the same; the numbers of their folders in
+    the file system are not.
+    """
+    output_dir, bids_dir = settings.output_dir.resolve(), settings.bids_dir.resolve()
+    digest = sha256(__version__.encode())
+    for folder in bids_dir, output_dir:
+        digest.update(f'\0{folder}\0{folder.stat().st_ino}'.encode())
+    digest.update(f'\0{digest_of(Layout(bids_dir).description)}'.encode())
+    return settings.run.work_dir.resolve() / f'{output_dir.name}-{digest.hexdigest()[:12]}'
 
 
 @contextlib.contextmanager
@@ -76,6 +89,7 @@ def scratch(work_dir: Path) -> Iterator[None]:
     ANTs writes images of many megabytes, for which the usual folder may be too small; and a
     process that is killed removes nothing.
     """
+    work_dir.mkdir(parents=True, exist_ok=True)
     folder = tempfile.mkdtemp(prefix='tmp-', dir=work_dir)
     os.environ['TMPDIR'] = tempfile.tempdir = folder
     try:
@@ -116,6 +130,15 @@ def prepare_environment(settings: Settings) -> None:
             filter(None, (os.environ.get('PYTHONWARNINGS'), 'ignore:resource_tracker'))
         ),
     }
+    # A user of a container may be none that its system knows; libraries ask on import.
+    try:
+        Path.home()
+    except RuntimeError:
+        os.environ['HOME'] = str(work_dir)
+    try:
+        getpass.getuser()
+    except (KeyError, OSError):
+        os.environ['LOGNAME'] = str(os.getuid())
     write_atomically(work_dir / 'nipype' / 'nipype.cfg', _NIPYPE_CONFIG)
     # nnU-Net prints warnings where these are missing, although prediction does not need them.
     for name in ('nnUNet_raw', 'nnUNet_preprocessed', 'nnUNet_results'):
