@@ -136,19 +136,25 @@ def _check_folders(settings: Settings) -> None:
             'the output folder is the dataset itself, which is never written to; name another, '
             f'for example {settings.bids_dir / "derivatives" / "ddae-app"}'
         )
-    inside = output_dir.relative_to(bids_dir).parts if bids_dir in output_dir.parents else ()
-    if inside and inside[0] != 'derivatives':
+    if _is_inside(output_dir, bids_dir) and not _is_inside(output_dir, bids_dir / 'derivatives'):
         raise UsageError(
             f'the output folder {output_dir} lies inside the dataset, which is never written to; '
             f'only {bids_dir / "derivatives"} may hold outputs'
         )
-    if (work_dir == bids_dir or bids_dir in work_dir.parents) and output_dir not in (
-        work_dir,
-        *work_dir.parents,
-    ):
+    if _is_inside(work_dir, bids_dir) and not _is_inside(work_dir, output_dir):
         raise UsageError(
             f'the work directory {work_dir} lies inside the dataset, which is never written to; '
             'name another with -w'
+        )
+    database = settings.select.bids_database_dir
+    if (
+        database
+        and _is_inside(database.resolve(), bids_dir)
+        and not _is_inside(database.resolve(), bids_dir / 'derivatives')
+    ):
+        raise UsageError(
+            f'--bids-database-dir {database} lies inside the dataset, which is never written to; '
+            'name another folder'
         )
     if work_dir == output_dir:
         raise UsageError(
@@ -161,17 +167,25 @@ def _check_folders(settings: Settings) -> None:
     if settings.run.dry_run:
         return
     for what, folder in (('output folder', output_dir), ('work directory', work_dir)):
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            probe = folder / f'.probe-{uuid.uuid4().hex}'
-            probe.touch()
-            probe.unlink()
-        except OSError as e:
-            raise UsageError(
-                f'the {what} {folder} cannot be written to ({e.strerror}); name another'
-            ) from e
+        _check_writable(what, folder)
     if settings.analysis_level == 'participant':
         check_locks(output_dir)
+
+
+def _is_inside(path: Path, folder: Path) -> bool:
+    return folder in (path, *path.parents)
+
+
+def _check_writable(what: str, folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / f'.probe-{uuid.uuid4().hex}'
+        probe.touch()
+        probe.unlink()
+    except OSError as e:
+        raise UsageError(
+            f'the {what} {folder} cannot be written to ({e.strerror}); name another'
+        ) from e
 
 
 def _run(settings: Settings, command: str, run_level: RunLevel) -> int:
@@ -184,6 +198,8 @@ def _run(settings: Settings, command: str, run_level: RunLevel) -> int:
     first = runtime.is_first_process()
     if settings.run.clean_workdir and first:
         shutil.rmtree(settings.run.work_dir, ignore_errors=True)
+    # It may be of another user.
+    _check_writable('folder of this dataset in the work directory', settings.run.work_dir)
     runtime.prepare_environment(settings)
     run_id = f'{time.strftime("%Y%m%d-%H%M%S")}_{uuid.uuid4()}'
     root = settings.output_dir if first else settings.run.work_dir

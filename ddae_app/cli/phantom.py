@@ -7,7 +7,9 @@ import sys
 from pathlib import Path
 
 from ddae_app import __version__
+from ddae_app.cli.runtime import stop_signals
 from ddae_app.errors import DdaeError
+from ddae_app.processes import StopRequest
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -84,8 +86,9 @@ def main(argv: list[str] | None = None) -> int:
         voxel_mm=args.resolution,
     )
     try:
-        scans = write_dataset(args.out, design)
-    except DdaeError as error:
+        with stop_signals():
+            scans = write_dataset(args.out, design)
+    except (DdaeError, StopRequest) as error:
         print(f'ddae-phantom: error: {error}', file=sys.stderr)
         return error.exit_code
     truth = f', each at {args.sites - 1} more in derivatives/truth' if args.traveling else ''

@@ -130,10 +130,13 @@ def prepare_environment(settings: Settings) -> None:
             filter(None, (os.environ.get('PYTHONWARNINGS'), 'ignore:resource_tracker'))
         ),
     }
-    # A user of a container may be none that its system knows; libraries ask on import.
+    # The user of a container may be none that its system knows, or one whose home is of another;
+    # libraries look there on import.
     try:
-        Path.home()
+        home = os.access(Path.home(), os.X_OK)
     except RuntimeError:
+        home = False
+    if not home:
         os.environ['HOME'] = str(work_dir)
     try:
         getpass.getuser()

@@ -95,6 +95,9 @@ def test_the_module_is_the_program():
         ('file', [], 'the output folder'),
         ('file/deep/out', [], 'the output folder'),
         ('out', ['-w', 'FILE/work'], 'the work directory'),
+        ('out', ['-w', 'OUT'], 'is the output folder'),
+        ('out', ['--bids-database-dir', 'BIDS'], '--bids-database-dir'),
+        ('out', ['--bids-database-dir', 'LINK/sub-01/x'], 'lies inside the dataset'),
         ('out', ['--config-file', 'nowhere.toml'], '--config-file nowhere.toml'),
         ('out', ['--config-file', 'FILE'], 'not readable as TOML'),
     ],
@@ -108,6 +111,7 @@ def test_wrong_places_end_with_one_line_and_touch_nothing(
         'BIDS': str(bids_dir),
         'LINK': str(tmp_path / 'link'),
         'FILE': str(tmp_path / 'file'),
+        'OUT': str(tmp_path / 'out'),
     }
     for name, path in places.items():
         flags = [flag.replace(name, path) for flag in flags]
@@ -224,6 +228,13 @@ def test_a_user_whom_the_system_does_not_know(settings, tmp_path, monkeypatch):
     monkeypatch.setattr(os, 'environ', environment)
     runtime.prepare_environment(settings(work_dir=tmp_path / 'work'))
     assert Path.home() == tmp_path / 'work' and getpass.getuser() == str(os.getuid())
+
+
+def test_a_home_of_another_user(settings, tmp_path, monkeypatch):
+    monkeypatch.setattr(os, 'environ', os.environ | {'HOME': '/root'})
+    monkeypatch.setattr(os, 'access', lambda path, mode: False)
+    runtime.prepare_environment(settings(work_dir=tmp_path / 'work'))
+    assert Path.home() == tmp_path / 'work'
 
 
 def test_outputs_may_lie_in_derivatives(settings, bids_dir):
