@@ -18,6 +18,7 @@ from typing import Any
 
 from ddae_app import __version__
 from ddae_app.bids.layout import Layout, RunFiles
+from ddae_app.bids.output_folder import check_locks, check_output_folder
 from ddae_app.cli import runtime
 from ddae_app.cli.parser import build_parser
 from ddae_app.cli.values import default_nprocs
@@ -160,9 +161,6 @@ def _check_folders(settings: Settings) -> None:
         raise UsageError(
             f'the work directory {work_dir} is the output folder; name another with -w'
         )
-    # Imported here so that --help and wrong paths do not wait for NumPy.
-    from ddae_app.bids.dataset import check_locks, check_output_folder
-
     check_output_folder(output_dir, work_dir)
     if settings.run.dry_run:
         return

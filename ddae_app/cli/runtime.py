@@ -119,6 +119,8 @@ def prepare_environment(settings: Settings) -> None:
         'NO_ET': '1',
         'NIPYPE_NO_ET': '1',
         'MPLBACKEND': 'Agg',
+        # It is not used, and warns where processes cannot be synchronized.
+        'JOBLIB_MULTIPROCESSING': '0',
         # By default, matplotlib writes into the home directory.
         'MPLCONFIGDIR': str(work_dir / 'matplotlib'),
         # By default, numba writes into its installation, which a container image forbids.

@@ -15,8 +15,6 @@ import pytest
 from ddae_app.bids import sidecars
 from ddae_app.bids.cohort import Covariates
 from ddae_app.bids.dataset import (
-    check_locks,
-    check_output_folder,
     dataset_name,
     is_phantom,
     read_tsv,
@@ -27,6 +25,7 @@ from ddae_app.bids.dataset import (
 )
 from ddae_app.bids.extraction import Extraction
 from ddae_app.bids.layout import IMAGES, Layout, sidecar
+from ddae_app.bids.output_folder import check_locks, check_output_folder
 from ddae_app.bids.scan import Scan, Space
 from ddae_app.bids.validation import run_validator
 from ddae_app.errors import UsageError

@@ -70,6 +70,19 @@ def test_an_answer_does_not_wait_for_heavy_libraries(tmp_path, arguments, code):
     assert not HEAVY & set(modules)
 
 
+def test_nothing_with_threads_is_loaded_before_the_run_has_its_process(bids_dir, tmp_path):
+    program = (
+        'import json, sys\n'
+        'from ddae_app.cli import main as cli\n'
+        'loaded = lambda work: print(json.dumps(sorted(sys.modules))) or 0\n'
+        'cli.run_apart = loaded\n'
+        'sys.exit(cli.main())\n'
+    )
+    command = [sys.executable, '-c', program, bids_dir, tmp_path / 'out', 'participant']
+    result = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert not HEAVY & set(json.loads(result.stdout))
+
+
 @pytest.mark.parametrize('command', [['ddae-app'], ['ddae-app-fetch'], ['ddae-phantom']])
 def test_version(command):
     program = Path(sys.executable).with_name(command[0])
