@@ -98,6 +98,8 @@ def begin(tmp_path):
     """Start a program, and wait until it does what it is to be stopped in."""
     (tmp_path / 'program.py').write_text(PROGRAM)
     processes = []
+    # A program in the background, as this one may be, ignores it, and so do those that it starts.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def started(*what):
         command = [sys.executable, tmp_path / 'program.py', tmp_path, *map(str, what)]
@@ -112,6 +114,7 @@ def begin(tmp_path):
         return process
 
     yield started
+    signal.signal(signal.SIGINT, before)
     for process in processes:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)

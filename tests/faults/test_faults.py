@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from tests.faults.conftest import FLAGS, images, torn
-from tests.levels.conftest import command, error_lines, run
+from tests.levels.conftest import TEMPLATE, command, error_lines, run
 
 
 def again(eight, out, work, *labels):
@@ -77,13 +77,15 @@ def test_asked_to_end(eight, start, tmp_path, number, code, word, nprocs):
         (
             'train', 'trained on', ('--preset', 'tiny', '--train-images', '100000',
             '--allow-few-scans', '--allow-confounding', '--skull-strip', 'none', '--slices',
-            'medial'), signal.SIGINT, 130, 'interrupted',
+            'medial', '--template', TEMPLATE), signal.SIGINT, 130, 'interrupted',
         ),
         ('group', 'run 2', (), signal.SIGTERM, 143, 'terminated'),
     ],
     ids=['train', 'group'],
 )  # fmt: skip
-def test_other_levels_asked_to_end(eight, tmp_path, level, begun, flags, number, code, word):
+def test_other_levels_asked_to_end(
+    eight, heeds_interrupts, tmp_path, level, begun, flags, number, code, word
+):
     shutil.copytree(eight / 'out', tmp_path / 'out')
     job = subprocess.Popen(
         command(
