@@ -75,7 +75,7 @@ def test_asked_to_end(eight, start, tmp_path, number, code, word, nprocs):
     ('level', 'begun', 'flags', 'number', 'code', 'word'),
     [
         (
-            'train', 'trained on', ('--preset', 'tiny', '--train-images', '100000',
+            'train', 'trained on', ('--preset', 'tiny', '--train-images', '2000',
             '--allow-few-scans', '--allow-confounding', '--skull-strip', 'none', '--slices',
             'medial', '--template', TEMPLATE), signal.SIGINT, 130, 'interrupted',
         ),
