@@ -44,13 +44,15 @@ ARG REVISION=
 COPY --from=build /opt/ddae-app /opt/ddae-app
 COPY --from=resources /opt/resources /opt/resources
 # One thread a process unless ddae-app decides otherwise; nothing is written to a home directory,
-# which an arbitrary user does not have; bytecode cannot be written to a read-only image.
+# which an arbitrary user does not have; bytecode cannot be written to a read-only image. The tag
+# goes into the description of outputs.
 ENV PATH=/opt/ddae-app/bin:$PATH \
     TEMPLATEFLOW_HOME=/opt/resources/templateflow \
     TEMPLATEFLOW_AUTOUPDATE=off \
     HDBET_WEIGHTS=/opt/resources/hd-bet \
     OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 \
     HOME=/tmp DENO_DIR=/tmp/deno \
+    DDAE_CONTAINER_TAG=ddae-app:${VERSION} \
     PYTHONNOUSERSITE=1 PYTHONDONTWRITEBYTECODE=1 \
     NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility
 LABEL org.opencontainers.image.title="ddae-app" \

@@ -19,8 +19,8 @@ $(INSTALLED): pyproject.toml constraints.txt
 
 # Simulated participants at four simulated sites, all rendered as if scanned at PhantomA.
 demo: $(INSTALLED)
-	test -d $(DEMO)/bids || $(BIN)/ddae-phantom $(DEMO)/bids --sites 4 --subjects-per-site 2 --traveling
-	$(BIN)/ddae-app $(DEMO)/bids $(DEMO)/out participant -w $(DEMO)/work --skull-strip none --target-site PhantomA
+	test -d $(DEMO)/bids || $(BIN)/ddae-phantom $(DEMO)/bids --sites 4 --subjects-per-site 2 --whole-head --traveling
+	$(BIN)/ddae-app $(DEMO)/bids $(DEMO)/out participant -w $(DEMO)/work --target-site PhantomA
 	@echo "Open in a browser: $$(ls $(DEMO)/out/sub-*.html | tail -n 1)"
 
 # The packaged model: other simulated participants than the demo's, in the same simulated scanners, and

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -10,6 +11,9 @@ from hashlib import file_digest
 from pathlib import Path
 
 PREFIX = '.tmp-'
+
+_ANNEX = '/annex/objects/'
+_LFS = b'version https://git-lfs.github.com/'
 
 _unfinished: set[Path] = set()
 # What this process is writing. A handler of signals has no other way to know it.
@@ -68,6 +72,42 @@ def digest_of(path: Path) -> str | None:
             return file_digest(file, 'sha256').hexdigest()
     except OSError:
         return None
+
+
+def not_fetched(path: Path) -> str | None:
+    """What to do about a file whose content git-annex, DataLad or Git LFS has not fetched.
+
+    Such a file is a link into the store of the annex, where its content is missing, or a small
+    text that stands for it. None of a file that is there, and of one that is missing altogether.
+    """
+    pointer = _read_start(path)
+    if pointer.startswith(_LFS):
+        tool = 'git lfs pull --include {}'
+    elif (
+        pointer.startswith(_ANNEX.encode())
+        or path.is_symlink()
+        and not path.exists()
+        and _ANNEX in os.path.realpath(path)
+    ):
+        tool = 'datalad get {0}" or "git annex get {0}'
+    else:
+        return None
+    return f'{path}: the content is not on this machine; run "{tool.format(_in_annex(path))}"'
+
+
+def _read_start(path: Path) -> bytes:
+    try:
+        with path.open('rb') as file:
+            return file.read(64)
+    except OSError:
+        return b''
+
+
+def _in_annex(path: Path) -> str:
+    """The path of a file in its own repository, to which other links may lead."""
+    while path.is_symlink() and _ANNEX not in (target := os.readlink(path)):  # noqa: PTH115
+        path = path.parent / target
+    return shlex.quote(os.path.join(os.path.realpath(path.parent), path.name))  # noqa: PTH118
 
 
 def umask() -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import tomllib
 import unicodedata
@@ -37,6 +38,12 @@ LEAST = {
     'verbose_count': 0, 'max_hours': 0,
 }  # fmt: skip
 """Lower bounds of the numbers."""
+
+OWN_DERIVATIVES = 'ddae-app'
+"""The name by which ``--derivatives`` takes outputs of this program."""
+
+RAW = 'raw'
+"""The name of the input in BIDS URIs and in ``DatasetLinks``."""
 
 MAX_SEED = 2**31 - 1
 MAX_NAME = 200
@@ -148,7 +155,11 @@ class EvaluateSettings:
 
 @dataclass(frozen=True)
 class RunSettings:
-    """How the work is carried out; changes no result."""
+    """How the work is carried out; changes no result.
+
+    ``container`` is the container of the run as BIDS describes it, empty outside of one; it is
+    what the environment says, whatever a settings file of an earlier run does.
+    """
 
     work_dir: Path = Path('work')
     clean_workdir: bool = False
@@ -165,6 +176,7 @@ class RunSettings:
     resource_monitor: bool = False
     notrack: bool = False
     verbose_count: int = 0
+    container: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -219,12 +231,60 @@ def read_flat(path: Path) -> dict[str, Any]:
 def from_flat(values: dict[str, Any]) -> Settings:
     """Settings from one value per flag; values that are not given keep their defaults.
 
+    Paths become absolute here, since steps of a run have current folders of their own.
+
     Raises
     ------
     UsageError
         A value is of the wrong type, or none of those that there are.
     """
     return _build(Settings, values)
+
+
+def absolute(path: Any, what: str) -> Path:
+    """The absolute path of what a user named relative to the current folder, or to ``~``.
+
+    Links are not followed: the files beside a link may matter, and not those beside its target.
+
+    Parameters
+    ----------
+    path : str or Path
+    what : str
+        Who names it, for the message.
+
+    Raises
+    ------
+    UsageError
+        It cannot be a path, or the settings file of the run could not hold it.
+    """
+    text = str(path) if isinstance(path, str | Path) else ''
+    if not text or '\0' in text or any(unicodedata.category(c) == 'Cs' for c in text):
+        raise UsageError(f'{what} is {path!r}; expected a path, in UTF-8')
+    full = Path(os.path.expanduser(text)).absolute()  # noqa: PTH111 - ~ may be a folder's name
+    plain = os.path.normpath(full)
+    # The parent of a link's target is another folder than the one that holds the link.
+    return Path(plain) if os.path.realpath(plain) == os.path.realpath(full) else full
+
+
+def read_derivative(entry: str) -> tuple[str, Path]:
+    """The name and the folder of an entry of ``--derivatives``, ``NAME=PATH``.
+
+    A path alone is one of our own outputs.
+
+    Raises
+    ------
+    UsageError
+        It cannot be a name in BIDS URIs, or there is no path.
+    """
+    name, equals, path = entry.partition('=')
+    if not equals or '/' in name:  # a path may hold the sign as well
+        name, path = OWN_DERIVATIVES, entry
+    if name == RAW or not re.fullmatch(r'[A-Za-z0-9][\w.-]*', name, re.ASCII) or not path:
+        raise UsageError(
+            f'--derivatives {entry}: expected NAME=PATH, the name of letters and digits, and not '
+            f'{RAW!r}'
+        )
+    return name, absolute(path, '--derivatives')
 
 
 def is_name(text: str) -> bool:
@@ -285,8 +345,14 @@ def _build(kind: type, values: dict[str, Any]) -> Any:
 
 
 def _convert(name: str, value: Any, hint: Any) -> Any:
+    if isinstance(value, Path):
+        value = str(value)
     try:
-        converted = msgspec.convert(value, hint, dec_hook=_path)
+        converted = msgspec.convert(
+            value, hint, dec_hook=lambda _, text: absolute(text, f'setting {name}')
+        )
+        if name == 'derivatives':
+            converted = tuple('='.join(map(str, read_derivative(e))) for e in converted)
         check_value(name, converted)
     except msgspec.ValidationError as e:
         kind = 'a list of texts' if get_origin(hint) is tuple else getattr(hint, '__name__', hint)
@@ -294,11 +360,6 @@ def _convert(name: str, value: Any, hint: Any) -> Any:
     except ValueError as e:
         raise UsageError(f'setting {name} is {e}') from e
     return converted
-
-
-def _path(kind: type, value: Any) -> Any:
-    """A path, which TOML holds as a text."""
-    return Path(value)
 
 
 def _plain(value: Any) -> Any:

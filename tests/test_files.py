@@ -2,10 +2,11 @@ from __future__ import annotations
 
 import os
 import stat
+from pathlib import Path
 
 import pytest
 
-from ddae_app.files import staged, write_atomically
+from ddae_app.files import not_fetched, staged, write_atomically
 
 
 def test_text_is_utf8_and_bytes_are_bytes(tmp_path):
@@ -45,3 +46,63 @@ def test_files_are_readable_as_the_umask_says(tmp_path, umask):
     finally:
         os.umask(before)
     assert stat.S_IMODE((tmp_path / 'x').stat().st_mode) == 0o666 & ~umask
+
+
+KEY = 'MD5E-s7--0123.nii.gz'
+OBJECT = f'.git/annex/objects/aa/bb/{KEY}/{KEY}'
+
+
+def _dropped_link(folder: Path) -> Path:
+    path = folder / 'sub-01' / 'a b.nii.gz'
+    path.parent.mkdir()
+    path.symlink_to(f'../{OBJECT}')
+    return path
+
+
+def _dropped_in_a_linked_folder(folder: Path) -> Path:
+    path = _dropped_link(folder)
+    (folder / 'study').mkdir()
+    (folder / 'study' / 'sub-01').symlink_to('../sub-01')
+    return folder / 'study' / 'sub-01' / path.name
+
+
+def _dropped_behind_another_link(folder: Path) -> Path:
+    path = _dropped_link(folder)
+    (folder / 'link.nii.gz').symlink_to(path)
+    return folder / 'link.nii.gz'
+
+
+def _pointer(folder: Path) -> Path:
+    path = folder / 'sub-01' / 'a b.nii.gz'
+    path.parent.mkdir()
+    path.write_text(f'/annex/objects/{KEY}\n')
+    return path
+
+
+@pytest.mark.parametrize(
+    'drop',
+    [_dropped_link, _dropped_in_a_linked_folder, _dropped_behind_another_link, _pointer],
+)
+def test_what_annex_did_not_fetch_is_told_with_the_command(tmp_path, drop):
+    path, file = drop(tmp_path), tmp_path / 'sub-01' / 'a b.nii.gz'
+    assert not_fetched(path) == (
+        f'{path}: the content is not on this machine; run "datalad get \'{file}\'" or '
+        f'"git annex get \'{file}\'"'
+    )
+
+
+def test_what_git_lfs_did_not_fetch_is_told_with_the_command(tmp_path):
+    path = tmp_path / 'model.safetensors'
+    path.write_text('version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 5\n')
+    assert f'run "git lfs pull --include {path}"' in (not_fetched(path) or '')
+
+
+def test_files_that_are_there_or_missing_are_no_matter_of_fetching(tmp_path):
+    (tmp_path / OBJECT).parent.mkdir(parents=True)
+    (tmp_path / OBJECT).write_text('content')
+    fetched = _dropped_link(tmp_path)
+    (tmp_path / 'broken').symlink_to('/nowhere/x')
+    (tmp_path / 'loop').symlink_to('loop')
+    (tmp_path / 'file').write_bytes(b'\x1f\x8b')
+    for path in (fetched, *(tmp_path / n for n in ('broken', 'loop', 'file', 'missing', '.'))):
+        assert not_fetched(path) is None

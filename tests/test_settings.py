@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import json
 from dataclasses import fields, replace
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
@@ -15,15 +17,20 @@ from ddae_app.settings import (
     SelectSettings,
     Settings,
     TrainSettings,
+    absolute,
     check_value,
     flag_names,
+    flag_types,
     from_flat,
     protocol_from,
+    read_derivative,
     read_flat,
     to_toml,
 )
 
-MINIMAL = Settings(Path('/bids'), Path('/out'), 'participant')
+MINIMAL = Settings(
+    Path('/bids'), Path('/out'), 'participant', run=RunSettings(work_dir=Path('/work'))
+)
 FULL = Settings(
     bids_dir=Path('/data/böse "quotes"'),
     output_dir=Path('/out'),
@@ -32,8 +39,8 @@ FULL = Settings(
     select=SelectSettings(
         participant_label=('01', 'sub-02'),
         session_label=('a',),
-        bids_filter_file=Path('f.json'),
-        bids_database_dir=Path('db'),
+        bids_filter_file=Path('/f.json'),
+        bids_database_dir=Path('/db'),
         skip_bids_validation=True,
         derivatives=('ddae-app=/x',),
         site_column='Site "1"\n',
@@ -41,17 +48,17 @@ FULL = Settings(
     ),
     preproc=PreprocSettings(
         skull_strip='none',
-        brain_mask_filter=Path('m.json'),
-        hd_bet_weights=Path('w'),
+        brain_mask_filter=Path('/b.json'),
+        hd_bet_weights=Path('/w'),
         hd_bet_sha256='ab',
         template='T',
-        templateflow_home=Path('tf'),
+        templateflow_home=Path('/tf'),
         slices='all',
         sloppy=True,
     ),
     harmonize=HarmonizeSettings(
         target_site='IXI',
-        model=Path('m'),
+        model=Path('/m'),
         method='combat',
         unseen_site='agnostic',
         keep_noise=True,
@@ -64,20 +71,20 @@ FULL = Settings(
         train_images=5,
         precision='bf16',
         max_hours=11.5,
-        init_from=Path('m'),
+        init_from=Path('/m'),
         allow_few_scans=True,
         allow_confounding=True,
         model_name='my-model',
     ),
-    evaluate=EvaluateSettings(biology=('group', 'score'), inception_weights=Path('i.pth')),
+    evaluate=EvaluateSettings(biology=('group', 'score'), inception_weights=Path('/i.pth')),
     run=RunSettings(
-        work_dir=Path('w'),
+        work_dir=Path('/w'),
         clean_workdir=True,
         nprocs=3,
         omp_nthreads=2,
         mem_mb=4000,
         low_mem=True,
-        use_plugin=Path('p.yml'),
+        use_plugin=Path('/p.yml'),
         dry_run=True,
         boilerplate_only=True,
         reports_only=True,
@@ -86,6 +93,7 @@ FULL = Settings(
         resource_monitor=True,
         notrack=True,
         verbose_count=2,
+        container={'Type': 'docker', 'Tag': 'ddae-app:1'},
     ),
 )
 
@@ -122,7 +130,7 @@ def test_no_two_settings_have_one_name():
         ('[run]\nnprocs = true', 'nprocs is True'),
         ('[run]\nnprocs = 1.5', 'nprocs is 1.5'),
         ('[run]\nlow_mem = 1', 'low_mem is 1; expected bool'),
-        ('[run]\nwork_dir = 3', 'work_dir is 3; expected Path'),
+        ('[run]\nwork_dir = 3', 'work_dir is 3; expected a path'),
         (
             '[select]\nparticipant_label = "01"',
             "participant_label is '01'; expected a list of texts",
@@ -173,3 +181,94 @@ def test_what_every_setting_is_by_default_is_allowed():
 def test_a_protocol_survives_json():
     protocol = replace(Protocol(), grid=(97, 115, 97))
     assert protocol_from({'grid': [97, 115, 97], 'slice_shape': [128, 128]}) == protocol
+
+
+PATHS = sorted(name for name, hint in flag_types().items() if Path in (hint, *get_args(hint)))
+
+
+def _read_all(paths: dict[str, str]) -> dict[str, Path]:
+    """The paths of settings, given as texts, as flags and environment variables give them."""
+    settings = from_flat({'analysis_level': 'participant', **paths})
+    sections = [settings, *(getattr(settings, f.name) for f in fields(settings)[4:])]
+    found = {f.name: getattr(section, f.name) for section in sections for f in fields(section)}
+    return {name: found[name] for name in paths}
+
+
+@pytest.mark.parametrize(
+    ('given', 'meant'),
+    [
+        ('x', 'HERE/x'),
+        ('./x y/ä=b', 'HERE/x y/ä=b'),
+        ('../x', 'ABOVE/x'),
+        ('~/x', 'HOME/x'),
+        ('./~/x', 'HERE/~/x'),
+        ('link/x', 'HERE/link/x'),
+        ('x/../y', 'HERE/y'),
+        # The folder above the target of the link.
+        ('link/../x', 'HERE/link/../x'),
+        ('/x/./y', '/x/y'),
+    ],
+)
+@pytest.mark.parametrize('way', ['flag', 'file'])
+def test_every_path_is_absolute_and_keeps_its_links(tmp_path, monkeypatch, given, meant, way):
+    here = tmp_path / 'here'
+    (tmp_path / 'far' / 'away').mkdir(parents=True)
+    here.mkdir()
+    (here / 'link').symlink_to(tmp_path / 'far' / 'away')
+    monkeypatch.chdir(here)
+    monkeypatch.setenv('HOME', str(tmp_path / 'home'))
+    for word, path in (('HERE', here), ('ABOVE', tmp_path), ('HOME', tmp_path / 'home')):
+        meant = meant.replace(word, str(path))
+    paths = dict.fromkeys(PATHS, given)
+    if way == 'file':
+        (tmp_path / 'elsewhere').mkdir()
+        file = tmp_path / 'elsewhere' / 'settings.toml'
+        lines = (
+            f'{name} = {json.dumps(path, ensure_ascii=False)}' for name, path in paths.items()
+        )
+        file.write_text('\n'.join(lines), encoding='utf-8')
+        paths = read_flat(file)
+        monkeypatch.chdir('/')
+    assert _read_all(paths) == dict.fromkeys(PATHS, Path(meant))
+
+
+@pytest.mark.parametrize(
+    ('entry', 'meant'),
+    [
+        ('ddae-app=x', 'HERE/x'),
+        ('x', 'HERE/x'),
+        ('ddae-app=a=b', 'HERE/a=b'),
+        ('./a=b', 'HERE/a=b'),
+        ('/a=b', '/a=b'),
+        ('ddae-app=/a b/ä', '/a b/ä'),
+        ('ddae-app=~/x', 'HERE/home/x'),
+        ('ddae-app=./ddae-app=x', 'HERE/ddae-app=x'),
+    ],
+)
+def test_folders_of_derivatives_are_absolute(tmp_path, monkeypatch, entry, meant):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv('HOME', str(tmp_path / 'home'))
+    (got,) = _read(tmp_path, f'[select]\nderivatives = ["{entry}"]').select.derivatives
+    assert got == f'ddae-app={meant.replace("HERE", str(tmp_path))}'
+    monkeypatch.chdir('/')
+    assert read_derivative(got) == ('ddae-app', Path(got.partition('=')[2]))
+
+
+@pytest.mark.parametrize('entry', ['raw=/x', '=/x', 'a:b=/x', 'ddae-app=', ''])
+def test_an_entry_of_derivatives_that_means_nothing(tmp_path, entry):
+    with pytest.raises(UsageError, match='--derivatives .*: expected NAME=PATH'):
+        _read(tmp_path, f'[select]\nderivatives = ["{entry}"]')
+
+
+@pytest.mark.parametrize('path', ['', 'a\0b', 'a\udcff'])
+@pytest.mark.parametrize('name', PATHS)
+def test_what_can_be_no_path_is_refused(name, path):
+    given = {'bids_dir': '/bids', 'output_dir': '/out', 'analysis_level': 'participant'}
+    with pytest.raises(UsageError, match=f'setting {name} is .*; expected a path') as error:
+        from_flat(given | {name: path})
+    assert '\n' not in str(error.value)
+
+
+def test_a_loop_of_links_is_a_path_like_any_other(tmp_path):
+    (tmp_path / 'loop').symlink_to('loop')
+    assert absolute(f'{tmp_path}/loop/x', 'it') == tmp_path / 'loop' / 'x'

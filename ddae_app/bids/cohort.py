@@ -1,55 +1,19 @@
-"""Site, age and sex of each scan, from participants.tsv and sessions.tsv."""
+"""Site, age and sex of each scan, from the tables of the dataset and the JSON of the scan."""
 
 from __future__ import annotations
 
-import csv
-import json
-import math
-import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from ddae_app.bids.covariates import Covariates, RowReader, of_session
+from ddae_app.bids.metadata import SCANNER_FIELDS, ScanMetadata
 from ddae_app.bids.scan import Scan
+from ddae_app.bids.tables import Dictionary, Table, read_dictionary, read_table
+from ddae_app.bids.values import shown
 from ddae_app.errors import InvalidBIDSError, UsageError
 from ddae_app.settings import MAX_NAME, is_name
-
-SITE_COLUMNS = (
-    'site', 'site_id', 'scanner', 'scanner_id', 'center', 'centre', 'institution',
-    'institution_name', 'acquisition_site',
-)  # fmt: skip
-"""Where the site is looked for, in this order, unless --site-column says."""
-
-AGE_COLUMNS = ('age', 'age_at_scan', 'age_years', 'participant_age')
-SEX_COLUMNS = ('sex', 'gender')
-MISSING = {'', 'n/a', 'na', 'n.a.', 'nan', 'none', 'null', 'unknown'}
-SEXES = {'m': 'M', 'male': 'M', 'man': 'M', 'f': 'F', 'female': 'F', 'woman': 'F'}
-YEARS = {'month': 1 / 12, 'week': 7 / 365.25, 'day': 1 / 365.25}
-"""Years in the units that a data dictionary may name; others are taken for years."""
-
-MAX_AGE = 130
-
-
-@dataclass(frozen=True)
-class Covariates:
-    """What is known about one scan.
-
-    Attributes
-    ----------
-    site : str or None
-        Where it was acquired.
-    age : float
-        Years; NaN where it is not known.
-    sex : {'M', 'F', None}
-    further : mapping of str to str
-        Other columns that were asked for, where they are known.
-    """
-
-    site: str | None = None
-    age: float = math.nan
-    sex: str | None = None
-    further: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -61,40 +25,37 @@ class Cohort:
     covariates : dict of str to Covariates
         By the scan's stem.
     site_column : str or None
-        The column that named the sites, or ``--source-site``; None where there was neither.
+        The column, or field of the scans' JSON, that named the sites, or ``--source-site`` where
+        nothing else did; None where nothing names them.
     columns : tuple of str
         All columns of participants.tsv.
+    age_column, sex_column : str
+        Which columns were read, and how, in words; empty where there is none.
+    without_row : tuple of str
+        Participants of these scans that participants.tsv does not know, if there is one.
+    without_folder : tuple of str
+        Participants that it knows and the dataset does not have.
+    other_columns : tuple of str
+        Columns of participants.tsv that could name the site and were not read.
+    site_fields : tuple of str
+        Fields of the scans' JSON that could name the site, where nothing names it.
+    source_site : str or None
+        What --source-site says.
     """
 
     covariates: dict[str, Covariates]
     site_column: str | None
     columns: tuple[str, ...]
+    age_column: str = ''
+    sex_column: str = ''
+    without_row: tuple[str, ...] = ()
+    without_folder: tuple[str, ...] = ()
+    other_columns: tuple[str, ...] = ()
+    site_fields: tuple[str, ...] = ()
+    source_site: str | None = None
 
     def __getitem__(self, scan: Scan) -> Covariates:
         return self.covariates[scan.stem]
-
-    def summary(self, scans: Sequence[Scan]) -> str:
-        """One line that describes them."""
-        known = [self[scan] for scan in scans]
-        participants = {scan.participant for scan in scans}
-        sites = {c.site for c in known if c.site}
-        ages = [c.age for c in known if not math.isnan(c.age)]
-        unknown_sites = sum(c.site is None for c in known)
-        unknown_sexes = sum(c.sex is None for c in known)
-        column = self.site_column or ''
-        where = column if column.startswith('--') else f'column {column!r}'
-        site = f'site from {where}: {_plural(len(sites), "site")}{_missing(unknown_sites)}'
-        ends = [f'{end(ages):.0f}' for end in (min, max)] if ages else ['unknown']
-        age = f'age {"-".join(dict.fromkeys(ends))}'
-        sex = f'sex {unknown_sexes} missing' if unknown_sexes else 'sex known'
-        return '; '.join(
-            [
-                f'{len(scans)} T1w of {_plural(len(participants), "participant")}',
-                site if column else 'site unknown',
-                age + (_missing(len(known) - len(ages)) if ages else ''),
-                'sex unknown' if unknown_sexes == len(known) else sex,
-            ]
-        )
 
 
 def read_cohort(
@@ -104,8 +65,11 @@ def read_cohort(
     site_column: str | None = None,
     source_site: str | None = None,
     further: Sequence[str] = (),
+    metadata: ScanMetadata | None = None,
 ) -> Cohort:
     """Look up the covariates of each scan; values of a session take precedence.
+
+    What is wrong with one scan is told in its :class:`Covariates`, and hurts no other.
 
     Parameters
     ----------
@@ -114,197 +78,154 @@ def read_cohort(
     scans : sequence of Scan
         For whom.
     site_column : str, optional
-        Column that names the site; else the first of `SITE_COLUMNS` that is there.
+        Column that names the site, or field of the scans' JSON where no table has such a column;
+        else the first of `SITE_COLUMNS` that is there.
     source_site : str, optional
-        The site of every scan, whatever the tables say.
+        The site of the scans of which nothing else names it.
     further : sequence of str
         Names of other columns to look up.
+    metadata : ScanMetadata, optional
+        Of this dataset.
 
     Raises
     ------
     UsageError
-        A named column is not there.
+        A named column is not there, or `source_site` is no name.
     InvalidBIDSError
         A table is not readable.
     """
-    participants = _read_table(bids_dir / 'participants.tsv', 'participant_id', 'sub-')
-    dictionary = _read_dictionary(bids_dir / 'participants.json')
-    reader = _Reader(participants.columns, dictionary, site_column, further)
-    dictionary |= _read_dictionary(bids_dir / 'sessions.json')
-    sessions: dict[str, tuple[_Table, _Reader]] = {}
+    if source_site is not None and not is_name(source_site):
+        raise UsageError(f'--source-site {_no_name(source_site)}')
+    metadata = metadata or ScanMetadata(bids_dir)
+    reader = _DatasetReader(bids_dir, site_column, further)
+    folders = {path.name[4:] for path in bids_dir.glob('sub-*') if path.is_dir()}
     covariates = {}
     for scan in scans:
-        known = reader.covariates(participants.row(scan.participant))
-        if scan.session:
-            if scan.participant not in sessions:
-                sessions[scan.participant] = _read_sessions(
-                    bids_dir, scan, dictionary, site_column, further
-                )
-            table, session_reader = sessions[scan.participant]
-            row = table.row(scan.session)
-            known = _of_session(session_reader.covariates(row), known)
-        covariates[scan.stem] = replace(known, site=source_site) if source_site else known
-    for stem, known in covariates.items():
+        known = reader.covariates(scan, folders)
+        if known.site is None and site_column:
+            known = _from_json(known, scan, site_column, metadata)
+        if known.site is None and source_site:
+            known = replace(known, site=source_site, site_from='--source-site')
         if known.site and not is_name(known.site):
-            raise InvalidBIDSError(
-                f'{stem}: its site is {known.site[:60]!r}; expected at most {MAX_NAME} '
-                'characters, none of them a control character'
-            )
-    readers = [reader, *(session_reader for _, session_reader in sessions.values())]
-    column = next((r.site for r in readers if r.site), None)
-    if site_column and not source_site and column is None:
-        raise UsageError(_no_column('--site-column', site_column, participants.columns))
+            known = replace(known, fault=known.fault or f'its site is {_no_name(known.site)}')
+        # What is not reliable is not used, whoever looks at it.
+        covariates[scan.stem] = Covariates(fault=known.fault) if known.fault else known
+    column = reader.first('site')
+    from_json = any(known.site_from.startswith('JSON') for known in covariates.values())
+    if column is None and from_json:
+        column = site_column
+    table = reader.participants
+    if site_column and column is None:
+        field = ', and no such field in the JSON of these scans'
+        raise UsageError(_no_column('--site-column', site_column, table) + field)
     for name in further:
-        if not any(name in r.further for r in readers):
-            raise UsageError(_no_column('--biology', name, participants.columns))
-    return Cohort(covariates, '--source-site' if source_site else column, participants.columns)
-
-
-@dataclass(frozen=True)
-class _Table:
-    """Rows of a table by label; `twice` are the labels whose rows contradict each other."""
-
-    path: Path
-    rows: dict[str, dict[str, str]]
-    columns: tuple[str, ...]
-    twice: frozenset[str]
-
-    def row(self, label: str) -> dict[str, str]:
-        if label in self.twice:
-            raise InvalidBIDSError(
-                f'{self.path}: {label} has several rows, which differ; expected one '
-                '(what changes between sessions belongs into sub-*_sessions.tsv)'
-            )
-        return self.rows.get(label, {})
-
-
-class _Reader:
-    """Finds the columns of one table and makes covariates of its rows."""
-
-    def __init__(
-        self,
-        columns: Sequence[str],
-        dictionary: dict,
-        site_column: str | None,
-        further: Sequence[str] = (),
-    ) -> None:
-        by_name = {column.strip().lower(): column for column in reversed(columns)}
-        names = (site_column,) if site_column else SITE_COLUMNS
-        self.site = next((by_name[n.lower()] for n in names if n.lower() in by_name), None)
-        self.further = {name: by_name[name.lower()] for name in further if name.lower() in by_name}
-        self.age = next((by_name[n] for n in AGE_COLUMNS if n in by_name), None)
-        self.sex = next((by_name[n] for n in SEX_COLUMNS if n in by_name), None)
-        units = str(dictionary.get(self.age or '', {}).get('Units', '')).strip().lower()
-        self.years = next((y for unit, y in YEARS.items() if units.startswith(unit)), 1.0)
-        levels = dictionary.get(self.sex or '', {}).get('Levels')
-        # Codes such as 1 and 2 mean nothing without a dictionary that explains them.
-        self.levels = _meanings(levels) if isinstance(levels, dict) else {}
-
-    def covariates(self, row: dict[str, str]) -> Covariates:
-        sex = (_value(row, self.sex) or '').lower()
-        return Covariates(
-            site=_value(row, self.site),
-            age=_age(_value(row, self.age), self.years),
-            sex=SEXES.get(sex) or self.levels.get(sex),
-            further={
-                name: value
-                for name, column in self.further.items()
-                if (value := _value(row, column)) is not None
-            },
-        )
-
-
-def _meanings(levels: dict[str, Any]) -> dict[str, str]:
-    """Sex by code, from the ``Levels`` of a data dictionary: texts, or objects that hold one."""
-    meanings = {}
-    for code, level in levels.items():
-        text = level.get('Description', '') if isinstance(level, dict) else level
-        word = re.search(r'[a-z]+', str(text).lower())
-        if word and word[0] in SEXES:
-            meanings[code.lower()] = SEXES[word[0]]
-    return meanings
-
-
-def _read_sessions(
-    bids_dir: Path,
-    scan: Scan,
-    dictionary: dict,
-    site_column: str | None,
-    further: Sequence[str],
-) -> tuple[_Table, _Reader]:
-    path = bids_dir / f'sub-{scan.participant}' / f'sub-{scan.participant}_sessions.tsv'
-    table = _read_table(path, 'session_id', 'ses-')
-    dictionary = dictionary | _read_dictionary(path.with_suffix('.json'))
-    return table, _Reader(table.columns, dictionary, site_column, further)
-
-
-def _of_session(session: Covariates, participant: Covariates) -> Covariates:
-    return Covariates(
-        site=session.site or participant.site,
-        age=participant.age if math.isnan(session.age) else session.age,
-        sex=session.sex or participant.sex,
-        further={**participant.further, **session.further},
+        if not any(name in each.further for each in reader.readers):
+            raise UsageError(_no_column('--biology', name, table))
+    people = {scan.participant for scan in scans}
+    return Cohort(
+        covariates,
+        column or ('--source-site' if source_site else None),
+        table.columns,
+        age_column=reader.first('age_column') or '',
+        sex_column=reader.first('sex_column') or '',
+        without_row=tuple(sorted(people - set(table.rows))) if table.columns else (),
+        without_folder=tuple(sorted(set(table.rows) - folders)),
+        other_columns=reader.first('other_sites') or (),
+        site_fields=() if column else _site_fields(scans, metadata),
+        source_site=source_site,
     )
 
 
-def _read_table(path: Path, key: str, prefix: str) -> _Table:
-    if not path.is_file():
-        return _Table(path, {}, (), frozenset())
-    try:
-        with path.open(encoding='utf-8-sig', newline='') as file:
-            reader = csv.DictReader(file, delimiter='\t', quoting=csv.QUOTE_NONE)
-            lines = list(reader)
-            columns = tuple(c for c in reader.fieldnames or () if c)
-    except (OSError, UnicodeDecodeError, csv.Error) as e:
-        raise InvalidBIDSError(f'{path}: not readable as a UTF-8 table ({e})') from e
-    if key not in columns:
-        raise InvalidBIDSError(
-            f'{path}: no column {key!r} (found {", ".join(columns) or "nothing"}); '
-            'are the columns separated by tabs?'
+class _DatasetReader:
+    """Reads participants.tsv, and the sessions tables of the participants that it is asked for."""
+
+    def __init__(self, bids_dir: Path, site_column: str | None, further: Sequence[str]) -> None:
+        self._bids_dir = bids_dir
+        dictionary = read_dictionary(bids_dir / 'participants.json')
+        self._of_sessions = dictionary | read_dictionary(bids_dir / 'sessions.json')
+        self._make: Callable[[Table, Dictionary], RowReader] = lambda table, columns: RowReader(
+            table, columns, site_column, further
         )
-    rows: dict[str, dict[str, str]] = {}
-    twice = set()
-    for line in lines:
-        label = (line[key] or '').strip().removeprefix(prefix)
-        if rows.setdefault(label, line) != line:
-            twice.add(label)
-    return _Table(path, rows, columns, frozenset(twice))
+        self.participants = read_table(bids_dir / 'participants.tsv', 'participant_id', 'sub-')
+        self._reader = self._make(self.participants, dictionary)
+        self._sessions: dict[str, RowReader] = {}
+
+    @property
+    def readers(self) -> list[RowReader]:
+        """Of the tables that were read."""
+        return [self._reader, *self._sessions.values()]
+
+    def first(self, attribute: str) -> Any:
+        """What the first table that has it says."""
+        return next((v for reader in self.readers if (v := getattr(reader, attribute))), None)
+
+    def covariates(self, scan: Scan, folders: set[str]) -> Covariates:
+        """What the tables say of a scan of a dataset that has these participants' folders."""
+        person = self._reader.covariates(scan.participant)
+        if scan.participant not in self.participants.rows:
+            other = [x for x in self.participants.similar(scan.participant) if x not in folders]
+            if other:
+                fault = (
+                    f'participants.tsv has no row of sub-{scan.participant}, but one of '
+                    f'sub-{other[0]}, of whom there is no folder; write both alike'
+                )
+                person = replace(person, fault=fault)
+        if not scan.session:
+            return person
+        try:
+            session = self._session_reader(scan.participant)
+        except InvalidBIDSError as e:
+            return replace(person, fault=str(e))
+        here = session.covariates(scan.session)
+        if session.table.columns and scan.session not in session.table.rows and session.tells:
+            there = ', '.join(f'ses-{label}' for label in session.table.rows) or 'none'
+            fault = (
+                f'{session.table.path.name} has no row of ses-{scan.session}; it has {there}; '
+                'write the labels alike, or add the row'
+            )
+            here = replace(here, fault=fault)
+        return of_session(here, person, session.tells) if session.table.columns else person
+
+    def _session_reader(self, participant: str) -> RowReader:
+        if participant not in self._sessions:
+            name = f'sub-{participant}'
+            path = self._bids_dir / name / f'{name}_sessions.tsv'
+            dictionary = self._of_sessions | read_dictionary(path.with_suffix('.json'))
+            table = read_table(path, 'session_id', 'ses-')
+            self._sessions[participant] = self._make(table, dictionary)
+        return self._sessions[participant]
 
 
-def _read_dictionary(path: Path) -> dict[str, dict]:
-    if not path.is_file():
-        return {}
+def _from_json(
+    known: Covariates, scan: Scan, site_field: str, metadata: ScanMetadata
+) -> Covariates:
+    """The same, with the site that the scan's JSON names where no table does."""
     try:
-        content = json.loads(path.read_text(encoding='utf-8-sig'))
-    except (OSError, ValueError) as e:
-        raise InvalidBIDSError(f'{path}: not readable as JSON ({e})') from e
-    if not isinstance(content, dict):
-        raise InvalidBIDSError(f'{path}: expected a JSON object that describes columns')
-    return {k: v for k, v in content.items() if isinstance(v, dict)}
+        site = metadata.text(scan, site_field)
+    except InvalidBIDSError as e:
+        return replace(known, fault=str(e))
+    if site is None:
+        return replace(known, no_site=f'{known.no_site}, and its JSON has no {site_field}')
+    return replace(known, site=site, site_from=f'JSON field {site_field!r}', no_site='')
 
 
-def _value(row: dict[str, str], column: str | None) -> str | None:
-    text = (row.get(column) or '').strip() if column else ''
-    return None if text.lower() in MISSING else text
+def _site_fields(scans: Sequence[Scan], metadata: ScanMetadata) -> tuple[str, ...]:
+    """Fields that the JSON of every scan has, of those that name a scanner or its place."""
+    fields = list(SCANNER_FIELDS)
+    for scan in scans:
+        try:
+            fields = [name for name in fields if metadata.text(scan, name)]
+        except InvalidBIDSError:
+            return ()
+    return tuple(fields) if scans else ()
 
 
-def _age(text: str | None, years: float) -> float:
-    try:
-        # Ages above 89 are often written 89+, to keep subjects from being identified.
-        age = float((text or 'nan').rstrip('+').replace(',', '.')) * years
-    except ValueError:
-        return math.nan
-    return age if 0 <= age <= MAX_AGE else math.nan
+def _no_name(text: str) -> str:
+    return (
+        f'{shown(text)}; expected at most {MAX_NAME} characters, none of them a control character'
+    )
 
 
-def _no_column(flag: str, name: str, columns: Sequence[str]) -> str:
-    there = f'has {", ".join(columns)}' if columns else 'is not there'
+def _no_column(flag: str, name: str, table: Table) -> str:
+    there = f'has {", ".join(table.columns)}' if table.columns else 'is not there'
     return f'{flag} {name!r}: no such column in participants.tsv, which {there}'
-
-
-def _plural(count: int, thing: str) -> str:
-    return f'{count} {thing}{"s" * (count != 1)}'
-
-
-def _missing(count: int) -> str:
-    return f', {count} missing' if count else ''

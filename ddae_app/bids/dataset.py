@@ -7,11 +7,15 @@ import fcntl
 import io
 import json
 import numbers
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from importlib.metadata import metadata
+from itertools import chain, count
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
+from urllib.parse import quote, unquote, urlsplit
 
 from ddae_app import __version__
 from ddae_app.bids.layout import BIDSIGNORE, IMAGES, Layout, lock, sidecar
@@ -20,12 +24,18 @@ from ddae_app.bids.output_folder import PROGRAM, read_description
 from ddae_app.bids.sidecars import DESCRIPTIONS
 from ddae_app.errors import InvalidBIDSError
 from ddae_app.files import write_atomically
+from ddae_app.settings import RAW
+
+BIDS_VERSION = '1.11.1'
 
 REMEDY = 'remove it, and run the participant level with --reports-only to have it made anew'
 
 
 def write_description(
-    output_dir: Path, bids_dir: Path, links: Mapping[str, Path] = MappingProxyType({})
+    output_dir: Path,
+    bids_dir: Path,
+    derivatives: Sequence[tuple[str, Path]] = (),
+    container: Mapping[str, str] = MappingProxyType({}),
 ) -> None:
     """Write what describes the output dataset; every job writes the same.
 
@@ -35,9 +45,11 @@ def write_description(
     Parameters
     ----------
     output_dir, bids_dir : Path
-    links : dict of Path
-        Other datasets from which preprocessed scans are taken, by name. Links of earlier runs
-        stay, since their sidecars refer to them.
+    derivatives : sequence of tuple of str and Path
+        Other datasets from which files are taken, by name. Links of earlier runs stay, since
+        their sidecars refer to them.
+    container : mapping of str to str
+        Of the run, as BIDS describes it; empty outside of one.
     """
     raw = read_description(bids_dir)
     license_, named = raw.get('License'), raw.get('Authors')
@@ -45,19 +57,14 @@ def write_description(
     authors = authors or ['not given by the source dataset']
     if len(authors) < 2:  # the validator warns of datasets with a single author
         authors.append('ddae-app (software)')
-    description = {
+    description: dict[str, Any] = {
         'Name': 'ddae-app: harmonized T1-weighted images',
-        'BIDSVersion': '1.10.0',
+        'BIDSVersion': BIDS_VERSION,
         'DatasetType': 'derivative',
         'License': license_ if isinstance(license_, str) and license_ else 'as the source dataset',
         'Authors': authors,
-        'GeneratedBy': [{'Name': PROGRAM, 'Version': __version__}],
+        'GeneratedBy': [_generator(container)],
         'SourceDatasets': [_source(bids_dir, raw)],
-        'DatasetLinks': {
-            **_links(output_dir),
-            'raw': bids_dir.resolve().as_uri(),
-            **{name: path.resolve().as_uri() for name, path in links.items()},
-        },
     }
     meanings = {image.desc: DESCRIPTIONS[image.desc] for image in IMAGES.values()}
     meanings['harmonized'] += f'. Without a space entity: {DESCRIPTIONS["native"]}'
@@ -68,8 +75,15 @@ def write_description(
         'description': {'Description': 'What an image with this label shows'},
     }
     layout = Layout(output_dir)
-    # What people added to a description, or wrote in place of our texts, is theirs.
-    write_json(layout.description, read_description(output_dir) | description)
+    # Jobs that take scans from different datasets must not give them the same name.
+    with _locked(layout.description):
+        links = link_names(output_dir, derivatives)
+        description['DatasetLinks'] = _links(output_dir) | {
+            name: _relative(folder, output_dir)
+            for name, folder in {RAW: bids_dir, **links}.items()
+        }
+        # What people added to a description, or wrote in place of our texts, is theirs.
+        write_json(layout.description, read_description(output_dir) | description)
     if _README_MARK in _text(layout.readme, _README):
         write_atomically(layout.readme, _README)
     ignored = _text(layout.ignored, '').splitlines()
@@ -79,15 +93,67 @@ def write_description(
     write_json(sidecar(layout.labels), dictionary)
 
 
+def _generator(container: Mapping[str, str]) -> dict[str, Any]:
+    """This program, with the address of its code where the package names one."""
+    urls = metadata('ddae-app').get_all('Project-URL') or []
+    named = dict(url.split(', ', 1) for url in urls)
+    return {
+        'Name': PROGRAM,
+        'Version': __version__,
+        **({'CodeURL': named['Source']} if 'Source' in named else {}),
+        **({'Container': dict(container)} if container else {}),
+    }
+
+
 def _links(folder: Path) -> dict[str, str]:
     """The datasets to which an earlier run linked."""
     links = read_description(folder).get('DatasetLinks')
-    return links if isinstance(links, dict) else {}
+    items = links.items() if isinstance(links, dict) else ()
+    return {name: link for name, link in items if isinstance(link, str)}
+
+
+def link_names(output_dir: Path, derivatives: Sequence[tuple[str, Path]]) -> dict[str, Path]:
+    """The names in ``DatasetLinks`` of other datasets, and their folders.
+
+    A folder keeps the name that an earlier run gave it, and a new one gets a name that no other
+    has, since sidecars of earlier runs refer to it. The output folder itself needs no name.
+    """
+    root = os.path.realpath(output_dir)
+    known = {name: _target(link, root) for name, link in _links(output_dir).items()}
+    named = {}
+    for wanted, folder in derivatives:
+        if folder == output_dir:
+            continue
+        target = os.path.realpath(folder)
+        same = (name for name, where in known.items() if where == target)
+        numbered = (f'{wanted}-{number}' for number in count(2))
+        unused = (name for name in chain([wanted], numbered) if name not in known)
+        name = next(chain(same, unused))
+        known[name] = target
+        named[name] = folder
+    return named
+
+
+def _target(link: str, root: str) -> str | None:
+    """The folder to which an entry of ``DatasetLinks`` points; None if it is not on this disk."""
+    parts = urlsplit(link)
+    if parts.scheme not in ('', 'file'):
+        return None
+    return os.path.realpath(Path(root, unquote(parts.path)))
+
+
+def _relative(folder: Path, output_dir: Path) -> str:
+    """The way from the output folder to another, as BIDS wants links.
+
+    The system follows ``..`` from where a link leads, so both ends are taken without links.
+    """
+    way = os.path.relpath(os.path.realpath(folder), os.path.realpath(output_dir))
+    return quote(Path(way).as_posix())
 
 
 def dataset_name(bids_dir: Path) -> str:
     """The name that a dataset gives itself."""
-    return str(read_description(bids_dir).get('Name') or bids_dir.resolve().name)
+    return str(read_description(bids_dir).get('Name') or bids_dir.name)
 
 
 def license_of(bids_dir: Path) -> str:
@@ -192,7 +258,7 @@ def _text(path: Path, default: str) -> str:
 
 def _source(bids_dir: Path, raw: dict[str, Any]) -> dict[str, str]:
     doi = raw.get('DatasetDOI')
-    return {'DOI': doi} if isinstance(doi, str) and doi else {'URL': bids_dir.resolve().as_uri()}
+    return {'DOI': doi} if isinstance(doi, str) and doi else {'URL': bids_dir.absolute().as_uri()}
 
 
 _README_MARK = 'Written by ddae-app'

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ddae_app.bids.scan import Scan
 from ddae_app.errors import ImageError, UsageError
+from ddae_app.files import not_fetched
 
 MASK_FILTER: dict[str, str | None] = {'desc': 'brain', 'suffix': 'mask', 'space': None}
 """Which masks are taken unless ``--brain-mask-filter`` says otherwise, by entity."""
@@ -160,4 +161,6 @@ def _entities(path: Path) -> dict[str, str]:
 def _of_surfer(scan: Scan, root: Path) -> Path | None:
     session = f'_ses-{scan.session}' if scan.session else ''
     folder = root / f'sub-{scan.participant}{session}' / 'mri'
-    return next((folder / name for name in SURFER_MASKS if (folder / name).is_file()), None)
+    masks = (folder / name for name in SURFER_MASKS)
+    # One that was not fetched is found as well, so that it is not taken for missing.
+    return next((mask for mask in masks if mask.is_file() or not_fetched(mask)), None)

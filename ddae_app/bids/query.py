@@ -3,21 +3,30 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 from ddae_app.bids.scan import Scan
 from ddae_app.errors import InvalidBIDSError, NothingSelectedError, UsageError
-from ddae_app.files import PREFIX, umask
+from ddae_app.files import PREFIX, not_fetched, umask
+
+log = logging.getLogger('ddae_app')
 
 NAME = re.compile(r'sub-[A-Za-z0-9+]+(_[A-Za-z0-9]+-[A-Za-z0-9+]+)*')
+
+CONTRAST_ENHANCED_OUT = {'ceagent': None}
+TAKE_CONTRAST_ENHANCED = (
+    'to take them, give --bids-filter-file with {"t1w": {"ceagent": "*"}}, or with '
+    '[null, "*"] for all images'
+)
 
 # Files in folders such as derivatives/ and sourcedata/ are no part of the raw dataset.
 IGNORED = [re.compile(p) for p in (r'^/(?!sub-)[^/]+/', r'/\.')]
@@ -106,6 +115,8 @@ def find_scans(bids_dir: Path, selection: Selection) -> list[Scan]:
         'extension': ['.nii', '.nii.gz'],
         # The phase of a complex image shows no anatomy.
         'part': [None, 'mag'],
+        # Bright vessels and membranes are no effect of the scanner.
+        **CONTRAST_ENHANCED_OUT,
     }
     participants = _labels(selection.participants, 'sub', _present(bids_dir, 'sub-*'))
     sessions = _labels(selection.sessions, 'ses', _present(bids_dir, 'sub-*/ses-*'))
@@ -119,22 +130,40 @@ def find_scans(bids_dir: Path, selection: Selection) -> list[Scan]:
         else special.get(value, value)
         for key, value in query.items()
     }
-    files = layout.get(return_type='object', invalid_filters='allow', **chosen)
-    scans = sorted((_scan(file) for file in files), key=lambda scan: scan.stem)
-    # Other folders of a dataset may hold copies, for example the outputs of an earlier run.
-    scans = [scan for scan in scans if scan.path.parent == Path(layout.root) / scan.folder]
+    scans = _scans(layout, chosen)
+    left_out = []
+    if 'ceagent' not in selection.filters:
+        left_out = _scans(layout, chosen | {'ceagent': Query.ANY})
     without = sorted(set(participants) - {scan.participant for scan in scans})
     if without or not scans:
-        raise NothingSelectedError(_nothing(bids_dir, layout, selection, without[:1]))
+        conditions = (CONTRAST_ENHANCED_OUT if left_out else {}) | selection.filters
+        raise NothingSelectedError(
+            _nothing(bids_dir, layout, replace(selection, filters=conditions), without[:1])
+        )
+    if left_out:
+        log.info(
+            '%d contrast-enhanced T1w left out (ce-, for example %s); %s',
+            len(left_out), left_out[0].path.name, TAKE_CONTRAST_ENHANCED,
+        )  # fmt: skip
     _check_names(scans)
     return scans
+
+
+def _scans(layout: Any, query: dict[str, Any]) -> list[Scan]:
+    files = layout.get(return_type='object', invalid_filters='allow', **query)
+    scans = sorted((_scan(file) for file in files), key=lambda scan: scan.stem)
+    # Other folders of a dataset may hold copies, for example the outputs of an earlier run.
+    return [scan for scan in scans if scan.path.parent == Path(layout.root) / scan.folder]
 
 
 def _index(bids_dir: Path, database: Path | None) -> Any:
     import bids
     from sqlalchemy.exc import SQLAlchemyError
 
-    if not (bids_dir / 'dataset_description.json').is_file():
+    description = bids_dir / 'dataset_description.json'
+    if message := not_fetched(description):
+        raise UsageError(message)
+    if not description.is_file():
         raise InvalidBIDSError(
             f'{bids_dir}: no dataset_description.json; expected the root of a BIDS dataset'
         )
@@ -259,6 +288,7 @@ def _nothing(bids_dir: Path, layout: Any, selection: Selection, named: list[str]
         f'{" with " if conditions else ""}{", ".join(conditions)}; the dataset has '
         f'{participants} participant{"s" * (participants != 1)}, {images} T1w '
         f'image{"s" * (images != 1)}'
+        + (f'; {TAKE_CONTRAST_ENHANCED}' if selection.filters == CONTRAST_ENHANCED_OUT else '')
     )
 
 

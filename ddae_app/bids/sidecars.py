@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from ddae_app import __version__
-from ddae_app.bids.cohort import Covariates
+from ddae_app.bids.covariates import Covariates
 from ddae_app.bids.extraction import Extraction
 from ddae_app.bids.layout import sidecar
 from ddae_app.bids.scan import Scan, Space
+from ddae_app.settings import RAW
 
 Metadata = dict[str, Any]
 
@@ -59,7 +60,7 @@ class ModelFacts:
 
 def raw_uri(scan: Scan, bids_dir: Path) -> str:
     """BIDS URI of the image that everything came from."""
-    return f'bids:raw:{scan.path.relative_to(bids_dir).as_posix()}'
+    return f'bids:{RAW}:{scan.path.relative_to(bids_dir).as_posix()}'
 
 
 def preproc(space: Space, sources: Sequence[str], extraction: Extraction) -> Metadata:
@@ -144,6 +145,7 @@ def harmonization(
     return {
         'HarmonizationMethod': model.label,
         'SourceSite': covariates.site or 'n/a',
+        **({'SourceSiteFrom': covariates.site_from} if covariates.site_from else {}),
         'TargetSite': target_site,
         'UnseenSitePolicy': unseen_site,
         'Age': None if math.isnan(covariates.age) else covariates.age,

@@ -16,6 +16,7 @@ from ddae_app.cli.runtime import stop_signals
 from ddae_app.errors import DdaeError, TemplateError, WeightsError
 from ddae_app.files import staged
 from ddae_app.processes import StopRequest
+from ddae_app.settings import absolute
 
 TEMPLATE = 'MNI152NLin2009cAsym'
 
@@ -55,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _fetch_templates(folder: Path) -> list[str]:
     """Download to `folder`, then copy, so that a broken download does not look like a template."""
     default = Path.home() / '.cache' / 'templateflow'
-    home = Path(os.environ.get('TEMPLATEFLOW_HOME') or default)
+    home = absolute(os.environ.get('TEMPLATEFLOW_HOME') or default, 'TEMPLATEFLOW_HOME')
     os.environ |= {'TEMPLATEFLOW_HOME': str(folder), 'TEMPLATEFLOW_AUTOUPDATE': 'on'}
     try:
         with _silence():
@@ -76,7 +77,7 @@ def _fetch_templates(folder: Path) -> list[str]:
 def _fetch_hd_bet(folder: Path) -> list[str]:
     """Download to `folder`, copy, and last record the digest, which marks them as trusted."""
     default = Path.home() / 'hd-bet_params' / 'release_2.0.0'
-    target = Path(os.environ.get('HDBET_WEIGHTS') or default)
+    target = absolute(os.environ.get('HDBET_WEIGHTS') or default, 'HDBET_WEIGHTS')
     os.environ['HOME'] = str(folder)
     try:
         with _silence():

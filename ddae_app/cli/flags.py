@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from ddae_app.cli.values import checked, decimal, number
 from ddae_app.methods.registry import single_slice
@@ -40,7 +39,6 @@ def add_selection(parser: argparse.ArgumentParser) -> None:
     add_flag(
         group,
         '--bids-filter-file',
-        type=Path,
         metavar='FILE',
         help='a JSON file {"t1w": {"entity": value}} that selects T1w images by their BIDS '
         'entities; null selects images without the entity, "*" images with any value of it',
@@ -48,7 +46,6 @@ def add_selection(parser: argparse.ArgumentParser) -> None:
     add_flag(
         group,
         '--bids-database-dir',
-        type=Path,
         metavar='PATH',
         help='folder of a pybids database index, which is created if it does not exist',
     )
@@ -72,14 +69,16 @@ def add_selection(parser: argparse.ArgumentParser) -> None:
         group,
         '--site-column',
         metavar='NAME',
-        help='column of participants.tsv or sessions.tsv that names the site of each scan '
-        '(default: the first of site, site_id, scanner, center, centre, institution, ...)',
+        help='column of participants.tsv or sessions.tsv that names the site of each scan; where '
+        "the tables do not say, the field of this name in the scan's JSON does, for example "
+        'StationName (default: the first column of site, site_id, scanner, center, centre, '
+        'institution, ...)',
     )
     add_flag(
         group,
         '--source-site',
         metavar='NAME',
-        help='the site of all scans, whatever the tables say',
+        help='the site of the scans of which nothing else names the site; it changes no other',
     )
 
 
@@ -98,7 +97,6 @@ def add_preprocessing(parser: argparse.ArgumentParser) -> None:
     add_flag(
         group,
         '--brain-mask-filter',
-        type=Path,
         metavar='FILE',
         help='a JSON file {"entity": value} that selects the brain masks in the datasets of '
         '--derivatives; null selects masks without the entity (default: desc-brain_mask in the '
@@ -107,7 +105,6 @@ def add_preprocessing(parser: argparse.ArgumentParser) -> None:
     add_flag(
         group,
         '--hd-bet-weights',
-        type=Path,
         metavar='PATH',
         help='folder of the HD-BET weights (default: $HDBET_WEIGHTS, else the folder of HD-BET)',
     )
@@ -154,7 +151,6 @@ def add_harmonization(parser: argparse.ArgumentParser) -> None:
     add_flag(
         group,
         '--model',
-        type=Path,
         metavar='FILE',
         help='file of a trained model (default: $DDAE_MODEL, else the model in '
         '<output_dir>/models/, else the packaged model of simulated scanners)',
@@ -238,7 +234,6 @@ def add_training(parser: argparse.ArgumentParser) -> None:
     add_flag(
         group,
         '--init-from',
-        type=Path,
         metavar='FILE',
         help='initialize training with the weights of this model, which also determines the size '
         'of the network; sites that are new to it start as unknown sites',
@@ -279,7 +274,6 @@ def add_evaluation(parser: argparse.ArgumentParser) -> None:
     add_flag(
         group,
         '--inception-weights',
-        type=Path,
         metavar='FILE',
         help='the published file weights-inception-2015-12-05-6726825d.pth, which is needed to '
         'compute FID and KID (default: they are not computed)',

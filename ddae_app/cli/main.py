@@ -25,7 +25,7 @@ from ddae_app.cli.values import default_nprocs
 from ddae_app.errors import DdaeError, UsageError, lack_of_memory
 from ddae_app.files import write_atomically
 from ddae_app.processes import StopRequest, run_apart
-from ddae_app.settings import Settings, from_flat, read_flat, to_toml
+from ddae_app.settings import RunSettings, Settings, absolute, from_flat, read_flat, to_toml
 
 log = logging.getLogger('ddae_app')
 
@@ -56,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
 
 
-def _report(work: Callable[[], int], output_dir: Path | None) -> int:
+def _report(work: Callable[[], int], output_dir: Path | str | None) -> int:
     """The exit code of `work`; what a user can resolve is logged in one line."""
     try:
         return work()
@@ -74,7 +74,7 @@ def _report(work: Callable[[], int], output_dir: Path | None) -> int:
         return 1
 
 
-def _shortage(error: Exception, output_dir: Path | None) -> str | None:
+def _shortage(error: Exception, output_dir: Path | str | None) -> str | None:
     """The message for an error that means too little disk space or memory; None for others."""
     if isinstance(error, OSError) and error.errno in DISK_ERRORS:
         return (
@@ -101,7 +101,7 @@ def resolve(arguments: dict[str, Any], environment: Mapping[str, str]) -> Settin
     """
     given = dict(arguments)
     file = given.pop('config_file', None)
-    values = (read_flat(file) if file else {}) | given
+    values = ({} if file is None else read_flat(absolute(file, '--config-file'))) | given
     nprocs = values.setdefault('nprocs', default_nprocs())
     if values['analysis_level'] == 'train':
         # The processes that torchrun starts on a node share its CPUs.
@@ -117,19 +117,17 @@ def resolve(arguments: dict[str, Any], environment: Mapping[str, str]) -> Settin
         'hd_bet_weights',
         environment.get('HDBET_WEIGHTS') or home / 'hd-bet_params' / 'release_2.0.0',
     )
+    values.setdefault('work_dir', RunSettings.work_dir)
+    values['container'] = runtime.container(environment)
     settings = from_flat(values)
-    settings = replace(
-        settings,
-        bids_dir=settings.bids_dir.absolute(),
-        output_dir=settings.output_dir.absolute(),
-    )
     _check_folders(settings)
     return settings
 
 
 def _check_folders(settings: Settings) -> None:
-    bids_dir, output_dir = settings.bids_dir.resolve(), settings.output_dir.resolve()
-    work_dir = settings.run.work_dir.resolve()
+    places = settings.bids_dir, settings.output_dir, settings.run.work_dir
+    # Unlike Path.resolve, this bears links that lead in a circle.
+    bids_dir, output_dir, work_dir = (Path(os.path.realpath(place)) for place in places)
     if not bids_dir.is_dir():
         raise UsageError(f'{settings.bids_dir}: no such folder; expected a BIDS dataset')
     if output_dir == bids_dir:
@@ -147,14 +145,15 @@ def _check_folders(settings: Settings) -> None:
             f'the work directory {work_dir} lies inside the dataset, which is never written to; '
             'name another with -w'
         )
-    database = settings.select.bids_database_dir
+    asked = settings.select.bids_database_dir
+    database = Path(os.path.realpath(asked)) if asked else None
     if (
         database
-        and _is_inside(database.resolve(), bids_dir)
-        and not _is_inside(database.resolve(), bids_dir / 'derivatives')
+        and _is_inside(database, bids_dir)
+        and not _is_inside(database, bids_dir / 'derivatives')
     ):
         raise UsageError(
-            f'--bids-database-dir {database} lies inside the dataset, which is never written to; '
+            f'--bids-database-dir {asked} lies inside the dataset, which is never written to; '
             'name another folder'
         )
     if work_dir == output_dir:
@@ -166,7 +165,7 @@ def _check_folders(settings: Settings) -> None:
         return
     for what, folder in (('output folder', output_dir), ('work directory', work_dir)):
         _check_writable(what, folder)
-    if settings.analysis_level == 'participant':
+    if settings.analysis_level != 'group':
         check_locks(output_dir)
 
 

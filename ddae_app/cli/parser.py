@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import NoReturn
 
 from ddae_app import __version__
@@ -16,7 +15,10 @@ Harmonizes the T1-weighted images of a BIDS dataset with a Disentangled Diffusio
 registers them to MNI152 space and renders them as if they had been acquired at one target site,
 with their anatomy preserved."""
 
-EPILOG = 'exit codes: ' + '; '.join(f'{code} {text}' for code, text in EXIT_CODES.items())
+EPILOG = (
+    'Every flag also works with underscores, for example --participant_label. Exit codes: '
+    + '; '.join(f'{code} {text}' for code, text in EXIT_CODES.items())
+)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -37,10 +39,8 @@ def build_parser() -> argparse.ArgumentParser:
         argument_default=argparse.SUPPRESS,
         allow_abbrev=False,
     )
-    parser.add_argument('bids_dir', type=Path, help='root folder of the input BIDS dataset')
-    parser.add_argument(
-        'output_dir', type=Path, help='folder of the output, a BIDS derivative dataset'
-    )
+    parser.add_argument('bids_dir', help='root folder of the input BIDS dataset')
+    parser.add_argument('output_dir', help='folder of the output, a BIDS derivative dataset')
     parser.add_argument(
         'analysis_level',
         choices=CHOICES['analysis_level'],

@@ -4,24 +4,24 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 
 from ddae_app import __version__
 from ddae_app.cli.runtime import stop_signals
 from ddae_app.errors import DdaeError
 from ddae_app.processes import StopRequest
+from ddae_app.settings import absolute
 
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line of ``ddae-phantom``."""
     parser = argparse.ArgumentParser(
         prog='ddae-phantom',
-        description='Write a BIDS dataset of simulated, skull-stripped T1w brains from several '
-        'sites, for tests and measurements of ddae-app with known truth.',
+        description='Write a BIDS dataset of simulated T1w scans of brains or whole heads from '
+        'several sites, for tests and measurements of ddae-app with known truth.',
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     add = parser.add_argument
-    add('out', metavar='OUT', type=Path, help='folder to create; it may exist if it is empty')
+    add('out', metavar='OUT', help='folder to create; it may exist if it is empty')
     add('--sites', type=int, default=7, metavar='N', help='number of sites, 1 to 26')
     add(
         '--subjects-per-site',
@@ -65,6 +65,25 @@ def build_parser() -> argparse.ArgumentParser:
         metavar='MM',
         help='size of cubic voxels at every site, instead of the voxel size of each scanner',
     )
+    add(
+        '--whole-head',
+        action='store_true',
+        help='show skull, face and neck, too, and write the masks of the brains to '
+        'derivatives/truth; without it, scans are skull-stripped',
+    )
+    add(
+        '--atrophy',
+        type=float,
+        metavar='PERCENT',
+        help='gray matter that is lost from one session to the next, in percent of its volume at '
+        'the first session; the volumes are written to derivatives/truth, and site and age to '
+        'sub-<label>_sessions.tsv',
+    )
+    add(
+        '--change-scanner',
+        action='store_true',
+        help='scan each session at the next site, which sub-<label>_sessions.tsv names',
+    )
     add('--version', '-v', action='version', version=f'ddae-phantom {__version__}')
     return parser
 
@@ -84,10 +103,13 @@ def main(argv: list[str] | None = None) -> int:
         runs=args.runs,
         traveling=args.traveling,
         voxel_mm=args.resolution,
+        whole_head=args.whole_head,
+        atrophy=args.atrophy,
+        change_scanner=args.change_scanner,
     )
     try:
         with stop_signals():
-            scans = write_dataset(args.out, design)
+            scans = write_dataset(absolute(args.out, 'OUT'), design)
     except (DdaeError, StopRequest) as error:
         print(f'ddae-phantom: error: {error}', file=sys.stderr)
         return error.exit_code

@@ -6,7 +6,6 @@ But for the random seed, they change no result.
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from ddae_app.cli.flags import add_flag
 from ddae_app.cli.values import memory_mb, number
@@ -19,7 +18,6 @@ def add_run(parser: argparse.ArgumentParser) -> None:
         group,
         '-w',
         '--work-dir',
-        type=Path,
         metavar='PATH',
         help='folder of intermediate results, in a folder of its own for each dataset and output '
         'folder; a run with the same folder resumes an interrupted one (default: ./work)',
@@ -69,7 +67,6 @@ def add_run(parser: argparse.ArgumentParser) -> None:
         '--use-plugin',
         '--nipype-plugin-file',
         dest='use_plugin',
-        type=Path,
         metavar='FILE',
         help='YAML file with a nipype plugin and its arguments',
     )
@@ -81,7 +78,6 @@ def add_behavior(parser: argparse.ArgumentParser) -> None:
     add_flag(
         group,
         '--config-file',
-        type=Path,
         metavar='FILE',
         help='settings of an earlier run, logs/<run id>/settings.toml; flags override its values',
     )

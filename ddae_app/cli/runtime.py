@@ -6,6 +6,7 @@ import contextlib
 import getpass
 import logging
 import os
+import re
 import shutil
 import signal
 import sys
@@ -16,9 +17,10 @@ from pathlib import Path
 
 from ddae_app import __version__
 from ddae_app.bids.layout import Layout
+from ddae_app.errors import UsageError
 from ddae_app.files import digest_of, write_atomically
 from ddae_app.processes import STOP_SIGNALS, StopRequest
-from ddae_app.settings import Settings
+from ddae_app.settings import Settings, absolute
 
 log = logging.getLogger('ddae_app')
 
@@ -64,7 +66,31 @@ def processes_per_node(environment: Mapping[str, str]) -> int:
 def default_model() -> Path | None:
     """The model file that the environment variable DDAE_MODEL names, if any."""
     name = os.environ.get('DDAE_MODEL')
-    return Path(name) if name else None
+    return absolute(name, 'DDAE_MODEL') if name else None
+
+
+def container(environment: Mapping[str, str]) -> dict[str, str]:
+    """``Container`` in BIDS's ``GeneratedBy``; empty outside of an image of ddae-app.
+
+    The images set DDAE_CONTAINER_TAG. Nothing inside an image knows its digest, so those who start
+    it may say it in DDAE_CONTAINER_DIGEST.
+
+    Raises
+    ------
+    UsageError
+        The digest is none.
+    """
+    tag, digest = (environment.get(f'DDAE_CONTAINER_{name}') for name in ('TAG', 'DIGEST'))
+    if not tag:
+        return {}
+    if digest and not re.fullmatch('sha256:[0-9a-f]{64}', digest):
+        raise UsageError(
+            f'DDAE_CONTAINER_DIGEST is {digest!r}; expected sha256: and 64 hexadecimal digits'
+        )
+    # Apptainer also runs images that were built for Docker.
+    apptainer = {'APPTAINER_CONTAINER', 'SINGULARITY_CONTAINER'} & set(environment)
+    uri = {'URI': f'docker://{tag.partition(":")[0]}@{digest}'} if digest else {}
+    return {'Type': 'apptainer' if apptainer else 'docker', 'Tag': tag, **uri}
 
 
 def own_work_dir(settings: Settings) -> Path:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ddae_app.bids import provenance, sidecars
-from ddae_app.bids.cohort import Covariates
+from ddae_app.bids.covariates import Covariates
 from ddae_app.bids.extraction import Extraction
 from ddae_app.bids.layout import Preprocessed
 from ddae_app.bids.scan import Scan
@@ -167,6 +167,9 @@ class ScanState:
         Digest of these scans.
     extraction : Extraction or str
         How its brain is extracted if it is preprocessed; why it cannot be.
+    raw_not_fetched, not_fetched : str or None
+        What to do about the T1w image, or about the preprocessed scan, if its content was not
+        fetched (:func:`ddae_app.files.not_fetched`).
     """
 
     scan: Scan
@@ -181,6 +184,8 @@ class ScanState:
     site_subjects: int | None = None
     site_scans_sha256: str | None = None
     extraction: Extraction | str = Extraction('none')
+    raw_not_fetched: str | None = None
+    not_fetched: str | None = None
 
 
 def decide(state: ScanState, request: PlanRequest, searched: Sequence[Path] = ()) -> Decision:
@@ -193,11 +198,11 @@ def decide(state: ScanState, request: PlanRequest, searched: Sequence[Path] = ()
     searched : sequence of Path
         Folders in which preprocessed scans were looked for, for messages.
     """
-    scan, site = state.scan, state.covariates.site
-    if request.model is not None:
-        refusal = site_refusal(request.model, site, request.unseen_site, state.site_subjects)
-        if refusal:
-            return Decision(scan, harmonize=Step('refused', refusal))
+    scan, known = state.scan, state.covariates
+    if known.fault:
+        return Decision(scan, Step('refused', known.fault))
+    if refusal := _refusal(state, request):
+        return Decision(scan, harmonize=Step('refused', refusal))
     if isinstance(state.extraction, str):
         return Decision(scan, Step('refused', state.extraction))
     preproc_record = provenance.preprocessing_record(
@@ -224,6 +229,9 @@ def decide(state: ScanState, request: PlanRequest, searched: Sequence[Path] = ()
         harmonize = _compare(state.harmonized, harmonize_record, anew=request.anew)
         if preprocess.is_work and harmonize.state == 'done':
             harmonize = Step('changed', 'preprocessing')
+    if harmonize.is_work and request.protocol.depth > 1 and state.raw_not_fetched:
+        # The harmonized scan in its own space is made of the T1w image.
+        return Decision(scan, preprocess, Step('refused', state.raw_not_fetched))
     return Decision(
         scan,
         preprocess,
@@ -236,13 +244,27 @@ def decide(state: ScanState, request: PlanRequest, searched: Sequence[Path] = ()
     )
 
 
+def _refusal(state: ScanState, request: PlanRequest) -> str | None:
+    """Why a scan cannot be harmonized, whatever lies on disk."""
+    known, model = state.covariates, request.model
+    if model is None:
+        return None
+    if known.unread and model.uses_covariates:
+        return next(iter(known.unread.values()))
+    return site_refusal(model, known.site, request.unseen_site, state.site_subjects, known.no_site)
+
+
 def _preprocess(
     state: ScanState,
     request: PlanRequest,
     record: provenance.Record,
     searched: Sequence[Path],
 ) -> Step:
+    if state.not_fetched:
+        return Step('refused', state.not_fetched)
     if state.reused is None:
+        if request.preprocess and state.raw_not_fetched:
+            return Step('refused', state.raw_not_fetched)
         if request.preprocess:
             return _compare(state.preproc, record, anew=request.anew)
         return Step(

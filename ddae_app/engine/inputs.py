@@ -7,18 +7,28 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from ddae_app.bids import sidecars
+from ddae_app.bids import sidecars, understood
 from ddae_app.bids.cohort import Cohort, read_cohort
+from ddae_app.bids.dataset import link_names
 from ddae_app.bids.extraction import MASK_FILTER, Extraction, read_mask_filter
 from ddae_app.bids.layout import Layout, Preprocessed, SpaceLayout
+from ddae_app.bids.metadata import ScanMetadata
 from ddae_app.bids.query import Selection, find_scans, read_filters
 from ddae_app.bids.scan import Scan, Space
 from ddae_app.bids.validation import validate_input
-from ddae_app.errors import TemplateError, UsageError, WeightsError
+from ddae_app.errors import InvalidBIDSError, TemplateError, UsageError, WeightsError
+from ddae_app.files import not_fetched
 from ddae_app.imaging.templates import TEMPLATES
-from ddae_app.imaging.weights import CHECKPOINT, check_weights
+from ddae_app.imaging.weights import CHECKPOINT, WEIGHTS_FILES, check_weights
 from ddae_app.methods.registry import METHODS
-from ddae_app.settings import PreprocSettings, Protocol, SelectSettings, Settings
+from ddae_app.settings import (
+    OWN_DERIVATIVES,
+    PreprocSettings,
+    Protocol,
+    SelectSettings,
+    Settings,
+    read_derivative,
+)
 
 log = logging.getLogger('ddae_app')
 
@@ -33,16 +43,27 @@ def select_scans(settings: Settings) -> tuple[list[Scan], Cohort]:
     """
     select = settings.select
     scans = find_scans(settings.bids_dir, _selection(select))
-    if not select.skip_bids_validation:
+    _check_tables(settings.bids_dir, scans)
+    if select.skip_bids_validation:
+        log.warning(
+            'The dataset was not validated (--skip-bids-validation): what is wrong in it may not '
+            'be noticed.'
+        )
+    else:
         validate_input(settings.bids_dir, scans)
+    metadata = ScanMetadata(settings.bids_dir)
     cohort = read_cohort(
         settings.bids_dir,
         scans,
         site_column=select.site_column,
         source_site=select.source_site,
         further=settings.evaluate.biology,
+        metadata=metadata,
     )
-    log.info(cohort.summary(scans))
+    for line in understood.facts(cohort, scans):
+        log.info('%s', line)
+    for line in understood.warnings(cohort, scans, metadata):
+        log.warning('%s', line)
     return scans, cohort
 
 
@@ -50,6 +71,7 @@ def select_all_scans(settings: Settings) -> tuple[list[Scan], Cohort]:
     """The scans of the whole dataset, those of participants that were not asked for too."""
     everybody = replace(settings.select, participant_label=(), session_label=())
     scans = find_scans(settings.bids_dir, _selection(everybody))
+    _check_tables(settings.bids_dir, scans)
     cohort = read_cohort(
         settings.bids_dir,
         scans,
@@ -57,6 +79,19 @@ def select_all_scans(settings: Settings) -> tuple[list[Scan], Cohort]:
         source_site=settings.select.source_site,
     )
     return scans, cohort
+
+
+def _check_tables(bids_dir: Path, scans: Sequence[Scan]) -> None:
+    """Refuse to take a table that was not fetched for one that is missing."""
+    tables = {bids_dir / 'participants': None}
+    tables |= {
+        bids_dir / f'sub-{scan.participant}' / f'sub-{scan.participant}_sessions': None
+        for scan in scans
+    }
+    for table in tables:
+        for ending in ('.tsv', '.json'):
+            if message := not_fetched(table.with_name(table.name + ending)):
+                raise UsageError(message)
 
 
 def _selection(select: SelectSettings) -> Selection:
@@ -69,7 +104,7 @@ def _selection(select: SelectSettings) -> Selection:
 
 
 def check_sites_known(settings: Settings, cohort: Cohort) -> None:
-    """Refuse to go on where no table names the site of any scan.
+    """Refuse to go on where nothing names the site of any scan.
 
     Raises
     ------
@@ -83,10 +118,35 @@ def check_sites_known(settings: Settings, cohort: Cohort) -> None:
         if cohort.columns
         else f'{settings.bids_dir / "participants.tsv"} is not there'
     )
+    fields = cohort.site_fields
+    or_field = f', or a field of the JSON of the scans ({", ".join(fields)}),' if fields else ''
     raise UsageError(
-        f'{problem}, so the sites of the scans are unknown; name the column with --site-column, '
-        'or the one site of all scans with --source-site'
+        f'{problem}, so the sites of the scans are unknown; name the column{or_field} with '
+        '--site-column, or the one site of all scans with --source-site'
     )
+
+
+def check_understood(cohort: Cohort, scans: Sequence[Scan]) -> None:
+    """Refuse to go on where the tables say of a scan what is not understood.
+
+    For what is computed from all scans together: leaving a scan out would change the result.
+
+    Raises
+    ------
+    InvalidBIDSError
+        The first problem, and how many more scans have one.
+    """
+    problems = {
+        scan: problem
+        for scan in scans
+        if (problem := cohort[scan].fault or next(iter(cohort[scan].unread.values()), None))
+    }
+    if not problems:
+        return
+    scan, problem = next(iter(problems.items()))
+    more = len(problems) - 1
+    others = f' ({more} more scan{"s" * (more != 1)} with such a problem)' if more else ''
+    raise InvalidBIDSError(f'{scan.stem}: {problem}{others}')
 
 
 def space_of(protocol: Protocol) -> Space:
@@ -129,7 +189,9 @@ def extraction_of(asked: PreprocSettings) -> Extraction:
         HD-BET was asked for, and its weights are not there, or not those that are trusted.
     """
     method, weights = asked.skull_strip, asked.hd_bet_weights
-    if method == 'auto' and not (weights and (weights / CHECKPOINT).exists()):
+    files = [weights / name for name in WEIGHTS_FILES] if weights else []
+    lacking = next((message for file in files if (message := not_fetched(file))), None)
+    if method == 'auto' and not lacking and not (weights and (weights / CHECKPOINT).exists()):
         log.info('Brain extraction: deepbet, since %s has no weights of HD-BET', weights)
         return Extraction('deepbet')
     if method not in ('auto', 'hd-bet'):
@@ -137,6 +199,8 @@ def extraction_of(asked: PreprocSettings) -> Extraction:
     if weights is None:
         raise WeightsError('no folder of HD-BET weights; give --hd-bet-weights')
     try:
+        if lacking:
+            raise WeightsError(lacking)
         digest = check_weights(weights, asked.hd_bet_sha256)
     except WeightsError as e:
         if method == 'hd-bet':
@@ -147,70 +211,58 @@ def extraction_of(asked: PreprocSettings) -> Extraction:
     return Extraction('hd-bet', weights, digest)
 
 
-def mask_links(settings: Settings) -> dict[str, Path]:
-    """The datasets of --derivatives that hold brain masks, by name: all but our own outputs.
-
-    Raises
-    ------
-    UsageError
-        A folder is not there, or --brain-mask-filter is given without any.
-    """
-    links: dict[str, Path] = {}
-    for entry in settings.select.derivatives:
-        name, _, path = entry.partition('=')
-        if name == 'ddae-app' or not path:
-            continue
-        if not Path(path).is_dir():
-            raise UsageError(f'--derivatives {entry}: {path} is no folder')
-        links[name] = Path(path)
-    if settings.preproc.brain_mask_filter and not links:
-        raise UsageError(
-            '--brain-mask-filter: name the dataset of the masks as well, as -d NAME=PATH'
-        )
-    return links
-
-
-def dataset_links(settings: Settings) -> dict[str, Path]:
-    """All datasets of --derivatives, by their names in ``DatasetLinks``."""
-    return derivative_links(settings) | mask_links(settings)
-
-
 def mask_filter(settings: Settings) -> dict[str, str | None]:
     """Which brain masks are taken of these datasets."""
     file = settings.preproc.brain_mask_filter
     return read_mask_filter(file) if file else MASK_FILTER
 
 
+def derivatives(settings: Settings) -> list[tuple[str, Path]]:
+    """The names and the folders of the datasets of --derivatives.
+
+    Raises
+    ------
+    UsageError
+        An entry is not NAME=PATH, or there is no such folder.
+    """
+    named = [read_derivative(entry) for entry in settings.select.derivatives]
+    for name, folder in named:
+        if not folder.is_dir():
+            raise UsageError(f'--derivatives {name}={folder}: no such folder')
+    return named
+
+
 def derivative_roots(settings: Settings) -> list[Path]:
-    """The output folder and those named by --derivatives, where preprocessed scans may lie.
+    """The output folder and those of earlier runs, where preprocessed scans may lie.
 
     Raises
     ------
     UsageError
-        An entry is not PACKAGE=PATH, of this program, or not there.
+        As :func:`derivatives`.
     """
-    return [settings.output_dir, *derivative_links(settings).values()]
+    folders = [folder for name, folder in derivatives(settings) if name == OWN_DERIVATIVES]
+    return [settings.output_dir, *folders]
 
 
-def derivative_links(settings: Settings) -> dict[str, Path]:
-    """The folders that --derivatives names, by their names in ``DatasetLinks``.
+def mask_folders(settings: Settings) -> list[Path]:
+    """The datasets of --derivatives that hold brain masks: all but our own outputs.
 
     Raises
     ------
     UsageError
-        As :func:`derivative_roots`.
+        As :func:`derivatives`, or --brain-mask-filter is given without any.
     """
-    links: dict[str, Path] = {}
-    for entry in settings.select.derivatives:
-        package, _, path = entry.partition('=') if '=' in entry else ('', '', entry)
-        if package not in ('', 'ddae-app'):
-            continue  # a dataset of brain masks
-        if not Path(path).is_dir():
-            raise UsageError(
-                f'--derivatives {entry}: expected ddae-app=PATH, an output folder of this program'
-            )
-        links['ddae-app' if not links else f'ddae-app-{len(links) + 1}'] = Path(path)
-    return links
+    folders = [folder for name, folder in derivatives(settings) if name != OWN_DERIVATIVES]
+    if settings.preproc.brain_mask_filter and not folders:
+        raise UsageError(
+            '--brain-mask-filter: name the dataset of the masks as well, as -d NAME=PATH'
+        )
+    return folders
+
+
+def dataset_links(settings: Settings) -> dict[str, Path]:
+    """The folders of --derivatives by their names in ``DatasetLinks`` of the output."""
+    return link_names(settings.output_dir, derivatives(settings))
 
 
 def find_preprocessed(scan: Scan, space: Space, roots: Sequence[Path]) -> Preprocessed | None:
@@ -220,6 +272,14 @@ def find_preprocessed(scan: Scan, space: Space, roots: Sequence[Path]) -> Prepro
         if all(file.is_file() for file in files):
             return files
     return None
+
+
+def preprocessed_not_fetched(scan: Scan, space: Space, roots: Sequence[Path]) -> str | None:
+    """What to do about a preprocessed scan whose files are there, but without their content."""
+    found = find_preprocessed(scan, space, roots)
+    looked_at = [found] if found else [SpaceLayout(r, space).preprocessed(scan) for r in roots]
+    messages = (not_fetched(file) for files in looked_at for file in files)
+    return next((message for message in messages if message), None)
 
 
 def skull_strip_of(image: Path) -> str:

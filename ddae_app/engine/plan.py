@@ -28,12 +28,13 @@ from ddae_app.engine.inputs import (
     extraction_of,
     find_preprocessed,
     mask_filter,
-    mask_links,
+    mask_folders,
+    preprocessed_not_fetched,
     select_all_scans,
 )
 from ddae_app.engine.run import run_workflow
 from ddae_app.errors import DdaeError
-from ddae_app.files import digest_of
+from ddae_app.files import digest_of, not_fetched
 from ddae_app.imaging.templates import load_template, write_template
 from ddae_app.methods.device import resolve_device
 from ddae_app.methods.find import FoundModel
@@ -87,7 +88,7 @@ class Planner:
 
     def plan(self, decision: Decision) -> ScanPlan:
         """What is to be run for a scan of which something is."""
-        scan, links = decision.scan, dataset_links(self.settings)
+        scan, links = decision.scan, self._links
         covariates, extraction = self.cohort[scan], decision.extraction
         mask = extraction.file if extraction and extraction.method == 'mask' else None
         files = decision.preprocessed or self.layout.preprocessed(scan)
@@ -127,10 +128,13 @@ class Planner:
         reused = find_preprocessed(scan, space, roots)
         wanted = layout.harmonize_outputs(scan, site_effect=asked.write_site_effect)
         unseen = self.unseen(covariates.site)
+        raw_not_fetched = not_fetched(scan.path)
         return ScanState(
             scan=scan,
             covariates=covariates,
-            raw_sha256=digest_of(scan.path),
+            raw_sha256=None if raw_not_fetched else digest_of(scan.path),
+            raw_not_fetched=raw_not_fetched,
+            not_fetched=preprocessed_not_fetched(scan, space, self._roots),
             extraction=self._extraction_of(scan, reused),
             reused=reused,
             reused_record=provenance.read_record(reused.image) if reused else None,
@@ -145,6 +149,10 @@ class Planner:
     @cached_property
     def _roots(self) -> list[Path]:
         return derivative_roots(self.settings)
+
+    @cached_property
+    def _links(self) -> dict[str, Path]:
+        return dataset_links(self.settings)
 
     @cached_property
     def _request(self) -> PlanRequest:
@@ -170,11 +178,11 @@ class Planner:
         try:
             mask = find_mask(
                 scan,
-                list(self._masks.values()),
+                self._masks,
                 mask_filter(self.settings),
                 alone=self._scans_of[scan.participant, scan.session] == 1,
             )
-            return Extraction('mask', mask, digest_of(mask))
+            return not_fetched(mask) or Extraction('mask', mask, digest_of(mask))
         except DdaeError as e:
             return str(e)
 
@@ -183,8 +191,8 @@ class Planner:
         return extraction_of(self.settings.preproc)
 
     @cached_property
-    def _masks(self) -> dict[str, Path]:
-        return mask_links(self.settings)
+    def _masks(self) -> list[Path]:
+        return mask_folders(self.settings)
 
     @cached_property
     def _scans_of(self) -> Counter[tuple[str, str | None]]:
@@ -201,7 +209,16 @@ def scans_by_site(settings: Settings, layout: SpaceLayout) -> dict[str, list[Sit
     """Every preprocessed scan of the dataset by its site."""
     roots, by_site = derivative_roots(settings), dict[str, list[SiteScan]]()
     scans, cohort = select_all_scans(settings)
+    faulty = [scan.stem for scan in scans if cohort[scan].fault]
+    if faulty:
+        log.warning(
+            'no site is measured in %s%s, of which the tables are not understood',
+            ', '.join(faulty[:5]), f' and {len(faulty) - 5} more' if len(faulty) > 5 else '',
+        )  # fmt: skip
     for scan in scans:
+        if message := preprocessed_not_fetched(scan, layout.space, roots):
+            log.warning('%s is not used to measure its site: %s', scan.stem, message)
+            continue
         files = find_preprocessed(scan, layout.space, roots)
         if files and (site := cohort[scan].site):
             site_scan = SiteScan(files.image, files.mask, scan.participant)
@@ -247,9 +264,10 @@ def preprocess_missing(
     planner, decisions = decide_preprocessing(settings, scans, cohort, layout)
     for line in summary(decisions):
         log.info('%s', line)
+    refused = {d.scan: d.refusal for d in decisions if d.refusal}
     plans = [planner.plan(decision) for decision in decisions if decision.is_work]
     if not plans:
-        return {}
+        return refused
     workflow = init_participant_wf(
         plans,
         layout=layout,
@@ -258,7 +276,7 @@ def preprocess_missing(
         omp_nthreads=settings.run.omp_nthreads,
         sloppy=settings.preproc.sloppy,
     )
-    return run_workflow(workflow, [plan.scan for plan in plans], settings.run, logs)
+    return refused | run_workflow(workflow, [plan.scan for plan in plans], settings.run, logs)
 
 
 def _facts_of(model: FoundModel) -> sidecars.ModelFacts:

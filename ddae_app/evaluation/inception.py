@@ -16,6 +16,7 @@ from torch.nn import functional as nnf
 
 from ddae_app.errors import UsageError
 from ddae_app.evaluation.features import Features, in_batches
+from ddae_app.files import not_fetched
 
 WEIGHTS_NAME = 'weights-inception-2015-12-05-6726825d.pth'
 DIGEST = '6726825d'
@@ -161,6 +162,8 @@ def inception_features(weights: Path) -> Features:
     UsageError
         If the file is missing, or if it is not the published one.
     """
+    if message := not_fetched(weights):
+        raise UsageError(f'--inception-weights {message}')
     if not weights.is_file():
         raise UsageError(f'--inception-weights {weights}: no such file')
     with weights.open('rb') as file:

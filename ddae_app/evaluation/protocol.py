@@ -252,7 +252,8 @@ def controls(data: EvaluationData, *, seed: int = 0) -> Mapping[str, Estimate]:
     """Balanced accuracy of the site from what no harmonization of intensities can change.
 
     ``mask`` classifies it from the shape of the brain, ``demographics`` from age and sex, and
-    ``shuffled`` from the scans when the sites are permuted among the subjects.
+    ``shuffled`` from the scans when the sites are permuted among the subjects. Where neither age
+    nor sex is known of anybody, there is no ``demographics``.
 
     Parameters
     ----------
@@ -266,9 +267,10 @@ def controls(data: EvaluationData, *, seed: int = 0) -> Mapping[str, Estimate]:
     shuffled = rng.permutation(first_sites)[number]
     features = {
         'mask': ((data.images > 0).astype(np.float32), data.sites),
-        'demographics': (_demographics(data), data.sites),
         'shuffled': (data.images, shuffled),
     }
+    if not np.isnan(data.ages).all() or any(data.sexes):
+        features['demographics'] = _demographics(data), data.sites
     measured = {}
     for name, (values, labels) in features.items():
         predicted = probes.cross_val_predict(values, labels, data.subjects, seed=seed)

@@ -11,6 +11,7 @@ import numpy as np
 from nilearn import datasets, image
 
 from ddae_app.errors import TemplateError
+from ddae_app.files import not_fetched
 from ddae_app.imaging import volumes
 
 TEMPLATES = {
@@ -101,6 +102,8 @@ def _find(home: Path, name: str, what: str) -> Path:
         for resolution in ('02', '2', '01', '1')
     ]
     for path in wanted:
+        if message := not_fetched(path):
+            raise TemplateError(message)
         if path.is_file() and path.stat().st_size > 0:
             return path
     raise TemplateError(

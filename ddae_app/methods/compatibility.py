@@ -70,7 +70,11 @@ def check_protocol(info: ModelInfo, template: str | None, slices: str | None) ->
 
 
 def site_refusal(
-    info: ModelInfo, site: str | None, policy: str, subjects: int | None = None
+    info: ModelInfo,
+    site: str | None,
+    policy: str,
+    subjects: int | None = None,
+    missing: str = '',
 ) -> str | None:
     """Why scans of a site cannot be harmonized with a model, if so.
 
@@ -84,16 +88,20 @@ def site_refusal(
     subjects : int, optional
         Of that site, with preprocessed scans to measure its appearance from; None where they have
         not been preprocessed yet.
+    missing : str
+        Where the site is not recorded: what is missing.
     """
     if site in info.sites:
         return None
     problem = f'source site {site or "n/a"} is unknown to {info.name!r}'
-    if info.phantom:
+    if site is None and missing:
+        problem = f'its site is not known: {missing}'
+    if info.phantom and site:
         return (
             f'{problem}, which is a phantom model: it knows simulated scanners only; train a '
             'model on your data (ddae-app BIDS_DIR OUTPUT_DIR train)'
         )
-    if policy == 'agnostic':
+    if policy == 'agnostic' and not info.phantom:
         return None
     if policy == 'adapt' and site:
         too_few = subjects is not None and subjects < FEWEST_TO_ADAPT
@@ -102,8 +110,8 @@ def site_refusal(
     ways = '--unseen-site agnostic or adapt, or ' if supported else ''
     remedy = f'give {ways}a model trained with this site'
     if site is None:
-        remedy = 'fill in the site column, or give --source-site'
-    return f'{problem} (it knows {", ".join(info.sites)}); {remedy}'
+        remedy = 'fill it in, or give --source-site, the site of scans that have none'
+    return f'{problem} ({info.name!r} knows {", ".join(info.sites)}); {remedy}'
 
 
 def too_few_to_adapt(site: str, subjects: int) -> str:

@@ -147,4 +147,4 @@ def load_harmonizer(path: str | Path, **options: Any) -> StoredHarmonizer:
 def _read(path: Path, origin: str) -> FoundModel:
     info = read_model_info(path)
     with path.open('rb') as file:
-        return FoundModel(path.resolve(), info, file_digest(file, 'sha256').hexdigest(), origin)
+        return FoundModel(path, info, file_digest(file, 'sha256').hexdigest(), origin)

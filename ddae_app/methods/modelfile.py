@@ -11,6 +11,7 @@ import msgspec
 from safetensors import SafetensorError, safe_open
 
 from ddae_app.errors import ModelError
+from ddae_app.files import not_fetched
 from ddae_app.methods.registry import METHODS, imported, trainable
 from ddae_app.settings import CHOICES, MAX_NAME, Protocol, is_name
 
@@ -137,6 +138,11 @@ class ModelInfo:
         """Sizes and options of its network; empty if it has none."""
         return {}
 
+    @property
+    def uses_covariates(self) -> bool:
+        """Whether age and sex of a scan change how it is harmonized."""
+        return METHODS[self.method].uses_covariates
+
     def typical_intensities(self, site: str) -> tuple[list[float], list[float]]:
         """Quantile levels and a site's median brain intensity at each, length Q."""
         row = self.sites.index(site)
@@ -201,6 +207,8 @@ def read_model_info(path: str | os.PathLike) -> ModelInfo:
 
 def open_model(path: Path, framework: str):  # noqa: ANN201 - safetensors exports no type
     """Open a safetensors file for the arrays of a framework, ``np`` or ``pt``."""
+    if message := not_fetched(path):
+        raise ModelError(message)
     if not path.is_file():
         raise ModelError(f'{path}: no such model file; check the path given as --model')
     try:

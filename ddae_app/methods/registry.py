@@ -47,6 +47,8 @@ class Method:
     reconstructs : bool
         Whether rendering a scan at its own site reconstructs it from latents, so that the group
         level shows its reconstructions.
+    uses_covariates : bool
+        Whether age and sex of a scan change how it is harmonized; a model may tell otherwise.
     continues : bool
         Whether training can start from another model (``--init-from``).
     denoised : str
@@ -66,6 +68,7 @@ class Method:
     whole_scans: bool = True
     parallel: bool = False
     reconstructs: bool = False
+    uses_covariates: bool = False
     continues: bool = False
     denoised: str = ''
     software: tuple[str, ...] = ('torch',)
@@ -111,6 +114,7 @@ METHODS: dict[str, Method] = {
         loader='ddae_app.methods.cvae:CVAEHarmonizer.load',
         reconstructs=True,
         trainer='ddae_app.methods.cvae:train_model',
+        uses_covariates=True,
         options=NETWORK,
         whole_scans=False,
     ),
@@ -136,6 +140,7 @@ METHODS: dict[str, Method] = {
         loader='ddae_app.methods.combat:ComBat.load',
         trainer='ddae_app.methods.combat:train_model',
         refit='ddae_app.methods.combat:ComBat',
+        uses_covariates=True,
         software=('numpy',),
     ),
     'histogram': Method(

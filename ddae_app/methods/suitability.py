@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import numpy as np
+from collections.abc import Sequence
+from typing import Protocol
 
-from ddae_app.methods.data import SliceData
+import numpy as np
 
 FEWEST_TO_TRAIN = 10
 """Subjects of a site. With fewer, their own features are easily attributed to the site."""
@@ -13,28 +14,45 @@ FEWEST_KNOWN = 5
 """Known ages or sexes that a site needs before they are compared."""
 
 
-def sites_with_few_subjects(data: SliceData) -> dict[str, int]:
+class People(Protocol):
+    """What is known of the subjects of some scans, a value a scan."""
+
+    @property
+    def sites(self) -> Sequence[str] | np.ndarray:
+        """Where each was acquired."""
+
+    @property
+    def subjects(self) -> Sequence[str] | np.ndarray:
+        """Who was scanned."""
+
+    @property
+    def ages(self) -> np.ndarray:
+        """Years; NaN where unknown."""
+
+    @property
+    def sexes(self) -> Sequence[str | None] | np.ndarray:
+        """M, F or None."""
+
+
+def sites_with_few_subjects(data: People) -> dict[str, int]:
     """Number of subjects of each site that has fewer than ``FEWEST_TO_TRAIN``."""
     subjects = {
         site: len({p for p, s in zip(data.subjects, data.sites, strict=True) if s == site})
-        for site in data.site_names
+        for site in sorted(set(data.sites))
     }
     return {site: n for site, n in subjects.items() if n < FEWEST_TO_TRAIN}
 
 
-def confounded_sites(data: SliceData) -> dict[str, str]:
+def confounded_sites(data: People) -> dict[str, str]:
     """Sites that are confounded with age or sex, and how.
 
     The subjects of a site are all of one sex, and some elsewhere are of the other; or its youngest
     is older than all others, or its oldest younger. A model then cannot separate the site
     from sex or age.
     """
-    last_row = {key: row for row, key in enumerate(zip(data.sites, data.subjects, strict=True))}
-    once = list(last_row.values())
-    sites, ages_of_all = np.array(data.sites)[once], data.ages[once]
-    sexes = np.array([data.sexes[row] or '' for row in once])
+    sites, ages_of_all, sexes = _once(data)
     confounded = {}
-    for site in data.site_names:
+    for site in map(str, np.unique(sites)):
         here = sites == site
         here_sexes, other_sexes = ({*sexes[rows]} - {''} for rows in (here, ~here))
         known = (here & (sexes != '')).sum()
@@ -50,3 +68,35 @@ def confounded_sites(data: SliceData) -> dict[str, str]:
                 f'{elsewhere.max():g} elsewhere)'
             )
     return confounded
+
+
+def unexamined_sites(data: People) -> list[str]:
+    """What :func:`confounded_sites` could not look at, as sentences.
+
+    Of a site with fewer than ``FEWEST_KNOWN`` known ages, or where nobody else has one, it is not
+    known whether it is confounded with age; and the same for sex.
+    """
+    sites, ages, sexes = _once(data)
+    told = []
+    for what, known in (('age', ~np.isnan(ages)), ('sex', sexes != '')):
+        counts = {str(site): int((known & (sites == site)).sum()) for site in np.unique(sites)}
+        few = {
+            site: n for site, n in counts.items() if n < FEWEST_KNOWN or n == sum(counts.values())
+        }
+        if few:
+            named = ', '.join(
+                f'{site} ({n} of {int((sites == site).sum())})' for site, n in few.items()
+            )
+            told.append(
+                f'confounding of site with {what} was not examined for {named}: that many of the '
+                f'subjects have a known {what}, and it takes {FEWEST_KNOWN}, and some elsewhere'
+            )
+    return told
+
+
+def _once(data: People) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Site, age and sex (empty where unknown) of each subject at each site, once."""
+    last_row = {key: row for row, key in enumerate(zip(data.sites, data.subjects, strict=True))}
+    once = list(last_row.values())
+    sexes = np.array([data.sexes[row] or '' for row in once])
+    return np.array(data.sites)[once], np.asarray(data.ages)[once], sexes

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy import ndimage
@@ -88,6 +88,14 @@ class Anatomy:
         out[:, near] = csf * norm, gm * norm, wm * norm, detail
         return out[0], out[1], out[2], out[3]
 
+    def scaled(self, factor: float) -> Anatomy:
+        """The same anatomy in a head of another size, for example that of a child."""
+        return replace(self, head=np.diag([factor, factor, factor, 1.0]) @ self.head)
+
+    def undeformed(self, x: np.ndarray) -> np.ndarray:
+        """Positions, shape (3, N), before the random displacement."""
+        return x + _sample(self.shape, x, self.atlas.origin, SHAPE_STEP_MM)
+
     def _near(self, points: np.ndarray) -> np.ndarray:
         index = np.rint((points - self.atlas.origin) / FIELD_STEP).astype(np.int32)
         # Clipped, because the brain stem leaves the template through its lowest plane.
@@ -97,7 +105,7 @@ class Anatomy:
     def _source(self, x: np.ndarray) -> np.ndarray:
         """Position in the template whose tissue is at each position, shape (3, N)."""
         atlas = self.atlas
-        y = x + _sample(self.shape, x, atlas.origin, SHAPE_STEP_MM)
+        y = self.undeformed(x)
         ventricles = _sample(atlas.ventricles, y, atlas.origin, FIELD_STEP)
         sulci = _sample(atlas.sulci, y, atlas.origin, FIELD_STEP)
         return y + self.ventricle_mm * ventricles + self.sulcus_mm * sulci

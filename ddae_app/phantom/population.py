@@ -9,6 +9,7 @@ import numpy as np
 
 from ddae_app.errors import UsageError
 from ddae_app.phantom.anatomy import AGE_RANGE, Anatomy, draw_anatomy
+from ddae_app.phantom.head import Head, draw_head
 from ddae_app.phantom.seeds import generator
 
 
@@ -38,6 +39,10 @@ class Subject:
     def anatomy(self) -> Anatomy:
         """The brain of the subject."""
         return draw_anatomy(self.age, self.sex, generator(self.seed, 'anatomy', self.label))
+
+    def head(self) -> Head:
+        """What surrounds the brain of the subject."""
+        return draw_head(self.age, generator(self.seed, 'head', self.label))
 
 
 def site_names(count: int) -> tuple[str, ...]:

@@ -8,6 +8,7 @@ import numpy as np
 from scipy import ndimage
 from scipy.interpolate import PchipInterpolator
 
+from ddae_app.phantom.head import Surroundings
 from ddae_app.phantom.seeds import generator
 
 CURVE_KNOTS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.3)
@@ -26,6 +27,12 @@ DEEP_GRAY_MM = ((12.0, -1.0, 4.0), (26.0, 19.0, 4.0), (12.0, 29.0, 4.0))
 """Thalamus, putamen and caudate nucleus of both sides, relative to the isocenter."""
 
 DEEP_GRAY_SD_MM = 10.0
+
+SOFT_SHARE = 0.8
+"""Signal of muscle and skin, as a share of that of gray matter."""
+
+FAT_LEVEL = 1.15
+"""Signal of fat before the curve; white matter is 1."""
 
 
 Tissues = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
@@ -158,6 +165,7 @@ def render(
     bias_strength: float = 1.0,
     *,
     uneven_noise: bool = False,
+    around: Surroundings | None = None,
 ) -> np.ndarray:
     """Render tissues on a regular grid in two or three dimensions.
 
@@ -174,11 +182,13 @@ def render(
         Share of the bias field: 1 for a raw scan, less after bias correction, 0 for none.
     uneven_noise : bool
         Whether the noise is stronger where the field is weak, as bias correction makes it.
+    around : Surroundings, optional
+        The rest of the head, shown with its noise and that of the air; None shows the brain alone.
 
     Returns
     -------
     np.ndarray, float32
-        Intensities of the scanner, 0 or more; 0 outside the brain.
+        Intensities of the scanner, 0 or more; without `around`, 0 outside the brain.
     """
     csf, gm, wm, detail = tissues
     level_csf, level_gm, level_wm = scanner.levels
@@ -186,21 +196,24 @@ def render(
     signal = signal + (level_wm - level_gm) * scanner.detail * detail
     if scanner.deep_gray:
         signal += (level_wm - level_gm) * scanner.deep_gray * gm * _deep_gray(points)
+    if around is not None:
+        signal += level_csf * around.fluid + SOFT_SHARE * level_gm * around.soft
+        signal += FAT_LEVEL * around.fat + level_wm * around.cord
     head = np.nonzero(signal > 0)
     jitter = 0.0 if rng is None else rng.normal(0, BIAS_SCAN_SD, len(scanner.bias))
     image = np.zeros(signal.shape, dtype=np.float32)
     raw = 1.0 if uneven_noise else bias_strength
     image[head] = scanner.contrast(signal[head]) * scanner.bias_field(points[head], jitter) ** raw
     image = ndimage.gaussian_filter(image, _blur_in_voxels(scanner, points))
-    brain = csf + gm + wm > 0.5
-    inside = image[brain]
+    shown = csf + gm + wm > 0.5 if around is None else np.ones(image.shape, dtype=bool)
+    inside = image[shown]
     if rng is not None:
         real, imaginary = scanner.noise * rng.standard_normal((2, inside.size))
         inside = np.hypot(inside + real, imaginary)
     if uneven_noise:
-        inside = inside / scanner.bias_field(points[brain], jitter) ** (1 - bias_strength)
+        inside = inside / scanner.bias_field(points[shown], jitter) ** (1 - bias_strength)
     out = np.zeros_like(image)
-    out[brain] = scanner.scale * inside
+    out[shown] = scanner.scale * inside
     return out
 
 

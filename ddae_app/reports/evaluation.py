@@ -87,6 +87,8 @@ class EvaluationReport:
     methods : sequence of MethodReport
         The first is that of the original scans.
     figures : sequence of EvaluationFigure
+    cautions : sequence of str
+        Why site and biology may not be told apart in these scans.
     """
 
     headline: str
@@ -98,3 +100,4 @@ class EvaluationReport:
     controls: Mapping[str, Estimate]
     methods: Sequence[MethodReport]
     figures: Sequence[EvaluationFigure] = ()
+    cautions: Sequence[str] = ()

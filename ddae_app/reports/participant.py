@@ -147,6 +147,38 @@ class ParticipantReport:
         return [('Participant', self.participant), counted, *self.shared]
 
     @property
+    def compared(self) -> tuple[ScanReport, ...]:
+        """The scans that are shown side by side; none where there is only one."""
+        whole = tuple(scan for scan in self.scans if not scan.error)
+        return whole if len(whole) > 1 else ()
+
+    @property
+    def differing(self) -> dict[str, list[str]]:
+        """Facts in which the compared scans differ, but for their names; a value for each."""
+        facts = [dict(scan.summary) for scan in self.compared]
+        names = dict.fromkeys(name for each in facts for name in each if name != 'T1w')
+        rows = {name: [each.get(name, '') for each in facts] for name in names}
+        return {name: row for name, row in rows.items() if len(set(row)) > 1}
+
+    @property
+    def measured(self) -> list[tuple[Measure, list[Measure | None]]]:
+        """The measures of the compared scans: one that explains each, and one for each scan."""
+        tables = [{row.name: row for row in scan.quality} for scan in self.compared]
+        first = {row.name: row for scan in self.compared[::-1] for row in scan.quality}
+        names = dict.fromkeys(row.name for scan in self.compared for row in scan.quality)
+        return [(first[name], [table.get(name) for table in tables]) for name in names]
+
+    @property
+    def pictured(self) -> dict[str, list[Picture | None]]:
+        """The figures of the compared scans that do not alternate, by title."""
+        tables = [
+            {figure.title: figure for figure in scan.figures if not figure.alternates}
+            for scan in self.compared
+        ]
+        titles = dict.fromkeys(title for table in tables for title in table)
+        return {title: [table.get(title) for table in tables] for title in titles}
+
+    @property
     def failed(self) -> tuple[ScanReport, ...]:
         """The scans that failed."""
         return tuple(scan for scan in self.scans if scan.error)

@@ -10,7 +10,7 @@ from pathlib import Path
 from nipype.interfaces import utility as niu
 from nipype.pipeline import engine as pe
 
-from ddae_app.bids.cohort import Covariates
+from ddae_app.bids.covariates import Covariates
 from ddae_app.interfaces.harmonize import (
     APPEARANCE_NAME,
     BringBack,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from nipype.interfaces import utility as niu
 from nipype.pipeline import engine as pe
 
-from ddae_app.bids.cohort import Covariates
+from ddae_app.bids.covariates import Covariates
 from ddae_app.bids.extraction import Extraction
 from ddae_app.bids.layout import Preprocessed, SpaceLayout
 from ddae_app.bids.provenance import Record

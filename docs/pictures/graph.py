@@ -10,7 +10,7 @@ from canvas import BLUE, GRAY, GREEN, ORANGE, Box, Drawing
 from nipype.pipeline import engine as pe
 
 from ddae_app.bids import sidecars
-from ddae_app.bids.cohort import Covariates
+from ddae_app.bids.covariates import Covariates
 from ddae_app.bids.layout import Layout, Scan, Space
 from ddae_app.imaging.templates import TemplateFiles
 from ddae_app.settings import Protocol

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from ddae_app.bids.cohort import SITE_COLUMNS, Cohort, Covariates, read_cohort
+from ddae_app.bids.cohort import read_cohort
+from ddae_app.bids.covariates import SITE_COLUMNS, Covariates
 from ddae_app.bids.scan import Scan
 from ddae_app.errors import InvalidBIDSError, UsageError
 
@@ -73,10 +74,49 @@ def test_a_site_column_without_a_table(known):
         known(site_column='Vendor')
 
 
-def test_the_site_of_all_scans_may_be_named(people, known, bids_dir):
-    people('participant_id site', 'sub-01 A')
+def test_the_flag_names_the_site_of_scans_without_one(people, known, bids_dir):
+    people('participant_id site', 'sub-01 A', 'sub-02 n/a')
+    assert known(source_site='IXI').site == 'A'
+    for label in ('02', '03'):
+        filled = known(scan(label), source_site='IXI')
+        assert (filled.site, filled.site_from) == ('IXI', '--source-site')
+    people('participant_id age', 'sub-01 30')
     assert known(source_site='IXI').site == 'IXI'
     assert read_cohort(bids_dir, [scan()], source_site='IXI').site_column == '--source-site'
+
+
+@pytest.mark.parametrize(
+    ('lines', 'of', 'reason'),
+    [
+        (['participant_id site', 'sub-02 A'], '01', 'participants.tsv has no row of sub-01'),
+        (
+            ['participant_id site', 'sub-01 n/a'],
+            '01',
+            "site of sub-01 is 'n/a' in participants.tsv",
+        ),
+        (
+            ['participant_id age', 'sub-01 30'],
+            '01',
+            'participants.tsv has no site column (found participant_id, age)',
+        ),
+        ([], '01', 'participants.tsv is not there'),
+    ],
+)
+def test_what_is_missing_of_a_site_is_told(people, known, lines, of, reason):
+    if lines:
+        people(*lines)
+    assert known(scan(of)).no_site == reason
+
+
+def test_a_row_that_is_spelled_otherwise_is_no_missing_row(people, known, bids_dir):
+    people('participant_id site', 'sub-1 A', 'sub-02 B', 'sub-2 C')
+    assert known().fault == (
+        'participants.tsv has no row of sub-01, but one of sub-1, of whom there is no folder; '
+        'write both alike'
+    )
+    assert known(scan('02')).site == 'B'
+    (bids_dir / 'sub-1').mkdir()
+    assert known().fault is None, 'the row is that of another participant'
 
 
 def test_nothing_is_known_without_a_table(bids_dir):
@@ -104,14 +144,25 @@ def test_labels_without_prefix(people, known):
         ('f', 'F'),
         ('male', 'M'),
         ('Female', 'F'),
-        ('1', None),
-        ('2', None),
+        ('hombre', 'M'),
+        ('Mujer', 'F'),
         ('O', None),
+        ('other', None),
     ],
 )
 def test_sex(people, known, header, value, sex):
     people(f'participant_id {header}', f'sub-01 {value}')
-    assert known().sex == sex
+    assert (known().sex, known().unread) == (sex, {})
+
+
+@pytest.mark.parametrize('value', ['1', '2', '0', 'H', 'X', 'M?', 'male/female', 'm f'])
+def test_a_sex_that_is_not_understood_is_told(known, bids_dir, value):
+    (bids_dir / 'participants.tsv').write_text(f'participant_id\tsex\nsub-01\t{value}\n')
+    assert known().sex is None
+    assert known().unread['sex'] == (
+        f'participants.tsv: sex of sub-01 is {value!r}: expected M, F or O, or a code that '
+        '"Levels" in participants.json explains; mend it, or write n/a if it is not known'
+    )
 
 
 @pytest.mark.parametrize(
@@ -120,43 +171,124 @@ def test_sex(people, known, header, value, sex):
         {'1': 'male', '2': 'female'},
         {'1': 'Male participant', '2': 'Female participant'},
         {'1': {'Description': 'Man'}, '2': {'Description': 'Woman'}},
+        {'1': 'sex at birth: male', '2': 'hembra (female)'},
+        {'1': 'M', '2': 'F', '9': 'unknown'},
     ],
 )
 def test_codes_of_sex_need_a_dictionary(people, known, levels):
-    people('participant_id sex', 'sub-01 1', 'sub-02 2', 'sub-03 3', sex={'Levels': levels})
+    rows = ('sub-01 1', 'sub-02 2.0', 'sub-03 3')
+    people('participant_id Sex', *rows, sex={'Levels': levels})
     assert [known(scan(label)).sex for label in ('01', '02', '03')] == ['M', 'F', None]
+    assert [*known(scan('03')).unread] == ['sex']
+    assert not known().unread
 
 
-@pytest.mark.parametrize('levels', [None, [], 'male', {'1': None}])
+def test_the_dictionary_wins_over_the_usual_meaning(people, known):
+    levels = {'H': 'male (hombre)', 'M': 'female (mujer)', '?': 'unknown', 'x': 'male or female'}
+    rows = ('sub-01 H', 'sub-02 M', 'sub-03 ?', 'sub-04 x')
+    people('participant_id sex', *rows, sex={'Levels': levels})
+    read = [known(scan(f'0{i}')) for i in (1, 2, 3, 4)]
+    assert [c.sex for c in read] == ['M', 'F', None, None]
+    assert [[*c.unread] for c in read] == [[], [], [], ['sex']]
+
+
+@pytest.mark.parametrize('other', ['H', 'V'])
+def test_m_is_not_male_where_it_may_be_mujer(people, known, other):
+    people('participant_id sex', f'sub-01 {other}', 'sub-02 M', 'sub-03 F')
+    assert 'it may be mujer or male' in known(scan('02')).unread['sex']
+    assert known(scan('03')).sex == 'F'
+
+
+@pytest.mark.parametrize('levels', [None, [], 'male', {'1': None}, {'1': 3}, {'1': 'one'}])
 def test_a_dictionary_that_explains_nothing(people, known, levels):
     people('participant_id sex', 'sub-01 1', sex={'Levels': levels})
     assert known().sex is None
+    assert 'sex of sub-01 is' in known().unread['sex']
 
 
-@pytest.mark.parametrize('value', ['n/a', 'N/A', 'NA', 'NaN', '', 'none', 'Unknown', 'n.a.'])
+@pytest.mark.parametrize(
+    'value', ['n/a', 'N/A', 'NA', 'NaN', '', 'none', 'Unknown', 'n.a.', '<NA>', '#N/A', '.', '-']
+)
 def test_missing_values(people, known, value):
     people('participant_id age sex site', f'sub-01 {value} {value} {value}')
     here = known()
     assert here.site is None and here.sex is None and math.isnan(here.age)
+    assert not here.unread
 
 
 @pytest.mark.parametrize(
     ('value', 'age'),
-    [('89+', 89), ('21,5', 21.5), ('0', 0), ('95', 95), ('-1', None), ('131', None), ('old', None),
-     ('inf', None), ('400', None)],
+    [('34', 34), ('21,5', 21.5), ('34,500', 34.5), ('0', 0), ('95', 95), ('34.0', 34),
+     ('020Y', 20), ('018M', 1.5), ('012W', 0.23), ('045D', 0.123), ('6m', 0.5), ('34y', 34),
+     ('40 years', 40), ('40 yrs old', 40), ('18 months', 1.5), ('18 mo', 1.5), ('2y 6m', 2.5),
+     ('89+', 89), ('90 +', 90), ('>89', 89), ('> 89 years', 89), ('>=90', 90), ('089Y+', None),
+     ('"34"', 34), ('1e1', 10)],
 )  # fmt: skip
-@pytest.mark.parametrize('header', ['age', 'Age', 'age_at_scan'])
-def test_age(people, known, header, value, age):
-    people(f'participant_id {header}', f'sub-01 {value}')
-    assert known().age == pytest.approx(math.nan if age is None else age, nan_ok=True)
+@pytest.mark.parametrize('header', ['age', 'Age', 'age_at_scan', 'age_years'])
+def test_age(bids_dir, known, header, value, age):
+    (bids_dir / 'participants.tsv').write_text(f'participant_id\t{header}\nsub-01\t{value}\n')
+    assert known().age == pytest.approx(math.nan if age is None else age, nan_ok=True, abs=0.001)
+    assert ('age' in known().unread) == (age is None)
 
 
 @pytest.mark.parametrize(
-    ('units', 'age'), [('months', 50), ('Month', 50), ('weeks', 11.5), ('days', 1.64), ('y', None)]
-)
+    ('value', 'why'),
+    [('30-34', 'a range is no single age'), ('30 – 34', 'a range is no single age'),
+     ('22 to 25 years', 'a range is no single age'), ('-1', 'expected an age such as'),
+     ('131', 'expected 0 to 130 years'), ('-999', 'expected an age such as'),
+     ('400', 'is the unit in participants.json?'), ('old', 'expected an age such as 34, 34.5'),
+     ('inf', 'expected an age'), ('36+', 'only ages of 80 years or more'),
+     ('>18', 'only ages of 80 years or more'), ('<5', 'expected an age'),
+     ('12 hours', 'expected an age'), ('34?', 'expected an age')],
+)  # fmt: skip
+def test_an_age_that_has_no_single_meaning_is_told(bids_dir, known, value, why):
+    (bids_dir / 'participants.tsv').write_text(f'participant_id\tage\nsub-01\t{value}\n')
+    here = known()
+    assert math.isnan(here.age)
+    assert here.unread['age'].startswith(f'participants.tsv: age of sub-01 is {value!r}: ')
+    assert why in here.unread['age']
+    assert here.unread['age'].endswith('; mend it, or write n/a if it is not known')
+
+
+@pytest.mark.parametrize(
+    ('units', 'age'),
+    [('months', 50), ('Month', 50), ('mo', 50), ('age in months', 50), ('weeks', 11.5),
+     ('wk', 11.5), ('days', 1.64), ('d', 1.64), ('y', None), ('', None), ('decades', None),
+     ('months or years', None)],
+)  # fmt: skip
 def test_units_of_age(people, known, units, age):
-    people('participant_id age', 'sub-01 600', age={'Units': units})
-    assert known().age == pytest.approx(math.nan if age is None else age, rel=0.01, nan_ok=True)
+    people('participant_id Age', 'sub-01 600', age={'Units': units})
+    here = known()
+    assert here.age == pytest.approx(math.nan if age is None else age, rel=0.01, nan_ok=True)
+    assert ('age' in here.unread) == (age is None)
+
+
+@pytest.mark.parametrize('units', ['decades', 'months or years'])
+def test_a_unit_that_is_not_understood_is_told(people, known, units):
+    text = f"the data dictionary gives its unit as '{units}'; expected years, months, weeks"
+    people('participant_id age', 'sub-01 30', age={'Units': units})
+    assert text in known().unread['age']
+
+
+def test_the_unit_of_a_value_wins_over_that_of_the_column(people, known):
+    people('participant_id age', 'sub-01 034Y', age={'Units': 'months'})
+    assert known().age == 34
+    people('participant_id age_months', 'sub-01 18')
+    assert known().age == 1.5
+
+
+def test_a_comma_with_two_meanings_is_told(people, known):
+    people('participant_id age', 'sub-01 12,045', age={'Units': 'days'})
+    assert 'decimal point or for thousands' in known().unread['age']
+
+
+def test_codes_of_age_are_what_the_dictionary_says(people, known):
+    levels = {'1': '18-25', '2': '30 years', '-9': 'missing', '89+': '89 or older'}
+    rows = ('sub-01 1', 'sub-02 2', 'sub-03 -9', 'sub-04 89+', 'sub-05 3')
+    people('participant_id age', *rows, age={'Levels': levels})
+    read = [known(scan(f'0{i}')) for i in (1, 2, 3, 4, 5)]
+    assert [c.age for c in read] == pytest.approx([math.nan, 30, math.nan, 89, 3], nan_ok=True)
+    assert [[*c.unread] for c in read] == [['age'], [], [], [], []]
 
 
 @pytest.mark.parametrize(
@@ -199,11 +331,29 @@ def test_a_dictionary_that_is_none(people, known, bids_dir, content):
         known()
 
 
-def test_rows_that_contradict_each_other_are_refused(people, known):
+def test_rows_that_contradict_each_other_are_a_fault_of_that_participant(people, known):
     people('participant_id site', 'sub-01 A', 'sub-01 B', 'sub-02 A', 'sub-02 A')
-    assert known(scan('02')).site == 'A'
-    with pytest.raises(InvalidBIDSError, match='01 has several rows, which differ; expected one'):
+    assert known(scan('02')).site == 'A' and known(scan('02')).fault is None
+    assert 'participants.tsv: sub-01 has several rows, which differ' in known().fault
+
+
+def test_a_row_longer_than_the_header_is_a_fault(known, bids_dir):
+    table = bids_dir / 'participants.tsv'
+    table.write_text('participant_id\tsite\nsub-01\tA\tB\nsub-02\tA\t\t\n')
+    assert 'the row of sub-01 has 3 cells, and the header has 2' in known().fault
+    assert known(scan('02')) == Covariates('A')
+
+
+def test_two_columns_of_one_name_are_refused(known, bids_dir):
+    (bids_dir / 'participants.tsv').write_text('participant_id\tsite\tsite\nsub-01\tA\tB\n')
+    with pytest.raises(InvalidBIDSError, match="two columns 'site'"):
         known()
+
+
+def test_quotes_of_other_programs_are_no_part_of_values(known, bids_dir):
+    table = bids_dir / 'participants.tsv'
+    table.write_text('"participant_id"\t"site"\t"age"\n"sub-01"\t"The ""A"" site"\t34\n')
+    assert known() == Covariates('The "A" site', 34)
 
 
 @pytest.fixture
@@ -224,8 +374,49 @@ def test_a_session_wins_over_its_participant(people, sessions, known):
     sessions('session_id age site', 'ses-1 31 n/a', '2 33 B')
     assert known(scan(session='1')) == Covariates('A', 31, 'F')
     assert known(scan(session='2')) == Covariates('B', 33, 'F')
-    assert known(scan(session='3')) == Covariates('A', 30, 'F')
     assert known(scan()) == Covariates('A', 30, 'F')
+    assert known(scan(session='1')).inherited == ('site',), 'its table has no column sex'
+
+
+@pytest.mark.parametrize('rows', [['ses-1 36 B'], ['ses-2 36 B'], []])
+def test_a_session_without_a_row_is_a_fault(people, sessions, known, rows):
+    people('participant_id age site', 'sub-01 34 A', 'sub-02 20 B')
+    sessions('session_id age site', *rows)
+    there = rows[0].split()[0] if rows else 'none'
+    here = known(scan(session='01'))
+    assert here.fault == (
+        f'sub-01_sessions.tsv has no row of ses-01; it has {there}; write the labels alike, or '
+        'add the row'
+    )
+    assert known(scan(session='01'), source_site='IXI').fault == here.fault
+    assert here == Covariates(fault=here.fault), 'what is not reliable is not used'
+    assert known(scan('02', '01')) == Covariates('B', 20), 'who has no table of sessions'
+
+
+def test_a_damaged_table_of_sessions_is_a_fault_of_that_participant(people, sessions, known):
+    people('participant_id age site', 'sub-01 34 A', 'sub-02 20 B')
+    sessions('session_id,site', 'ses-1,B')
+    fault = known(scan(session='1')).fault
+    assert "sub-01_sessions.tsv: no column 'session_id'" in fault
+    assert known(scan('02', '1')).site == 'B'
+
+
+def test_a_table_of_sessions_that_tells_nothing_needs_no_rows(people, sessions, known):
+    people('participant_id age site', 'sub-01 34 A')
+    sessions('session_id acq_time', 'ses-1 2020-01-01')
+    assert known(scan(session='01')) == Covariates('A', 34)
+
+
+def test_a_value_of_a_session_that_is_not_understood_is_not_that_of_the_participant(
+    people, sessions, known
+):
+    people('participant_id age sex', 'sub-01 old F')
+    sessions('session_id age sex', 'ses-1 30-34 n/a', 'ses-2 31 n/a', 'ses-3 n/a n/a')
+    first, second, third = (known(scan(session=s)) for s in '123')
+    assert math.isnan(first.age) and first.sex == 'F'
+    assert "sub-01_sessions.tsv: age of ses-1 is '30-34'" in first.unread['age']
+    assert (second.age, second.unread) == (31, {})
+    assert "participants.tsv: age of sub-01 is 'old'" in third.unread['age']
 
 
 def test_the_site_may_be_known_of_sessions_only(people, sessions, bids_dir):
@@ -244,42 +435,6 @@ def test_sessions_may_have_a_dictionary_of_their_own(people, sessions, known, bi
     assert known(scan(session='1')).age == 31
     path.with_suffix('.json').write_text('{"age": {"Units": "days"}}')
     assert known(scan(session='1')).age == pytest.approx(1.018, abs=0.001)
-
-
-def test_the_summary_counts_what_is_missing():
-    scans = [scan(f'{number:02}') for number in range(72)]
-    covariates = {
-        s.stem: Covariates(
-            f'S{n % 7}', math.nan if n < 3 else 18 if n == 3 else 80 if n == 4 else 50,
-            None if n in (10, 11) else 'F',
-        )
-        for n, s in enumerate(scans)
-    }  # fmt: skip
-    assert Cohort(covariates, 'site', ()).summary(scans) == (
-        "72 T1w of 72 participants; site from column 'site': 7 sites; age 18-80, 3 missing; "
-        'sex 2 missing'
-    )
-
-
-@pytest.mark.parametrize(
-    ('of', 'column', 'line'),
-    [
-        (Covariates(), None, '1 T1w of 1 participant; site unknown; age unknown; sex unknown'),
-        (
-            Covariates('A', 30, 'F'),
-            '--source-site',
-            '1 T1w of 1 participant; site from --source-site: 1 site; age 30; sex known',
-        ),
-        (
-            Covariates(None, 30, 'F'),
-            'site',
-            "1 T1w of 1 participant; site from column 'site': 0 sites, 1 missing; age 30; "
-            'sex known',
-        ),
-    ],
-)
-def test_the_summary_of_one_scan(of, column, line):
-    assert Cohort({'sub-01': of}, column, ()).summary([scan()]) == line
 
 
 def test_further_columns_are_looked_up_where_they_are_known(people, known, bids_dir):
@@ -301,13 +456,55 @@ def test_a_session_has_further_columns_of_its_own(people, known, bids_dir):
 
 @pytest.mark.parametrize('site', ['\x1b[2J', 'x' * 201, 'one\x85two'])
 def test_sites_that_are_no_names_are_refused(people, known, site):
-    people('participant_id site', f'sub-01 {site}')
-    with pytest.raises(InvalidBIDSError, match='sub-01: its site is .*200 characters'):
-        known()
-    with pytest.raises(InvalidBIDSError, match='its site is'):
+    people('participant_id site', f'sub-01 {site}', 'sub-02 A')
+    here = known()
+    assert here.site is None
+    assert here.fault.startswith('its site is ') and '200 characters' in here.fault
+    assert here.fault.isprintable()
+    assert known(scan('02')).fault is None
+    with pytest.raises(UsageError, match='--source-site .*200 characters'):
         known(source_site=site)
 
 
 def test_a_site_may_be_written_in_any_script(people, known):
     people('participant_id site', 'sub-01 Köln\xa0(西)')
     assert known().site == 'Köln\xa0(西)'
+
+
+@pytest.fixture
+def json_of(bids_dir):
+    """Write a JSON file of the dataset: ``json_of('sub-01/anat/sub-01_T1w.json', Field='x')``."""
+
+    def write(name: str, text: str | None = None, **fields) -> None:
+        path = bids_dir / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(fields) if text is None else text)
+
+    return write
+
+
+def test_a_field_of_the_json_may_name_the_site(people, known, json_of, bids_dir):
+    people('participant_id age', 'sub-01 30')
+    json_of('T1w.json', StationName='AWP1', Manufacturer='Siemens')
+    json_of('sub-02/sub-02_T1w.json', StationName='  GE  2 ')
+    json_of('sub-02/ses-1/anat/sub-02_ses-1_acq-x_T1w.json', StationName='not of this scan')
+    here = known(site_column='stationname')
+    assert (here.site, here.site_from) == ('AWP1', "JSON field 'stationname'")
+    assert known(scan('02', '1'), site_column='StationName').site == 'GE 2'
+    assert read_cohort(bids_dir, [scan()], site_column='StationName').site_column == 'StationName'
+    with pytest.raises(UsageError, match='no such field in the JSON of these scans'):
+        known(site_column='InstitutionName')
+    with pytest.raises(UsageError, match="--site-column 'Vendor'"):
+        known(site_column='Vendor', source_site='IXI')
+    assert read_cohort(bids_dir, [scan()]).site_fields == ('Manufacturer', 'StationName')
+    people('participant_id StationName', 'sub-01 Mine', 'sub-02 n/a')
+    assert known(site_column='StationName').site == 'Mine'
+    assert known(scan('02', '1'), site_column='StationName').site == 'GE 2'
+
+
+@pytest.mark.parametrize('text', ['{', '[]', '{"StationName": ["a"]}'])
+def test_json_that_names_the_site_and_is_not_understood_is_a_fault(known, json_of, bids_dir, text):
+    json_of('sub-01/anat/sub-01_T1w.json', text)
+    json_of('sub-02/anat/sub-02_T1w.json', StationName='A')
+    cohort = read_cohort(bids_dir, [scan(), scan('02')], site_column='StationName')
+    assert 'JSON' in cohort[scan()].fault and cohort[scan('02')].site == 'A'

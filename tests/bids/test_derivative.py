@@ -7,16 +7,20 @@ import fcntl
 import json
 import math
 import multiprocessing
+from email.message import EmailMessage
 from pathlib import Path
+from urllib.parse import unquote
 
 import numpy as np
 import pytest
 
+from ddae_app import __version__
 from ddae_app.bids import sidecars
-from ddae_app.bids.cohort import Covariates
+from ddae_app.bids.covariates import Covariates
 from ddae_app.bids.dataset import (
     dataset_name,
     is_phantom,
+    link_names,
     read_tsv,
     to_tsv,
     update_scans,
@@ -206,7 +210,7 @@ def test_the_source_is_described(tmp_path, bids_dir):
     written = json.loads((tmp_path / 'out' / 'dataset_description.json').read_text())
     assert (written['License'], written['Authors']) == ('CC0', ['A', 'B'])
     assert written['SourceDatasets'] == [{'DOI': 'doi:10.1/x'}]
-    assert written['DatasetLinks']['raw'].startswith('file:///')
+    assert written['DatasetLinks'] == {'raw': '../bids'}
     assert dataset_name(bids_dir) == 'T'
 
 
@@ -249,7 +253,10 @@ def test_the_official_validator_has_no_complaint(
                '01', session, f'sub-01{"_ses-a" if session else ""}')  # fmt: skip
     layout = Layout(out).in_space(SPACE)
     model = sidecars.ModelFacts('DDAE', 'm', 'abc', False)
-    write_description(out, bids_dir)
+    container = {'Type': 'docker', 'Tag': 'ddae-app:1'}
+    if session:
+        container['URI'] = f'docker://ddae-app@sha256:{64 * "a"}'
+    write_description(out, bids_dir, [('ddae-app', tmp_path / 'ü x=1')], container)
     preproc, brain, slices, harmonized = (
         layout.image(kind, one) for kind in ('preproc', 'mask', 'slices', 'harmonized')
     )
@@ -273,3 +280,128 @@ def test_the_official_validator_has_no_complaint(
         path.write_text('text\n')
     issues = run_validator(out, CONFIG, 'derivative')['issues']['issues']
     assert [(i['code'], i.get('subCode'), i.get('location')) for i in issues] == []
+
+
+def test_the_container_and_the_code_are_named(tmp_path, bids_dir, monkeypatch):
+    container = {'Type': 'docker', 'Tag': 'ddae-app:1', 'URI': 'docker://ddae-app@sha256:0'}
+    write_description(tmp_path, bids_dir, container=container)
+    path = tmp_path / 'dataset_description.json'
+    usual = {'Name': 'ddae-app', 'Version': __version__}
+    (generator,) = json.loads(path.read_text())['GeneratedBy']
+    assert generator == usual | {'Container': container}
+    package = EmailMessage()
+    package['Project-URL'] = 'Documentation, https://example.org/docs'
+    package['Project-URL'] = 'Source, https://example.org/code'
+    monkeypatch.setattr('ddae_app.bids.dataset.metadata', lambda name: package)
+    write_description(tmp_path, bids_dir)
+    (generator,) = json.loads(path.read_text())['GeneratedBy']
+    assert generator == usual | {'CodeURL': 'https://example.org/code'}
+
+
+def _links(out: Path) -> dict[str, str]:
+    return json.loads((out / 'dataset_description.json').read_text())['DatasetLinks']
+
+
+@pytest.fixture
+def earlier(tmp_path) -> list[Path]:
+    """Output folders of three earlier runs, beside each other."""
+    folders = [tmp_path / name for name in ('first', 'the second', 'thïrd')]
+    for folder in folders:
+        folder.mkdir()
+    return folders
+
+
+def own(*folders: Path) -> list[tuple[str, Path]]:
+    """Folders of earlier runs as entries of --derivatives."""
+    return [('ddae-app', folder) for folder in folders]
+
+
+def test_folders_of_one_name_are_told_apart(tmp_path, bids_dir, earlier):
+    first, second, third = earlier
+    out = tmp_path / 'out'
+    write_description(out, bids_dir, [('fmriprep', first), ('ddae-app', second)])
+    write_description(out, bids_dir, [('fmriprep', third), ('smriprep', first)])
+    assert _links(out) == {
+        'raw': '../bids',
+        'fmriprep': '../first',
+        'ddae-app': '../the%20second',
+        'fmriprep-2': '../th%C3%AFrd',
+    }
+
+
+def test_a_folder_keeps_its_name_whatever_the_order(tmp_path, bids_dir, earlier):
+    out = tmp_path / 'out'
+    first, second, third = earlier
+    write_description(out, bids_dir, own(first))
+    write_description(out, bids_dir, own(second, first))
+    write_description(out, bids_dir, own(third))
+    write_description(out, bids_dir)
+    assert _links(out) == {
+        'raw': '../bids',
+        'ddae-app': '../first',
+        'ddae-app-2': '../the%20second',
+        'ddae-app-3': '../th%C3%AFrd',
+    }
+    assert link_names(out, own(third, second)) == {'ddae-app-3': third, 'ddae-app-2': second}
+    assert link_names(tmp_path / 'new', own(third, second)) == {
+        'ddae-app': third,
+        'ddae-app-2': second,
+    }
+
+
+def test_links_of_earlier_versions_and_of_others_are_kept(tmp_path, bids_dir, earlier):
+    out = tmp_path / 'out'
+    out.mkdir()
+    first, second, third = earlier
+    links = {
+        'ddae-app': second.as_uri(),
+        'ddae-app-2': 'doi:10.18112/openneuro.ds000001.v1.0.0',
+        'ddae-app-3': '../moved away',
+    }
+    write_json(out / 'dataset_description.json', {'DatasetLinks': links | {'odd': 3}})
+    assert link_names(out, own(first, second, third)) == {
+        'ddae-app-4': first,
+        'ddae-app': second,
+        'ddae-app-5': third,
+    }
+    write_description(out, bids_dir, own(second))
+    assert _links(out) == links | {'ddae-app': '../the%20second', 'raw': '../bids'}
+
+
+def test_one_folder_by_two_paths_has_one_name(tmp_path, bids_dir, earlier):
+    (tmp_path / 'link').symlink_to(earlier[0])
+    write_description(tmp_path / 'out', bids_dir, own(earlier[0]))
+    assert link_names(tmp_path / 'out', own(tmp_path / 'link')) == {'ddae-app': tmp_path / 'link'}
+
+
+def test_the_output_folder_needs_no_name_but_by_another_path(tmp_path, bids_dir):
+    out, link = tmp_path / 'out', tmp_path / 'link'
+    out.mkdir()
+    link.symlink_to('out')
+    write_description(out, bids_dir, own(out, link))
+    assert link_names(out, own(out, link)) == {'ddae-app': link}
+    assert _links(out) == {'raw': '../bids', 'ddae-app': '.'}
+    assert Layout(out).uri(link / 'x', link_names(out, own(link))) == 'bids:ddae-app:x'
+
+
+@pytest.mark.parametrize('where', ['beside', 'derivatives', 'linked'])
+def test_uris_resolve_by_the_links(tmp_path, bids_dir, add, save_image, where):
+    """As the standard says: the folder of the link, from the root of the dataset."""
+    out = tmp_path / 'a' / 'out'
+    if where == 'derivatives':
+        out = bids_dir / 'derivatives' / 'ddae-app'
+    elif where == 'linked':
+        (tmp_path / 'far' / 'away').mkdir(parents=True)
+        out.parent.mkdir()
+        out.symlink_to(tmp_path / 'far' / 'away')
+    folder = tmp_path / 'böse = "x"'
+    image = save_image(folder / 'sub-01' / 'anat' / 'sub-01_desc-preproc_T1w.nii.gz')
+    raw = add('sub-01')
+    write_description(out, bids_dir, own(folder))
+    uris = {
+        image: Layout(out).uri(image, link_names(out, own(folder))),
+        raw: sidecars.raw_uri(Scan(raw, '01', None, 'sub-01'), bids_dir),
+    }
+    for path, uri in uris.items():
+        _, name, inside = uri.split(':')
+        assert (out / unquote(_links(out)[name]) / inside).samefile(path)

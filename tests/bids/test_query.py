@@ -7,7 +7,10 @@ from pathlib import Path
 import pytest
 
 from ddae_app.bids import query
+from ddae_app.bids.cohort import read_cohort
 from ddae_app.bids.query import Selection, find_scans, read_filters
+from ddae_app.bids.sidecars import raw_uri
+from ddae_app.bids.validation import validate_input
 from ddae_app.errors import InvalidBIDSError, NothingSelectedError, UsageError
 
 
@@ -301,3 +304,96 @@ def test_layouts_of_the_official_examples(bids_dir, found, name):
     else:
         with pytest.raises(NothingSelectedError):
             found()
+
+
+@pytest.fixture
+def enhanced(add):
+    """Scans with and without a contrast agent, as of a patient before and after it."""
+    for stem in ('sub-01', 'sub-01_ce-gad', 'sub-02', 'sub-03_ce-gad'):
+        add(stem)
+
+
+def test_contrast_enhanced_scans_are_left_out_aloud(enhanced, found, caplog):
+    with caplog.at_level('INFO', 'ddae_app'):
+        assert found() == ['sub-01', 'sub-02']
+    (said,) = [record.getMessage() for record in caplog.records]
+    assert '2 contrast-enhanced T1w left out (ce-, for example sub-01_ce-gad_T1w.nii.gz)' in said
+    assert '--bids-filter-file with {"t1w": {"ceagent": "*"}}' in said
+
+
+@pytest.mark.parametrize(
+    ('value', 'stems'),
+    [
+        ('*', ['sub-01_ce-gad', 'sub-03_ce-gad']),
+        ('gad', ['sub-01_ce-gad', 'sub-03_ce-gad']),
+        ([None, '*'], ['sub-01', 'sub-01_ce-gad', 'sub-02', 'sub-03_ce-gad']),
+        (None, ['sub-01', 'sub-02']),
+    ],
+)
+def test_contrast_enhanced_scans_can_be_asked_for(enhanced, found, caplog, value, stems):
+    with caplog.at_level('INFO', 'ddae_app'):
+        assert found(filters={'ceagent': value}) == stems
+    assert not caplog.records
+
+
+def test_only_contrast_enhanced_scans(enhanced, found):
+    with pytest.raises(
+        NothingSelectedError, match='sub-03 has no T1w image with ceagent=none.*give --bids-filter'
+    ):
+        found(participants=('03',))
+    with pytest.raises(NothingSelectedError, match='sub-02 has no T1w image with run=1; the data'):
+        found(participants=('02',), filters={'run': 1})
+
+
+def test_nothing_is_said_of_contrast_agents_where_there_are_none(dataset, found, caplog):
+    with caplog.at_level('INFO', 'ddae_app'):
+        found()
+    assert not caplog.records
+
+
+def _linked(bids_dir: Path, tmp_path: Path, what: str) -> Path:
+    """The root of a dataset of which something is a link."""
+    store = tmp_path / 'store'
+    if what == 'root':
+        (tmp_path / 'linked').symlink_to(bids_dir)
+        return tmp_path / 'linked'
+    if what == 'folder above':
+        (tmp_path / 'linked').symlink_to(tmp_path)
+        return tmp_path / 'linked' / bids_dir.name
+    if what == 'files':
+        for number, path in enumerate(sorted(bids_dir.rglob('*T1w.nii.gz'))):
+            target = store / f'{number}.content'
+            target.parent.mkdir(exist_ok=True)
+            path.rename(target)
+            path.symlink_to(target)
+        return bids_dir
+    shutil.move(bids_dir / 'sub-02', store / 'another name')
+    (bids_dir / 'sub-02').symlink_to(store / 'another name')
+    return bids_dir
+
+
+@pytest.mark.parametrize('what', ['root', 'folder above', 'files', 'participant'])
+def test_links_are_not_followed_to_find_out_what_a_scan_is(dataset, bids_dir, tmp_path, what):
+    (tmp_path / 'store').mkdir()
+    expected = [scan.stem for scan in find_scans(bids_dir, Selection())]
+    root = _linked(bids_dir, tmp_path, what)
+    scans = find_scans(root, Selection())
+    assert [scan.stem for scan in scans] == expected
+    for scan in scans:
+        assert scan.path == root / scan.folder / f'{scan.stem}_T1w.nii.gz'
+        assert scan.path.is_file()
+        inside = scan.path.relative_to(root).as_posix()
+        assert raw_uri(scan, root) == f'bids:raw:{inside}'
+
+
+@pytest.mark.parametrize('what', ['root', 'folder above', 'files', 'participant'])
+def test_links_do_not_disturb_the_validator_or_the_tables(dataset, bids_dir, tmp_path, what):
+    (tmp_path / 'store').mkdir()
+    (bids_dir / 'participants.tsv').write_text('participant_id\tsite\nsub-01\tA\nsub-02\tA\n')
+    table = bids_dir / 'sub-02' / 'sub-02_sessions.tsv'
+    table.write_text('session_id\tsite\nses-1\tB\nses-2\tC\n')
+    root = _linked(bids_dir, tmp_path, what)
+    scans = find_scans(root, Selection())
+    validate_input(root, scans)
+    cohort = read_cohort(root, scans)
+    assert [cohort[scan].site for scan in scans] == ['A', 'A', 'A', 'A', 'B', 'C']

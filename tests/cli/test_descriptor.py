@@ -36,7 +36,7 @@ def descriptor(capsys, tmp_path):
 def test_boutiques_takes_it(descriptor):
     assert bosh('validate', str(descriptor)).strip() == 'OK'
     ids = [item['id'] for item in json.loads(descriptor.read_text())['inputs']]
-    assert set(ids) == {*flag_names(), 'config_file'} - {'templateflow_home'}
+    assert set(ids) == {*flag_names(), 'config_file'} - {'templateflow_home', 'container'}
     assert len(set(ids)) == len(ids)
 
 

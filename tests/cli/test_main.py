@@ -16,7 +16,7 @@ from ddae_app import __version__
 from ddae_app.cli import main as cli
 from ddae_app.cli import runtime
 from ddae_app.cli.main import main, resolve
-from ddae_app.cli.runtime import own_work_dir
+from ddae_app.cli.runtime import default_model, own_work_dir
 from ddae_app.errors import UsageError
 from ddae_app.settings import from_flat, read_flat, to_toml
 
@@ -111,7 +111,7 @@ def test_the_module_is_the_program():
         ('out', ['-w', 'OUT'], 'is the output folder'),
         ('out', ['--bids-database-dir', 'BIDS'], '--bids-database-dir'),
         ('out', ['--bids-database-dir', 'LINK/sub-01/x'], 'lies inside the dataset'),
-        ('out', ['--config-file', 'nowhere.toml'], '--config-file nowhere.toml'),
+        ('out', ['--config-file', 'nowhere.toml'], 'here/nowhere.toml: not readable'),
         ('out', ['--config-file', 'FILE'], 'not readable as TOML'),
     ],
 )
@@ -282,6 +282,83 @@ def test_the_file_wins_over_the_environment(settings, tmp_path):
     usual = settings({'HOME': '/h'}).preproc
     assert usual.templateflow_home == Path('/h/.cache/templateflow')
     assert usual.hd_bet_weights == Path('/h/hd-bet_params/release_2.0.0')
+
+
+@pytest.mark.parametrize('name', ['x', 'a b/ü=1', '../x', '~/x', 'link/x'])
+def test_paths_of_environment_variables_are_absolute(settings, tmp_path, monkeypatch, name):
+    here = tmp_path / 'here'
+    (here / 'link').symlink_to('/')
+    meant = {'../x': tmp_path / 'x', '~/x': tmp_path / 'home' / 'x'}.get(name, here / name)
+    environment = {
+        'HOME': str(tmp_path / 'home'),
+        'HDBET_WEIGHTS': name,
+        'TEMPLATEFLOW_HOME': name,
+    }
+    monkeypatch.setenv('HOME', environment['HOME'])
+    monkeypatch.setenv('DDAE_MODEL', name)
+    preproc = settings(environment).preproc
+    assert (preproc.hd_bet_weights, preproc.templateflow_home) == (meant, meant)
+    assert default_model() == meant
+
+
+def test_relative_paths_of_flags_reach_the_settings(bids_dir, tmp_path, monkeypatch):
+    given = []
+    monkeypatch.setattr(cli, '_run', lambda settings, *others: given.append(settings) or 0)
+    flags = ['-d', 'ddae-app=a=b', '--model=m', '--use_plugin', 'p', '--bids-filter-file', 'f']
+    assert main(['../bids', 'out', 'participant', *flags]) == 0
+    (settings,), here = given, tmp_path / 'here'
+    assert (settings.bids_dir, settings.output_dir) == (bids_dir, here / 'out')
+    assert settings.select.derivatives == (f'ddae-app={here}/a=b',)
+    assert settings.select.bids_filter_file == here / 'f'
+    assert (settings.harmonize.model, settings.run.use_plugin) == (here / 'm', here / 'p')
+    assert settings.run.work_dir == here / 'work'
+
+
+def test_a_loop_of_links_is_no_dataset(bids_dir, tmp_path, capsys):
+    (tmp_path / 'loop').symlink_to('loop')
+    assert main([str(tmp_path / 'loop'), str(tmp_path / 'out'), 'participant']) == 2
+    assert 'no such folder' in capsys.readouterr().err
+
+
+DIGEST = 'sha256:' + 64 * 'a'
+
+
+@pytest.mark.parametrize(
+    ('environment', 'container'),
+    [
+        ({}, {}),
+        ({'APPTAINER_CONTAINER': '/another.sif'}, {}),
+        ({'DDAE_CONTAINER_TAG': 'ddae-app:1'}, {'Type': 'docker', 'Tag': 'ddae-app:1'}),
+        (
+            {'DDAE_CONTAINER_TAG': 'ddae-app:1', 'SINGULARITY_CONTAINER': '/x.sif'},
+            {'Type': 'apptainer', 'Tag': 'ddae-app:1'},
+        ),
+        (
+            {'DDAE_CONTAINER_TAG': 'ddae-app:1', 'DDAE_CONTAINER_DIGEST': DIGEST},
+            {'Type': 'docker', 'Tag': 'ddae-app:1', 'URI': f'docker://ddae-app@{DIGEST}'},
+        ),
+    ],
+)
+def test_the_container_is_that_of_the_run_not_of_the_file(
+    settings, tmp_path, environment, container
+):
+    file = tmp_path / 'settings.toml'
+    file.write_text('[run.container]\nType = "docker"\nTag = "ddae-app:0"\n')
+    assert settings({'HOME': '/h', **environment}, config_file=file).run.container == container
+
+
+def test_a_digest_that_is_none(settings):
+    environment = {'HOME': '/', 'DDAE_CONTAINER_TAG': 'x', 'DDAE_CONTAINER_DIGEST': 'latest'}
+    with pytest.raises(UsageError, match="DDAE_CONTAINER_DIGEST is 'latest'; expected sha256:"):
+        settings(environment)
+
+
+@pytest.mark.parametrize(
+    ('recipe', 'said'), [('Dockerfile', 'ARG VERSION='), ('Singularity.def', 'TAG=ddae-app:')]
+)
+def test_recipes_of_images_name_the_version(recipe, said):
+    text = (Path(__file__).parents[2] / recipe).read_text(encoding='utf-8')
+    assert f'{said}{__version__}\n' in text and 'DDAE_CONTAINER_TAG=ddae-app:' in text
 
 
 @pytest.mark.parametrize(

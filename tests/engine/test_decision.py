@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from ddae_app.bids import provenance
-from ddae_app.bids.cohort import Covariates
+from ddae_app.bids.covariates import Covariates
 from ddae_app.bids.extraction import Extraction
 from ddae_app.bids.layout import Preprocessed
 from ddae_app.bids.scan import Scan
@@ -26,7 +26,9 @@ from ddae_app.settings import Protocol
 
 SCAN = Scan(Path('/bids/sub-01/anat/sub-01_T1w.nii.gz'), '01', None, 'sub-01')
 RAW = 'a' * 64
-MODEL = SimpleNamespace(sites=('A', 'B'), name='m', method='ddae', phantom=False)
+MODEL = SimpleNamespace(
+    sites=('A', 'B'), name='m', method='ddae', phantom=False, uses_covariates=False
+)
 REQUEST = PlanRequest(
     Protocol(),
     model=MODEL,
@@ -238,3 +240,55 @@ def test_listing_and_summary():
     assert rows[0] == ['sub-01', 'done', 'done', '-']
     assert rows[2] == ['sub-01', 'done', 'changed', 'target site (B, now A)']
     assert rows[3][1:3] == ['none', 'refused']
+
+
+@pytest.mark.parametrize(
+    ('state', 'expected'),
+    [
+        (ScanState(SCAN, Covariates('A'), None), ('refused', 'none')),
+        # Whether the outputs are of this image cannot be told.
+        (replace(DONE, raw_sha256=None), ('refused', 'none')),
+        (ScanState(SCAN, Covariates('A'), None, FILES, PREPROC, PREPROC), ('reused', 'new')),
+    ],
+)
+def test_an_image_that_was_not_fetched_is_refused_where_it_is_needed(state, expected):
+    state = replace(state, raw_not_fetched='run "datalad get x"')
+    assert states(state) == expected
+    decision = decide(state, REQUEST)
+    assert decision.refusal == ('run "datalad get x"' if expected[0] == 'refused' else None)
+
+
+def test_whole_scans_need_the_image_itself():
+    request = replace(REQUEST, protocol=Protocol(slices='all'), preprocess=False)
+    state = ScanState(SCAN, Covariates('A'), None, FILES, PREPROC, PREPROC, raw_not_fetched='get')
+    assert decide(state, request).refusal == 'get'
+    done = OutputState(True, None, harmonized_from(PREPROC, request))
+    assert decide(replace(state, harmonized=done), request).refusal is None
+
+
+@pytest.mark.parametrize('preprocess', [True, False])
+def test_a_preprocessed_scan_that_was_not_fetched_is_not_made_again(preprocess):
+    state = ScanState(SCAN, Covariates('A'), RAW, not_fetched='get')
+    request = replace(REQUEST, preprocess=preprocess)
+    assert decide(state, request).refusal == 'get'
+
+
+def test_a_scan_of_which_the_tables_contradict_each_other_is_refused_at_every_stage():
+    state = replace(DONE, covariates=Covariates('A', fault='no row of ses-01'))
+    preprocess_only = replace(REQUEST, model=None, facts=None, target_site=None)
+    for request in (REQUEST, preprocess_only):
+        decision = decide(state, request)
+        assert decision.refusal == 'no row of ses-01' and not decision.is_work
+
+
+def test_an_age_that_is_not_understood_is_refused_where_the_method_takes_ages():
+    state = replace(DONE, covariates=Covariates('A', unread={'age': "age is '30-34'"}))
+    takes_ages = replace(REQUEST, model=SimpleNamespace(**vars(MODEL) | {'uses_covariates': True}))
+    assert decide(state, takes_ages).refusal == "age is '30-34'"
+    assert decide(state, REQUEST).refusal is None
+
+
+def test_the_refusal_says_what_is_missing_of_the_site():
+    state = replace(DONE, covariates=Covariates(no_site='participants.tsv has no row of sub-01'))
+    refusal = decide(state, REQUEST).refusal
+    assert refusal is not None and 'participants.tsv has no row of sub-01' in refusal

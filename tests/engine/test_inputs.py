@@ -1,4 +1,4 @@
-"""What a run takes where no flag says so: slices, brain extraction, brain masks."""
+"""What a run takes where no flag says so: slices, brain extraction, masks; and tables."""
 
 from __future__ import annotations
 
@@ -7,14 +7,19 @@ from pathlib import Path
 
 import pytest
 
+from ddae_app.bids.cohort import Cohort
+from ddae_app.bids.covariates import Covariates
 from ddae_app.bids.extraction import Extraction
+from ddae_app.bids.scan import Scan
 from ddae_app.engine.inputs import (
-    derivative_links,
+    check_sites_known,
+    check_understood,
+    derivative_roots,
     extraction_of,
-    mask_links,
+    mask_folders,
     protocol_without_model,
 )
-from ddae_app.errors import UsageError, WeightsError
+from ddae_app.errors import InvalidBIDSError, UsageError, WeightsError
 from ddae_app.imaging.weights import record_weights, weights_sha256
 from ddae_app.settings import (
     HarmonizeSettings,
@@ -85,6 +90,19 @@ def test_weights_that_cannot_be_used_are_not_left_out_in_silence(tmp_path, caplo
         extraction_of(replace(asked, skull_strip='hd-bet'))
 
 
+@pytest.mark.parametrize('name', ['plans.json', 'fold_all/checkpoint_final.pth'])
+def test_weights_that_were_not_fetched_are_not_taken_for_missing(tmp_path, caplog, name):
+    weights = weights_in(tmp_path / 'weights')
+    (weights / name).unlink()
+    (weights / name).symlink_to('.git/annex/objects/a/b')
+    asked = PreprocSettings(hd_bet_weights=weights)
+    assert extraction_of(asked) == Extraction('deepbet')
+    (record,) = caplog.records
+    assert record.levelname == 'WARNING' and 'datalad get' in record.getMessage()
+    with pytest.raises(WeightsError, match='datalad get'):
+        extraction_of(replace(asked, skull_strip='hd-bet'))
+
+
 def test_masks_come_from_datasets_that_are_not_ours(tmp_path):
     for name in ('ours', 'fmriprep'):
         (tmp_path / name).mkdir()
@@ -92,8 +110,8 @@ def test_masks_come_from_datasets_that_are_not_ours(tmp_path):
     settings = Settings(
         tmp_path, tmp_path / 'out', 'participant', select=SelectSettings(derivatives=entries)
     )
-    assert mask_links(settings) == {'fmriprep': tmp_path / 'fmriprep'}
-    assert list(derivative_links(settings).values()) == [tmp_path / 'ours']
+    assert mask_folders(settings) == [tmp_path / 'fmriprep']
+    assert derivative_roots(settings) == [tmp_path / 'out', tmp_path / 'ours']
 
 
 def test_masks_need_a_dataset_that_is_there(tmp_path):
@@ -105,6 +123,32 @@ def test_masks_need_a_dataset_that_is_there(tmp_path):
         )  # fmt: skip
 
     with pytest.raises(UsageError, match='fmriprep=.*nowhere'):
-        mask_links(asked(f'fmriprep={tmp_path / "nowhere"}'))
+        mask_folders(asked(f'fmriprep={tmp_path / "nowhere"}'))
     with pytest.raises(UsageError, match='--brain-mask-filter.*-d NAME=PATH'):
-        mask_links(asked(file=tmp_path / 'f.json'))
+        mask_folders(asked(file=tmp_path / 'f.json'))
+
+
+def test_fields_that_could_name_the_site_are_offered():
+    settings = Settings(Path('/bids'), Path('/out'), 'participant')
+    columns = ('participant_id', 'age')
+    with pytest.raises(UsageError, match=r'no site column \(found participant_id, age\)') as error:
+        check_sites_known(settings, Cohort({}, None, columns))
+    assert 'JSON' not in str(error.value)
+    with pytest.raises(UsageError, match=r'JSON of the scans \(StationName\), with --site-column'):
+        check_sites_known(settings, Cohort({}, None, columns, site_fields=('StationName',)))
+    check_sites_known(settings, Cohort({}, 'site', columns))
+
+
+def test_what_takes_all_scans_refuses_the_first_that_is_not_understood():
+    scans = [Scan(Path(f'{stem}_T1w.nii'), stem[4:], None, stem) for stem in ('sub-1', 'sub-2')]
+    good = Covariates('A', 30, 'F')
+    bad = Covariates('A', unread={'age': "age is '30-34'"})
+    check_understood(Cohort({'sub-1': good, 'sub-2': good}, 'site', ()), scans)
+    with pytest.raises(InvalidBIDSError, match=r"^sub-2: age is '30-34'$"):
+        check_understood(Cohort({'sub-1': good, 'sub-2': bad}, 'site', ()), scans)
+    with pytest.raises(
+        InvalidBIDSError, match=r'^sub-1: no row \(1 more scan with such a problem\)'
+    ):
+        check_understood(
+            Cohort({'sub-1': Covariates(fault='no row'), 'sub-2': bad}, 'site', ()), scans
+        )

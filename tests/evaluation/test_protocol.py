@@ -179,6 +179,7 @@ def test_unknown_ages_and_sexes_leave_their_measures_out(world, monkeypatch):
     measured = evaluate(data, [unharmonized(images)], TARGET)['source'].estimates
     assert 'site_linear' in measured
     assert not {'age_mae', 'age_r', 'sex', 'age_mae_new_site'} & set(measured)
+    assert set(controls(data)) == {'mask', 'shuffled'}, 'of nothing, no site can be told'
 
 
 def test_the_headline_compares_a_method_with_the_others(estimates):

@@ -13,11 +13,14 @@ import nibabel as nib
 import numpy as np
 
 from ddae_app.bids import sidecars
-from ddae_app.bids.cohort import Cohort, Covariates, read_cohort
+from ddae_app.bids.cohort import Cohort, read_cohort
+from ddae_app.bids.covariates import Covariates
 from ddae_app.bids.layout import Layout, sidecar
+from ddae_app.bids.metadata import ScanMetadata
 from ddae_app.bids.provenance import read_record
 from ddae_app.bids.query import read_filters
 from ddae_app.bids.scan import Scan
+from ddae_app.bids.understood import facts, warnings
 from ddae_app.cli.main import resolve
 from ddae_app.cli.parser import build_parser
 from ddae_app.engine.inputs import space_of
@@ -70,7 +73,8 @@ def table(folder: Path) -> Kind:
         (path / 'participants.tsv').write_bytes(parts[0])
         (path / 'participants.json').write_bytes(parts[1])
         scans = [Scan(path / 'x.nii', label, None, f'sub-{label}') for label in ('01', '02')]
-        return read_cohort(path, scans).summary(scans)
+        cohort = read_cohort(path, scans)
+        return [*facts(cohort, scans), *warnings(cohort, scans, ScanMetadata(path))]
 
     return Kind((rows, json.dumps(levels).encode()), read)
 

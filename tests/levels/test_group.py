@@ -85,6 +85,7 @@ def test_the_measures_of_all_methods_are_written(evaluated):
     assert metrics['Scans'] == 2 * N
     assert metrics['TargetSite'] == 'East'
     assert metrics['Chance'] == 0.5
+    assert metrics['Cautions'] == []
     # The model called strange was trained on other sites.
     assert set(metrics['Methods']) == {
         'source', 'DDAE (toy)', 'cVAE (cvae)', 'Style-Encoding GAN (style-gan)', *refitted(),

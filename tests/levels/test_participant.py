@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
+import re
 import shutil
 from pathlib import Path
 
@@ -166,17 +168,20 @@ def test_settings_of_a_run_repeat_it(done, bids_dir, tmp_path):
     assert not [name for name in second if 'A01' in name]
 
 
-def test_stages_apart_equal_one_run(done, bids_dir, model, tmp_path):
-    flags = ('-w', tmp_path / 'work', '--participant-label', 'B01', *FAST)
+def test_stages_apart_equal_one_run(done, bids_dir, model, tmp_path, monkeypatch):
+    # Every path is relative, since each step runs in a folder of its own.
+    monkeypatch.chdir(tmp_path)
+    bids, model = (os.path.relpath(path, tmp_path) for path in (bids_dir, model))
+    flags = ('-w', 'work', '--participant-label', 'B01', *FAST)
     preproc = run(
-        bids_dir, tmp_path / 'pre', 'participant', '--stage', 'preproc', '--template', TEMPLATE,
+        bids, 'pre', 'participant', '--stage', 'preproc', '--template', TEMPLATE,
         *flags,
     )  # fmt: skip
     assert preproc.returncode == 0, preproc.stderr
     assert not list((tmp_path / 'pre').rglob('*harmonized*'))
     harmonize = run(
-        bids_dir, tmp_path / 'post', 'participant', '--stage', 'harmonize', '--model', model,
-        '--target-site', 'PhantomA', '-d', f'ddae-app={tmp_path / "pre"}', *flags,
+        bids, 'post', 'participant', '--stage', 'harmonize', '--target-site', 'PhantomA',
+        '-d', 'ddae-app=pre', *flags, DDAE_MODEL=model,
     )  # fmt: skip
     assert harmonize.returncode == 0, harmonize.stderr
     name = f'{ANAT.replace("A01", "B01")}_desc-harmonized_T1w.nii.gz'
@@ -186,7 +191,7 @@ def test_stages_apart_equal_one_run(done, bids_dir, model, tmp_path):
     (source,) = json.loads(
         (tmp_path / 'post' / name.replace('harmonized_T1w.nii.gz', 'slices_T1w.json')).read_text()
     )['Sources']
-    assert description['DatasetLinks']['ddae-app'] == (tmp_path / 'pre').as_uri()
+    assert description['DatasetLinks']['ddae-app'] == '../pre'
     assert (tmp_path / 'pre' / source.removeprefix('bids:ddae-app:')).is_file()
     (row,) = read_tsv(tmp_path / 'post' / 'sub-B01' / 'sub-B01_scans.tsv')
     (expected,) = read_tsv(done / 'sub-B01' / 'sub-B01_scans.tsv')
@@ -194,8 +199,8 @@ def test_stages_apart_equal_one_run(done, bids_dir, model, tmp_path):
     assert (tmp_path / 'post' / 'sub-B01' / row['filename']).is_file()
     # Nothing is left to do there, and that is no failure.
     again = run(
-        bids_dir, tmp_path / 'third', 'participant', '--stage', 'preproc', '--template', TEMPLATE,
-        '-d', f'ddae-app={tmp_path / "pre"}', *flags,
+        bids, 'third', 'participant', '--stage', 'preproc', '--template', TEMPLATE,
+        '-d', 'pre', *flags,
     )  # fmt: skip
     assert again.returncode == 0, again.stderr
     # The methods text tells of both stages, but only what ran here of versions.
@@ -358,8 +363,12 @@ def test_adapting_measures_the_appearance_of_a_site_in_its_scans(tmp_path):
 
 
 def test_a_phantom_model_refuses_sites_it_does_not_know(bids_dir, model, tmp_path):
+    bids = tmp_path / 'bids'
+    shutil.copytree(bids_dir, bids)
+    table = bids / 'participants.tsv'
+    table.write_text(re.sub('Phantom[AB]', 'n/a', table.read_text()))
     result = run(
-        bids_dir, tmp_path / 'out', 'participant', '--target-site', 'PhantomA', '--model', model,
+        bids, tmp_path / 'out', 'participant', '--target-site', 'PhantomA', '--model', model,
         '--source-site', 'IXI', '--unseen-site', 'agnostic', '-w', tmp_path / 'work', *FAST,
     )  # fmt: skip
     assert result.returncode == 1

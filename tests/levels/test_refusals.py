@@ -83,7 +83,8 @@ def test_model_of_another_protocol(flags, refused):
 
 
 def test_template_not_there(bids_dir, tmp_path, refused):
-    model = write_model(tmp_path / 'model.safetensors', protocol=Protocol())
+    protocol = Protocol(template='MNI152NLin2009cAsym')
+    model = write_model(tmp_path / 'model.safetensors', protocol=protocol)
     refused(
         2, 'ddae-app-fetch templates', bids_dir, tmp_path / 'out', 'participant', '--target-site',
         'PhantomA', '--model', model, '-w', tmp_path / 'work', *NONE,

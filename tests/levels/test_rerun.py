@@ -177,6 +177,7 @@ def test_training_lists_what_it_would_preprocess(out, bids_dir, tmp_path):
     assert result.returncode == 0, result.stderr
     assert result.stdout.splitlines()[1:] == [f'sub-{s}\tdone\tnone\t-' for s in ('A01', 'B01')]
     assert 'PhantomA 1, PhantomB 1' in result.stderr
+    assert 'training would be refused: site PhantomA has 1 subject' in result.stderr
 
 
 def test_the_group_level_has_nothing_to_list(bids_dir, out):

@@ -45,7 +45,7 @@ def test_a_phantom_model_takes_simulated_scanners_only(policy):
 def test_an_unknown_site_is_refused_by_default_with_the_ways_out():
     refusal = site_refusal(DDAE, 'C', 'refuse')
     assert refusal == (
-        "source site C is unknown to 'toy' (it knows A, B); give --unseen-site agnostic "
+        "source site C is unknown to 'toy' ('toy' knows A, B); give --unseen-site agnostic "
         'or adapt, or a model trained with this site'
     )
     for model in (CVAE, COMBAT):
@@ -54,7 +54,12 @@ def test_an_unknown_site_is_refused_by_default_with_the_ways_out():
         assert refusal.endswith('; give a model trained with this site')
     refusal = site_refusal(DDAE, None, 'refuse')
     assert refusal is not None
-    assert refusal.endswith('; fill in the site column, or give --source-site')
+    assert refusal.endswith(
+        '; fill it in, or give --source-site, the site of scans that have none'
+    )
+    refusal = site_refusal(DDAE, None, 'refuse', missing='participants.tsv has no row of sub-01')
+    assert refusal is not None
+    assert refusal.startswith('its site is not known: participants.tsv has no row of sub-01 (')
 
 
 def test_the_agnostic_policy_takes_any_site():

@@ -5,7 +5,11 @@ from __future__ import annotations
 import numpy as np
 
 from ddae_app.methods.data import SliceData
-from ddae_app.methods.suitability import confounded_sites, sites_with_few_subjects
+from ddae_app.methods.suitability import (
+    confounded_sites,
+    sites_with_few_subjects,
+    unexamined_sites,
+)
 
 
 def cohort(ages, sexes, subjects=None) -> SliceData:
@@ -49,3 +53,14 @@ def test_many_slices_of_one_subject_count_as_one():
     assert confounded_sites(
         cohort([20] * 20 + [*range(60, 80)], 'M' * 20 + 'MF' * 10, subjects)
     ) == {'B': 'age (60 to 79 years there, 20 to 20 elsewhere)'}
+
+
+def test_what_could_not_be_examined_is_told():
+    ages, sexes = [*range(20, 60)], 'MF' * 20
+    assert unexamined_sites(cohort(ages, sexes)) == []
+    (text,) = unexamined_sites(cohort([np.nan] * 40, sexes))
+    assert text.startswith('confounding of site with age was not examined for A (0 of 20), B (0 ')
+    (text,) = unexamined_sites(cohort(ages, [None] * 16 + [*'MFMF'] + ['M', 'F'] * 10))
+    assert 'with sex was not examined for A (4 of 20): ' in text
+    (text,) = unexamined_sites(cohort([*range(20, 40)] + [np.nan] * 20, sexes))
+    assert 'for A (20 of 20), B (0 of 20)' in text, 'there is nobody to compare A with'

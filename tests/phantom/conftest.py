@@ -1,7 +1,16 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
+
+from ddae_app.phantom.scanner import Scanner, draw_scanner
+
+
+def coarse(site: str, voxel_mm: float) -> Scanner:
+    """The scanner of a site with large voxels."""
+    return replace(draw_scanner(site), voxel_mm=(voxel_mm, voxel_mm, voxel_mm))
 
 
 @pytest.fixture(scope='session')

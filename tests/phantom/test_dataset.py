@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import csv
 import hashlib
 import json
 import subprocess
@@ -103,14 +104,16 @@ def test_subjects_belong_to_the_seed():
     assert ages[0] != ages[1]
 
 
-@pytest.mark.parametrize('repeats', [0, 2])
-def test_bids_validator_finds_no_error(tmp_path, dataset, repeats):
-    folder = dataset
-    if repeats:
-        folder = tmp_path / 'ds'
-        write_dataset(
-            folder, replace(TRAVELING, subjects_per_site=1, sessions=repeats, runs=repeats)
-        )
+@pytest.fixture(scope='module')
+def repeated(tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp('repeated') / 'ds'
+    write_dataset(out, replace(TRAVELING, subjects_per_site=1, sessions=2, runs=2))
+    return out
+
+
+@pytest.mark.parametrize('name', ['dataset', 'repeated', 'change'])
+def test_bids_validator_finds_no_error(request, name):
+    folder = request.getfixturevalue(name)
     done = subprocess.run(
         [
             str(Path(sys.executable).with_name('bids-validator-deno')),
@@ -143,6 +146,94 @@ def test_sessions_and_runs_are_other_scans_of_the_same_head(tmp_path):
     assert not np.array_equal(data[0], data[1])
 
 
+@pytest.fixture(scope='module')
+def change(tmp_path_factory) -> Path:
+    """Whole heads of two subjects, who lose gray matter and change the scanner."""
+    out = tmp_path_factory.mktemp('change') / 'ds'
+    design = Design(
+        n_sites=2,
+        subjects_per_site=1,
+        sessions=2,
+        voxel_mm=5.0,
+        traveling=True,
+        whole_head=True,
+        atrophy=3.0,
+        change_scanner=True,
+    )
+    write_dataset(out, design)
+    return out
+
+
+def table(path: Path) -> list[dict[str, str]]:
+    with path.open(encoding='utf-8', newline='') as file:
+        return list(csv.DictReader(file, delimiter='\t'))
+
+
+def test_sessions_say_where_and_when(change):
+    subject = draw_subjects('PhantomA', 1, seed=0)[0]
+    rows = table(change / 'sub-A01/sub-A01_sessions.tsv')
+    assert rows == [
+        {'session_id': 'ses-01', 'site': 'PhantomA', 'age': str(subject.age)},
+        {'session_id': 'ses-02', 'site': 'PhantomB', 'age': str(subject.age + 2)},
+    ]
+    for row in rows:
+        scan = change / f'sub-A01/{row["session_id"]}/anat/sub-A01_{row["session_id"]}_T1w.json'
+        sidecar = json.loads(scan.read_text())
+        assert sidecar['StationName'] == row['site']
+        assert 'SkullStripped' not in sidecar
+    sites = {
+        row['session_id']: row['site'] for row in table(change / 'sub-B01/sub-B01_sessions.tsv')
+    }
+    assert sites == {'ses-01': 'PhantomB', 'ses-02': 'PhantomA'}
+
+
+def test_volumes_of_each_session_are_truth(change):
+    for label in ('A01', 'B01'):
+        first, second = table(change / f'derivatives/truth/sub-{label}/sub-{label}_sessions.tsv')
+        assert float(second['gm_ml']) == pytest.approx(0.97 * float(first['gm_ml']), rel=1e-3)
+        assert float(second['csf_ml']) > float(first['csf_ml'])
+    meaning = json.loads((change / 'derivatives/truth/sessions.json').read_text())
+    assert set(meaning) == set(first) - {'session_id'}
+
+
+def test_mask_of_the_brain_is_truth(change):
+    head = nib.load(change / 'sub-A01/ses-01/anat/sub-A01_ses-01_T1w.nii.gz')
+    truth = change / 'derivatives/truth/sub-A01/ses-01/anat'
+    mask = nib.load(truth / 'sub-A01_ses-01_desc-brain_mask.nii.gz')
+    other = truth / 'sub-A01_ses-01_desc-sitePhantomB_T1w'
+    np.testing.assert_array_equal(mask.affine, head.affine)
+    inside = np.asarray(mask.dataobj)
+    assert set(np.unique(inside)) == {0, 1}
+    volume = inside.sum() * 0.125
+    tissues = table(change / 'derivatives/truth/sub-A01/sub-A01_sessions.tsv')[0]
+    volumes = sum(float(tissues[f'{name}_ml']) for name in ('csf', 'gm', 'wm'))
+    assert volume == pytest.approx(volumes, rel=0.02)
+    assert (head.get_fdata() > 0).mean() > 0.99
+    assert json.loads(other.with_suffix('.json').read_text())['SkullStripped'] is False
+    shown = nib.load(other.with_suffix('.nii.gz')).get_fdata()
+    assert 1.5 * inside.sum() < np.count_nonzero(shown > 0.2 * np.median(shown[inside > 0]))
+
+
+def test_the_head_around_a_brain_does_not_change_the_brain(tmp_path):
+    design = Design(n_sites=1, subjects_per_site=1, voxel_mm=5.0, atrophy=0.0, sessions=2)
+    volumes = []
+    for whole_head in (False, True):
+        out = tmp_path / str(whole_head)
+        write_dataset(out, replace(design, whole_head=whole_head))
+        volumes.append((out / 'derivatives/truth/sub-A01/sub-A01_sessions.tsv').read_text())
+    assert volumes[0] == volumes[1]
+    first, second = table(out / 'derivatives/truth/sub-A01/sub-A01_sessions.tsv')
+    assert first['gm_ml'] == second['gm_ml']
+
+
+def test_other_datasets_do_not_speak_of_heads_and_changes(dataset):
+    readme = (dataset / 'README').read_text()
+    assert 'scans without skull, written by' in readme
+    assert readme.endswith('\n\n' + repr(TRAVELING) + '\n')
+    assert 'whole_head' not in repr(TRAVELING)
+    assert not list(dataset.rglob('*sessions*')) + list(dataset.rglob('*mask*'))
+
+
 def test_refuses_a_folder_in_use(tmp_path, capsys):
     (tmp_path / 'precious.txt').write_text('mine')
     assert main([str(tmp_path), '--sites', '1']) == 2
@@ -162,6 +253,11 @@ def test_refuses_a_folder_in_use(tmp_path, capsys):
         ['--seed', '-1'],
         ['--resolution', '0'],
         ['--runs', '-1'],
+        ['--atrophy', '-1', '--sessions', '2'],
+        ['--atrophy', 'nan', '--sessions', '2'],
+        ['--atrophy', '6', '--sessions', '3'],
+        ['--sites', '1', '--change-scanner', '--sessions', '2'],
+        ['--sessions', '1', '--atrophy', '3'],
     ],
 )
 def test_refuses_what_cannot_be(tmp_path, capsys, arguments):

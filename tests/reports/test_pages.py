@@ -74,6 +74,33 @@ def test_participant_page_escapes_what_it_is_given(tmp_path):
     assert path.read_text().count('&lt;script&gt;') == 6
 
 
+def test_the_scans_of_a_participant_stand_side_by_side(tmp_path):
+    first, failed = report().scans
+    second = ScanReport(
+        'sub-01_ses-2',
+        None,
+        (('Site', 'B'), ('Space', 'MNI')),
+        (Measure('ssim', '0.71', 'similarity', flagged=True), Measure('cjv', '0.4', 'noise')),
+        (Picture('Anatomical', 'Brain mask', 'outline', 'sub-01/figures/b.svg'),),
+    )
+    path = tmp_path / 'sub-01.html'
+    both = report(scans=(first, failed, second))
+    assert both.differing == {'Site': [HOSTILE, 'B'], 'Space': ['', 'MNI']}
+    write_participant_report(path, both)
+    page = path.read_text()
+    Balance().feed(page)
+    (table,) = re.findall(r'<section id="compared">.*?</section>', page, re.DOTALL)
+    rows = re.findall(r'<tr>(.*?)</tr>', table, re.DOTALL)
+    assert 'href="#sub-01_run-1"' in rows[0] and 'href="#sub-01_ses-2"' in rows[0]
+    (ssim,) = (row for row in rows if 'ssim' in row)
+    assert re.search('0.98.*&#9873;.*0.71', ssim)
+    (cjv,) = (row for row in rows if 'cjv' in row)
+    assert re.search('n/a.*0.4', cjv)
+    assert re.search(r'figures/a\.svg.*figures/b\.svg', table, re.DOTALL)
+    write_participant_report(path, report())
+    assert 'id="compared"' not in path.read_text(), 'there is one scan to show'
+
+
 def test_pages_need_no_network(tmp_path):
     write_participant_report(tmp_path / 'a.html', report())
     write_group_report(tmp_path / 'b.html', [{'bids_name': 's', 'ssim': '1'}], {}, {})

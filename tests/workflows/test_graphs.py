@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from ddae_app.bids import sidecars
-from ddae_app.bids.cohort import Covariates
+from ddae_app.bids.covariates import Covariates
 from ddae_app.bids.extraction import Extraction
 from ddae_app.bids.layout import Layout, Preprocessed
 from ddae_app.bids.scan import Scan, Space

@@ -15,8 +15,14 @@ from ddae_app.bids import sidecars
 from ddae_app.bids.cohort import Cohort
 from ddae_app.bids.layout import Layout, SpaceLayout
 from ddae_app.bids.scan import Scan, Space
-from ddae_app.engine.inputs import derivative_roots, find_preprocessed, space_of
+from ddae_app.engine.inputs import (
+    derivative_roots,
+    find_preprocessed,
+    preprocessed_not_fetched,
+    space_of,
+)
 from ddae_app.errors import ImageError, NotEvaluableError, UsageError
+from ddae_app.files import not_fetched
 from ddae_app.imaging import volumes
 from ddae_app.imaging.grid import model_grid
 from ddae_app.imaging.slices import extract_slices
@@ -75,6 +81,7 @@ def gather(settings: Settings, scans: Sequence[Scan], cohort: Cohort) -> Outputs
         if kind and facts[scan] != kind:
             continue
         try:
+            _check_fetched(layout, scan)
             source = _medial_slice(settings, scan, layout)
         except ImageError as error:
             log.warning('The scan %s is excluded from the evaluation: %s', scan.stem, error)
@@ -136,11 +143,21 @@ def _space(settings: Settings, scans: Sequence[Scan]) -> Space:
 
     counts = [sum(there(scan, space) for scan in scans) for space in spaces]
     if not any(counts):
+        for space in spaces:
+            for scan in scans:
+                if message := preprocessed_not_fetched(scan, space, roots):
+                    raise NotEvaluableError(message)
         raise NotEvaluableError(
             f'no preprocessed scan was found in {", ".join(map(str, roots))}; run the participant '
             'level first'
         )
     return spaces[int(np.argmax(counts))]
+
+
+def _check_fetched(layout: SpaceLayout, scan: Scan) -> None:
+    for kind in ('slices', 'harmonized'):
+        if message := not_fetched(layout.image(kind, scan)):
+            raise ImageError(message)
 
 
 def _medial_slice(settings: Settings, scan: Scan, layout: SpaceLayout) -> np.ndarray | None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from ddae_app.bids.layout import Layout
-from ddae_app.engine.inputs import select_scans
+from ddae_app.engine.inputs import check_understood, select_scans
 from ddae_app.evaluation.biology import check_names
 from ddae_app.evaluation.candidates import (
     FITTED_ELSEWHERE,
@@ -29,6 +29,7 @@ from ddae_app.levels.group.figures import draw_pictures
 from ddae_app.methods import registry
 from ddae_app.methods.compatibility import mismatch
 from ddae_app.methods.find import load_harmonizer, read_models
+from ddae_app.methods.suitability import confounded_sites, unexamined_sites
 from ddae_app.reports.evaluation import EvaluationReport, MethodReport
 from ddae_app.settings import Settings
 
@@ -58,13 +59,19 @@ def evaluate_outputs(settings: Settings, default_model: Path | None) -> Evaluati
         If there are too few participants, or if no scan is preprocessed.
     UsageError
         If a flag names a column, a site or a file that does not exist.
+    InvalidBIDSError
+        If the tables say of a scan what is not understood.
     """
     asked = settings.evaluate
     check_names(asked.biology)
     inception = inception_features(asked.inception_weights) if asked.inception_weights else None
     scans, cohort = select_scans(settings)
+    check_understood(cohort, scans)
     outputs = gather(settings, scans, cohort)
     data = EvaluationData.from_cohort(outputs.source, outputs.cohort, asked.biology)
+    cautions = _cautions(data)
+    for caution in cautions:
+        log.warning('%s', caution)
     candidates = _candidates(settings, outputs)
     log.info(
         'Evaluating %s on %d scans of %d sites.',
@@ -105,7 +112,18 @@ def evaluate_outputs(settings: Settings, default_model: Path | None) -> Evaluati
             for method in candidates
         ),
         figures=draw_pictures(settings, outputs, results, default_model),
+        cautions=cautions,
     )
+
+
+def _cautions(data: EvaluationData) -> list[str]:
+    """Why site and biology may not be told apart in these scans."""
+    confounded = [
+        f'Site {site} is confounded with {reason}: what the measures call a site effect may be '
+        'biology.'
+        for site, reason in confounded_sites(data).items()
+    ]
+    return [*confounded, *(f'{text[0].upper()}{text[1:]}.' for text in unexamined_sites(data))]
 
 
 def _candidates(settings: Settings, outputs: Outputs) -> list[Candidate]:
@@ -157,6 +175,7 @@ def metrics_json(report: EvaluationReport) -> str:
         'Scans': report.scans,
         'TargetSite': report.target,
         'Chance': report.chance,
+        'Cautions': list(report.cautions),
         'Protocol': report.protocol,
         'Measures': dict(report.meanings),
         'Controls': {name: vars(value) for name, value in report.controls.items()},

@@ -30,6 +30,8 @@ def run_group(settings: Settings, default_model: Path | None = None) -> int:
         The output folder holds no participant-level results.
     UsageError
         A flag names a column, a site or a file that does not exist.
+    InvalidBIDSError
+        The tables say of a scan what is not understood.
     """
     layout = Layout(settings.output_dir)
     rows, pages = quality_of_all(layout)

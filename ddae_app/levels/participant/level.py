@@ -10,11 +10,12 @@ from ddae_app.bids.cohort import Cohort
 from ddae_app.bids.dataset import write_description
 from ddae_app.bids.layout import Layout, RunFiles, SpaceLayout
 from ddae_app.bids.scan import Scan
+from ddae_app.bids.understood import near_twins
 from ddae_app.engine.decision import Decision, listing, summary
 from ddae_app.engine.inputs import (
     check_sites_known,
-    dataset_links,
     derivative_roots,
+    derivatives,
     layout_of,
     protocol_without_model,
     select_scans,
@@ -77,6 +78,9 @@ def run_participant(settings: Settings, logs: RunFiles, default_model: Path | No
     scans, cohort = select_scans(settings)
     if model:
         check_sites_known(settings, cohort)
+        here = {site for scan in scans if (site := cohort[scan].site)}
+        for line in near_twins(here - set(model.info.sites), model.info.sites):
+            log.warning('%s', line)
         asked = settings.preproc
         protocol = check_protocol(model.info, asked.template, asked.slices)
     else:
@@ -85,9 +89,12 @@ def run_participant(settings: Settings, logs: RunFiles, default_model: Path | No
     run = _Run(settings, scans, cohort, layout, model, logs)
     if settings.run.dry_run:
         return run.dry_run()
-    write_description(settings.output_dir, settings.bids_dir, dataset_links(settings))
+    write_description(
+        settings.output_dir, settings.bids_dir, derivatives(settings), settings.run.container
+    )
     if settings.run.reports_only:
-        return run.finish({}, _last_methods(layout))
+        faults = {scan: fault for scan in scans if (fault := cohort[scan].fault)}
+        return run.finish(faults, _last_methods(layout))
     return run.process()
 
 
@@ -187,7 +194,8 @@ class _Run:
         accepted = [
             scan
             for scan in self.scans
-            if not site_refusal(info, self.cohort[scan].site, asked.unseen_site)
+            if not self.cohort[scan].fault
+            and not site_refusal(info, self.cohort[scan].site, asked.unseen_site)
         ]
         return preprocess_missing(self.settings, accepted, self.cohort, self.layout, self.logs)
 

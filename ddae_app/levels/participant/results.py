@@ -11,13 +11,15 @@ from typing import Any
 
 from ddae_app import __version__
 from ddae_app.bids import sidecars
-from ddae_app.bids.cohort import Cohort, Covariates
+from ddae_app.bids.cohort import Cohort
+from ddae_app.bids.covariates import Covariates
 from ddae_app.bids.dataset import update_scans
 from ddae_app.bids.layout import RunFiles, SpaceLayout
 from ddae_app.bids.measures import MEASURES
 from ddae_app.bids.scan import Scan
 from ddae_app.engine.inputs import derivative_roots, find_preprocessed
 from ddae_app.engine.run import crash_file, crash_reason
+from ddae_app.files import not_fetched
 from ddae_app.methods.find import FoundModel
 from ddae_app.reports.participant import (
     Measure,
@@ -107,7 +109,9 @@ def outputs_missing(
             wanted = sorted(layout.harmonized_images(scan).values())
         absent = [path for path in wanted if not path.is_file()]
         if absent:
-            missing[scan] = f'{absent[0].relative_to(layout.root)} was not written'
+            missing[scan] = (
+                not_fetched(absent[0]) or f'{absent[0].relative_to(layout.root)} was not written'
+            )
     return missing
 
 
@@ -216,9 +220,8 @@ def _scan_report(
         if (path := layout.figure(scan, desc)).is_file()
     )
     summary = _summary(layout, scan, covariates, entries)
-    return ScanReport(
-        scan.stem, None, tuple(summary.items()), measures, pictures, _scan_warnings(entries)
-    )
+    warnings = *_scan_warnings(entries), *covariates.unread.values()
+    return ScanReport(scan.stem, None, tuple(summary.items()), measures, pictures, warnings)
 
 
 def _summary(
@@ -231,7 +234,7 @@ def _summary(
     summary = {
         'T1w': scan.path.name,
         'Shows': kinds.get(entries.get('HeadKind', ''), 'not recorded'),
-        'Site': covariates.site or 'not known',
+        'Site': f'{covariates.site} ({covariates.site_from})' if covariates.site else 'not known',
         'Age, sex': f'{age}, {covariates.sex or "not known"}',
         'Space': f'{template}, {entries.get("Resolution", "")}',
         'Brain extraction': str(entries.get('SkullStripMethod', 'not recorded')),

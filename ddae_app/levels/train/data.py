@@ -5,18 +5,20 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
+from ddae_app.bids.cohort import Cohort
 from ddae_app.bids.dataset import write_description
 from ddae_app.bids.layout import RunFiles, SpaceLayout
 from ddae_app.bids.scan import Scan
 from ddae_app.engine.inputs import (
     check_sites_known,
-    dataset_links,
+    check_understood,
     derivative_roots,
+    derivatives,
     find_preprocessed,
     select_scans,
 )
@@ -29,8 +31,10 @@ from ddae_app.imaging.slices import training_stacks
 from ddae_app.methods.data import SliceData
 from ddae_app.methods.suitability import (
     FEWEST_TO_TRAIN,
+    People,
     confounded_sites,
     sites_with_few_subjects,
+    unexamined_sites,
 )
 from ddae_app.settings import Protocol, Settings, TrainSettings
 
@@ -48,14 +52,14 @@ class Prepared:
     failures : dict of Scan to str
         Scans that are not among them, and why.
     warnings : tuple of str
-        What is wrong with the cohort and was allowed.
+        What is wrong with the cohort and was allowed, and what could not be examined.
     """
 
     sites: tuple[str, ...]
     ages: np.ndarray
     sexes: tuple[str | None, ...]
     subjects: tuple[str, ...]
-    failures: dict[Scan, str]
+    failures: dict[Scan, str] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
 
     def open(self, store: Path, protocol: Protocol) -> SliceData:
@@ -87,32 +91,46 @@ def prepare(settings: Settings, layout: SpaceLayout, store: Path, logs: RunFiles
     ------
     UsageError
         No scan can be used, or the cohort is not suitable and that was not allowed.
+    InvalidBIDSError
+        The tables say of a scan what is not understood.
     """
     scans, cohort = select_scans(settings)
     check_sites_known(settings, cohort)
-    write_description(settings.output_dir, settings.bids_dir, dataset_links(settings))
+    check_understood(cohort, scans)
     failures = {
-        scan: 'its site is not known; fill in the site column, or leave the scan out'
+        scan: f'its site is not known: {cohort[scan].no_site}; fill it in, or leave the scan out'
         for scan in scans
         if cohort[scan].site is None
     }
     usable = [scan for scan in scans if scan not in failures]
-    failures |= preprocess_missing(settings, usable, cohort, layout, logs)
-    stored, unusable = _store(derivative_roots(settings), usable, layout, store)
-    covariates = [cohort[scan] for scan in stored]
-    prepared = Prepared(
-        sites=tuple(c.site or '' for c in covariates),
-        ages=np.array([c.age for c in covariates]),
-        sexes=tuple(c.sex for c in covariates),
-        subjects=tuple(scan.participant for scan in stored),
-        failures=unusable | failures,
+    # Hours of preprocessing later it would be refused as well.
+    check_cohort(people_of(usable, cohort), settings.train)
+    write_description(
+        settings.output_dir, settings.bids_dir, derivatives(settings), settings.run.container
     )
+    failures |= preprocess_missing(settings, usable, cohort, layout, logs)
+    usable = [scan for scan in usable if scan not in failures]
+    stored, unusable = _store(derivative_roots(settings), usable, layout, store)
+    prepared = replace(people_of(stored, cohort), failures=unusable | failures)
     data = prepared.open(store, layout.space.protocol)
-    warnings = check_cohort(data, settings.train)
+    warnings = check_cohort(prepared, settings.train)
+    for warning in warnings:
+        log.warning('%s', warning)
     counts = Counter(data.sites)
     slices = (f'{site} {n * data.depth}' for site, n in counts.items())
     log.info('training slices: %s', ', '.join(slices))
     return replace(prepared, warnings=warnings)
+
+
+def people_of(scans: Sequence[Scan], cohort: Cohort) -> Prepared:
+    """The labels of some scans."""
+    covariates = [cohort[scan] for scan in scans]
+    return Prepared(
+        sites=tuple(c.site or '' for c in covariates),
+        ages=np.array([c.age for c in covariates]),
+        sexes=tuple(c.sex for c in covariates),
+        subjects=tuple(scan.participant for scan in scans),
+    )
 
 
 def _store(
@@ -144,17 +162,25 @@ def _stacks_of(scan: Scan, layout: SpaceLayout, roots: Sequence[Path]) -> np.nda
     return training_stacks(image, mask > 0, model_grid(protocol.template, protocol.grid), protocol)
 
 
-def check_cohort(data: SliceData, asked: TrainSettings) -> tuple[str, ...]:
-    """Refuse data in which no site effect can be estimated; what was allowed, as warnings.
+def check_cohort(data: People, asked: TrainSettings) -> tuple[str, ...]:
+    """Refuse data in which no site effect can be estimated.
+
+    Returns
+    -------
+    tuple of str
+        What was allowed, and what could not be examined.
 
     Raises
     ------
     UsageError
         There is one site, or a site of few subjects or one that is confounded, unless allowed.
     """
-    if len(data.site_names) < 2:
+    sites = sorted(set(data.sites))
+    if not sites:
+        raise UsageError('no scan has a known site, so there is nothing to train on')
+    if len(sites) < 2:
         raise UsageError(
-            f'all scans come from {data.site_names[0]}; a model that separates sites needs at '
+            f'all scans come from {sites[0]}; a model that separates sites needs at '
             'least two (is --site-column right?)'
         )
     few = [
@@ -166,12 +192,11 @@ def check_cohort(data: SliceData, asked: TrainSettings) -> tuple[str, ...]:
         f'site {site} is confounded with {reason}'
         for site, reason in confounded_sites(data).items()
     ]
+    unexamined = unexamined_sites(data)
     for problems, allowed, flag in (
         (few, asked.allow_few_scans, '--allow-few-scans'),
         (confounded, asked.allow_confounding, '--allow-confounding'),
     ):
         if problems and not allowed:
             raise UsageError(f'{problems[0]}; leave its scans out, or give {flag}')
-    for warning in (*few, *confounded):
-        log.warning('%s', warning)
-    return (*few, *confounded)
+    return (*few, *confounded, *unexamined)

@@ -20,6 +20,7 @@ from ddae_app.bids.layout import ModelFiles, RunFiles, SpaceLayout
 from ddae_app.engine.decision import listing, summary
 from ddae_app.engine.inputs import (
     check_sites_known,
+    check_understood,
     layout_of,
     protocol_without_model,
     select_scans,
@@ -28,7 +29,7 @@ from ddae_app.engine.plan import decide_preprocessing
 from ddae_app.errors import UsageError
 from ddae_app.files import staged, write_atomically
 from ddae_app.levels.train.card import make_card
-from ddae_app.levels.train.data import prepare
+from ddae_app.levels.train.data import check_cohort, people_of, prepare
 from ddae_app.methods import registry
 from ddae_app.methods.base import Progress, ProgressCallback, TrainedModel, TrainingRequest
 from ddae_app.methods.compatibility import check_protocol
@@ -152,13 +153,21 @@ def _dry_run(settings: Settings, layout: SpaceLayout) -> int:
     """Print which scans would be preprocessed for training, and write nothing."""
     scans, cohort = select_scans(settings)
     check_sites_known(settings, cohort)
+    check_understood(cohort, scans)
     _, decisions = decide_preprocessing(settings, scans, cohort, layout)
     print('\n'.join(listing(decisions)))
     for line in summary(decisions):
         log.info('%s', line)
+    known = [scan for scan in scans if cohort[scan].site]
+    try:
+        for warning in check_cohort(people_of(known, cohort), settings.train):
+            log.warning('%s', warning)
+    except UsageError as e:
+        log.warning('training would be refused: %s', e)
     counts = Counter(cohort[scan].site or 'not known' for scan in scans)
     log.info('scans to train on: %s', ', '.join(f'{site} {n}' for site, n in counts.items()))
-    return 1 if 'not known' in counts else 0
+    refused = any(decision.refusal for decision in decisions)
+    return 1 if 'not known' in counts or refused else 0
 
 
 def _initial_model(settings: Settings) -> FoundModel | None:

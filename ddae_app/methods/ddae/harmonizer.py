@@ -236,7 +236,7 @@ class DDAEHarmonizer:
             stat = path.stat()
             version = (stat.st_mtime_ns, stat.st_size)
         bundle = _cached_bundle(str(path.resolve()), version, str(resolve_device(device)))
-        needs_labels = bundle.info.config.condition_dropout == 0
+        needs_labels = bundle.info.uses_covariates
         return cls(bundle=bundle, device=device, use_covariates=needs_labels, **options)
 
     def _fitted(self) -> Bundle:

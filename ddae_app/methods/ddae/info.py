@@ -29,6 +29,11 @@ class DDAEInfo(ModelInfo):
         """Sizes and options of its network."""
         return vars(self.config)
 
+    @property
+    def uses_covariates(self) -> bool:
+        """Whether it was never trained without age and sex, and needs them."""
+        return self.config.condition_dropout == 0
+
     def _checks(self) -> dict[str, bool]:
         return (
             super()._checks()
