@@ -6,7 +6,7 @@ import os
 import shlex
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from hashlib import file_digest
 from pathlib import Path
 
@@ -14,6 +14,9 @@ PREFIX = '.tmp-'
 
 _ANNEX = '/annex/objects/'
 _LFS = b'version https://git-lfs.github.com/'
+
+_unfinished: set[Path] = set()
+# What this process is writing. A handler of signals has no other way to know it.
 
 
 @contextmanager
@@ -27,12 +30,21 @@ def staged(path: Path) -> Iterator[Path]:
     handle, name = tempfile.mkstemp(prefix=PREFIX, suffix=path.name, dir=path.parent)
     os.close(handle)
     temporary = Path(name)
+    _unfinished.add(temporary)
     try:
         yield temporary
-        temporary.chmod(0o666 & ~_umask())  # mkstemp makes files that only the owner can read
+        temporary.chmod(0o666 & ~umask())  # mkstemp makes files that only the owner can read
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+        _unfinished.discard(temporary)
+
+
+def discard_unfinished() -> None:
+    """Delete what this process is writing, for the moment before it ends in the middle."""
+    for temporary in tuple(_unfinished):
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def remove_temporary_files(folder: Path, name_part: str) -> None:
@@ -98,8 +110,9 @@ def _in_annex(path: Path) -> str:
     return shlex.quote(os.path.join(os.path.realpath(path.parent), path.name))  # noqa: PTH118
 
 
-def _umask() -> int:
+def umask() -> int:
+    """The permissions that new files of this process do not get."""
     # The only portable way to read it is to set it; this program writes files from one thread.
-    umask = os.umask(0)
-    os.umask(umask)
-    return umask
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -20,6 +20,7 @@ from urllib.parse import quote, unquote, urlsplit
 from ddae_app import __version__
 from ddae_app.bids.layout import BIDSIGNORE, IMAGES, Layout, lock, sidecar
 from ddae_app.bids.measures import MEASURES
+from ddae_app.bids.output_folder import PROGRAM, read_description
 from ddae_app.bids.sidecars import DESCRIPTIONS
 from ddae_app.errors import InvalidBIDSError
 from ddae_app.files import write_atomically
@@ -50,7 +51,7 @@ def write_description(
     container : mapping of str to str
         Of the run, as BIDS describes it; empty outside of one.
     """
-    raw = _raw_description(bids_dir)
+    raw = read_description(bids_dir)
     license_, named = raw.get('License'), raw.get('Authors')
     authors = [a for a in named if isinstance(a, str) and a] if isinstance(named, list) else []
     authors = authors or ['not given by the source dataset']
@@ -81,9 +82,13 @@ def write_description(
             name: _relative(folder, output_dir)
             for name, folder in {RAW: bids_dir, **links}.items()
         }
-        write_json(layout.description, description)
-    write_atomically(layout.readme, _README)
-    write_atomically(layout.ignored, BIDSIGNORE)
+        # What people added to a description, or wrote in place of our texts, is theirs.
+        write_json(layout.description, read_description(output_dir) | description)
+    if _README_MARK in _text(layout.readme, _README):
+        write_atomically(layout.readme, _README)
+    ignored = _text(layout.ignored, '').splitlines()
+    ours = [line for line in BIDSIGNORE.splitlines() if line not in ignored]
+    write_atomically(layout.ignored, '\n'.join([*ignored, *ours]) + '\n')
     write_atomically(layout.labels, to_tsv(rows))
     write_json(sidecar(layout.labels), dictionary)
 
@@ -93,7 +98,7 @@ def _generator(container: Mapping[str, str]) -> dict[str, Any]:
     urls = metadata('ddae-app').get_all('Project-URL') or []
     named = dict(url.split(', ', 1) for url in urls)
     return {
-        'Name': 'ddae-app',
+        'Name': PROGRAM,
         'Version': __version__,
         **({'CodeURL': named['Source']} if 'Source' in named else {}),
         **({'Container': dict(container)} if container else {}),
@@ -102,7 +107,7 @@ def _generator(container: Mapping[str, str]) -> dict[str, Any]:
 
 def _links(folder: Path) -> dict[str, str]:
     """The datasets to which an earlier run linked."""
-    links = _raw_description(folder).get('DatasetLinks')
+    links = read_description(folder).get('DatasetLinks')
     items = links.items() if isinstance(links, dict) else ()
     return {name: link for name, link in items if isinstance(link, str)}
 
@@ -148,17 +153,17 @@ def _relative(folder: Path, output_dir: Path) -> str:
 
 def dataset_name(bids_dir: Path) -> str:
     """The name that a dataset gives itself."""
-    return str(_raw_description(bids_dir).get('Name') or bids_dir.name)
+    return str(read_description(bids_dir).get('Name') or bids_dir.name)
 
 
 def license_of(bids_dir: Path) -> str:
     """What a dataset says that its data may be used for."""
-    return str(_raw_description(bids_dir).get('License') or 'not stated')
+    return str(read_description(bids_dir).get('License') or 'not stated')
 
 
 def is_phantom(bids_dir: Path) -> bool:
     """Whether a dataset was written by ``ddae-phantom``."""
-    generators = _raw_description(bids_dir).get('GeneratedBy')
+    generators = read_description(bids_dir).get('GeneratedBy')
     return isinstance(generators, list) and any(
         isinstance(g, dict) and g.get('Name') == 'ddae-phantom' for g in generators
     )
@@ -244,19 +249,20 @@ def _cell(value: Any) -> str:
     return ' '.join(str(value).split()) or 'n/a'
 
 
-def _raw_description(bids_dir: Path) -> dict[str, Any]:
+def _text(path: Path, default: str) -> str:
     try:
-        text = Layout(bids_dir).description.read_text(encoding='utf-8-sig')
-        content = json.loads(text)
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
+        return path.read_text(encoding='utf-8', errors='replace')
+    except FileNotFoundError:
+        return default
 
 
 def _source(bids_dir: Path, raw: dict[str, Any]) -> dict[str, str]:
     doi = raw.get('DatasetDOI')
     return {'DOI': doi} if isinstance(doi, str) and doi else {'URL': bids_dir.absolute().as_uri()}
 
+
+_README_MARK = 'Written by ddae-app'
+"""Where it is missing, somebody wrote another text."""
 
 _README = """# Harmonized T1-weighted images
 

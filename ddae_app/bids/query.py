@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import re
-from collections.abc import Sequence
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 from ddae_app.bids.scan import Scan
 from ddae_app.errors import InvalidBIDSError, NothingSelectedError, UsageError
-from ddae_app.files import not_fetched
+from ddae_app.files import PREFIX, not_fetched, umask
 
 log = logging.getLogger('ddae_app')
 
@@ -41,7 +45,7 @@ class Selection:
         reads it, where null means "without this entity", ``"*"`` "with any value of it", and a
         list "one of these".
     database : Path or None
-        Folder of a pybids index, made if it is not there.
+        Folder of indexes of pybids; that of the dataset as it is now is made if it is not there.
     """
 
     participants: tuple[str, ...] = ()
@@ -163,11 +167,20 @@ def _index(bids_dir: Path, database: Path | None) -> Any:
         raise InvalidBIDSError(
             f'{bids_dir}: no dataset_description.json; expected the root of a BIDS dataset'
         )
-    indexer = bids.BIDSLayoutIndexer(validate=False, index_metadata=False, ignore=IGNORED)
-    try:
+
+    def index(folder: Path | None = None) -> Any:
+        indexer = bids.BIDSLayoutIndexer(validate=False, index_metadata=False, ignore=IGNORED)
         return bids.BIDSLayout(
-            bids_dir, indexer=indexer, database_path=database, is_derivative=False
+            bids_dir, indexer=indexer, database_path=folder, is_derivative=False
         )
+
+    try:
+        if database is None:
+            return index()
+        folder = database / f'index-{_fingerprint(bids_dir, bids.__version__)}'
+        if not folder.is_dir():
+            _make_index(index, folder)
+        return index(folder)
     except (ValueError, TypeError, KeyError) as e:
         raise InvalidBIDSError(
             f'{bids_dir}: not readable as a BIDS dataset ({_first_line(e)})'
@@ -179,6 +192,36 @@ def _index(bids_dir: Path, database: Path | None) -> Any:
             f'--bids-database-dir {database}: not usable ({_first_line(e)}); remove the folder, '
             'so that it is made anew, or name another'
         ) from e
+
+
+def _make_index(index: Callable[[Path], Any], folder: Path) -> None:
+    """Make an index under another name, so that a job that stops does no harm to others."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=PREFIX, dir=folder.parent))
+    try:
+        index(temporary)
+        temporary.chmod(0o777 & ~umask())
+        try:
+            temporary.rename(folder)
+        except OSError:
+            # Another job made the same index meanwhile.
+            if not folder.is_dir():
+                raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _fingerprint(bids_dir: Path, version: str) -> str:
+    """What an index depends on: where a dataset is, the names of its files, and the indexer."""
+    digest = sha256(f'{bids_dir}\0{version}\0{[p.pattern for p in IGNORED]}'.encode())
+    digest.update((bids_dir / 'dataset_description.json').read_bytes())
+    for start in [bids_dir, *sorted(p for p in bids_dir.glob('sub-*') if p.is_dir())]:
+        for folder, folders, files in os.walk(start, followlinks=True):
+            folders.sort()
+            digest.update(f'\0{folder}\0{sorted(files)}'.encode(errors='surrogateescape'))
+            if start == bids_dir:
+                break
+    return digest.hexdigest()[:16]
 
 
 def _check_entities(filters: dict[str, Any], layout: Any) -> None:

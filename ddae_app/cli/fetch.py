@@ -12,8 +12,10 @@ from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 
 from ddae_app import __version__
+from ddae_app.cli.runtime import stop_signals
 from ddae_app.errors import DdaeError, TemplateError, WeightsError
 from ddae_app.files import staged
+from ddae_app.processes import StopRequest
 from ddae_app.settings import absolute
 
 TEMPLATE = 'MNI152NLin2009cAsym'
@@ -42,9 +44,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     what = build_parser().parse_args(argv).what
     fetch = _fetch_templates if what == 'templates' else _fetch_hd_bet
     try:
-        with tempfile.TemporaryDirectory() as folder:
+        with stop_signals(), tempfile.TemporaryDirectory() as folder:
             lines = fetch(Path(folder))
-    except DdaeError as error:
+    except (DdaeError, StopRequest) as error:
         print(f'ddae-app-fetch: error: {error}', file=sys.stderr)
         return error.exit_code
     print('\n'.join(lines))

@@ -6,25 +6,30 @@ import errno
 import logging
 import os
 import shlex
+import shutil
 import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ddae_app import __version__
 from ddae_app.bids.layout import Layout, RunFiles
+from ddae_app.bids.output_folder import check_locks, check_output_folder
 from ddae_app.cli import runtime
 from ddae_app.cli.parser import build_parser
 from ddae_app.cli.values import default_nprocs
 from ddae_app.errors import DdaeError, UsageError, lack_of_memory
 from ddae_app.files import write_atomically
+from ddae_app.processes import StopRequest, run_apart
 from ddae_app.settings import RunSettings, Settings, absolute, from_flat, read_flat, to_toml
 
 log = logging.getLogger('ddae_app')
+
+RunLevel = Callable[[Settings, RunFiles], int]
 
 DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO}
 """Errors of a disk that is full or broken, which are no defect of the program."""
@@ -36,29 +41,40 @@ def main(argv: Sequence[str] | None = None) -> int:
     Parameters
     ----------
     argv : sequence of str, optional
-        Arguments without the program's name; those of the process by default.
+        Arguments without the program's name. By default, those of this process, which is then
+        taken for the program's own: the run gets another one, which it can end at any moment.
     """
     arguments = vars(build_parser().parse_args(argv))
     runtime.log_to_terminal(arguments.get('verbose_count', 0))
+    command = shlex.join(sys.argv[1:] if argv is None else argv)
+    # A caller's process may have threads, which a fork of it would lose.
+    run_level = _run_level_apart if argv is None else _run_level_here
     with runtime.stop_signals():
-        try:
-            return _run(resolve(arguments, os.environ), shlex.join(argv or sys.argv[1:]))
-        except DdaeError as error:
-            log.error('%s', error)
-            return error.exit_code
-        except runtime.StopRequest as stop:
-            runtime.kill_children()
-            log.error('%s; run the same command again to resume', stop)
-            return stop.exit_code
-        except Exception as error:
-            shortage = _shortage(error, arguments.get('output_dir'))
-            if shortage is None:
-                raise
-            log.error('%s', shortage)
-            return 1
+        return _report(
+            lambda: _run(resolve(arguments, os.environ), command, run_level),
+            arguments.get('output_dir'),
+        )
 
 
-def _shortage(error: Exception, output_dir: str | None) -> str | None:
+def _report(work: Callable[[], int], output_dir: Path | str | None) -> int:
+    """The exit code of `work`; what a user can resolve is logged in one line."""
+    try:
+        return work()
+    except DdaeError as error:
+        log.error('%s', error)
+        return error.exit_code
+    except StopRequest as stop:
+        log.error('%s; run the same command again to resume', stop)
+        return stop.exit_code
+    except Exception as error:
+        shortage = _shortage(error, output_dir)
+        if shortage is None:
+            raise
+        log.error('%s', shortage)
+        return 1
+
+
+def _shortage(error: Exception, output_dir: Path | str | None) -> str | None:
     """The message for an error that means too little disk space or memory; None for others."""
     if isinstance(error, OSError) and error.errno in DISK_ERRORS:
         return (
@@ -119,75 +135,114 @@ def _check_folders(settings: Settings) -> None:
             'the output folder is the dataset itself, which is never written to; name another, '
             f'for example {settings.bids_dir / "derivatives" / "ddae-app"}'
         )
-    inside = output_dir.relative_to(bids_dir).parts if bids_dir in output_dir.parents else ()
-    if inside and inside[0] != 'derivatives':
+    if _is_inside(output_dir, bids_dir) and not _is_inside(output_dir, bids_dir / 'derivatives'):
         raise UsageError(
             f'the output folder {output_dir} lies inside the dataset, which is never written to; '
             f'only {bids_dir / "derivatives"} may hold outputs'
         )
-    if (work_dir == bids_dir or bids_dir in work_dir.parents) and output_dir not in (
-        work_dir,
-        *work_dir.parents,
-    ):
+    if _is_inside(work_dir, bids_dir) and not _is_inside(work_dir, output_dir):
         raise UsageError(
             f'the work directory {work_dir} lies inside the dataset, which is never written to; '
             'name another with -w'
         )
-    if settings.run.clean_workdir:
-        inside_work = [f for f in (bids_dir, output_dir) if work_dir in (f, *f.parents)]
-        if inside_work:
-            raise UsageError(
-                f'--clean-workdir would delete {inside_work[0]}, which lies in the work directory '
-                f'{work_dir}; name another with -w'
-            )
+    asked = settings.select.bids_database_dir
+    database = Path(os.path.realpath(asked)) if asked else None
+    if (
+        database
+        and _is_inside(database, bids_dir)
+        and not _is_inside(database, bids_dir / 'derivatives')
+    ):
+        raise UsageError(
+            f'--bids-database-dir {asked} lies inside the dataset, which is never written to; '
+            'name another folder'
+        )
+    if work_dir == output_dir:
+        raise UsageError(
+            f'the work directory {work_dir} is the output folder; name another with -w'
+        )
+    check_output_folder(output_dir, work_dir)
     if settings.run.dry_run:
         return
     for what, folder in (('output folder', output_dir), ('work directory', work_dir)):
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            probe = folder / f'.probe-{uuid.uuid4().hex}'
-            probe.touch()
-            probe.unlink()
-        except OSError as e:
-            raise UsageError(
-                f'the {what} {folder} cannot be written to ({e.strerror}); name another'
-            ) from e
+        _check_writable(what, folder)
+    if settings.analysis_level != 'group':
+        check_locks(output_dir)
 
 
-def _run(settings: Settings, command: str) -> int:
+def _is_inside(path: Path, folder: Path) -> bool:
+    return folder in (path, *path.parents)
+
+
+def _check_writable(what: str, folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / f'.probe-{uuid.uuid4().hex}'
+        probe.touch()
+        probe.unlink()
+    except OSError as e:
+        raise UsageError(
+            f'the {what} {folder} cannot be written to ({e.strerror}); name another'
+        ) from e
+
+
+def _run(settings: Settings, command: str, run_level: RunLevel) -> int:
     if settings.run.dry_run:
-        return _dry_run(settings)
-    runtime.prepare_environment(settings)
+        return _dry_run(settings, run_level)
+    asked = settings
+    own = replace(settings.run, work_dir=runtime.own_work_dir(settings))
+    settings = replace(settings, run=own)
     # torchrun starts several processes, of which the first logs for all.
     first = runtime.is_first_process()
     if settings.run.clean_workdir and first:
-        runtime.empty_folder(settings.run.work_dir)
+        shutil.rmtree(settings.run.work_dir, ignore_errors=True)
+    # It may be of another user.
+    _check_writable('folder of this dataset in the work directory', settings.run.work_dir)
+    runtime.prepare_environment(settings)
     run_id = f'{time.strftime("%Y%m%d-%H%M%S")}_{uuid.uuid4()}'
-    root = settings.output_dir if first else settings.run.work_dir.resolve()
+    root = settings.output_dir if first else settings.run.work_dir
     logs = Layout(root).run(run_id)
     if not first:
         runtime.silence_terminal()
     logs.folder.mkdir(parents=True)
-    write_atomically(logs.settings, to_toml(settings))
+    write_atomically(logs.settings, to_toml(asked))
     write_atomically(logs.command, f'ddae-app {command}\n')
     runtime.log_to_file(logs.log)
     log.info('ddae-app %s, run %s', __version__, run_id)
     log.debug('command: ddae-app %s', command)
-    started = time.monotonic()
-    code = _run_level(settings, logs)
-    log.info('finished in %.0f s with exit code %d', time.monotonic() - started, code)
-    return code
+    return run_level(settings, logs)
 
 
-def _dry_run(settings: Settings) -> int:
+def _dry_run(settings: Settings, run_level: RunLevel) -> int:
     """List what a run would do; files are written only into a temporary folder."""
     if settings.analysis_level == 'group':
         raise UsageError('--dry-run: the group level has nothing to list; leave the flag out')
-    with tempfile.TemporaryDirectory() as folder:
+    try:
+        temporary_folder = tempfile.TemporaryDirectory()
+    except OSError as e:
+        raise UsageError(
+            f'--dry-run: no folder for temporary files can be written to ({e.strerror}); set '
+            'TMPDIR to one that can'
+        ) from e
+    with temporary_folder as folder:
         temporary = replace(settings.run, work_dir=Path(folder), clean_workdir=False)
         settings = replace(settings, run=temporary)
         runtime.prepare_environment(settings)
-        return _run_level(settings, RunFiles(Path(folder)))
+        return run_level(settings, RunFiles(Path(folder)))
+
+
+def _run_level_apart(settings: Settings, logs: RunFiles) -> int:
+    with runtime.scratch(settings.run.work_dir.resolve()):
+        return run_apart(
+            lambda: _report(lambda: _run_level_here(settings, logs), settings.output_dir)
+        )
+
+
+def _run_level_here(settings: Settings, logs: RunFiles) -> int:
+    started = time.monotonic()
+    code = _run_level(settings, logs)
+    if not settings.run.dry_run:
+        log.info('finished in %.0f s with exit code %d', time.monotonic() - started, code)
+    return code
 
 
 def _run_level(settings: Settings, logs: RunFiles) -> int:

@@ -6,7 +6,9 @@ import argparse
 import sys
 
 from ddae_app import __version__
+from ddae_app.cli.runtime import stop_signals
 from ddae_app.errors import DdaeError
+from ddae_app.processes import StopRequest
 from ddae_app.settings import absolute
 
 
@@ -106,8 +108,9 @@ def main(argv: list[str] | None = None) -> int:
         change_scanner=args.change_scanner,
     )
     try:
-        scans = write_dataset(absolute(args.out, 'OUT'), design)
-    except DdaeError as error:
+        with stop_signals():
+            scans = write_dataset(absolute(args.out, 'OUT'), design)
+    except (DdaeError, StopRequest) as error:
         print(f'ddae-phantom: error: {error}', file=sys.stderr)
         return error.exit_code
     truth = f', each at {args.sites - 1} more in derivatives/truth' if args.traveling else ''

@@ -19,14 +19,15 @@ def add_run(parser: argparse.ArgumentParser) -> None:
         '-w',
         '--work-dir',
         metavar='PATH',
-        help='folder of intermediate results; a run with the same folder resumes an interrupted '
-        'one (default: ./work)',
+        help='folder of intermediate results, in a folder of its own for each dataset and output '
+        'folder; a run with the same folder resumes an interrupted one (default: ./work)',
     )
     add_flag(
         group,
         '--clean-workdir',
         action='store_true',
-        help='empty the work directory before the run; no other run may be using it',
+        help='delete what earlier runs of this dataset with this output folder left in the work '
+        'directory; no other such run may be using it',
     )
     add_flag(
         group,

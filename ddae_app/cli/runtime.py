@@ -3,51 +3,31 @@
 from __future__ import annotations
 
 import contextlib
+import getpass
 import logging
 import os
 import re
 import shutil
 import signal
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping
+from hashlib import sha256
 from pathlib import Path
 
-import psutil
-
+from ddae_app import __version__
+from ddae_app.bids.layout import Layout
 from ddae_app.errors import UsageError
-from ddae_app.files import write_atomically
+from ddae_app.files import digest_of, write_atomically
+from ddae_app.processes import STOP_SIGNALS, StopRequest
 from ddae_app.settings import Settings, absolute
 
 log = logging.getLogger('ddae_app')
-
-STOP_SIGNALS: dict[int, str] = {signal.SIGINT: 'interrupted', signal.SIGTERM: 'terminated'}
-"""Signals that ask the program to stop, and how the log names them."""
 
 # Every process of a run reads it. Nipype's own messages are in its crash files.
 _NIPYPE_CONFIG = '[logging]\n' + ''.join(
     f'{name}_level = CRITICAL\n' for name in ('workflow', 'interface', 'utils')
 )
-
-
-class StopRequest(BaseException):  # noqa: N818 - like KeyboardInterrupt, it is no error
-    """A user at a terminal or a batch system asked the program to stop.
-
-    Attributes
-    ----------
-    number : int
-        The signal, one of ``STOP_SIGNALS``.
-    """
-
-    def __init__(self, number: int) -> None:
-        self.number = number
-
-    @property
-    def exit_code(self) -> int:
-        """128 and the number of the signal, which is the convention of shells."""
-        return 128 + self.number
-
-    def __str__(self) -> str:
-        return STOP_SIGNALS[self.number]
 
 
 @contextlib.contextmanager
@@ -61,7 +41,9 @@ def stop_signals() -> Iterator[None]:
         yield
     finally:
         for number, handler in before.items():
-            signal.signal(number, handler)
+            # After a request to stop, further ones stay ignored until the process has ended.
+            if signal.getsignal(number) == _stop:
+                signal.signal(number, handler)
 
 
 def _stop(number: int, frame: object) -> None:
@@ -69,15 +51,6 @@ def _stop(number: int, frame: object) -> None:
     for each in STOP_SIGNALS:
         signal.signal(each, signal.SIG_IGN)
     raise StopRequest(number)
-
-
-def kill_children() -> None:
-    """End the processes of the pool, because a scheduler sends its second signal to kill."""
-    for child in psutil.Process().children(recursive=True):
-        with contextlib.suppress(psutil.Error):
-            # Python's resource tracker ends by itself and complains if it is killed.
-            if 'resource_tracker' not in ' '.join(child.cmdline()):
-                child.kill()
 
 
 def is_first_process() -> bool:
@@ -120,10 +93,35 @@ def container(environment: Mapping[str, str]) -> dict[str, str]:
     return {'Type': 'apptainer' if apptainer else 'docker', 'Tag': tag, **uri}
 
 
-def empty_folder(folder: Path) -> None:
-    """Delete everything in a folder; links are deleted, and what they point to stays."""
-    for entry in folder.iterdir():
-        shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
+def own_work_dir(settings: Settings) -> Path:
+    """The folder of a dataset and an output folder in the work directory that was asked for.
+
+    Nipype knows a scan by its labels alone, and other datasets have people of the same labels.
+    In containers even the paths of two datasets are the same; the numbers of their folders in
+    the file system are not.
+    """
+    output_dir, bids_dir = settings.output_dir.resolve(), settings.bids_dir.resolve()
+    digest = sha256(__version__.encode())
+    for folder in bids_dir, output_dir:
+        digest.update(f'\0{folder}\0{folder.stat().st_ino}'.encode())
+    digest.update(f'\0{digest_of(Layout(bids_dir).description)}'.encode())
+    return settings.run.work_dir.resolve() / f'{output_dir.name}-{digest.hexdigest()[:12]}'
+
+
+@contextlib.contextmanager
+def scratch(work_dir: Path) -> Iterator[None]:
+    """Let libraries keep temporary files in the work directory, and remove them at the end.
+
+    ANTs writes images of many megabytes, for which the usual folder may be too small; and a
+    process that is killed removes nothing.
+    """
+    work_dir.mkdir(parents=True, exist_ok=True)
+    folder = tempfile.mkdtemp(prefix='tmp-', dir=work_dir)
+    os.environ['TMPDIR'] = tempfile.tempdir = folder
+    try:
+        yield
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def prepare_environment(settings: Settings) -> None:
@@ -147,13 +145,31 @@ def prepare_environment(settings: Settings) -> None:
         'NO_ET': '1',
         'NIPYPE_NO_ET': '1',
         'MPLBACKEND': 'Agg',
+        # It is not used, and warns where processes cannot be synchronized.
+        'JOBLIB_MULTIPROCESSING': '0',
         # By default, matplotlib writes into the home directory.
         'MPLCONFIGDIR': str(work_dir / 'matplotlib'),
         # By default, numba writes into its installation, which a container image forbids.
         'NUMBA_CACHE_DIR': str(work_dir / 'numba'),
         # By default, nipype makes a folder in the home directory, which may not be writable.
         'NIPYPE_CONFIG_DIR': str(work_dir / 'nipype'),
+        # Python's resource tracker says so where it tidies up after a run that was stopped.
+        'PYTHONWARNINGS': ','.join(
+            filter(None, (os.environ.get('PYTHONWARNINGS'), 'ignore:resource_tracker'))
+        ),
     }
+    # The user of a container may be none that its system knows, or one whose home is of another;
+    # libraries look there on import.
+    try:
+        home = os.access(Path.home(), os.X_OK)
+    except RuntimeError:
+        home = False
+    if not home:
+        os.environ['HOME'] = str(work_dir)
+    try:
+        getpass.getuser()
+    except (KeyError, OSError):
+        os.environ['LOGNAME'] = str(os.getuid())
     write_atomically(work_dir / 'nipype' / 'nipype.cfg', _NIPYPE_CONFIG)
     # nnU-Net prints warnings where these are missing, although prediction does not need them.
     for name in ('nnUNet_raw', 'nnUNet_preprocessed', 'nnUNet_results'):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import signal
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -16,6 +15,7 @@ from nipype.pipeline.plugins import base
 from nipype.pipeline.plugins.multiproc import MultiProcPlugin, process_initializer
 
 from ddae_app.errors import MORE_MEMORY, WorkerKilledError
+from ddae_app.processes import end_when_asked
 
 
 @contextmanager
@@ -83,6 +83,7 @@ class SteadyPool(MultiProcPlugin):
 
 def _begin(cwd: str) -> None:
     """What a worker does first."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None and parent.pid is not None
+    end_when_asked(parent.pid)
     process_initializer(cwd)
-    # A terminal interrupts all processes at once; the first one ends the others.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+import shutil
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -56,6 +57,10 @@ It runs one step of all scans before the next step of any, and searches all that
 times a second. Given thousands of scans, it would finish none for hours.
 """
 
+ROOM_MB = 200
+"""What a process needs of the work directory: images of a step, and the fields that ANTs writes
+while it registers."""
+
 
 def run_workflow(
     workflow: pe.Workflow, scans: Sequence[Key], run: RunSettings, logs: RunFiles
@@ -78,6 +83,7 @@ def run_workflow(
     dict of Unit to str
         The reason of each that failed, in one line.
     """
+    _check_room(run)
     _configure(workflow, run, logs)
     if run.write_graph:
         _write_graph(workflow, logs)
@@ -126,6 +132,18 @@ def _write_graph(workflow: pe.Workflow, logs: RunFiles) -> None:
         )  # fmt: skip
 
 
+def _check_room(run: RunSettings) -> None:
+    folder = run.work_dir.resolve()
+    folder.mkdir(parents=True, exist_ok=True)
+    needed, free = ROOM_MB * run.nprocs, shutil.disk_usage(folder).free / 1e6
+    if free < needed:
+        raise UsageError(
+            f'the work directory {folder} has {free:.0f} MB of free space, and the steps write '
+            f'files of {needed} MB at the same time; free some, name another with -w, or lower '
+            '--nprocs'
+        )
+
+
 def _configure(workflow: pe.Workflow, run: RunSettings, logs: RunFiles) -> None:
     workflow.base_dir = str(run.work_dir.resolve())
     workflow.config['execution'] = {
@@ -164,7 +182,13 @@ def _plugin(run: RunSettings, narrator: _Narrator) -> tuple[str | SteadyPool, di
     }
     if run.mem_mb:
         arguments['memory_gb'] = run.mem_mb / 1000
-    return SteadyPool(plugin_args=arguments), arguments
+    try:
+        return SteadyPool(plugin_args=arguments), arguments
+    except OSError as e:
+        raise UsageError(
+            f'--nprocs {run.nprocs}: processes cannot be synchronized here ({e.strerror}); let '
+            '/dev/shm be writable, with some megabytes of room, or give --nprocs 1'
+        ) from e
 
 
 class _Narrator:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
 import math
 import multiprocessing
@@ -27,8 +29,10 @@ from ddae_app.bids.dataset import (
 )
 from ddae_app.bids.extraction import Extraction
 from ddae_app.bids.layout import IMAGES, Layout, sidecar
+from ddae_app.bids.output_folder import check_locks, check_output_folder
 from ddae_app.bids.scan import Scan, Space
 from ddae_app.bids.validation import run_validator
+from ddae_app.errors import UsageError
 from ddae_app.settings import Protocol
 
 SPACE = Space(Protocol(), 'https://templateflow.s3.amazonaws.com/x_T1w.nii.gz')
@@ -117,6 +121,81 @@ def test_jobs_that_write_at_once_lose_nothing(tmp_path):
         job.join()
     assert [job.exitcode for job in jobs] == [0, 0]
     assert len(read_tsv(tmp_path / 'sub-01' / 'sub-01_scans.tsv')) == 40
+
+
+def _others(folder: Path, generator: str | None, *names: str) -> None:
+    """A folder of somebody else."""
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text('not ours')
+    if generator is not None:
+        content = {'GeneratedBy': [{'Name': generator}]} if generator else {'Name': 'raw'}
+        write_json(folder / 'dataset_description.json', content)
+
+
+@pytest.mark.parametrize(
+    ('generator', 'names', 'message'),
+    [
+        ('fMRIPrep', ('sub-01.html', 'README.md'), r'holds README.md of fMRIPrep; expected'),
+        ('ddae-phantom', ('sub-01/anat/sub-01_T1w.nii.gz',), 'of ddae-phantom'),
+        ('', ('participants.tsv',), 'holds dataset_description.json; expected'),
+        (None, ('README.md',), 'holds README.md; expected an empty folder'),
+        (None, ('group_T1w.html',), 'holds group_T1w.html'),
+        (None, ('logs/x.log', 'work/important.txt'), 'holds work'),
+    ],
+)
+def test_a_folder_of_others_is_not_written_to(tmp_path, generator, names, message):
+    out = tmp_path / 'out'
+    _others(out, generator, *names)
+    with pytest.raises(UsageError, match=message):
+        check_output_folder(out, tmp_path / 'elsewhere')
+
+
+@pytest.mark.parametrize(
+    'names',
+    [(), ('logs/1/settings.toml',), ('work/x',), ('.git/HEAD', '.bidsignore'), ('models/m.s',)],
+)
+def test_a_folder_without_files_of_others(tmp_path, names):
+    out = tmp_path / 'out'
+    check_output_folder(out, out / 'work')
+    _others(out, None, *names)
+    check_output_folder(out, out / 'work')
+
+
+def test_the_output_folder_of_an_earlier_run(tmp_path, bids_dir):
+    _others(tmp_path / 'out', None, 'sub-01/anat/sub-01_desc-preproc_T1w.nii.gz', 'notes.txt')
+    write_description(tmp_path / 'out', bids_dir)
+    check_output_folder(tmp_path / 'out', tmp_path / 'work')
+
+
+def test_what_people_write_into_the_dataset_stays(tmp_path, bids_dir):
+    write_description(tmp_path, bids_dir)
+    readme, ignored = tmp_path / 'README.md', tmp_path / '.bidsignore'
+    first = {path: path.read_text() for path in (readme, ignored)}
+    readme.write_text('notes of the lab')
+    ignored.write_text('extra_data\n')
+    path = tmp_path / 'dataset_description.json'
+    write_json(path, json.loads(path.read_text()) | {'Funding': ['a grant']})
+    for _ in range(2):
+        write_description(tmp_path, bids_dir)
+        assert readme.read_text() == 'notes of the lab'
+        assert ignored.read_text() == 'extra_data\n' + first[ignored]
+        assert json.loads(path.read_text())['Funding'] == ['a grant']
+    readme.write_text(first[readme].replace('Harmonized', 'Of an earlier version'))
+    write_description(tmp_path, bids_dir)
+    assert readme.read_text() == first[readme]
+
+
+def test_a_file_system_without_locks_is_refused_at_once(tmp_path, monkeypatch):
+    check_locks(tmp_path)
+
+    def flock(*arguments):
+        raise OSError(errno.ENOSYS, 'Function not implemented')
+
+    monkeypatch.setattr(fcntl, 'flock', flock)
+    with pytest.raises(UsageError, match='cannot lock files .Function not implemented.'):
+        check_locks(tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_source_is_described(tmp_path, bids_dir):

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from ddae_app.bids import query
 from ddae_app.bids.cohort import read_cohort
 from ddae_app.bids.query import Selection, find_scans, read_filters
 from ddae_app.bids.sidecars import raw_uri
@@ -167,14 +168,66 @@ def test_a_broken_description_is_told_in_one_line(add, found, bids_dir, text):
     assert '\n' not in str(error.value)
 
 
-def test_the_index_is_made_and_used_again(add, found, bids_dir, tmp_path):
+def test_the_index_is_made_once(add, found, tmp_path, monkeypatch):
     add('sub-01')
     database = tmp_path / 'deep' / 'index'
     assert found(database=database) == ['sub-01']
+    monkeypatch.setattr(query, '_make_index', None)
+    assert found(database=database) == ['sub-01']
+
+
+def test_the_index_follows_the_dataset(add, found, bids_dir, tmp_path, monkeypatch):
+    database = tmp_path / 'index'
+    add('sub-01')
+    assert found(database=database) == ['sub-01']
+    add('sub-02')
+    assert found(database=database) == ['sub-01', 'sub-02']
+    add('sub-02_run-2')
+    assert found(database=database) == ['sub-01', 'sub-02', 'sub-02_run-2']
     shutil.rmtree(bids_dir / 'sub-01')
-    assert found(database=database) == ['sub-01'], 'the dataset was indexed again'
-    with pytest.raises(NothingSelectedError):
-        found()
+    assert found(database=database) == ['sub-02', 'sub-02_run-2']
+    before = set(database.iterdir())
+    monkeypatch.setattr('bids.__version__', '0.0')
+    assert found(database=database) == ['sub-02', 'sub-02_run-2']
+    assert len(set(database.iterdir()) - before) == 1
+
+
+def test_datasets_share_a_folder_of_indexes(add, found, bids_dir, tmp_path):
+    add('sub-01')
+    other = tmp_path / 'other'
+    shutil.copytree(bids_dir, other)
+    (other / 'sub-01').rename(other / 'sub-09')
+    scan = other / 'sub-09' / 'anat'
+    next(scan.iterdir()).rename(scan / 'sub-09_T1w.nii.gz')
+    database = tmp_path / 'index'
+    assert found(database=database) == ['sub-01']
+    assert [s.stem for s in find_scans(other, Selection(database=database))] == ['sub-09']
+    assert found(database=database) == ['sub-01']
+
+
+def test_files_of_others_in_the_folder_of_indexes_stay(add, found, tmp_path):
+    add('sub-01')
+    database = tmp_path / 'index'
+    database.mkdir()
+    for name in ('layout_index.sqlite', 'layout_args.json', 'notes.txt'):
+        (database / name).write_text('of another program')
+    assert found(database=database) == ['sub-01']
+    for name in ('layout_index.sqlite', 'layout_args.json', 'notes.txt'):
+        assert (database / name).read_text() == 'of another program'
+
+
+def test_two_jobs_make_one_index(add, found, bids_dir, tmp_path, monkeypatch):
+    """The second one is done while the first one is at work."""
+    add('sub-01')
+    database, make = tmp_path / 'index', query._make_index
+
+    def both(index, folder):
+        make(index, folder)
+        make(index, folder)
+
+    monkeypatch.setattr(query, '_make_index', both)
+    assert found(database=database) == ['sub-01']
+    assert len(list(database.iterdir())) == 1
 
 
 @pytest.mark.parametrize('kind', ['a file', 'below a file', 'broken'])
@@ -182,8 +235,9 @@ def test_an_unusable_index_folder(add, found, tmp_path, kind):
     add('sub-01')
     database = tmp_path / 'index'
     if kind == 'broken':
-        database.mkdir()
-        (database / 'layout_index.sqlite').write_text('this is no database' * 10)
+        found(database=database)
+        (index,) = database.glob('*/layout_index.sqlite')
+        index.write_text('this is no database' * 10)
     else:
         database.write_text('')
     with pytest.raises(UsageError, match='--bids-database-dir .*not usable') as error:

@@ -1,17 +1,22 @@
 from __future__ import annotations
 
+import getpass
 import json
 import os
+import pwd
+import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
 
 from ddae_app import __version__
 from ddae_app.cli import main as cli
+from ddae_app.cli import runtime
 from ddae_app.cli.main import main, resolve
-from ddae_app.cli.runtime import default_model
+from ddae_app.cli.runtime import default_model, own_work_dir
 from ddae_app.errors import UsageError
 from ddae_app.settings import from_flat, read_flat, to_toml
 
@@ -65,6 +70,19 @@ def test_an_answer_does_not_wait_for_heavy_libraries(tmp_path, arguments, code):
     assert not HEAVY & set(modules)
 
 
+def test_nothing_with_threads_is_loaded_before_the_run_has_its_process(bids_dir, tmp_path):
+    program = (
+        'import json, sys\n'
+        'from ddae_app.cli import main as cli\n'
+        'loaded = lambda work: print(json.dumps(sorted(sys.modules))) or 0\n'
+        'cli.run_apart = loaded\n'
+        'sys.exit(cli.main())\n'
+    )
+    command = [sys.executable, '-c', program, bids_dir, tmp_path / 'out', 'participant']
+    result = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert not HEAVY & set(json.loads(result.stdout))
+
+
 @pytest.mark.parametrize('command', [['ddae-app'], ['ddae-app-fetch'], ['ddae-phantom']])
 def test_version(command):
     program = Path(sys.executable).with_name(command[0])
@@ -90,6 +108,9 @@ def test_the_module_is_the_program():
         ('file', [], 'the output folder'),
         ('file/deep/out', [], 'the output folder'),
         ('out', ['-w', 'FILE/work'], 'the work directory'),
+        ('out', ['-w', 'OUT'], 'is the output folder'),
+        ('out', ['--bids-database-dir', 'BIDS'], '--bids-database-dir'),
+        ('out', ['--bids-database-dir', 'LINK/sub-01/x'], 'lies inside the dataset'),
         ('out', ['--config-file', 'nowhere.toml'], 'here/nowhere.toml: not readable'),
         ('out', ['--config-file', 'FILE'], 'not readable as TOML'),
     ],
@@ -103,6 +124,7 @@ def test_wrong_places_end_with_one_line_and_touch_nothing(
         'BIDS': str(bids_dir),
         'LINK': str(tmp_path / 'link'),
         'FILE': str(tmp_path / 'file'),
+        'OUT': str(tmp_path / 'out'),
     }
     for name, path in places.items():
         flags = [flag.replace(name, path) for flag in flags]
@@ -130,6 +152,102 @@ def test_the_work_directory_is_not_put_into_the_dataset_by_default(
     assert main(['.', str(tmp_path / 'out'), 'group']) == 2
     assert 'name another with -w' in capsys.readouterr().err
     assert _tree(bids_dir) == ['dataset_description.json', 'sub-01']
+
+
+def test_a_folder_of_others_is_left_as_it_is(bids_dir, tmp_path, capsys):
+    out = tmp_path / 'derivatives'
+    out.mkdir()
+    (out / 'dataset_description.json').write_text('{"GeneratedBy": [{"Name": "fMRIPrep"}]}')
+    (out / 'README.md').write_text('notes of the lab')
+    before = {path: path.read_bytes() for path in out.iterdir()}
+    for level in ('participant', 'train', 'group'):
+        assert main([str(bids_dir), str(out), level]) == 2
+        assert 'of fMRIPrep; expected an empty folder' in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in out.iterdir()} == before
+
+
+def test_datasets_are_kept_apart_in_the_work_directory(settings, bids_dir, tmp_path, monkeypatch):
+    def place(out):
+        return own_work_dir(settings(output_dir=tmp_path / out, work_dir=tmp_path / 'work'))
+
+    first = place('out')
+    assert first.parent == tmp_path / 'work' and first.name.startswith('out-')
+    assert place('out') == first
+    assert place('out2') != first
+    monkeypatch.setattr(runtime, '__version__', '0.0')
+    assert place('out') != first
+    monkeypatch.undo()
+    # In containers, the folders of all datasets have the same paths.
+    monkeypatch.chdir(tmp_path)
+    for folder in (bids_dir, tmp_path / 'out'):
+        folder.rename(tmp_path / 'before')
+        shutil.copytree(tmp_path / 'before', folder)
+        assert place('out') != first
+        shutil.rmtree(folder)
+        (tmp_path / 'before').rename(folder)
+    assert place('out') == first
+    (bids_dir / 'dataset_description.json').write_text('{"Name": "another"}')
+    assert place('out') != first
+
+
+def test_cleaning_deletes_nothing_of_others(bids_dir, tmp_path, monkeypatch):
+    """Neither files of people, nor those of other datasets."""
+    monkeypatch.setattr(os, 'environ', dict(os.environ))
+    seen = []
+
+    def look(settings, logs):
+        folder = settings.run.work_dir
+        seen.append((folder / 'mark').exists())
+        (folder / 'mark').touch()
+        return 0
+
+    monkeypatch.setattr(cli, '_run_level', look)
+    work = tmp_path / 'here'  # as with -w .
+    (work / 'thesis').mkdir()
+    (work / 'thesis' / 'text').write_text('x')
+    for out, flags in [
+        ('a', []),
+        ('a', []),
+        ('b', ['--clean-workdir']),
+        ('a', []),
+        ('a', ['--clean-workdir']),
+    ]:
+        arguments = [str(bids_dir), str(tmp_path / out), 'group', '-w', str(work), *flags]
+        assert main(arguments) == 0
+    assert seen == [False, True, False, True, False]
+    assert (work / 'thesis' / 'text').read_text() == 'x' and bids_dir.is_dir()
+
+
+def test_temporary_files_of_libraries_lie_in_the_work_directory(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, 'environ', dict(os.environ))
+    monkeypatch.setattr(tempfile, 'tempdir', None)
+    with runtime.scratch(tmp_path / 'work'):
+        assert Path(tempfile.mkdtemp()).is_relative_to(tmp_path / 'work')
+        made = subprocess.check_output(['mktemp'], text=True, env=os.environ)
+        assert made.startswith(str(tmp_path / 'work'))
+    assert _tree(tmp_path / 'work') == []
+
+
+def test_a_user_whom_the_system_does_not_know(settings, tmp_path, monkeypatch):
+    """As in containers: no entry in passwd, and no HOME."""
+
+    def unknown(uid):
+        raise KeyError(uid)
+
+    environment = dict(os.environ)
+    for name in ('HOME', 'LOGNAME', 'USER', 'LNAME', 'USERNAME'):
+        environment.pop(name, None)
+    monkeypatch.setattr(pwd, 'getpwuid', unknown)
+    monkeypatch.setattr(os, 'environ', environment)
+    runtime.prepare_environment(settings(work_dir=tmp_path / 'work'))
+    assert Path.home() == tmp_path / 'work' and getpass.getuser() == str(os.getuid())
+
+
+def test_a_home_of_another_user(settings, tmp_path, monkeypatch):
+    monkeypatch.setattr(os, 'environ', os.environ | {'HOME': '/root'})
+    monkeypatch.setattr(os, 'access', lambda path, mode: False)
+    runtime.prepare_environment(settings(work_dir=tmp_path / 'work'))
+    assert Path.home() == tmp_path / 'work'
 
 
 def test_outputs_may_lie_in_derivatives(settings, bids_dir):
@@ -185,7 +303,7 @@ def test_paths_of_environment_variables_are_absolute(settings, tmp_path, monkeyp
 
 def test_relative_paths_of_flags_reach_the_settings(bids_dir, tmp_path, monkeypatch):
     given = []
-    monkeypatch.setattr(cli, '_run', lambda settings, command: given.append(settings) or 0)
+    monkeypatch.setattr(cli, '_run', lambda settings, *others: given.append(settings) or 0)
     flags = ['-d', 'ddae-app=a=b', '--model=m', '--use_plugin', 'p', '--bids-filter-file', 'f']
     assert main(['../bids', 'out', 'participant', *flags]) == 0
     (settings,), here = given, tmp_path / 'here'

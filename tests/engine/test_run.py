@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +14,7 @@ from nipype.pipeline import engine as pe
 from ddae_app.bids.layout import RunFiles
 from ddae_app.bids.scan import Scan
 from ddae_app.engine import run as execution
+from ddae_app.errors import UsageError
 from ddae_app.settings import RunSettings
 
 
@@ -78,3 +81,22 @@ def test_a_graph_that_cannot_be_drawn_stops_nothing(work, tmp_path, monkeypatch,
     assert len(done) == 5 and list(failures) == ['sub-2']
     assert (tmp_path / 'graph.dot').is_file()
     assert 'install Graphviz' in caplog.text
+
+
+def test_too_little_room_for_the_steps_is_said_before_they_begin(work, tmp_path, monkeypatch):
+    usage = shutil.disk_usage(tmp_path)._replace(free=30_000_000)
+    monkeypatch.setattr(shutil, 'disk_usage', lambda folder: usage)
+    with pytest.raises(UsageError, match=r'work has 30 MB of free space, and .* of 200 MB'):
+        work(scans_per_process=1)
+    assert not (tmp_path / 'diary.txt').exists()
+
+
+def test_processes_that_cannot_be_synchronized(work, monkeypatch):
+    """As where /dev/shm is full or not writable."""
+
+    def refuse(plugin_args):
+        raise OSError(errno.EROFS, 'Read-only file system')
+
+    monkeypatch.setattr(execution, 'SteadyPool', refuse)
+    with pytest.raises(UsageError, match=r'--nprocs 2: .*Read-only file system.*give --nprocs 1'):
+        work(scans_per_process=1, nprocs=2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 from pathlib import Path
 
@@ -32,7 +33,15 @@ def eight(tmp_path_factory):
 
 
 @pytest.fixture
-def start(eight, tmp_path):
+def heeds_interrupts():
+    """Programs that are started heed SIGINT, also where this one runs in the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.fixture
+def start(eight, tmp_path, heeds_interrupts):
     """Start a run in the background: ``start('A01', 'B02', nprocs=2)``."""
     processes = []
 

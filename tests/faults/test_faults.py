@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from tests.faults.conftest import FLAGS, images, torn
-from tests.levels.conftest import error_lines, run
+from tests.levels.conftest import TEMPLATE, command, error_lines, run
 
 
 def again(eight, out, work, *labels):
@@ -53,22 +53,64 @@ def test_eight_jobs_in_one_folder(eight, start, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ('number', 'code', 'word'),
-    [(signal.SIGTERM, 143, 'terminated'), (signal.SIGINT, 130, 'interrupted')],
+    ('number', 'code', 'word', 'nprocs'),
+    [(signal.SIGTERM, 143, 'terminated', 1), (signal.SIGINT, 130, 'interrupted', 2)],
 )
-def test_asked_to_end(eight, start, tmp_path, number, code, word):
+def test_asked_to_end(eight, start, tmp_path, number, code, word, nprocs):
     """As terminals, `timeout` and batch systems ask: the whole group, and more than once."""
-    job = start('A01', 'B01', nprocs=2)
-    working(job, 'register to MNI')
+    job = start('A01', 'B01', nprocs=nprocs)
+    while not list((tmp_path / 'work').rglob('register_mni/_0x*_unfinished.json')):
+        assert job.poll() is None
+        time.sleep(0.05)
+    time.sleep(1)  # it is in the middle of a call of ANTs
+    check_ends(job, number, code, word)
+    assert torn(tmp_path / 'out') == [] and not list((tmp_path / 'work').glob('*/tmp-*'))
+    (log,) = (tmp_path / 'out' / 'logs').glob('*/ddae-app.log')
+    assert f'ERROR {word}; run the same command again' in log.read_text()
+    assert 'failed' not in log.read_text() and not list(log.parent.glob('crash-*'))
+    again(eight, tmp_path / 'out', tmp_path / 'work', 'A01', 'B01')
+
+
+@pytest.mark.parametrize(
+    ('level', 'begun', 'flags', 'number', 'code', 'word'),
+    [
+        (
+            'train', 'trained on', ('--preset', 'tiny', '--train-images', '2000',
+            '--allow-few-scans', '--allow-confounding', '--skull-strip', 'none', '--slices',
+            'medial', '--template', TEMPLATE), signal.SIGINT, 130, 'interrupted',
+        ),
+        ('group', 'run 2', (), signal.SIGTERM, 143, 'terminated'),
+    ],
+    ids=['train', 'group'],
+)  # fmt: skip
+def test_other_levels_asked_to_end(
+    eight, heeds_interrupts, tmp_path, level, begun, flags, number, code, word
+):
+    shutil.copytree(eight / 'out', tmp_path / 'out')
+    job = subprocess.Popen(
+        command(
+            eight / 'bids', tmp_path / 'out', level, '-w', tmp_path / 'work', '--nprocs', 2,
+            '--skip-bids-validation', '--sloppy', *flags,
+        ),
+        stderr=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+    working(job, begun)
+    time.sleep(2)
+    check_ends(job, number, code, word)
+    assert torn(tmp_path / 'out') == [] == torn(tmp_path / 'work')
+
+
+def check_ends(job, number, code, word):
     children = psutil.Process(job.pid).children(recursive=True)
+    started = time.monotonic()
     for _ in range(3):
         os.killpg(job.pid, number)
     said = job.communicate(timeout=60)[1]
-    assert job.returncode == code
+    assert time.monotonic() - started < 20
+    assert job.returncode == code, said
     (line,) = error_lines(said)
     assert f'{word}; run the same command again' in line and 'Traceback' not in said
     assert psutil.wait_procs(children, timeout=30)[1] == []
-    again(eight, tmp_path / 'out', tmp_path / 'work', 'A01', 'B01')
 
 
 def test_a_process_killed_for_lack_of_memory(eight, start, tmp_path):

@@ -9,6 +9,7 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 
+from ddae_app.bids.dataset import write_description
 from ddae_app.bids.layout import Layout, sidecar
 from ddae_app.bids.scan import Scan
 from ddae_app.engine.inputs import space_of
@@ -43,6 +44,7 @@ def write_derived(
     middle = grid.shape[2] // 2
     bids.mkdir(parents=True)
     (bids / 'dataset_description.json').write_text('{"Name": "derived", "BIDSVersion": "1.10.0"}')
+    write_description(out, bids)
     table = cohort.rename(columns={'subject': 'participant_id'})
     table['participant_id'] = 'sub-' + table['participant_id']
     table.to_csv(bids / 'participants.tsv', sep='\t', index=False, na_rep='n/a')

@@ -178,15 +178,28 @@ def test_output_not_writable(bids_dir, tmp_path, refused):
     )  # fmt: skip
 
 
+def test_a_model_from_elsewhere_is_not_replaced(bids_dir, tmp_path, refused):
+    model = tmp_path / 'out' / 'models' / 'ddae.safetensors'
+    model.parent.mkdir(parents=True)
+    model.write_bytes(b'of others')
+    refused(
+        2, 'without ddae_MODEL.md, so it comes from elsewhere; give another --model-name',
+        bids_dir, tmp_path / 'out', 'train', '-w', tmp_path / 'work', *NONE,
+    )  # fmt: skip
+    assert model.read_bytes() == b'of others'
+
+
 def test_cleaning_never_deletes_data(bids_dir, model, tmp_path, refused):
     data = tmp_path / 'data'
     shutil.copytree(bids_dir, data / 'bids')
     before = sorted(data.rglob('*'))
-    for out, work in ((tmp_path / 'out', data), (data / 'out', data), (data, data)):
+    refused(2, 'is the output folder', data / 'bids', data, 'group', '-w', data)
+    for out in (tmp_path / 'out', data / 'out'):
         refused(
-            2, 'would delete', data / 'bids', out, 'participant', '-w', work, '--clean-workdir'
-        )
-    assert sorted(data.rglob('*')) == before
+            18, 'participant level first', data / 'bids', out, 'group', '-w', data,
+            '--clean-workdir',
+        )  # fmt: skip
+    assert set(before) <= set(data.rglob('*'))
 
 
 def test_output_inside_the_dataset_only_under_derivatives(bids_dir, tmp_path, refused):

@@ -89,6 +89,11 @@ def run_train(settings: Settings, logs: RunFiles, local_processes: int = 1) -> i
     device = resolve_device(settings.harmonize.device)
     fabric = start_fabric(device, settings.train.precision, local_processes)
     files = layout.model(settings.train.model_name or name)
+    if files.model.exists() and not files.card.exists():
+        raise UsageError(
+            f'{files.model} is there without {files.card.name}, so it comes from elsewhere; give '
+            'another --model-name'
+        )
     folder = settings.run.work_dir.resolve() / 'train' / files.name
     with others_needed(fabric):
         first = prepare(settings, layout, folder / STORE_NAME, logs) if _first(fabric) else None
@@ -209,9 +214,9 @@ def _publish(
     data: SliceData,
     warnings: tuple[str, ...],
 ) -> None:
-    """Copy the model out of the work directory, with its card and its figures."""
+    """Copy the model out of the work directory, after its card and its figures."""
     written = {'model': files.model}
-    copies = {trained.path: files.model}
+    copies = {}
     if trained.losses:
         copies[trained.losses] = files.losses
         written['training curve'] = files.loss_curve
@@ -219,16 +224,22 @@ def _publish(
         copies[trained.samples] = files.samples
         written['samples'] = files.samples
     for source, target in copies.items():
-        with staged(target) as temporary:
-            shutil.copyfile(source, temporary)
+        _copy(source, target)
     if trained.losses:
         plot_losses(files.losses, files.loss_curve)
-    harmonizer = load_harmonizer(files.model, device=settings.harmonize.device)
+    harmonizer = load_harmonizer(trained.path, device=settings.harmonize.device)
     if not trained.samples and data.depth == 1:
         written['samples'] = files.samples
         _draw(transformed_samples(harmonizer, data), files.samples, files.name)
     data_license = license_of(settings.bids_dir)
     card = make_card(harmonizer, data, trained.held_out, data_license, warnings)
     write_atomically(files.card, format_card(card))
+    # Last: a model without a card was not trained here.
+    _copy(trained.path, files.model)
     for what, path in (written | {'card': files.card}).items():
         log.info('%s: %s', what, path)
+
+
+def _copy(source: Path, target: Path) -> None:
+    with staged(target) as temporary:
+        shutil.copyfile(source, temporary)
