@@ -10,10 +10,10 @@ from canvas import BLUE, GREEN, ORANGE, PAPER, PURPLE, Box, Drawing
 
 PREPROCESSING = (
     ('conform', 'RAS axes,\n3D, float32'),
+    ('brain', 'HD-BET, deepbet\nor your own mask'),
     ('register', 'affine to\nMNI152 (ANTs)'),
     ('resample', 'grid of\n130 x 130 x 130'),
     ('N4', 'bias field\ndivided out'),
-    ('brain', 'HD-BET, template\nor stripped before'),
 )
 """Steps in their order, and what each does."""
 

@@ -11,6 +11,7 @@ from nipype.pipeline import engine as pe
 
 from ddae_app.bids import sidecars
 from ddae_app.bids.covariates import Covariates
+from ddae_app.bids.extraction import Extraction
 from ddae_app.bids.layout import Layout, Scan, Space
 from ddae_app.imaging.templates import TemplateFiles
 from ddae_app.settings import Protocol
@@ -38,12 +39,13 @@ def scan_workflow(folder: Path) -> pe.Workflow:
         harmonization=sidecars.harmonization(model, Covariates('A'), 'B', 'refuse'),
         preproc_record={},
         harmonize_record={},
+        extraction=Extraction('deepbet'),
     )
-    template = TemplateFiles('MNI152NLin2009cAsym', image, image, image)
+    template = TemplateFiles('MNI152NLin2009aSym', None, image, image)
     return init_participant_wf(
         [plan],
         layout=Layout(folder).in_space(Space(Protocol(slices='all'), 'https://example.org')),
-        preprocessing=Preprocessing(template, 'none', None, None, 'cpu'),
+        preprocessing=Preprocessing(template, 'cpu'),
         request=HarmonizeRequest(
             image, '', 'B', 'refuse', False, 'cpu', 1, {'levels': [0.0, 1.0]}, site_effect=True
         ),
