@@ -12,6 +12,10 @@ MOST_TIMES_BRIGHT = 4.0
 """Brighter voxels are no tissue. Measured on 33 heads and brains, the brightest voxel is 1.0 to
 3.7 times as bright as the percentile above; it is fat near the coil, or a vessel."""
 
+CEILING = 1.2
+"""Where brain tissue is 0 to 1, what is brighter is a vessel or a spike, apart from noise. It is
+clipped to this wherever it would otherwise count for more than tissue does."""
+
 SPREAD_VOXELS = 2
 """How far interpolation spreads an extreme voxel."""
 

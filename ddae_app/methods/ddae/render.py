@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from ddae_app.imaging.noise import noise_sd
+from ddae_app.methods.base import DARKEST
 from ddae_app.methods.condition import Condition
 from ddae_app.methods.ddae.appearance import Appearance
 from ddae_app.methods.ddae.config import BATCH_SIZE
@@ -47,18 +48,23 @@ def render(
     Returns
     -------
     torch.Tensor, shape (B, n, H, W)
-        Not negative; 0 where ``x`` is 0.
+        0 where ``x`` is 0, and nowhere else.
     """
     n = x.shape[1]
     appearance = appearance or model.appearance_of(source, n)
     noise = noise_of(model, x, appearance)
     y = edit_to_site(model, x, source, target, steps, appearance, noise, batch_size)
-    y = torch.where(x > 0, y, 0)
+    y = _in_brain(y, x)
     if not keep_noise:
         noise = noise_of(model, y, model.appearance_of(target, n))
         y = denoise_at_site(model, y, target, noise, batch_size)
-        y = _corrected(model, torch.where(x > 0, y, 0), source, target)
-    return torch.where(x > 0, y.clamp(min=0), 0)
+        y = _in_brain(_corrected(model, _in_brain(y, x), source, target), x)
+    return y
+
+
+def _in_brain(y: Tensor, x: Tensor) -> Tensor:
+    """`y` with the brain of `x`, as :func:`ddae_app.methods.base.in_brain` has it."""
+    return torch.where(x > 0, torch.maximum(y, x.clamp(max=DARKEST)), 0)
 
 
 def noise_of(model: DDAE, x: Tensor, appearance: Appearance) -> Tensor:
