@@ -90,17 +90,20 @@ def brain_scale(values: np.ndarray, percentile: float) -> tuple[float, float]:
     Parameters
     ----------
     values : np.ndarray, shape (N,)
-        Intensities of the brain, at least one.
+        Intensities of the brain.
     percentile : float
         Of the brain, 0 to 100.
 
     Returns
     -------
     scale : float
-        The percentile of all values, if it is that of tissue, else of those that are.
+        The percentile of all values, if it is that of tissue, else of those that are; 0 without
+        any.
     left_out : float
         Share of the values that were left out for this; 0 for ordinary scans.
     """
+    if not values.size:
+        return 0.0, 0.0
     scale = float(np.percentile(values, percentile))
     most = MOST_TIMES_BRAIN * float(np.percentile(values, BRAIN_PERCENTILE))
     if scale <= most:

@@ -11,6 +11,7 @@ from sklearn.mixture import GaussianMixture
 
 from ddae_app.imaging.anatomy import EDGE_VOXELS, TISSUES
 from ddae_app.imaging.intensities import BRIGHT_PERCENTILE, CEILING, brain_scale
+from ddae_app.imaging.noise import MARGIN_PIXELS
 from ddae_app.imaging.similarity import brain_quantiles, gradient_correlation, ssim
 
 MOST_VOXELS = 50_000
@@ -27,6 +28,8 @@ WHY_NOT = {
         _NO_BRAIN,
     ),
     'gradient_correlation': 'the brain shows no edge, before or after',
+    'noise_sd': f'no brain in the slices lies deeper than {MARGIN_PIXELS} pixels, so that a DDAE '
+    'removes no noise',
     'anatomy_unexplained': f'no brain in the slices lies deeper than {EDGE_VOXELS} voxels',
 }
 """Why a measure is NaN, by its name."""
@@ -65,12 +68,11 @@ def tissue_contrast(image: np.ndarray, mask: np.ndarray) -> dict[str, float]:
     """
     brain = image[mask].astype(np.float64)
     brain = np.sort(brain[:: max(len(brain) // MOST_VOXELS, 1)])
-    if brain.size:
-        scale, _ = brain_scale(brain, BRIGHT_PERCENTILE)
-        # Vessels and spikes are no tissue.
-        brain = brain[brain <= CEILING * scale]
-        # The mixture has absolute tolerances, for intensities of 1 and more.
-        brain = brain / scale if 0 < scale < 1 else brain
+    scale, _ = brain_scale(brain, BRIGHT_PERCENTILE)
+    # Vessels and spikes are no tissue.
+    brain = brain[brain <= CEILING * scale]
+    # The mixture has absolute tolerances, for intensities of 1 and more.
+    brain = brain / scale if 0 < scale < 1 else brain
     if np.unique(brain).size < 3:
         return dict.fromkeys(('cjv', 'snr_gray', 'snr_white'), np.nan)
     limits = threshold_multiotsu(brain, classes=3, nbins=256)

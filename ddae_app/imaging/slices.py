@@ -84,9 +84,7 @@ def extract_slices(
     ImageError
         The slices contain no brain.
     """
-    scale, bright_share = (
-        brain_scale(volume[mask], protocol.intensity_percentile) if mask.any() else (0.0, 0.0)
-    )
+    scale, bright_share = brain_scale(volume[mask], protocol.intensity_percentile)
     indices = slice_indices(protocol)
     if scale <= 0 or not mask[:, :, list(indices)].any():
         raise ImageError('the slices to harmonize contain no brain; inspect the brain mask')

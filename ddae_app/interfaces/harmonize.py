@@ -17,7 +17,7 @@ from nipype.interfaces.base import (
     traits,
 )
 
-from ddae_app.imaging import anatomy, brain, conform, native, quality, registration, volumes
+from ddae_app.imaging import anatomy, brain, conform, native, noise, quality, registration, volumes
 from ddae_app.imaging.grid import model_grid
 from ddae_app.imaging.slices import training_stacks
 from ddae_app.methods.base import AdaptableHarmonizer
@@ -94,6 +94,7 @@ class Harmonize(SimpleInterface):
         volumes.write(difference, np.moveaxis(after - before, 0, 2), image.affine)
         levels, reference = harmonizer.info.typical_intensities(inputs.target_site)
         qc = {
+            'noise_sd': noise.noise_sd(before),
             **quality.fidelity(before, after),
             **anatomy.evaluate_anatomy(before, after, image.affine),
             'target_distance_before': quality.quantile_distance(before, levels, reference),

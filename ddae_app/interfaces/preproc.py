@@ -238,12 +238,13 @@ class MeasureBrain(SimpleInterface):
         image, mask = volumes.read(self.inputs.in_file), volumes.read(self.inputs.in_mask)
         inside, template = np.asarray(mask.dataobj) > 0, volumes.read(self.inputs.mask)
         volume = brain.volume_ml(inside, image.affine)
-        self._results['qc'] = {
+        qc = {
             'brain_volume_ml': volume / self.inputs.registration_qc['scale_volume'],
             'brain_volume_template_ml': volume,
             'mask_template_dice': brain.overlap_with_template(inside, image.affine, template),
             **quality.tissue_contrast(np.asarray(image.dataobj), inside),
         }
+        self._results['qc'] = qc | {'brain_unchecked': quality.unchecked(qc)}
         return runtime
 
 
@@ -274,7 +275,11 @@ class ExtractSlices(SimpleInterface):
         volumes.write(out, np.moveaxis(stack.data, 0, 2), stack.affine)
         self._results |= {
             'out_file': str(out),
-            'facts': {'IntensityScale': stack.scale, 'SliceIndices': list(stack.indices)},
+            'facts': {
+                'IntensityScale': stack.scale,
+                'SliceIndices': list(stack.indices),
+                'bright_share': stack.bright_share,
+            },
         }
         return runtime
 

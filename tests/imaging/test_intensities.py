@@ -106,4 +106,4 @@ def test_bright_vessels_do_not_move_the_scale(share, brightness):
 
 def test_a_brain_of_one_intensity_has_that_scale():
     assert brain_scale(np.full(10, 3.0), 99.5) == (3, 0)
-    assert brain_scale(np.zeros(10), 99.5) == (0, 0)
+    assert brain_scale(np.zeros(10), 99.5) == brain_scale(np.zeros(0), 99.5) == (0, 0)

@@ -40,7 +40,7 @@ def test_a_spike_counts_no_more_than_other_voxels(scan):
     assert gradient_correlation(*spiked, INSIDE) == pytest.approx(alike, abs=0.12)
     quantiles = [brain_quantiles(x, np.linspace(0, 1, 101)) for x in (scan, spiked[0])]
     np.testing.assert_allclose(*quantiles, atol=0.8)
-    np.testing.assert_allclose(quantiles[0][:-1], quantiles[1][:-1], atol=0.02)
+    np.testing.assert_allclose(quantiles[0][:-1], quantiles[1][:-1], atol=0.03)
 
 
 @pytest.mark.filterwarnings('error')

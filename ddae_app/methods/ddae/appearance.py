@@ -8,6 +8,7 @@ many subjects, :func:`measure_appearance` in a few scans of one site.
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -33,6 +34,8 @@ from ddae_app.methods.ddae.intensity import (
     tissue_quantiles,
 )
 from ddae_app.methods.site_effects import site_effects
+
+log = logging.getLogger('ddae_app')
 
 LEVELS = 33
 """Quantile levels at which a contrast curve is known, evenly from 0 to 1."""
@@ -310,7 +313,13 @@ def _measure_noise(appearance: SiteAppearance, data: SliceData, rows: np.ndarray
             for few in data.chunks(some)
             for scan in appearance.common_scans(data, few)
         ]
-        appearance.noise[i] = float(np.median(noise))
+        if np.isnan(noise).all():
+            log.warning(
+                'the noise of site %s could not be measured, because its scans show too little '
+                'brain; it is taken as 0', site,
+            )  # fmt: skip
+        else:
+            appearance.noise[i] = float(np.nanmedian(noise))
 
 
 def measure_appearance(

@@ -68,9 +68,12 @@ def _in_brain(y: Tensor, x: Tensor) -> Tensor:
 
 
 def noise_of(model: DDAE, x: Tensor, appearance: Appearance) -> Tensor:
-    """Standard deviation of the noise of scans on the common scale, shape (B,)."""
+    """Standard deviation of the noise of scans on the common scale, shape (B,).
+
+    It is 0, and then no noise is removed, where a scan shows too little brain for an estimate.
+    """
     common = model.appearance.to_common(x.clamp(min=0), appearance).cpu().numpy()
-    return torch.tensor([noise_sd(scan) for scan in common]).to(x)
+    return torch.tensor([noise_sd(scan) for scan in common]).nan_to_num(0).to(x)
 
 
 def _corrected(model: DDAE, y: Tensor, source: Condition, target: Condition) -> Tensor:
