@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ddae_app.imaging.intensities import CEILING
 from ddae_app.imaging.noise import noise_sd
 from ddae_app.methods.base import DARKEST
 from ddae_app.methods.condition import Condition
@@ -77,16 +78,19 @@ def noise_of(model: DDAE, x: Tensor, appearance: Appearance) -> Tensor:
 
 
 def _corrected(model: DDAE, y: Tensor, source: Condition, target: Condition) -> Tensor:
-    """Rendered scans after residual correction; unchanged where it is none."""
-    sites, n = model.appearance, y.shape[1]
+    """Rendered scans after residual correction; unchanged where it is none.
+
+    What exceeds ``CEILING`` is added again at the end.
+    """
+    sites, n, seen = model.appearance, y.shape[1], y.clamp(max=CEILING)
     appearance = model.appearance_of(target, n)
     common = model.residuals(
-        sites.to_common(y, appearance),
+        sites.to_common(seen, appearance),
         sites.average_at(source.position, n),
         source.position,
         source.site,
         target.site,
     )
     same = model.residuals.changes_nothing(source.site, target.site)
-    corrected = sites.from_common(common, appearance, edge_depth(y))
+    corrected = y - seen + sites.from_common(common, appearance, edge_depth(seen))
     return torch.where(same[:, None, None, None], y, corrected)
