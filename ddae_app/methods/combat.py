@@ -145,7 +145,9 @@ class ComBat:
         y = expected + fit.sd * (z * fit.scale[target] + fit.shift[target])
         out = seen.copy()
         out[:, fit.pixels] = y
-        return in_brain(out + (scans - seen), scans).reshape(images.shape)
+        # In this order, a scan that does not change is the same to the bit.
+        out = np.where(scans > seen, scans + (out - seen), out)
+        return in_brain(out, scans).reshape(images.shape)
 
     def without_site(self, images: np.ndarray, cohort: pd.DataFrame) -> np.ndarray:
         """At no site: what other implementations of ComBat return.

@@ -102,6 +102,8 @@ def test_a_spike_moves_no_other_scan_and_stays_a_spike(truth):
     spiked[N, 14:16, 14:16] = 20
     out = fitted.transform(spiked, COHORT, 'A')
     np.testing.assert_allclose(out[N, 14:16, 14:16], 20, atol=1)
+    itself = fitted.transform(spiked, COHORT, 'B')[N]
+    assert (itself[14:16, 14:16] == 20).all()
     refitted = ComBat().fit(spiked, COHORT).transform(truth, COHORT, 'A')
     rows = np.arange(2 * N) != N
     assert np.abs(refitted - fitted.transform(truth, COHORT, 'A'))[rows].max() < 0.1
