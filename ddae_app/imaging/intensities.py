@@ -44,23 +44,6 @@ def foreground_range(data: np.ndarray) -> tuple[float, float]:
     return low, float(np.percentile(above, BRIGHT_PERCENTILE)) if above.size else low
 
 
-def winsorize(data: np.ndarray) -> np.ndarray:
-    """An image whose darkest and brightest half percent is cut to the rest, for comparisons.
-
-    Parameters
-    ----------
-    data : np.ndarray, any shape
-        Finite.
-
-    Returns
-    -------
-    np.ndarray
-        Of the type of the data; none of it outside :func:`foreground_range`.
-    """
-    low, high = foreground_range(data)
-    return np.clip(data, low, high).astype(data.dtype)
-
-
 def without_hot_voxels(data: np.ndarray) -> np.ndarray:
     """An image without the few voxels that are far brighter than all tissue, such as spikes.
 

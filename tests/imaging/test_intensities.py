@@ -8,7 +8,6 @@ import pytest
 from ddae_app.imaging.intensities import (
     brain_scale,
     foreground_range,
-    winsorize,
     without_hot_voxels,
 )
 
@@ -59,8 +58,7 @@ def test_five_hot_voxels_move_nothing(form, factor):
     assert calm.dtype == data.dtype and calm.max() <= data.max()
     # What lies apart keeps its intensity.
     np.testing.assert_array_equal(calm[:10], data[:10])
-    near = np.abs(winsorize(hot) - winsorize(data)) > 2e-3 * (high - low)
-    assert near.sum() <= 5
+    np.testing.assert_array_equal(calm[:, :, :10], data[:, :, :10])
 
 
 def test_interpolated_neighbors_of_a_hot_voxel_are_no_brighter_than_tissue():
@@ -72,7 +70,6 @@ def test_interpolated_neighbors_of_a_hot_voxel_are_no_brighter_than_tissue():
 @pytest.mark.parametrize('value', [0, -3, 255])
 def test_a_constant_image_stays_constant(value):
     data = np.full(SHAPE, value, np.float32)
-    assert (winsorize(data) == value).all()
     assert (without_hot_voxels(data) == value).all()
 
 
@@ -80,7 +77,6 @@ def test_saturated_bytes_and_a_white_background():
     data = np.minimum(FORMS['bytes'].astype(int) * 2, 255).astype(np.uint8)
     data[FORMS['bytes'] == 0] = 255
     assert without_hot_voxels(data) is data
-    assert winsorize(data).dtype == np.uint8 and winsorize(data).max() == 255
 
 
 def tissue(n=200_000):
