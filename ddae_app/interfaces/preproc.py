@@ -28,6 +28,7 @@ from ddae_app.imaging import (
     templates,
     volumes,
 )
+from ddae_app.imaging.intensities import without_hot_voxels
 from ddae_app.settings import Protocol, protocol_from
 
 
@@ -84,7 +85,10 @@ class ExtractBrain(SimpleInterface):
     output_spec = _ExtractBrainOutputSpec
 
     def _run_interface(self, runtime):
-        image = volumes.read(self.inputs.in_file)
+        scan = volumes.read(self.inputs.in_file)
+        # No method is to see the few voxels that would set the scale of all others.
+        calm = without_hot_voxels(np.asarray(scan.dataobj))
+        image = nib.Nifti1Image(calm, scan.affine)
         mask = self._mask(image)
         out = Path(runtime.cwd) / 'mask.nii'
         volumes.write(out, mask, image.affine)
