@@ -66,7 +66,8 @@ class Protocol:
     intensity_percentile : float
         Percentile of the brain's intensities that becomes 1 (0 stays 0); 100 is the maximum.
         On sixteen scans the 99.5th is 1.04 to 1.06 times the 95th; the 99.9th, which bright
-        vessels reach, is 1.06 to 1.49 times.
+        vessels reach, is 1.06 to 1.49 times. Where even this percentile is far brighter than
+        tissue, :func:`~ddae_app.imaging.intensities.brain_scale` leaves such voxels out.
     """
 
     template: str = 'MNI152NLin2009aSym'

@@ -114,6 +114,22 @@ MEASURES = {
         '2006)',
         range='above 0, higher is better',
     ),
+    'brain_unchecked': Measure(
+        'Which of the measures of the brain could not be taken, and why; none if all were',
+        unusual='not none',
+    ),
+    'bright_share': Measure(
+        'Share of the brain that outshines all tissue, such as vessels after contrast agent, and '
+        'was left out of the intensity scale',
+        range='0 to 1, 0 for ordinary scans',
+        unusual='above 0',
+        rule=lambda value, entries: value > 0,
+    ),
+    'noise_sd': Measure(
+        'Standard deviation of the noise of the slices before harmonization, on the scale 0 to 1 '
+        '(Immerkaer 1996)',
+        range='0 or more, lower is better',
+    ),
     'ssim': Measure(
         'Structural similarity of the slices before and after harmonization (Wang et al. 2004)',
         range='-1 to 1, 1 where nothing changed',
@@ -161,7 +177,13 @@ MEASURES = {
         **beyond(MOST_SHARE_CHANGE),
     ),
     'anatomy_flag': Measure(
-        'Why the anatomy should be checked by eye; none if nothing is unusual', unusual='not none'
+        'Why the anatomy should be checked by eye; none if nothing is unusual, not checked if it '
+        'could not be measured',
+        unusual='not none',
+    ),
+    'harmonization_unchecked': Measure(
+        'Which of the measures of the harmonization could not be taken, and why; none if all were',
+        unusual='not none',
     ),
     'source_site': Measure('Site where the scan was acquired'),
     'target_site': Measure('Site to which the scan was harmonized'),

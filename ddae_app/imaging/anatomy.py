@@ -9,13 +9,12 @@ import numpy as np
 from scipy.ndimage import binary_erosion, gaussian_filter
 from skimage.filters import threshold_multiotsu
 
+from ddae_app.imaging.intensities import CEILING
+
 TISSUES = {'csf': 'CSF', 'gray': 'gray matter', 'white': 'white matter'}
 """Tissue classes by the names of their columns, from dark to bright on a T1-weighted image."""
 
 HISTOGRAM_BINS = 256
-CEILING = 1.2
-"""Brighter voxels, such as vessels, are clipped to this, so that they form no separate class."""
-
 NOISE_VOXELS, SURROUNDINGS_VOXELS, STRUCTURE_VOXELS = 1.0, 4.0, 1.5
 """Standard deviations of three Gaussians: the first removes noise, the second defines the
 neighborhood of a voxel, and the third is the size of the structures that are searched for."""
@@ -47,6 +46,7 @@ def tissue_shares(scan: np.ndarray) -> dict[str, float]:
         The keys are those of ``TISSUES``. The shares sum to 1, or are all 0 if the brain has fewer
         than three different intensities.
     """
+    # Brighter voxels, such as vessels, form no class of their own.
     brain = np.minimum(scan[scan > 0], CEILING)
     if np.unique(brain).size < 3:
         return dict.fromkeys(TISSUES, 0.0)
@@ -61,7 +61,9 @@ def unexplained(before: np.ndarray, after: np.ndarray) -> np.ndarray:
     Another scanner shows the same anatomy in another contrast and shading. The harmonized scan
     should therefore follow from the scan by one contrast curve and by a local gain and offset
     (guided filter: He, Sun and Tang 2013, doi:10.1109/TPAMI.2012.213). What does not follow was
-    added or removed. Both scans are smoothed first, because noise is not structure.
+    added or removed. Both scans are smoothed first, because noise is not structure, and clipped to
+    ``CEILING``, because a vessel or a spike makes other voxels look alike. Nothing is more
+    unexplained than it is changed, so that an unchanged scan has none.
 
     Parameters
     ----------
@@ -75,16 +77,25 @@ def unexplained(before: np.ndarray, after: np.ndarray) -> np.ndarray:
         edge of the brain, where voxels are mixed with what lies outside.
     """
     brain = before > 0
-    x, y = (_local_mean(scan, brain, NOISE_VOXELS) for scan in (before, after))
-    x = np.where(brain, _follow_curve(x, y, brain), 0)
+    seen, y = (
+        _local_mean(np.minimum(scan, CEILING), brain, NOISE_VOXELS) for scan in (before, after)
+    )
+    x = np.where(brain, _follow_curve(seen, y, brain), 0)
     mean_x, mean_y = (_local_mean(v, brain, SURROUNDINGS_VOXELS) for v in (x, y))
     variance = _local_mean(x * x, brain, SURROUNDINGS_VOXELS) - mean_x**2
     covariance = _local_mean(x * y, brain, SURROUNDINGS_VOXELS) - mean_x * mean_y
     gain = (covariance + LEAST_VARIANCE) / (variance + LEAST_VARIANCE)
     rest = y - mean_y - gain * (x - mean_x)
-    power = _local_mean(rest**2, brain, STRUCTURE_VOXELS)
-    core = binary_erosion(brain, iterations=EDGE_VOXELS, border_value=1)
-    return np.where(core, np.sqrt(np.maximum(power, 0)), 0).astype(np.float32)
+    power = np.minimum(
+        _local_mean(rest**2, brain, STRUCTURE_VOXELS),
+        _local_mean((y - seen) ** 2, brain, STRUCTURE_VOXELS),
+    )
+    return np.where(_core(brain), np.sqrt(np.maximum(power, 0)), 0).astype(np.float32)
+
+
+def _core(brain: np.ndarray) -> np.ndarray:
+    """The brain without its edge, which is where :func:`unexplained` can look."""
+    return binary_erosion(brain, iterations=EDGE_VOXELS, border_value=1)
 
 
 def _local_mean(values: np.ndarray, brain: np.ndarray, sigma: float) -> np.ndarray:
@@ -121,14 +132,19 @@ def evaluate_anatomy(before: np.ndarray, after: np.ndarray, affine: np.ndarray) 
     dict
         ``anatomy_unexplained``: the largest value of :func:`unexplained`. ``anatomy_place``: its
         position in mm. ``csf_share_change``, ``gray_share_change``, ``white_share_change``: the
-        change of each tissue's share of the brain. ``anatomy_flag``: why the scan should be
-        inspected, or ``none``.
+        change of each tissue's share of the brain. NaN stands for what cannot be measured.
+        ``anatomy_flag``: why the scan should be inspected, ``not checked`` if nothing was found
+        but not everything could be measured, else ``none``.
     """
+    brain = before > 0
     structure = unexplained(before, after)
     worst = np.unravel_index(int(structure.argmax()), structure.shape)
-    largest = float(structure[worst])
+    unchanged = brain.any() and np.array_equal(before, after)
+    largest = float(structure[worst]) if unchanged or _core(brain).any() else np.nan
+    changes = dict.fromkeys((f'{tissue}_share_change' for tissue in TISSUES), np.nan)
     shares = [tissue_shares(scan) for scan in (before, after)]
-    changes = {f'{t}_share_change': shares[1][t] - shares[0][t] for t in TISSUES}
+    if unchanged or all(sum(share.values()) for share in shares):
+        changes = {f'{t}_share_change': shares[1][t] - shares[0][t] for t in TISSUES}
     reasons = []
     x, y, z = nib.affines.apply_affine(affine, [worst[1], worst[2], worst[0]])
     if largest > MOST_UNEXPLAINED:
@@ -139,9 +155,10 @@ def evaluate_anatomy(before: np.ndarray, after: np.ndarray, affine: np.ndarray) 
     for tissue, change in zip(TISSUES.values(), changes.values(), strict=True):
         if abs(change) > MOST_SHARE_CHANGE:
             reasons.append(f'{tissue} {100 * change:+.0f} % of the brain volume')
+    measured = np.isfinite([largest, *changes.values()]).all()
     return {
         'anatomy_unexplained': largest,
         'anatomy_place': [round(float(v), 1) for v in (x, y, z)],
         **changes,
-        'anatomy_flag': '; '.join(reasons) or 'none',
+        'anatomy_flag': '; '.join(reasons) or ('none' if measured else 'not checked'),
     }

@@ -6,6 +6,8 @@ import nibabel as nib
 import numpy as np
 import SimpleITK as sitk  # noqa: N813
 
+from ddae_app.imaging.intensities import without_hot_voxels
+
 SHRINK_FACTOR = 4
 """N4 works at a quarter of the resolution, because the field is smooth. It takes 2 to 5 s on real
 scans, and about thirty times as long at full resolution."""
@@ -26,10 +28,13 @@ def correct_bias(image: nib.Nifti1Image, *, sloppy: bool = False) -> nib.Nifti1I
     Returns
     -------
     nib.Nifti1Image
-        On the same grid, float32; 0 where the input is 0.
+        On the same grid, float32; 0 where the input is 0. A few voxels far brighter than tissue
+        stay so, but do not move the field.
     """
     data = np.asarray(image.dataobj, dtype=np.float32)
-    full = sitk.GetImageFromArray(data.T)
+    # The field is that of the tissue: both Otsu's threshold and N4 have 200 bins over all
+    # intensities, which a few voxels can stretch until they hold little else.
+    full = sitk.GetImageFromArray(without_hot_voxels(data).T)
     # N4 takes logarithms, so its mask holds only voxels above Otsu's threshold, which are not 0.
     head = sitk.OtsuThreshold(full, 0, 1, 200)
     n4 = sitk.N4BiasFieldCorrectionImageFilter()

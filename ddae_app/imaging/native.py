@@ -10,6 +10,7 @@ import nibabel as nib
 import numpy as np
 from scipy import ndimage
 
+from ddae_app.errors import ImageError
 from ddae_app.files import staged
 
 ROUNDS = 4
@@ -136,35 +137,67 @@ def in_scan_units(
     return np.where(brain, change * raw / np.where(brain, before, 1), 0).astype(np.float32)
 
 
-def write_changed(scan: Path, change: np.ndarray, path: Path) -> None:
+def write_changed(scan: Path, change: np.ndarray, path: Path) -> np.ndarray:
     """Write a scan with a change added to its intensities and an unchanged header.
 
     Voxels that do not change are stored as before, to the bit. Changed voxels are rounded if the
-    scan is stored as integers.
+    scan is stored as integers. None becomes darker than the darkest voxel above 0 that the scan
+    has: below that, brain would be background, and below 0 it would be nothing that a scanner
+    writes.
 
     Parameters
     ----------
     scan : Path
         NIfTI file.
     change : np.ndarray, shape (X, Y, Z)
-        In the voxel order and the intensity units of the file.
+        In the voxel order and the intensity units of the file; 0 where the scan is not above 0.
     path : Path
         ``.nii.gz``; the file is written whole or not at all.
+
+    Returns
+    -------
+    np.ndarray, of the file's shape
+        The change that was made, but for rounding.
+
+    Raises
+    ------
+    ImageError
+        The change is not finite.
     """
+    if bad := np.count_nonzero(~np.isfinite(change)):
+        raise ImageError(
+            f'{scan}: harmonization would change {bad} voxels by NaN or infinity; expected finite '
+            'changes; inspect the scan and its harmonized slices'
+        )
     image: Any = nib.load(scan)
     stored, proxy = image.dataobj.get_unscaled(), image.dataobj
-    step = change.reshape(stored.shape) / proxy.slope
+    before = stored.astype(np.float64) * proxy.slope + proxy.inter
+    change = change.reshape(stored.shape)
+    changed = change != 0
+    least = before[before > 0].min() if (before > 0).any() else 0.0
+    change = np.where(changed, np.maximum(change, least - before), 0)
+    step = change / proxy.slope
     kind = stored.dtype
     if kind.kind in 'iu':
-        limits = np.iinfo(kind)
+        low, high = (_as_float(limit) for limit in (np.iinfo(kind).min, np.iinfo(kind).max))
         step = np.rint(step)
-        new = np.clip(stored.astype(np.float64) + step, limits.min, limits.max)
+        new = np.clip(stored.astype(np.float64) + step, low, high).astype(kind)
     else:
-        new = stored + step
-    out = image.__class__(np.where(step == 0, stored, new.astype(kind)), None, image.header)
+        new = (stored + step).astype(kind)
+    # Rounding may go below it again.
+    darkest = stored.flat[np.where(before > 0, before, np.inf).argmin()]
+    new = np.where(new.astype(np.float64) * proxy.slope + proxy.inter < least, darkest, new)
+    out = image.__class__(np.where(step == 0, stored, new), None, image.header)
     out.header.set_slope_inter(proxy.slope, proxy.inter)
     with staged(path) as temporary:
         nib.save(out, temporary)
+    return change
+
+
+def _as_float(limit: int) -> float:
+    """The float nearest to a limit of an integer type that is within it."""
+    value = float(limit)
+    return value if abs(value) <= abs(limit) else float(np.nextafter(value, 0))
 
 
 def write_like(scan: Path, data: np.ndarray, path: Path) -> None:

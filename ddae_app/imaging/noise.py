@@ -31,12 +31,12 @@ def noise_sd(images: np.ndarray) -> float:
     Returns
     -------
     float
-        0 if there is too little brain for an estimate.
+        NaN if no brain lies deep enough for an estimate.
     """
     stack = images.reshape(-1, *images.shape[-2:])
     cross = ndimage.generate_binary_structure(2, 1)[None]  # within each slice
     inside = ndimage.binary_erosion(stack > 0, cross, iterations=MARGIN_PIXELS)
     if not inside.any():
-        return 0.0
+        return float('nan')
     response = ndimage.convolve(stack.astype(np.float64), LAPLACIAN[None])[inside]
     return float(np.median(np.abs(response)) * MAD_TO_SD / SD_OF_RESPONSE)

@@ -2,16 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from skimage.filters import threshold_multiotsu
 from sklearn.mixture import GaussianMixture
 
+from ddae_app.imaging.anatomy import EDGE_VOXELS, TISSUES
+from ddae_app.imaging.intensities import BRIGHT_PERCENTILE, CEILING, brain_scale
+from ddae_app.imaging.noise import MARGIN_PIXELS
 from ddae_app.imaging.similarity import brain_quantiles, gradient_correlation, ssim
 
 MOST_VOXELS = 50_000
 """A sample of this size gives the same tissue statistics as all voxels."""
+
+_NO_BRAIN = 'the slices show no brain'
+_FEW_INTENSITIES = 'the brain has fewer than three different intensities'
+
+WHY_NOT = {
+    **dict.fromkeys(('cjv', 'snr_gray', 'snr_white'), _FEW_INTENSITIES),
+    **dict.fromkeys((f'{tissue}_share_change' for tissue in TISSUES), _FEW_INTENSITIES),
+    **dict.fromkeys(
+        ('ssim', 'mean_absolute_change', 'target_distance_before', 'target_distance_after'),
+        _NO_BRAIN,
+    ),
+    'gradient_correlation': 'the brain shows no edge, before or after',
+    'noise_sd': f'no brain in the slices lies deeper than {MARGIN_PIXELS} pixels, so that a DDAE '
+    'removes no noise',
+    'anatomy_unexplained': f'no brain in the slices lies deeper than {EDGE_VOXELS} voxels',
+}
+"""Why a measure is NaN, by its name."""
+
+
+def unchecked(measures: Mapping[str, Any]) -> str:
+    """Which of some measures could not be taken, and why; ``none`` if all were."""
+    missing: dict[str, list[str]] = {}
+    for name, reason in WHY_NOT.items():
+        if name in measures and not np.isfinite(measures[name]):
+            missing.setdefault(reason, []).append(name)
+    parts = [f'{", ".join(names)}, because {reason}' for reason, names in missing.items()]
+    return '; '.join(parts) or 'none'
 
 
 def tissue_contrast(image: np.ndarray, mask: np.ndarray) -> dict[str, float]:
@@ -33,12 +64,17 @@ def tissue_contrast(image: np.ndarray, mask: np.ndarray) -> dict[str, float]:
         ``cjv``: coefficient of joint variation of gray and white matter; lower is better (Ganzetti
         et al. 2016, doi:10.3389/fninf.2016.00010); ``snr_gray``, ``snr_white``: mean over
         standard deviation of each (Magnotta and Friedman 2006, doi:10.1007/s10278-005-9256-5).
-        Empty if the brain has fewer than three different intensities.
+        NaN if the brain has fewer than three different intensities.
     """
     brain = image[mask].astype(np.float64)
     brain = np.sort(brain[:: max(len(brain) // MOST_VOXELS, 1)])
+    scale, _ = brain_scale(brain, BRIGHT_PERCENTILE)
+    # Vessels and spikes are no tissue.
+    brain = brain[brain <= CEILING * scale]
+    # The mixture has absolute tolerances, for intensities of 1 and more.
+    brain = brain / scale if 0 < scale < 1 else brain
     if np.unique(brain).size < 3:
-        return {}
+        return dict.fromkeys(('cjv', 'snr_gray', 'snr_white'), np.nan)
     limits = threshold_multiotsu(brain, classes=3, nbins=256)
     parts = np.split(brain, np.searchsorted(brain, limits))
     mixture = GaussianMixture(
@@ -69,13 +105,15 @@ def fidelity(before: np.ndarray, after: np.ndarray) -> dict[str, float]:
     -------
     dict of str to float
         ``ssim`` and ``gradient_correlation``: as :mod:`ddae_app.imaging.similarity` defines them.
-        ``mean_absolute_change``: of the intensity of brain voxels.
+        ``mean_absolute_change``: of the intensity of brain voxels. NaN where there is no brain;
+        exactly 1, 1 and 0 where nothing changed.
     """
     brain = before > 0
+    change = np.abs(np.minimum(after, CEILING) - np.minimum(before, CEILING))[brain]
     return {
         'ssim': ssim(before, after, brain),
         'gradient_correlation': gradient_correlation(before, after, brain),
-        'mean_absolute_change': float(np.abs(after - before)[brain].mean()),
+        'mean_absolute_change': float(change.mean()) if change.size else np.nan,
     }
 
 
@@ -94,6 +132,8 @@ def quantile_distance(
     Returns
     -------
     float
-        In the units of the scan.
+        In the units of the scan; NaN where it shows no brain.
     """
+    if not (stack > 0).any():
+        return np.nan
     return float(np.trapezoid(np.abs(brain_quantiles(stack, levels) - reference), levels))

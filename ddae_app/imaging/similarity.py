@@ -1,4 +1,8 @@
-"""How alike two scans are, and the intensities of the brain that comparisons rest on."""
+"""How alike two scans are, and the intensities of the brain that comparisons rest on.
+
+Scans are 0 outside the brain, and the brain is about 0 to 1. What is brighter than ``CEILING``
+counts as that, so that a vessel or a spike weighs no more than other voxels do.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,8 @@ from collections.abc import Sequence
 
 import numpy as np
 from skimage.metrics import structural_similarity
+
+from ddae_app.imaging.intensities import CEILING
 
 
 def slice_ssim(slices: np.ndarray, reference: np.ndarray) -> np.ndarray:
@@ -26,7 +32,9 @@ def slice_ssim(slices: np.ndarray, reference: np.ndarray) -> np.ndarray:
     return np.array(
         [
             structural_similarity(a, b, data_range=1.0)
-            for a, b in zip(slices, reference, strict=True)
+            for a, b in zip(
+                np.minimum(slices, CEILING), np.minimum(reference, CEILING), strict=True
+            )
         ]
     )
 
@@ -47,6 +55,8 @@ def ssim(scan: np.ndarray, reference: np.ndarray, brain: np.ndarray) -> float:
         1 where the scans are equal; NaN where there is no brain.
     """
     shown = brain.any(axis=(1, 2))
+    if not shown.any():
+        return np.nan
     return float(np.mean(slice_ssim(scan[shown], reference[shown])))
 
 
@@ -63,10 +73,18 @@ def gradient_correlation(scan: np.ndarray, reference: np.ndarray, brain: np.ndar
     Returns
     -------
     float
-        1 where every edge is in its place; NaN where there is no brain or no edge.
+        1 where every edge is in its place, exactly so where the scans are equal; NaN where there
+        is no brain or no edge.
     """
-    edges = [np.hypot(*np.gradient(x, axis=(1, 2)))[brain] for x in (scan, reference)]
-    return float(np.corrcoef(*edges)[0, 1])
+    edges = [
+        np.hypot(*np.gradient(np.minimum(x, CEILING), axis=(1, 2)))[brain]
+        for x in (scan, reference)
+    ]
+    if not all(edge.size and np.ptp(edge) > 0 for edge in edges):
+        return np.nan
+    if np.array_equal(*edges):
+        return 1.0
+    return float(np.corrcoef(*edges)[0, 1].clip(-1, 1))
 
 
 def brain_quantiles(scan: np.ndarray, levels: Sequence[float] | np.ndarray) -> np.ndarray:
@@ -84,5 +102,5 @@ def brain_quantiles(scan: np.ndarray, levels: Sequence[float] | np.ndarray) -> n
     np.ndarray, shape (Q,)
         In the units of the scan; zeros where no voxel is above 0.
     """
-    brain = scan[scan > 0]
+    brain = np.minimum(scan[scan > 0], CEILING)
     return np.quantile(brain if brain.size else np.zeros(1), levels)

@@ -8,6 +8,7 @@ import numpy as np
 
 from ddae_app.errors import ImageError
 from ddae_app.imaging.grid import Grid
+from ddae_app.imaging.intensities import brain_scale
 from ddae_app.settings import Protocol
 
 MIN_BRAIN_FRACTION = 0.02
@@ -32,12 +33,16 @@ class SliceStack:
         From (left to right, back to front, slice) indices to mm.
     scale : float
         ``data * scale`` is in the intensity units of the preprocessed image.
+    bright_share : float
+        Share of the brain that outshines all tissue, such as vessels after contrast agent, and
+        plays no part in the scale; 0 for ordinary scans.
     """
 
     data: np.ndarray
     indices: tuple[int, ...]
     affine: np.ndarray
     scale: float
+    bright_share: float
 
 
 def crop_start(grid_shape: tuple[int, ...], slice_shape: tuple[int, int]) -> tuple[int, int]:
@@ -79,9 +84,7 @@ def extract_slices(
     ImageError
         The slices contain no brain.
     """
-    scale = (
-        float(np.percentile(volume[mask], protocol.intensity_percentile)) if mask.any() else 0.0
-    )
+    scale, bright_share = brain_scale(volume[mask], protocol.intensity_percentile)
     indices = slice_indices(protocol)
     if scale <= 0 or not mask[:, :, list(indices)].any():
         raise ImageError('the slices to harmonize contain no brain; inspect the brain mask')
@@ -96,6 +99,7 @@ def extract_slices(
         indices=indices,
         affine=affine,
         scale=scale,
+        bright_share=bright_share,
     )
 
 

@@ -17,7 +17,7 @@ from nipype.interfaces.base import (
     traits,
 )
 
-from ddae_app.imaging import anatomy, brain, conform, native, quality, registration, volumes
+from ddae_app.imaging import anatomy, brain, conform, native, noise, quality, registration, volumes
 from ddae_app.imaging.grid import model_grid
 from ddae_app.imaging.slices import training_stacks
 from ddae_app.methods.base import AdaptableHarmonizer
@@ -93,15 +93,17 @@ class Harmonize(SimpleInterface):
         volumes.write(out, np.moveaxis(after, 0, 2), image.affine)
         volumes.write(difference, np.moveaxis(after - before, 0, 2), image.affine)
         levels, reference = harmonizer.info.typical_intensities(inputs.target_site)
+        qc = {
+            'noise_sd': noise.noise_sd(before),
+            **quality.fidelity(before, after),
+            **anatomy.evaluate_anatomy(before, after, image.affine),
+            'target_distance_before': quality.quantile_distance(before, levels, reference),
+            'target_distance_after': quality.quantile_distance(after, levels, reference),
+        }
         self._results |= {
             'out_file': str(out),
             'difference': str(difference),
-            'qc': quality.fidelity(before, after)
-            | anatomy.evaluate_anatomy(before, after, image.affine)
-            | {
-                'target_distance_before': quality.quantile_distance(before, levels, reference),
-                'target_distance_after': quality.quantile_distance(after, levels, reference),
-            },
+            'qc': qc | {'harmonization_unchecked': quality.unchecked(qc)},
             'provenance': {
                 'SourceSiteKnown': inputs.source_site in harmonizer.sites,
                 'ScansAdaptedTo': inputs.site_scans,
@@ -194,8 +196,7 @@ class BringBack(SimpleInterface):
             t1w,
         )
         out, effect = (Path(runtime.cwd) / f'{name}.nii.gz' for name in ('native', 'effect'))
-        native.write_changed(t1w, change, out)
-        native.write_like(t1w, change, effect)
+        native.write_like(t1w, native.write_changed(t1w, change, out), effect)
         # The scan was read more than once.
         conform.check_unchanged(t1w, sha256)
         self._results |= {

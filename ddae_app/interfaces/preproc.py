@@ -28,6 +28,7 @@ from ddae_app.imaging import (
     templates,
     volumes,
 )
+from ddae_app.imaging.intensities import without_hot_voxels
 from ddae_app.settings import Protocol, protocol_from
 
 
@@ -84,7 +85,10 @@ class ExtractBrain(SimpleInterface):
     output_spec = _ExtractBrainOutputSpec
 
     def _run_interface(self, runtime):
-        image = volumes.read(self.inputs.in_file)
+        scan = volumes.read(self.inputs.in_file)
+        # No method is to see the few voxels that would set the scale of all others.
+        calm = without_hot_voxels(np.asarray(scan.dataobj))
+        image = nib.Nifti1Image(calm, scan.affine)
         mask = self._mask(image)
         out = Path(runtime.cwd) / 'mask.nii'
         volumes.write(out, mask, image.affine)
@@ -238,12 +242,13 @@ class MeasureBrain(SimpleInterface):
         image, mask = volumes.read(self.inputs.in_file), volumes.read(self.inputs.in_mask)
         inside, template = np.asarray(mask.dataobj) > 0, volumes.read(self.inputs.mask)
         volume = brain.volume_ml(inside, image.affine)
-        self._results['qc'] = {
+        qc = {
             'brain_volume_ml': volume / self.inputs.registration_qc['scale_volume'],
             'brain_volume_template_ml': volume,
             'mask_template_dice': brain.overlap_with_template(inside, image.affine, template),
             **quality.tissue_contrast(np.asarray(image.dataobj), inside),
         }
+        self._results['qc'] = qc | {'brain_unchecked': quality.unchecked(qc)}
         return runtime
 
 
@@ -274,7 +279,11 @@ class ExtractSlices(SimpleInterface):
         volumes.write(out, np.moveaxis(stack.data, 0, 2), stack.affine)
         self._results |= {
             'out_file': str(out),
-            'facts': {'IntensityScale': stack.scale, 'SliceIndices': list(stack.indices)},
+            'facts': {
+                'IntensityScale': stack.scale,
+                'SliceIndices': list(stack.indices),
+                'bright_share': stack.bright_share,
+            },
         }
         return runtime
 

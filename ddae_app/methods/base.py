@@ -13,10 +13,13 @@ import numpy as np
 import pandas as pd
 
 import ddae_app
-from ddae_app.errors import UsageError
+from ddae_app.errors import DdaeError, UsageError
 from ddae_app.methods.data import SEXES, SliceData, site_quantiles
 from ddae_app.methods.modelfile import ModelIdentity, ModelInfo, TrainingRecord
 from ddae_app.settings import Protocol as ImageProtocol
+
+DARKEST = 1e-4
+"""Of the brain in an output: a voxel of 0 would count as background from then on."""
 
 Info = TypeVar('Info', bound=ModelInfo)
 
@@ -77,7 +80,7 @@ class Harmonizer(Protocol):
         Returns
         -------
         np.ndarray, shape of `images`, float32
-            At least 0; exactly 0 where the input is 0.
+            Above 0 where the input is, and exactly 0 elsewhere; :func:`in_brain` sees to it.
 
         Raises
         ------
@@ -321,6 +324,35 @@ def check_request(
             f'{", ".join(known)}'
         )
     return read_labels(cohort, len(images))
+
+
+def in_brain(rendered: np.ndarray, images: np.ndarray) -> np.ndarray:
+    """What a method rendered, with exactly the brain of the images: none is lost or added.
+
+    Parameters
+    ----------
+    rendered : np.ndarray
+        Any finite values.
+    images : np.ndarray, same shape
+        What it was given; 0 outside the brain.
+
+    Returns
+    -------
+    np.ndarray, same shape, float32
+        0 where the images are 0; elsewhere at least ``DARKEST``, or what it was if that is less.
+
+    Raises
+    ------
+    DdaeError
+        If a value in the brain is not finite.
+    """
+    brain = images > 0
+    if bad := np.count_nonzero(~np.isfinite(rendered[brain])):
+        raise DdaeError(
+            f'harmonization made {bad} voxels of the brain NaN or infinite; expected finite '
+            'intensities; inspect the scan, or try --device cpu or another model'
+        )
+    return np.where(brain, np.maximum(rendered, np.minimum(images, DARKEST)), 0).astype(np.float32)
 
 
 def known_sites(sites: Sequence[str], info: ModelInfo) -> list[int]:

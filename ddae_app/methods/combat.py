@@ -12,12 +12,14 @@ import safetensors.numpy
 
 from ddae_app.errors import ModelError, UsageError
 from ddae_app.files import write_atomically
+from ddae_app.imaging.intensities import CEILING
 from ddae_app.methods.base import (
     Labels,
     TrainedModel,
     TrainingRequest,
     check_request,
     cohort_of,
+    in_brain,
     known_sites,
     model_info,
     training_data,
@@ -122,6 +124,8 @@ class ComBat:
     def transform(self, images: np.ndarray, cohort: pd.DataFrame, target_site: str) -> np.ndarray:
         """Render slices at the target site; see :class:`ddae_app.methods.base.Harmonizer`.
 
+        What exceeds ``CEILING`` is added again at the end.
+
         Raises
         ------
         UsageError
@@ -135,12 +139,15 @@ class ComBat:
                 f'images are {scans.shape[1:]} (slices, rows, columns), ComBat was fitted to '
                 f'{fit.pixels.shape}; preprocess with the protocol of the model'
             )
-        expected, z = self._standardized(scans, labels)
+        seen = np.minimum(scans, CEILING)
+        expected, z = self._standardized(seen, labels)
         target = info.sites.index(target_site)
         y = expected + fit.sd * (z * fit.scale[target] + fit.shift[target])
-        out = scans.copy()
-        out[:, fit.pixels] = np.maximum(y, 0)
-        return np.where(scans > 0, out, 0).astype(np.float32).reshape(images.shape)
+        out = seen.copy()
+        out[:, fit.pixels] = y
+        # In this order, a scan that does not change is the same to the bit.
+        out = np.where(scans > seen, scans + (out - seen), out)
+        return in_brain(out, scans).reshape(images.shape)
 
     def without_site(self, images: np.ndarray, cohort: pd.DataFrame) -> np.ndarray:
         """At no site: what other implementations of ComBat return.
@@ -158,7 +165,7 @@ class ComBat:
         info, fit = self._ready()
         labels = check_request(images, cohort, info.sites[0], info.sites)
         scans = images[:, None] if images.ndim == 3 else images
-        expected, z = self._standardized(scans, labels)
+        expected, z = self._standardized(np.minimum(scans, CEILING), labels)
         return expected + fit.sd * z
 
     def _standardized(self, scans: np.ndarray, labels: Labels) -> tuple[np.ndarray, np.ndarray]:
@@ -248,6 +255,8 @@ def _check_confounding(centered: np.ndarray, data: SliceData) -> None:
 def _moments(data: SliceData, z: int, centered: np.ndarray) -> tuple[np.ndarray, ...]:
     """Regression and standardized moments of the pixels of a slice that vary.
 
+    Scans are clipped to ``CEILING``, so that a spike in one of them does not make a pixel vary.
+
     Returns
     -------
     pixels : np.ndarray, shape (H, W), bool
@@ -256,7 +265,7 @@ def _moments(data: SliceData, z: int, centered: np.ndarray) -> tuple[np.ndarray,
     shift, variance : np.ndarray, shape (S, P)
         Of each site, in standard deviations.
     """
-    y = np.asarray(data.images[:, z])
+    y = np.minimum(data.images[:, z], CEILING)
     pixels = np.ptp(y, axis=0) > 0
     y = y[:, pixels].astype(np.float64)
     sites = np.array(data.sites)

@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ddae_app.methods.data import CEILING, SEXES, SliceData
+from ddae_app.imaging.intensities import CEILING
+from ddae_app.methods.data import SEXES, SliceData
 
 
 @dataclass(frozen=True)

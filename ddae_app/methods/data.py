@@ -16,9 +16,6 @@ from ddae_app.methods.modelfile import SiteQuantiles
 SEXES = {'M': 0, 'F': 1, None: -1}
 """The code of each sex."""
 
-CEILING = 1.2
-"""The brightest intensity that the networks see, since noise lifts some of the brain above 1."""
-
 CHUNK = 256
 """Slices read at once from an array that may lie on disk."""
 

@@ -9,7 +9,7 @@ import pandas as pd
 
 from ddae_app.errors import UsageError
 from ddae_app.imaging.similarity import brain_quantiles
-from ddae_app.methods.base import check_request, training_data
+from ddae_app.methods.base import check_request, in_brain, training_data
 
 LEVELS = np.linspace(0, 1, 257)
 
@@ -51,4 +51,4 @@ class HistogramMatching:
             brain = image > 0
             if brain.any():
                 matched[brain] = np.interp(image[brain], brain_quantiles(image, LEVELS), reference)
-        return out
+        return in_brain(out, images)

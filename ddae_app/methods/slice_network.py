@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from ddae_app.errors import DdaeError, UsageError
 from ddae_app.files import write_atomically
+from ddae_app.imaging.intensities import CEILING
 from ddae_app.methods.base import (
     Progress,
     ProgressCallback,
@@ -25,6 +26,7 @@ from ddae_app.methods.base import (
     TrainingRequest,
     check_request,
     cohort_of,
+    in_brain,
     known_sites,
     model_info,
     training_data,
@@ -241,6 +243,8 @@ class NetworkHarmonizer(ABC, Generic[Network, Info]):
     def transform(self, images: np.ndarray, cohort: pd.DataFrame, target_site: str) -> np.ndarray:
         """Render slices at the target site; see :class:`ddae_app.methods.base.Harmonizer`.
 
+        What exceeds ``CEILING`` is added again at the end.
+
         Raises
         ------
         UsageError
@@ -267,8 +271,10 @@ class NetworkHarmonizer(ABC, Generic[Network, Info]):
         for i in range(0, len(x), self.batch_size):
             rows = slice(i, i + self.batch_size)
             conditions = (condition[rows].to(device) for condition in (source, target))
-            out[rows] = render(x[rows].to(device), *conditions).cpu().numpy()
-        return np.where(images > 0, out.reshape(images.shape).clip(0), 0).astype(np.float32)
+            seen = x[rows].clamp(max=CEILING)
+            rendered = render(seen.to(device), *conditions).cpu()
+            out[rows] = (rendered + (x[rows] - seen)).numpy()
+        return in_brain(out.reshape(images.shape), images)
 
     def facts(self) -> dict[str, Any]:
         """What was done, for sidecars."""

@@ -25,6 +25,9 @@ from ddae_app.reports.canvas import (
 
 Reference = Mapping[str, Sequence[float]]
 
+BRIGHTEST = 1.5
+"""Where the brain is 0 to 1, brighter voxels are drawn as this."""
+
 
 class Curve(NamedTuple):
     """Brain intensities of one image, shape (V,), and the style of their line."""
@@ -129,8 +132,10 @@ def plot_losses(losses: Path, path: Path) -> None:
 
 
 def _brain(values: np.ndarray) -> np.ndarray:
+    """The intensities of the brain, so cut off that no spike stretches the axes."""
     values = np.asarray(values, float).ravel()
-    return values[np.isfinite(values) & (values > 0)]
+    values = values[np.isfinite(values) & (values > 0)]
+    return np.minimum(values, BRIGHTEST)
 
 
 def _draw_densities(

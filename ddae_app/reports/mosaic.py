@@ -62,9 +62,12 @@ def bounding_box(volume: Volume, mask: np.ndarray, margin_mm: float) -> tuple[sl
 
 
 def brain_window(data: np.ndarray, mask: np.ndarray) -> tuple[float, float]:
-    """The intensity window that gives the brain contrast; fat may saturate."""
+    """The intensity window that gives the brain contrast; fat, vessels and spikes may saturate.
+
+    The 99.5th percentile of tissue is about 1.05 times the 95th, which vessels do not reach.
+    """
     values = data[mask] if mask.any() else data
-    return 0.0, max(float(np.percentile(values, 99.5)) * 1.1, 1e-6)
+    return 0.0, max(float(np.percentile(values, 95)) * 1.16, 1e-6)
 
 
 def draw_mosaic(volume: Volume, outline: np.ndarray, box: tuple[slice, ...], title: str) -> Figure:

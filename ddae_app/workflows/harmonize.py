@@ -202,7 +202,7 @@ def init_harmonize_wf(
         The scan with the difference, the difference, and what else its sidecar says; only where
         the model takes all slices.
     slice_facts
-        ``IntensityScale`` and ``SliceIndices``, for the sidecars.
+        ``IntensityScale``, ``SliceIndices`` and ``bright_share``, for the sidecars.
     qc, provenance
         Quality measures; steps and device that were used.
     """

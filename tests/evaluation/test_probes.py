@@ -61,11 +61,11 @@ def test_equal_seeds_give_equal_accuracies(data):
 
 def test_quantiles_are_of_the_brain_of_each_image():
     images = np.zeros((2, 9, 9))
-    images[0, 0, :5] = [3, 1, 2, 5, 4]
-    images[1, 3:5] = 7
+    images[0, 0, :5] = [0.6, 0.2, 0.4, 1, 0.8]
+    images[1, 3:5] = 0.7
     quantiles = intensity_quantiles(images)
-    assert quantiles[0] == pytest.approx(np.linspace(1, 5, 33))
-    assert quantiles[1] == pytest.approx(np.full(33, 7))
+    assert quantiles[0] == pytest.approx(np.linspace(0.2, 1, 33))
+    assert quantiles[1] == pytest.approx(np.full(33, 0.7))
 
 
 def test_age_is_predicted_where_images_show_it(data):

@@ -14,6 +14,7 @@ from ddae_app.imaging.anatomy import (
     tissue_shares,
     unexplained,
 )
+from ddae_app.imaging.quality import unchecked
 
 SHAPE = (30, 32, 28)
 
@@ -127,6 +128,37 @@ def test_a_single_slice_is_evaluated_as_well(scan):
     assert unexplained(before, with_blob(shaded(scan), 0.05)[15:16]).max() > 0.1
 
 
-def test_no_brain_no_flag():
-    nothing = np.zeros(SHAPE)
-    assert evaluate_anatomy(nothing, nothing, np.eye(4))['anatomy_flag'] == 'none'
+@pytest.mark.parametrize('factor', [1, 1.8, 20])
+def test_an_unchanged_scan_is_never_flagged(scan, factor):
+    before = noisy(scan)
+    before[14:16, 15:17, 13:15] *= factor
+    quality = evaluate_anatomy(before, before.copy(), np.eye(4))
+    assert quality['anatomy_flag'] == 'none'
+    assert quality['anatomy_unexplained'] == 0
+    assert all(quality[f'{tissue}_share_change'] == 0 for tissue in ('csf', 'gray', 'white'))
+
+
+def test_a_spike_hides_no_change_and_makes_none(scan):
+    before, after = noisy(scan), shaded(scan)
+    usual = unexplained(before, after).max()
+    for image in (before, after):
+        image[20, 20, 20] = 30
+    assert unexplained(before, after).max() < 1.5 * usual
+    assert unexplained(before, with_blob(after, 0.05, radius=4)).max() > MOST_UNEXPLAINED
+
+
+def test_nothing_is_more_unexplained_than_changed(scan):
+    after = noisy(scan) + np.where(scan > 0, 0.01, 0)
+    assert unexplained(noisy(scan), after).max() <= 0.0101
+
+
+@pytest.mark.parametrize('brain', ['none', 'thin', 'black and white'])
+def test_what_cannot_be_measured_is_no_pass(scan, brain):
+    before = np.zeros(SHAPE)
+    if brain == 'thin':
+        before[:, 10:14, 4:24] = scan[:, 10:14, 4:24]
+    elif brain == 'black and white':
+        before[:] = np.where(scan > 0.65, 0.9, 0.3) * (scan > 0)
+    quality = evaluate_anatomy(before, 0.9 * before, np.eye(4))
+    assert quality['anatomy_flag'] == 'not checked'
+    assert 'because' in unchecked(quality)

@@ -8,6 +8,7 @@ import pytest
 from scipy.ndimage import affine_transform, gaussian_filter
 from scipy.spatial.transform import Rotation
 
+from ddae_app.errors import ImageError
 from ddae_app.imaging.native import (
     in_file_order,
     in_scan_units,
@@ -80,7 +81,9 @@ def test_a_changed_scan_is_stored_as_the_scan_is(tmp_path, change, kind, slope):
     rng = np.random.default_rng(0)
     if kind == np.float32:
         slope = 1
-    image = nib.Nifti1Image(rng.integers(90, 160, change.shape).astype(kind), NATIVE_AFFINE)
+    stored = rng.integers(90, 160, change.shape).astype(kind)
+    stored[np.unravel_index(np.argmin(change != 0), change.shape)] = 1  # background
+    image = nib.Nifti1Image(stored, NATIVE_AFFINE)
     image.header.set_slope_inter(slope, 3)
     image.header['descrip'] = b'what the scanner wrote'
     path, out = tmp_path / 'scan.nii.gz', tmp_path / 'out.nii.gz'
@@ -101,7 +104,65 @@ def test_what_does_not_fit_into_the_scans_numbers_is_cut(tmp_path):
     assert (nib.load(out).get_fdata() == 255).all()
 
 
+KINDS = [np.uint8, np.int16, np.uint16, np.int32, np.float32, np.float64]
+SCALINGS = [(0.5, -20), (3, 2)]
+
+
+@pytest.mark.parametrize(
+    ('kind', 'slope', 'inter'),
+    [(kind, 1, 0) for kind in KINDS] + [(kind, *s) for kind in KINDS[:4] for s in SCALINGS],
+)
+def test_no_brain_becomes_background_and_nothing_falls_below_the_scans_floor(
+    tmp_path, kind, slope, inter
+):
+    """A background of 0 or less, dark brain of 3 and brain up to 100."""
+    values = np.tile([0, 3, 30, 100], (4, 4, 1)).astype(float)
+    stored = np.rint((values - inter) / slope).clip(0)
+    image = nib.Nifti1Image(stored.astype(kind), NATIVE_AFFINE)
+    image.header.set_slope_inter(slope, inter)
+    path, out = tmp_path / 'scan.nii.gz', tmp_path / 'out.nii.gz'
+    nib.save(image, path)
+    before = nib.load(path).get_fdata()
+    change = np.where(before > 0, -250.0, 0)
+    change[..., -1] = -20
+    made = write_changed(path, change, out)
+    after = nib.load(out).get_fdata()
+    np.testing.assert_array_equal(after > 0, before > 0)
+    assert after[before > 0].min() == before[before > 0].min()
+    np.testing.assert_array_equal(after[before <= 0], before[before <= 0])
+    # The change that is told is the one that was made.
+    assert np.abs(after - before - made).max() <= 0.5001 * slope
+
+
+def test_the_darkest_brain_is_kept_where_floats_would_round_it_away(tmp_path):
+    path, out = tmp_path / 'scan.nii', tmp_path / 'out.nii.gz'
+    data = np.full((4, 4, 4), 5e4, np.float32)
+    data[0], data[1, 0, 0] = 0, 1e-7
+    nib.save(nib.Nifti1Image(data, NATIVE_AFFINE), path)
+    write_changed(path, np.where(data > 1, -6e4, 0), out)
+    after = nib.load(out).get_fdata()
+    np.testing.assert_array_equal(after > 0, data > 0)
+
+
+@pytest.mark.parametrize('kind', [np.uint64, np.int64])
+def test_large_integers_do_not_wrap_around(tmp_path, kind):
+    path, out = tmp_path / 'scan.nii', tmp_path / 'out.nii.gz'
+    data = np.full((3, 3, 3), np.iinfo(kind).max - 10, kind)
+    nib.save(nib.Nifti1Image(data, NATIVE_AFFINE, dtype=kind), path)
+    write_changed(path, np.full((3, 3, 3), 1e6), out)
+    assert (np.asarray(nib.load(out).dataobj) > np.iinfo(kind).max * 0.999).all()
+
+
+def test_a_change_that_is_not_finite_is_refused(tmp_path):
+    path, out = tmp_path / 'scan.nii', tmp_path / 'out.nii.gz'
+    nib.save(nib.Nifti1Image(np.ones((3, 3, 3), np.int16), NATIVE_AFFINE), path)
+    with pytest.raises(ImageError, match='change 27 voxels by NaN or infinity'):
+        write_changed(path, np.full((3, 3, 3), np.nan), out)
+    assert not out.exists()
+
+
 def test_the_order_of_the_file_and_a_fourth_axis_of_one(tmp_path, change):
+    change = np.abs(change)
     turned = nib.Nifti1Image(np.ones((7, 9, 8, 1), np.float32), np.diag([-1.0, 1, 1, 1]))
     turned.affine[:3, :3] = [[0, -1, 0], [0, 0, 1], [1, 0, 0]]
     image = nib.Nifti1Image(np.ones((7, 9, 8, 1), np.float32), turned.affine)

@@ -28,6 +28,13 @@ def test_a_clean_image_has_almost_none(brain):
     assert noise_sd(brain) < 0.003
 
 
-def test_no_brain_no_noise():
-    assert noise_sd(np.zeros((16, 16))) == 0
-    assert noise_sd(np.eye(16)) == 0
+def test_a_spike_is_no_noise(brain):
+    noisy = np.where(brain > 0, brain + np.random.default_rng(1).normal(0, 0.03, brain.shape), 0)
+    expected = noise_sd(noisy)
+    noisy[40:42, 40:42] = 30
+    assert noise_sd(noisy) == pytest.approx(expected, rel=0.02)
+
+
+def test_without_brain_there_is_no_estimate():
+    assert np.isnan(noise_sd(np.zeros((16, 16))))
+    assert np.isnan(noise_sd(np.eye(16)))

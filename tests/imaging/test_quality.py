@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from ddae_app.imaging.quality import fidelity, quantile_distance, tissue_contrast
+from ddae_app.imaging.quality import fidelity, quantile_distance, tissue_contrast, unchecked
 
 LEVELS = np.linspace(0, 1, 101)
 
@@ -21,9 +21,29 @@ def stack() -> np.ndarray:
 
 def test_nothing_changed(stack):
     scores = fidelity(stack, stack.copy())
-    assert scores == pytest.approx(
-        {'ssim': 1, 'gradient_correlation': 1, 'mean_absolute_change': 0}
+    assert scores == {'ssim': 1, 'gradient_correlation': 1, 'mean_absolute_change': 0}
+
+
+def test_a_spike_that_changes_is_not_a_change_of_the_brain(stack):
+    spiked, dimmed = stack.copy(), stack.copy()
+    spiked[0, 20, 24], dimmed[0, 20, 24] = 30, 20
+    scores = fidelity(spiked, dimmed)
+    assert scores == {'ssim': 1, 'gradient_correlation': 1, 'mean_absolute_change': 0}
+    quantiles = np.quantile(stack[stack > 0], LEVELS)
+    assert quantile_distance(spiked, LEVELS, quantiles) < 5e-3
+
+
+def test_without_brain_nothing_is_measured_and_it_is_said():
+    nothing = np.zeros((2, 40, 48), np.float32)
+    scores = fidelity(nothing, nothing) | {
+        'target_distance_before': quantile_distance(nothing, LEVELS, LEVELS)
+    }
+    assert all(np.isnan(score) for score in scores.values())
+    assert unchecked(scores) == (
+        'ssim, mean_absolute_change, target_distance_before, because the slices show no brain; '
+        'gradient_correlation, because the brain shows no edge, before or after'
     )
+    assert unchecked({'ssim': 1.0, 'anatomy_flag': 'none'}) == 'none'
 
 
 def test_a_new_scale_keeps_every_edge(stack):
@@ -91,4 +111,16 @@ def test_the_scale_of_a_scan_does_not_matter():
 
 
 def test_a_brain_without_tissues():
-    assert tissue_contrast(np.ones((4, 4, 4)), np.ones((4, 4, 4), bool)) == {}
+    contrast = tissue_contrast(np.ones((4, 4, 4)), np.ones((4, 4, 4), bool))
+    assert unchecked(contrast) == (
+        'cjv, snr_gray, snr_white, because the brain has fewer than three different intensities'
+    )
+
+
+@pytest.mark.parametrize('scale', [1e-7, 1e-3, 60])
+def test_spikes_and_vessels_are_no_tissue_at_any_scale(scale):
+    image, mask = tissues(40.0), np.ones((40, 40, 40), bool)
+    expected = tissue_contrast(image, mask)
+    image[20, 20:22] = 2000
+    image[20, 20, 20:25] = 50_000
+    assert tissue_contrast(scale * image, mask) == pytest.approx(expected, rel=0.02)

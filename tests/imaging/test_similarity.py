@@ -26,8 +26,30 @@ def noisy(scan):
 
 
 def test_a_scan_is_like_itself(scan):
-    assert ssim(scan, scan, scan > 0) == pytest.approx(1)
-    assert gradient_correlation(scan, scan, scan > 0) == pytest.approx(1)
+    for same in (scan, scan.astype(np.float32), 3 * scan):
+        assert ssim(same, same.copy(), same > 0) == 1
+        assert gradient_correlation(same, same.copy(), same > 0) == 1
+
+
+def test_a_spike_counts_no_more_than_other_voxels(scan):
+    spiked = [scan.copy(), noisy(scan)]
+    for image in spiked:
+        image[1, 20, 18:20] = 40
+    assert ssim(*spiked, scan > 0) == pytest.approx(ssim(scan, noisy(scan), scan > 0), abs=0.02)
+    alike = gradient_correlation(scan, noisy(scan), INSIDE)
+    assert gradient_correlation(*spiked, INSIDE) == pytest.approx(alike, abs=0.12)
+    quantiles = [brain_quantiles(x, np.linspace(0, 1, 101)) for x in (scan, spiked[0])]
+    np.testing.assert_allclose(*quantiles, atol=0.8)
+    np.testing.assert_allclose(quantiles[0][:-1], quantiles[1][:-1], atol=0.03)
+
+
+@pytest.mark.filterwarnings('error')
+def test_without_brain_or_edges_there_is_no_similarity(scan):
+    nothing = np.zeros_like(scan)
+    assert np.isnan(ssim(nothing, nothing, nothing > 0))
+    assert np.isnan(gradient_correlation(nothing, nothing, nothing > 0))
+    flat = np.ones_like(scan)
+    assert np.isnan(gradient_correlation(scan, flat, INSIDE))
 
 
 def test_noise_lowers_both(scan):

@@ -77,6 +77,20 @@ def test_scale_is_the_percentile_of_the_whole_brain(volume, mask):
         assert stack.scale == pytest.approx(np.percentile(volume[mask], percentile))
 
 
+def test_bright_vessels_do_not_move_the_scale(volume, mask):
+    plain = extract_slices(volume, mask, GRID, MEDIAL)
+    assert plain.bright_share == 0
+    bright = volume.copy()
+    bright[18:21, 20:30, 8:28] = 2.2 * 900
+    stack = extract_slices(bright, mask, GRID, MEDIAL)
+    assert stack.scale == pytest.approx(plain.scale, rel=0.01)
+    assert stack.bright_share == pytest.approx(600 / mask.sum(), rel=0.01)
+    # The vessels are as bright as they are.
+    assert stack.data.max() == pytest.approx(2.2 * 900 / stack.scale)
+    (one,) = training_stacks(bright, mask, GRID, ALL)
+    assert one.max() == stack.data.max()
+
+
 def test_negative_values_become_zero(volume, mask):
     volume[mask & (volume < 200)] *= -1
     assert extract_slices(volume, mask, GRID, MEDIAL).data.min() == 0

@@ -45,7 +45,7 @@ def test_a_scan_that_changes_between_two_readings_is_refused(step, tmp_path, mon
     def change_and_write(scan, change, path):
         image = nib.load(scan)
         nib.save(nib.Nifti1Image(0.5 * image.get_fdata(), None, image.header), scan)
-        native_write(scan, change, path)
+        return native_write(scan, change, path)
 
     monkeypatch.chdir(tmp_path)
     native_write = native.write_changed

@@ -11,7 +11,7 @@ from ddae_app.bids.layout import RunFiles
 from ddae_app.bids.measures import MEASURES
 from ddae_app.bids.scan import Scan
 from ddae_app.engine.run import _Narrator, crash_reason, log
-from ddae_app.levels.participant.results import _failed_report
+from ddae_app.levels.participant.results import _failed_report, _scan_warnings
 
 
 @pytest.mark.parametrize(
@@ -31,6 +31,29 @@ from ddae_app.levels.participant.results import _failed_report
 def test_measures_outside_of_what_is_usual_are_flagged(name, value, unusual):
     entries = {'target_distance_before': 0.06, name: value}
     assert MEASURES[name].is_unusual(value, entries) is unusual
+
+
+@pytest.mark.parametrize(
+    ('entries', 'words'),
+    [
+        ({'anatomy_flag': 'none', 'brain_unchecked': 'none', 'bright_share': 0.0}, ()),
+        ({}, ()),
+        ({'anatomy_flag': 'CSF +20 % of the brain volume'}, ('changed the anatomy: CSF',)),
+        (
+            {
+                'anatomy_flag': 'not checked',
+                'harmonization_unchecked': 'anatomy_unexplained, because no brain lies deep',
+            },
+            ('Could not be checked: anatomy_unexplained, because no brain lies deep.',),
+        ),
+        ({'brain_unchecked': 'cjv, because x'}, ('Could not be checked: cjv, because x.',)),
+        ({'bright_share': 0.0134}, ('1.3 % of the brain outshines all tissue',)),
+    ],
+)
+def test_what_is_unusual_or_unchecked_is_said_on_the_page(entries, words):
+    warnings = _scan_warnings(entries)
+    assert len(warnings) == len(words)
+    assert all(word in warning for word, warning in zip(words, warnings, strict=True))
 
 
 def crash(logs, run, scan, end):

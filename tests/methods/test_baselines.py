@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from scipy.ndimage import gaussian_filter
 
-from ddae_app.errors import UsageError
+from ddae_app.errors import DdaeError, UsageError
 from ddae_app.methods import base
 from ddae_app.methods.combat import ComBat
 from ddae_app.methods.histogram import HistogramMatching
@@ -85,3 +85,37 @@ def test_refusals(truth):
 def test_the_example_of_the_protocol_runs():
     result = doctest.testmod(base)
     assert result.attempted > 5 and result.failed == 0
+
+
+@pytest.mark.parametrize('method', [HistogramMatching(), ComBat()])
+def test_no_brain_is_lost_however_dark_it_becomes(truth, method):
+    seen = truth.copy()
+    seen[N:] += 0.5 * (truth[N:] > 0)
+    dark = np.where(truth > 0, np.maximum(truth - 0.45, 1e-6), 0).astype(np.float32)
+    out = method.fit(seen, COHORT).transform(dark, COHORT, 'A')
+    np.testing.assert_array_equal(out > 0, truth > 0)
+
+
+def test_a_spike_moves_no_other_scan_and_stays_a_spike(truth):
+    fitted = ComBat().fit(truth, COHORT)
+    spiked = truth.copy()
+    spiked[N, 14:16, 14:16] = 20
+    out = fitted.transform(spiked, COHORT, 'A')
+    np.testing.assert_allclose(out[N, 14:16, 14:16], 20, atol=1)
+    itself = fitted.transform(spiked, COHORT, 'B')[N]
+    assert (itself[14:16, 14:16] == 20).all()
+    refitted = ComBat().fit(spiked, COHORT).transform(truth, COHORT, 'A')
+    rows = np.arange(2 * N) != N
+    assert np.abs(refitted - fitted.transform(truth, COHORT, 'A'))[rows].max() < 0.1
+
+
+def test_the_brain_of_an_output_is_that_of_its_input():
+    images = np.array([0, 0.5, 0.5, 1e-6, 30], np.float32)
+    out = base.in_brain(np.array([0.3, -0.2, 0.7, -1, 31]), images)
+    assert out.dtype == np.float32
+    np.testing.assert_array_equal(out, np.float32([0, base.DARKEST, 0.7, 1e-6, 31]))
+    np.testing.assert_array_equal(base.in_brain(images, images), images)
+    # Outside the brain nothing counts.
+    assert base.in_brain(np.array([np.nan, 1]), images[:2]).tolist() == [0, 1]
+    with pytest.raises(DdaeError, match='made 1 voxels of the brain NaN or infinite'):
+        base.in_brain(np.array([0, np.nan]), images[:2])

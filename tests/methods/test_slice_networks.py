@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from ddae_app.errors import ModelError, UsageError
+from ddae_app.imaging.intensities import CEILING
 from ddae_app.methods.cvae import CVAEHarmonizer
 from ddae_app.methods.find import load_harmonizer
 from ddae_app.methods.modelfile import metadata_of
@@ -105,6 +106,21 @@ def test_the_same_seed_gives_the_same_network(kind, images, cohort):
     short = kind(protocol=PROTOCOL, images=96, device='cpu', seed=3)
     one, two = (short.fit(images, cohort).transform(images, cohort, 'A') for _ in range(2))
     assert (one == two).all()
+
+
+@pytest.mark.parametrize('name', ['fitted', 'gan'])
+def test_a_spike_stays_and_moves_no_more_than_the_brightest_tissue_would(
+    name, images, cohort, request
+):
+    harmonizer = request.getfixturevalue(name)
+    bright, spiked = images[N:].copy(), images[N:].copy()
+    bright[:, 15, 15], spiked[:, 15, 15] = CEILING, 20
+    of_bright, of_spiked = (harmonizer.transform(x, cohort[N:], 'A') for x in (bright, spiked))
+    excess = of_spiked - of_bright
+    np.testing.assert_allclose(excess[:, 15, 15], 20 - CEILING, rtol=1e-4)
+    excess[:, 15, 15] = 0
+    assert not excess.any()
+    np.testing.assert_array_equal(of_bright > 0, bright > 0)
 
 
 @pytest.mark.parametrize(

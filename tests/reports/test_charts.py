@@ -46,6 +46,13 @@ def test_deviations_are_those_of_the_quantiles_from_the_target_site(tmp_path):
     assert {'median scan of $C', 'quartiles of the scans of $C'} <= set(words)
 
 
+def test_a_spike_does_not_stretch_the_axes(tmp_path):
+    path, spiked = tmp_path / 'a.svg', intensities(0.2, 0.4)
+    spiked[-3:] = 30
+    plot_histogram(spiked, intensities(0.6, 0.8), None, path, 'C')
+    assert not {'10', '20', '30'} & set(texts(path))
+
+
 def test_an_image_without_brain_has_no_line(tmp_path):
     path = tmp_path / 'a.svg'
     plot_histogram(np.zeros(9), intensities(0.2, 0.4), None, path, 'C')

@@ -11,6 +11,7 @@ import pytest
 
 from ddae_app.reports import charts, figures
 from ddae_app.reports.canvas import OUTLINE_COLOR
+from ddae_app.reports.mosaic import brain_window
 from tests.reports.readback import (
     alternating,
     areas,
@@ -234,3 +235,13 @@ def test_shapes_must_agree(tmp_path):
     small = nib.Nifti1Image(np.ones((4, 4, 4), dtype=np.float32), AFFINE)
     with pytest.raises(ValueError, match='give a mask'):
         figures.plot_mask(ball(0.8), small, tmp_path / 'a.svg')
+
+
+@pytest.mark.parametrize('brightness', [2.2, 60])
+def test_vessels_and_spikes_do_not_darken_the_brain(brightness):
+    data = np.random.default_rng(0).uniform(0.3, 1, (20, 20, 20))
+    mask = np.ones(data.shape, bool)
+    _, high = brain_window(data, mask)
+    assert high == pytest.approx(1.1 * np.percentile(data, 99.5), rel=0.03)
+    data.flat[:120] = brightness
+    assert brain_window(data, mask)[1] == pytest.approx(high, rel=0.02)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import sys
 from collections.abc import Mapping, Sequence
@@ -29,6 +30,8 @@ from ddae_app.reports.participant import (
     write_participant_report,
 )
 from ddae_app.settings import Settings, to_toml
+
+log = logging.getLogger('ddae_app')
 
 FIGURES = {
     'brain': (
@@ -144,6 +147,9 @@ def write_results(
     layout, settings = results.layout, results.settings
     roots = derivative_roots(settings)
     entries = {scan: entries_of(layout, scan, roots) for scan in scans}
+    for scan in scans:
+        for sentence in _unchecked(entries[scan]):
+            log.warning('%s: %s', scan.stem, sentence)
     tables: dict[Path, dict[str, dict[str, Any]]] = {}
     for scan in scans:
         if entries[scan] and scan not in failures:
@@ -270,12 +276,23 @@ def _scan_warnings(entries: Mapping[str, Any]) -> tuple[str, ...]:
             'The model was not trained on the site of this scan: the site appearance was measured '
             f'in {measured}, and may contain features of these subjects.'
         )
-    if entries.get('anatomy_flag', 'none') != 'none':
+    if entries.get('anatomy_flag', 'none') not in ('none', 'not checked'):
         warnings.append(
             f'Harmonization may have changed the anatomy: {entries["anatomy_flag"]}. Compare the '
             'pictures before and after.'
         )
-    return tuple(warnings)
+    if (share := entries.get('bright_share', 0)) > 0:
+        warnings.append(
+            f'{100 * share:.2g} % of the brain outshines all tissue, as vessels do after contrast '
+            'agent, and was left out of the intensity scale. Exclude contrast-enhanced scans.'
+        )
+    return (*warnings, *_unchecked(entries))
+
+
+def _unchecked(entries: Mapping[str, Any]) -> list[str]:
+    """What no guard could look at, as sentences; a scan does not pass in silence."""
+    parts = [entries.get(f'{what}_unchecked', 'none') for what in ('brain', 'harmonization')]
+    return [f'Could not be checked: {part}.' for part in parts if part != 'none']
 
 
 def _warnings(settings: Settings, model: FoundModel | None) -> tuple[str, ...]:

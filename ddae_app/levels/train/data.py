@@ -27,6 +27,7 @@ from ddae_app.errors import DdaeError, UsageError
 from ddae_app.files import staged
 from ddae_app.imaging import volumes
 from ddae_app.imaging.grid import model_grid
+from ddae_app.imaging.intensities import brain_scale
 from ddae_app.imaging.slices import training_stacks
 from ddae_app.methods.data import SliceData
 from ddae_app.methods.suitability import (
@@ -159,6 +160,12 @@ def _stacks_of(scan: Scan, layout: SpaceLayout, roots: Sequence[Path]) -> np.nda
         raise DdaeError('it was not preprocessed')
     image, mask = (np.asarray(volumes.read(path).dataobj) for path in (files.image, files.mask))
     protocol = layout.space.protocol
+    _, left_out = brain_scale(image[mask > 0], protocol.intensity_percentile)
+    if left_out:
+        log.warning(
+            '%s: %.2g %% of the brain outshines all tissue and was left out of the intensity '
+            'scale; exclude contrast-enhanced scans', scan.stem, 100 * left_out,
+        )  # fmt: skip
     return training_stacks(image, mask > 0, model_grid(protocol.template, protocol.grid), protocol)
 
 

@@ -8,6 +8,7 @@ many subjects, :func:`measure_appearance` in a few scans of one site.
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -17,9 +18,10 @@ import torch
 from scipy.ndimage import gaussian_filter
 from torch import Tensor, nn
 
+from ddae_app.imaging.intensities import CEILING
 from ddae_app.imaging.noise import noise_sd
 from ddae_app.methods.condition import batch_of, condition_of
-from ddae_app.methods.data import CEILING, SliceData
+from ddae_app.methods.data import SliceData
 from ddae_app.methods.ddae.config import ModelConfig
 from ddae_app.methods.ddae.fields import Shape, from_knots, knot_shape, slices_from, to_knots
 from ddae_app.methods.ddae.intensity import (
@@ -32,6 +34,8 @@ from ddae_app.methods.ddae.intensity import (
     tissue_quantiles,
 )
 from ddae_app.methods.site_effects import site_effects
+
+log = logging.getLogger('ddae_app')
 
 LEVELS = 33
 """Quantile levels at which a contrast curve is known, evenly from 0 to 1."""
@@ -309,7 +313,13 @@ def _measure_noise(appearance: SiteAppearance, data: SliceData, rows: np.ndarray
             for few in data.chunks(some)
             for scan in appearance.common_scans(data, few)
         ]
-        appearance.noise[i] = float(np.median(noise))
+        if np.isnan(noise).all():
+            log.warning(
+                'the noise of site %s could not be measured, because its scans show too little '
+                'brain; it is taken as 0', site,
+            )  # fmt: skip
+        else:
+            appearance.noise[i] = float(np.nanmedian(noise))
 
 
 def measure_appearance(
@@ -329,7 +339,7 @@ def measure_appearance(
     appearance : SiteAppearance
         Of the sites that the model knows.
     images : np.ndarray, shape (N, D, H, W), range [0, 1]
-        0 outside the brain.
+        0 outside the brain. They are clipped to ``CEILING``.
     subjects : int
         Number of subjects among the images.
 
@@ -339,13 +349,14 @@ def measure_appearance(
         Of one row.
     """
     device = appearance.curve.device
+    images = np.clip(images, 0, CEILING)  # as in training, see batch_of
     unknown = appearance(
         torch.tensor([-1], device=device), torch.tensor([0], device=device), images.shape[1]
     )
     if config.site_curve:
         curve = rising(tissue_quantiles(images, LEVELS).mean(axis=0))
         unknown = replace(unknown, curve=torch.from_numpy(curve).to(device)[None])
-    scans = [torch.from_numpy(np.clip(x, 0, CEILING))[None].to(device) for x in images]
+    scans = [torch.from_numpy(x)[None].to(device) for x in images]
     if config.site_edge:
         means = [edge_means(appearance.to_common(x, unknown).cpu().numpy()) for x in scans]
         edge = np.concatenate(means).mean(axis=0, keepdims=True)

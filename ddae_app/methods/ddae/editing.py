@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ddae_app.imaging.intensities import CEILING
 from ddae_app.methods.condition import Condition
-from ddae_app.methods.data import CEILING
 from ddae_app.methods.ddae.appearance import Appearance
 from ddae_app.methods.ddae.config import BATCH_SIZE
 from ddae_app.methods.ddae.intensity import edge_depth

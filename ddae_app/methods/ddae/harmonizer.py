@@ -14,7 +14,7 @@ import pandas as pd
 import torch
 
 from ddae_app.errors import ModelError, UsageError
-from ddae_app.methods.base import check_request, training_data
+from ddae_app.methods.base import check_request, in_brain, training_data
 from ddae_app.methods.compatibility import FEWEST_TO_ADAPT, too_few_to_adapt
 from ddae_app.methods.condition import label_blind, make_condition
 from ddae_app.methods.ddae.appearance import Appearance, measure_appearance, stack_appearances
@@ -160,7 +160,7 @@ class DDAEHarmonizer:
                 batch_size=self.batch_size,
             )
             out[rows] = y.cpu().numpy()
-        return out.reshape(images.shape)
+        return in_brain(out.reshape(images.shape), images)
 
     def adapted(self, images: np.ndarray, site: str, subjects: Sequence[str]) -> DDAEHarmonizer:
         """A copy that also knows the appearance of a site that the model was not trained on.

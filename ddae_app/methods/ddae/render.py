@@ -5,7 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ddae_app.imaging.intensities import CEILING
 from ddae_app.imaging.noise import noise_sd
+from ddae_app.methods.base import DARKEST
 from ddae_app.methods.condition import Condition
 from ddae_app.methods.ddae.appearance import Appearance
 from ddae_app.methods.ddae.config import BATCH_SIZE
@@ -47,37 +49,48 @@ def render(
     Returns
     -------
     torch.Tensor, shape (B, n, H, W)
-        Not negative; 0 where ``x`` is 0.
+        0 where ``x`` is 0, and nowhere else.
     """
     n = x.shape[1]
     appearance = appearance or model.appearance_of(source, n)
     noise = noise_of(model, x, appearance)
     y = edit_to_site(model, x, source, target, steps, appearance, noise, batch_size)
-    y = torch.where(x > 0, y, 0)
+    y = _in_brain(y, x)
     if not keep_noise:
         noise = noise_of(model, y, model.appearance_of(target, n))
         y = denoise_at_site(model, y, target, noise, batch_size)
-        y = _corrected(model, torch.where(x > 0, y, 0), source, target)
-    return torch.where(x > 0, y.clamp(min=0), 0)
+        y = _in_brain(_corrected(model, _in_brain(y, x), source, target), x)
+    return y
+
+
+def _in_brain(y: Tensor, x: Tensor) -> Tensor:
+    """`y` with the brain of `x`, as :func:`ddae_app.methods.base.in_brain` has it."""
+    return torch.where(x > 0, torch.maximum(y, x.clamp(max=DARKEST)), 0)
 
 
 def noise_of(model: DDAE, x: Tensor, appearance: Appearance) -> Tensor:
-    """Standard deviation of the noise of scans on the common scale, shape (B,)."""
+    """Standard deviation of the noise of scans on the common scale, shape (B,).
+
+    It is 0, and then no noise is removed, where a scan shows too little brain for an estimate.
+    """
     common = model.appearance.to_common(x.clamp(min=0), appearance).cpu().numpy()
-    return torch.tensor([noise_sd(scan) for scan in common]).to(x)
+    return torch.tensor([noise_sd(scan) for scan in common]).nan_to_num(0).to(x)
 
 
 def _corrected(model: DDAE, y: Tensor, source: Condition, target: Condition) -> Tensor:
-    """Rendered scans after residual correction; unchanged where it is none."""
-    sites, n = model.appearance, y.shape[1]
+    """Rendered scans after residual correction; unchanged where it is none.
+
+    What exceeds ``CEILING`` is added again at the end.
+    """
+    sites, n, seen = model.appearance, y.shape[1], y.clamp(max=CEILING)
     appearance = model.appearance_of(target, n)
     common = model.residuals(
-        sites.to_common(y, appearance),
+        sites.to_common(seen, appearance),
         sites.average_at(source.position, n),
         source.position,
         source.site,
         target.site,
     )
     same = model.residuals.changes_nothing(source.site, target.site)
-    corrected = sites.from_common(common, appearance, edge_depth(y))
+    corrected = y - seen + sites.from_common(common, appearance, edge_depth(seen))
     return torch.where(same[:, None, None, None], y, corrected)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from ddae_app.imaging.intensities import CEILING
 from ddae_app.methods.condition import batch_of, label_blind
 from ddae_app.methods.data import SliceData
 from ddae_app.methods.ddae.appearance import (
@@ -136,6 +137,17 @@ def test_the_appearance_of_a_new_site_is_measured_from_its_scans():
     before = (x - truth).square().mean().sqrt().item()
     assert error[100] < error[5] < before / 3
     assert error[100] < before / 5
+
+
+@pytest.mark.parametrize('brightness', [1.5, 20])
+def test_a_new_site_is_measured_in_scans_clipped_as_those_of_training_are(brightness):
+    config = replace(EVERYTHING, image_size=16)
+    appearance = fitted(population(30), site_curve=True, site_edge=True)
+    scans = population(5, seed=1).images
+    scans[:2, :, 6:8, 6:8] = CEILING
+    expected = measure_appearance(config, appearance, scans, 10)
+    scans[:2, :, 6:8, 6:8] = brightness
+    assert measure_appearance(config, appearance, scans, 10).equals(expected).all()
 
 
 def test_without_any_part_the_appearance_of_a_new_site_is_that_of_an_unknown_one():

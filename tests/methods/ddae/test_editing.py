@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 import torch
 
+from ddae_app.imaging.intensities import CEILING
 from ddae_app.methods.condition import Condition
-from ddae_app.methods.data import CEILING
 from ddae_app.methods.ddae.editing import denoise_at_site, edit_to_site
 from ddae_app.methods.ddae.schedule import noise_level
 

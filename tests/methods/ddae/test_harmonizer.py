@@ -12,7 +12,7 @@ import torch
 
 from ddae_app.errors import ModelError, UsageError
 from ddae_app.imaging.noise import noise_sd
-from ddae_app.methods.base import Harmonizer
+from ddae_app.methods.base import DARKEST, Harmonizer
 from ddae_app.methods.condition import label_blind
 from ddae_app.methods.ddae.bundle import load_bundle
 from ddae_app.methods.ddae.harmonizer import DDAEHarmonizer
@@ -251,7 +251,7 @@ def test_a_missing_model_file_is_reported(tmp_path):
         DDAEHarmonizer.load(tmp_path / 'none', device='cpu')
 
 
-def test_nothing_is_negative(fitted, images, monkeypatch):
+def test_nothing_is_negative_and_no_brain_is_lost(fitted, images, monkeypatch):
     monkeypatch.setattr('ddae_app.methods.ddae.render.edit_to_site', lambda _, x, *rest: x - 0.5)
     out = render(replace(fitted, keep_noise=True), images, 'A', 'B')
-    np.testing.assert_array_equal(out, np.where(images > 0, np.maximum(images - 0.5, 0), 0))
+    np.testing.assert_array_equal(out, np.where(images > 0, np.maximum(images - 0.5, DARKEST), 0))

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from ddae_app.imaging.intensities import CEILING
 from ddae_app.methods.ddae.render import render
 from ddae_app.methods.ddae.residuals import KNOTS
 
@@ -82,6 +83,21 @@ def test_the_shading_of_a_scan_is_removed_at_the_target_site_too(model, x):
     assert ((corrected > 0) == (plain > 0)).all()
     kept = render(model, x * shading, at([0] * 3), at([0] * 3), keep_noise=True)
     assert torch.equal(kept, x * shading)
+
+
+def test_a_spike_stays_and_moves_no_more_than_the_brightest_tissue_would(model, x):
+    model.residuals.white.fill_(0.5)
+    model.residuals.white_level.fill_(0.1)
+    model.residuals.softness[1] = 0.1
+    bright, spiked = x.clone(), x.clone()
+    bright[:, :, 4, 4], spiked[:, :, 4, 4] = CEILING, 20
+    of_bright, of_spiked = (render(model, v, at([1, 0, 1]), at([0] * 3)) for v in (bright, spiked))
+    excess = of_spiked - of_bright
+    torch.testing.assert_close(
+        excess[:, 0, 4, 4], torch.full((3,), 20 - CEILING), atol=0.3, rtol=0
+    )
+    excess[:, :, 4, 4] = 0
+    assert excess.abs().max() < 0.05
 
 
 DEEP = replace(CONFIG, depth=6)
