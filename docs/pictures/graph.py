@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -102,7 +103,11 @@ def draw_workflow(path: Path) -> None:
     order = list(nx.lexicographical_topological_sort(graph))
     members = {name: [n for n in order if n[0] == name] for pair in STAGES for name in pair}
     assert sum(map(len, members.values())) == len(order), 'a step of an unknown workflow'
-    counts = [len(members[derivatives]) - 1 for _, derivatives in STAGES]
+    # The longer column of a stage sets its height; boxes with arrows between them need more.
+    counts = [
+        max(len(members[derivatives]) - 1, math.ceil(len(members[name]) * 1.3))
+        for name, derivatives in STAGES
+    ]
     page = Drawing(700, 20 + sum(38 + ROW * n for n in counts))
     boxes: dict[tuple[str, str], Box] = {}
     top = 10.0
