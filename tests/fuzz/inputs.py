@@ -15,6 +15,7 @@ import numpy as np
 from ddae_app.bids import sidecars
 from ddae_app.bids.cohort import Cohort, read_cohort
 from ddae_app.bids.covariates import Covariates
+from ddae_app.bids.extraction import Extraction
 from ddae_app.bids.layout import Layout, sidecar
 from ddae_app.bids.metadata import ScanMetadata
 from ddae_app.bids.provenance import read_record
@@ -95,7 +96,7 @@ def results(folder: Path) -> Kind:
     scan, space = Scan(Path('sub-01_T1w.nii'), '01', None, 'sub-01'), space_of(Protocol())
     model = sidecars.ModelFacts('DDAE', 'm', 'f' * 64, False)
     made = {'MadeFrom': {'RawSHA256': 'ab', 'Grid': [1, 2, 3]}, 'cjv': 0.5}
-    brain = sidecars.preproc(space, 'bids:raw:x', 'template', None) | made
+    brain = sidecars.preproc(space, ['bids:raw:x'], Extraction('template')) | made
     rendered = sidecars.harmonization(model, Covariates('A'), 'B', 'refuse') | {
         'Device': 'cpu', 'SamplingSteps': 4, 'Denoised': True, 'LabelBlind': False,
         'target_distance_before': 0.2, 'target_distance_after': 0.1, 'anatomy_flag': 'none',

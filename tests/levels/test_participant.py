@@ -37,7 +37,8 @@ def done(bids_dir, model, tmp_path_factory):
         '-w', out.with_name('work'), *fast,
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
-    assert "2 T1w of 2 participants; site from column 'site': 2 sites" in result.stderr
+    assert '2 T1w of 2 participants' in result.stderr
+    assert "sites (column 'site'): PhantomA 1, PhantomB 1" in result.stderr
     assert 'PHANTOM model' in result.stderr
     return out
 
