@@ -6,7 +6,7 @@
 The first reads what ``ddae-app BIDS OUT participant --stage preproc`` wrote, and prints for every
 site how many scans are done, the Dice overlap of their brain masks with the label maps of
 ``BIDS/derivatives/labels`` (holes filled), and how they were registered. ``--pictures`` draws
-every scan with the outline of its mask. The second takes the steps in two orders on the same
+three planes of every brain. The second takes the steps in two orders on the same
 scans: the brain first, which is then registered to that of the packaged template; and the head
 first, which is registered to the whole head of MNI152NLin2009cAsym (in $TEMPLATEFLOW_HOME),
 resampled and bias-corrected, before the brain is extracted by the same network.
@@ -106,7 +106,7 @@ def tissue(labels: Path) -> nib.Nifti1Image:
 
 
 def draw(images: Sequence[Path], folder: Path) -> None:
-    """Pages of three planes of every scan with the outline of its brain mask."""
+    """Pages with three planes of every preprocessed brain."""
     mpl.use('Agg')
     from matplotlib import pyplot as plt
 
