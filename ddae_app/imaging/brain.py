@@ -218,13 +218,13 @@ def given_mask(image: nib.Nifti1Image, path: Path) -> np.ndarray:
     image : nib.Nifti1Image
         The conformed scan.
     path : Path
-        An image in the space of the scan; voxels above 0 are brain.
+        An image in the space of the scan of one value above 0, or FreeSurfer's ``brainmask.mgz``.
 
     Raises
     ------
     ImageError
-        The file is not readable, not 3D, does not lie where the scan lies, has no plausible brain
-        volume, or covers what is background in the scan.
+        The file is not readable, not 3D, no mask, does not lie where the scan lies, has no
+        plausible brain volume, or covers what is background in the scan.
     """
     try:
         loaded: Any = nib.load(path)
@@ -233,16 +233,13 @@ def given_mask(image: nib.Nifti1Image, path: Path) -> np.ndarray:
         raise ImageError(f'{path}: the brain mask is not a readable image ({e})') from e
     if data.squeeze().ndim != 3:
         raise ImageError(f'{path}: the brain mask has shape {data.shape}; expected one 3D volume')
-    if not (data > 0).any():
-        raise ImageError(f'{path}: the brain mask is empty')
-    there = nib.as_closest_canonical(
-        nib.Nifti1Image((data.reshape(data.shape[:3]) > 0).astype(np.uint8), loaded.affine)
-    )
+    inside = _inside(path, data.reshape(data.shape[:3]))
+    there = nib.as_closest_canonical(nib.Nifti1Image(inside.astype(np.uint8), loaded.affine))
     voxels = np.linalg.inv(there.affine) @ image.affine
     on_scan = ndimage.affine_transform(
         np.asarray(there.dataobj), voxels, output_shape=image.shape, order=0
     )
-    before, after = volume_ml(data > 0, loaded.affine), volume_ml(on_scan > 0, image.affine)
+    before, after = volume_ml(inside, loaded.affine), volume_ml(on_scan > 0, image.affine)
     if after < 0.98 * before:
         raise ImageError(
             f'{path}: only {after:.0f} of {before:.0f} mL of the brain mask lie in the field of '
@@ -256,6 +253,22 @@ def given_mask(image: nib.Nifti1Image, path: Path) -> np.ndarray:
             'mask in the space of the T1w image itself'
         )
     return checked_mask(on_scan > 0, image)
+
+
+def _inside(path: Path, data: np.ndarray) -> np.ndarray:
+    """Which voxels of a brain mask are brain."""
+    values = np.unique(data[data > 0])
+    if values.size == 0:
+        raise ImageError(f'{path}: the brain mask is empty')
+    if values.size == 1:
+        return data > 0
+    if path.name == 'brainmask.mgz':
+        # It holds the intensities of the brain. FreeSurfer's editor leaves 1 where it erased.
+        return data > 1
+    raise ImageError(
+        f'{path}: the brain mask has {values.size} values above 0, from {values[0]:g} to '
+        f'{values[-1]:g}; expected one. Of probabilities or labels, write a mask of 0 and 1'
+    )
 
 
 def foreground(data: np.ndarray) -> np.ndarray:

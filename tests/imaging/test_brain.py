@@ -273,6 +273,30 @@ def test_a_given_mask_that_is_no_mask_is_refused(tmp_path):
         given_mask(head, saved_mask(tmp_path / 'four.nii', four, head.affine))
 
 
+def test_a_given_mask_has_one_value(tmp_path):
+    """Probabilities and labels are above 0 also where there is no brain."""
+    head, mask = in_a_head(brain_on(4, 4, 4))
+    path = tmp_path / 'mask.nii.gz'
+    around = ndimage.binary_dilation(mask, iterations=2) & ~mask
+    for value in (0.02, 5):
+        values = np.where(mask, 1, np.where(around, value, 0)).astype(np.float32)
+        nib.save(nib.Nifti1Image(values, head.affine), path)
+        with pytest.raises(ImageError, match='2 values above 0, from .*; expected one'):
+            given_mask(head, path)
+    outside = np.where(mask, 1, np.nan).astype(np.float32)
+    nib.save(nib.Nifti1Image(outside, head.affine), path)
+    np.testing.assert_array_equal(given_mask(head, path), mask)
+
+
+def test_what_was_erased_from_the_mask_of_freesurfer_is_not_brain(tmp_path):
+    head, mask = in_a_head(brain_on(4, 4, 4))
+    erased = ndimage.binary_dilation(mask, iterations=2) & ~mask
+    values = np.where(mask, 110, np.where(erased, 1, 0)).astype(np.uint8)
+    values[mask] -= (np.arange(mask.sum()) % 50).astype(np.uint8)
+    nib.save(nib.MGHImage(values, head.affine), tmp_path / 'brainmask.mgz')
+    assert dice(given_mask(head, tmp_path / 'brainmask.mgz'), mask) > 0.999
+
+
 def pushed(image: nib.Nifti1Image, mm: float) -> nib.Nifti1Image:
     """The image with its front pushed outwards and its sides inwards, which no affine undoes."""
     data, spacing = np.asarray(image.dataobj, np.float32), nib.affines.voxel_sizes(image.affine)
