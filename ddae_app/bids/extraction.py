@@ -99,7 +99,7 @@ def find_mask(
     wanted : mapping of str to str or None
         Entities, as :func:`read_mask_filter` reads them.
     alone : bool
-        Whether its participant has no other scan in the session.
+        As :func:`is_alone` tells.
 
     Raises
     ------
@@ -128,6 +128,14 @@ def find_mask(
         f'{len(found)} brain masks of {scan.stem} in {where}: '
         f'{", ".join(path.name for path in found)}; choose one with --brain-mask-filter'
     )
+
+
+def is_alone(scan: Scan) -> bool:
+    """Whether its participant has no other T1w image in the session, selected or not.
+
+    Other programs may have averaged all that are there.
+    """
+    return len({path.name.split('.')[0] for path in scan.path.parent.glob('*_T1w.nii*')}) <= 1
 
 
 def _belongs(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -11,7 +10,7 @@ from pathlib import Path
 
 from ddae_app.bids import provenance, sidecars
 from ddae_app.bids.cohort import Cohort
-from ddae_app.bids.extraction import Extraction, find_mask, read_entities
+from ddae_app.bids.extraction import Extraction, find_mask, is_alone
 from ddae_app.bids.layout import Preprocessed, RunFiles, SpaceLayout
 from ddae_app.bids.scan import Scan
 from ddae_app.engine.decision import (
@@ -180,7 +179,7 @@ class Planner:
                 scan,
                 self._masks,
                 mask_filter(self.settings),
-                alone=self._scans_of[scan.participant, scan.session] == 1,
+                alone=is_alone(scan),
             )
             return not_fetched(mask) or Extraction('mask', mask, digest_of(mask))
         except DdaeError as e:
@@ -193,11 +192,6 @@ class Planner:
     @cached_property
     def _masks(self) -> list[Path]:
         return mask_folders(self.settings)
-
-    @cached_property
-    def _scans_of(self) -> Counter[tuple[str, str | None]]:
-        names = (read_entities(stem) for stem in self.cohort.covariates)
-        return Counter((name.get('sub', ''), name.get('ses')) for name in names)
 
     @cached_property
     def _unseen(self) -> dict[str, UnseenSite]:

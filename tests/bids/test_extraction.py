@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ddae_app.bids.extraction import Extraction, find_mask, read_mask_filter
+from ddae_app.bids.extraction import Extraction, find_mask, is_alone, read_mask_filter
 from ddae_app.bids.scan import Scan
 from ddae_app.errors import ImageError, UsageError
 
@@ -60,6 +60,17 @@ def test_a_mask_of_an_average_is_not_that_of_a_run(tmp_path):
     assert find_mask(scan, [root], WANTED, alone=False).name.startswith('sub-01_run-2')
     with pytest.raises(ImageError, match='2 brain masks of sub-01_run-2.*--brain-mask-filter'):
         find_mask(scan, [root], WANTED, alone=True)
+
+
+def test_a_scan_that_was_selected_among_several_is_not_alone(tmp_path):
+    anat = tmp_path / 'bids' / 'sub-01' / 'anat'
+    anat.mkdir(parents=True)
+    scan = Scan(anat / 'sub-01_run-1_T1w.nii.gz', '01', None, 'sub-01_run-1')
+    for name in ('sub-01_run-1_T1w.nii.gz', 'sub-01_run-1_T1w.json', 'sub-01_T2w.nii.gz'):
+        (anat / name).touch()
+    assert is_alone(scan)
+    (anat / 'sub-01_ce-gad_T1w.nii').touch()
+    assert not is_alone(scan)
 
 
 @pytest.mark.parametrize('name', ['mask.mgz', 'brainmask.mgz'])
