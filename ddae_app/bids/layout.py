@@ -250,6 +250,12 @@ class SpaceLayout(Layout):
         parts = [f'{key}-{value}' for key, value in (entities | {'desc': image.desc}).items()]
         return '_' + '_'.join([*parts, image.suffix]) + IMAGE
 
+    def in_other_spaces(self, kind: str, scan: Scan) -> list[Path]:
+        """Such images of a scan that are there in other template spaces."""
+        own, image = self.image(kind, scan), IMAGES[kind]
+        name = f'{scan.stem}_space-*_desc-{image.desc}_{image.suffix}{IMAGE}'
+        return sorted(path for path in own.parent.glob(name) if path != own)
+
     def transform(self, scan: Scan) -> Path:
         """The affine from a scan to template space."""
         name = f'{scan.stem}_from-T1w_to-{self.space.protocol.template}_mode-image_xfm.txt'
@@ -280,6 +286,14 @@ class SpaceLayout(Layout):
         figures = (*HARMONIZE_FIGURES, *(VOLUME_FIGURES if whole else ()))
         images = self.harmonized_images(scan, site_effect=site_effect).values()
         return [*images, *(self.figure(scan, desc) for desc in figures)]
+
+    def harmonize_leftovers(self, scan: Scan, *, site_effect: bool) -> list[Path]:
+        """What is there of a harmonization with other options, and this one does not write."""
+        written = self.harmonize_outputs(scan, site_effect=site_effect)
+        images = [self.image(kind, scan) for kind in ('native', 'effect', 'native_effect')]
+        others = [*images, *(self.figure(scan, desc) for desc in VOLUME_FIGURES)]
+        left = [path for path in others if path not in written]
+        return [file for path in left for file in (path, sidecar(path)) if file.is_file()]
 
 
 @dataclass(frozen=True)

@@ -28,8 +28,9 @@ class _SinkInputSpec(BaseInterfaceInputSpec):
     metadata = traits.Dict(desc='known before the run')
     results = traits.List(traits.Dict, desc='measured by the run')
     record = traits.Dict(desc='added to the sidecar after everything else is written')
-    voids = traits.Tuple(
-        traits.Str, traits.Str, desc='sidecar and entry that no longer hold once this is written'
+    voids = traits.List(
+        traits.Tuple(traits.Str, traits.Str),
+        desc='sidecars and their entries that no longer hold once this is written',
     )
     after = traits.List(traits.Str, desc='what has to be written before')
 
@@ -48,8 +49,8 @@ class DerivativeSink(SimpleInterface):
 
     def _run_interface(self, runtime):
         source, target = Path(self.inputs.in_file), Path(self.inputs.out_path)
-        if isdefined(self.inputs.voids):
-            _forget(Path(self.inputs.voids[0]), self.inputs.voids[1])
+        for sidecar, entry in self.inputs.voids or []:
+            _forget(Path(sidecar), entry)
         # Sidecar first: where there is an image, it is complete.
         content: dict[str, Any] = {}
         if self.inputs.sidecar:

@@ -138,7 +138,7 @@ provenance
         name='plot_harmonization',
         mem_gb=0.5,
     )
-    sinks = _Sinks(after, record)
+    sinks = _Sinks(after, record, layout.in_other_spaces('harmonized', scan))
     preprocessed, transform = sources
     ds_slices = sinks.add('ds_slices', before, slices(space, preprocessed))
     rendered = slices(space, layout.uri(before), harmonized=metadata)
@@ -206,18 +206,20 @@ class _Sinks:
 
     The image that stands for the stage is written last, and then the record of what it was made
     from; the sink that writes first removes an earlier record. So a record shows that the whole
-    stage is complete and belongs together, wherever a run was killed.
+    stage is complete and belongs together, wherever a run was killed. The records of `others`,
+    which share files with the image, are removed as well.
     """
 
-    def __init__(self, image: Path, record: Record) -> None:
+    def __init__(self, image: Path, record: Record, others: Sequence[Path] = ()) -> None:
         self.image, self.record = image, record
+        self.voids = [(str(sidecar(path)), KEY) for path in (image, *others)]
         self.final: pe.Node | None = None
         self.others: list[pe.Node] = []
 
     def add(self, name: str, path: Path, metadata: Metadata | None = None) -> pe.Node:
         """A sink of an image, with a sidecar, or of another file."""
         node = self._node(name, path, metadata)
-        node.inputs.voids = (str(sidecar(self.image)), KEY)
+        node.inputs.voids = self.voids
         self.others.append(node)
         return node
 

@@ -97,6 +97,29 @@ def test_what_harmonization_writes():
     assert len(figures) == 4 and any('desc-planes' in name for name in figures)
 
 
+def test_what_another_harmonization_left(tmp_path):
+    medial = replace(LAYOUT, root=tmp_path)
+    protocol = replace(SPACE.protocol, slices='all')
+    whole = replace(medial, space=replace(SPACE, protocol=protocol))
+    for path in whole.harmonize_outputs(SCAN, site_effect=True):
+        for file in (path, sidecar(path)):
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.touch()
+
+    def left(layout, **asked):
+        names = {p.name for p in layout.harmonize_leftovers(SCAN, **asked) if p.suffix != '.json'}
+        return {name.removeprefix(f'{SCAN.stem}_') for name in names}
+
+    assert left(whole, site_effect=True) == set()
+    native = 'desc-siteeffect_T1w.nii.gz'
+    assert left(whole, site_effect=False) == {native, whole.ending('effect')[1:]}
+    planes = {'desc-harmonized_T1w.nii.gz', native, 'desc-planes_T1w.svg'}
+    assert left(medial, site_effect=True) == planes
+    assert left(medial, site_effect=False) == planes | {whole.ending('effect')[1:]}
+    effect = whole.image('effect', SCAN)
+    assert {effect, sidecar(effect)} <= {*medial.harmonize_leftovers(SCAN, site_effect=False)}
+
+
 def test_models_and_runs_are_found_again(tmp_path):
     layout = Layout(tmp_path)
     assert layout.models() == [] and layout.runs() == [] and layout.scans_tables() == []

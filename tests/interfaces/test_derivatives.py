@@ -65,7 +65,7 @@ def test_whatever_is_written_first_takes_the_record_away(sink, image, tmp_path):
     other = DerivativeSink(
         in_file=str(image),
         out_path=str(tmp_path / 'out' / 'mask.nii.gz'),
-        voids=(str(sidecar), 'MadeFrom'),
+        voids=[(str(sidecar), 'MadeFrom')],
     )
     other.run()
     assert content_of(sidecar) == {'Description': 'x', 'ssim': 0.5, 'Device': 'cpu'}

@@ -157,6 +157,9 @@ def test_stages_and_other_folders(done, out, rows, tmp_path):
 
 
 def test_what_was_written_for_another_target_is_replaced_whole(out, bids_dir, model, tmp_path):
+    for path in [*out.rglob('*space-*desc-harmonized_T1w.*')]:
+        # As a run with --write-site-effect would have left it.
+        shutil.copy(path, path.with_name(path.name.replace('harmonized', 'siteeffect')))
     result = run(
         bids_dir, out, 'participant', '--target-site', 'PhantomB', '--model', model,
         '-w', tmp_path / 'work', *FAST,
@@ -164,6 +167,7 @@ def test_what_was_written_for_another_target_is_replaced_whole(out, bids_dir, mo
     assert result.returncode == 0, result.stderr
     assert 'harmonize: 2 changed (target site (PhantomA, now PhantomB))' in result.stderr
     assert run_validator(out, kind='derivative')['issues']['issues'] == []
+    assert not [*out.rglob('*siteeffect*')] and 'siteeffect' in result.stderr
     for path in out.rglob(f'*{TEMPLATE}*desc-harmonized_T1w.json'):
         content = json.loads(path.read_text())
         assert content['TargetSite'] == content['MadeFrom']['TargetSite'] == 'PhantomB'

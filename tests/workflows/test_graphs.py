@@ -102,6 +102,17 @@ def test_every_scan_has_the_whole_way(build):
     )
 
 
+def test_the_image_in_the_space_of_the_scan_is_of_one_template(build, tmp_path):
+    other = 'sub-01_run-1_space-Other_res-130_desc-harmonized_T1w'
+    anat = tmp_path / 'out' / 'sub-01' / 'anat'
+    anat.mkdir(parents=True)
+    (anat / f'{other}.nii.gz').touch()
+    node = build(slices='all').get_node('sub_01_run_1_wf.harmonize_derivatives_wf.ds_native')
+    assert [Path(path).name for path, _ in node.inputs.voids] == [
+        other.replace('Other', 'MNI152NLin2009aSym') + '.json', f'{other}.json',
+    ]  # fmt: skip
+
+
 def test_stages(build):
     assert 'harmonize' not in steps(build(harmonize=False))
     later = steps(build(preproc=False))

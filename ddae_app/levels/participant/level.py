@@ -157,8 +157,17 @@ class _Run:
                 self.layout.figures(scan.participant),
             ):
                 remove_temporary_files(folder, f'{scan.stem}_')
+        self._remove_leftovers([plan.scan for plan in plans if plan.harmonize_record])
         failures |= run_workflow(workflow, scans, run, self.logs)
         return self.finish(failures, text)
+
+    def _remove_leftovers(self, scans: Sequence[Scan]) -> None:
+        """Delete what an earlier harmonization wrote of scans, and this one does not replace."""
+        site_effect = self.settings.harmonize.write_site_effect
+        for scan in scans:
+            for path in self.layout.harmonize_leftovers(scan, site_effect=site_effect):
+                log.info('%s of an earlier harmonization is removed', path.name)
+                path.unlink()
 
     def finish(self, failures: Mapping[Scan, str], text: str) -> int:
         """Write tables and pages, and report what failed."""
