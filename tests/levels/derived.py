@@ -60,6 +60,7 @@ def write_derived(
         nib.save(nib.Nifti1Image(volume, grid.affine), layout.image('preproc', scan))
         mask = nib.Nifti1Image((volume > 0).astype(np.uint8), grid.affine)
         nib.save(mask, layout.image('mask', scan))
+        sidecar(layout.image('preproc', scan)).write_text('{"MadeFrom": {"RawSHA256": null}}')
         layout.transform(scan).write_text('#Insight Transform File V1.0\n')
         if harmonized is not None:
             for path, stack in (
@@ -67,7 +68,14 @@ def write_derived(
                 (layout.image('harmonized', scan), harmonized[i]),
             ):
                 nib.save(nib.Nifti1Image(stack[:, :, None], grid.affine), path)
-            facts = {'TargetSite': target, 'HarmonizationMethod': 'DDAE', 'ModelName': 'toy'}
+            facts = {
+                'TargetSite': target,
+                'HarmonizationMethod': 'DDAE',
+                'ModelName': 'toy',
+                'ModelSHA256': 'f' * 64,
+                'SourceSite': str(cohort['site'].iloc[i]),
+                'MadeFrom': {'KeepNoise': False},
+            }
             sidecar(layout.image('harmonized', scan)).write_text(json.dumps(facts))
         name = layout.image('preproc', scan).relative_to(out / f'sub-{label}')
         (out / f'sub-{label}' / f'sub-{label}_scans.tsv').write_text(

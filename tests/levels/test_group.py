@@ -10,7 +10,9 @@ import pandas as pd
 import pytest
 from scipy.ndimage import gaussian_filter
 
+from ddae_app.engine.inputs import select_scans
 from ddae_app.evaluation import predictions, probes
+from ddae_app.levels.group.collect import gather
 from ddae_app.levels.group.level import run_group
 from ddae_app.methods.cvae import CVAEHarmonizer
 from ddae_app.methods.ddae.harmonizer import DDAEHarmonizer
@@ -174,3 +176,30 @@ def test_scans_that_were_preprocessed_elsewhere_are_evaluated_too(tmp_path):
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
     assert 'site East has 2 participants, and 10 are needed' in result.stderr
+
+
+def test_only_what_was_harmonized_alike_and_whole_is_evaluated(tmp_path, caplog):
+    images, truth, cohort = simulate(1)
+    few = [*range(4), *range(N, N + 4)]
+    write_derived(tmp_path, images[few], cohort.iloc[few], TEMPLATE, truth[few], 'East')
+    paths = sorted((tmp_path / 'out').glob('sub-*/anat/*_desc-harmonized_T1w.json'))
+    changes = (
+        {'MadeFrom': None},
+        {'ModelSHA256': 'e' * 64},
+        {'MadeFrom': {'KeepNoise': True}},
+        {'SourceSite': 'North'},
+    )
+    for path, change in zip(paths, changes, strict=False):
+        path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    settings = from_flat(
+        {
+            'bids_dir': tmp_path / 'bids',
+            'output_dir': tmp_path / 'out',
+            'analysis_level': 'group',
+            'skip_bids_validation': True,
+        }
+    )
+    outputs = gather(settings, *select_scans(settings))
+    assert len(outputs.cohort) == len(outputs.harmonized) == 4
+    assert 'interrupted' in caplog.text and 'Only 4 of 8 scans' in caplog.text
+    assert 'harmonized as one of North, and is now of East' in caplog.text

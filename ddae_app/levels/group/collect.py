@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -14,6 +15,7 @@ import pandas as pd
 from ddae_app.bids import sidecars
 from ddae_app.bids.cohort import Cohort
 from ddae_app.bids.layout import Layout, SpaceLayout
+from ddae_app.bids.provenance import read_record
 from ddae_app.bids.scan import Scan, Space
 from ddae_app.engine.inputs import (
     derivative_roots,
@@ -61,6 +63,16 @@ class Outputs:
     protocol: Protocol
 
 
+class Facts(NamedTuple):
+    """How a scan was harmonized; only scans that were harmonized alike are evaluated together."""
+
+    target: str
+    method: str
+    label_blind: bool
+    model_sha256: str
+    noise_kept: bool
+
+
 def gather(settings: Settings, scans: Sequence[Scan], cohort: Cohort) -> Outputs:
     """Collect the medial slices of all harmonized scans, or of all preprocessed scans if none is.
 
@@ -73,7 +85,7 @@ def gather(settings: Settings, scans: Sequence[Scan], cohort: Cohort) -> Outputs
     """
     layout = Layout(settings.output_dir).in_space(_space(settings, scans))
     known = [scan for scan in scans if cohort[scan].site is not None]
-    facts = {scan: _harmonized_facts(layout, scan) for scan in known}
+    facts = {scan: _harmonized_facts(layout, scan, str(cohort[scan].site)) for scan in known}
     kinds = Counter(kind for kind in facts.values() if kind)
     kind = kinds.most_common(1)[0][0] if kinds else None
     sources, outputs, rows = [], [], []
@@ -111,9 +123,9 @@ def gather(settings: Settings, scans: Sequence[Scan], cohort: Cohort) -> Outputs
         np.stack(sources),
         np.stack(outputs) if kind else None,
         table,
-        kind[0] if kind else _target(settings, table),
-        kind[1] if kind else 'nothing',
-        kind is not None and kind[2],
+        kind.target if kind else _target(settings, table),
+        kind.method if kind else 'nothing',
+        kind is not None and kind.label_blind,
         layout.space.protocol,
     )
 
@@ -173,21 +185,27 @@ def _medial_slice(settings: Settings, scan: Scan, layout: SpaceLayout) -> np.nda
     return extract_slices(image, mask > 0, grid, space.protocol).data[0]
 
 
-def _harmonized_facts(layout: SpaceLayout, scan: Scan) -> tuple[str, str, bool] | None:
-    """Target site and method of a harmonized scan, and whether the method was label-blind."""
+def _harmonized_facts(layout: SpaceLayout, scan: Scan, site: str) -> Facts | None:
+    """How a scan of this site was harmonized; None if it was not, or not whole."""
     path = layout.image('harmonized', scan)
     if not path.is_file():
         return None
-    facts = sidecars.read(path)
-    texts = [facts.get(key) for key in ('TargetSite', 'HarmonizationMethod', 'ModelName')]
-    if not all(isinstance(text, str) for text in texts):
-        log.warning(
-            'The image %s is excluded from the evaluation: its sidecar does not state the target '
-            'site, method and model.', path.name,
-        )  # fmt: skip
-        return None
-    target, method, model = map(str, texts)
-    return target, f'{method} ({model})', bool(facts.get('LabelBlind'))
+    said, record = sidecars.read(path), read_record(path)
+    names = ('TargetSite', 'HarmonizationMethod', 'ModelName', 'ModelSHA256')
+    texts = [said.get(name) for name in names]
+    if record is None or not all(isinstance(text, str) for text in texts):
+        problem = 'its harmonization was interrupted, or made by an earlier version'
+    elif said.get('SourceSite') != site:
+        problem = f'it was harmonized as one of {said.get("SourceSite")}, and is now of {site}'
+    else:
+        target, method, model, digest = map(str, texts)
+        blind, noisy = bool(said.get('LabelBlind')), bool(record.get('KeepNoise'))
+        return Facts(target, f'{method} ({model})', blind, digest, noisy)
+    log.warning(
+        'The image %s is excluded from the evaluation: %s; run the participant level again.',
+        path.name, problem,
+    )  # fmt: skip
+    return None
 
 
 def _middle(path: Path) -> np.ndarray:
