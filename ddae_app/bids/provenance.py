@@ -12,7 +12,6 @@ from ddae_app import __version__
 from ddae_app.bids import sidecars
 from ddae_app.bids.extraction import Extraction
 from ddae_app.bids.sidecars import Metadata
-from ddae_app.files import digest_of
 from ddae_app.settings import Protocol
 
 Record = dict[str, Any]
@@ -115,11 +114,6 @@ def read_record(image: Path) -> Record | None:
     return record if isinstance(record, dict) else None
 
 
-def identity(image: Path) -> Record:
-    """What an image was made from, or where that is not recorded, which image it is."""
-    return read_record(image) or {'ImageSHA256': digest_of(image)}
-
-
 def difference(earlier: Record, now: Record) -> str:
     """What changed, in words: ``target site (PhantomA, now PhantomB), model``."""
     parts = []
@@ -138,6 +132,6 @@ def difference(earlier: Record, now: Record) -> str:
 def digest_of_images(images: Sequence[Path]) -> str:
     """One digest of what some images were made from, whatever their order."""
     identities = sorted(
-        json.dumps([image.name, identity(image)], sort_keys=True) for image in images
+        json.dumps([image.name, read_record(image)], sort_keys=True) for image in images
     )
     return sha256('\n'.join(identities).encode()).hexdigest()

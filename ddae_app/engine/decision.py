@@ -154,8 +154,8 @@ class ScanState:
     reused : Preprocessed or None
         What is to be taken over instead of preprocessing the scan, from another output folder, or
         where preprocessing was not asked for, from any.
-    reused_record, reused_identity : dict or None
-        What that was made from; the same or, where that is not recorded, its digest.
+    reused_record : dict or None
+        What that was made from.
     preproc, harmonized : OutputState
         In the output folder.
     own : Preprocessed or None
@@ -177,7 +177,6 @@ class ScanState:
     raw_sha256: str | None
     reused: Preprocessed | None = None
     reused_record: provenance.Record | None = None
-    reused_identity: provenance.Record | None = None
     preproc: OutputState = OutputState()
     harmonized: OutputState = OutputState()
     own: Preprocessed | None = None
@@ -218,7 +217,7 @@ def decide(state: ScanState, request: PlanRequest, searched: Sequence[Path] = ()
         if preprocess.is_work:
             made_from = preproc_record
         else:
-            made_from = (state.reused_identity if state.reused else state.preproc.record) or {}
+            made_from = (state.reused_record if state.reused else state.preproc.record) or {}
         harmonize_record = provenance.harmonization_record(
             made_from,
             metadata,

@@ -11,8 +11,9 @@ from ddae_app.bids import sidecars, understood
 from ddae_app.bids.cohort import Cohort, read_cohort
 from ddae_app.bids.dataset import link_names
 from ddae_app.bids.extraction import MASK_FILTER, Extraction, read_mask_filter
-from ddae_app.bids.layout import Layout, Preprocessed, SpaceLayout
+from ddae_app.bids.layout import Layout, Preprocessed, SpaceLayout, sidecar
 from ddae_app.bids.metadata import ScanMetadata
+from ddae_app.bids.provenance import read_record
 from ddae_app.bids.query import Selection, find_scans, read_filters
 from ddae_app.bids.scan import Scan, Space
 from ddae_app.bids.validation import validate_input
@@ -266,10 +267,14 @@ def dataset_links(settings: Settings) -> dict[str, Path]:
 
 
 def find_preprocessed(scan: Scan, space: Space, roots: Sequence[Path]) -> Preprocessed | None:
-    """What preprocessing wrote of a scan, from the first folder that has it."""
+    """What preprocessing wrote of a scan, from the first folder that has it whole.
+
+    Files without a record of what they were made from may not belong together: preprocessing was
+    interrupted.
+    """
     for root in roots:
         files = SpaceLayout(root, space).preprocessed(scan)
-        if all(file.is_file() for file in files):
+        if all(file.is_file() for file in files) and read_record(files.image) is not None:
             return files
     return None
 
@@ -278,7 +283,8 @@ def preprocessed_not_fetched(scan: Scan, space: Space, roots: Sequence[Path]) ->
     """What to do about a preprocessed scan whose files are there, but without their content."""
     found = find_preprocessed(scan, space, roots)
     looked_at = [found] if found else [SpaceLayout(r, space).preprocessed(scan) for r in roots]
-    messages = (not_fetched(file) for files in looked_at for file in files)
+    needed = (file for files in looked_at for file in (*files, sidecar(files.image)))
+    messages = (not_fetched(file) for file in needed)
     return next((message for message in messages if message), None)
 
 

@@ -137,7 +137,6 @@ class Planner:
             extraction=self._extraction_of(scan, reused),
             reused=reused,
             reused_record=provenance.read_record(reused.image) if reused else None,
-            reused_identity=provenance.identity(reused.image) if reused else None,
             preproc=_output_state(layout.image('preproc', scan), layout.preproc_outputs(scan)),
             harmonized=_output_state(layout.image('harmonized', scan), wanted),
             own=find_preprocessed(scan, space, self._roots[:1]),

@@ -165,21 +165,15 @@ def test_preprocessing_alone():
 
 
 def test_what_was_preprocessed_elsewhere_is_reused():
-    state = ScanState(SCAN, Covariates('A'), RAW, FILES, PREPROC, PREPROC)
+    state = ScanState(SCAN, Covariates('A'), RAW, FILES, PREPROC)
     decision = decide(state, REQUEST)
     assert (decision.preprocess.state, decision.preprocess.why) == ('reused', '/other')
     assert decision.harmonize.state == 'new' and decision.preprocessed == FILES
     assert decision.harmonize_record['Preprocessing'] == PREPROC
 
 
-def test_an_image_of_unknown_origin_is_identified_by_its_contents():
-    identity = {'ImageSHA256': 'c' * 64}
-    state = ScanState(SCAN, Covariates('A'), RAW, FILES, None, identity)
-    assert decide(state, REQUEST).harmonize_record['Preprocessing'] == identity
-
-
 def test_another_image_since_is_refused():
-    state = ScanState(SCAN, Covariates('A'), 'b' * 64, FILES, PREPROC, PREPROC)
+    state = ScanState(SCAN, Covariates('A'), 'b' * 64, FILES, PREPROC)
     decision = decide(state, REQUEST)
     assert decision.preprocess.state == 'refused' and not decision.is_work
     assert 'preprocess it again' in decision.refusal
@@ -248,7 +242,7 @@ def test_listing_and_summary():
         (ScanState(SCAN, Covariates('A'), None), ('refused', 'none')),
         # Whether the outputs are of this image cannot be told.
         (replace(DONE, raw_sha256=None), ('refused', 'none')),
-        (ScanState(SCAN, Covariates('A'), None, FILES, PREPROC, PREPROC), ('reused', 'new')),
+        (ScanState(SCAN, Covariates('A'), None, FILES, PREPROC), ('reused', 'new')),
     ],
 )
 def test_an_image_that_was_not_fetched_is_refused_where_it_is_needed(state, expected):

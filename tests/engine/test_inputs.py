@@ -10,20 +10,24 @@ import pytest
 from ddae_app.bids.cohort import Cohort
 from ddae_app.bids.covariates import Covariates
 from ddae_app.bids.extraction import Extraction
+from ddae_app.bids.layout import SpaceLayout, sidecar
 from ddae_app.bids.scan import Scan
 from ddae_app.engine.inputs import (
     check_sites_known,
     check_understood,
     derivative_roots,
     extraction_of,
+    find_preprocessed,
     mask_folders,
     protocol_without_model,
+    space_of,
 )
 from ddae_app.errors import InvalidBIDSError, UsageError, WeightsError
 from ddae_app.imaging.weights import record_weights, weights_sha256
 from ddae_app.settings import (
     HarmonizeSettings,
     PreprocSettings,
+    Protocol,
     SelectSettings,
     Settings,
     TrainSettings,
@@ -101,6 +105,20 @@ def test_weights_that_were_not_fetched_are_not_taken_for_missing(tmp_path, caplo
     assert record.levelname == 'WARNING' and 'datalad get' in record.getMessage()
     with pytest.raises(WeightsError, match='datalad get'):
         extraction_of(replace(asked, skull_strip='hd-bet'))
+
+
+def test_what_was_interrupted_is_not_taken_for_preprocessed(tmp_path):
+    scan = Scan(tmp_path / 'sub-01_T1w.nii.gz', '01', None, 'sub-01')
+    space = space_of(Protocol())
+    torn, whole = tmp_path / 'torn', tmp_path / 'whole'
+    for root, record in (torn, ''), (whole, '"MadeFrom": {}'):
+        files = SpaceLayout(root, space).preprocessed(scan)
+        files.image.parent.mkdir(parents=True)
+        for file in files:
+            file.touch()
+        sidecar(files.image).write_text(f'{{{record}}}')
+    assert find_preprocessed(scan, space, [torn]) is None
+    assert find_preprocessed(scan, space, [torn, whole]) == files
 
 
 def test_masks_come_from_datasets_that_are_not_ours(tmp_path):
