@@ -204,12 +204,20 @@ def _run(settings: Settings, command: str, run_level: RunLevel) -> int:
     if not first:
         runtime.silence_terminal()
     logs.folder.mkdir(parents=True)
-    write_atomically(logs.settings, to_toml(asked))
+    write_atomically(logs.settings, to_toml(_with_model(asked)))
     write_atomically(logs.command, f'ddae-app {command}\n')
     runtime.log_to_file(logs.log)
     log.info('ddae-app %s, run %s', __version__, run_id)
     log.debug('command: ddae-app %s', command)
     return run_level(settings, logs)
+
+
+def _with_model(settings: Settings) -> Settings:
+    """The settings that repeat a run where the environment names no model, or another."""
+    asked = settings.harmonize
+    if settings.analysis_level == 'train' or asked.model is not None:
+        return settings
+    return replace(settings, harmonize=replace(asked, model=runtime.default_model()))
 
 
 def _dry_run(settings: Settings, run_level: RunLevel) -> int:

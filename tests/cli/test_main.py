@@ -378,13 +378,15 @@ def test_a_wrong_value_in_the_file(settings, tmp_path):
 
 def test_a_run_keeps_its_settings_and_its_log(settings, bids_dir, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(os, 'environ', dict(os.environ))
+    monkeypatch.setenv('DDAE_MODEL', '/m.safetensors')
     monkeypatch.setattr(cli, '_run_level', lambda *arguments: 0)
     work = tmp_path / 'work'
     assert main([str(bids_dir), str(tmp_path / 'out'), 'group', '-w', str(work), '-v']) == 0
     (logs,) = (tmp_path / 'out' / 'logs').iterdir()
     assert _tree(logs) == ['command.txt', 'ddae-app.log', 'settings.toml']
     assert (logs / 'command.txt').read_text().startswith(f'ddae-app {bids_dir}')
-    assert from_flat(read_flat(logs / 'settings.toml')).bids_dir == bids_dir
+    kept = from_flat(read_flat(logs / 'settings.toml'))
+    assert (kept.bids_dir, kept.harmonize.model) == (bids_dir, Path('/m.safetensors'))
     assert f'command: ddae-app {bids_dir}' in (logs / 'ddae-app.log').read_text()
     assert 'finished in' in capsys.readouterr().err
     assert _tree(bids_dir) == ['dataset_description.json', 'sub-01']
