@@ -306,7 +306,11 @@ def measure_unseen_sites(
         return {}, {}
     device = str(resolve_device(settings.harmonize.device))
     workflow = init_appearance_wf(
-        sites, model=model.path, device=device, omp_nthreads=settings.run.omp_nthreads
+        sites,
+        model=model.path,
+        model_sha256=model.sha256,
+        device=device,
+        omp_nthreads=settings.run.omp_nthreads,
     )
     failed = run_workflow(workflow, sites, settings.run, logs)
     work_dir = settings.run.work_dir.resolve()

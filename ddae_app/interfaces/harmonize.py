@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import nibabel as nib
 import numpy as np
@@ -20,15 +20,25 @@ from nipype.interfaces.base import (
 from ddae_app.imaging import anatomy, brain, conform, native, noise, quality, registration, volumes
 from ddae_app.imaging.grid import model_grid
 from ddae_app.imaging.slices import training_stacks
-from ddae_app.methods.base import AdaptableHarmonizer
+from ddae_app.methods.base import AdaptableHarmonizer, StoredHarmonizer
 from ddae_app.methods.device import resolve_device
 
 APPEARANCE_NAME = 'appearance.safetensors'
 
 
+def _load(model: str, sha256: str, **options: Any) -> StoredHarmonizer:
+    """The harmonizer in a model file that has not changed since the run was planned."""
+    from ddae_app.methods.find import load_harmonizer  # which loads PyTorch
+
+    harmonizer = load_harmonizer(model, **options)
+    conform.check_unchanged(Path(model), sha256)
+    return harmonizer
+
+
 class _HarmonizeInputSpec(BaseInterfaceInputSpec):
     in_file = File(exists=True, mandatory=True, desc='slices, brain in [0, 1]')
     model = File(exists=True, mandatory=True, desc='model file')
+    model_sha256 = traits.Str(mandatory=True, desc='of the model, when the run was planned')
     source_site = traits.Str(mandatory=True, desc='where the scan was acquired')
     target_site = traits.Str(mandatory=True, desc='the site to harmonize to')
     unseen_site = traits.Enum('refuse', 'agnostic', 'adapt', usedefault=True)
@@ -60,8 +70,6 @@ class Harmonize(SimpleInterface):
     output_spec = _HarmonizeOutputSpec
 
     def _run_interface(self, runtime):
-        from ddae_app.methods.find import load_harmonizer  # which loads PyTorch
-
         inputs = self.inputs
         options = {
             'device': inputs.device,
@@ -71,7 +79,7 @@ class Harmonize(SimpleInterface):
         }
         if inputs.sloppy:
             options['steps'] = 2
-        harmonizer = load_harmonizer(inputs.model, **options)
+        harmonizer = _load(inputs.model, inputs.model_sha256, **options)
         if isdefined(inputs.appearance):
             adaptable = cast(AdaptableHarmonizer, harmonizer)
             harmonizer = adaptable.with_site(inputs.source_site, Path(inputs.appearance))
@@ -116,6 +124,7 @@ class Harmonize(SimpleInterface):
 
 class _MeasureAppearanceInputSpec(BaseInterfaceInputSpec):
     model = File(exists=True, mandatory=True, desc='model file')
+    model_sha256 = traits.Str(mandatory=True, desc='of the model, when the run was planned')
     site = traits.Str(mandatory=True, desc='a site that the model does not know')
     images = traits.List(File(exists=True), mandatory=True, desc='preprocessed scans of the site')
     masks = traits.List(File(exists=True), mandatory=True, desc='their brain masks')
@@ -135,10 +144,9 @@ class MeasureAppearance(SimpleInterface):
     output_spec = _MeasureAppearanceOutputSpec
 
     def _run_interface(self, runtime):
-        from ddae_app.methods.find import load_harmonizer  # which loads PyTorch
-
         inputs = self.inputs
-        harmonizer = cast(AdaptableHarmonizer, load_harmonizer(inputs.model, device=inputs.device))
+        loaded = _load(inputs.model, inputs.model_sha256, device=inputs.device)
+        harmonizer = cast(AdaptableHarmonizer, loaded)
         protocol, stacks, subjects = harmonizer.info.protocol, [], []
         grid = model_grid(protocol.template, protocol.grid)
         for image, mask, participant in zip(

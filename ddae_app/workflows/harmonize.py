@@ -35,6 +35,7 @@ class HarmonizeRequest:
     ----------
     model : Path
         Model file.
+    model_sha256 : str
     description : str
         What the method does, for the methods text.
     target_site : str
@@ -53,6 +54,7 @@ class HarmonizeRequest:
     """
 
     model: Path
+    model_sha256: str
     description: str
     target_site: str
     unseen_site: str
@@ -109,6 +111,7 @@ def init_appearance_wf(
     sites: Sequence[UnseenSite],
     *,
     model: Path,
+    model_sha256: str,
     device: str,
     omp_nthreads: int = 1,
     name: str = 'appearance_wf',
@@ -120,6 +123,7 @@ def init_appearance_wf(
     sites : sequence of UnseenSite
     model : Path
         Model file.
+    model_sha256 : str
     device : str
         Resolved torch device.
     omp_nthreads : int
@@ -134,6 +138,7 @@ def init_appearance_wf(
         measure_appearance = pe.Node(
             MeasureAppearance(
                 model=str(model),
+                model_sha256=model_sha256,
                 site=site.name,
                 images=[str(scan.image) for scan in site.scans],
                 masks=[str(scan.mask) for scan in site.scans],
@@ -217,6 +222,7 @@ def init_harmonize_wf(
     harmonize = pe.Node(
         Harmonize(
             model=str(request.model),
+            model_sha256=request.model_sha256,
             source_site=covariates.site or 'n/a',
             target_site=request.target_site,
             unseen_site=request.unseen_site,

@@ -48,7 +48,7 @@ def scan_workflow(folder: Path) -> pe.Workflow:
         layout=Layout(folder).in_space(Space(Protocol(slices='all'), 'https://example.org')),
         preprocessing=Preprocessing(template, 'cpu'),
         request=HarmonizeRequest(
-            image, '', 'B', 'refuse', False, 'cpu', 1, {'levels': [0.0, 1.0]}, site_effect=True
+            image, '', '', 'B', 'refuse', False, 'cpu', 1, {'levels': [0.0, 1.0]}, site_effect=True
         ),
         omp_nthreads=1,
         sloppy=False,

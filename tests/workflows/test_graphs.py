@@ -64,6 +64,7 @@ def build(tmp_path):
             preprocessing=Preprocessing(template, device) if preproc else None,
             request=HarmonizeRequest(
                 model=image,
+                model_sha256='f' * 64,
                 description=METHODS['ddae'].describe(keep_noise=False),
                 target_site='B',
                 unseen_site='refuse',
@@ -158,7 +159,7 @@ def test_the_appearance_of_a_site_is_measured_once(tmp_path):
     image.touch()
     scans = tuple(SiteScan(image, image, label) for label in ('01', '02', '02'))
     sites = [UnseenSite(name, scans, digest * 64) for name, digest in (('A', 'a'), ('B', 'b'))]
-    workflow = init_appearance_wf(sites, model=image, device='cpu')
+    workflow = init_appearance_wf(sites, model=image, model_sha256='f' * 64, device='cpu')
     assert sites[0].subjects == 2
     assert sorted(workflow.list_node_names()) == sorted(
         f'{site.workflow}.measure_appearance' for site in sites

@@ -259,6 +259,7 @@ class _Run:
             return None
         return HarmonizeRequest(
             model=model.path,
+            model_sha256=model.sha256,
             description=model.method.describe(keep_noise=asked.keep_noise),
             target_site=asked.target_site,
             unseen_site=asked.unseen_site,
