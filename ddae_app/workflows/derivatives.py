@@ -61,7 +61,7 @@ def init_preproc_derivatives_wf(
         mem_gb=1,
     )
     metadata = preproc(space, sources, extraction)
-    sinks = _Sinks(image, record)
+    sinks = _Sinks(image, record, [layout.image('harmonized', scan)])
     ds_preproc = sinks.last('ds_preproc', metadata)
     ds_mask = sinks.add('ds_mask', layout.image('mask', scan), mask(space, layout.uri(image)))
     ds_xfm = sinks.add('ds_xfm', layout.transform(scan))
@@ -207,7 +207,7 @@ class _Sinks:
     The image that stands for the stage is written last, and then the record of what it was made
     from; the sink that writes first removes an earlier record. So a record shows that the whole
     stage is complete and belongs together, wherever a run was killed. The records of `others`,
-    which share files with the image, are removed as well.
+    which share files with the image or were made of it, are removed as well.
     """
 
     def __init__(self, image: Path, record: Record, others: Sequence[Path] = ()) -> None:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
-from ddae_app.bids.layout import RunFiles
+from ddae_app.bids.covariates import Covariates
+from ddae_app.bids.layout import Layout, RunFiles, sidecar
 from ddae_app.bids.measures import MEASURES
 from ddae_app.bids.scan import Scan
+from ddae_app.engine.inputs import space_of
 from ddae_app.engine.run import _Narrator, crash_reason, log
-from ddae_app.levels.participant.results import _failed_report, _scan_warnings
+from ddae_app.levels.participant.results import _failed_report, _row, _scan_warnings, entries_of
+from ddae_app.settings import Protocol
 
 
 @pytest.mark.parametrize(
@@ -105,3 +109,19 @@ def test_steps_that_never_began_are_not_reported(monkeypatch):
     report(register, 'start')
     report(register, 'end')
     assert lines == ['sub-1: conform failed', 'sub-1: register to MNI (0 s)']
+
+
+def test_what_was_made_of_an_earlier_image_is_not_shown_beside_a_later_one(tmp_path):
+    layout = Layout(tmp_path).in_space(space_of(Protocol()))
+    scan = Scan(tmp_path / 'sub-1_T1w.nii.gz', '1', None, 'sub-1')
+    harmonized = layout.image('harmonized', scan)
+    harmonized.parent.mkdir(parents=True)
+    facts = {'TargetSite': 'B', 'SourceSite': 'A'}
+    sidecar(harmonized).write_text(json.dumps(facts))
+    assert entries_of(layout, scan, [tmp_path]) == {}
+    sidecar(harmonized).write_text(json.dumps(facts | {'MadeFrom': {}}))
+    entries = entries_of(layout, scan, [tmp_path])
+    assert entries == facts
+    # A table that has changed since does not change what was harmonized.
+    assert _row(Covariates('C'), entries) == {'source_site': 'A', 'target_site': 'B'}
+    assert _row(Covariates('C'), {})['source_site'] == 'C'

@@ -114,6 +114,12 @@ def test_the_image_in_the_space_of_the_scan_is_of_one_template(build, tmp_path):
     ]  # fmt: skip
 
 
+def test_what_was_made_of_an_earlier_image_no_longer_counts(build):
+    node = build(harmonize=False).get_node('sub_01_run_1_wf.preproc_derivatives_wf.ds_mask')
+    descs = [Path(path).name.split('desc-')[1] for path, _ in node.inputs.voids]
+    assert descs == ['preproc_T1w.json', 'harmonized_T1w.json']
+
+
 def test_stages(build):
     assert 'harmonize' not in steps(build(harmonize=False))
     later = steps(build(preproc=False))

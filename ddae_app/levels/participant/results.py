@@ -15,8 +15,9 @@ from ddae_app.bids import sidecars
 from ddae_app.bids.cohort import Cohort
 from ddae_app.bids.covariates import Covariates
 from ddae_app.bids.dataset import update_scans
-from ddae_app.bids.layout import RunFiles, SpaceLayout
+from ddae_app.bids.layout import PREPROC_FIGURES, RunFiles, SpaceLayout
 from ddae_app.bids.measures import MEASURES
+from ddae_app.bids.provenance import read_record
 from ddae_app.bids.scan import Scan
 from ddae_app.engine.inputs import derivative_roots, find_preprocessed
 from ddae_app.engine.run import crash_file, crash_reason
@@ -121,10 +122,12 @@ def outputs_missing(
 def entries_of(layout: SpaceLayout, scan: Scan, roots: Sequence[Path]) -> dict[str, Any]:
     """Texts and finite numbers in the sidecars of a scan, the harmonized image's last.
 
-    The preprocessed image may be in any of the `roots`.
+    The preprocessed image may be in any of the `roots`. A harmonized image that is not whole, or
+    was made of a preprocessed image that has been replaced, is left out.
     """
     files = find_preprocessed(scan, layout.space, roots) or layout.preprocessed(scan)
-    images = files.image, layout.image('harmonized', scan)
+    harmonized = layout.image('harmonized', scan)
+    images = [files.image, *([harmonized] if read_record(harmonized) is not None else [])]
     entries = {k: v for image in images for k, v in sidecars.read(image).items()}
     return {k: v for k, v in entries.items() if isinstance(v, str) or _is_finite(v)}
 
@@ -191,7 +194,8 @@ def write_results(
 
 def _row(covariates: Covariates, entries: Mapping[str, Any]) -> dict[str, Any]:
     """The measures of a scan by the names of their columns."""
-    sites = {'source_site': covariates.site, 'target_site': entries.get('TargetSite')}
+    site = entries.get('SourceSite', covariates.site)
+    sites = {'source_site': site, 'target_site': entries.get('TargetSite')}
     return sites | {name: entries[name] for name in MEASURES if name in entries}
 
 
@@ -224,6 +228,7 @@ def _scan_report(
         Picture(*words, path.relative_to(layout.root).as_posix(), alternates=desc in ALTERNATING)
         for desc, words in FIGURES.items()
         if (path := layout.figure(scan, desc)).is_file()
+        and (desc in PREPROC_FIGURES or 'TargetSite' in entries)
     )
     summary = _summary(layout, scan, covariates, entries)
     warnings = *_scan_warnings(entries), *covariates.unread.values()
