@@ -265,13 +265,24 @@ def _preprocess(
         if request.preprocess and state.raw_not_fetched:
             return Step('refused', state.raw_not_fetched)
         if request.preprocess:
-            return _compare(state.preproc, record, anew=request.anew)
+            step = _compare(state.preproc, record, anew=request.anew)
+            elsewhere = ', '.join(map(str, searched[1:]))
+            if step.state == 'new' and elsewhere:
+                return Step('new', f'not preprocessed in {elsewhere}')
+            return step
         return Step(
             'refused',
             f'no preprocessed image in {", ".join(map(str, searched))}; run --stage preproc '
             'first, with the template of the model',
         )
-    before = (state.reused_record or {}).get('RawSHA256')
+    reused = state.reused_record or {}
+    if reused.get('Sloppy') and not request.sloppy:
+        return Step(
+            'refused',
+            f'{state.reused.image} was made with --sloppy, for testing only; preprocess the scan '
+            'again',
+        )
+    before = reused.get('RawSHA256')
     if before and state.raw_sha256 and before != state.raw_sha256:
         return Step(
             'refused',
@@ -279,7 +290,9 @@ def _preprocess(
             'again',
         )
     depth = len(state.scan.folder.parts) + 1
-    return Step('reused', str(state.reused.image.parents[depth - 1]))
+    # Flags of preprocessing have no effect on it.
+    method = f', skull stripping {reused["SkullStrip"]}' if 'SkullStrip' in reused else ''
+    return Step('reused', f'{state.reused.image.parents[depth - 1]}{method}')
 
 
 def _compare(output: OutputState, expected: provenance.Record, *, anew: bool) -> Step:
@@ -304,7 +317,7 @@ def summary(decisions: Sequence[Decision]) -> list[str]:
             ('harmonize', decision.harmonize),
         ):
             if step.state not in ('none', 'refused'):
-                why = f' ({step.why})' if step.state in ('changed', 'reused') else ''
+                why = f' ({step.why})' if step.why and step.state != 'incomplete' else ''
                 counts[name, step.state, why] += 1
     ordered = sorted(counts.items(), key=lambda item: (item[0][0] != 'preprocess', item[0]))
     return [f'{name}: {n} {state}{why}' for (name, state, why), n in ordered]

@@ -167,9 +167,26 @@ def test_preprocessing_alone():
 def test_what_was_preprocessed_elsewhere_is_reused():
     state = ScanState(SCAN, Covariates('A'), RAW, FILES, PREPROC)
     decision = decide(state, REQUEST)
-    assert (decision.preprocess.state, decision.preprocess.why) == ('reused', '/other')
+    assert (decision.preprocess.state, decision.preprocess.why) == (
+        'reused',
+        '/other, skull stripping none',
+    )
     assert decision.harmonize.state == 'new' and decision.preprocessed == FILES
     assert decision.harmonize_record['Preprocessing'] == PREPROC
+
+
+def test_what_is_not_there_to_be_reused_is_told():
+    state, roots = ScanState(SCAN, Covariates('A'), RAW), [Path('/out'), Path('/other')]
+    decision = decide(state, REQUEST, roots)
+    assert decision.preprocess.state == 'new'
+    assert summary([decision])[0] == 'preprocess: 1 new (not preprocessed in /other)'
+    assert decide(state, REQUEST, roots[:1]).preprocess.why == ''
+
+
+def test_what_was_made_for_testing_is_not_reused_for_more():
+    sloppy = ScanState(SCAN, Covariates('A'), RAW, FILES, PREPROC | {'Sloppy': True})
+    assert '--sloppy' in decide(sloppy, REQUEST).refusal
+    assert decide(sloppy, replace(REQUEST, sloppy=True)).preprocess.state == 'reused'
 
 
 def test_another_image_since_is_refused():

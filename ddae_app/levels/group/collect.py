@@ -194,7 +194,7 @@ def _harmonized_facts(layout: SpaceLayout, scan: Scan, site: str) -> Facts | Non
     names = ('TargetSite', 'HarmonizationMethod', 'ModelName', 'ModelSHA256')
     texts = [said.get(name) for name in names]
     if record is None or not all(isinstance(text, str) for text in texts):
-        problem = 'its harmonization was interrupted, or made by an earlier version'
+        problem = 'its harmonization was interrupted, or it was preprocessed anew since'
     elif said.get('SourceSite') != site:
         problem = f'it was harmonized as one of {said.get("SourceSite")}, and is now of {site}'
     else:
