@@ -195,7 +195,7 @@ def decide(state: ScanState, request: PlanRequest, searched: Sequence[Path] = ()
     state : ScanState
     request : PlanRequest
     searched : sequence of Path
-        Folders in which preprocessed scans were looked for, for messages.
+        Folders in which preprocessed scans were looked for, the output folder last, for messages.
     """
     scan, known = state.scan, state.covariates
     if known.fault:
@@ -266,7 +266,7 @@ def _preprocess(
             return Step('refused', state.raw_not_fetched)
         if request.preprocess:
             step = _compare(state.preproc, record, anew=request.anew)
-            elsewhere = ', '.join(map(str, searched[1:]))
+            elsewhere = ', '.join(map(str, searched[:-1]))
             if step.state == 'new' and elsewhere:
                 return Step('new', f'not preprocessed in {elsewhere}')
             return step

@@ -234,7 +234,9 @@ def derivatives(settings: Settings) -> list[tuple[str, Path]]:
 
 
 def derivative_roots(settings: Settings) -> list[Path]:
-    """The output folder and those of earlier runs, where preprocessed scans may lie.
+    """The folders of earlier runs, and last the output folder, where preprocessed scans may lie.
+
+    What the user names is taken before what lies in the output folder, perhaps of other flags.
 
     Raises
     ------
@@ -242,7 +244,7 @@ def derivative_roots(settings: Settings) -> list[Path]:
         As :func:`derivatives`.
     """
     folders = [folder for name, folder in derivatives(settings) if name == OWN_DERIVATIVES]
-    return [settings.output_dir, *folders]
+    return [*folders, settings.output_dir]
 
 
 def mask_folders(settings: Settings) -> list[Path]:

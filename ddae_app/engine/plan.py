@@ -123,7 +123,7 @@ class Planner:
         layout, space, asked = self.layout, self.layout.space, self.settings.harmonize
         covariates = self.cohort[scan]
         # Outputs in the output folder itself are compared, and made again where they changed.
-        roots = self._roots[1:] if self._request.preprocess else self._roots
+        roots = self._roots[:-1] if self._request.preprocess else self._roots
         reused = find_preprocessed(scan, space, roots)
         wanted = layout.harmonize_outputs(scan, site_effect=asked.write_site_effect)
         unseen = self.unseen(covariates.site)
@@ -139,7 +139,7 @@ class Planner:
             reused_record=provenance.read_record(reused.image) if reused else None,
             preproc=_output_state(layout.image('preproc', scan), layout.preproc_outputs(scan)),
             harmonized=_output_state(layout.image('harmonized', scan), wanted),
-            own=find_preprocessed(scan, space, self._roots[:1]),
+            own=find_preprocessed(scan, space, self._roots[-1:]),
             site_subjects=unseen.subjects if unseen else None,
             site_scans_sha256=unseen.digest if unseen else None,
         )

@@ -176,11 +176,11 @@ def test_what_was_preprocessed_elsewhere_is_reused():
 
 
 def test_what_is_not_there_to_be_reused_is_told():
-    state, roots = ScanState(SCAN, Covariates('A'), RAW), [Path('/out'), Path('/other')]
+    state, roots = ScanState(SCAN, Covariates('A'), RAW), [Path('/other'), Path('/out')]
     decision = decide(state, REQUEST, roots)
     assert decision.preprocess.state == 'new'
     assert summary([decision])[0] == 'preprocess: 1 new (not preprocessed in /other)'
-    assert decide(state, REQUEST, roots[:1]).preprocess.why == ''
+    assert decide(state, REQUEST, roots[1:]).preprocess.why == ''
 
 
 def test_what_was_made_for_testing_is_not_reused_for_more():

@@ -129,7 +129,7 @@ def test_masks_come_from_datasets_that_are_not_ours(tmp_path):
         tmp_path, tmp_path / 'out', 'participant', select=SelectSettings(derivatives=entries)
     )
     assert mask_folders(settings) == [tmp_path / 'fmriprep']
-    assert derivative_roots(settings) == [tmp_path / 'out', tmp_path / 'ours']
+    assert derivative_roots(settings) == [tmp_path / 'ours', tmp_path / 'out']
 
 
 def test_masks_need_a_dataset_that_is_there(tmp_path):
