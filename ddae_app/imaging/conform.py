@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import itertools
 import zlib
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import numpy as np
 
 from ddae_app.errors import ImageError
 from ddae_app.files import digest_of
+from ddae_app.imaging import volumes
 
 MAX_VOXELS = 1024**3
 """An image whose header claims more voxels is refused before memory is allocated."""
@@ -96,12 +96,19 @@ def check_unchanged(path: Path, sha256: str | None) -> None:
 
 
 def conform(image: nib.Nifti1Image) -> nib.Nifti1Image:
-    """Reorient to the closest RAS axes without resampling, and make qform and sform agree."""
+    """Reorient to the closest RAS axes without resampling.
+
+    Where qform and sform differ, the sform holds, as in nibabel. The axes may be sheared, which
+    the quaternion of a header cannot represent; see :func:`ddae_app.imaging.volumes.straight`.
+    """
     canonical = nib.as_closest_canonical(image)
-    out = nib.Nifti1Image(np.asarray(canonical.dataobj, dtype=np.float32), canonical.affine)
-    out.set_qform(out.affine, code=1)
-    # The quaternion cannot represent shear, and ITK reads the qform first, so both must agree.
-    out.set_sform(out.get_qform(), code=1)
+    data = np.asarray(canonical.dataobj, dtype=np.float32)
+    affine = canonical.affine
+    if not volumes.is_sheared(affine, data.shape):
+        affine = volumes.straight(affine)  # both forms of the header say the same, to the bit
+    out = nib.Nifti1Image(data, affine)
+    out.set_qform(affine, code=1)
+    out.set_sform(affine, code=1)
     return out
 
 
@@ -140,13 +147,6 @@ def _check_affine(path: Path, image: nib.spatialimages.SpatialImage) -> None:
             f'{path}: qform_code and sform_code are 0, so left and right are unknown; '
             'set the orientation in the header'
         )
-    if isinstance(header, nib.Nifti1Header) and header['qform_code'] and header['sform_code']:
-        qform_is_mirrored = header['pixdim'][0] < 0
-        if qform_is_mirrored != (np.linalg.det(image.affine[:3, :3]) < 0):
-            raise ImageError(
-                f'{path}: qform and sform contradict each other about left and right; set the '
-                'orientation in the header'
-            )
     affine = image.affine
     zooms = nib.affines.voxel_sizes(affine)
     low, high = VOXEL_SIZE_MM
@@ -156,27 +156,12 @@ def _check_affine(path: Path, image: nib.spatialimages.SpatialImage) -> None:
         )
     if not (np.isfinite(affine).all() and abs(np.linalg.det(affine[:3, :3] / zooms)) > 1e-3):
         raise ImageError(f'{path}: the affine matrix is not invertible; repair the header')
-    sheared = _off_without_shear(affine, image.shape[:3])
-    if sheared > zooms.max():
-        raise ImageError(
-            f'{path}: the axes are not at right angles (voxels are up to {sheared:.3g} mm from '
-            'where a grid of right angles has them); resample the scan, or repair the header'
-        )
     extent = zooms * image.shape[:3]
     if extent.min() < MIN_EXTENT_MM:
         raise ImageError(
             f'{path}: field of view {_mm(extent)} mm; '
             f'expected a whole brain, at least {MIN_EXTENT_MM:.0f} mm along every axis'
         )
-
-
-def _off_without_shear(affine: np.ndarray, shape: tuple[int, ...]) -> float:
-    """How far in mm a corner moves if what the quaternion cannot represent is left out."""
-    header = nib.Nifti1Header()
-    header.set_qform(affine, code=1)
-    corners = np.array(list(itertools.product(*((0, n - 1) for n in shape))))
-    there, here = (nib.affines.apply_affine(a, corners) for a in (affine, header.get_qform()))
-    return float(np.linalg.norm(there - here, axis=1).max())
 
 
 def _checked_intensities(path: Path, data: np.ndarray) -> np.ndarray:

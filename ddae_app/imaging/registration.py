@@ -12,6 +12,7 @@ import numpy as np
 from scipy import ndimage
 
 from ddae_app.errors import ImageError, RegistrationError
+from ddae_app.imaging import volumes
 from ddae_app.imaging.grid import Grid
 
 MIN_CORRELATION = 0.33
@@ -104,12 +105,16 @@ def register_affine(
     ImageError
         ANTs failed to compute a transform.
     """
+    # ITK takes no axes that are not at right angles: the shear becomes a part of the affine.
+    sheared = volumes.is_sheared(moving.affine, moving.shape)
+    frame = volumes.straight(moving.affine) if sheared else moving.affine
+    upright = nib.Nifti1Image(np.asarray(moving.dataobj), frame)
     iterations = (100, 50, 20, 0) if sloppy else (2100, 1200, 1200, 10)
     with tempfile.TemporaryDirectory() as folder:
         try:
             result = ants.registration(
                 to_ants(fixed),
-                to_ants(moving),
+                to_ants(upright),
                 'Affine',
                 outprefix=f'{folder}/',
                 aff_iterations=iterations,
@@ -119,6 +124,8 @@ def register_affine(
         except (RuntimeError, ValueError, IndexError) as e:
             raise ImageError(f'ANTs could not register the scan ({e}); inspect the image') from e
     matrix = _ras_matrix(transform)
+    if sheared:
+        matrix = moving.affine @ np.linalg.inv(frame) @ matrix
     return evaluate_affine(moving, matrix, fixed, fixed_mask)
 
 

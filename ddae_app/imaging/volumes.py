@@ -12,6 +12,9 @@ import numpy as np
 from ddae_app.errors import ImageError
 from ddae_app.files import staged
 
+SHEAR_VOXELS = 0.1
+"""An image is sheared if that moves a voxel by more than this; what is less is rounding."""
+
 MNI_CODE = 4
 """NIfTI code of coordinates in MNI152 space."""
 
@@ -24,6 +27,25 @@ DAMAGED = (
     nib.spatialimages.HeaderDataError,
 )
 """What nibabel raises on files that are truncated, overwritten or not images."""
+
+
+def straight(affine: np.ndarray) -> np.ndarray:
+    """An affine without shear: the one that the quaternion of a header can represent.
+
+    Parameters
+    ----------
+    affine : np.ndarray, shape (4, 4)
+        Voxel index to mm.
+    """
+    header = nib.Nifti1Header()
+    header.set_qform(affine, code=1)
+    return header.get_qform()
+
+
+def is_sheared(affine: np.ndarray, shape: tuple[int, ...]) -> bool:
+    """Whether the axes of an image are not at right angles."""
+    off = np.abs(straight(affine) - affine)[:3, :3] @ np.array(shape)
+    return bool(off.max() > SHEAR_VOXELS * nib.affines.voxel_sizes(affine).min())
 
 
 def read(path: Path | str) -> nib.Nifti1Image:
