@@ -91,7 +91,7 @@ def test_target_equal_to_source_changes_nothing_but_noise(done, bids_dir, model,
     result = run(
         bids_dir, tmp_path / 'out', 'participant', '--target-site', 'PhantomA', '--model', model,
         '--keep-noise', '--stage', 'harmonize', '-d', f'ddae-app={done}', '-w', tmp_path / 'work',
-        '--participant-label', 'A01',
+        '--participant-label', 'A01', '--sloppy',
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
     before, denoised = stacks(done)
