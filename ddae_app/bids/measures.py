@@ -11,7 +11,7 @@ from typing import Any
 
 from ddae_app.imaging.anatomy import MOST_SHARE_CHANGE, MOST_UNEXPLAINED
 
-USUAL_CORRELATION = 0.40
+USUAL_CORRELATION = 0.36
 """Fifteen real scans registered at .44 to .56; lower values are marked, much lower ones are
 refused."""
 

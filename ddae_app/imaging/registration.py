@@ -16,11 +16,10 @@ from ddae_app.imaging import volumes
 from ddae_app.imaging.grid import Grid
 
 MIN_CORRELATION = 0.33
-"""Least correlation with the template inside its brain mask. Measured: 0.43 to 0.57 for 15 real
-scans with the matching template, and 0.65 or more for phantoms; 0.26 or less with the wrong
-template, for scans that are rotated by 60 degrees or more or flipped back to front or upside down,
-and for noise. A scan that is rotated by 45 degrees registers well. A scan that is flipped left to
-right cannot be detected."""
+"""Least correlation with the template inside its brain mask. Measured: 0.38 or more for real scans
+(``benchmarks/brain.py``), and 0.60 or more for phantoms; 0.30 or less for two real heads that were
+rotated by 45 degrees or more, flipped back to front or upside down, inverted, or cropped. A scan
+that is flipped left to right cannot be detected."""
 
 SCALE_RANGE = (0.7, 1.6)
 """Plausible scale from scan to template along each principal axis; adult heads measured 0.95 to
