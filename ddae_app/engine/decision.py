@@ -276,12 +276,6 @@ def _preprocess(
             'first, with the template of the model',
         )
     reused = state.reused_record or {}
-    if reused.get('Sloppy') and not request.sloppy:
-        return Step(
-            'refused',
-            f'{state.reused.image} was made with --sloppy, for testing only; preprocess the scan '
-            'again',
-        )
     before = reused.get('RawSHA256')
     if before and state.raw_sha256 and before != state.raw_sha256:
         return Step(
@@ -292,7 +286,8 @@ def _preprocess(
     depth = len(state.scan.folder.parts) + 1
     # Flags of preprocessing have no effect on it.
     method = f', skull stripping {reused["SkullStrip"]}' if 'SkullStrip' in reused else ''
-    return Step('reused', f'{state.reused.image.parents[depth - 1]}{method}')
+    sloppy = ', made with --sloppy: not suitable for analysis' if reused.get('Sloppy') else ''
+    return Step('reused', f'{state.reused.image.parents[depth - 1]}{method}{sloppy}')
 
 
 def _compare(output: OutputState, expected: provenance.Record, *, anew: bool) -> Step:

@@ -183,10 +183,11 @@ def test_what_is_not_there_to_be_reused_is_told():
     assert decide(state, REQUEST, roots[1:]).preprocess.why == ''
 
 
-def test_what_was_made_for_testing_is_not_reused_for_more():
+def test_what_was_made_for_testing_is_said_where_it_is_reused():
     sloppy = ScanState(SCAN, Covariates('A'), RAW, FILES, PREPROC | {'Sloppy': True})
-    assert '--sloppy' in decide(sloppy, REQUEST).refusal
-    assert decide(sloppy, replace(REQUEST, sloppy=True)).preprocess.state == 'reused'
+    decision = decide(sloppy, REQUEST)
+    assert decision.preprocess.state == 'reused'
+    assert 'made with --sloppy: not suitable for analysis' in summary([decision])[0]
 
 
 def test_another_image_since_is_refused():

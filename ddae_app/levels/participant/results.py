@@ -101,6 +101,10 @@ class Results:
     text: str
 
 
+SLOPPY = 'PreprocessedSloppily'
+"""Entry of a scan whose preprocessing was for testing only."""
+
+
 def outputs_missing(
     layout: SpaceLayout, scans: Sequence[Scan], roots: Sequence[Path], *, harmonized: bool
 ) -> dict[Scan, str]:
@@ -129,6 +133,8 @@ def entries_of(layout: SpaceLayout, scan: Scan, roots: Sequence[Path]) -> dict[s
     harmonized = layout.image('harmonized', scan)
     images = [files.image, *([harmonized] if read_record(harmonized) is not None else [])]
     entries = {k: v for image in images for k, v in sidecars.read(image).items()}
+    if (read_record(files.image) or {}).get('Sloppy'):
+        entries[SLOPPY] = 'yes'
     return {k: v for k, v in entries.items() if isinstance(v, str) or _is_finite(v)}
 
 
@@ -274,6 +280,11 @@ def _how(entries: Mapping[str, Any]) -> list[str]:
 
 def _scan_warnings(entries: Mapping[str, Any]) -> tuple[str, ...]:
     warnings = []
+    if SLOPPY in entries:
+        warnings.append(
+            'The scan was preprocessed with --sloppy, in few iterations: it is not suitable for '
+            'analysis.'
+        )
     if not entries.get('SourceSiteKnown', True):
         scans = entries.get('ScansAdaptedTo', 0)
         measured = f'{scans} scans of the site' if scans else 'this scan alone'
