@@ -70,13 +70,20 @@ def registrations(bids_dir: Path, image: Path) -> Iterator[tuple[str, Row]]:
     name = image.name.split('_space-')[1].split('_')[0]
     home = Path(os.environ.get('TEMPLATEFLOW_HOME', str(Path.home() / '.cache/templateflow')))
     template = templates.load_template(name, home)
-    fixed = template.matching(facts['HeadKind'])
     stem = image.name.split('_space-')[0]
     matrix = registration.read_itk_affine(
         image.with_name(f'{stem}_from-T1w_to-{name}_mode-image_xfm.txt')
     )
+    stored = nib.load(
+        _beside(image, '').with_name(image.name.replace('preproc_T1w', 'brain_mask'))
+    )
+    soft = nib.Nifti1Image(stored.get_fdata(dtype=np.float32), stored.affine)
+    there = registration.resample(soft, np.linalg.inv(matrix), scan.shape, scan.affine)
+    only = brain.brain_only(scan, there > 0.5)
     for move, change in {'registered': lambda: np.eye(4), **MOVES}.items():
-        moved = registration.evaluate_affine(scan, matrix @ change(), fixed, template.mask)
+        moved = registration.evaluate_affine(
+            only, matrix @ change(), template.brain, template.mask
+        )
         try:
             moved.check()
             refused = 0.0
@@ -107,7 +114,7 @@ def masks(image: Path) -> Iterator[tuple[str, Row]]:
     }
     for what, tried in broken.items():
         volume = brain.volume_ml(tried, stored.affine)
-        low, high = brain.BRAIN_VOLUME_ML
+        low, high = brain.TEMPLATE_VOLUME_ML
         yield (
             what,
             {

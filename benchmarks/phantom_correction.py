@@ -88,7 +88,7 @@ def measure_correction(
         scan = nib.Nifti1Image(render(scanner, tissues, places, noise), affine)
         raw = resample_to_grid(scan, pose, grid)
         corrected = correct_bias(raw)
-        mask = stripped_mask(corrected, 'brain')
+        mask = stripped_mask(corrected)
         before, after = (
             extract_slices(np.asarray(image.dataobj), mask, grid, protocol)
             for image in (raw, corrected)

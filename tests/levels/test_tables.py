@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from ddae_app.bids.dataset import write_description
 from ddae_app.cli.main import main
 from tests.levels.conftest import TEMPLATE, error_lines, run
 
@@ -112,6 +113,7 @@ def test_what_takes_all_scans_refuses_what_is_not_understood(visits, tmp_path, s
     table.write_text(SESSION_TABLE + 'ses-01\tPhantomB\t40-44\n')
     out = tmp_path / 'out'
     (out / 'sub-A01').mkdir(parents=True)
+    write_description(out, visits)
     name = f'anat/sub-A01_space-{TEMPLATE}_desc-preproc_T1w.nii.gz'
     (out / 'sub-A01' / 'sub-A01_scans.tsv').write_text(f'filename\tssim\n{name}\t0.9\n')
     flags = ('--template', TEMPLATE, '--allow-few-scans', *FLAGS, '-w', tmp_path / 'work')
