@@ -3,7 +3,7 @@
     python -m benchmarks.kills BIDS WORK --participants LABEL ... [--kills 10] [--nprocs 1]
 
 Both runs preprocess the same scans. One is sent SIGTERM, by turns with SIGINT, at moments that
-are spread over its length, and started again each time. Printed are the exit codes (143 and 130
+are spread over its length, each time from the start; the last one is then resumed. Printed are the exit codes (143 and 130
 are right), the seconds from the signal to the end, the processes that stayed behind (0 is right),
 the scans that any of these runs reported as failed (0), and the images that differ from those of
 the undisturbed run (0).
@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -40,9 +40,9 @@ def main() -> None:
     failed = 0
     for number in range(args.kills):
         asked = SIGNALS[number % 2]
+        shutil.rmtree(args.work / 'killed', ignore_errors=True)
         process = run(args, 'killed')
-        # A restart does not begin where the last one ended, so that moments need not add up.
-        time.sleep(length * (number + 0.5) / args.kills / 2)
+        time.sleep(length * (number + 0.5) / args.kills)
         family = psutil.Process(process.pid).children(recursive=True)
         sent = time.monotonic()
         process.send_signal(asked)
@@ -73,8 +73,10 @@ def run(args: argparse.Namespace, name: str) -> subprocess.Popen:
     ]  # fmt: skip
     with log_of(args, name).open('w') as log:
         return subprocess.Popen(
-            list(map(str, command)), stdout=log, stderr=log, env=os.environ, restore_signals=True
-        )
+            list(map(str, command)), stdout=log, stderr=log,
+            # A shell lets what it starts in the background ignore SIGINT.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )  # fmt: skip
 
 
 def sums(out: Path) -> dict[str, str]:
