@@ -3,10 +3,10 @@
     python -m benchmarks.kills BIDS WORK --participants LABEL ... [--kills 10] [--nprocs 1]
 
 Both runs preprocess the same scans. One is sent SIGTERM, by turns with SIGINT, at moments that
-are spread over its length, each time from the start; the last one is then resumed. Printed are the exit codes (143 and 130
-are right), the seconds from the signal to the end, the processes that stayed behind (0 is right),
-the scans that any of these runs reported as failed (0), and the images that differ from those of
-the undisturbed run (0).
+are spread over its length, each time from the start; the last one is then resumed. Printed are
+the exit codes (143 and 130 are right), the seconds from the signal to the end, the processes that
+stayed behind (0 is right), the scans that any of these runs reported as failed (0), and the
+images that differ from those of the undisturbed run (0).
 """
 
 from __future__ import annotations
