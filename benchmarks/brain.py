@@ -2,6 +2,7 @@
 
     python -m benchmarks.brain BIDS OUT [--pictures FOLDER]
     python -m benchmarks.brain BIDS OUT --orders 12
+    python -m benchmarks.brain BIDS OUT --broken sub-A sub-B
 
 The first reads what ``ddae-app BIDS OUT participant --stage preproc`` wrote, and prints for every
 site how many scans are done, the Dice overlap of their brain masks with the label maps of
@@ -9,7 +10,8 @@ site how many scans are done, the Dice overlap of their brain masks with the lab
 three planes of every brain. The second takes the steps in two orders on the same
 scans: the brain first, which is then registered to that of the packaged template; and the head
 first, which is registered to the whole head of MNI152NLin2009cAsym (in $TEMPLATEFLOW_HOME),
-resampled and bias-corrected, before the brain is extracted by the same network.
+resampled and bias-corrected, before the brain is extracted by the same network. The third turns,
+flips, inverts and crops scans, and prints the correlation with the template of each.
 """
 
 from __future__ import annotations
@@ -29,6 +31,7 @@ import pandas as pd
 from scipy import ndimage
 
 from ddae_app.bids.layout import read_name, sidecar
+from ddae_app.errors import ImageError
 from ddae_app.imaging import bias, brain, conform, deepbet, grid, registration, templates
 
 FIGURES = ('registration_correlation', 'mask_template_dice', 'brain_volume_ml')
@@ -41,7 +44,13 @@ def main() -> None:
     parser.add_argument('out', type=Path)
     parser.add_argument('--pictures', type=Path)
     parser.add_argument('--orders', type=int, metavar='N', help='of how many scans')
+    parser.add_argument('--broken', nargs='+', metavar='SUBJECT', default=[])
     args = parser.parse_args()
+    for subject in args.broken:
+        for path in sorted((args.bids / subject / 'anat').glob('*_T1w.nii.gz')):
+            break_and_register(path)
+    if args.broken:
+        return
     if args.orders:
         compare_orders(args.bids, args.orders)
         return
@@ -128,6 +137,32 @@ def draw(images: Sequence[Path], folder: Path) -> None:
         figure.subplots_adjust(0, 0, 1, 0.97, 0.01, 0.1)
         figure.savefig(folder / f'brains_{page + 1}.png', dpi=60)
         plt.close(figure)
+
+
+def break_and_register(path: Path) -> None:
+    """Print how a scan registers that is turned, flipped, inverted or cropped."""
+    image = conform.conform(conform.load_t1w(path))
+    template = templates.load_template('MNI152NLin2009aSym', None)
+    data = np.asarray(image.dataobj)
+    broken = {
+        'as it is': data,
+        'upside down': data[:, :, ::-1],
+        'back to front': data[:, ::-1],
+        'turned by 45 degrees': ndimage.rotate(data, 45, (1, 2), reshape=False, order=1),
+        'turned by 90 degrees': np.rot90(data, 1, (1, 2)),
+        'inverted': data.max() - data,
+        'without its top': np.where(np.arange(data.shape[2]) < 0.6 * data.shape[2], data, 0),
+    }
+    for what, values in broken.items():
+        tried = nib.Nifti1Image(np.ascontiguousarray(values, dtype=np.float32), image.affine)
+        try:
+            mask = brain.checked_mask(deepbet.deepbet_mask(tried, 'cpu'), tried)
+            affine = registration.register_affine(
+                brain.brain_only(tried, mask), template.brain, template.mask
+            )
+            print(f'{path.name}\t{what}\t{affine.correlation:.3f}', flush=True)
+        except ImageError as e:
+            print(f'{path.name}\t{what}\t{e}', flush=True)
 
 
 def compare_orders(bids: Path, scans: int) -> None:

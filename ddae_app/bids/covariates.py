@@ -176,36 +176,36 @@ class RowReader:
         return f'{self.site} of {who} is {shown(table.rows[label].get(self.site, ""))} in {name}'
 
 
-def of_session(session: Covariates, person: Covariates, columns: Collection[str]) -> Covariates:
+def of_session(session: Covariates, participant: Covariates, columns: Collection[str]) -> Covariates:
     """What the row of a session says, and of what it does not say, the row of the participant.
 
     Parameters
     ----------
-    session, person : Covariates
+    session, participant : Covariates
         As the two rows tell them.
     columns : collection of str
         Of ``site``, ``age`` and ``sex``, what the table of sessions has a column of.
     """
     known, taken = session, []
-    if session.site is None and person.site is not None:
-        known = replace(known, site=person.site, site_from=person.site_from, no_site='')
+    if session.site is None and participant.site is not None:
+        known = replace(known, site=participant.site, site_from=participant.site_from, no_site='')
         taken.append('site')
     for name in ('age', 'sex'):
         if name in session.texts or name in session.unread:
             continue
-        told = {k: v for k, v in person.texts.items() if k == name}
-        unread = {k: v for k, v in person.unread.items() if k == name}
+        told = {k: v for k, v in participant.texts.items() if k == name}
+        unread = {k: v for k, v in participant.unread.items() if k == name}
         known = replace(
             known,
             texts={**known.texts, **told},
             unread={**known.unread, **unread},
-            **{name: getattr(person, name)},
+            **{name: getattr(participant, name)},
         )
         taken += [name] if told or unread else []
     return replace(
         known,
-        further={**person.further, **session.further},
-        fault=session.fault or person.fault,
-        no_site='' if known.site else f'{session.no_site}, and {person.no_site}',
+        further={**participant.further, **session.further},
+        fault=session.fault or participant.fault,
+        no_site='' if known.site else f'{session.no_site}, and {participant.no_site}',
         inherited=tuple(name for name in taken if name in columns),
     )

@@ -17,9 +17,8 @@ from ddae_app.imaging.grid import Grid
 
 MIN_CORRELATION = 0.33
 """Least correlation with the template inside its brain mask. Measured: 0.38 or more for real scans
-(``benchmarks/brain.py``), and 0.60 or more for phantoms; 0.30 or less for two real heads that were
-rotated by 45 degrees or more, flipped back to front or upside down, inverted, or cropped. A scan
-that is flipped left to right cannot be detected."""
+(``benchmarks/brain.py``), and less for the broken heads of its option ``--broken``. A scan that is
+flipped left to right cannot be detected."""
 
 SCALE_RANGE = (0.7, 1.6)
 """Plausible scale from scan to template along each principal axis; adult heads measured 0.95 to
