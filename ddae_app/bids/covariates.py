@@ -176,7 +176,9 @@ class RowReader:
         return f'{self.site} of {who} is {shown(table.rows[label].get(self.site, ""))} in {name}'
 
 
-def of_session(session: Covariates, participant: Covariates, columns: Collection[str]) -> Covariates:
+def of_session(
+    session: Covariates, participant: Covariates, columns: Collection[str]
+) -> Covariates:
     """What the row of a session says, and of what it does not say, the row of the participant.
 
     Parameters
