@@ -8,6 +8,7 @@ import pytest
 
 from benchmarks.probes import age_accuracy  # of the benchmarks
 from ddae_app.evaluation.probes import linear_accuracy
+from ddae_app.imaging.intensities import CEILING
 from ddae_app.methods.combat import ComBat
 from ddae_app.settings import Protocol
 
@@ -19,9 +20,11 @@ def test_combat_returns_what_the_r_package_does(test_data):
         name: pd.read_csv(folder / f'{name}.csv').to_numpy()
         for name in ('parametric_adjusted', 'parametric_unadjusted')
     }
-    shift = 100.0  # images are not negative; ComBat moves along
-    scans = (values.T + shift).astype(np.float32)[:, None, :]
-    assert scans.min() > 0
+    # Brought into the range of images, .1 to 1.1; ComBat moves along.
+    unit = np.ptp(values)
+    shift = 0.1 - values.min() / unit
+    scans = (values.T / unit + shift).astype(np.float32)[:, None, :]
+    assert scans.min() > 0 and scans.max() < CEILING
     cohort = pd.DataFrame(
         {
             'subject': [f'p{i}' for i in range(10)],
@@ -37,8 +40,8 @@ def test_combat_returns_what_the_r_package_does(test_data):
         combat = ComBat(protocol=Protocol(grid=(1, 200, 1), slice_shape=(1, 200))).fit(
             scans, known
         )
-        adjusted = combat.without_site(scans, known) - shift
-        assert np.abs(adjusted.T - reference[name]).max() < 1e-3, name  # of float32 at 100
+        adjusted = (combat.without_site(scans, known) - shift) * unit
+        assert np.abs(adjusted.T - reference[name]).max() < 1e-4, name  # of float32
 
 
 @pytest.fixture(scope='module')

@@ -149,12 +149,13 @@ def test_an_interrupted_stage_is_done_again(out, rows):
 def test_stages_and_other_folders(done, out, rows, tmp_path):
     elsewhere = ('-d', f'ddae-app={done}')
     template = ('--template', TEMPLATE)
+    stripped = 'skull stripping none, made with --sloppy: not suitable for analysis'
     assert set(rows(tmp_path / 'new', *elsewhere).values()) == {
-        ('reused', 'new', f'{done}, skull stripping none')
+        ('reused', 'new', f'{done}, {stripped}')
     }
     assert set(rows(out, '--stage', 'preproc', *template).values()) == {('done', 'none', '-')}
     assert set(rows(out, '--stage', 'harmonize').values()) == {
-        ('reused', 'done', f'{out}, skull stripping none')
+        ('reused', 'done', f'{out}, {stripped}')
     }
     refused = rows(tmp_path / 'new', '--stage', 'harmonize', code=1)
     assert refused['sub-A01'][:2] == ('refused', 'none') and 'preproc' in refused['sub-A01'][2]
