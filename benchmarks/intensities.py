@@ -1,4 +1,4 @@
-"""How bright the brightest voxels of real scans are: what the limits of `imaging/intensities.py` rest on.
+"""How bright the brightest voxels of real scans are: the limits of `imaging/intensities.py`.
 
     python -m benchmarks.intensities BIDS OUT
 

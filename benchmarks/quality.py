@@ -10,7 +10,8 @@ slices and evaluated on the same test slices. Finished methods are kept in WORK_
 repeated. The table is written to ``WORK_DIR/seed-<seed>/quality.tsv`` and ``quality.md``. With
 ``--tissue-contrast``, the contrast of the scanners differs by tissue, which no intensity curve can
 correct. With ``--resampled``, slices are not simulated in template space but resampled from the
-voxels of each scanner. The folder then ends in ``-tissue`` or ``-resampled``.
+voxels of each scanner. The folder then ends in ``-tissue`` or ``-resampled``. ``ddae-calibrated``
+is the packaged model, whose networks saw scanners and people of seed 0, so give another seed.
 
 Columns. Similarity to the truth at the source sites: psnr (dB) and ssim; at the unseen site:
 psnr_unseen, and psnr_adapt if its appearance is estimated from ten other scans of it. Similarity
@@ -50,10 +51,13 @@ from ddae_app.evaluation.probes import linear_accuracy
 from ddae_app.methods.base import Harmonizer, Progress, cohort_of
 from ddae_app.methods.combat import ComBat
 from ddae_app.methods.cvae import CVAEHarmonizer
+from ddae_app.methods.ddae.bundle import load_bundle
+from ddae_app.methods.ddae.calibration import calibrate
 from ddae_app.methods.ddae.harmonizer import DDAEHarmonizer
 from ddae_app.methods.ddae.model import DDAE
 from ddae_app.methods.ddae.presets import Preset, preset_of
 from ddae_app.methods.ddae.train import TrainingControl, train
+from ddae_app.methods.find import find_model
 from ddae_app.methods.histogram import HistogramMatching
 from ddae_app.methods.modelfile import ModelIdentity
 from ddae_app.methods.style_gan import StyleGANHarmonizer
@@ -266,6 +270,19 @@ def ddae(**changes: object) -> Method:
     )
 
 
+def calibrated() -> Method:
+    """The packaged networks, of which nothing is trained here, for the sites of the bench."""
+
+    def make(bench: Bench, folder: Path, images: int) -> DDAEHarmonizer:
+        packaged = find_model(None, None, ()).path
+        bundle = calibrate(load_bundle(packaged), bench.data)
+        return DDAEHarmonizer(
+            bundle=bundle, device='cpu', unseen_site='agnostic', batch_size=BATCH
+        )
+
+    return fitted(make)
+
+
 def without_residual_correction() -> Method:
     """The same trained model without residual correction."""
 
@@ -319,6 +336,7 @@ METHODS: dict[str, Method] = {
     'literal-inversion': literal(random=False),
     'literal-random': literal(random=True),
     'ddae': ddae(),
+    'ddae-calibrated': calibrated(),
     'ddae-without-residual-correction': without_residual_correction(),
     'ddae-without-site-curve': ddae(site_curve=False),
     'ddae-without-site-edge': ddae(site_edge=False),

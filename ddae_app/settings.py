@@ -16,13 +16,16 @@ import tomli_w
 from ddae_app.errors import UsageError
 from ddae_app.methods.registry import trainable
 
+CALIBRATED = 'calibrated'
+"""The preset that trains no network."""
+
 CHOICES = {
     'analysis_level': ('participant', 'train', 'group'),
     'skull_strip': ('auto', 'hd-bet', 'deepbet', 'template', 'none'),
     'slices': ('medial', 'all'),
     'unseen_site': ('refuse', 'agnostic', 'adapt'),
     'stage': ('all', 'preproc', 'harmonize'),
-    'preset': ('tiny', 'base', 'paper'),
+    'preset': ('tiny', 'base', 'paper', CALIBRATED),
     'precision': ('auto', 'fp32', 'bf16'),
 }
 """The allowed words of settings that are one of a few; see :func:`choices`."""

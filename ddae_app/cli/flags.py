@@ -208,7 +208,9 @@ def add_training(parser: argparse.ArgumentParser) -> None:
         '--preset',
         choices=CHOICES['preset'],
         help='size and training schedule of the network: tiny for a CPU, base for a GPU, paper as '
-        'a reconstruction of the published network (default: base)',
+        'a reconstruction of the published network; calibrated: train no network, but measure the '
+        'sites of the dataset for that of --init-from, or else of the packaged model, in minutes '
+        '(default: base)',
     )
     add_flag(
         group,

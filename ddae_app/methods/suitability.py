@@ -10,6 +10,9 @@ import numpy as np
 FEWEST_TO_TRAIN = 10
 """Subjects of a site. With fewer, their own features are easily attributed to the site."""
 
+FEWEST_TO_CALIBRATE = 5
+"""The same where no network is trained; what is measured is shrunk by what chance makes of few."""
+
 FEWEST_KNOWN = 5
 """Known ages or sexes that a site needs before they are compared."""
 
@@ -34,13 +37,13 @@ class People(Protocol):
         """M, F or None."""
 
 
-def sites_with_few_subjects(data: People) -> dict[str, int]:
-    """Number of subjects of each site that has fewer than ``FEWEST_TO_TRAIN``."""
+def sites_with_few_subjects(data: People, fewest: int = FEWEST_TO_TRAIN) -> dict[str, int]:
+    """Number of subjects of each site that has fewer than so many."""
     subjects = {
         site: len({p for p, s in zip(data.subjects, data.sites, strict=True) if s == site})
         for site in sorted(set(data.sites))
     }
-    return {site: n for site, n in subjects.items() if n < FEWEST_TO_TRAIN}
+    return {site: n for site, n in subjects.items() if n < fewest}
 
 
 def confounded_sites(data: People) -> dict[str, str]:

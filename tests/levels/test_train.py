@@ -105,6 +105,47 @@ def test_training_can_start_from_another_model(trained, bids_dir, tmp_path):
     assert info.notes.startswith('started from ddae, SHA-256 ')
 
 
+def test_the_sites_of_a_dataset_are_calibrated_without_training(trained, bids_dir, tmp_path):
+    folder, _ = trained
+    out = tmp_path / 'out'
+    elsewhere = ('-w', tmp_path / 'work', '-d', f'ddae-app={folder / "out"}')
+    asked = (bids_dir, out, 'train', *elsewhere, *FLAGS, '--preset', 'calibrated')
+    few = run(*asked)
+    assert few.returncode == 2
+    (line,) = error_lines(few.stderr)
+    assert 'has 1 subject, fewer than 5' in line and '--allow-few-scans' in line
+    done = run(*asked, '--allow-few-scans')
+    assert done.returncode == 0, done.stderr
+    assert "calibrating PHANTOM model, of simulated scanners only 'phantom-tiny'" in done.stderr
+    info = read_model_info(out / 'models' / 'ddae.safetensors')
+    assert info.sites == ('PhantomA', 'PhantomB') and info.name == 'ddae'
+    assert info.training.scans_per_site == (9, 9)
+    assert info.notes.startswith('calibrated: the networks are those of phantom-tiny, SHA-256 ')
+    assert info.notes in (out / 'models' / 'ddae_MODEL.md').read_text()
+    # To the byte the same a second time, and a model that harmonizes.
+    first = (out / 'models' / 'ddae.safetensors').read_bytes()
+    assert run(*asked, '--allow-few-scans').returncode == 0
+    assert (out / 'models' / 'ddae.safetensors').read_bytes() == first
+    used = run(bids_dir, out, 'participant', '--target-site', 'PhantomB', *elsewhere, *FLAGS)
+    assert used.returncode == 0, used.stderr
+    assert "'ddae' from " in used.stderr and 'trained in this output folder' in used.stderr
+
+
+@pytest.mark.parametrize(
+    ('flags', 'message'),
+    [
+        (('--train-images', '64'), '--preset calibrated trains no network'),
+        (('--method', 'combat'), '--preset calibrated: combat is fitted anew each time'),
+    ],
+)
+def test_flags_that_calibration_has_no_use_for(flags, message, bids_dir, tmp_path):
+    result = run(bids_dir, tmp_path / 'out', 'train', *FLAGS, '--preset', 'calibrated', *flags)
+    assert result.returncode == 2
+    (line,) = error_lines(result.stderr)
+    assert message in line
+    assert not (tmp_path / 'out' / 'models').exists()
+
+
 def test_processes_that_torchrun_starts_train_one_model(trained, bids_dir, tmp_path):
     folder, _ = trained
     launcher = (

@@ -31,13 +31,14 @@ from ddae_app.imaging.intensities import brain_scale
 from ddae_app.imaging.slices import training_stacks
 from ddae_app.methods.data import SliceData
 from ddae_app.methods.suitability import (
+    FEWEST_TO_CALIBRATE,
     FEWEST_TO_TRAIN,
     People,
     confounded_sites,
     sites_with_few_subjects,
     unexamined_sites,
 )
-from ddae_app.settings import Protocol, Settings, TrainSettings
+from ddae_app.settings import CALIBRATED, Protocol, Settings, TrainSettings
 
 log = logging.getLogger('ddae_app')
 
@@ -190,10 +191,11 @@ def check_cohort(data: People, asked: TrainSettings) -> tuple[str, ...]:
             f'all scans come from {sites[0]}; a model that separates sites needs at '
             'least two (is --site-column right?)'
         )
+    fewest = FEWEST_TO_CALIBRATE if asked.preset == CALIBRATED else FEWEST_TO_TRAIN
     few = [
         f'site {site} has {n} {"subject" if n == 1 else "subjects"}, fewer than '
-        f'{FEWEST_TO_TRAIN}: features of these subjects may be attributed to the site'
-        for site, n in sites_with_few_subjects(data).items()
+        f'{fewest}: features of these subjects may be attributed to the site'
+        for site, n in sites_with_few_subjects(data, fewest).items()
     ]
     confounded = [
         f'site {site} is confounded with {reason}'

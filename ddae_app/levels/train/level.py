@@ -42,7 +42,7 @@ from ddae_app.methods.samples import Samples, transformed_samples
 from ddae_app.reports.card import format_card
 from ddae_app.reports.charts import plot_losses
 from ddae_app.reports.samples import plot_samples
-from ddae_app.settings import Settings
+from ddae_app.settings import CALIBRATED, Settings
 
 log = logging.getLogger('ddae_app')
 
@@ -171,13 +171,27 @@ def _dry_run(settings: Settings, layout: SpaceLayout) -> int:
 
 
 def _initial_model(settings: Settings) -> FoundModel | None:
+    """The model that training starts from, or whose networks are calibrated; None without one."""
     name = settings.harmonize.method or registry.DEFAULT
-    if settings.train.init_from is None:
+    asked = settings.train
+    calibrates = asked.preset == CALIBRATED
+    if asked.init_from is None and not calibrates:
         return None
     if not registry.METHODS[name].continues:
-        raise UsageError(f'--init-from: {name} is fitted anew each time; leave the flag out')
-    initial = find_model(settings.train.init_from, None, (), name, flag='--init-from')
-    log.info('starting from %s', initial.describe())
+        flag = '--init-from' if asked.init_from else f'--preset {CALIBRATED}'
+        raise UsageError(f'{flag}: {name} is fitted anew each time; leave the flag out')
+    if calibrates and asked.train_images is not None:
+        raise UsageError(
+            f'--train-images {asked.train_images}: --preset {CALIBRATED} trains no network; leave '
+            'out one of them'
+        )
+    initial = find_model(asked.init_from, None, (), name, flag='--init-from')
+    log.info('%s %s', 'calibrating' if calibrates else 'starting from', initial.describe())
+    if calibrates and initial.info.phantom and not is_phantom(settings.bids_dir):
+        log.warning(
+            'the networks of %s saw simulated scanners only; inspect what they make of real scans',
+            initial.info.name,
+        )
     return initial
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -55,6 +54,26 @@ class Networks(nn.Module):
         """Sites that have a code of their own."""
         return len(self.condition.site) - 1
 
+    def for_sites(self, sites: Sequence[str], known: Sequence[str]) -> Networks:
+        """A copy for other sites, on the same device.
+
+        Parameters
+        ----------
+        sites : sequence of str
+            Of the copy, in the order of their codes.
+        known : sequence of str
+            Those of these networks. A site of the same name keeps its code; one that is new gets
+            that of an unknown site.
+        """
+        encoder = self.condition
+        copy = Networks(self.config, len(sites), encoder.age_mean, encoder.age_sd)
+        weights = self.state_dict()
+        rows = [known.index(site) if site in known else -1 for site in sites]
+        # The last row is that of an unknown site.
+        weights['condition.site'] = weights['condition.site'][[*rows, -1]]
+        copy.load_state_dict(weights)
+        return copy.to(self.alpha_bar.device)
+
 
 class DDAE(nn.Module):
     """``z_u = s_phi(x_0)``, ``z_k = f_psi(c)`` and ``eps_theta(x_t, t, z_k, z_u)``.
@@ -67,20 +86,15 @@ class DDAE(nn.Module):
     networks : Networks
     appearance : SiteAppearance, optional
     residuals : ResidualCorrection, optional
-        Of the same sites as the appearance. Without them, all sites are the same.
-    codes : sequence of int, optional
-        The code of each of these sites in the networks, -1 for a site that they were not trained
-        on. By default the sites are those of the networks, in their order.
+        Of the sites of the networks, in their order, like the appearance. Without them, all sites
+        are the same.
     """
-
-    codes: Tensor
 
     def __init__(
         self,
         networks: Networks,
         appearance: SiteAppearance | None = None,
         residuals: ResidualCorrection | None = None,
-        codes: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
         config = networks.config
@@ -88,9 +102,6 @@ class DDAE(nn.Module):
         self.networks = networks
         self.appearance = appearance or SiteAppearance(shape, networks.n_sites)
         self.residuals = residuals or ResidualCorrection(shape, networks.n_sites)
-        known = range(networks.n_sites) if codes is None else codes
-        # The last row is that of an unknown site: index -1 wraps round to it.
-        self.register_buffer('codes', torch.tensor([*known, -1]), persistent=False)
 
     @property
     def config(self) -> ModelConfig:
@@ -130,7 +141,7 @@ class DDAE(nn.Module):
 
     def embed(self, condition: Condition) -> Tensor:
         """``z_k = f_psi(c)``, shape (B, z_k_dim)."""
-        return self.networks.condition(replace(condition, site=self.codes[condition.site]))
+        return self.networks.condition(condition)
 
     def forward(self, x_t: Tensor, t: Tensor, z_k: Tensor, z_u: Tensor) -> Tensor:
         """What ``config.prediction`` names, for noisy slices.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -242,28 +242,16 @@ def _new_model(
     data: SliceData, rows: np.ndarray, config: ModelConfig, initial: Bundle | None
 ) -> DDAE:
     if initial:
-        age_mean, age_sd = initial.info.age_mean, initial.info.age_sd
-    else:
-        ages = data.ages[rows]
-        ages = ages[~np.isnan(ages)] if not np.isnan(ages).all() else np.zeros(1)
-        age_mean, age_sd = float(ages.mean()), max(float(ages.std()), 1.0)
-    networks = Networks(config, len(data.site_names), age_mean, age_sd)
-    if initial:
-        _start_from(networks, initial, data.site_names)
-    return DDAE(networks)
-
-
-def _start_from(networks: Networks, initial: Bundle, site_names: Sequence[str]) -> None:
-    """Copy the weights; a site's code by its name, the null token for a site that is new."""
-    if initial.info.config != networks.config:
-        raise UsageError(
-            f'the model {initial.info.name!r} to start from is of another configuration; train '
-            'with the same configuration'
-        )
-    weights = initial.model.networks.state_dict()
-    known = [initial.info.sites.index(s) if s in initial.info.sites else -1 for s in site_names]
-    weights['condition.site'] = weights['condition.site'][[*known, -1]]
-    networks.load_state_dict(weights)
+        if initial.info.config != config:
+            raise UsageError(
+                f'the model {initial.info.name!r} to start from is of another configuration; '
+                'train with the same configuration'
+            )
+        return DDAE(initial.model.networks.for_sites(data.site_names, initial.info.sites))
+    ages = data.ages[rows]
+    ages = ages[~np.isnan(ages)] if not np.isnan(ages).all() else np.zeros(1)
+    age_mean, age_sd = float(ages.mean()), max(float(ages.std()), 1.0)
+    return DDAE(Networks(config, len(data.site_names), age_mean, age_sd))
 
 
 def _step(

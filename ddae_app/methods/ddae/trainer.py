@@ -10,21 +10,25 @@ import torch
 from ddae_app.methods.base import TrainedModel, TrainingRequest
 from ddae_app.methods.condition import batch_of, label_blind
 from ddae_app.methods.data import SliceData, split_subjects
-from ddae_app.methods.ddae.bundle import load_bundle
+from ddae_app.methods.ddae.bundle import load_bundle, save_bundle
+from ddae_app.methods.ddae.calibration import calibrate
 from ddae_app.methods.ddae.model import DDAE
 from ddae_app.methods.ddae.presets import preset_of
 from ddae_app.methods.ddae.render import render
 from ddae_app.methods.ddae.train import LOSSES_NAME, TrainingControl, train
 from ddae_app.methods.device import resolve_device
 from ddae_app.methods.samples import Samples, one_of_each_site
+from ddae_app.settings import CALIBRATED
 
 SAMPLES_NAME = 'samples.png'
 
 
 def train_model(request: TrainingRequest) -> TrainedModel | None:
-    """Train to the end, or to the deadline, which gives None."""
-    preset = preset_of(request.preset, request.images)
+    """Train to the end, or to the deadline, which gives None; or only :func:`calibrated`."""
     fabric = request.fabric
+    if request.preset == CALIBRATED:
+        return calibrated(request) if fabric is None or fabric.is_global_zero else None
+    preset = preset_of(request.preset, request.images)
     if fabric is None:
         from ddae_app.methods.parallel import start_fabric  # takes seconds
 
@@ -58,6 +62,27 @@ def train_model(request: TrainingRequest) -> TrainedModel | None:
     if path is None:
         return None
     return TrainedModel(path, held_out, folder / LOSSES_NAME, folder / SAMPLES_NAME)
+
+
+def calibrated(request: TrainingRequest) -> TrainedModel:
+    """A model of the sites of the request, with the networks of its initial model.
+
+    Nobody is held out, since nothing is learned but what all scans of a site have in common. The
+    file is one like any other, with the networks in it.
+    """
+    assert request.initial is not None  # the train level names the packaged one if no other
+    initial = load_bundle(request.initial, resolve_device(request.device))
+    bundle = calibrate(initial, request.data)
+    notes = (
+        f'calibrated: the networks are those of {initial.info.name}, SHA-256 {initial.sha256}, '
+        f'trained on {initial.info.training.dataset}; the appearance of the sites and the '
+        'residual correction were measured on the scans of this dataset'
+    )
+    identity = replace(request.identity, notes=notes)
+    path = request.folder / f'{identity.name}.safetensors'
+    info = replace(request, identity=identity).identified(bundle.info)
+    save_bundle(path, bundle.model, info)
+    return TrainedModel(path)
 
 
 @torch.inference_mode()
