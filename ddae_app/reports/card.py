@@ -59,9 +59,9 @@ class ModelCard:
 
 LIMITS = (
     'The model harmonizes T1-weighted, skull-stripped brains in the space named above only.',
-    'The model was trained on the sites of the table. Scans of other sites are refused unless '
+    'The model knows the sites of the table. Scans of other sites are refused unless '
     '--unseen-site says how to harmonize them.',
-    'The model was trained on the participants of the table. Its effect on other ages, and on '
+    'The model knows the participants of the table. Its effect on other ages, and on '
     'diseases that no participant had, was not tested.',
     'The model is not intended for diagnosis.',
 )

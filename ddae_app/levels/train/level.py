@@ -83,6 +83,9 @@ def run_train(settings: Settings, logs: RunFiles, local_processes: int = 1) -> i
         raise UsageError(
             f'--method {name} --slices {protocol.slices}: it takes one slice; give --slices medial'
         )
+    of_networks = _warnings_of_networks(settings, initial)
+    for warning in of_networks:
+        log.warning('%s', warning)
     layout = layout_of(settings, protocol)
     if settings.run.dry_run:
         return _dry_run(settings, layout)
@@ -128,7 +131,7 @@ def run_train(settings: Settings, logs: RunFiles, local_processes: int = 1) -> i
                     'the same command again, with the same --work-dir', settings.train.max_hours,
                 )  # fmt: skip
             else:
-                _publish(settings, files, trained, data, prepared.warnings)
+                _publish(settings, files, trained, data, (*prepared.warnings, *of_networks))
     for scan, reason in prepared.failures.items():
         log.error('%s was left out: %s', scan.stem, reason)
     # An interrupted training is resumed by the same command, which then names these scans again.
@@ -187,12 +190,20 @@ def _initial_model(settings: Settings) -> FoundModel | None:
         )
     initial = find_model(asked.init_from, None, (), name, flag='--init-from')
     log.info('%s %s', 'calibrating' if calibrates else 'starting from', initial.describe())
-    if calibrates and initial.info.phantom and not is_phantom(settings.bids_dir):
-        log.warning(
-            'the networks of %s saw simulated scanners only; inspect what they make of real scans',
-            initial.info.name,
-        )
     return initial
+
+
+def _warnings_of_networks(settings: Settings, initial: FoundModel | None) -> tuple[str, ...]:
+    """What is said of a network that is not trained on this dataset."""
+    if settings.train.preset != CALIBRATED or initial is None or not initial.info.phantom:
+        return ()
+    if is_phantom(settings.bids_dir):
+        return ()
+    name = initial.info.name
+    return (
+        f'the networks, those of {name}, saw simulated scanners only; inspect what they make of '
+        'real scans',
+    )
 
 
 @contextmanager
