@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from ddae_app.bids.scan import Scan
+from ddae_app.bids.tables import read_object
 from ddae_app.errors import InvalidBIDSError
 
 SCANNER_FIELDS = (
@@ -76,13 +76,7 @@ class ScanMetadata:
 
     def _content(self, path: Path) -> dict[str, Any]:
         if path not in self._contents:
-            try:
-                content = json.loads(path.read_text(encoding='utf-8-sig'))
-            except (OSError, ValueError, RecursionError) as e:
-                raise InvalidBIDSError(f'{path}: not readable as JSON ({e})') from e
-            if not isinstance(content, dict):
-                raise InvalidBIDSError(f'{path}: expected a JSON object')
-            self._contents[path] = content
+            self._contents[path] = read_object(path)
         return self._contents[path]
 
 

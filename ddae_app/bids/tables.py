@@ -12,6 +12,7 @@ from typing import Any
 
 from ddae_app.bids.values import is_missing
 from ddae_app.errors import InvalidBIDSError
+from ddae_app.files import not_fetched
 
 Dictionary = dict[str, dict[str, Any]]
 
@@ -130,10 +131,23 @@ def read_dictionary(path: Path) -> Dictionary:
     """
     if not path.is_file():
         return {}
+    content = read_object(path)
+    return {k.strip().lower(): v for k, v in content.items() if isinstance(v, dict)}
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """What a JSON file of a dataset holds.
+
+    Raises
+    ------
+    InvalidBIDSError
+        It is no JSON object, or its content was not fetched.
+    """
     try:
         content = json.loads(path.read_text(encoding='utf-8-sig'))
     except (OSError, ValueError, RecursionError) as e:
-        raise InvalidBIDSError(f'{path}: not readable as JSON ({e})') from e
+        message = not_fetched(path) or f'{path}: not readable as JSON ({e})'
+        raise InvalidBIDSError(message) from e
     if not isinstance(content, dict):
-        raise InvalidBIDSError(f'{path}: expected a JSON object that describes columns')
-    return {k.strip().lower(): v for k, v in content.items() if isinstance(v, dict)}
+        raise InvalidBIDSError(f'{path}: expected a JSON object')
+    return content

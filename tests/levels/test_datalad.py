@@ -94,6 +94,16 @@ def test_a_table_that_was_not_fetched_is_not_taken_for_missing(dataset, program,
 
 
 @pytest.mark.parametrize('how', ['link', 'pointer'])
+def test_the_json_of_a_scan_that_was_not_fetched_is_said(dataset, program, how):
+    path = t1w(dataset, 'A01').with_name('sub-A01_T1w.json')
+    path.touch()
+    drop(path, how)
+    code, _, said = program('participant', '--stage', 'preproc', '--dry-run')
+    assert code == 0
+    assert the_command(path) in said
+
+
+@pytest.mark.parametrize('how', ['link', 'pointer'])
 def test_a_model_that_was_not_fetched(program, tmp_path, how):
     path = write_model(tmp_path / 'model.safetensors')
     drop(path, how)
