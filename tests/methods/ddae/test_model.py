@@ -204,10 +204,14 @@ def test_a_shorter_run_of_a_preset_keeps_its_proportions():
     assert longer.train == replace(whole.train, images=640_000)
 
 
-def test_sites_without_a_code_of_their_own_have_that_of_an_unknown_one():
+def test_networks_for_other_sites_keep_the_codes_of_those_that_they_know():
     trained = random_model()
-    model = DDAE(trained.networks, codes=[-1, 1, -1])
+    known = ('A', 'B')
+    model = DDAE(trained.networks.for_sites(('X', 'B', 'Y'), known))
     z_k = model.embed(condition((40.0,) * 4, (0,) * 4, (0, 1, 2, -1)))
     expected = trained.embed(condition((40.0,) * 4, (0,) * 4, (-1, 1, -1, -1)))
     assert torch.equal(z_k, expected)
     assert not torch.equal(z_k[0], z_k[1])
+    weights, others = trained.networks.state_dict(), model.networks.state_dict()
+    assert weights.keys() == others.keys()
+    assert all(torch.equal(weights[k], others[k]) for k in weights if k != 'condition.site')
