@@ -23,9 +23,9 @@ CHOICES = {
     'analysis_level': ('participant', 'train', 'group'),
     'skull_strip': ('auto', 'hd-bet', 'deepbet', 'template', 'none'),
     'slices': ('medial', 'all'),
-    'unseen_site': ('refuse', 'agnostic', 'adapt'),
+    'unseen_site': ('auto', 'agnostic', 'adapt', 'refuse'),
     'stage': ('all', 'preproc', 'harmonize'),
-    'preset': ('tiny', 'base', 'paper', CALIBRATED),
+    'preset': ('auto', CALIBRATED, 'tiny', 'base', 'paper'),
     'precision': ('auto', 'fp32', 'bf16'),
 }
 """The allowed words of settings that are one of a few; see :func:`choices`."""
@@ -128,7 +128,7 @@ class HarmonizeSettings:
     target_site: str | None = None
     model: Path | None = None
     method: str | None = None
-    unseen_site: str = 'refuse'
+    unseen_site: str = 'auto'
     keep_noise: bool = False
     write_site_effect: bool = False
     stage: str = 'all'
@@ -139,7 +139,7 @@ class HarmonizeSettings:
 class TrainSettings:
     """How a model is trained."""
 
-    preset: str = 'base'
+    preset: str = 'auto'
     train_images: int | None = None
     precision: str = 'auto'
     max_hours: float | None = None

@@ -76,7 +76,7 @@ def write_description(
     }
     layout = Layout(output_dir)
     # Jobs that take scans from different datasets must not give them the same name.
-    with _locked(layout.description):
+    with locked(layout.description):
         links = link_names(output_dir, derivatives)
         description['DatasetLinks'] = _links(output_dir) | {
             name: _relative(folder, output_dir)
@@ -181,7 +181,7 @@ def update_scans(tables: Mapping[Path, Mapping[str, Mapping[str, Any]]]) -> None
     dictionary = {name: measure.dictionary for name, measure in MEASURES.items()}
     meaning = {'Description': 'Quality measures of each scan', **dictionary}
     for path, rows in tables.items():
-        with _locked(path):
+        with locked(path):
             known = {row['filename']: row for row in read_scans(path)} if path.is_file() else {}
             merged = {
                 name: {'filename': name, **known.get(name, {}), **row}
@@ -233,7 +233,8 @@ def write_json(path: Path, content: Any) -> None:
 
 
 @contextmanager
-def _locked(path: Path) -> Iterator[None]:
+def locked(path: Path) -> Iterator[None]:
+    """While no other process has the lock of a file, which need not be there."""
     # The kernel lets go of it when a process dies, so no lock outlives a killed job.
     path.parent.mkdir(parents=True, exist_ok=True)
     with lock(path).open('w') as file:

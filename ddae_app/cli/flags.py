@@ -146,14 +146,15 @@ def add_harmonization(parser: argparse.ArgumentParser) -> None:
         group,
         '--target-site',
         metavar='NAME',
-        help='the site to harmonize to, which is one of the sites of the model',
+        help='the site to harmonize to: a site of the dataset, or one that the model knows, such '
+        'as the packaged IXI, Novosibirsk and UCLA; help lists them',
     )
     add_flag(
         group,
         '--model',
         metavar='FILE',
-        help='file of a trained model (default: $DDAE_MODEL, else the model in '
-        '<output_dir>/models/, else the packaged model of simulated scanners)',
+        help='file of a model (default: $DDAE_MODEL, else the model in <output_dir>/models/, else '
+        'the packaged networks, calibrated to the sites of the dataset)',
     )
     add_flag(
         group,
@@ -166,10 +167,11 @@ def add_harmonization(parser: argparse.ArgumentParser) -> None:
         group,
         '--unseen-site',
         choices=CHOICES['unseen_site'],
-        help='how to treat scans from a site that the model does not know. refuse: these scans '
-        'fail; agnostic: the appearance of the site is estimated from each scan alone, '
-        'which removes some between-subject variation; adapt: it is estimated from all '
-        'preprocessed scans of the site, of at least five participants (default: refuse)',
+        help='how to treat scans from a site that the model does not know, for example one of '
+        'fewer than five participants. agnostic: the appearance of the site is estimated from '
+        'each scan alone, which removes some between-subject variation; adapt: it is estimated '
+        'from all preprocessed scans of the site, of at least five participants; refuse: these '
+        'scans fail; auto: agnostic where the model can, with a warning (default: auto)',
     )
     add_flag(
         group,
@@ -207,10 +209,11 @@ def add_training(parser: argparse.ArgumentParser) -> None:
         group,
         '--preset',
         choices=CHOICES['preset'],
-        help='size and training schedule of the network: tiny for a CPU, base for a GPU, paper as '
-        'a reconstruction of the published network; calibrated: train no network, but measure the '
-        'sites of the dataset for that of --init-from, or else of the packaged model, in minutes '
-        '(default: base)',
+        help='calibrated: train no network, but measure the sites of the dataset for that of '
+        '--init-from, or else of the packaged model, in minutes; or the size and training '
+        'schedule of a network of your own: tiny for a CPU, base for a GPU, paper as a '
+        'reconstruction of the published network (default: calibrated, for the methods that can '
+        'be)',
     )
     add_flag(
         group,

@@ -256,9 +256,18 @@ def _run_level_here(settings: Settings, logs: RunFiles) -> int:
 def _run_level(settings: Settings, logs: RunFiles) -> int:
     # Imported here so that --help and usage errors do not wait for torch and nipype.
     if settings.analysis_level == 'participant':
+        from ddae_app.levels.participant.calibration import (
+            TARGET_HELP,
+            calibrate_first,
+            list_targets,
+        )
         from ddae_app.levels.participant.level import run_participant
 
-        return run_participant(settings, logs, runtime.default_model())
+        default = runtime.default_model()
+        if settings.harmonize.target_site == TARGET_HELP:
+            return list_targets(settings, default)
+        calibrate_first(settings, logs, default)
+        return run_participant(settings, logs, default)
     if settings.analysis_level == 'train':
         from ddae_app.levels.train.level import run_train
 

@@ -14,6 +14,15 @@ FEWEST_TO_ADAPT = 5
 """Subjects. With fewer, the appearance of a site is known better from each scan alone."""
 
 
+def unseen_site_policy(info: ModelInfo, asked: str) -> str:
+    """What is done with scans of sites that a model does not know.
+
+    What was asked for; ``auto`` is ``agnostic`` where the model can do that, else ``refuse``.
+    """
+    able = METHODS[info.method].supports('unseen_site') and not info.uses_covariates
+    return asked if asked != 'auto' else 'agnostic' if able else 'refuse'
+
+
 def check_options(info: ModelInfo, unseen_site: str, *, keep_noise: bool) -> None:
     """Refuse what the method of a model does not support.
 
@@ -96,12 +105,7 @@ def site_refusal(
     problem = f'source site {site or "n/a"} is unknown to {info.name!r}'
     if site is None and missing:
         problem = f'its site is not known: {missing}'
-    if info.phantom and site:
-        return (
-            f'{problem}, which is a phantom model: it knows simulated scanners only; train a '
-            'model on your data (ddae-app BIDS_DIR OUTPUT_DIR train)'
-        )
-    if policy == 'agnostic' and not info.phantom:
+    if policy == 'agnostic':
         return None
     if policy == 'adapt' and site:
         too_few = subjects is not None and subjects < FEWEST_TO_ADAPT

@@ -15,8 +15,8 @@ from ddae_app.methods.base import StoredHarmonizer
 from ddae_app.methods.modelfile import ModelInfo, read_model_info
 from ddae_app.methods.registry import Method
 
-PHANTOM_MODEL = 'phantom-tiny.safetensors'
-"""The packaged model, trained on simulated scanners by ``make demo-model``."""
+PACKAGED = 'packaged'
+"""The origin of a model that comes with the program."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class FoundModel:
 
     def describe(self) -> str:
         """One line for the log."""
-        kind = 'PHANTOM model, of simulated scanners only' if self.info.phantom else 'model'
+        kind = 'PHANTOM model, of simulated scans only' if self.info.phantom else 'model'
         return (
             f'{kind} {self.info.name!r} from {self.path} ({self.origin}); '
             f'sites: {", ".join(self.info.sites)}; SHA-256 {self.sha256[:16]}'
@@ -62,6 +62,7 @@ def find_model(
     environment: Path | None,
     trained: Sequence[Path],
     method: str | None = None,
+    slices: str | None = None,
     *,
     flag: str = '--model',
 ) -> FoundModel:
@@ -75,6 +76,8 @@ def find_model(
         The models that the train level wrote to the output folder.
     method : str, optional
         What the model has to be of.
+    slices : {'all', 'medial'}, optional
+        What the packaged model is to take; all by default.
     flag : str
         The flag that gave `named`, for messages.
 
@@ -107,7 +110,18 @@ def find_model(
             f'--method {method}: the output folder holds no such model; fit one (ddae-app '
             f'BIDS_DIR OUTPUT_DIR train --method {method}), or name one with --model'
         )
-    return _read(Path(str(files('ddae_app') / 'data' / PHANTOM_MODEL)), 'packaged')
+    return packaged_model(slices or 'all')
+
+
+def packaged_model(slices: str) -> FoundModel:
+    """The model that comes with the program, for whole volumes or the medial slice.
+
+    Its networks learned from scanners drawn at random, to serve any; its sites are the packaged
+    references.
+    """
+    return _read(
+        Path(str(files('ddae_app') / 'data' / f'universal-{slices}.safetensors')), PACKAGED
+    )
 
 
 def read_models(paths: Sequence[Path]) -> list[FoundModel]:

@@ -12,6 +12,9 @@ from torch import nn
 from ddae_app.errors import ModelError
 from ddae_app.methods.modelfile import ADVICE, open_model, parse_info
 
+STORED = torch.float32, torch.float16
+"""What weights are stored as; the packaged networks as the second, which takes half the space."""
+
 Network = TypeVar('Network', bound=nn.Module)
 
 
@@ -44,7 +47,7 @@ def build_checked(path: Path, file: Any, build: Callable[[], Network]) -> Networ
     Raises
     ------
     ModelError
-        If the weights do not fit the network, or are not finite float32 numbers.
+        If the weights do not fit the network, or are not finite numbers of a type in ``STORED``.
     """
     stored = {k: tuple(file.get_slice(k).get_shape()) for k in file.keys()}  # noqa: SIM118
     with torch.device('meta'):  # shapes only, so that a hostile configuration costs nothing
@@ -57,7 +60,7 @@ def build_checked(path: Path, file: Any, build: Callable[[], Network]) -> Networ
         )
     weights = {k: file.get_tensor(k) for k in stored}
     for name, weight in weights.items():
-        if weight.dtype != torch.float32 or not weight.isfinite().all():
+        if weight.dtype not in STORED or not weight.isfinite().all():
             raise ModelError(f'{path}: weight {name!r} is not finite float32; {ADVICE}')
     network = build()
     network.load_state_dict(weights)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from ddae_app.bids.cohort import Cohort
@@ -38,6 +39,7 @@ from ddae_app.methods.compatibility import (
     check_protocol,
     check_target,
     site_refusal,
+    unseen_site_policy,
 )
 from ddae_app.methods.device import resolve_device
 from ddae_app.methods.find import FoundModel, find_model
@@ -75,6 +77,9 @@ def run_participant(settings: Settings, logs: RunFiles, default_model: Path | No
         Something is wrong that concerns every scan.
     """
     model = _model(settings, default_model)
+    if model:
+        policy = unseen_site_policy(model.info, settings.harmonize.unseen_site)
+        settings = replace(settings, harmonize=replace(settings.harmonize, unseen_site=policy))
     scans, cohort = select_scans(settings)
     if model:
         check_sites_known(settings, cohort)
@@ -278,10 +283,11 @@ def _model(settings: Settings, default: Path | None) -> FoundModel | None:
     if asked.stage == 'preproc':
         return None
     trained = Layout(settings.output_dir).models()
-    model = find_model(asked.model, default, trained, asked.method)
+    model = find_model(asked.model, default, trained, asked.method, settings.preproc.slices)
     log.info('%s', model.describe())
     check_target(model.info, asked.target_site)
-    check_options(model.info, asked.unseen_site, keep_noise=asked.keep_noise)
+    policy = unseen_site_policy(model.info, asked.unseen_site)
+    check_options(model.info, policy, keep_noise=asked.keep_noise)
     return model
 
 

@@ -106,12 +106,15 @@ def prepare(settings: Settings, layout: SpaceLayout, store: Path, logs: RunFiles
     }
     usable = [scan for scan in scans if scan not in failures]
     # Hours of preprocessing later it would be refused as well.
+    usable = _to_use(usable, cohort, settings)
     check_cohort(people_of(usable, cohort), settings.train)
     write_description(
         settings.output_dir, settings.bids_dir, derivatives(settings), settings.run.container
     )
     failures |= preprocess_missing(settings, usable, cohort, layout, logs)
     usable = [scan for scan in usable if scan not in failures]
+    if failures:
+        usable = _to_use(usable, cohort, settings)
     stored, unusable = _store(derivative_roots(settings), usable, layout, store)
     prepared = replace(people_of(stored, cohort), failures=unusable | failures)
     data = prepared.open(store, layout.space.protocol)
@@ -122,6 +125,33 @@ def prepare(settings: Settings, layout: SpaceLayout, store: Path, logs: RunFiles
     slices = (f'{site} {n * data.depth}' for site, n in counts.items())
     log.info('training slices: %s', ', '.join(slices))
     return replace(prepared, warnings=warnings)
+
+
+def participants_by_site(scans: Sequence[Scan], cohort: Cohort) -> dict[str, int]:
+    """Participants of each known site of some scans."""
+    pairs = {(site, scan.participant) for scan in scans if (site := cohort[scan].site)}
+    return dict(sorted(Counter(site for site, _ in pairs).items()))
+
+
+def _to_use(scans: Sequence[Scan], cohort: Cohort, settings: Settings) -> list[Scan]:
+    """The scans to use: where no network is trained, those of sites that can be measured."""
+    asked = settings.train
+    if asked.preset != CALIBRATED or asked.allow_few_scans:
+        return list(scans)
+    counts = participants_by_site(scans, cohort)
+    small = {site: n for site, n in counts.items() if n < FEWEST_TO_CALIBRATE}
+    if len(small) == len(counts):
+        raise UsageError(
+            f'no site has {FEWEST_TO_CALIBRATE} participants with usable scans, so none can be '
+            'calibrated; harmonize each scan by itself (participant --unseen-site agnostic), or '
+            'give --allow-few-scans'
+        )
+    for site, n in small.items():
+        log.warning(
+            'site %s is not calibrated, since it has %d participants and %d are needed; each of '
+            'its scans is harmonized by itself', site, n, FEWEST_TO_CALIBRATE,
+        )  # fmt: skip
+    return [scan for scan in scans if cohort[scan].site not in small]
 
 
 def people_of(scans: Sequence[Scan], cohort: Cohort) -> Prepared:
@@ -186,7 +216,7 @@ def check_cohort(data: People, asked: TrainSettings) -> tuple[str, ...]:
     sites = sorted(set(data.sites))
     if not sites:
         raise UsageError('no scan has a known site, so there is nothing to train on')
-    if len(sites) < 2:
+    if len(sites) < 2 and asked.preset != CALIBRATED:
         raise UsageError(
             f'all scans come from {sites[0]}; a model that separates sites needs at '
             'least two (is --site-column right?)'

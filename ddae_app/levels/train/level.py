@@ -9,13 +9,14 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
-from ddae_app.bids.dataset import dataset_name, is_phantom, license_of
+from ddae_app.bids.dataset import dataset_name, is_phantom, license_of, locked
 from ddae_app.bids.layout import ModelFiles, RunFiles, SpaceLayout
 from ddae_app.engine.decision import listing, summary
 from ddae_app.engine.inputs import (
@@ -49,7 +50,13 @@ log = logging.getLogger('ddae_app')
 STORE_NAME = 'slices.f32'
 
 
-def run_train(settings: Settings, logs: RunFiles, local_processes: int = 1) -> int:
+MODEL_NAME = {CALIBRATED: 'calibrated'}
+"""Of a model by its preset; that of its method for the others."""
+
+
+def run_train(
+    settings: Settings, logs: RunFiles, local_processes: int = 1, *, unless_there: bool = False
+) -> int:
     """Preprocess scans that are not preprocessed yet, train a model, and write it.
 
     Parameters
@@ -59,6 +66,9 @@ def run_train(settings: Settings, logs: RunFiles, local_processes: int = 1) -> i
         Of this run.
     local_processes : int
         How many ``torchrun`` started on this node; the first one prepares for all.
+    unless_there : bool
+        Whether to do nothing where another run has made the model by the time it is this one's
+        turn; runs that calibrate take turns.
 
     Returns
     -------
@@ -71,6 +81,7 @@ def run_train(settings: Settings, logs: RunFiles, local_processes: int = 1) -> i
         Something is wrong that concerns every scan.
     """
     started = time.monotonic()
+    settings = with_preset(settings)
     name = settings.harmonize.method or registry.DEFAULT
     method = registry.METHODS[name]
     initial = _initial_model(settings)
@@ -83,22 +94,24 @@ def run_train(settings: Settings, logs: RunFiles, local_processes: int = 1) -> i
         raise UsageError(
             f'--method {name} --slices {protocol.slices}: it takes one slice; give --slices medial'
         )
-    of_networks = _warnings_of_networks(settings, initial)
-    for warning in of_networks:
-        log.warning('%s', warning)
     layout = layout_of(settings, protocol)
     if settings.run.dry_run:
         return _dry_run(settings, layout)
     device = resolve_device(settings.harmonize.device)
     fabric = start_fabric(device, settings.train.precision, local_processes)
-    files = layout.model(settings.train.model_name or name)
+    files = layout.model(model_name(settings))
     if files.model.exists() and not files.card.exists():
         raise UsageError(
             f'{files.model} is there without {files.card.name}, so it comes from elsewhere; give '
             'another --model-name'
         )
     folder = settings.run.work_dir.resolve() / 'train' / files.name
-    with others_needed(fabric):
+    calibrates = settings.train.preset == CALIBRATED
+    turn = locked(files.model) if calibrates and _first(fabric) else nullcontext()
+    with turn, others_needed(fabric):
+        if unless_there and files.card.exists():
+            log.info('%s was made by another run in the meantime', files.model)
+            return 0
         first = prepare(settings, layout, folder / STORE_NAME, logs) if _first(fabric) else None
         prepared = fabric.broadcast(first)
         assert prepared is not None
@@ -131,11 +144,26 @@ def run_train(settings: Settings, logs: RunFiles, local_processes: int = 1) -> i
                     'the same command again, with the same --work-dir', settings.train.max_hours,
                 )  # fmt: skip
             else:
-                _publish(settings, files, trained, data, (*prepared.warnings, *of_networks))
+                _publish(settings, files, trained, data, prepared.warnings)
     for scan, reason in prepared.failures.items():
         log.error('%s was left out: %s', scan.stem, reason)
     # An interrupted training is resumed by the same command, which then names these scans again.
     return 1 if prepared.failures and trained is not None else 0
+
+
+def with_preset(settings: Settings) -> Settings:
+    """Settings with the preset that ``auto`` stands for."""
+    if settings.train.preset != 'auto':
+        return settings
+    continues = registry.METHODS[settings.harmonize.method or registry.DEFAULT].continues
+    preset = CALIBRATED if continues else 'base'
+    return replace(settings, train=replace(settings.train, preset=preset))
+
+
+def model_name(settings: Settings) -> str:
+    """What the model of a run is called."""
+    method = settings.harmonize.method or registry.DEFAULT
+    return settings.train.model_name or MODEL_NAME.get(settings.train.preset, method)
 
 
 def _first(fabric: Any) -> bool:
@@ -185,25 +213,13 @@ def _initial_model(settings: Settings) -> FoundModel | None:
         raise UsageError(f'{flag}: {name} is fitted anew each time; leave the flag out')
     if calibrates and asked.train_images is not None:
         raise UsageError(
-            f'--train-images {asked.train_images}: --preset {CALIBRATED} trains no network; leave '
-            'out one of them'
+            f'--train-images {asked.train_images}: --preset {CALIBRATED}, the default, trains no '
+            'network; give another preset, or leave the flag out'
         )
-    initial = find_model(asked.init_from, None, (), name, flag='--init-from')
+    slices = settings.preproc.slices
+    initial = find_model(asked.init_from, None, (), name, slices, flag='--init-from')
     log.info('%s %s', 'calibrating' if calibrates else 'starting from', initial.describe())
     return initial
-
-
-def _warnings_of_networks(settings: Settings, initial: FoundModel | None) -> tuple[str, ...]:
-    """What is said of a network that is not trained on this dataset."""
-    if settings.train.preset != CALIBRATED or initial is None or not initial.info.phantom:
-        return ()
-    if is_phantom(settings.bids_dir):
-        return ()
-    name = initial.info.name
-    return (
-        f'the networks, those of {name}, saw simulated scanners only; inspect what they make of '
-        'real scans',
-    )
 
 
 @contextmanager

@@ -22,10 +22,9 @@ from ddae_app.imaging.intensities import CEILING
 from ddae_app.imaging.noise import noise_sd
 from ddae_app.methods.condition import batch_of, condition_of
 from ddae_app.methods.data import SliceData
-from ddae_app.methods.ddae.config import ModelConfig
+from ddae_app.methods.ddae.config import CURVE_LEVELS, EDGE_PIXELS, ModelConfig
 from ddae_app.methods.ddae.fields import Shape, from_knots, knot_shape, slices_from, to_knots
 from ddae_app.methods.ddae.intensity import (
-    EDGE_PIXELS,
     at_depth,
     edge_depth,
     edge_means,
@@ -33,14 +32,11 @@ from ddae_app.methods.ddae.intensity import (
     rising,
     tissue_quantiles,
 )
-from ddae_app.methods.site_effects import site_effects
+from ddae_app.methods.site_effects import Regression
 
 log = logging.getLogger('ddae_app')
 
-LEVELS = 33
-"""Quantile levels at which a contrast curve is known, evenly from 0 to 1."""
-
-KNOTS = LEVELS + 1
+KNOTS = CURVE_LEVELS + 1
 """The curve's knots: these, and 0, which stays 0."""
 
 DARKEST = 1e-4
@@ -153,6 +149,22 @@ class SiteAppearance(nn.Module):
         average = torch.where(average > 0, (average + effect).clamp(min=0), 0)
         return Appearance(self.curve[site], self.edge[site], average)
 
+    def looks(self, site: Tensor) -> Tensor:
+        """What sites look like, for the networks: curve, edge and noise, each of unit order.
+
+        Parameters
+        ----------
+        site : torch.Tensor, shape (B,), int64
+
+        Returns
+        -------
+        torch.Tensor, shape (B, LOOKS)
+            0 for a site that looks like the common one and has no noise.
+        """
+        curve, edge = self.curve - self.curve[-1], self.edge - self.edge[-1]
+        parts = [10 * curve[:, 1:], 10 * edge, (self.noise / self.deviation)[:, None]]
+        return torch.cat(parts, dim=1)[site]
+
     def average_at(self, position: Tensor, n: int = 1) -> Tensor:
         """The average scan of all sites at `n` slices from each position on, (B, n, H, W)."""
         return self.average[slices_from(position, n).clamp(0, len(self.average) - 1)]
@@ -237,6 +249,7 @@ def fit_site_appearance(
     rows: np.ndarray,
     reference: SiteAppearance | None = None,
     device: torch.device | str = 'cpu',
+    regression: Regression | None = None,
 ) -> SiteAppearance:
     """Measure the appearance of each site, at equal age and sex.
 
@@ -261,46 +274,62 @@ def fit_site_appearance(
         to be used unchanged for the scans of other sites. Without it, that of these sites is
         measured.
     device : torch.device
+    regression : Regression, optional
+        Of these rows, where scans that were measured before take part in it.
 
     Returns
     -------
     SiteAppearance
-        Of ``data.site_names``, in this order.
+        Of the sites of the regression, in their order: ``data.site_names``, and those that were
+        measured before, of which the noise is left at 0.
     """
-    sites = data.site_names
-    new = SiteAppearance((data.depth, *data.images.shape[2:]), len(sites)).to(device)
+    regression = regression or Regression(data, rows)
+    shape = data.depth, *data.images.shape[2:]
+    new = SiteAppearance(shape, len(regression.sites)).to(device)
     if reference is not None:
         for name in ('average', 'deviation'):
             getattr(new, name).copy_(getattr(reference, name))
     chunks = data.chunks(rows)
     if config.site_curve:
-        quantiles = [tissue_quantiles(batch_of(data, some).numpy(), LEVELS) for some in chunks]
-        effects, common, _ = site_effects(data, rows, [np.concatenate(quantiles)])
+        quantiles = [
+            tissue_quantiles(batch_of(data, some).numpy(), CURVE_LEVELS) for some in chunks
+        ]
+        effects, common, _ = regression.effects('quantiles', [np.concatenate(quantiles)])
         curves = np.concatenate([common + effects, common[None]])
         new.curve.copy_(torch.from_numpy(np.stack([rising(curve) for curve in curves])))
         if reference is not None:
             new.curve[-1] = reference.curve[-1]
     if config.site_edge:
         means = [edge_means(new.common_scans(data, some)) for some in chunks]
-        effects, common, _ = site_effects(data, rows, [np.concatenate(means)])
+        effects, common, _ = regression.effects('edge', [np.concatenate(means)])
         new.edge.copy_(torch.from_numpy(np.concatenate([common + effects, common[None]])))
         if reference is not None:
             new.edge[-1] = reference.edge[-1]
     if config.site_average:
         scans = (new.common_scans(data, some) for some in chunks)
-        effects, common, variance = site_effects(data, rows, scans)
         if reference is None:
+            effects, common, variance = regression.effects('average', scans)
             new.average.copy_(torch.from_numpy(common))
             brain = common > BRAIN
             deviation = float(np.sqrt(variance[brain].mean())) if brain.any() else 0.0
             new.deviation.fill_(max(deviation, 1e-2))
+            knots = to_knots(torch.from_numpy(np.stack([_smooth(x) for x in effects])))
         else:
-            effects = effects + common - reference.average.cpu().numpy()
-        smooth = [gaussian_filter(effect, AVERAGE_SMOOTHING_PIXELS) for effect in effects]
-        new.effect[:-1] = to_knots(torch.from_numpy(np.stack(smooth))).to(new.effect)
+            average = reference.average.cpu().numpy()
+            added = (
+                to_knots(torch.from_numpy(np.stack([_smooth(x - average) for x in some]))).numpy()
+                for some in scans
+            )
+            effects, common, _ = regression.effects('average', added)
+            knots = torch.from_numpy(common + effects)
+        new.effect[:-1] = knots.to(new.effect)
     if config.noise_corrected:
         _measure_noise(new, data, rows)
     return new
+
+
+def _smooth(effect: np.ndarray) -> np.ndarray:
+    return gaussian_filter(effect, AVERAGE_SMOOTHING_PIXELS)
 
 
 def _measure_noise(appearance: SiteAppearance, data: SliceData, rows: np.ndarray) -> None:
@@ -354,7 +383,7 @@ def measure_appearance(
         torch.tensor([-1], device=device), torch.tensor([0], device=device), images.shape[1]
     )
     if config.site_curve:
-        curve = rising(tissue_quantiles(images, LEVELS).mean(axis=0))
+        curve = rising(tissue_quantiles(images, CURVE_LEVELS).mean(axis=0))
         unknown = replace(unknown, curve=torch.from_numpy(curve).to(device)[None])
     scans = [torch.from_numpy(x)[None].to(device) for x in images]
     if config.site_edge:

@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save
 from ddae_app.errors import ModelError
 from ddae_app.files import write_atomically
 from ddae_app.methods.ddae.appearance import Appearance
+from ddae_app.methods.ddae.evidence import StoredEvidence
 from ddae_app.methods.ddae.info import DDAEInfo
 from ddae_app.methods.ddae.model import DDAE, Networks
 from ddae_app.methods.modelfile import metadata_of
@@ -42,10 +43,16 @@ class Bundle:
 
 def build_network(info: DDAEInfo) -> DDAE:
     """A network of this shape, with random weights."""
-    return DDAE(Networks(info.config, len(info.sites), info.age_mean, info.age_sd))
+    config = info.config
+    shape = config.depth, config.image_size, config.image_size
+    evidence = StoredEvidence(shape, info.evidence) if info.evidence else None
+    networks = Networks(config, len(info.sites), info.age_mean, info.age_sd)
+    return DDAE(networks, evidence=evidence)
 
 
-def save_bundle(path: str | os.PathLike, model: DDAE, info: DDAEInfo) -> None:
+def save_bundle(
+    path: str | os.PathLike, model: DDAE, info: DDAEInfo, *, half: bool = False
+) -> None:
     """Write a bundle, whole or not at all; the same content gives the same bytes.
 
     Parameters
@@ -53,10 +60,17 @@ def save_bundle(path: str | os.PathLike, model: DDAE, info: DDAEInfo) -> None:
     path : path
         Replaced if it exists.
     model : DDAE
-        Its (moving-average) weights are stored as float32.
+        Its (moving-average) weights.
     info : DDAEInfo
+    half : bool
+        Whether to store networks and images as float16, and not all as float32. Sums that are
+        differences of large numbers (``evidence``) are float32 in any case.
     """
-    weights = {k: v.detach().cpu().float().contiguous() for k, v in model.state_dict().items()}
+    weights = {}
+    for name, value in model.state_dict().items():
+        small = half and not name.startswith('evidence.')
+        kind = torch.float16 if small else torch.float32
+        weights[name] = value.detach().cpu().to(kind).contiguous()
     write_atomically(Path(path), save(weights, metadata_of(info)))
 
 

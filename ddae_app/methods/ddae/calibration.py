@@ -2,29 +2,46 @@
 
 The networks of a model see scans on a scale that all sites share. So they can serve sites that
 they were not trained on, once the appearance of these sites and what rendering leaves of them are
-measured. That takes minutes on a CPU, where training takes hours.
+measured. That takes minutes on a CPU, where training takes hours. Sites that were calibrated with
+the same networks before stay, as targets above all.
 """
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 
 import numpy as np
+import torch
 
 from ddae_app.errors import UsageError
 from ddae_app.methods.data import SliceData, site_quantiles
-from ddae_app.methods.ddae.appearance import fit_site_appearance
+from ddae_app.methods.ddae.appearance import SiteAppearance, fit_site_appearance
 from ddae_app.methods.ddae.bundle import Bundle
 from ddae_app.methods.ddae.config import BATCH_SIZE
+from ddae_app.methods.ddae.evidence import (
+    OF_APPEARANCE,
+    OF_CONTRAST,
+    OF_RENDERED,
+    StoredEvidence,
+)
 from ddae_app.methods.ddae.model import DDAE
 from ddae_app.methods.ddae.render import render
-from ddae_app.methods.ddae.residuals import fit_residual_correction
+from ddae_app.methods.ddae.residuals import ResidualCorrection, fit_residual_correction
+from ddae_app.methods.modelfile import SiteQuantiles
+from ddae_app.methods.site_effects import Regression
+
+log = logging.getLogger('ddae_app')
 
 
 def calibrate(bundle: Bundle, data: SliceData) -> Bundle:
-    """A model with the same networks that knows the sites of some scans, and no others.
+    """A model with the same networks that knows the sites of some scans.
+
+    If `bundle` was calibrated itself, the model also knows its sites, but for those that are
+    measured anew, and what its scans say of age and sex counts.
 
     Parameters
     ----------
@@ -36,7 +53,7 @@ def calibrate(bundle: Bundle, data: SliceData) -> Bundle:
     Returns
     -------
     Bundle
-        Its ``info`` names the new sites; its ``path`` and ``sha256`` are those of `bundle`.
+        Its ``path`` and ``sha256`` are those of `bundle`.
 
     Raises
     ------
@@ -44,26 +61,73 @@ def calibrate(bundle: Bundle, data: SliceData) -> Bundle:
         If the scans have another size than the networks take.
     """
     config, old = bundle.model.config, bundle.model
-    expected = config.depth, config.image_size, config.image_size
-    if data.images.shape[1:] != expected:
+    shape = config.depth, config.image_size, config.image_size
+    if data.images.shape[1:] != shape:
         raise UsageError(
             f'scans have (slices, rows, columns) {data.images.shape[1:]}, the networks take '
-            f'{expected}; preprocess with the protocol of the model'
+            f'{shape}; preprocess with the protocol of the model'
         )
+    earlier = old.evidence.evidence() if old.evidence else None
     rows = np.arange(len(data))
-    appearance = fit_site_appearance(config, data, rows, old.appearance, old.device)
-    networks = old.networks.for_sites(data.site_names, bundle.info.sites)
+    regression = Regression(data, rows, earlier[OF_APPEARANCE] if earlier else None)
+    sites = regression.sites
+    for site in sorted(set(data.site_names) & set(bundle.info.sites)) if earlier else ():
+        log.info('site %s is measured in the scans of this dataset, no longer as in %s',
+                 site, bundle.info.name)  # fmt: skip
+    appearance = fit_site_appearance(config, data, rows, old.appearance, old.device, regression)
+    kept = {
+        i: bundle.info.sites.index(s) for i, s in enumerate(sites) if i >= len(data.site_names)
+    }
+    _keep(appearance, old.appearance, ('noise',), kept)
+    networks = old.networks.for_sites(sites, bundle.info.sites)
     uncorrected = DDAE(networks, appearance).to(old.device).eval()
-    residuals = fit_residual_correction(
-        config, appearance, data, rows, partial(render, uncorrected, batch_size=2 * BATCH_SIZE)
+    residuals, found = fit_residual_correction(
+        config,
+        appearance,
+        data,
+        rows,
+        partial(render, uncorrected, batch_size=2 * BATCH_SIZE),
+        old.residuals if earlier else None,
+        (earlier[OF_CONTRAST], earlier[OF_RENDERED]) if earlier else None,
     )
-    counts = Counter(data.sites)
-    scans_per_site = tuple(counts[site] for site in data.site_names)
+    _keep(residuals, old.residuals, ('spread', 'softness'), kept)
+    evidence = None
+    if found:
+        names = OF_APPEARANCE, OF_CONTRAST, OF_RENDERED
+        of_each = dict(zip(names, (regression.evidence(), *found), strict=True))
+        evidence = StoredEvidence.of(shape, of_each)
+    counts, known = Counter(data.sites), bundle.info
+    new = [counts[site] for site in data.site_names]
+    scans_per_site = (*new, *(known.training.scans_per_site[i] for i in kept.values()))
     info = replace(
-        bundle.info,
-        sites=data.site_names,
-        quantiles=site_quantiles(data),
-        training=replace(bundle.info.training, scans_per_site=scans_per_site),
+        known,
+        sites=sites,
+        evidence=evidence.columns if evidence else (),
+        quantiles=_joined(site_quantiles(data), known.quantiles, list(kept.values())),
+        training=replace(known.training, scans_per_site=scans_per_site),
     )
-    model = DDAE(networks, appearance, residuals).to(old.device).eval()
+    model = DDAE(networks, appearance, residuals, evidence).to(old.device).eval()
     return replace(bundle, model=model, info=info)
+
+
+def _keep(
+    new: SiteAppearance | ResidualCorrection,
+    old: SiteAppearance | ResidualCorrection,
+    names: Sequence[str],
+    kept: dict[int, int],
+) -> None:
+    """Copy what is not measured again of sites that stay; `kept` says which row each had."""
+    if kept:
+        old_device = old.get_buffer(names[0]).device
+        to, of = (torch.tensor(list(i), device=old_device) for i in (kept, kept.values()))
+        for name in names:
+            new.get_buffer(name)[to] = old.get_buffer(name)[of]
+
+
+def _joined(new: SiteQuantiles, old: SiteQuantiles, kept: Sequence[int]) -> SiteQuantiles:
+    """The quantiles of the new sites, and of some of the old ones."""
+    tables = (
+        (*getattr(new, name), *(getattr(old, name)[i] for i in kept))
+        for name in ('low', 'median', 'high')
+    )
+    return SiteQuantiles(new.levels, *tables)

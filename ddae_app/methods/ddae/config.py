@@ -18,6 +18,16 @@ POSITION_WAVES = 8
 """Sines, and as many cosines, that encode the position of a slice in a scan."""
 
 
+CURVE_LEVELS = 33
+"""Quantile levels at which a contrast curve is known, evenly from 0 to 1."""
+
+EDGE_PIXELS = 4
+"""Depth to which the edge of the brain is distinguished from its interior."""
+
+LOOKS = CURVE_LEVELS + EDGE_PIXELS + 1
+"""Numbers that say what a site looks like: its curve, edge and noise."""
+
+
 def _within(config: object, name: str, low: float, high: float) -> None:
     value = getattr(config, name)
     if not low <= value <= high:
@@ -41,7 +51,13 @@ class ModelConfig:
     depth : int
         Slices of a scan; with more than one, the networks are given the position (paper: 1).
     neighbors : int
-        Slices on either side that the noise network sees as well, where a scan has several.
+        Slices on either side that the noise network sees as well, where a volume has several. A
+        scan of one slice shows it that slice again.
+    volume_depth : int
+        Slices of the volumes among which the networks know the position of a slice; 0 for those
+        of a scan. So networks that were trained on whole volumes also take their middle slice.
+    first_slice : int
+        Position in the volume of the first slice of a scan.
     unshuffle : {1, 2, 4}
         The networks see ``unshuffle**2`` channels at ``image_size / unshuffle``.
     channels : int
@@ -72,6 +88,9 @@ class ModelConfig:
     condition_dropout : float
         Chance, per group and image, that training shows the null token. At 0 the null tokens are
         untrained unless labels are missing.
+    site_looks : bool
+        Whether the code of a site follows from its measured appearance, so that a site which was
+        not trained on has a code of its own; without it, each training site has a learned code.
     encoder_augment : bool
         Whether training randomizes the contrast of the semantic encoder's input.
     site_curve : bool
@@ -97,6 +116,8 @@ class ModelConfig:
     image_size: int = 128
     depth: int = 1
     neighbors: int = 0
+    volume_depth: int = 0
+    first_slice: int = 0
     unshuffle: int = 1
     channels: int = 32
     multipliers: tuple[int, ...] = (1, 2, 3, 4)
@@ -113,6 +134,7 @@ class ModelConfig:
     prediction: str = 'epsilon'
     times: str = 'uniform'
     condition_dropout: float = 0.0
+    site_looks: bool = False
     encoder_augment: bool = False
     site_curve: bool = False
     site_edge: bool = False
@@ -124,6 +146,8 @@ class ModelConfig:
         _within(self, 'image_size', 8, 1024)
         _within(self, 'depth', 1, 1024)
         _within(self, 'neighbors', 0, 8)
+        _within(self, 'volume_depth', 0, 1024)
+        _within(self, 'first_slice', 0, max(0, self.positions - self.depth))
         _among(self, 'unshuffle', (1, 2, 4))
         _within(self, 'channels', 4, 1024)
         _within(self, 'blocks', 1, 8)
@@ -164,14 +188,19 @@ class ModelConfig:
         return tuple(first // 2**i for i in range(len(self.multipliers)))
 
     @property
+    def positions(self) -> int:
+        """Slices of the volume in which the networks know the position of a slice."""
+        return self.volume_depth or self.depth
+
+    @property
     def context(self) -> int:
         """Slices on either side that the noise network sees as well, k."""
-        return self.neighbors if self.depth > 1 else 0
+        return self.neighbors if self.positions > 1 else 0
 
     @property
     def z_k_dim(self) -> int:
         """Size of the known-variance latent ``z_k = [age | sex | site | position]``."""
-        position_dim = 2 * POSITION_WAVES if self.depth > 1 else 0
+        position_dim = 2 * POSITION_WAVES if self.positions > 1 else 0
         return self.age_dim + self.sex_dim + self.site_dim + position_dim
 
 
@@ -201,6 +230,11 @@ class TrainConfig:
         Part of each site's subjects that is held out.
     shift_pixels : int
         Largest random translation of the training image itself.
+    lone_fraction : float
+        Part of the images that are shown in place of their neighbors as well, as the only slice
+        of a scan is.
+    residual_correction : bool
+        Whether it is measured at the end. Networks that are only to be calibrated do without.
 
     Raises
     ------
@@ -219,6 +253,8 @@ class TrainConfig:
     validation_interval_images: int = 10_000
     validation_fraction: float = 0.1
     shift_pixels: int = 0
+    lone_fraction: float = 0.0
+    residual_correction: bool = True
 
     def __post_init__(self) -> None:
         _within(self, 'images', 1, 10**10)
@@ -232,6 +268,7 @@ class TrainConfig:
         _within(self, 'validation_interval_images', 1, 10**10)
         _within(self, 'validation_fraction', 0, 0.9)
         _within(self, 'shift_pixels', 0, 64)
+        _within(self, 'lone_fraction', 0, 1)
 
     @property
     def steps(self) -> int:

@@ -17,12 +17,16 @@ class DDAEInfo(ModelInfo):
     config : ModelConfig
     age_mean, age_sd : float
         Years.
+    evidence : tuple of str
+        Columns of the evidence (:class:`~ddae_app.methods.site_effects.Evidence`) of a model that
+        was calibrated; empty for one that was trained.
     """
 
     method: str = 'ddae'
     config: ModelConfig
     age_mean: float
     age_sd: float
+    evidence: tuple[str, ...] = ()
 
     @property
     def network(self) -> dict[str, object]:

@@ -8,8 +8,7 @@ from scipy.ndimage import gaussian_filter
 from torch import Tensor
 from torch.nn import functional as nnf
 
-EDGE_PIXELS = 4
-"""Depth to which the edge of the brain is distinguished from its interior."""
+from ddae_app.methods.ddae.config import EDGE_PIXELS
 
 CURVE_SMOOTHING_PIXELS = 0.7
 """Removes enough of the noise of an image for its quantiles to be those of the tissue."""

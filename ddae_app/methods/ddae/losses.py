@@ -84,6 +84,7 @@ def training_loss(
     condition: Condition,
     generator: torch.Generator,
     rows: slice = slice(None),
+    lone_fraction: float = 0.0,
 ) -> Tensor:
     """Denoising loss at random times.
 
@@ -101,6 +102,8 @@ def training_loss(
     rows : slice
         The part of the batch that this process computes. Everything random is drawn for the
         whole batch, so that the draws do not depend on how many processes there are.
+    lone_fraction : float
+        Part of the images that take the place of their neighbors.
 
     Returns
     -------
@@ -112,6 +115,9 @@ def training_loss(
     code_noise = torch.randn((len(x_0), config.z_u_dim), generator=generator, device=x_0.device)
     uniform = torch.rand(len(x_0), generator=generator, device=x_0.device)
     noise = torch.randn(x_0.shape, generator=generator, device=x_0.device)
+    if lone_fraction:
+        lone = torch.rand(len(x_0), generator=generator, device=x_0.device) < lone_fraction
+        x_0, noise = (_alone(x, lone, config.context) for x in (x_0, noise))
     own_noise = model.noise_in(condition)
     return denoising_loss(
         model,
@@ -122,6 +128,11 @@ def training_loss(
         noise[rows],
         own_noise[rows],
     ).mean()
+
+
+def _alone(x: Tensor, lone: Tensor, k: int) -> Tensor:
+    """Some of the stacks with their middle slice in every place."""
+    return torch.where(lone[:, None, None, None], x[:, k : k + 1], x)
 
 
 class Objective(nn.Module):

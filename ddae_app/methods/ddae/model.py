@@ -11,6 +11,7 @@ from ddae_app.methods.condition import Condition
 from ddae_app.methods.ddae.appearance import Appearance, SiteAppearance
 from ddae_app.methods.ddae.config import ModelConfig
 from ddae_app.methods.ddae.encoders import ConditionEncoder, SemanticEncoder
+from ddae_app.methods.ddae.evidence import StoredEvidence
 from ddae_app.methods.ddae.residuals import ResidualCorrection
 from ddae_app.methods.ddae.schedule import noise_schedule
 from ddae_app.methods.ddae.unet import UNet
@@ -42,7 +43,7 @@ class Networks(nn.Module):
         self, config: ModelConfig, n_sites: int, age_mean: float = 0.0, age_sd: float = 1.0
     ) -> None:
         super().__init__()
-        self.config = config
+        self.config, self._n_sites = config, n_sites
         self.unet = UNet(config)
         self.semantic = SemanticEncoder(config)
         self.condition = ConditionEncoder(config, n_sites, age_mean, age_sd)
@@ -52,7 +53,7 @@ class Networks(nn.Module):
     @property
     def n_sites(self) -> int:
         """Sites that have a code of their own."""
-        return len(self.condition.site) - 1
+        return self._n_sites
 
     def for_sites(self, sites: Sequence[str], known: Sequence[str]) -> Networks:
         """A copy for other sites, on the same device.
@@ -68,9 +69,10 @@ class Networks(nn.Module):
         encoder = self.condition
         copy = Networks(self.config, len(sites), encoder.age_mean, encoder.age_sd)
         weights = self.state_dict()
-        rows = [known.index(site) if site in known else -1 for site in sites]
-        # The last row is that of an unknown site.
-        weights['condition.site'] = weights['condition.site'][[*rows, -1]]
+        if not self.config.site_looks:
+            rows = [known.index(site) if site in known else -1 for site in sites]
+            # The last row is that of an unknown site.
+            weights['condition.site'] = weights['condition.site'][[*rows, -1]]
         copy.load_state_dict(weights)
         return copy.to(self.alpha_bar.device)
 
@@ -88,6 +90,8 @@ class DDAE(nn.Module):
     residuals : ResidualCorrection, optional
         Of the sites of the networks, in their order, like the appearance. Without them, all sites
         are the same.
+    evidence : StoredEvidence, optional
+        What appearance and residual correction were measured from, for a later calibration.
     """
 
     def __init__(
@@ -95,6 +99,7 @@ class DDAE(nn.Module):
         networks: Networks,
         appearance: SiteAppearance | None = None,
         residuals: ResidualCorrection | None = None,
+        evidence: StoredEvidence | None = None,
     ) -> None:
         super().__init__()
         config = networks.config
@@ -102,6 +107,7 @@ class DDAE(nn.Module):
         self.networks = networks
         self.appearance = appearance or SiteAppearance(shape, networks.n_sites)
         self.residuals = residuals or ResidualCorrection(shape, networks.n_sites)
+        self.evidence = evidence
 
     @property
     def config(self) -> ModelConfig:
@@ -141,7 +147,7 @@ class DDAE(nn.Module):
 
     def embed(self, condition: Condition) -> Tensor:
         """``z_k = f_psi(c)``, shape (B, z_k_dim)."""
-        return self.networks.condition(condition)
+        return self.networks.condition(condition, self.appearance.looks(condition.site))
 
     def forward(self, x_t: Tensor, t: Tensor, z_k: Tensor, z_u: Tensor) -> Tensor:
         """What ``config.prediction`` names, for noisy slices.

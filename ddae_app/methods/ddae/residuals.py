@@ -22,10 +22,9 @@ from ddae_app.imaging.similarity import brain_quantiles
 from ddae_app.methods.condition import Condition, batch_of, condition_of, label_blind
 from ddae_app.methods.data import SliceData
 from ddae_app.methods.ddae.appearance import DARKEST, SiteAppearance
-from ddae_app.methods.ddae.config import ModelConfig
+from ddae_app.methods.ddae.config import EDGE_PIXELS, ModelConfig
 from ddae_app.methods.ddae.fields import Shape, from_knots, knot_shape, to_knots
 from ddae_app.methods.ddae.intensity import (
-    EDGE_PIXELS,
     edge_depth,
     map_intensities,
     rising,
@@ -33,7 +32,7 @@ from ddae_app.methods.ddae.intensity import (
 )
 from ddae_app.methods.ddae.shading import remove_shading, white_matter
 from ddae_app.methods.ddae.sharpness import AXES, roughness, soften
-from ddae_app.methods.site_effects import site_effects
+from ddae_app.methods.site_effects import Evidence, Regression, site_effects
 
 log = logging.getLogger('ddae_app')
 
@@ -41,6 +40,7 @@ LEVELS = 65
 """Quantile levels of rendered scans, which have no noise that would blur their quantiles."""
 
 KNOTS = LEVELS + 1
+QUANTILE_LEVELS = np.linspace(0, 1, LEVELS)
 
 MAX_SCANS, MAX_SLICES = 2800, 7_500
 """In all, equally many of each site; they are held in memory together."""
@@ -57,7 +57,10 @@ LEAST_BRAIN_SHARE = 0.9
 """Of scans with brain at a pixel: elsewhere, they differ mostly in who has brain there."""
 
 LARGEST_SPREAD = 2.0
-"""And no less than its inverse."""
+"""From one site to another, and no less than its inverse."""
+
+LARGEST_TO_ALL = 8.0
+"""The same of one site to all, whose scans may be of other people."""
 
 TRIED_AMOUNT = 0.05
 """Of softening, from which the response of the roughness to softening is measured."""
@@ -101,6 +104,11 @@ class ResidualCorrection(nn.Module):
     softness : torch.Tensor, shape (n_sites + 1, 3)
         How much softer the scans of each site are than those of all sites, as
         :func:`ddae_app.methods.ddae.sharpness.soften` takes it.
+    variance : torch.Tensor, shape (d, h, w)
+        Squared distance of scans from the average, as knots: what a spread of 1 means.
+    rough : torch.Tensor, shape (3,)
+        Roughness of scans, as :func:`ddae_app.methods.ddae.sharpness.roughness` measures it: what
+        a softness of 0 means.
     """
 
     white: Tensor
@@ -108,6 +116,8 @@ class ResidualCorrection(nn.Module):
     spread: Tensor
     rendered: Tensor
     softness: Tensor
+    variance: Tensor
+    rough: Tensor
 
     def __init__(self, shape: Shape, n_sites: int) -> None:
         super().__init__()
@@ -117,7 +127,9 @@ class ResidualCorrection(nn.Module):
         self.register_buffer('spread', torch.ones(n_sites + 1, *knot_shape(shape)))
         rendered = torch.linspace(0, 1, KNOTS).repeat(n_sites + 1, 1)
         self.register_buffer('rendered', rendered)
-        self.register_buffer('softness', torch.zeros(n_sites + 1, 3))
+        self.register_buffer('softness', torch.zeros(n_sites + 1, len(AXES)))
+        self.register_buffer('variance', torch.zeros(knot_shape(shape)))
+        self.register_buffer('rough', torch.zeros(len(AXES)))
 
     def forward(
         self, common: Tensor, average: Tensor, position: Tensor, source: Tensor, target: Tensor
@@ -161,6 +173,7 @@ class ResidualCorrection(nn.Module):
         else.
         """
         ratio = self.spread[target] / self.spread[source]
+        ratio = ratio.clamp(1 / LARGEST_SPREAD, LARGEST_SPREAD)
         ratio = from_knots(ratio, position, common.shape[1], self.shape)
         moved = average + (common - average) * ratio
         return torch.where(common > 0, moved.clamp(min=DARKEST), 0)
@@ -172,7 +185,9 @@ def fit_residual_correction(
     data: SliceData,
     rows: np.ndarray,
     render: Render,
-) -> ResidualCorrection:
+    reference: ResidualCorrection | None = None,
+    earlier: tuple[Evidence, Evidence] | None = None,
+) -> tuple[ResidualCorrection, tuple[Evidence, Evidence] | None]:
     """Measure what rendering leaves of each site.
 
     Scans of each site are rendered as of an unknown one. The place and intensity of their white
@@ -187,40 +202,57 @@ def fit_residual_correction(
         Nothing is measured without ``site_curve``, or where the networks were trained without
         unknown sites (``condition_dropout`` 0).
     appearance : SiteAppearance
-        Of the sites ``data.site_names``.
+        Of the sites ``data.site_names``, and of those of `earlier`.
     data : SliceData
     rows : np.ndarray of int
         The scans to use, those that the site appearance was fitted to.
     render : callable
         Renders scans without any residual correction.
+    reference : ResidualCorrection, optional
+        Whose white matter, spread, roughness and contrast to take as those of an unknown site,
+        where these were measured with the same networks; those of these scans without it.
+    earlier : tuple of Evidence, optional
+        What scans of other sites say of the contrast before rendering, and what rendered scans
+        say. With it goes a `reference`.
 
     Returns
     -------
     ResidualCorrection
+        Of the sites of the appearance. Spread and softness of those that were measured before are
+        not among what is measured here.
+    tuple of Evidence, or None
+        As `earlier`, with these scans; None where nothing is measured.
     """
     shape = data.depth, *data.images.shape[2:]
     device = appearance.curve.device
-    new = ResidualCorrection(shape, len(data.site_names)).to(device)
+    new = ResidualCorrection(shape, len(appearance.curve) - 1).to(device)
     if not config.site_curve or config.condition_dropout == 0:
-        return new
+        return new, None
+    of_all = Regression(data, rows, earlier[0] if earlier else None)
     before = np.concatenate(
         [
             tissue_quantiles(appearance.common_scans(data, some), LEVELS)
             for some in data.chunks(rows)
         ]
     )
-    effects_before, _, _ = site_effects(data, rows, [before])
+    contrast_before = _by_site(of_all, 'before', before)
     chosen = _evenly_by_site(data, rows)
     rows, before = rows[chosen], before[chosen]
+    of_rendered = Regression(data, rows, earlier[1] if earlier else None)
     log.info('rendering %d scans to measure residual site effects', len(rows))
     scans = _rendered(appearance, data, rows, render)
-    condition = condition_of(data, rows)
-    white, level = _usual_white(scans)
+    condition, own = condition_of(data, rows), len(data.site_names)
+    if reference is None:
+        white, level = _usual_white(scans)
+    else:
+        white, level = reference.white.cpu(), reference.white_level.cpu()
     new.white.copy_(white)
     new.white_level.copy_(level)
     scans = [remove_shading(x, white, level, condition.position[:1]) for x in scans]
     if config.site_average:
-        new.spread[:-1] = to_knots(_spread(scans, data, rows)).to(new.spread)
+        spread, variance = _spread(scans, data, rows, reference)
+        new.spread[:own] = spread.to(new.spread)
+        new.variance.copy_(variance)
         source, position = condition.site.to(device), condition.position.to(device)
         average = appearance.average_at(position[:1], data.depth)
         unknown = torch.full_like(source[:1], -1)
@@ -229,23 +261,42 @@ def fit_residual_correction(
             for i, x in enumerate(scans)
         ]
     responses = _responses(scans)
-    softness = torch.zeros(len(data.site_names), len(AXES))
+    softness = torch.zeros(own, len(AXES))
 
     def sharpened() -> Iterable[Tensor]:
         return (soften(x, -softness[s][None]) for x, s in zip(scans, condition.site, strict=True))
 
+    def curves() -> Tensor:
+        after = np.stack([brain_quantiles(x.numpy(), QUANTILE_LEVELS) for x in sharpened()])
+        # What rendering changes in the quantiles of a scan differs less between subjects than the
+        # quantiles themselves. So a site's part of the change is estimated from the few scans
+        # that are rendered, and its part of the quantiles before, from all scans, is added.
+        rows_of = contrast_before + _by_site(of_rendered, 'change', after - before)
+        knots = torch.from_numpy(np.stack([rising(row) for row in rows_of]))
+        return (
+            knots if reference is None else torch.cat([knots[:-1], reference.rendered[-1:].cpu()])
+        )
+
     for _ in range(ROUNDS):
-        curves = _curves(sharpened(), data, rows, before, effects_before)
+        current = curves()
         rough = [
-            roughness(map_intensities(x, curves[s][None], curves[-1:]), _interior(x))
+            roughness(map_intensities(x, current[s][None], current[-1:]), _interior(x))
             for x, s in zip(sharpened(), condition.site, strict=True)
         ]
-        effects, _, _ = site_effects(data, rows, [torch.cat(rough).numpy()])
-        step = torch.from_numpy(effects).float() @ torch.linalg.pinv(responses).T
+        found = torch.from_numpy(_by_site(of_rendered, 'rough', torch.cat(rough).numpy())).float()
+        usual = found[-1] if reference is None else reference.rough.cpu()
+        step = (found[:own] - usual) @ torch.linalg.pinv(responses).T
         softness = (softness + step).clamp(-LARGEST_AMOUNT, LARGEST_AMOUNT)
-    new.softness[:-1] = softness.to(new.softness)
-    new.rendered.copy_(_curves(sharpened(), data, rows, before, effects_before))
-    return new
+    new.softness[:own] = softness.to(new.softness)
+    new.rough.copy_(usual)
+    new.rendered.copy_(curves())
+    return new, (of_all.evidence(), of_rendered.evidence())
+
+
+def _by_site(regression: Regression, name: str, values: np.ndarray) -> np.ndarray:
+    """A measure at each site and, last, at the average one, at the center of the covariates."""
+    effects, common, _ = regression.effects(name, [values])
+    return np.concatenate([common + effects, common[None]])
 
 
 def _evenly_by_site(data: SliceData, rows: np.ndarray) -> np.ndarray:
@@ -292,12 +343,14 @@ def _usual_white(scans: Scans) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(np.where(near > LEAST_WHITE_SHARE, mean, 0)), level
 
 
-def _spread(scans: Scans, data: SliceData, rows: np.ndarray) -> Tensor:
-    """How much further from their average the scans of each site are, (S, D, H, W).
+def _spread(
+    scans: Scans, data: SliceData, rows: np.ndarray, reference: ResidualCorrection | None
+) -> tuple[Tensor, Tensor]:
+    """How much further from their average the scans of each site are, and the usual squares.
 
     The scale that belongs to the average as a location, as in ComBat (Johnson et al. 2007):
     squared distances, by regression on site, age, age squared and sex as well, because subjects
-    differ more the older they are.
+    differ more the older they are. Both as knots, (S, d, h, w) and (d, h, w).
     """
     effects, common, _ = site_effects(data, rows, (x.numpy() for x in scans))
     average = common + effects
@@ -309,30 +362,16 @@ def _spread(scans: Scans, data: SliceData, rows: np.ndarray) -> Tensor:
         for x, s in zip(scans, condition_of(data, rows).site, strict=True)
     )
     effects, common, _ = site_effects(data, rows, squares)
+    usual = to_knots(torch.from_numpy(common)[None])[0]
+    if reference is not None:
+        shape = common.shape
+        first = torch.zeros(1, dtype=torch.int64)
+        there = from_knots(reference.variance.cpu()[None], first, shape[0], shape)[0]
+        effects = effects + common - there.numpy()
+        usual, common = reference.variance.cpu(), there.numpy()
     ratio = 1 + effects / np.maximum(common, 1e-8)
-    spread = np.sqrt(np.clip(ratio, LARGEST_SPREAD**-2, LARGEST_SPREAD**2))
-    return torch.from_numpy(np.where(brain, spread, 1))
-
-
-def _curves(
-    scans: Iterable[Tensor],
-    data: SliceData,
-    rows: np.ndarray,
-    before: np.ndarray,
-    effects_before: np.ndarray,
-) -> Tensor:
-    """Intensity quantiles of each site, and last the common ones, shape (S + 1, K).
-
-    What rendering changes in the quantiles of a scan differs less between subjects than the
-    quantiles themselves. So a site's part of the change is estimated from the few scans that are
-    rendered, and its part of the quantiles before rendering, from all scans, is added.
-    """
-    levels = np.linspace(0, 1, LEVELS)
-    after = np.stack([brain_quantiles(x.numpy(), levels) for x in scans])
-    change, _, _ = site_effects(data, rows, [after - before])
-    common = after.mean(axis=0)
-    curves = np.concatenate([common + effects_before + change, common[None]])
-    return torch.from_numpy(np.stack([rising(curve) for curve in curves]))
+    spread = np.sqrt(np.clip(ratio, LARGEST_TO_ALL**-2, LARGEST_TO_ALL**2))
+    return to_knots(torch.from_numpy(np.where(brain, spread, 1))), usual
 
 
 def _responses(scans: Scans) -> Tensor:

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ddae_app.methods.ddae.config import EDGE_PIXELS
 from ddae_app.methods.ddae.fields import slices_from
-from ddae_app.methods.ddae.intensity import EDGE_PIXELS, edge_depth
+from ddae_app.methods.ddae.intensity import edge_depth
 
 STRONGEST = 1.25
 """Bias correction leaves less than this between any pixel and the average of the brain."""

@@ -183,9 +183,22 @@ def train(
                 return None
     path = out_dir / f'{identity.name}.safetensors'
     if first:
+        if train_config.residual_correction:
+            _correct(state.average, data, train_rows)
         _finish(path, state, data, train_rows, protocol, identity, seed)
     fabric.barrier()
     return path
+
+
+def _correct(model: DDAE, data: SliceData, rows: np.ndarray) -> None:
+    """Fit the residual correction of a trained model."""
+    model.residuals, _ = fit_residual_correction(
+        model.config,
+        model.appearance,
+        data,
+        rows,
+        partial(render, model, batch_size=2 * BATCH_SIZE),
+    )
 
 
 def _finish(
@@ -197,15 +210,8 @@ def _finish(
     identity: ModelIdentity,
     seed: int,
 ) -> None:
-    """Fit the residual correction of the averaged model and write the model file."""
+    """Write the model file of the averaged model."""
     model = state.average
-    model.residuals = fit_residual_correction(
-        model.config,
-        model.appearance,
-        data,
-        rows,
-        partial(render, model, batch_size=2 * BATCH_SIZE),
-    )
     sites = np.array(data.sites)[rows]
     scans = tuple(int((sites == site).sum()) for site in data.site_names)
     condition = model.networks.condition
@@ -276,7 +282,7 @@ def _step(
     state.optimizer.param_groups[0]['lr'] = _learning_rate(config, step)
     model.train()
     mine = slice(fabric.global_rank, None, fabric.world_size)
-    loss = objective(Sealed(x_0, view, condition, generator, mine))
+    loss = objective(Sealed(x_0, view, condition, generator, mine, config.lone_fraction))
     reduced = fabric.all_reduce(loss.detach(), reduce_op='mean')
     value = float(cast(torch.Tensor, reduced))
     if not math.isfinite(value):

@@ -1,0 +1,196 @@
+"""Train the packaged networks, on real and simulated brains under scanners drawn at random.
+
+    python -m benchmarks.universal BIDS_DIR PREPROC_DIR WORK_DIR [--images 64000] [--threads 2]
+
+``BIDS_DIR`` is the dataset of real scans, ``PREPROC_DIR`` what ``ddae-app ... participant
+--stage preproc`` made of it. The networks learn from every second person of each site, in the
+order of their labels; the others are never seen, so that the networks can be judged on them. The
+brains are taken to the common scale of their sites, and then scanned anew by many scanners that
+``benchmarks.random_scanners`` draws. A run that was stopped resumes. The networks are written to
+``WORK_DIR/networks/``, which ``benchmarks.references`` makes the packaged models from.
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+
+from benchmarks.quality import say
+from benchmarks.random_scanners import RandomScanner, draw_random_scanner, scan
+from benchmarks.volumes import CORNER, GRID, SHAPE, VOLUMES, as_stack, brightness, xyz
+from ddae_app.imaging import volumes
+from ddae_app.imaging.slices import training_stacks
+from ddae_app.methods.data import SliceData
+from ddae_app.methods.ddae.appearance import fit_site_appearance
+from ddae_app.methods.ddae.config import ModelConfig, TrainConfig
+from ddae_app.methods.ddae.presets import preset_of
+from ddae_app.methods.ddae.train import TrainingControl, train
+from ddae_app.methods.modelfile import ModelIdentity
+from ddae_app.phantom.anatomy import BRAIN_CENTER_MM
+from ddae_app.phantom.population import draw_subjects
+from ddae_app.phantom.scanner import draw_scanner, render, with_tissue_contrast
+from ddae_app.phantom.seeds import generator
+
+SEED = 21
+REAL_SITES, REAL_PER_SITE = 40, 8
+PHANTOM_SITES, PHANTOM_PER_SITE = 10, 6
+PHANTOMS = 24
+NAME = 'universal'
+
+
+def networks(images: int) -> tuple[ModelConfig, TrainConfig]:
+    """The configuration of the packaged networks, for whole volumes, and of their training."""
+    preset = preset_of('tiny', images)
+    model = replace(
+        preset.model,
+        depth=VOLUMES.depth,
+        volume_depth=VOLUMES.depth,
+        condition_dropout=0.3,
+        site_looks=True,
+    )
+    return model, replace(preset.train, lone_fraction=0.25, residual_correction=False)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('bids_dir', type=Path)
+    parser.add_argument('preproc_dir', type=Path)
+    parser.add_argument('work_dir', type=Path)
+    parser.add_argument('--images', type=int, default=64_000, help='slices shown in training')
+    parser.add_argument('--threads', type=int, default=2)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    args.work_dir.mkdir(parents=True, exist_ok=True)
+    data = draw(args.bids_dir, args.preproc_dir, args.work_dir)
+    model, training = networks(args.images)
+    path = train(
+        data, model, training, VOLUMES, args.work_dir / 'networks', seed=SEED,
+        identity=ModelIdentity(NAME, 'real and simulated brains under random scanners'),
+        control=TrainingControl(progress=say),
+    )  # fmt: skip
+    print(path)
+
+
+@dataclass(frozen=True)
+class Brains:
+    """Brains of ordinary contrast, and whose they are."""
+
+    images: list[np.ndarray]
+    ages: list[float]
+    sexes: list[str]
+    names: list[str]
+
+
+def real_data(bids_dir: Path, preproc_dir: Path, store: Path, *, learnt: bool | None) -> SliceData:
+    """Whole preprocessed scans with their labels, in a file that is mapped into memory.
+
+    Parameters
+    ----------
+    bids_dir, preproc_dir, store : Path
+        The dataset, its derivatives, and the file to write.
+    learnt : bool, optional
+        Only the people whom the networks learn from, or only the others; None for all.
+    """
+    people = pd.read_csv(bids_dir / 'participants.tsv', sep='\t').sort_values('participant_id')
+    order = people.groupby('site').cumcount()
+    if learnt is not None:
+        people = people[(order % 2 == 0) == learnt]
+    images = np.lib.format.open_memmap(
+        store, mode='w+', dtype=np.float32, shape=(len(people), *SHAPE)
+    )
+    for row, name in enumerate(people.participant_id):
+        stem = f'{name}_space-{VOLUMES.template}_res-{VOLUMES.grid[0]}_desc-'
+        image, mask = (
+            np.asarray(volumes.read(preproc_dir / name / 'anat' / (stem + end)).dataobj)
+            for end in ('preproc_T1w.nii.gz', 'brain_mask.nii.gz')
+        )
+        images[row] = training_stacks(image, mask > 0, GRID, VOLUMES)[0]
+    images.flush()
+    return SliceData(
+        np.load(store, mmap_mode='r'),
+        tuple(people.site),
+        people.age.to_numpy(float),
+        tuple(people.sex),
+        tuple(people.participant_id),
+    )
+
+
+def real_brains(bids_dir: Path, preproc_dir: Path, work_dir: Path) -> Brains:
+    """The people to learn from, without what their own scanners do to all scans alike."""
+    data = real_data(bids_dir, preproc_dir, work_dir / 'real.npy', learnt=True)
+    model, _ = networks(1)
+    rows = np.arange(len(data))
+    appearance = fit_site_appearance(model, data, rows)
+    images = [appearance.common_scans(data, some) for some in data.chunks(rows)]
+    sexes = [sex or '' for sex in data.sexes]
+    return Brains(list(np.concatenate(images)), list(data.ages), sexes, list(data.subjects))
+
+
+def phantom_brains() -> Brains:
+    """Simulated people, none of whom any benchmark has, each in a contrast of its own."""
+    points = GRID.points(tuple(slice(a, a + n) for a, n in zip(CORNER, xyz(SHAPE), strict=True)))
+    place = points - np.array(BRAIN_CENTER_MM)
+    subjects = draw_subjects('PhantomZ', PHANTOMS, 9000 + SEED)
+    images = []
+    for subject in subjects:
+        tissues = subject.anatomy().tissues(points)
+        scanner = with_tissue_contrast(draw_scanner(subject.label, 9000 + SEED), 9000 + SEED)
+        image = render(replace(scanner, blur_mm=(0.5, 0.5, 0.5)), tissues, place, None, 0.0)
+        brain = np.sum(tissues[:3], axis=0) > 0.5
+        images.append(as_stack(image / brightness(image, brain), brain).astype(np.float32))
+    return Brains(
+        images,
+        [float(subject.age) for subject in subjects],
+        [subject.sex for subject in subjects],
+        [subject.label for subject in subjects],
+    )
+
+
+def draw(bids_dir: Path, preproc_dir: Path, work_dir: Path) -> SliceData:
+    """The scans to learn from, which are stored in files when they are drawn first."""
+    store, table = work_dir / 'scans.npy', work_dir / 'scans.tsv'
+    if not table.is_file():
+        kinds = (
+            ('Real', real_brains(bids_dir, preproc_dir, work_dir), REAL_SITES, REAL_PER_SITE),
+            ('Phantom', phantom_brains(), PHANTOM_SITES, PHANTOM_PER_SITE),
+        )
+        n = sum(sites * per_site for _, _, sites, per_site in kinds)
+        images = np.lib.format.open_memmap(store, mode='w+', dtype=np.float32, shape=(n, *SHAPE))
+        labels: list[tuple[str, float, str, str]] = []
+        for kind, brains, sites, per_site in kinds:
+            for number in range(sites):
+                site = f'{kind}{number:02d}'
+                rng = generator(SEED, 'random scanner', site)
+                scanner = draw_random_scanner(rng)
+                for who in rng.permutation(len(brains.names))[:per_site]:
+                    images[len(labels)] = _scan(brains.images[who], scanner, rng)
+                    person = brains.ages[who], brains.sexes[who], brains.names[who]
+                    labels.append((site, *person))
+                print(f'  {len(labels)} of {n} scans drawn', flush=True)
+        images.flush()
+        columns = ['site', 'age', 'sex', 'subject']
+        pd.DataFrame(labels, columns=columns).to_csv(table, sep='\t', index=False)
+    people = pd.read_csv(table, sep='\t')
+    return SliceData(
+        np.load(store, mmap_mode='r'),
+        tuple(people.site),
+        people.age.to_numpy(float),
+        tuple(people.sex),
+        tuple(people.subject),
+    )
+
+
+def _scan(brain: np.ndarray, scanner: RandomScanner, rng: np.random.Generator) -> np.ndarray:
+    """A scan of a brain or, as often, of its mirror image."""
+    if rng.random() < 0.5:
+        brain = brain[:, ::-1]
+    return scan(brain, scanner, rng, VOLUMES.intensity_percentile)
+
+
+if __name__ == '__main__':
+    main()

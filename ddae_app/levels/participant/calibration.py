@@ -1,0 +1,126 @@
+"""Before a run without a model of its own: the packaged networks are calibrated to the dataset."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from ddae_app.bids.cohort import Cohort
+from ddae_app.bids.layout import Layout, RunFiles
+from ddae_app.bids.scan import Scan
+from ddae_app.engine.inputs import select_all_scans
+from ddae_app.errors import UsageError
+from ddae_app.levels.train.data import participants_by_site
+from ddae_app.levels.train.level import run_train
+from ddae_app.methods import registry
+from ddae_app.methods.find import find_model, packaged_model
+from ddae_app.methods.suitability import FEWEST_TO_CALIBRATE
+from ddae_app.settings import CALIBRATED, Settings
+
+log = logging.getLogger('ddae_app')
+
+TARGET_HELP = 'help'
+"""What ``--target-site`` is where the sites that can be targets are asked for."""
+
+
+def calibrate_first(settings: Settings, logs: RunFiles, default_model: Path | None) -> None:
+    """Calibrate the sites of the whole dataset, if a run needs that and no run has done it.
+
+    A run of some participants only, one of many jobs perhaps, takes what is there.
+
+    Parameters
+    ----------
+    settings : Settings
+        Of the participant level.
+    logs : RunFiles
+        Of this run.
+    default_model : Path or None
+        Model to use where --model is not given.
+
+    Raises
+    ------
+    UsageError
+        The target is no site that could be one, or no calibration is there for a run of some
+        participants.
+    """
+    if not _is_missing(settings, default_model):
+        return
+    sites = _large(*select_all_scans(settings))
+    _check_target(settings, sites)
+    bids_dir, output_dir = settings.bids_dir, settings.output_dir
+    if not sites:
+        log.warning(
+            'no site has %d participants, so none is calibrated; each scan is harmonized by '
+            'itself', FEWEST_TO_CALIBRATE,
+        )  # fmt: skip
+        return
+    if settings.select.participant_label or settings.select.session_label:
+        raise UsageError(
+            f'{output_dir} holds no calibration of the sites of this dataset, which takes scans '
+            f'of all participants; run it once (ddae-app {bids_dir} {output_dir} train), or give '
+            '--unseen-site agnostic to harmonize each scan by itself'
+        )
+    counts = ', '.join(f'{site} {n}' for site, n in sites.items())
+    if settings.run.dry_run:
+        log.info('the sites would be calibrated first (participants): %s', counts)
+        return
+    log.info('calibrating the sites first (participants): %s', counts)
+    train = replace(settings.train, preset=CALIBRATED)
+    run_train(replace(settings, train=train), logs, unless_there=True)
+
+
+def list_targets(settings: Settings, default_model: Path | None) -> int:
+    """Print the sites that can be targets of a run, a line each, and what they are."""
+    scans, cohort = select_all_scans(settings)
+    large = {}
+    if _is_missing(settings, default_model):
+        large = _large(scans, cohort)
+        model = packaged_model(settings.preproc.slices or 'all')
+    else:
+        trained, asked = Layout(settings.output_dir).models(), settings.harmonize
+        model = find_model(
+            asked.model, default_model, trained, asked.method, settings.preproc.slices
+        )
+    for site, n in large.items():
+        print(f'{site}\tthis dataset, {n} participants')
+    for site, n in zip(model.info.sites, model.info.training.scans_per_site, strict=True):
+        if site not in large:
+            print(f'{site}\t{model.info.name} ({model.origin}), {n} scans')
+    return 0
+
+
+def _large(scans: Sequence[Scan], cohort: Cohort) -> dict[str, int]:
+    """Participants of each site that has enough of them to be calibrated."""
+    by_site = participants_by_site(scans, cohort)
+    return {site: n for site, n in by_site.items() if n >= FEWEST_TO_CALIBRATE}
+
+
+def _check_target(settings: Settings, sites: dict[str, int]) -> None:
+    """Refuse a target that neither the dataset nor the packaged model has."""
+    packaged = packaged_model(settings.preproc.slices or 'all').info.sites
+    target = settings.harmonize.target_site
+    if target in sites or target in packaged:
+        return
+    problem = 'is missing' if target is None else f'{target!r} is no site that can be a target'
+    here = ', '.join(sites) or f'none with {FEWEST_TO_CALIBRATE} participants'
+    raise UsageError(
+        f'--target-site {problem}; choose one of the dataset ({here}) or a packaged one '
+        f'({", ".join(packaged)})'
+    )
+
+
+def _is_missing(settings: Settings, default_model: Path | None) -> bool:
+    """Whether a run needs a calibration that is not there."""
+    asked, run = settings.harmonize, settings.run
+    return (
+        asked.stage != 'preproc'
+        and asked.unseen_site == 'auto'
+        and asked.method in (None, registry.DEFAULT)
+        and asked.model is None
+        and default_model is None
+        and not run.reports_only
+        and not run.boilerplate_only
+        and not Layout(settings.output_dir).models()
+    )
