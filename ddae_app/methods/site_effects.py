@@ -162,8 +162,13 @@ class Regression:
         cross, square, start = np.zeros(()), np.zeros(()), 0
         for part in parts:
             values = part.astype(np.float64)
-            cross = cross + np.tensordot(self._design[start : start + len(part)].T, values, axes=1)
-            square = square + np.square(values).sum(axis=0)
+            if not start:
+                cross = np.zeros((len(self._gram), *values.shape[1:]))
+                square = np.zeros(values.shape[1:])
+            for row, value in zip(self._design[start:], values, strict=False):
+                for column in np.flatnonzero(row):  # one of the sites, and the covariates
+                    cross[column] += row[column] * value
+                square += np.square(value)
             start += len(part)
         gram, scans = self._gram, self._scans
         if self._earlier:

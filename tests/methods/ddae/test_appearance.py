@@ -274,4 +274,6 @@ def test_the_sites_of_the_reference_itself_stay_as_they_were():
     reference = fit_site_appearance(EVERYTHING, data, np.arange(200))
     again = fit_site_appearance(EVERYTHING, data, np.arange(200), reference=reference)
     for name, value in again.state_dict().items():
-        torch.testing.assert_close(value, reference.state_dict()[name], atol=1e-5, rtol=1e-4)
+        # How much of an effect is chance is estimated after smoothing, if there is a reference.
+        bound = 2e-3 if name == 'effect' else 1e-5
+        torch.testing.assert_close(value, reference.state_dict()[name], atol=bound, rtol=1e-4)

@@ -41,7 +41,8 @@ def corrected_for(config, data, rendering):
     rows = np.arange(len(data))
     appearance = fit_site_appearance(config, data, rows)
     render = rendering(appearance)
-    return appearance, fit_residual_correction(config, appearance, data, rows, render)
+    residuals, _ = fit_residual_correction(config, appearance, data, rows, render)
+    return appearance, residuals
 
 
 def appearance_at(appearance, condition):
