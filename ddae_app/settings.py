@@ -126,6 +126,7 @@ class HarmonizeSettings:
     """What is done to the slices."""
 
     target_site: str | None = None
+    target_scans: Path | None = None
     model: Path | None = None
     method: str | None = None
     unseen_site: str = 'auto'

@@ -35,7 +35,7 @@ def main() -> None:
     if header['format_version'] != 8 or header['info']['method'] != 'ddae':
         parser.error(f'{arguments.old} is not a DDAE of format 8')
     header['format_version'] = FORMAT_VERSION
-    header['info']['evidence'] = []
+    header['info'] |= {'evidence': [], 'networks': ''}
     header['info']['config'] = asdict(ModelConfig()) | header['info']['config']
     weights['residuals.variance'] = torch.zeros_like(weights['residuals.spread'][0])
     weights['residuals.rough'] = torch.zeros(len(AXES))

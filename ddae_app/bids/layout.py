@@ -62,7 +62,7 @@ IMAGE, FIGURE, MODEL = '.nii.gz', '.svg', '.safetensors'
 CITATION_FORMATS = ('md', 'html', 'tex', 'bib')
 
 # No trailing slashes: the validator would not silence the folders (bids-validator#291).
-BIDSIGNORE = '*.html\nfigures\n*_xfm.*\ngroup_*\nmodels\n.*.lock\n.tmp-*\n'
+BIDSIGNORE = '*.html\nfigures\n*_xfm.*\ngroup_*\nmodels\ntargets\n.*.lock\n.tmp-*\n'
 
 _IMAGE = re.compile(
     r'(?P<stem>sub-[A-Za-z0-9+]+(?:_[A-Za-z0-9]+-[A-Za-z0-9+]+)*?)'

@@ -151,6 +151,13 @@ def add_harmonization(parser: argparse.ArgumentParser) -> None:
     )
     add_flag(
         group,
+        '--target-scans',
+        metavar='PATH',
+        help='a BIDS dataset of reference scans of at least five participants, which are taken '
+        'as the target site; its name is that of the folder, unless --target-site gives another',
+    )
+    add_flag(
+        group,
         '--model',
         metavar='FILE',
         help='file of a model (default: $DDAE_MODEL, else the model in <output_dir>/models/, else '

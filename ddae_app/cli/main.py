@@ -266,7 +266,7 @@ def _run_level(settings: Settings, logs: RunFiles) -> int:
         default = runtime.default_model()
         if settings.harmonize.target_site == TARGET_HELP:
             return list_targets(settings, default)
-        calibrate_first(settings, logs, default)
+        settings = calibrate_first(settings, logs, default)
         return run_participant(settings, logs, default)
     if settings.analysis_level == 'train':
         from ddae_app.levels.train.level import run_train

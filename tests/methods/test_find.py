@@ -9,7 +9,7 @@ from ddae_app.errors import ModelError
 from ddae_app.methods.base import cohort_of
 from ddae_app.methods.combat import ComBat
 from ddae_app.methods.ddae.bundle import save_bundle
-from ddae_app.methods.find import PHANTOM_MODEL, find_model, load_harmonizer, read_models
+from ddae_app.methods.find import PACKAGED, find_model, load_harmonizer, read_models
 
 from .toy import PROTOCOL, info, random_model, slices
 
@@ -35,7 +35,7 @@ def test_the_nearest_wish_counts(ddae, combat):
     trained = find_model(None, None, [combat])
     assert (trained.path, trained.info.method) == (combat, 'combat')
     packaged = find_model(None, None, [])
-    assert packaged.path.name == PHANTOM_MODEL and packaged.info.phantom
+    assert packaged.path.name == 'universal-all.safetensors' and packaged.origin == PACKAGED
     assert find_model(None, None, [combat], 'ddae').path == packaged.path
 
 

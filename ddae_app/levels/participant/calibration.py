@@ -17,18 +17,23 @@ from ddae_app.levels.train.level import run_train
 from ddae_app.methods import registry
 from ddae_app.methods.find import find_model, packaged_model
 from ddae_app.methods.suitability import FEWEST_TO_CALIBRATE
-from ddae_app.settings import CALIBRATED, Settings
+from ddae_app.settings import CALIBRATED, SelectSettings, Settings
 
 log = logging.getLogger('ddae_app')
+
+MODEL_NAME = 'calibrated'
+TARGETS = 'targets'
+"""Folder, in that of the output, of what was made of the scans of ``--target-scans``."""
 
 TARGET_HELP = 'help'
 """What ``--target-site`` is where the sites that can be targets are asked for."""
 
 
-def calibrate_first(settings: Settings, logs: RunFiles, default_model: Path | None) -> None:
+def calibrate_first(settings: Settings, logs: RunFiles, default_model: Path | None) -> Settings:
     """Calibrate the sites of the whole dataset, if a run needs that and no run has done it.
 
-    A run of some participants only, one of many jobs perhaps, takes what is there.
+    A run of some participants only, one of many jobs perhaps, takes what is there. With
+    ``--target-scans``, these are calibrated as one site, and the sites of the dataset beside it.
 
     Parameters
     ----------
@@ -39,23 +44,35 @@ def calibrate_first(settings: Settings, logs: RunFiles, default_model: Path | No
     default_model : Path or None
         Model to use where --model is not given.
 
+    Returns
+    -------
+    Settings
+        With the model of the target scans, if they were given.
+
     Raises
     ------
     UsageError
         The target is no site that could be one, or no calibration is there for a run of some
         participants.
     """
+    if settings.harmonize.target_scans:
+        return _with_target_scans(settings, logs, default_model)
     if not _is_missing(settings, default_model):
-        return
+        return settings
     sites = _large(*select_all_scans(settings))
     _check_target(settings, sites)
-    bids_dir, output_dir = settings.bids_dir, settings.output_dir
-    if not sites:
+    if sites:
+        _calibrate(settings, logs, sites)
+    else:
         log.warning(
             'no site has %d participants, so none is calibrated; each scan is harmonized by '
             'itself', FEWEST_TO_CALIBRATE,
         )  # fmt: skip
-        return
+    return settings
+
+
+def _calibrate(settings: Settings, logs: RunFiles, sites: dict[str, int]) -> None:
+    bids_dir, output_dir = settings.bids_dir, settings.output_dir
     if settings.select.participant_label or settings.select.session_label:
         raise UsageError(
             f'{output_dir} holds no calibration of the sites of this dataset, which takes scans '
@@ -69,6 +86,59 @@ def calibrate_first(settings: Settings, logs: RunFiles, default_model: Path | No
     log.info('calibrating the sites first (participants): %s', counts)
     train = replace(settings.train, preset=CALIBRATED)
     run_train(replace(settings, train=train), logs, unless_there=True)
+
+
+def _with_target_scans(settings: Settings, logs: RunFiles, default_model: Path | None) -> Settings:
+    """Settings with a model of the target scans as a site, and of the sites of the dataset."""
+    asked, folder = settings.harmonize, settings.harmonize.target_scans
+    assert folder is not None
+    if not folder.is_dir():
+        raise UsageError(f'--target-scans {folder}: no such folder; expected a BIDS dataset')
+    if asked.model or default_model:
+        raise UsageError(
+            '--target-scans is measured for the packaged networks; leave out --model, and '
+            'DDAE_MODEL of the environment'
+        )
+    target = asked.target_site or folder.resolve().name
+    sites = _large(*select_all_scans(settings))
+    packaged = packaged_model(settings.preproc.slices or 'all')
+    if target in sites or target in packaged.info.sites:
+        raise UsageError(
+            f'--target-scans {folder}: {target!r} is also a site of the dataset or a packaged '
+            'one; give it another name with --target-site'
+        )
+    place = settings.output_dir / TARGETS / target
+    files = Layout(place).model(MODEL_NAME)
+    own = Layout(settings.output_dir).model(f'{MODEL_NAME}-{target}')
+    if settings.run.dry_run:
+        log.info('%s would be calibrated as the target site %s', folder, target)
+    elif not files.card.exists():
+        log.info('calibrating the scans of %s as the target site %s', folder, target)
+        select = replace(SelectSettings(), source_site=target, skip_bids_validation=True)
+        run_train(
+            replace(
+                settings,
+                bids_dir=folder,
+                output_dir=place,
+                select=select,
+                train=replace(settings.train, preset=CALIBRATED, model_name=MODEL_NAME),
+                # Its participants may have the labels of others.
+                run=replace(settings.run, work_dir=settings.run.work_dir / TARGETS / target),
+            ),
+            RunFiles(place / 'logs' / logs.folder.name),
+            unless_there=True,
+        )
+    model = files.model
+    if sites and asked.unseen_site == 'auto':
+        if not own.card.exists():
+            train = replace(settings.train, init_from=model, model_name=own.name)
+            _calibrate(replace(settings, train=train), logs, sites)
+        model = own.model
+    if settings.run.dry_run and not model.exists():
+        model, target = packaged.path, packaged.info.sites[0]
+    return replace(
+        settings, harmonize=replace(asked, model=model, target_site=target, target_scans=None)
+    )
 
 
 def list_targets(settings: Settings, default_model: Path | None) -> int:

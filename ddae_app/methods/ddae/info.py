@@ -17,6 +17,9 @@ class DDAEInfo(ModelInfo):
     config : ModelConfig
     age_mean, age_sd : float
         Years.
+    networks : str
+        Name and SHA-256 of the model whose networks a calibrated one has; empty for one that was
+        trained.
     evidence : tuple of str
         Columns of the evidence (:class:`~ddae_app.methods.site_effects.Evidence`) of a model that
         was calibrated; empty for one that was trained.
@@ -26,6 +29,7 @@ class DDAEInfo(ModelInfo):
     config: ModelConfig
     age_mean: float
     age_sd: float
+    networks: str = ''
     evidence: tuple[str, ...] = ()
 
     @property

@@ -81,6 +81,7 @@ def calibrated(request: TrainingRequest) -> TrainedModel:
     identity = replace(request.identity, notes=notes)
     path = request.folder / f'{identity.name}.safetensors'
     info = replace(request, identity=identity).identified(bundle.info)
+    info = replace(info, networks=f'{initial.info.name} {initial.sha256}')
     save_bundle(path, bundle.model, info)
     return TrainedModel(path)
 

@@ -118,7 +118,9 @@ def test_another_programs_safetensors(tmp_path):
         load_bundle(path)
 
 
-@pytest.mark.parametrize('version', [FORMAT_VERSION - 1, FORMAT_VERSION + 1, str(FORMAT_VERSION), None])
+@pytest.mark.parametrize(
+    'version', [FORMAT_VERSION - 1, FORMAT_VERSION + 1, str(FORMAT_VERSION), None]
+)
 def test_other_format_version(bundle, version):
     rewrite(bundle, lambda h: h.update(format_version=version))
     message = f'format version {version}, but this ddae-app reads {FORMAT_VERSION}'
