@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ddae_app.methods.data import SliceData
-from ddae_app.methods.site_effects import site_effects
+from ddae_app.methods.site_effects import Regression, site_effects
 
 
 def population(n, *, older=0.0, sites=('A', 'B')):
@@ -66,3 +66,59 @@ def test_unknown_ages_and_sexes_are_average():
     plain = [values[:30].mean(axis=0), values[30:].mean(axis=0)]
     np.testing.assert_allclose(common, np.mean(plain, axis=0), atol=1e-4)
     assert ((effects[1] - effects[0]) * (plain[1] - plain[0]) >= 0).all()
+
+
+def part(data, rows):
+    """Some scans of a dataset as a dataset of their own."""
+    return SliceData(
+        data.images[rows],
+        tuple(data.sites[i] for i in rows),
+        data.ages[rows],
+        tuple(data.sexes[i] for i in rows),
+        tuple(data.subjects[i] for i in rows),
+    )
+
+
+def test_scans_that_were_measured_before_count_as_those_at_hand():
+    data = population(60, older=20.0, sites=('A', 'B', 'C'))
+    values = measured(data, effect=0.2, noise=0.05)
+    first = np.flatnonzero(np.array(data.sites) == 'A')
+    later = np.flatnonzero(np.array(data.sites) != 'A')
+    before = Regression(part(data, first), np.arange(60))
+    before.effects('measure', [values[first]])
+    regression = Regression(part(data, later), np.arange(120), before.evidence())
+    assert regression.sites == ('B', 'C', 'A')
+    effects, common, variance = regression.effects('measure', [values[later]])
+    # All at once, the order of the sites apart; the center of the covariates is another.
+    together, usual, spread = site_effects(data, np.arange(180), [values])
+    np.testing.assert_allclose(effects[[2, 0, 1]], together, atol=2e-3)
+    np.testing.assert_allclose(variance, spread, rtol=1e-3)
+    assert not np.allclose(common, usual, atol=1e-3)
+    again = regression.evidence()
+    assert again.sites == ('B', 'C', 'A') and again.scans == 180 and again.center.age < 45
+
+
+def test_one_site_alone_is_compared_with_one_that_was_measured_before():
+    data = population(120, older=30.0)
+    values = measured(data, effect=0.2, noise=0.05)
+    sites = np.array(data.sites)
+    a, b = np.flatnonzero(sites == 'A'), np.flatnonzero(sites == 'B')
+    before = Regression(part(data, a), np.arange(120))
+    before.effects('measure', [values[a]])
+    regression = Regression(part(data, b), np.arange(120), before.evidence())
+    effects, _, _ = regression.effects('measure', [values[b]])
+    # B is older by 30 years, which alone lowers the measure by .3.
+    assert (effects[0] - effects[1]).mean() == pytest.approx(0.2, abs=0.05)
+
+
+def test_a_site_that_is_measured_again_is_named_once():
+    data = population(30)
+    values = measured(data, effect=0.2, noise=0.05)
+    before = Regression(data, np.arange(60))
+    before.effects('measure', [values])
+    b = np.flatnonzero(np.array(data.sites) == 'B')
+    regression = Regression(part(data, b), np.arange(30), before.evidence())
+    assert regression.sites == ('B', 'A')
+    effects, _, _ = regression.effects('measure', [values[b]])
+    assert effects.shape == (2, 5)
+    assert regression.evidence().sites == ('B', 'A', '')

@@ -42,7 +42,7 @@ LEVELS = 65
 KNOTS = LEVELS + 1
 QUANTILE_LEVELS = np.linspace(0, 1, LEVELS)
 
-MAX_SCANS, MAX_SLICES = 2800, 7_500
+MAX_SCANS, MAX_SLICES = 2800, 4_000
 """In all, equally many of each site; they are held in memory together."""
 
 GRAY_SHARE = 0.7

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from ddae_app.errors import UsageError
+from ddae_app.methods.data import SliceData
 from ddae_app.methods.ddae.appearance import fit_site_appearance
 from ddae_app.methods.ddae.bundle import Bundle, load_bundle, save_bundle
 from ddae_app.methods.ddae.calibration import calibrate
@@ -105,3 +106,72 @@ def test_a_site_that_the_networks_know_keeps_its_code(bundle):
 def test_scans_of_another_size_are_refused(bundle):
     with pytest.raises(UsageError, match='preprocess with the protocol'):
         calibrate(bundle, toy.slices())
+
+
+def test_sites_of_an_earlier_calibration_stay_targets(calibrated, elsewhere):
+    third = replace(elsewhere, sites=('E',) * len(elsewhere))
+    once = calibrate(calibrated, third)
+    assert once.info.sites == ('E', 'C', 'D')
+    assert once.info.training.scans_per_site == (20, 10, 10)
+    assert len(once.info.quantiles.median) == 3
+    new, old = once.model, calibrated.model
+    for part, names in (('appearance', ('noise',)), ('residuals', ('spread', 'softness'))):
+        for name in names:
+            kept = getattr(getattr(new, part), name)[1:3]
+            assert torch.equal(kept, getattr(getattr(old, part), name)[:2])
+    assert torch.equal(new.appearance.curve[-1], old.appearance.curve[-1])
+    assert torch.equal(new.residuals.white, old.residuals.white)
+    assert once.info.evidence == ('E', 'C', 'D')
+
+
+def test_one_site_alone_is_brought_to_a_site_of_an_earlier_calibration(calibrated, elsewhere):
+    sites = np.array(elsewhere.sites)
+    of_c = elsewhere.images[sites == 'C']
+    rows = np.flatnonzero(sites == 'C')
+    alone = SliceData(
+        of_c,
+        ('X',) * len(rows),
+        elsewhere.ages[rows],
+        tuple(elsewhere.sexes[i] for i in rows),
+        tuple(elsewhere.subjects[i] for i in rows),
+    )
+    model = calibrate(calibrated, alone)
+    after = DDAEHarmonizer(bundle=model, keep_noise=True).transform(
+        of_c, pd.DataFrame({'site': ['X'] * len(rows)}), 'D'
+    )
+    target = elsewhere.images[sites == 'D']
+
+    def median(images):
+        return np.median(images[images > 0])
+
+    assert abs(median(after) - median(target)) < abs(median(of_c) - median(target)) / 3
+
+
+def test_a_site_that_is_calibrated_again_is_measured_anew(calibrated, elsewhere, caplog):
+    with caplog.at_level('INFO', logger='ddae_app'):
+        again = calibrate(calibrated, elsewhere)
+    assert again.info.sites == ('C', 'D') and again.info.evidence == ('C', 'D', '', '')
+    assert 'site C is measured in the scans of this dataset' in caplog.text
+
+
+def test_what_was_measured_survives_in_the_file(calibrated, elsewhere, tmp_path):
+    path = tmp_path / 'sites.safetensors'
+    save_bundle(path, calibrated.model, calibrated.info)
+    third = replace(elsewhere, sites=('E',) * len(elsewhere))
+    first, second = (calibrate(one, third) for one in (calibrated, load_bundle(path)))
+    for name, value in first.model.state_dict().items():
+        torch.testing.assert_close(value, second.model.state_dict()[name], atol=1e-4, rtol=1e-3)
+
+
+def test_half_precision_takes_half_the_space(calibrated, tmp_path):
+    paths = [tmp_path / f'{name}.safetensors' for name in ('single', 'half')]
+    for path, half in zip(paths, (False, True), strict=True):
+        save_bundle(path, calibrated.model, calibrated.info, half=half)
+    sizes = [path.stat().st_size for path in paths]
+    assert sizes[1] < 0.75 * sizes[0]  # evidence stays as it is
+    single, half = (load_bundle(path).model.state_dict() for path in paths)
+    for name, value in half.items():
+        assert value.dtype == torch.float32
+        torch.testing.assert_close(value, single[name], atol=1e-3, rtol=1e-3)
+    for name in ('evidence.average_cross', 'evidence.quantiles_square'):
+        assert torch.equal(half[name], single[name])

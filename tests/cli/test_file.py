@@ -1,0 +1,88 @@
+"""One scan without a BIDS dataset: what is asked of the participant level, and what comes back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from ddae_app.cli import file as one_file
+from ddae_app.errors import UsageError
+
+
+@pytest.fixture
+def scan(tmp_path):
+    path = tmp_path / 'head of a person.nii.gz'
+    nib.save(nib.Nifti1Image(np.ones((4, 4, 4), np.float32), np.eye(4)), path)
+    return path
+
+
+@pytest.fixture
+def level(monkeypatch):
+    """In place of the participant level: notes its arguments and writes its outputs."""
+    calls: list[list[str]] = []
+
+    def run(arguments):
+        calls.append(arguments)
+        bids, out = Path(arguments[0]), Path(arguments[1])
+        assert (bids / 'sub-1' / 'anat' / 'sub-1_T1w.nii.gz').resolve().is_file()
+        (out / 'sub-1' / 'anat').mkdir(parents=True)
+        (out / 'sub-1' / 'figures').mkdir()
+        (out / 'sub-1' / 'figures' / 'a.svg').write_text('<svg/>')
+        (out / 'sub-1' / 'anat' / 'sub-1_desc-harmonized_T1w.nii.gz').write_bytes(b'image')
+        page = '<img src="sub-1/figures/a.svg"><a href="https://x.org">'
+        (out / 'sub-1.html').write_text(page)
+        return 0
+
+    monkeypatch.setattr(one_file.app, 'main', run)
+    return calls
+
+
+def test_the_image_and_a_page_of_its_own_come_out(scan, level, tmp_path):
+    out = tmp_path / 'out.nii.gz'
+    assert one_file.main([str(scan), str(out), '--target-site', 'IXI', '--device', 'cpu']) == 0
+    assert out.read_bytes() == b'image'
+    page = (tmp_path / 'out.html').read_text()
+    assert 'src="data:image/svg+xml;base64,PHN2Zy8+"' in page and 'figures/' not in page
+    (arguments,) = level
+    assert arguments[2] == 'participant'
+    assert arguments[-4:] == ['--device', 'cpu', '--target-site', 'IXI']
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        'head of a person.nii.gz', 'out.html', 'out.nii.gz'
+    ]  # fmt: skip
+
+
+def test_from_python(scan, level, tmp_path):
+    assert one_file.harmonize_file(scan, tmp_path / 'o.nii.gz', '--target-site', 'UCLA') == 0
+    assert (tmp_path / 'o.nii.gz').is_file() and (tmp_path / 'o.html').is_file()
+
+
+def test_a_scan_that_fails_leaves_nothing(scan, monkeypatch, tmp_path):
+    monkeypatch.setattr(one_file.app, 'main', lambda arguments: 1)
+    out = tmp_path / 'out.nii.gz'
+    out.write_bytes(b'earlier')
+    assert one_file.harmonize_file(scan, out) == 1
+    assert out.read_bytes() == b'earlier' and not (tmp_path / 'out.html').exists()
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+@pytest.mark.parametrize(
+    ('given', 'out', 'message'),
+    [
+        ('none.nii.gz', 'o.nii.gz', 'expected the file of a scan'),
+        ('notes.txt', 'o.nii.gz', 'expected the file of a scan'),
+        ('s.nii.gz', 'o.img', 'expected the name of a .nii.gz file'),
+        ('s.nii.gz', 'no/o.nii.gz', 'in a folder that is there'),
+        ('s.nii.gz', 's.nii.gz', 'this is the scan itself'),
+    ],
+)
+def test_paths_that_cannot_be_meant(given, out, message, tmp_path, capsys):
+    (tmp_path / 's.nii.gz').write_bytes(b'')
+    (tmp_path / 'notes.txt').write_bytes(b'')
+    with pytest.raises(UsageError, match=message):
+        one_file.harmonize_file(tmp_path / given, tmp_path / out)
+    assert one_file.main([str(tmp_path / given), str(tmp_path / out)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith('ddae-app-file: error: ') and message in line
