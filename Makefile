@@ -6,7 +6,7 @@ DEMO ?= demo
 RUNS ?= 10000
 INSTALLED := $(VENV)/.installed
 
-.PHONY: env demo demo-model docs fuzz fuzz-guided gpu-test image-test legacy-validator pictures singularity-test slurm-test test lint clean
+.PHONY: env demo packaged-models docs fuzz fuzz-guided gpu-test image-test legacy-validator pictures singularity-test slurm-test test lint clean
 
 env: $(INSTALLED)
 
@@ -17,17 +17,18 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet -c constraints.txt -e '.[dev]'
 	touch $@
 
-# Simulated participants at four simulated sites, all rendered as if scanned at PhantomA.
+# Simulated participants at two simulated sites, all rendered as if scanned at PhantomA.
 demo: $(INSTALLED)
-	test -d $(DEMO)/bids || $(BIN)/ddae-phantom $(DEMO)/bids --sites 4 --subjects-per-site 2 --whole-head --traveling
-	$(BIN)/ddae-app $(DEMO)/bids $(DEMO)/out participant -w $(DEMO)/work --target-site PhantomA
+	test -d $(DEMO)/bids || $(BIN)/ddae-phantom $(DEMO)/bids --sites 2 --subjects-per-site 5 --whole-head --traveling
+	$(BIN)/ddae-app $(DEMO)/bids $(DEMO)/out participant -w $(DEMO)/work --slices medial --target-site PhantomA
 	@echo "Open in a browser: $$(ls $(DEMO)/out/sub-*.html | tail -n 1)"
 
-# The packaged model: other simulated participants than the demo's, in the same simulated scanners, and
-# through the pipeline as the demo's are.
-demo-model: $(INSTALLED)
-	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.quality $(DEMO)/quality --resampled --images 25600 --methods ddae
-	cp $(DEMO)/quality/seed-0-resampled/ddae/phantom-tiny.safetensors ddae_app/data/
+# The packaged models, from a dataset of real scans (docs/contributing.md): make packaged-models REAL=...
+packaged-models: $(INSTALLED)
+	$(BIN)/ddae-app $(REAL) $(DEMO)/real participant -w $(DEMO)/work --stage preproc
+	$(BIN)/python -m benchmarks.universal $(REAL) $(DEMO)/real $(DEMO)/universal
+	$(BIN)/python -m benchmarks.references $(REAL) $(DEMO)/real $(DEMO)/universal/networks/universal.safetensors $(DEMO)/universal
+	cp $(DEMO)/universal/universal-*.safetensors ddae_app/data/
 
 test: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile

@@ -11,7 +11,7 @@ repeated. The table is written to ``WORK_DIR/seed-<seed>/quality.tsv`` and ``qua
 ``--tissue-contrast``, the contrast of the scanners differs by tissue, which no intensity curve can
 correct. With ``--resampled``, slices are not simulated in template space but resampled from the
 voxels of each scanner. The folder then ends in ``-tissue`` or ``-resampled``. ``ddae-calibrated``
-is the packaged model, whose networks saw scanners and people of seed 0, so give another seed.
+has the packaged networks, which saw none of these scanners and people.
 
 Columns. Similarity to the truth at the source sites: psnr (dB) and ssim; at the unseen site:
 psnr_unseen, and psnr_adapt if its appearance is estimated from ten other scans of it. Similarity
@@ -57,7 +57,7 @@ from ddae_app.methods.ddae.harmonizer import DDAEHarmonizer
 from ddae_app.methods.ddae.model import DDAE
 from ddae_app.methods.ddae.presets import Preset, preset_of
 from ddae_app.methods.ddae.train import TrainingControl, train
-from ddae_app.methods.find import find_model
+from ddae_app.methods.find import packaged_model
 from ddae_app.methods.histogram import HistogramMatching
 from ddae_app.methods.modelfile import ModelIdentity
 from ddae_app.methods.style_gan import StyleGANHarmonizer
@@ -274,8 +274,7 @@ def calibrated() -> Method:
     """The packaged networks, of which nothing is trained here, for the sites of the bench."""
 
     def make(bench: Bench, folder: Path, images: int) -> DDAEHarmonizer:
-        packaged = find_model(None, None, ()).path
-        bundle = calibrate(load_bundle(packaged), bench.data)
+        bundle = calibrate(load_bundle(packaged_model('medial').path), bench.data)
         return DDAEHarmonizer(
             bundle=bundle, device='cpu', unseen_site='agnostic', batch_size=BATCH
         )

@@ -78,6 +78,8 @@ def calibrated(request: TrainingRequest) -> TrainedModel:
         f'trained on {initial.info.training.dataset}; the appearance of the sites and the '
         'residual correction were measured on the scans of this dataset'
     )
+    if initial.info.notes:
+        notes += f'. Of these networks: {initial.info.notes}'
     identity = replace(request.identity, notes=notes)
     path = request.folder / f'{identity.name}.safetensors'
     info = replace(request, identity=identity).identified(bundle.info)
