@@ -66,9 +66,7 @@ def test_scans_take_the_look_of_the_target(study, harmonized):
     info = read_model_info(layout.models()[0])
     levels, target = info.typical_intensities('IXI')
     _, own = info.typical_intensities(MANY)
-    (image,) = (study / 'out' / 'sub-A01' / 'anat').glob('*slice*desc-harmonized_T1w.nii.gz') or [
-        next((study / 'out' / 'sub-A01' / 'anat').glob('*desc-harmonized_T1w.nii.gz'))
-    ]
+    image = next((study / 'out' / 'sub-A01' / 'anat').glob('*desc-harmonized_T1w.nii.gz'))
     data = np.asarray(nib.load(image).dataobj)
     after = np.quantile(data[data > 0], levels)
     middle = slice(len(levels) // 4, 3 * len(levels) // 4)
