@@ -154,7 +154,7 @@ def add_harmonization(parser: argparse.ArgumentParser) -> None:
         '--target-scans',
         metavar='PATH',
         help='a BIDS dataset of reference scans of at least five participants, which are taken '
-        'as the target site; its name is that of the folder, unless --target-site gives another',
+        'as the target site; where its tables name none, the site has the name of the folder',
     )
     add_flag(
         group,

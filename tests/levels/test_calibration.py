@@ -9,7 +9,6 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from ddae_app.bids.dataset import read_tsv
 from ddae_app.bids.layout import Layout
 from ddae_app.bids.sidecars import read as read_sidecar
 from ddae_app.files import digest_of
@@ -146,22 +145,29 @@ def test_reference_scans_are_a_target(study, harmonized, tmp_path):
     write_dataset(
         reference, Design(n_sites=1, subjects_per_site=5, seed=12, scanner_seed=3, voxel_mm=3.0)
     )
-    done = participant(
-        study, 'to-reference', '--target-scans', reference, '-d', f'ddae-app={study / "out"}',
-        '--participant-label', 'A01', '--unseen-site', 'agnostic',
-    )  # fmt: skip
+    flags = '--target-scans', reference, '-d', f'ddae-app={study / "out"}'
+    clash = participant(study, 'to-reference', *flags)
+    assert clash.returncode == 2
+    (line,) = error_lines(clash.stderr)
+    assert "'PhantomA' is also a site of the dataset" in line
+    (reference / 'participants.tsv').unlink()  # now the folder names the site
+    done = participant(study, 'to-reference', *flags)
     assert done.returncode == 0, done.stderr
-    image = next((study / 'to-reference' / 'sub-A01').rglob('*desc-harmonized_T1w.nii.gz'))
-    assert read_sidecar(image)['TargetSite'] == 'Reference'
-    rows = read_tsv(next((study / 'to-reference' / 'sub-A01').rglob('*_scans.tsv')))
-    assert rows
+    for name, site in (('A01', MANY), ('B01', FEW)):
+        folder = study / 'to-reference' / f'sub-{name}'
+        said = read_sidecar(next(folder.rglob('*desc-harmonized_T1w.nii.gz')))
+        assert (said['SourceSite'], said['TargetSite']) == (site, 'Reference')
+    (model,) = Layout(study / 'to-reference').models()
+    assert model.name == 'calibrated-Reference.safetensors'
+    assert read_model_info(model).sites == (MANY, 'Reference', *PACKAGED)
+    again = participant(study, 'to-reference', *flags)
+    assert again.returncode == 0 and 'calibrating' not in again.stderr, again.stderr
 
 
 @pytest.mark.parametrize(
     ('flags', 'message'),
     [
         (('--target-scans', '/no/such/folder'), '--target-scans /no/such/folder: no such folder'),
-        (('--target-scans', '.', '--target-site', 'IXI'), 'also a site of the dataset or a pack'),
         (('--target-scans', '.', '--model', 'x'), 'leave out --model'),
     ],
 )

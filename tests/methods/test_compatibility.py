@@ -22,7 +22,7 @@ from ddae_app.settings import CHOICES
 from .toy import info
 
 DDAE = info(phantom=False)
-SHARED = {k: v for k, v in vars(DDAE).items() if k not in ('method', 'config', 'evidence')}
+SHARED = {k: v for k, v in vars(DDAE).items() if k not in ('method', 'config', 'evidence', 'networks')}
 CVAE = CVAEInfo(config=CVAEConfig(16, multipliers=(1, 2)), **SHARED)
 COMBAT = ModelInfo(
     method='combat', **{k: v for k, v in SHARED.items() if k not in ('age_mean', 'age_sd')}

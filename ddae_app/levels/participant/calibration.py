@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -89,56 +90,71 @@ def _calibrate(settings: Settings, logs: RunFiles, sites: dict[str, int]) -> Non
 
 
 def _with_target_scans(settings: Settings, logs: RunFiles, default_model: Path | None) -> Settings:
-    """Settings with a model of the target scans as a site, and of the sites of the dataset."""
+    """Settings with a model of the sites of the target scans, and of those of the dataset."""
     asked, folder = settings.harmonize, settings.harmonize.target_scans
     assert folder is not None
-    if not folder.is_dir():
-        raise UsageError(f'--target-scans {folder}: no such folder; expected a BIDS dataset')
     if asked.model or default_model:
         raise UsageError(
             '--target-scans is measured for the packaged networks; leave out --model, and '
             'DDAE_MODEL of the environment'
         )
-    target = asked.target_site or folder.resolve().name
+    reference = _reference(settings, folder)
+    offered = _large(*select_all_scans(reference))
+    target = asked.target_site or next(iter(offered), None)
+    if target not in offered or (asked.target_site is None and len(offered) > 1):
+        raise UsageError(
+            f'--target-scans {folder}: --target-site has to name one of its sites with '
+            f'{FEWEST_TO_CALIBRATE} participants ({", ".join(offered) or "there is none"})'
+        )
     sites = _large(*select_all_scans(settings))
     packaged = packaged_model(settings.preproc.slices or 'all')
     if target in sites or target in packaged.info.sites:
         raise UsageError(
             f'--target-scans {folder}: {target!r} is also a site of the dataset or a packaged '
-            'one; give it another name with --target-site'
+            'one; name it otherwise in its participants.tsv'
         )
-    place = settings.output_dir / TARGETS / target
-    files = Layout(place).model(MODEL_NAME)
-    own = Layout(settings.output_dir).model(f'{MODEL_NAME}-{target}')
+    files = Layout(reference.output_dir).model(MODEL_NAME)
+    own = Layout(settings.output_dir).model(f'{MODEL_NAME}-{reference.output_dir.name}')
+    calibrates = bool(sites) and asked.unseen_site == 'auto'
     if settings.run.dry_run:
         log.info('%s would be calibrated as the target site %s', folder, target)
     elif not files.card.exists():
         log.info('calibrating the scans of %s as the target site %s', folder, target)
-        select = replace(SelectSettings(), source_site=target, skip_bids_validation=True)
-        run_train(
-            replace(
-                settings,
-                bids_dir=folder,
-                output_dir=place,
-                select=select,
-                train=replace(settings.train, preset=CALIBRATED, model_name=MODEL_NAME),
-                # Its participants may have the labels of others.
-                run=replace(settings.run, work_dir=settings.run.work_dir / TARGETS / target),
-            ),
-            RunFiles(place / 'logs' / logs.folder.name),
-            unless_there=True,
-        )
-    model = files.model
-    if sites and asked.unseen_site == 'auto':
-        if not own.card.exists():
-            train = replace(settings.train, init_from=model, model_name=own.name)
-            _calibrate(replace(settings, train=train), logs, sites)
-        model = own.model
-    if settings.run.dry_run and not model.exists():
+        run_train(reference, RunFiles(_logs_of(reference, logs)), unless_there=True)
+    if calibrates and not own.card.exists():
+        train = replace(settings.train, init_from=files.model, model_name=own.name)
+        _calibrate(replace(settings, train=train), logs, sites)
+    model = own.model if calibrates else files.model
+    if not model.exists():  # in a dry run
         model, target = packaged.path, packaged.info.sites[0]
     return replace(
         settings, harmonize=replace(asked, model=model, target_site=target, target_scans=None)
     )
+
+
+def _reference(settings: Settings, folder: Path) -> Settings:
+    """Settings that calibrate the sites of the target scans, in a folder of their own.
+
+    Where nothing names their site, it has the name of the folder.
+    """
+    if not folder.is_dir():
+        raise UsageError(f'--target-scans {folder}: no such folder; expected a BIDS dataset')
+    name = re.sub(r'[^\w.-]', '-', folder.resolve().name, flags=re.ASCII)
+    return replace(
+        settings,
+        bids_dir=folder,
+        output_dir=settings.output_dir / TARGETS / name,
+        select=SelectSettings(source_site=name, skip_bids_validation=True),
+        train=replace(settings.train, preset=CALIBRATED, model_name=MODEL_NAME),
+        # Its participants may have the labels of others.
+        run=replace(settings.run, work_dir=settings.run.work_dir / TARGETS / name),
+    )
+
+
+def _logs_of(reference: Settings, logs: RunFiles) -> Path:
+    folder = reference.output_dir / 'logs' / logs.folder.name
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
 
 
 def list_targets(settings: Settings, default_model: Path | None) -> int:
