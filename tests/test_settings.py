@@ -57,6 +57,7 @@ FULL = Settings(
         sloppy=True,
     ),
     harmonize=HarmonizeSettings(
+        target_scans=Path('/reference'),
         target_site='IXI',
         model=Path('/m'),
         method='combat',

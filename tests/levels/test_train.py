@@ -113,28 +113,30 @@ def test_the_sites_of_a_dataset_are_calibrated_without_training(trained, bids_di
     few = run(*asked)
     assert few.returncode == 2
     (line,) = error_lines(few.stderr)
-    assert 'has 1 subject, fewer than 5' in line and '--allow-few-scans' in line
+    assert 'no site has 5 participants' in line and '--allow-few-scans' in line
     done = run(*asked, '--allow-few-scans')
     assert done.returncode == 0, done.stderr
-    assert "calibrating PHANTOM model, of simulated scanners only 'phantom-tiny'" in done.stderr
-    info = read_model_info(out / 'models' / 'ddae.safetensors')
-    assert info.sites == ('PhantomA', 'PhantomB') and info.name == 'ddae'
-    assert info.training.scans_per_site == (9, 9)
-    assert info.notes.startswith('calibrated: the networks are those of phantom-tiny, SHA-256 ')
-    assert info.notes in (out / 'models' / 'ddae_MODEL.md').read_text()
+    assert "calibrating model 'universal'" in done.stderr
+    models = out / 'models'
+    info = read_model_info(models / 'calibrated.safetensors')
+    assert info.sites == ('PhantomA', 'PhantomB', 'IXI', 'Novosibirsk', 'UCLA')
+    assert info.name == 'calibrated' and info.training.scans_per_site[:2] == (9, 9)
+    assert info.notes.startswith('calibrated: the networks are those of universal, SHA-256 ')
+    assert 'CC BY-SA 3.0' in info.notes
+    assert info.notes in (models / 'calibrated_MODEL.md').read_text()
     # To the byte the same a second time, and a model that harmonizes.
-    first = (out / 'models' / 'ddae.safetensors').read_bytes()
+    first = (models / 'calibrated.safetensors').read_bytes()
     assert run(*asked, '--allow-few-scans').returncode == 0
-    assert (out / 'models' / 'ddae.safetensors').read_bytes() == first
+    assert (models / 'calibrated.safetensors').read_bytes() == first
     used = run(bids_dir, out, 'participant', '--target-site', 'PhantomB', *elsewhere, *FLAGS)
     assert used.returncode == 0, used.stderr
-    assert "'ddae' from " in used.stderr and 'trained in this output folder' in used.stderr
+    assert "'calibrated' from " in used.stderr and 'trained in this output folder' in used.stderr
 
 
 @pytest.mark.parametrize(
     ('flags', 'message'),
     [
-        (('--train-images', '64'), '--preset calibrated trains no network'),
+        (('--train-images', '64'), '--preset calibrated, the default, trains no network'),
         (('--method', 'combat'), '--preset calibrated: combat is fitted anew each time'),
     ],
 )

@@ -14,6 +14,7 @@ from ddae_app.methods.compatibility import (
     check_target,
     mismatch,
     site_refusal,
+    unseen_site_policy,
 )
 from ddae_app.methods.cvae import CVAEConfig, CVAEInfo
 from ddae_app.methods.modelfile import ModelInfo
@@ -22,7 +23,9 @@ from ddae_app.settings import CHOICES
 from .toy import info
 
 DDAE = info(phantom=False)
-SHARED = {k: v for k, v in vars(DDAE).items() if k not in ('method', 'config', 'evidence', 'networks')}
+SHARED = {
+    k: v for k, v in vars(DDAE).items() if k not in ('method', 'config', 'evidence', 'networks')
+}
 CVAE = CVAEInfo(config=CVAEConfig(16, multipliers=(1, 2)), **SHARED)
 COMBAT = ModelInfo(
     method='combat', **{k: v for k, v in SHARED.items() if k not in ('age_mean', 'age_sd')}
@@ -35,11 +38,14 @@ def test_a_site_of_the_model_is_never_refused(model, policy):
     assert site_refusal(model, 'B', policy, subjects=1) is None
 
 
-@pytest.mark.parametrize('policy', CHOICES['unseen_site'])
-def test_a_phantom_model_takes_simulated_scanners_only(policy):
-    refusal = site_refusal(info(phantom=True), 'C', policy, subjects=50)
-    assert refusal is not None and 'source site C' in refusal
-    assert 'phantom model' in refusal and 'ddae-app BIDS_DIR OUTPUT_DIR train' in refusal
+def test_scans_of_an_unknown_site_are_harmonized_each_by_itself_if_the_model_can():
+    assert unseen_site_policy(DDAE, 'auto') == 'agnostic'
+    assert site_refusal(DDAE, 'C', 'agnostic') is None
+    of_the_paper = info(replace(DDAE.config, condition_dropout=0.0))  # needs age, sex and site
+    for model in (CVAE, COMBAT, of_the_paper):
+        assert unseen_site_policy(model, 'auto') == 'refuse'
+    for asked in ('agnostic', 'adapt', 'refuse'):
+        assert unseen_site_policy(DDAE, asked) == asked
 
 
 def test_an_unknown_site_is_refused_by_default_with_the_ways_out():

@@ -61,7 +61,7 @@ def test_what_is_said_of_a_model(ddae):
     model = find_model(ddae, None, [])
     assert model.method.label == 'DDAE'
     line = model.describe()
-    assert line.startswith("PHANTOM model, of simulated scanners only 'toy'")
+    assert line.startswith("PHANTOM model, of simulated scans only 'toy'")
     assert 'sites: A, B' in line and model.sha256[:16] in line
     assert model.reference('B') == {
         'levels': [0, 1], 'p25': [0.2, 0.8], 'median': [0.2, 0.8], 'p75': [0.2, 0.8]

@@ -150,16 +150,9 @@ class SiteAppearance(nn.Module):
         return Appearance(self.curve[site], self.edge[site], average)
 
     def looks(self, site: Tensor) -> Tensor:
-        """What sites look like, for the networks: curve, edge and noise, each of unit order.
+        """What the sites of (B,) indices look like, for the networks, shape (B, LOOKS).
 
-        Parameters
-        ----------
-        site : torch.Tensor, shape (B,), int64
-
-        Returns
-        -------
-        torch.Tensor, shape (B, LOOKS)
-            0 for a site that looks like the common one and has no noise.
+        Curve, edge and noise, each of unit order; 0 for one that looks like the common one.
         """
         curve, edge = self.curve - self.curve[-1], self.edge - self.edge[-1]
         parts = [10 * curve[:, 1:], 10 * edge, (self.noise / self.deviation)[:, None]]
@@ -308,28 +301,27 @@ def fit_site_appearance(
     if config.site_average:
         scans = (new.common_scans(data, some) for some in chunks)
         if reference is None:
-            effects, common, variance = regression.effects('average', scans)
+            added, common, variance = regression.effects('average', scans)
             new.average.copy_(torch.from_numpy(common))
             brain = common > BRAIN
             deviation = float(np.sqrt(variance[brain].mean())) if brain.any() else 0.0
             new.deviation.fill_(max(deviation, 1e-2))
-            knots = to_knots(torch.from_numpy(np.stack([_smooth(x) for x in effects])))
+            knots = _smooth_knots(added)
         else:
             average = reference.average.cpu().numpy()
-            added = (
-                to_knots(torch.from_numpy(np.stack([_smooth(x - average) for x in some]))).numpy()
-                for some in scans
+            added, common, _ = regression.effects(
+                'average', (_smooth_knots(some - average) for some in scans)
             )
-            effects, common, _ = regression.effects('average', added)
-            knots = torch.from_numpy(common + effects)
-        new.effect[:-1] = knots.to(new.effect)
+            knots = common + added
+        new.effect[:-1] = torch.from_numpy(knots).to(new.effect)
     if config.noise_corrected:
         _measure_noise(new, data, rows)
     return new
 
 
-def _smooth(effect: np.ndarray) -> np.ndarray:
-    return gaussian_filter(effect, AVERAGE_SMOOTHING_PIXELS)
+def _smooth_knots(effects: np.ndarray) -> np.ndarray:
+    smooth = np.stack([gaussian_filter(x, AVERAGE_SMOOTHING_PIXELS) for x in effects])
+    return to_knots(torch.from_numpy(smooth)).numpy()
 
 
 def _measure_noise(appearance: SiteAppearance, data: SliceData, rows: np.ndarray) -> None:
