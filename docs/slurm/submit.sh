@@ -1,5 +1,5 @@
 #!/bin/sh
-# Queues everything, each step after the one that it needs. MODEL=no leaves the training out.
+# Queues everything, each step after the one that it needs. MODEL=no leaves the calibration out.
 set -eu
 . ./settings.sh
 participants=$(($(wc -l < "$BIDS/participants.tsv") - 1))
