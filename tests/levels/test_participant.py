@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import json
 import os
-import re
 import shutil
 from pathlib import Path
 
@@ -315,7 +314,9 @@ def test_missing_age_and_sex_go_on_label_blind(bids_dir, model, tmp_path):
     assert (sidecar['LabelBlind'], sidecar['Age'], sidecar['Sex']) == (True, None, None)
 
 
-def test_unknown_source_site_is_refused_alone(bids_dir, tmp_path):
+def test_scans_of_an_unknown_site_are_refused_alone_or_harmonized_by_themselves(
+    bids_dir, tmp_path
+):
     bids = tmp_path / 'bids'
     shutil.copytree(bids_dir, bids)
     table = bids / 'participants.tsv'
@@ -325,13 +326,17 @@ def test_unknown_source_site_is_refused_alone(bids_dir, tmp_path):
         'participant', '--target-site', 'PhantomA', '--model', model, '-w', tmp_path / 'work',
         *FAST,
     )  # fmt: skip
-    refused = run(bids, tmp_path / 'out', *flags)
+    refused = run(bids, tmp_path / 'out', *flags, '--unseen-site', 'refuse')
     assert refused.returncode == 1
     (line,) = error_lines(refused.stderr)
     assert 'Elsewhere' in line and '--unseen-site agnostic' in line
     assert (tmp_path / 'out' / f'{ANAT}_desc-harmonized_T1w.nii.gz').is_file()
-    agnostic = run(bids, tmp_path / 'out', *flags, '--unseen-site', 'agnostic')
+    agnostic = run(bids, tmp_path / 'out', *flags)
     assert agnostic.returncode == 0, agnostic.stderr
+    warning = (
+        "site Elsewhere is unknown to 'random': each of its scans (1) is harmonized by itself"
+    )
+    assert warning in agnostic.stderr
     known, unseen = ((tmp_path / 'out' / f'sub-{s}.html').read_text() for s in ('A01', 'B01'))
     assert 'measured in this scan alone' not in known
     assert 'measured in this scan alone' in unseen
@@ -361,16 +366,3 @@ def test_adapting_measures_the_appearance_of_a_site_in_its_scans(tmp_path):
     assert 'measured in 5 scans of the site' in (out / 'sub-A01.html').read_text()
     listed = run(bids, out, *flags, '--dry-run').stdout.splitlines()[1:]
     assert [line.split('\t', 1)[1] for line in listed] == ['done\tdone\t-'] * 5
-
-
-def test_a_phantom_model_refuses_sites_it_does_not_know(bids_dir, model, tmp_path):
-    bids = tmp_path / 'bids'
-    shutil.copytree(bids_dir, bids)
-    table = bids / 'participants.tsv'
-    table.write_text(re.sub('Phantom[AB]', 'n/a', table.read_text()))
-    result = run(
-        bids, tmp_path / 'out', 'participant', '--target-site', 'PhantomA', '--model', model,
-        '--source-site', 'IXI', '--unseen-site', 'agnostic', '-w', tmp_path / 'work', *FAST,
-    )  # fmt: skip
-    assert result.returncode == 1
-    assert all('phantom model' in line for line in error_lines(result.stderr))

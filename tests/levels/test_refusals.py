@@ -67,7 +67,7 @@ def test_model_file_unusable(bids_dir, tmp_path, write, word, refused):
 def test_model_of_another_version(bids_dir, tmp_path, refused):
     path = write_model(tmp_path / 'model.safetensors')
     content = path.read_bytes()
-    old, new = (f'\\"format_version\\":{v}'.encode() for v in (FORMAT_VERSION, 9))
+    old, new = (f'\\"format_version\\":{v}'.encode() for v in (FORMAT_VERSION, 1))
     assert old in content
     path.write_bytes(content.replace(old, new))
     refused(
@@ -184,7 +184,7 @@ def test_a_model_from_elsewhere_is_not_replaced(bids_dir, tmp_path, refused):
     model.write_bytes(b'of others')
     refused(
         2, 'without ddae_MODEL.md, so it comes from elsewhere; give another --model-name',
-        bids_dir, tmp_path / 'out', 'train', '-w', tmp_path / 'work', *NONE,
+        bids_dir, tmp_path / 'out', 'train', '--preset', 'tiny', '-w', tmp_path / 'work', *NONE,
     )  # fmt: skip
     assert model.read_bytes() == b'of others'
 

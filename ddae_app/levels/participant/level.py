@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -86,6 +87,8 @@ def run_participant(settings: Settings, logs: RunFiles, default_model: Path | No
         here = {site for scan in scans if (site := cohort[scan].site)}
         for line in near_twins(here - set(model.info.sites), model.info.sites):
             log.warning('%s', line)
+        if settings.harmonize.unseen_site == 'agnostic':
+            _warn_of_unknown_sites(model, [cohort[scan].site for scan in scans])
         asked = settings.preproc
         protocol = check_protocol(model.info, asked.template, asked.slices)
     else:
@@ -101,6 +104,15 @@ def run_participant(settings: Settings, logs: RunFiles, default_model: Path | No
         faults = {scan: fault for scan in scans if (fault := cohort[scan].fault)}
         return run.finish(faults, _last_methods(layout))
     return run.process()
+
+
+def _warn_of_unknown_sites(model: FoundModel, sites: Sequence[str | None]) -> None:
+    for site, n in sorted(Counter(site for site in sites if site).items()):
+        if site not in model.info.sites:
+            log.warning(
+                'site %s is unknown to %r: each of its scans (%d) is harmonized by itself, which '
+                'removes some of what is its subject\'s own', site, model.info.name, n,
+            )  # fmt: skip
 
 
 class _Run:
