@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 
@@ -87,6 +88,28 @@ def test_whoever_wants_none_of_it_refuses_them(study, harmonized):
     assert refused.returncode == 1
     lines = error_lines(refused.stderr)
     assert len(lines) == 2 and all(FEW in line for line in lines)
+
+
+def test_a_calibration_of_another_dataset_or_version_is_not_used_in_silence(study, harmonized):
+    other = study / 'other'
+    shutil.copytree(study / 'bids', other)
+    description = other / 'dataset_description.json'
+    said = json.loads(description.read_text())
+    description.write_text(json.dumps(said | {'Name': 'Another study'}))
+    (model,) = Layout(study / 'out').models()
+    copied = Layout(study / 'copied').model('calibrated').model
+    copied.parent.mkdir(parents=True)
+    content = model.read_bytes()
+    networks = read_model_info(model).networks.encode()
+    copied.write_bytes(content.replace(networks, networks[:-8] + b'0' * 8))
+    done = run(
+        other, study / 'copied', 'participant', '--target-site', 'IXI', '--dry-run', *FLAGS
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "and this is 'Another study'" in done.stderr
+    assert 'with the networks of another version of ddae-app' in done.stderr
+    ours = participant(study, 'out', '--target-site', 'IXI', '--dry-run')
+    assert 'and this is' not in ours.stderr and 'another version' not in ours.stderr
 
 
 def test_the_targets_are_listed(study, harmonized):

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ddae_app.bids.cohort import Cohort
-from ddae_app.bids.dataset import write_description
+from ddae_app.bids.dataset import dataset_name, write_description
 from ddae_app.bids.layout import Layout, RunFiles, SpaceLayout
 from ddae_app.bids.scan import Scan
 from ddae_app.bids.understood import near_twins
@@ -42,8 +42,9 @@ from ddae_app.methods.compatibility import (
     site_refusal,
     unseen_site_policy,
 )
+from ddae_app.methods.ddae.info import DDAEInfo
 from ddae_app.methods.device import resolve_device
-from ddae_app.methods.find import FoundModel, find_model
+from ddae_app.methods.find import FoundModel, find_model, packaged_model
 from ddae_app.reports.boilerplate import read_boilerplate, write_boilerplate
 from ddae_app.settings import Settings
 from ddae_app.workflows.harmonize import HarmonizeRequest
@@ -104,6 +105,25 @@ def run_participant(settings: Settings, logs: RunFiles, default_model: Path | No
         faults = {scan: fault for scan in scans if (fault := cohort[scan].fault)}
         return run.finish(faults, _last_methods(layout))
     return run.process()
+
+
+def _doubts(model: FoundModel, dataset: str) -> list[str]:
+    """Why a model that lies in the output folder may not be the one for this run."""
+    doubts, made_for = [], model.info.training.dataset
+    if made_for != dataset:
+        doubts.append(
+            f'{model.path} was made for the dataset {made_for!r}, and this is {dataset!r}; run '
+            'train, or give another output folder'
+        )
+    if isinstance(model.info, DDAEInfo) and model.info.networks:
+        name, sha256 = model.info.networks.rsplit(' ', 1)
+        packaged = packaged_model(model.info.protocol.slices)
+        if name == packaged.info.name and sha256 != packaged.sha256:
+            doubts.append(
+                f'{model.path} was calibrated with the networks of another version of ddae-app; '
+                'outputs of both versions do not belong together: run train, or keep that version'
+            )
+    return doubts
 
 
 def _warn_of_unknown_sites(model: FoundModel, sites: Sequence[str | None]) -> None:
@@ -297,6 +317,9 @@ def _model(settings: Settings, default: Path | None) -> FoundModel | None:
     trained = Layout(settings.output_dir).models()
     model = find_model(asked.model, default, trained, asked.method, settings.preproc.slices)
     log.info('%s', model.describe())
+    if model.path in trained:
+        for line in _doubts(model, dataset_name(settings.bids_dir)):
+            log.warning('%s', line)
     check_target(model.info, asked.target_site)
     policy = unseen_site_policy(model.info, asked.unseen_site)
     check_options(model.info, policy, keep_noise=asked.keep_noise)
