@@ -30,7 +30,7 @@ def main() -> None:
 
     demo = folder / 'demo'
     phantoms(demo / 'bids', '--sites', '4', '--subjects-per-site', '2', '--travelling')
-    app(demo, 'participant', '--target-site', 'PhantomA')
+    app(demo, 'participant', '--target-site', 'IXI')
 
     cohort = folder / 'cohort'
     phantoms(cohort / 'bids', '--sites', '2', '--subjects-per-site', '10', '--scanner-seed', '7')

@@ -7,7 +7,7 @@
 WORK=${WORK:-$(mktemp -d)}
 here=$(cd "$(dirname "$0")/../.." && pwd)
 # Weights and templates are left out: whoever builds this may have no network but for packages.
-flags="participant --target-site PhantomA --skull-strip none --sloppy --nprocs 2 --omp-nthreads 1"
+flags="participant --target-site IXI --skull-strip none --sloppy --nprocs 2 --omp-nthreads 1"
 
 if [ -z "${BASE_IMAGE:-}" ]; then
     BASE_IMAGE=localhost/ddae-base:bookworm

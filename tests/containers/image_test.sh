@@ -15,7 +15,7 @@ test "$(grep -c 'done	done' "$WORK/listed")" = 2
 run --entrypoint bids-validator-deno "$IMAGE" "$WORK/out" --datasetTypes derivative
 test "$(stat -c %u "$WORK/out/sub-A01.html")" = 1000
 # What is not in the image is asked for, not fetched.
-if run "$IMAGE" "$WORK/data/bids" "$WORK/out" participant --target-site PhantomA 2> "$WORK/said"; then
+if run "$IMAGE" "$WORK/data/bids" "$WORK/out" participant --target-site IXI --skull-strip hd-bet 2> "$WORK/said"; then
     echo 'weights that are not there were not missed' >&2
     exit 1
 fi
