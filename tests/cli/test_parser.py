@@ -24,6 +24,7 @@ FLAGS = {
     '--slices': (['all'], 'all'),
     '--sloppy': ([], True),
     '--target-site': (['IXI'], 'IXI'),
+    '--target-scans': (['/reference'], '/reference'),
     '--model': (['m'], 'm'),
     '--method': (['combat'], 'combat'),
     '--unseen-site': (['agnostic'], 'agnostic'),
@@ -114,7 +115,7 @@ def test_verbosity_adds_up(flags, count):
 
 def test_a_flag_that_is_not_given_stays_out():
     assert set(_parse()) == {'bids_dir', 'output_dir', 'analysis_level'}
-    assert from_flat(_parse()).harmonize.unseen_site == 'refuse'
+    assert from_flat(_parse()).harmonize.unseen_site == 'auto'
 
 
 @pytest.mark.parametrize(

@@ -98,6 +98,9 @@ def test_a_dry_run_tells_what_is_missing_and_fills_gaps_only(visits, model, tmp_
         '--participant-label', 'A01', 'C01', '--dry-run', *FLAGS,
     )  # fmt: skip
     code, told = said(*flags)
+    assert code == 0
+    assert '1 of the scans have no site: each is harmonized by itself' in told.err
+    code, told = said(*flags, '--unseen-site', 'refuse')
     assert code == 1
     (line,) = (line for line in told.out.splitlines() if 'refused' in line)
     assert line.startswith('sub-C01') and "site of sub-C01 is 'n/a' in participants.tsv" in line

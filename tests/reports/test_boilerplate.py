@@ -106,6 +106,7 @@ def everything_said():
     protocols = [replace(Protocol(), template=name) for name in templates]
     methods = [preprocessing_methods(p, how) for p in protocols for how in brains]
     model = find_model(None, None, ())
+    model = replace(model, info=replace(model.info, phantom=True))
     done = (method.describe(keep_noise=False) for method in METHODS.values())
     settings = asked(target_site='Site_A', sloppy=True, skull_strip='hd-bet')
     return methods_text([*methods, *done], settings, model, extractions={'hd-bet', 'deepbet'})
@@ -134,9 +135,11 @@ def test_the_text_names_what_ran():
 def test_the_text_describes_how_unseen_sites_were_treated(policy, how):
     model = find_model(None, None, ())
     settings = asked(target_site='PhantomA', unseen_site=policy)
-    text = methods_text(
-        ['Done.'], settings, model, extractions=(), sites=['PhantomB', 'Else', None]
-    )
+    text = methods_text(['Done.'], settings, model, extractions=(), sites=['UCLA', 'Else', None])
     assert 'not been trained on Else and a site that is not recorded:' in text and how in text
-    text = methods_text(['Done.'], settings, model, extractions=(), sites=['PhantomB'])
-    assert 'had not been trained' not in text
+    text = methods_text(['Done.'], settings, model, extractions=(), sites=['UCLA'])
+    assert 'had not been trained' not in text and 'calibrated' not in text
+    info = replace(model.info, networks='universal 0123')
+    calibrated = replace(model, info=info)
+    text = methods_text(['Done.'], settings, calibrated, extractions=(), sites=['UCLA'])
+    assert 'whose networks are those of universal, calibrated to its sites' in text

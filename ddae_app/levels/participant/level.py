@@ -127,6 +127,8 @@ def _doubts(model: FoundModel, dataset: str) -> list[str]:
 
 
 def _warn_of_unknown_sites(model: FoundModel, sites: Sequence[str | None]) -> None:
+    if without := sum(site is None for site in sites):
+        log.warning('%d of the scans have no site: each is harmonized by itself', without)
     for site, n in sorted(Counter(site for site in sites if site).items()):
         if site not in model.info.sites:
             log.warning(

@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterable, Sequence
 from importlib.metadata import version
 
 from ddae_app import __version__
+from ddae_app.methods.ddae.info import DDAEInfo
 from ddae_app.methods.find import FoundModel
 from ddae_app.settings import Settings
 
@@ -57,7 +58,7 @@ def methods_text(
         closing.insert(
             0,
             f'The target site was {settings.harmonize.target_site}; the model was '
-            f'{model.info.name} (SHA-256 {model.sha256[:16]}){of_phantoms}.'
+            f'{model.info.name} (SHA-256 {model.sha256[:16]}){_of_networks(model)}{of_phantoms}.'
             + _of_unseen({site for site in sites if site not in model.info.sites}, settings),
         )
     if settings.preproc.sloppy:
@@ -65,6 +66,14 @@ def methods_text(
             'Only few iterations were run (--sloppy): the results are not suitable for analysis.'
         )
     return '\n\n'.join([opening, *parts, ' '.join(closing)]).strip()
+
+
+def _of_networks(model: FoundModel) -> str:
+    """Whose networks a calibrated model has."""
+    if not isinstance(model.info, DDAEInfo) or not model.info.networks:
+        return ''
+    name = model.info.networks.rsplit(' ', 1)[0]
+    return f', whose networks are those of {name}, calibrated to its sites'
 
 
 def _of_unseen(sites: set[str | None], settings: Settings) -> str:
