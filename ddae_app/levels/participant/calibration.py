@@ -22,7 +22,6 @@ from ddae_app.settings import CALIBRATED, SelectSettings, Settings
 
 log = logging.getLogger('ddae_app')
 
-MODEL_NAME = 'calibrated'
 TARGETS = 'targets'
 """Folder, in that of the output, of what was made of the scans of ``--target-scans``."""
 
@@ -113,8 +112,8 @@ def _with_target_scans(settings: Settings, logs: RunFiles, default_model: Path |
             f'--target-scans {folder}: {target!r} is also a site of the dataset or a packaged '
             'one; name it otherwise in its participants.tsv'
         )
-    files = Layout(reference.output_dir).model(MODEL_NAME)
-    own = Layout(settings.output_dir).model(f'{MODEL_NAME}-{reference.output_dir.name}')
+    files = Layout(reference.output_dir).model(CALIBRATED)
+    own = Layout(settings.output_dir).model(f'{CALIBRATED}-{reference.output_dir.name}')
     calibrates = bool(sites) and asked.unseen_site == 'auto'
     if settings.run.dry_run:
         log.info('%s would be calibrated as the target site %s', folder, target)
@@ -145,7 +144,7 @@ def _reference(settings: Settings, folder: Path) -> Settings:
         bids_dir=folder,
         output_dir=settings.output_dir / TARGETS / name,
         select=SelectSettings(source_site=name, skip_bids_validation=True),
-        train=replace(settings.train, preset=CALIBRATED, model_name=MODEL_NAME),
+        train=replace(settings.train, preset=CALIBRATED, model_name=CALIBRATED),
         # Its participants may have the labels of others.
         run=replace(settings.run, work_dir=settings.run.work_dir / TARGETS / name),
     )

@@ -50,10 +50,6 @@ log = logging.getLogger('ddae_app')
 STORE_NAME = 'slices.f32'
 
 
-MODEL_NAME = {CALIBRATED: 'calibrated'}
-"""Of a model by its preset; that of its method for the others."""
-
-
 def run_train(
     settings: Settings, logs: RunFiles, local_processes: int = 1, *, unless_there: bool = False
 ) -> int:
@@ -163,7 +159,9 @@ def with_preset(settings: Settings) -> Settings:
 def model_name(settings: Settings) -> str:
     """What the model of a run is called."""
     method = settings.harmonize.method or registry.DEFAULT
-    return settings.train.model_name or MODEL_NAME.get(settings.train.preset, method)
+    return settings.train.model_name or (
+        CALIBRATED if settings.train.preset == CALIBRATED else method
+    )
 
 
 def _first(fabric: Any) -> bool:
