@@ -27,7 +27,7 @@ demo: $(INSTALLED)
 packaged-models: $(INSTALLED)
 	$(BIN)/ddae-app $(REAL) $(DEMO)/real participant -w $(DEMO)/work --stage preproc
 	$(BIN)/python -m benchmarks.universal $(REAL) $(DEMO)/real $(DEMO)/universal
-	$(BIN)/python -m benchmarks.references $(REAL) $(DEMO)/real $(DEMO)/universal/networks/universal.safetensors $(DEMO)/universal
+	$(BIN)/python -m benchmarks.references $(REAL) $(DEMO)/real $(DEMO)/universal $(DEMO)/universal
 	cp $(DEMO)/universal/universal-*.safetensors ddae_app/data/
 
 test: $(INSTALLED)

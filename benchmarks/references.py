@@ -1,10 +1,13 @@
 """The packaged models: the networks of ``benchmarks.universal``, with real sites as targets.
 
-    python -m benchmarks.references BIDS_DIR PREPROC_DIR NETWORKS.safetensors WORK_DIR
+    python -m benchmarks.references BIDS_DIR PREPROC_DIR UNIVERSAL_DIR WORK_DIR
+        [--networks NETWORKS.safetensors]
 
 The appearance and the residual correction of the sites of the dataset are measured in all of its
-scans, for whole volumes and for the medial slice. The two models have the same networks. They are
-written to ``WORK_DIR`` in half precision.
+scans, for whole volumes and for the medial slice. The two models have the same networks. How
+scanners differ is measured in the scans that these learned from, which ``UNIVERSAL_DIR`` has, the
+work directory of ``benchmarks.universal``. The models are written to ``WORK_DIR`` in half
+precision.
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ import numpy as np
 import torch
 
 from benchmarks.phantoms import PROTOCOL
-from benchmarks.universal import VOLUMES, real_data
+from benchmarks.universal import NAME, VOLUMES, draw, real_data
 from ddae_app.imaging.slices import TRAINING_NEIGHBORS, slice_indices
 from ddae_app.methods.data import SliceData
 from ddae_app.methods.ddae.appearance import SiteAppearance, fit_site_appearance
@@ -27,7 +30,8 @@ from ddae_app.methods.ddae.calibration import calibrate
 from ddae_app.methods.ddae.config import CURVE_LEVELS
 from ddae_app.methods.ddae.intensity import edge_means, rising, tissue_quantiles
 from ddae_app.methods.ddae.model import DDAE, Networks
-from ddae_app.methods.site_effects import Regression
+from ddae_app.methods.ddae.residuals import LEVELS
+from ddae_app.methods.site_effects import Prior, Regression
 
 NOTES = (
     'The networks learned from real and simulated brains under simulated scanners. Real brains: '
@@ -42,35 +46,53 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('bids_dir', type=Path)
     parser.add_argument('preproc_dir', type=Path)
-    parser.add_argument('networks', type=Path)
+    parser.add_argument('universal_dir', type=Path)
     parser.add_argument('work_dir', type=Path)
+    parser.add_argument('--networks', type=Path, help='if not those of UNIVERSAL_DIR')
     parser.add_argument('--threads', type=int, default=1)
     parser.add_argument('--slices', nargs='+', default=['medial', 'all'])
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO)
     torch.set_num_threads(args.threads)
     args.work_dir.mkdir(parents=True, exist_ok=True)
-    volumes = load_bundle(args.networks)
+    volumes = load_bundle(args.networks or args.universal_dir / 'networks' / f'{NAME}.safetensors')
     data = real_data(
         args.bids_dir, args.preproc_dir, args.work_dir / 'references.npy', learnt=None
     )
+    learnt = draw(args.bids_dir, args.preproc_dir, args.universal_dir)
     for slices in args.slices:
-        bundle, scans = (
-            (medial(volumes, data), near_the_middle(data))
+        bundle, scans, of_scanners = (
+            (medial(volumes, data), near_the_middle(data, TRAINING_NEIGHBORS),
+             near_the_middle(learnt, 0))
             if slices == 'medial'
-            else (volumes, data)
-        )
+            else (volumes, data, learnt)
+        )  # fmt: skip
         found = calibrate(bundle, scans)
+        assert found.model.evidence is not None  # these networks are of a kind that has it
+        found.model.evidence.set_priors(measure_priors(bundle, of_scanners))
         info = replace(found.info, notes=NOTES)
         save_bundle(
             args.work_dir / f'universal-{slices}.safetensors', found.model, info, half=True
         )
 
 
-def near_the_middle(data: SliceData) -> SliceData:
-    """The slices that a model of the medial slice is measured in, each as a scan."""
+def measure_priors(bundle: Bundle, data: SliceData) -> dict[str, Prior]:
+    """How the appearance of random scanners differs on the common scale of some networks."""
+    rows, model = np.arange(len(data)), bundle.model
+    config = replace(model.config, noise_corrected=False)  # noise has no prior
+    regression, of_contrast = Regression(data, rows), Regression(data, rows)
+    appearance = fit_site_appearance(config, data, rows, model.appearance, regression=regression)
+    common = (tissue_quantiles(appearance.common_scans(data, some), LEVELS)
+              for some in data.chunks(rows))  # fmt: skip
+    of_contrast.effects('before', common)
+    found = regression.evidence(), of_contrast.evidence()
+    return {name: evidence.prior(name) for evidence in found for name in evidence.sums}
+
+
+def near_the_middle(data: SliceData, neighbors: int) -> SliceData:
+    """The medial slice and so many on each side, each as a scan."""
     (middle,) = slice_indices(PROTOCOL)
-    near = range(middle - TRAINING_NEIGHBORS, middle + TRAINING_NEIGHBORS + 1)
+    near = range(middle - neighbors, middle + neighbors + 1)
     rows = np.repeat(np.arange(len(data)), len(near))
     images = np.concatenate([scan[list(near)] for scan in data.images])[:, None]
     return SliceData(
@@ -91,7 +113,7 @@ def medial(volumes: Bundle, data: SliceData) -> Bundle:
     rows = np.arange(len(data))
     whole = fit_site_appearance(model.config, data, rows, model.appearance)
     common = [whole.common_scans(data, some) for some in data.chunks(rows)]
-    seen = near_the_middle(replace(data, images=np.concatenate(common)))
+    seen = near_the_middle(replace(data, images=np.concatenate(common)), TRAINING_NEIGHBORS)
     regression = Regression(seen, np.arange(len(seen)))
     config = replace(model.config, depth=1, first_slice=middle)
     shape = 1, config.image_size, config.image_size

@@ -1,9 +1,10 @@
-"""Rewrite a DDAE of format 8 in format 9; its weights do not change.
+"""Rewrite a DDAE of format 8 or 9 in format 10; its weights do not change.
 
     python scripts/convert_model.py OLD.safetensors NEW.safetensors
 
-Format 9 also holds what a calibration is measured against. A model that is converted renders the
-same images, bit for bit; it has no site that a calibration could keep.
+Format 9 also holds what a calibration is measured against, and format 10 how scanners differ. A
+model that is converted renders the same images, bit for bit; it has no site that a calibration
+could keep. A model of format 9 that was calibrated is not converted: calibrate again.
 """
 
 from __future__ import annotations
@@ -32,13 +33,17 @@ def main() -> None:
     with safe_open(arguments.old, framework='pt') as file:
         header = json.loads((file.metadata() or {})[METADATA_KEY])
         weights = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    if header['format_version'] != 8 or header['info']['method'] != 'ddae':
-        parser.error(f'{arguments.old} is not a DDAE of format 8')
+    version, info = header['format_version'], header['info']
+    if version not in (8, 9) or info['method'] != 'ddae':
+        parser.error(f'{arguments.old} is not a DDAE of format 8 or 9')
+    if info.get('evidence'):
+        parser.error(f'{arguments.old} was calibrated; calibrate again with this version')
     header['format_version'] = FORMAT_VERSION
-    header['info'] |= {'evidence': [], 'networks': ''}
-    header['info']['config'] = asdict(ModelConfig()) | header['info']['config']
-    weights['residuals.variance'] = torch.zeros_like(weights['residuals.spread'][0])
-    weights['residuals.rough'] = torch.zeros(len(AXES))
+    if version == 8:
+        info |= {'evidence': [], 'networks': ''}
+        info['config'] = asdict(ModelConfig()) | info['config']
+        weights['residuals.variance'] = torch.zeros_like(weights['residuals.spread'][0])
+        weights['residuals.rough'] = torch.zeros(len(AXES))
     save_file(weights, arguments.new, {METADATA_KEY: json.dumps(header, sort_keys=True)})
     load_bundle(arguments.new)
 

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
+from scipy.ndimage import gaussian_filter
 
 from ddae_app.methods.data import SliceData, sex_numbers
 
 COVARIATES = 3
 """Columns of the design beside those of the sites: age, age squared and sex."""
+
+KNOWN_SCANS = 10
+"""For how many scans at hand all that counts that is known from elsewhere: what scans of another
+dataset say of age and sex, and what a prior says of the scans of one site. Datasets differ."""
+
+UNLIKE_PRIOR, ALIKE_LEVELS = 0.02, 0.16
+"""A real scanner is not quite one of those that a prior was measured in: it may differ by this
+share of their variance in any smooth way, over this share of a measure's values."""
 
 
 @dataclass(frozen=True)
@@ -62,12 +71,60 @@ class Sums:
     ----------
     cross : np.ndarray, shape (P, ...)
         The measure times each column of the design, summed over the scans.
-    square : np.ndarray, shape (...)
-        The squared measure, summed.
+    square : np.ndarray
+        The measure times itself, summed: every value times every other, shape (K, K), of a measure
+        of shape (K,); the square of each value, shape (...), of one with more axes.
     """
 
     cross: np.ndarray
     square: np.ndarray
+
+    def left(self, beta: np.ndarray, gram: np.ndarray) -> np.ndarray:
+        """What `beta` leaves of ``square``: that of the residuals of the scans, summed."""
+        fitted = np.tensordot(gram, beta, axes=1)
+        if self.cross.ndim == 2:
+            explained = beta.T @ self.cross
+            return self.square - explained - explained.T + beta.T @ fitted
+        return self.square - (beta * (2 * self.cross - fitted)).sum(axis=0)
+
+
+@dataclass(frozen=True)
+class Prior:
+    """How a measure differs between scanners, and between the scans of one.
+
+    Attributes
+    ----------
+    between, within : np.ndarray
+        Covariance, shape (K, K), of a measure of shape (K,); the variance of each value, shape
+        (...), of one with more axes.
+    """
+
+    between: np.ndarray
+    within: np.ndarray
+
+    def shrunk(self, effect: np.ndarray, left: np.ndarray, freedom: int, n: int) -> np.ndarray:
+        """The mean of what a site may add, given its scans (Efron and Morris 1973).
+
+        Parameters
+        ----------
+        effect : np.ndarray, shape (...)
+            What the scans of the site show.
+        left : np.ndarray
+            Of scans at hand, as :meth:`Sums.left` gives it.
+        freedom : int
+            Their degrees of freedom.
+        n : int
+            Subjects of the site.
+
+        Returns
+        -------
+        np.ndarray, shape (...)
+        """
+        within = (left + KNOWN_SCANS * self.within) / (freedom + KNOWN_SCANS)
+        total = self.between + within / n
+        if effect.ndim == 1:
+            return self.between @ np.linalg.solve(total, effect)
+        return effect * self.between / np.maximum(total, 1e-12)
 
 
 @dataclass(frozen=True)
@@ -85,6 +142,8 @@ class Evidence:
         The columns of the design times each other, summed over the scans.
     sums : dict of str to Sums
         By the name of the measure.
+    priors : dict of str to Prior
+        Of the measures of which one is known.
     """
 
     sites: tuple[str, ...]
@@ -93,13 +152,31 @@ class Evidence:
     center: Center
     gram: np.ndarray
     sums: dict[str, Sums]
+    priors: Mapping[str, Prior] = field(default_factory=dict)
+
+    def prior(self, name: str) -> Prior:
+        """The prior of a measure that the sites of this evidence give, several scans each."""
+        sums, n_sites = self.sums[name], len(self.sites)
+        beta = _solved(self.gram, self.scans, sums.cross)
+        within = sums.left(beta, self.gram) / (self.scans - n_sites - COVARIATES)
+        effects = beta[:n_sites] - beta[:n_sites].mean(axis=0)
+        by_chance = within * np.mean(1 / np.diag(self.gram)[:n_sites])
+        if effects.ndim > 2:
+            between = np.square(effects).sum(axis=0) / (n_sites - 1) - by_chance
+            return Prior(gaussian_filter(np.maximum(between, 0), 1.0), within)
+        values, vectors = np.linalg.eigh(effects.T @ effects / (n_sites - 1) - by_chance)
+        between = (vectors * np.maximum(values, 0)) @ vectors.T
+        sd, place = np.sqrt(np.diag(between)), np.linspace(0, 1, len(between))
+        alike = np.exp(-np.square((place[:, None] - place) / ALIKE_LEVELS) / 2)
+        return Prior(between + UNLIKE_PRIOR * sd[:, None] * sd * alike, within)
 
 
 class Regression:
     """Regression of measures of scans on site, age, age squared and sex.
 
-    As in ComBat (Johnson et al. 2007; Fortin et al. 2018). What a site adds is shrunk (James and
-    Stein 1961) by the part that chance alone would make.
+    As in ComBat (Johnson et al. 2007; Fortin et al. 2018). What a site adds is shrunk by the part
+    that chance alone would make: by what is known of scanners where there is a prior of the
+    measure, in all its values alike where there is none (James and Stein 1961).
 
     Parameters
     ----------
@@ -108,7 +185,7 @@ class Regression:
         The scans that are measured.
     earlier : Evidence, optional
         Scans of other sites that were measured before. They add to what is known of age and sex,
-        and what their sites add is estimated with that of these.
+        as ``KNOWN_SCANS`` scans at most, and what their sites add is estimated with that of these.
 
     Attributes
     ----------
@@ -129,12 +206,13 @@ class Regression:
         others = np.zeros((len(rows), len(old)))
         covariates = self._center.columns(data, rows)
         self._design = np.concatenate([member, others, covariates], axis=1).astype(np.float64)
-        self._gram = self._design.T @ self._design
+        self._own_gram = self._design.T @ self._design
         self._subjects = (*_subjects(data, rows), *(earlier.subjects if earlier else ()))
-        self._scans = len(rows)
+        self._gram, self._scans, self._weight = self._own_gram, float(len(rows)), 0.0
         if earlier:
-            self._gram = self._gram + _widened(_widened(earlier.gram, len(names)).T, len(names)).T
-            self._scans += earlier.scans
+            self._weight = min(1.0, KNOWN_SCANS / max(earlier.scans, 1))
+            self._gram = self._gram + self._weight * self._earlier_gram()
+            self._scans += self._weight * earlier.scans
         self._sums: dict[str, Sums] = {}
 
     def effects(
@@ -159,39 +237,54 @@ class Regression:
         variance : np.ndarray, shape (...)
             Among subjects, given all these.
         """
-        cross, square, start = np.zeros(()), np.zeros(()), 0
-        for part in parts:
-            values = part.astype(np.float64)
-            if not start:
-                cross = np.zeros((len(self._gram), *values.shape[1:]))
-                square = np.zeros(values.shape[1:])
-            for row, value in zip(self._design[start:], values, strict=False):
-                for column in np.flatnonzero(row):  # one of the sites, and the covariates
-                    cross[column] += row[column] * value
-                square += np.square(value)
-            start += len(part)
-        gram, scans = self._gram, self._scans
-        if self._earlier:
-            before = self._earlier.sums[name]
-            cross = cross + _widened(before.cross, len(self._columns) - len(self._earlier.sites))
-            square = square + before.square
-        self._sums[name] = Sums(cross, square)
-        ridge = 1e-6 * scans * np.eye(len(gram))  # for columns that say nothing
-        beta = np.tensordot(np.linalg.inv(gram + ridge), cross, axes=1)
-        variance = np.maximum(square - (beta * cross).sum(axis=0), 0) / scans
+        self._sums[name] = own = _summed(self._design, parts)
+        known = self._with_earlier(name, self._weight)
+        beta = _solved(self._gram, self._scans, known.cross)
+        variance = _diagonal(known.left(beta, self._gram), own) / self._scans
+        variance = np.maximum(variance, 0)
         n_sites = len(self._columns)
         common = beta[:n_sites].mean(axis=0)
         effects = beta[:n_sites] - common
-        for effect, n in zip(effects, self._subjects, strict=True):
-            by_chance = variance.sum() / n
-            effect *= max(0.0, 1 - by_chance / max(float(np.square(effect).sum()), 1e-12))
+        prior = self._earlier.priors.get(name) if self._earlier else None
+        left = own.left(beta, self._own_gram)
+        at_hand = int((np.diag(self._own_gram)[:n_sites] > 0).sum())
+        freedom = max(len(self._design) - at_hand - COVARIATES, 0)
+        for i, n in enumerate(self._subjects):
+            effects[i] = (
+                prior.shrunk(effects[i], left, freedom, n)
+                if prior
+                else _shrunk(effects[i], variance / n)
+            )
         return effects[self._reported], common, variance
 
     def evidence(self) -> Evidence:
         """What all scans say of the measures so far, for a later regression."""
+        earlier, gram, scans = self._earlier, self._own_gram, len(self._design)
+        if earlier:
+            gram, scans = gram + self._earlier_gram(), scans + earlier.scans
         return Evidence(
-            self._columns, self._subjects, self._scans, self._center, self._gram, self._sums
+            self._columns,
+            self._subjects,
+            scans,
+            self._center,
+            gram,
+            {name: self._with_earlier(name, 1.0) for name in self._sums},
+            earlier.priors if earlier else {},
         )
+
+    def _earlier_gram(self) -> np.ndarray:
+        assert self._earlier is not None
+        n = len(self._columns) - len(self._earlier.sites)
+        return _widened(_widened(self._earlier.gram, n).T, n).T
+
+    def _with_earlier(self, name: str, weight: float) -> Sums:
+        """The sums of the scans at hand, and with a weight those of the earlier ones."""
+        own = self._sums[name]
+        if not self._earlier:
+            return own
+        before = self._earlier.sums[name]
+        cross = _widened(before.cross, len(self._columns) - len(self._earlier.sites))
+        return Sums(own.cross + weight * cross, own.square + weight * before.square)
 
 
 def site_effects(
@@ -199,6 +292,39 @@ def site_effects(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """What each site of ``data.site_names`` adds to one measure; see :class:`Regression`."""
     return Regression(data, rows).effects('measure', parts)
+
+
+def _summed(design: np.ndarray, parts: Iterable[np.ndarray]) -> Sums:
+    cross, square, start = np.zeros(()), np.zeros(()), 0
+    for part in parts:
+        values = part.astype(np.float64)
+        vector = values.ndim == 2
+        if not start:
+            cross = np.zeros((design.shape[1], *values.shape[1:]))
+            square = np.zeros((values.shape[1],) * 2 if vector else values.shape[1:])
+        for row, value in zip(design[start:], values, strict=False):
+            for column in np.flatnonzero(row):  # one of the sites, and the covariates
+                cross[column] += row[column] * value
+            square += np.outer(value, value) if vector else np.square(value)
+        start += len(part)
+    return Sums(cross, square)
+
+
+def _solved(gram: np.ndarray, scans: float, cross: np.ndarray) -> np.ndarray:
+    """What each column of the design adds to a measure."""
+    ridge = 1e-6 * scans * np.eye(len(gram))  # for columns that say nothing
+    return np.tensordot(np.linalg.inv(gram + ridge), cross, axes=1)
+
+
+def _diagonal(square: np.ndarray, sums: Sums) -> np.ndarray:
+    """That of each value, where `square` is as that of the sums."""
+    return np.diag(square).copy() if sums.cross.ndim == 2 else square
+
+
+def _shrunk(effect: np.ndarray, by_chance: np.ndarray) -> np.ndarray:
+    """All values alike."""
+    size = max(float(np.square(effect).sum()), 1e-12)
+    return effect * max(0.0, 1 - float(by_chance.sum()) / size)
 
 
 def _widened(columns: np.ndarray, n: int) -> np.ndarray:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from ddae_app.methods.data import SliceData
-from ddae_app.methods.site_effects import Regression, site_effects
+from ddae_app.methods.site_effects import KNOWN_SCANS, Regression, site_effects
 
 
 def population(n, *, older=0.0, sites=('A', 'B')):
@@ -79,23 +81,80 @@ def part(data, rows):
     )
 
 
-def test_scans_that_were_measured_before_count_as_those_at_hand():
+def test_a_few_scans_that_were_measured_before_count_as_those_at_hand():
     data = population(60, older=20.0, sites=('A', 'B', 'C'))
     values = measured(data, effect=0.2, noise=0.05)
-    first = np.flatnonzero(np.array(data.sites) == 'A')
-    later = np.flatnonzero(np.array(data.sites) != 'A')
-    before = Regression(part(data, first), np.arange(60))
+    sites = np.array(data.sites)
+    first, later = np.flatnonzero(sites == 'A')[:KNOWN_SCANS], np.flatnonzero(sites != 'A')
+    before = Regression(part(data, first), np.arange(len(first)))
     before.effects('measure', [values[first]])
     regression = Regression(part(data, later), np.arange(120), before.evidence())
     assert regression.sites == ('B', 'C', 'A')
     effects, common, variance = regression.effects('measure', [values[later]])
     # All at once, the order of the sites apart; the center of the covariates is another.
-    together, usual, spread = site_effects(data, np.arange(180), [values])
+    rows = np.concatenate([first, later])
+    together, usual, spread = site_effects(data, rows, [values[rows]])
     np.testing.assert_allclose(effects[[2, 0, 1]], together, atol=2e-3)
     np.testing.assert_allclose(variance, spread, rtol=1e-3)
     assert not np.allclose(common, usual, atol=1e-3)
     again = regression.evidence()
-    assert again.sites == ('B', 'C', 'A') and again.scans == 180 and again.center.age < 45
+    assert again.sites == ('B', 'C', 'A') and again.scans == len(rows) and again.center.age < 45
+
+
+def test_many_scans_of_a_dataset_that_ages_otherwise_do_not_outweigh_those_at_hand():
+    data = population(60, older=30.0)
+    values = measured(data, effect=0.2, noise=0.02)
+    elsewhere = population(300, sites=('C',))
+    before = Regression(elsewhere, np.arange(300))
+    before.effects('measure', [2 + np.repeat(elsewhere.ages[:, None], 5, axis=1) / 100])
+    regression = Regression(data, np.arange(120), before.evidence())
+    effects, _, _ = regression.effects('measure', [values])
+    # With the slope of the others, the older site B would be .6 lower.
+    assert (effects[1] - effects[0]).mean() == pytest.approx(0.2, abs=0.06)
+    assert regression.evidence().scans == 420
+
+
+def scanners(n, per_site, seed):
+    """A measure of nine values: scanners tilt it, and subjects move its first values alone."""
+    rng = np.random.default_rng(seed)
+    sites = tuple(f'S{i:02d}' for i in range(n))
+    data = population(per_site, sites=sites)
+    tilt = rng.normal(0, 1, n)[:, None] * np.linspace(-1, 1, 9)
+    of_subjects = rng.normal(0, 1, (len(data), 1)) * np.array([1, 0.5, 0.2, *[0] * 6])
+    noise = rng.normal(0, 0.1, (len(data), 9))
+    return data, tilt - tilt.mean(axis=0), np.repeat(tilt, per_site, axis=0) + of_subjects + noise
+
+
+def test_what_is_known_of_scanners_is_worth_scans():
+    learnt, _, values = scanners(40, 6, seed=1)
+    known = Regression(learnt, np.arange(240))
+    known.effects('measure', [values])
+    prior = known.evidence().prior('measure')
+    assert prior.between[0, 8] < -0.4 and prior.within[0, 0] == pytest.approx(1, abs=0.25)
+    data, truth, values = scanners(6, 6, seed=2)
+    other, _, ordinary = scanners(1, 6, seed=3)
+    before = Regression(other, np.arange(6))
+    before.effects('measure', [ordinary])
+    errors = []
+    for priors in ({}, {'measure': prior}):
+        regression = Regression(data, np.arange(36), replace(before.evidence(), priors=priors))
+        effects, _, _ = regression.effects('measure', [values])
+        found = effects[:6] - effects[:6].mean(axis=0)
+        errors.append(np.sqrt(np.square(found - truth).mean()))
+        assert regression.evidence().priors == priors
+    assert errors[1] < errors[0] / 2
+
+
+def test_a_prior_of_fields_is_one_of_each_value():
+    data, _, values = scanners(40, 6, seed=1)
+    fields = Regression(data, np.arange(240))
+    fields.effects('field', [values.reshape(-1, 1, 3, 3)])
+    prior = fields.evidence().prior('field')
+    assert prior.between.shape == prior.within.shape == (1, 3, 3)
+    effect = np.ones((1, 3, 3))
+    nothing = np.zeros((1, 3, 3))
+    few, many = (prior.shrunk(effect, nothing, 0, n) for n in (2, 200))
+    assert (few < many).all() and (many < effect).all() and many[0, 2, 2] > 0.99
 
 
 def test_one_site_alone_is_compared_with_one_that_was_measured_before():

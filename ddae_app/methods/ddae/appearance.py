@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from scipy.fft import dctn, idctn
 from scipy.ndimage import gaussian_filter
 from torch import Tensor, nn
 
@@ -310,9 +311,9 @@ def fit_site_appearance(
         else:
             average = reference.average.cpu().numpy()
             added, common, _ = regression.effects(
-                'average', (_smooth_knots(some - average) for some in scans)
+                'average', (_spectra(_smooth_knots(some - average)) for some in scans)
             )
-            knots = common + added
+            knots = _from_spectra(common + added)
         new.effect[:-1] = torch.from_numpy(knots).to(new.effect)
     if config.noise_corrected:
         _measure_noise(new, data, rows)
@@ -322,6 +323,16 @@ def fit_site_appearance(
 def _smooth_knots(effects: np.ndarray) -> np.ndarray:
     smooth = np.stack([gaussian_filter(x, AVERAGE_SMOOTHING_PIXELS) for x in effects])
     return to_knots(torch.from_numpy(smooth)).numpy()
+
+
+def _spectra(fields: np.ndarray) -> np.ndarray:
+    """Of (N, d, h, w) fields, a discrete cosine transform each: coarse and fine are apart."""
+    return dctn(fields, axes=(1, 2, 3), norm='ortho')
+
+
+def _from_spectra(spectra: np.ndarray) -> np.ndarray:
+    """Undoes :func:`_spectra`."""
+    return idctn(spectra, axes=(1, 2, 3), norm='ortho')
 
 
 def _measure_noise(appearance: SiteAppearance, data: SliceData, rows: np.ndarray) -> None:

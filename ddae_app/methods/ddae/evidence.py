@@ -6,6 +6,8 @@ stay targets.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -14,9 +16,12 @@ from ddae_app.methods.ddae.config import CURVE_LEVELS, EDGE_PIXELS
 from ddae_app.methods.ddae.fields import Shape, knot_shape
 from ddae_app.methods.ddae.residuals import LEVELS
 from ddae_app.methods.ddae.sharpness import AXES
-from ddae_app.methods.site_effects import COVARIATES, Center, Evidence, Sums
+from ddae_app.methods.site_effects import COVARIATES, Center, Evidence, Prior, Sums
 
 OF_APPEARANCE, OF_CONTRAST, OF_RENDERED = 'appearance', 'contrast', 'rendered'
+
+WITH_PRIOR = OF_APPEARANCE, OF_CONTRAST
+"""Measures of scans as they are; what rendering changes differs little between scanners."""
 
 
 def measures_of(shape: Shape) -> dict[str, dict[str, tuple[int, ...]]]:
@@ -56,7 +61,11 @@ class StoredEvidence(nn.Module):
             self.register_buffer(f'{regression}_gram', torch.zeros(size, size))
             for name, of_one in measures.items():
                 self.register_buffer(f'{name}_cross', torch.zeros(size, *of_one))
-                self.register_buffer(f'{name}_square', torch.zeros(of_one))
+                square = of_one * 2 if len(of_one) == 1 else of_one
+                self.register_buffer(f'{name}_square', torch.zeros(square))
+                if regression in WITH_PRIOR:
+                    self.register_buffer(f'{name}_between', torch.zeros(square))
+                    self.register_buffer(f'{name}_within', torch.zeros(square))
 
     @classmethod
     def of(cls, shape: Shape, evidence: dict[str, Evidence]) -> StoredEvidence:
@@ -73,7 +82,14 @@ class StoredEvidence(nn.Module):
             for name, sums in each.sums.items():
                 new._set(f'{name}_cross', sums.cross)
                 new._set(f'{name}_square', sums.square)
+            new.set_priors(each.priors)
         return new
+
+    def set_priors(self, priors: Mapping[str, Prior]) -> None:
+        """Store the priors of some measures."""
+        for name, prior in priors.items():
+            self._set(f'{name}_between', prior.between)
+            self._set(f'{name}_within', prior.within)
 
     def evidence(self) -> dict[str, Evidence]:
         """The same by the names of the regressions."""
@@ -89,9 +105,20 @@ class StoredEvidence(nn.Module):
                     name: Sums(self._get(f'{name}_cross'), self._get(f'{name}_square'))
                     for name in measures
                 },
+                self._priors(regression, measures),
             )
             for regression, measures in measures_of(self.shape).items()
         }
+
+    def _priors(self, regression: str, measures: Mapping[str, object]) -> dict[str, Prior]:
+        """Those that were stored."""
+        if regression not in WITH_PRIOR:
+            return {}
+        priors = {
+            name: Prior(self._get(f'{name}_between'), self._get(f'{name}_within'))
+            for name in measures
+        }
+        return {name: prior for name, prior in priors.items() if prior.within.any()}
 
     def _set(self, name: str, values: np.ndarray) -> None:
         self.get_buffer(name).copy_(torch.from_numpy(np.asarray(values, dtype=np.float32)))
