@@ -128,7 +128,7 @@ def medial(volumes: Bundle, data: SliceData) -> Bundle:
     appearance.edge[-1] = torch.from_numpy(edge)
     old = model.networks
     networks = Networks(config, 0, old.condition.age_mean, old.condition.age_sd)
-    networks.load_state_dict(old.state_dict())
+    networks.load_state_dict(old.for_sites((), ()).state_dict())
     info = replace(volumes.info, config=config, protocol=replace(VOLUMES, slices='medial'))
     return replace(volumes, model=DDAE(networks, appearance).eval(), info=info)
 

@@ -51,7 +51,6 @@ def networks(images: int) -> tuple[ModelConfig, TrainConfig]:
         depth=VOLUMES.depth,
         volume_depth=VOLUMES.depth,
         condition_dropout=0.3,
-        site_looks=True,
     )
     return model, replace(preset.train, lone_fraction=0.25, residual_correction=False)
 

@@ -4,7 +4,8 @@
 
 Format 9 also holds what a calibration is measured against, and format 10 how scanners differ. A
 model that is converted renders the same images, bit for bit; it has no site that a calibration
-could keep. A model of format 9 that was calibrated is not converted: calibrate again.
+could keep. The site codes that format 9 could compute are replaced by that of an
+unknown site. A model of format 9 that was calibrated is not converted: calibrate again.
 """
 
 from __future__ import annotations
@@ -39,6 +40,11 @@ def main() -> None:
     if info.get('evidence'):
         parser.error(f'{arguments.old} was calibrated; calibrate again with this version')
     header['format_version'] = FORMAT_VERSION
+    if info['config'].pop('site_looks', False):
+        # What a site looks like was found to say no more than the code of an unknown site.
+        unknown = weights['networks.condition.site']
+        weights['networks.condition.site'] = unknown.repeat(len(info['sites']) + 1, 1)
+        weights = {k: v for k, v in weights.items() if '.condition.look.' not in k}
     if version == 8:
         info |= {'evidence': [], 'networks': ''}
         info['config'] = asdict(ModelConfig()) | info['config']

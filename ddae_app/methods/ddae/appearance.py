@@ -150,15 +150,6 @@ class SiteAppearance(nn.Module):
         average = torch.where(average > 0, (average + effect).clamp(min=0), 0)
         return Appearance(self.curve[site], self.edge[site], average)
 
-    def looks(self, site: Tensor) -> Tensor:
-        """What the sites of (B,) indices look like, for the networks, shape (B, LOOKS).
-
-        Curve, edge and noise, each of unit order; 0 for one that looks like the common one.
-        """
-        curve, edge = self.curve - self.curve[-1], self.edge - self.edge[-1]
-        parts = [10 * curve[:, 1:], 10 * edge, (self.noise / self.deviation)[:, None]]
-        return torch.cat(parts, dim=1)[site]
-
     def average_at(self, position: Tensor, n: int = 1) -> Tensor:
         """The average scan of all sites at `n` slices from each position on, (B, n, H, W)."""
         return self.average[slices_from(position, n).clamp(0, len(self.average) - 1)]

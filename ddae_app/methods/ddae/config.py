@@ -24,9 +24,6 @@ CURVE_LEVELS = 33
 EDGE_PIXELS = 4
 """Depth to which the edge of the brain is distinguished from its interior."""
 
-LOOKS = CURVE_LEVELS + EDGE_PIXELS + 1
-"""Numbers that say what a site looks like: its curve, edge and noise."""
-
 
 def _within(config: object, name: str, low: float, high: float) -> None:
     value = getattr(config, name)
@@ -88,9 +85,6 @@ class ModelConfig:
     condition_dropout : float
         Chance, per group and image, that training shows the null token. At 0 the null tokens are
         untrained unless labels are missing.
-    site_looks : bool
-        Whether the code of a site follows from its measured appearance, so that a site which was
-        not trained on has a code of its own; without it, each training site has a learned code.
     encoder_augment : bool
         Whether training randomizes the contrast of the semantic encoder's input.
     site_curve : bool
@@ -134,7 +128,6 @@ class ModelConfig:
     prediction: str = 'epsilon'
     times: str = 'uniform'
     condition_dropout: float = 0.0
-    site_looks: bool = False
     encoder_augment: bool = False
     site_curve: bool = False
     site_edge: bool = False

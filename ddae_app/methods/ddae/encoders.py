@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as nnf
 
 from ddae_app.methods.condition import Condition
-from ddae_app.methods.ddae.config import LOOKS, POSITION_WAVES, ModelConfig
+from ddae_app.methods.ddae.config import POSITION_WAVES, ModelConfig
 from ddae_app.methods.ddae.unet import ResBlock, Stem, group_norm
 
 
@@ -52,7 +52,6 @@ class ConditionEncoder(nn.Module):
     Parameters
     ----------
     config : ModelConfig
-        With ``site_looks``, the code of a site is computed from what it looks like.
     n_sites : int
     age_mean, age_sd : float
         Years; the network sees the standardized age.
@@ -66,32 +65,15 @@ class ConditionEncoder(nn.Module):
         self.null_age = nn.Parameter(torch.randn(config.age_dim))
         # The last row is the null token: index -1 wraps round to it.
         self.sex = nn.Parameter(torch.randn(2 + 1, config.sex_dim))
-        self.look: nn.Sequential | None = None
-        if config.site_looks:
-            layers = nn.Linear(LOOKS, 64), nn.SiLU(), nn.Linear(64, config.site_dim)
-            self.look = nn.Sequential(*layers)
-        learned = 0 if config.site_looks else n_sites
-        self.site = nn.Parameter(torch.randn(learned + 1, config.site_dim))
+        self.site = nn.Parameter(torch.randn(n_sites + 1, config.site_dim))
 
-    def forward(self, condition: Condition, looks: Tensor) -> Tensor:
-        """``z_k``, shape (B, z_k_dim).
-
-        Parameters
-        ----------
-        condition : Condition
-        looks : torch.Tensor, shape (B, LOOKS)
-            What the site of each scan looks like
-            (:meth:`~ddae_app.methods.ddae.appearance.SiteAppearance.looks`).
-        """
+    def forward(self, condition: Condition) -> Tensor:
+        """``z_k``, shape (B, z_k_dim)."""
         unknown = condition.age.isnan()[:, None]
         # NaN is replaced before the network, or its gradient would be NaN as well.
         age = (condition.age.nan_to_num() - self.age_mean) / self.age_sd
         z_age = torch.where(unknown, self.null_age, self.age(age[:, None]))
-        if self.look is None:
-            z_site = self.site[condition.site]
-        else:
-            z_site = torch.where(condition.site[:, None] < 0, self.site, self.look(looks))
-        z_k = [z_age, self.sex[condition.sex], z_site]
+        z_k = [z_age, self.sex[condition.sex], self.site[condition.site]]
         if self.positions > 1:
             waves = torch.arange(1, POSITION_WAVES + 1, device=age.device)
             position = self.first_slice + condition.position[:, None]

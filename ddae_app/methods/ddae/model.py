@@ -69,10 +69,9 @@ class Networks(nn.Module):
         encoder = self.condition
         copy = Networks(self.config, len(sites), encoder.age_mean, encoder.age_sd)
         weights = self.state_dict()
-        if not self.config.site_looks:
-            rows = [known.index(site) if site in known else -1 for site in sites]
-            # The last row is that of an unknown site.
-            weights['condition.site'] = weights['condition.site'][[*rows, -1]]
+        rows = [known.index(site) if site in known else -1 for site in sites]
+        # The last row is that of an unknown site.
+        weights['condition.site'] = weights['condition.site'][[*rows, -1]]
         copy.load_state_dict(weights)
         return copy.to(self.alpha_bar.device)
 
@@ -147,7 +146,7 @@ class DDAE(nn.Module):
 
     def embed(self, condition: Condition) -> Tensor:
         """``z_k = f_psi(c)``, shape (B, z_k_dim)."""
-        return self.networks.condition(condition, self.appearance.looks(condition.site))
+        return self.networks.condition(condition)
 
     def forward(self, x_t: Tensor, t: Tensor, z_k: Tensor, z_u: Tensor) -> Tensor:
         """What ``config.prediction`` names, for noisy slices.

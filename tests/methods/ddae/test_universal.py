@@ -1,4 +1,4 @@
-"""Networks for any scanner: whole volumes and their middle slice, and codes from appearance."""
+"""Networks for any scanner: whole volumes and their middle slice."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ import torch
 from ddae_app.errors import ModelError
 from ddae_app.methods.condition import label_blind
 from ddae_app.methods.ddae.appearance import fit_site_appearance
-from ddae_app.methods.ddae.config import LOOKS, ModelConfig
+from ddae_app.methods.ddae.config import ModelConfig
 from ddae_app.methods.ddae.losses import training_loss
 from ddae_app.methods.ddae.model import DDAE, Networks
 from tests.methods import toy
 
 MIDDLE = toy.DEPTH // 2
-LOOKING = replace(toy.DEEP, volume_depth=toy.DEPTH, site_looks=True)
+DEEP = replace(toy.DEEP, volume_depth=toy.DEPTH)
 
 
 def middle_slice(volumes: DDAE) -> DDAE:
@@ -32,8 +32,8 @@ def middle_slice(volumes: DDAE) -> DDAE:
 
 @pytest.fixture(scope='module')
 def model():
-    model, data = toy.random_model(LOOKING), toy.scans()
-    model.appearance = fit_site_appearance(LOOKING, data, np.arange(len(data)))
+    model, data = toy.random_model(DEEP), toy.scans()
+    model.appearance = fit_site_appearance(DEEP, data, np.arange(len(data)))
     return model
 
 
@@ -51,41 +51,15 @@ def test_the_middle_slice_takes_the_place_of_its_neighbors(model):
     alone = middle_slice(model)
     assert alone.config.context == model.config.context == 1
     x = torch.randn(2, 1, toy.SIZE, toy.SIZE).expand(2, 3, toy.SIZE, toy.SIZE)
-    t, z_u = torch.tensor([20, 60]), torch.randn(2, LOOKING.z_u_dim)
-    z_k = torch.randn(2, LOOKING.z_k_dim)
+    t, z_u = torch.tensor([20, 60]), torch.randn(2, DEEP.z_u_dim)
+    z_k = torch.randn(2, DEEP.z_k_dim)
     assert torch.equal(alone(x, t, z_k, z_u), model(x, t, z_k, z_u))
 
 
 @pytest.mark.parametrize(('depth', 'first'), [(1, toy.DEPTH), (toy.DEPTH, 1)])
 def test_slices_beyond_the_volume_are_refused(depth, first):
     with pytest.raises(ModelError, match='first_slice'):
-        replace(LOOKING, depth=depth, first_slice=first)
-
-
-def test_the_code_of_a_site_follows_from_what_it_looks_like(model):
-    known, unknown = label_blind([0, 1]), label_blind([-1, -1])
-    before = model.embed(known)
-    assert not torch.equal(before[0], before[1])
-    assert torch.equal(*model.embed(unknown))
-    other = DDAE(model.networks, model.appearance)
-    assert torch.equal(other.embed(known), before)
-    looks = model.appearance.looks(torch.tensor([0, 1, -1]))
-    assert looks.shape == (3, LOOKS)
-    assert not looks[2, :-1].any()  # as the common one, but for noise
-
-
-def test_sites_that_were_not_trained_on_get_codes_of_their_own(model):
-    data = toy.scans()
-    networks = model.networks.for_sites(('C', 'D', 'E'), ('A', 'B'))
-    assert networks.n_sites == 3
-    assert torch.equal(networks.condition.site, model.networks.condition.site)
-    renamed = replace(data, sites=tuple({'A': 'C', 'B': 'D'}[site] for site in data.sites))
-    appearance = fit_site_appearance(
-        LOOKING, renamed, np.arange(len(data)), reference=model.appearance
-    )
-    # The same scans look the same, whatever their site is called.
-    codes = DDAE(model.networks.for_sites(('C', 'D'), ()), appearance).embed(label_blind([0, 1]))
-    torch.testing.assert_close(codes, model.embed(label_blind([0, 1])), atol=1e-4, rtol=1e-3)
+        replace(DEEP, depth=depth, first_slice=first)
 
 
 def test_a_lone_image_stands_in_the_place_of_its_neighbors(model):
@@ -107,4 +81,4 @@ def test_a_lone_image_stands_in_the_place_of_its_neighbors(model):
 def test_without_a_volume_the_position_is_that_in_the_scan():
     assert ModelConfig(depth=5).positions == 5
     assert ModelConfig(depth=1).z_k_dim == ModelConfig().z_k_dim
-    assert replace(LOOKING, depth=1, first_slice=2).z_k_dim == LOOKING.z_k_dim
+    assert replace(DEEP, depth=1, first_slice=2).z_k_dim == DEEP.z_k_dim
