@@ -32,9 +32,8 @@ DRAWN_PER_SITE = 4
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('work_dir', type=Path)
-    parser.add_argument(
-        '--slices', nargs='+', choices=['all', 'medial'], default=['medial', 'all']
-    )
+    kinds = ['medial', 'all']
+    parser.add_argument('--slices', nargs='+', choices=kinds, default=kinds)
     parser.add_argument('--threads', nargs='+', type=int, default=[2])
     parser.add_argument('--per-site', type=int, default=50)
     parser.add_argument('--profile', action='store_true')

@@ -7,8 +7,8 @@ on the grid of the model, as after preprocessing. Some subjects are also scanned
 in a pose of their own and on the voxels of the scanner. These scans are resampled to the grid and
 harmonized, and the change is brought back. Only ``ddae`` trains networks, which takes an hour;
 ``ddae-calibrated`` takes the packaged ones, calibrated on the training volumes. Finished methods
-are kept in WORK_DIR and not repeated. The table is written to ``WORK_DIR/volumes-<seed>/volumes.tsv``
-and ``volumes.md``.
+are kept in WORK_DIR and not repeated. The table is written to
+``WORK_DIR/volumes-<seed>/volumes.tsv`` and ``volumes.md``.
 
 Columns, of the source sites unless stated otherwise: psnr (dB) and ssim (slices with brain) to the
 truth; psnr_unseen at the unseen site; drift: mean difference of the shares of CSF, gray and white
