@@ -14,7 +14,8 @@ Columns, of the source sites unless stated otherwise: psnr (dB) and ssim (slices
 truth; psnr_unseen at the unseen site; drift: mean difference of the shares of CSF, gray and white
 matter from those of the truth, in percent of the brain; stripes: how much rougher the change is
 between slices than within them; native_psnr and native_ssim in native space; site_linear and
-site_histogram, probes trained on other subjects as in ``benchmarks.quality``; seconds per volume.
+site_histogram, probes trained on other subjects as in ``benchmarks.quality``, which take five test
+subjects of each site; seconds per volume.
 The row of the truth gives the values of a perfect method.
 """
 
@@ -38,6 +39,7 @@ from benchmarks.phantoms import PROTOCOL, SEEN, SITES, TARGET, UNSEEN
 from benchmarks.quality import say, write_tables
 from benchmarks.stripes import stripe_index
 from ddae_app.evaluation import fidelity, probes
+from ddae_app.evaluation.data import FOLDS
 from ddae_app.imaging.anatomy import tissue_shares
 from ddae_app.imaging.grid import model_grid
 from ddae_app.imaging.native import native_difference
@@ -201,8 +203,9 @@ def evaluate(bench: Bench, transform: Transform, native_per_site: int) -> dict[s
     }
     scores = {name: mean if np.isfinite(mean) else None for name, mean in means.items()}
     labels = np.array(sites), np.array(subjects)
-    scores['site_linear'] = probes.linear_accuracy(np.array(coarse), *labels)
-    scores['site_histogram'] = probes.linear_accuracy(np.array(quantiles), *labels)
+    enough = len(sites) >= FOLDS * len(set(sites))
+    for name, seen in (('site_linear', coarse), ('site_histogram', quantiles)):
+        scores[name] = probes.linear_accuracy(np.array(seen), *labels) if enough else None
     return scores | {'seconds': float(np.median(seconds))}
 
 
