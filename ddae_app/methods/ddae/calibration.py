@@ -30,7 +30,11 @@ from ddae_app.methods.ddae.evidence import (
 )
 from ddae_app.methods.ddae.model import DDAE
 from ddae_app.methods.ddae.render import render
-from ddae_app.methods.ddae.residuals import ResidualCorrection, fit_residual_correction
+from ddae_app.methods.ddae.residuals import (
+    ResidualCorrection,
+    fit_residual_correction,
+    measures_spread,
+)
 from ddae_app.methods.modelfile import SiteQuantiles
 from ddae_app.methods.site_effects import Regression
 
@@ -90,7 +94,8 @@ def calibrate(bundle: Bundle, data: SliceData) -> Bundle:
         old.residuals if earlier else None,
         (earlier[OF_CONTRAST], earlier[OF_RENDERED]) if earlier else None,
     )
-    _keep(residuals, old.residuals, ('spread', 'softness'), kept)
+    measured = ('spread', 'softness') if measures_spread(config) else ('softness',)
+    _keep(residuals, old.residuals, measured, kept)
     evidence = None
     if found:
         names = OF_APPEARANCE, OF_CONTRAST, OF_RENDERED

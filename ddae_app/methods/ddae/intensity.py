@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
-from scipy.ndimage import gaussian_filter
+from scipy.ndimage import find_objects, gaussian_filter
 from torch import Tensor
 from torch.nn import functional as nnf
 
@@ -12,6 +14,9 @@ from ddae_app.methods.ddae.config import EDGE_PIXELS
 
 CURVE_SMOOTHING_PIXELS = 0.7
 """Removes enough of the noise of an image for its quantiles to be those of the tissue."""
+
+TRUNCATE = 4.0
+"""Standard deviations at which the smoothing ends."""
 
 SMALLEST_RISE = 1e-4
 """Between two knots of a curve, so that the curve can be inverted."""
@@ -32,14 +37,19 @@ def edge_depth(x: Tensor) -> Tensor:
     torch.Tensor, shape (B, n, H, W), int64, range [0, EDGE_PIXELS + 1]
         Deeper pixels have the largest value.
     """
-    inside = nnf.pad(x > 0, (1, 1, 1, 1))
-    depth = inside.long()
+    inside = nnf.pad(x > 0, (1, 1, 1, 1))  # all that lies outside the image is outside the brain
+    depth = inside.byte()
     for _ in range(EDGE_PIXELS):
-        # What comes in at the opposite edge is padding, which is outside.
-        neighbors = [torch.roll(inside, step, axis) for step in (-1, 1) for axis in (2, 3)]
-        inside = torch.stack([inside, *neighbors]).all(dim=0)
+        eroded = inside.clone()
+        eroded[:, :, 1:-1, 1:-1] &= (
+            inside[:, :, :-2, 1:-1]
+            & inside[:, :, 2:, 1:-1]
+            & inside[:, :, 1:-1, :-2]
+            & inside[:, :, 1:-1, 2:]
+        )
+        inside = eroded
         depth += inside
-    return depth[:, :, 1:-1, 1:-1]
+    return depth[:, :, 1:-1, 1:-1].long()
 
 
 def at_depth(edge: Tensor, depth: Tensor) -> Tensor:
@@ -99,14 +109,26 @@ def tissue_quantiles(images: np.ndarray, n_levels: int) -> np.ndarray:
     np.ndarray, shape (N, n_levels)
         0 where there is no brain.
     """
+
+    def smoothed(x: np.ndarray) -> np.ndarray:
+        return gaussian_filter(x.astype(np.float64), CURVE_SMOOTHING_PIXELS, truncate=TRUNCATE)
+
     levels, quantiles = np.linspace(0, 1, n_levels), []
     for image in images:
+        image = _around_brain(image)
         brain = image > 0
-        weight = gaussian_filter(brain.astype(np.float64), CURVE_SMOOTHING_PIXELS)
-        smooth = gaussian_filter(image.astype(np.float64), CURVE_SMOOTHING_PIXELS)
-        inside = smooth[brain] / weight[brain] if brain.any() else np.zeros(1)
+        inside = smoothed(image)[brain] / smoothed(brain)[brain] if brain.any() else np.zeros(1)
         quantiles.append(np.quantile(inside, levels))
     return np.array(quantiles)
+
+
+def _around_brain(image: np.ndarray) -> np.ndarray:
+    """The brain and what smoothing mixes with it; the whole image where there is no brain."""
+    margin = math.ceil(TRUNCATE * CURVE_SMOOTHING_PIXELS)
+    box = find_objects((image > 0).astype(np.uint8))
+    if not box:
+        return image
+    return image[tuple(slice(max(0, i.start - margin), i.stop + margin) for i in box[0])]
 
 
 def edge_means(images: np.ndarray) -> np.ndarray:

@@ -82,6 +82,9 @@ def _corrected(model: DDAE, y: Tensor, source: Condition, target: Condition) -> 
 
     What exceeds ``CEILING`` is added again at the end.
     """
+    same = model.residuals.changes_nothing(source.site, target.site)
+    if same.all():
+        return y
     sites, n, seen = model.appearance, y.shape[1], y.clamp(max=CEILING)
     appearance = model.appearance_of(target, n)
     common = model.residuals(
@@ -91,6 +94,5 @@ def _corrected(model: DDAE, y: Tensor, source: Condition, target: Condition) -> 
         source.site,
         target.site,
     )
-    same = model.residuals.changes_nothing(source.site, target.site)
     corrected = y - seen + sites.from_common(common, appearance, edge_depth(seen))
     return torch.where(same[:, None, None, None], y, corrected)

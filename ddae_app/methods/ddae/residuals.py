@@ -97,7 +97,7 @@ class ResidualCorrection(nn.Module):
         Brighter pixels may be white matter.
     spread : torch.Tensor, shape (n_sites + 1, d, h, w)
         Distance of the scans of each site from the average, relative to that of all sites, as
-        knots (:mod:`ddae_app.methods.ddae.fields`); 1 before it is measured.
+        knots (:mod:`ddae_app.methods.ddae.fields`); 1 where it is not measured.
     rendered : torch.Tensor, shape (n_sites + 1, K)
         Intensity quantiles, on the common scale, of the scans of each site after they have been
         rendered as of an unknown site; all are equal before they are measured.
@@ -249,7 +249,7 @@ def fit_residual_correction(
     new.white.copy_(white)
     new.white_level.copy_(level)
     scans = [remove_shading(x, white, level, condition.position[:1]) for x in scans]
-    if config.site_average:
+    if measures_spread(config):
         spread, variance = _spread(scans, data, rows, reference)
         new.spread[:own] = spread.to(new.spread)
         new.variance.copy_(variance)
@@ -297,6 +297,14 @@ def _by_site(regression: Regression, name: str, values: np.ndarray) -> np.ndarra
     """A measure at each site and, last, at the average one, at the center of the covariates."""
     effects, common, _ = regression.effects(name, [values])
     return np.concatenate([common + effects, common[None]])
+
+
+def measures_spread(config: ModelConfig) -> bool:
+    """Whether the spread of scans is measured: not of whole volumes.
+
+    Of these, too few are rendered to know the spread at a voxel of a site.
+    """
+    return config.site_average and config.depth == 1
 
 
 def _evenly_by_site(data: SliceData, rows: np.ndarray) -> np.ndarray:

@@ -27,6 +27,16 @@ def test_quantiles_of_an_image_without_brain_are_zero():
     assert not tissue_quantiles(np.zeros((1, 1, 16, 16), np.float32), 33).any()
 
 
+def test_quantiles_do_not_depend_on_how_much_background_there_is():
+    rng = np.random.default_rng(0)
+    brain = rng.uniform(0.1, 1, (2, 5, 9, 8)).astype(np.float32)
+    brain[:, 2, 3:5, 4] = 0  # a hole
+    near = np.pad(brain, ((0, 0), (3, 3), (3, 3), (3, 3)))
+    far = np.pad(brain, ((0, 0), (8, 4), (20, 3), (5, 17)))
+    assert np.array_equal(tissue_quantiles(near, 33), tissue_quantiles(far, 33))
+    assert not np.array_equal(tissue_quantiles(brain, 33), tissue_quantiles(far, 33))
+
+
 def test_knots_of_a_curve_rise_strictly_from_zero():
     knots = rising(np.array([-0.1, 0.2, 0.2, 0.1, 0.5]))
     assert knots[0] == 0 and (np.diff(knots) > 0).all()

@@ -109,6 +109,14 @@ def test_no_spread_is_measured_where_some_subjects_have_no_brain():
     assert (residuals.spread[:2, :, 4:6, 2:-2] != 1).all()
 
 
+def test_no_spread_is_measured_in_whole_volumes():
+    data = population(20)
+    volumes = replace(data, images=np.repeat(data.images, 3, axis=1))
+    _, residuals = corrected_for(replace(AVERAGES, depth=3), volumes, flat)
+    assert (residuals.spread == 1).all()
+    assert residuals.white.any() and (residuals.rendered[0] != residuals.rendered[1]).any()
+
+
 def test_a_part_of_the_scans_is_rendered_as_of_an_unknown_site(measured):
     sources, targets = (sum(lists, []) for lists in zip(*measured[3], strict=True))
     assert set(targets) == {-1}
