@@ -20,7 +20,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ddae_app.files import PREFIX
@@ -30,11 +30,15 @@ FLAGS = (
     '--target-site', 'IXI', '--slices', 'medial', '--skull-strip', 'none', '--sloppy',
     '--skip-bids-validation', '--nprocs', '1', '--omp-nthreads', '1',
 )  # fmt: skip
-CALIBRATING, HARMONIZING = 'training slices: ', ': harmonize ('
-"""What a job says when it has the lock and begins to compute, and of its first harmonized scan."""
+CALIBRATING = 'training slices: ', 'to measure residual site effects'
+"""What a job says when it has the lock: that it begins to measure, and, later, to render."""
 
-LENGTH = {CALIBRATING: 20.0, HARMONIZING: 20.0}
-"""Seconds after these words within which a job is killed, at most."""
+CALIBRATED = 'was made by another run'
+HARMONIZING = 'harmonize: ', ': harmonize ('
+"""What a job says when it plans to harmonize, and of its first harmonized scan."""
+
+MOST_SECONDS = 3.0
+"""After these words, within which a job is killed."""
 
 
 def main() -> None:
@@ -88,22 +92,24 @@ def said(work: Path, name: str) -> str:
 
 
 def kill(
-    args: argparse.Namespace, jobs: dict[str, subprocess.Popen], words: str
+    args: argparse.Namespace, jobs: dict[str, subprocess.Popen], phrases: Sequence[str]
 ) -> Iterator[str]:
-    """Kill jobs a while after they said some words, and yield their names."""
-    moments = random.Random(f'{args.seed} {words}')
+    """Kill jobs soon after they said one of some phrases, by turns; yield their names."""
+    moments = random.Random(f'{args.seed} {phrases}')
     for number in range(args.kills):
-        name = None
+        phrase, name = phrases[number % len(phrases)], None
         while name is None:
             running = [name for name, job in jobs.items() if job.poll() is None]
-            if not running:
-                print(f'only {number} jobs could be killed after {words!r}')
+            logs = {name: said(args.work, name) for name in running}
+            late = phrases == CALIBRATING and any(CALIBRATED in log for log in logs.values())
+            if late or not running:
+                print(f'only {number} jobs could be killed after {phrases}')
                 return
-            time.sleep(0.2)
-            name = next((name for name in running if words in said(args.work, name)), None)
-        time.sleep(moments.uniform(0, LENGTH[words]))
+            name = next((name for name, log in logs.items() if phrase in log), None)
+            time.sleep(0.1)
+        time.sleep(moments.uniform(0, MOST_SECONDS))
         jobs[name].send_signal(signal.SIGKILL)
-        print(f'{name} killed after {words!r}: {jobs[name].wait()}', flush=True)
+        print(f'{name} killed after {phrase!r}: {jobs[name].wait()}', flush=True)
         yield name
 
 
