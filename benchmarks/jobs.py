@@ -7,7 +7,7 @@ harmonizes the scans to a packaged site; afterwards many jobs do the same at onc
 whole dataset, with an output folder in common and a work directory each. While a job calibrates
 and holds the lock, it is killed with SIGKILL, so that the next one takes over, as often as
 ``--kills`` says; as many jobs are killed while they harmonize. Printed are the exit codes of the
-others (0 is right), how many calibrated to the end (1), the exit codes of the killed jobs when
+others (0 is right), how many jobs calibrated to the end (1), the exit codes of the killed jobs when
 they run again (0), how many files of the output differ from those of the undisturbed run (0), and
 the seconds that the jobs took. Temporary files of killed jobs are counted apart.
 """
@@ -59,8 +59,8 @@ def main() -> None:
     killed = list(kill(args, jobs, CALIBRATING)) + list(kill(args, jobs, HARMONIZING))
     codes = {name: job.wait() for name, job in jobs.items() if name not in killed}
     print(f'{len(codes)} jobs ended after {time.monotonic() - began:.0f} s:', codes)
-    calibrated = sum('INFO model: ' in said(args.work, name) for name in codes)
-    print(f'{calibrated} of them calibrated')
+    calibrated = sum('INFO model: ' in said(args.work, name) for name in names)
+    print(f'{calibrated} of {len(names)} calibrated to the end')
     again = {name: start(args.work, name, 'many').wait() for name in killed}
     print('the killed jobs once more:', again)
     expected, found = (contents(args.work / name) for name in ('one', 'many'))

@@ -228,9 +228,13 @@ def test_reference_scans_are_a_target(study, harmonized, tmp_path):
     assert clash.returncode == 2
     (line,) = error_lines(clash.stderr)
     assert "'PhantomA' is also a site of the dataset" in line
-    (reference / 'participants.tsv').unlink()  # now the folder names the site
+    # Now the folder names the site, and its people are older than those of the dataset.
+    ages = ''.join(f'sub-A0{i}\t{80 + i}\n' for i in range(1, 6))
+    (reference / 'participants.tsv').write_text(f'participant_id\tage\n{ages}')
     done = participant(study, 'to-reference', *flags)
     assert done.returncode == 0, done.stderr
+    assert 'the target Reference is confounded with age (81 to 85 years there' in done.stderr
+    assert 'prepared like those of the dataset' not in done.stderr
     for name, site in (('A01', MANY), ('B01', FEW)):
         folder = study / 'to-reference' / f'sub-{name}'
         said = read_sidecar(next(folder.rglob('*desc-harmonized_T1w.nii.gz')))
