@@ -7,9 +7,9 @@ harmonizes the scans to a packaged site; afterwards many jobs do the same at onc
 whole dataset, with an output folder in common and a work directory each. While a job calibrates
 and holds the lock, it is killed with SIGKILL, so that the next one takes over, as often as
 ``--kills`` says; as many jobs are killed while they harmonize. Printed are the exit codes of the
-others (0 is right), how many jobs calibrated to the end (1), the exit codes of the killed jobs when
-they run again (0), how many files of the output differ from those of the undisturbed run (0), and
-the seconds that the jobs took. Temporary files of killed jobs are counted apart.
+others (0 is right), how many jobs calibrated to the end (1), the exit codes of the killed jobs
+when they run again (0), how many files of the output differ from those of the undisturbed run (0),
+and the seconds that the jobs took. Temporary files of killed jobs are counted apart.
 """
 
 from __future__ import annotations
