@@ -10,6 +10,7 @@ import pytest
 
 from ddae_app.bids.cohort import read_cohort
 from ddae_app.bids.layout import Layout, sidecar
+from ddae_app.bids.metadata import ScanMetadata
 from ddae_app.bids.scan import Scan
 from ddae_app.engine.inputs import space_of
 from ddae_app.levels.train.alike import kinds_of, unlike_references, unlike_scans
@@ -39,7 +40,7 @@ def preprocessed(tmp_path):
             scans.append(scan)
         (bids / 'participants.tsv').write_text(table)
         cohort = read_cohort(bids, scans, site_column=None, source_site=None)
-        return scans, cohort, layout, [out]
+        return scans, cohort, layout, [out], ScanMetadata(bids)
 
     return make
 
@@ -70,6 +71,17 @@ def test_two_kinds_of_scans_in_one_site_are_named(preprocessed, other, words):
     assert line.startswith('site A has ') and words in line
 
 
+def test_two_sequences_in_one_site_are_named(preprocessed):
+    found = preprocessed([USUAL] * 6)
+    for scan in found[0]:
+        fields = {'EchoTime': 0.003, 'FlipAngle': 8, 'InversionTime': 'long', 'X': [1]}
+        if scan.participant == '2':
+            fields |= {'EchoTime': 0.09, 'FlipAngle': 9}
+        scan.path.with_name(f'{scan.stem}_T1w.json').write_text(json.dumps(fields))
+    (line,) = unlike_scans(*found)
+    assert 'EchoTimes of several kinds: 0.003 (5), 0.09 (1: sub-2)' in line
+
+
 def test_an_image_that_cannot_be_read_says_nothing(preprocessed):
     scans, *rest = preprocessed([USUAL] * 3)
     scans[0].path.write_bytes(b'no image')
@@ -78,7 +90,7 @@ def test_an_image_that_cannot_be_read_says_nothing(preprocessed):
 
 
 def test_reference_scans_of_another_kind(preprocessed):
-    scans, _, layout, roots = preprocessed([USUAL] * 3 + [('brain', 'none', 1.0)] * 3)
+    scans, _, layout, roots, _ = preprocessed([USUAL] * 3 + [('brain', 'none', 1.0)] * 3)
     for kinds, words in zip(
         kinds_of(scans, layout, roots), ('whole heads', 'stripped by deepbet'), strict=True
     ):

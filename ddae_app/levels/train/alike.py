@@ -11,23 +11,32 @@ import numpy as np
 from ddae_app.bids import sidecars
 from ddae_app.bids.cohort import Cohort
 from ddae_app.bids.layout import SpaceLayout
+from ddae_app.bids.metadata import ScanMetadata
 from ddae_app.bids.scan import Scan
 from ddae_app.engine.inputs import find_preprocessed
+from ddae_app.errors import InvalidBIDSError
 from ddae_app.imaging.volumes import largest_voxel_edge
 
 MOST_NAMED = 5
 """Scans of a kind; the others are counted."""
 
-COARSER = 1.3
-"""Voxels of one site differ by less than this factor. All sites of real scans at hand have one
-voxel size each."""
+ALIKE = 1.3
+"""Voxel sizes and times of the sequence differ by less than this factor within a site. All sites
+of real scans at hand have one voxel size each."""
+
+SEQUENCE_FIELDS = 'RepetitionTime', 'EchoTime', 'InversionTime', 'FlipAngle'
+"""Fields of the JSON of a scan that set its contrast."""
 
 HEADS = {'head': 'whole heads', 'brain': 'skull-stripped before'}
 """What the sidecar of a preprocessed image says of its T1w image, in words."""
 
 
 def unlike_scans(
-    scans: Sequence[Scan], cohort: Cohort, layout: SpaceLayout, roots: Sequence[Path]
+    scans: Sequence[Scan],
+    cohort: Cohort,
+    layout: SpaceLayout,
+    roots: Sequence[Path],
+    metadata: ScanMetadata,
 ) -> list[str]:
     """Warnings about sites whose scans are of several kinds, a sentence each.
 
@@ -39,6 +48,8 @@ def unlike_scans(
     layout : SpaceLayout
     roots : sequence of Path
         Where preprocessed scans lie.
+    metadata : ScanMetadata
+        Of the dataset.
     """
     lines = []
     by_site: dict[str, list[Scan]] = {}
@@ -49,7 +60,11 @@ def unlike_scans(
         for what, kinds in (
             ('T1w images', heads),
             ('methods of brain extraction', methods),
-            ('voxel sizes', _voxel_sizes(members)),
+            ('voxel sizes', _grouped({s: largest_voxel_edge(s.path) for s in members}, ' mm')),
+            *(
+                (f'{field}s', _grouped({s: _number(metadata, s, field) for s in members}))
+                for field in SEQUENCE_FIELDS
+            ),
         ):
             if len(set(kinds.values())) > 1:
                 lines.append(
@@ -99,17 +114,24 @@ def kinds_of(
     return heads, methods
 
 
-def _voxel_sizes(scans: Sequence[Scan]) -> dict[Scan, str]:
-    """The scans by the longest edge of their voxels, those of nearly the same in one group."""
-    edges = {scan: edge for scan in scans if (edge := largest_voxel_edge(scan.path))}
-    if not edges:
+def _number(metadata: ScanMetadata, scan: Scan, field: str) -> float | None:
+    """A number of the JSON of a scan; None if it does not say."""
+    try:
+        return float(metadata.text(scan, field) or 0)
+    except (InvalidBIDSError, ValueError):
+        return None
+
+
+def _grouped(values: Mapping[Scan, float | None], unit: str = '') -> dict[Scan, str]:
+    """The scans of which a value above 0 is known; those that nearly have the median are alike."""
+    known = {scan: value for scan, value in values.items() if value and np.isfinite(value)}
+    if not known:
         return {}
-    usual = float(np.median(list(edges.values())))
-    kinds = {}
-    for scan, edge in edges.items():
-        alike = 1 / COARSER < edge / usual < COARSER
-        kinds[scan] = f'{usual if alike else edge:.2g} mm'
-    return kinds
+    usual = float(np.median(list(known.values())))
+    return {
+        scan: f'{usual if 1 / ALIKE < value / usual < ALIKE else value:.2g}{unit}'
+        for scan, value in known.items()
+    }
 
 
 def _counted(kinds: Mapping[Scan, str]) -> str:

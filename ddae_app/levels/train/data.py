@@ -13,6 +13,7 @@ import numpy as np
 from ddae_app.bids.cohort import Cohort
 from ddae_app.bids.dataset import write_description
 from ddae_app.bids.layout import RunFiles, SpaceLayout
+from ddae_app.bids.metadata import ScanMetadata
 from ddae_app.bids.scan import Scan
 from ddae_app.engine.inputs import (
     check_sites_known,
@@ -121,7 +122,8 @@ def prepare(settings: Settings, layout: SpaceLayout, store: Path, logs: RunFiles
     prepared = replace(people_of(stored, cohort), failures=unusable | failures)
     data = prepared.open(store, layout.space.protocol)
     warnings = check_cohort(prepared, settings.train)
-    warnings += tuple(unlike_scans(stored, cohort, layout, roots))
+    metadata = ScanMetadata(settings.bids_dir)
+    warnings += tuple(unlike_scans(stored, cohort, layout, roots, metadata))
     for warning in warnings:
         log.warning('%s', warning)
     counts = Counter(data.sites)
