@@ -57,6 +57,23 @@ class NotEvaluableError(UsageError):
     """There are too few data to evaluate the harmonization; the group level does the rest."""
 
 
+class NotCalibratedError(UsageError):
+    """No site has enough usable scans to be calibrated.
+
+    Attributes
+    ----------
+    problem : str
+        What is wrong, without what to do.
+    """
+
+    def __init__(self, problem: str) -> None:
+        super().__init__(
+            f'{problem}; harmonize each scan by itself (participant --unseen-site agnostic), or '
+            'give --allow-few-scans'
+        )
+        self.problem = problem
+
+
 class InvalidBIDSError(DdaeError):
     """The input dataset is not valid BIDS; exit code 16 (BIDS execution specification)."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shlex
 import tempfile
@@ -9,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from hashlib import file_digest
 from pathlib import Path
+from typing import IO
 
 PREFIX = '.tmp-'
 
@@ -28,16 +30,20 @@ def staged(path: Path) -> Iterator[Path]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=PREFIX, suffix=path.name, dir=path.parent)
-    os.close(handle)
     temporary = Path(name)
     _unfinished.add(temporary)
     try:
+        # By the lock others know that somebody is writing; the kernel lets go of it when a process
+        # dies. Work directories may lie where files cannot be locked.
+        with suppress(OSError):
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield temporary
         temporary.chmod(0o666 & ~umask())  # mkstemp makes files that only the owner can read
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
         _unfinished.discard(temporary)
+        os.close(handle)
 
 
 def discard_unfinished() -> None:
@@ -50,19 +56,25 @@ def discard_unfinished() -> None:
 def remove_temporary_files(folder: Path, name_part: str) -> None:
     """Delete the temporary files of killed runs whose names contain `name_part`.
 
-    Not while another process writes such files.
+    What another process is writing stays.
     """
     for path in folder.glob(f'{PREFIX}*{name_part}*'):
-        path.unlink(missing_ok=True)
+        with suppress(OSError), path.open('r+b') as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            path.unlink(missing_ok=True)
 
 
 def write_atomically(path: Path, content: bytes | str) -> None:
     """Write `content`, UTF-8 where it is text, whole or not at all."""
     with staged(path) as temporary, temporary.open('wb') as file:
         file.write(content.encode() if isinstance(content, str) else content)
-        file.flush()
-        # A name that points to blocks which never reached the disk is no file.
-        os.fsync(file.fileno())
+        sync(file)
+
+
+def sync(file: IO[bytes]) -> None:
+    """Bring what was written to the disk; a name of blocks that never reached it is no file."""
+    file.flush()
+    os.fsync(file.fileno())
 
 
 def digest_of(path: Path) -> str | None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ddae_app.files import not_fetched, staged, write_atomically
+from ddae_app.files import not_fetched, remove_temporary_files, staged, write_atomically
 
 
 def test_text_is_utf8_and_bytes_are_bytes(tmp_path):
@@ -106,3 +106,14 @@ def test_files_that_are_there_or_missing_are_no_matter_of_fetching(tmp_path):
     (tmp_path / 'file').write_bytes(b'\x1f\x8b')
     for path in (fetched, *(tmp_path / n for n in ('broken', 'loop', 'file', 'missing', '.'))):
         assert not_fetched(path) is None
+
+
+def test_what_another_run_is_writing_is_not_tidied_up(tmp_path):
+    path = tmp_path / 'sub-01_T1w.nii.gz'
+    with staged(path) as temporary:
+        temporary.write_text('half')
+        left = temporary.with_name(temporary.name.replace('.tmp-', '.tmp-killed-'))
+        left.write_text('of a killed run')
+        remove_temporary_files(tmp_path, 'sub-01_')
+        assert temporary.is_file() and not left.exists()
+    assert path.read_text() == 'half'

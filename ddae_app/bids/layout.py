@@ -334,6 +334,11 @@ class ModelFiles:
         """The model card."""
         return self.folder / f'{self.name}_MODEL.md'
 
+    @property
+    def is_made(self) -> bool:
+        """Whether the train level has written it, to the end: the model comes after its card."""
+        return self.model.is_file() and self.card.is_file()
+
 
 @dataclass(frozen=True)
 class RunFiles:

@@ -20,6 +20,10 @@ MIN_CORRELATION = 0.33
 (``benchmarks/brain.py``), and less for the broken heads of its option ``--broken``. A scan that is
 flipped left to right cannot be detected."""
 
+OTHER_CONTRAST = -0.2
+"""Below this correlation, a scan is of another contrast. Three real brains with inverted contrast
+measured -0.39 to -0.50."""
+
 SCALE_RANGE = (0.7, 1.6)
 """Plausible scale from scan to template along each principal axis; adult heads measured 0.95 to
 1.33."""
@@ -62,6 +66,12 @@ class Registration:
             The correlation is too low, or a scale is implausible.
         """
         low, high = SCALE_RANGE
+        if self.correlation < OTHER_CONTRAST:
+            raise RegistrationError(
+                'not T1-weighted: what is bright in the template is dark in the scan, as in T2w '
+                f'(correlation {self.correlation:.2f}, expected at least {MIN_CORRELATION}); name '
+                'the file by its contrast, or exclude it with --bids-filter-file'
+            )
         if self.correlation < MIN_CORRELATION:
             raise RegistrationError(
                 f'registration to the template failed: correlation {self.correlation:.2f} inside '

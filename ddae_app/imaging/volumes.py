@@ -82,3 +82,12 @@ def write(path: Path | str, data: np.ndarray, affine: np.ndarray) -> None:
     image.header.set_xyzt_units('mm')
     with staged(Path(path)) as temporary:
         nib.save(image, temporary)
+
+
+def largest_voxel_edge(path: Path) -> float | None:
+    """The longest edge of the voxels of an image, in mm, from its header; None if unreadable."""
+    try:
+        header: Any = nib.load(path)
+        return float(nib.affines.voxel_sizes(header.affine).max())
+    except DAMAGED:
+        return None

@@ -73,6 +73,27 @@ def confounded_sites(data: People) -> dict[str, str]:
     return confounded
 
 
+def ages_beyond(data: People, mean: float, sd: float) -> str | None:
+    """A warning if all known ages are beyond those of reference scans, by more than two SD.
+
+    Parameters
+    ----------
+    data : People
+    mean, sd : float
+        Years, of the people of the reference scans.
+    """
+    ages = data.ages[~np.isnan(data.ages)]
+    low, high = mean - 2 * sd, mean + 2 * sd
+    if len(ages) < FEWEST_KNOWN or (ages.max() >= low and ages.min() <= high):
+        return None
+    return (
+        f'all subjects are {ages.min():g} to {ages.max():g} years old, and most of the packaged '
+        f'scans are of people of {low:.0f} to {high:.0f} years: what age does to these images is '
+        'not known, and harmonization to a packaged site removes part of it; choose a target of '
+        'their age (--target-scans)'
+    )
+
+
 def unexamined_sites(data: People) -> list[str]:
     """What :func:`confounded_sites` could not look at, as sentences.
 

@@ -15,6 +15,8 @@ import numpy as np
 import psutil
 import pytest
 
+from ddae_app.bids.layout import Layout
+from ddae_app.methods.modelfile import read_model_info
 from tests.faults.conftest import FLAGS, images, torn
 from tests.levels.conftest import TEMPLATE, command, error_lines, run
 
@@ -244,6 +246,30 @@ def test_the_disk_is_full(eight, start, small_disk, tmp_path):
     assert torn(out) == []
     subprocess.run(['mount', '-o', 'remount,size=200m', str(small_disk)], check=True)
     again(eight, out, tmp_path / 'work', 'A01', 'B01')
+
+
+@pytest.mark.parametrize('small', ['out', 'work'])
+def test_the_disk_is_full_while_sites_are_calibrated(eight, small_disk, tmp_path, small):
+    """The model is larger than what is left, and so are the scans in the work directory."""
+    folders = {name: tmp_path / name for name in ('out', 'work')} | {small: small_disk / small}
+    asked = (
+        eight / 'bids', folders['out'], 'train', '-w', folders['work'], '--slices', 'medial',
+        '--allow-few-scans', '--allow-confounding', '-d', f'ddae-app={eight / "out"}',
+        '--skull-strip', 'none', '--sloppy', '--skip-bids-validation', '--nprocs', '1',
+    )  # fmt: skip
+    full = run(*asked)
+    assert full.returncode == 1
+    (line,) = error_lines(full.stderr)
+    assert (
+        'No space left on device; free some disk space' in line and 'Traceback' not in full.stderr
+    )
+    files = Layout(folders['out']).model('calibrated')
+    assert not files.model.exists() and not files.is_made
+    assert torn(folders['out']) == [] == torn(folders['work'])
+    subprocess.run(['mount', '-o', 'remount,size=200m', str(small_disk)], check=True)
+    again = run(*asked)
+    assert again.returncode == 0, again.stderr
+    assert files.is_made and read_model_info(files.model).name == 'calibrated'
 
 
 def test_the_output_cannot_be_written_to(eight, start, small_disk):

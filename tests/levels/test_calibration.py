@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 
 import nibabel as nib
 import numpy as np
@@ -146,21 +148,74 @@ def test_a_dry_run_tells_what_would_be_calibrated(study):
     assert not (study / 'dry').exists()
 
 
-def test_runs_at_once_calibrate_once_to_the_same_bytes(study, harmonized):
+def test_a_job_that_is_killed_while_it_calibrates_is_followed_by_the_next(study, harmonized):
     asked = (
         study / 'bids', study / 'race', 'train', '-d', f'ddae-app={study / "out"}', *FLAGS,
     )  # fmt: skip
-    jobs = [
-        subprocess.Popen(
-            command(*asked, '-w', study / f'race-work-{i}'), stderr=subprocess.PIPE, text=True
-        )
-        for i in range(3)
-    ]
-    jobs[0].terminate()
-    said = [job.communicate()[1] for job in jobs]
-    assert [job.returncode for job in jobs[1:]] == [0, 0], said
-    (model,), (first,) = (Layout(study / name).models() for name in ('race', 'out'))
-    assert digest_of(model) == digest_of(first)
+
+    def start(number):
+        flags = '-w', study / f'race-work-{number}'
+        return subprocess.Popen(command(*asked, *flags), stderr=subprocess.PIPE, text=True)
+
+    first = start(0)
+    until(first, 'to measure residual site effects')
+    others = [start(number) for number in (1, 2, 3)]
+    for job in others:
+        until(job, 'calibrating model')  # its next step is to wait for the lock
+    first.kill()
+    assert first.wait() == -signal.SIGKILL
+    assert not Layout(study / 'race').models()
+    with ThreadPoolExecutor(3) as readers:
+        said = list(readers.map(lambda job: job.communicate()[1], others))
+    assert [job.returncode for job in others] == [0, 0, 0], said
+    (model,), (whole,) = (Layout(study / name).models() for name in ('race', 'out'))
+    assert digest_of(model) == digest_of(whole)
+
+
+def until(job, words):
+    """Read what a job says up to some words."""
+    assert any(words in line for line in job.stderr), f'it ended without {words!r}'
+
+
+def test_a_damaged_calibration_is_named_and_made_again(study, harmonized):
+    """Also where a kill left its card alone."""
+    (whole,) = Layout(study / 'out').models()
+    files = Layout(study / 'damaged').model('calibrated')
+    files.folder.mkdir(parents=True)
+    flags = '--target-site', 'IXI', '-d', f'ddae-app={study / "out"}'
+    for content in (whole.read_bytes()[:-1000], b'no model', b''):
+        files.model.write_bytes(content)
+        files.card.write_text('its card')
+        refused = participant(study, 'damaged', *flags)
+        assert refused.returncode == 2
+        (line,) = error_lines(refused.stderr)
+        assert str(files.model) in line and 'train this one again' in line
+        assert not list((study / 'damaged').glob('sub-*'))
+    files.model.unlink()
+    done = participant(study, 'damaged', *flags)
+    assert done.returncode == 0, done.stderr
+    assert digest_of(files.model) == digest_of(whole)
+    assert 'its card' not in files.card.read_text()
+
+
+def test_scans_that_fail_do_not_take_the_others_of_their_site_along(study, harmonized, tmp_path):
+    shutil.copytree(study / 'bids', tmp_path / 'bids')
+    scan = next((tmp_path / 'bids' / 'sub-A05').rglob('*_T1w.nii.gz'))
+    scan.write_bytes(scan.read_bytes()[:-1000])
+    done = run(
+        tmp_path / 'bids', tmp_path / 'out', 'participant', '-w', tmp_path / 'work', *FLAGS,
+        '--target-site', 'IXI', '-d', f'ddae-app={study / "out"}',
+    )  # fmt: skip
+    assert done.returncode == 1
+    (line,) = error_lines(done.stderr)
+    assert 'sub-A05' in line and 'changed' in line
+    assert 'no site has 5 participants with usable scans, so none can be calibrated (1' in (
+        done.stderr
+    )
+    images = (tmp_path / 'out').rglob('*desc-harmonized_T1w.nii.gz')
+    assert sorted(path.parts[-3] for path in images) == [
+        'sub-A01', 'sub-A02', 'sub-A03', 'sub-A04', 'sub-B01', 'sub-B02',
+    ]  # fmt: skip
 
 
 def test_reference_scans_are_a_target(study, harmonized, tmp_path):
@@ -173,9 +228,13 @@ def test_reference_scans_are_a_target(study, harmonized, tmp_path):
     assert clash.returncode == 2
     (line,) = error_lines(clash.stderr)
     assert "'PhantomA' is also a site of the dataset" in line
-    (reference / 'participants.tsv').unlink()  # now the folder names the site
+    # Now the folder names the site, and its people are older than those of the dataset.
+    ages = ''.join(f'sub-A0{i}\t{80 + i}\n' for i in range(1, 6))
+    (reference / 'participants.tsv').write_text(f'participant_id\tage\n{ages}')
     done = participant(study, 'to-reference', *flags)
     assert done.returncode == 0, done.stderr
+    assert 'the target Reference is confounded with age (81 to 85 years there' in done.stderr
+    assert 'prepared like those of the dataset' not in done.stderr
     for name, site in (('A01', MANY), ('B01', FEW)):
         folder = study / 'to-reference' / f'sub-{name}'
         said = read_sidecar(next(folder.rglob('*desc-harmonized_T1w.nii.gz')))
@@ -188,14 +247,39 @@ def test_reference_scans_are_a_target(study, harmonized, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ('flags', 'message'),
+    ('folder', 'flags', 'message'),
     [
-        (('--target-scans', '/no/such/folder'), '--target-scans /no/such/folder: no such folder'),
-        (('--target-scans', '.', '--model', 'x'), 'leave out --model'),
+        ('none', (), 'no such folder; expected a BIDS dataset'),
+        ('none', ('--model', 'x'), 'leave out --model'),
+        ('empty', (), 'no dataset_description.json; expected the root of a BIDS dataset'),
+        ('T2w', (), 'no T1w image; the dataset has 1 participant, 0 T1w images'),
+        ('derived', (), 'its images are derivatives of scans'),
+        ('one-person', (), 'no site has scans of 5 people (one-person 1 participant)'),
+        ('two-sites', (), '--target-site has to name one of its sites'),
     ],
 )
-def test_reference_scans_that_cannot_be_a_target(study, flags, message):
-    refused = participant(study, 'nowhere', *flags)
+def test_reference_scans_that_cannot_be_a_target(study, folder, flags, message, tmp_path):
+    reference = tmp_path / folder
+    names = {'T2w': ['sub-1/anat/sub-1_T2w.nii.gz'], 'derived': [], 'two-sites': []}
+    names['one-person'] = [f'sub-1/ses-{i}/anat/sub-1_ses-{i}_T1w.nii.gz' for i in range(6)]
+    table = 'participant_id\tsite\n'
+    for i in range(10 if folder == 'two-sites' else 0):
+        names[folder].append(f'sub-{i}/anat/sub-{i}_T1w.nii.gz')
+        table += f'sub-{i}\t{"XY"[i % 2]}\n'
+    for name in names.get(folder, ()):
+        (reference / name).parent.mkdir(parents=True, exist_ok=True)
+        (reference / name).write_bytes(b'')
+    if folder == 'empty':
+        reference.mkdir()
+    elif folder != 'none':
+        reference.mkdir(exist_ok=True)
+        kind = 'derivative' if folder == 'derived' else 'raw'
+        said = {'Name': folder, 'BIDSVersion': '1.10.0', 'DatasetType': kind}
+        (reference / 'dataset_description.json').write_text(json.dumps(said))
+    if folder == 'two-sites':
+        (reference / 'participants.tsv').write_text(table)
+    refused = participant(study, 'nowhere', '--target-scans', reference, *flags)
     assert refused.returncode == 2
     (line,) = error_lines(refused.stderr)
-    assert message in line
+    assert '--target-scans' in line and message in line
+    assert not list((study / 'nowhere').glob('sub-*'))

@@ -6,6 +6,7 @@ import numpy as np
 
 from ddae_app.methods.data import SliceData
 from ddae_app.methods.suitability import (
+    ages_beyond,
     confounded_sites,
     sites_with_few_subjects,
     unexamined_sites,
@@ -64,3 +65,12 @@ def test_what_could_not_be_examined_is_told():
     assert 'with sex was not examined for A (4 of 20): ' in text
     (text,) = unexamined_sites(cohort([*range(20, 40)] + [np.nan] * 20, sexes))
     assert 'for A (20 of 20), B (0 of 20)' in text, 'there is nobody to compare A with'
+
+
+def test_ages_beyond_those_of_the_references():
+    children = cohort(np.linspace(6, 11, 10), 'MF' * 5)
+    line = ages_beyond(children, 44, 16)
+    assert line is not None and '6 to 11 years old' in line and '12 to 76 years' in line
+    assert ages_beyond(cohort(np.linspace(80, 90, 10), 'MF' * 5), 44, 16) is not None
+    for ages in (np.linspace(6, 20, 10), np.linspace(70, 90, 10), [8.0] * 4 + [np.nan] * 6):
+        assert ages_beyond(cohort(ages, 'MF' * 5), 44, 16) is None

@@ -8,16 +8,25 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
 from ddae_app.bids.cohort import Cohort
 from ddae_app.bids.layout import Layout, RunFiles
+from ddae_app.bids.output_folder import read_description
 from ddae_app.bids.scan import Scan
-from ddae_app.engine.inputs import select_all_scans
-from ddae_app.errors import UsageError
-from ddae_app.levels.train.data import participants_by_site
+from ddae_app.engine.inputs import derivative_roots, layout_of, select_all_scans
+from ddae_app.errors import (
+    InvalidBIDSError,
+    NotCalibratedError,
+    NothingSelectedError,
+    UsageError,
+)
+from ddae_app.levels.train.alike import kinds_of, unlike_references
+from ddae_app.levels.train.data import Prepared, participants_by_site, people, people_of
 from ddae_app.levels.train.level import run_train
 from ddae_app.methods import registry
 from ddae_app.methods.find import find_model, packaged_model
-from ddae_app.methods.suitability import FEWEST_TO_CALIBRATE
+from ddae_app.methods.suitability import FEWEST_TO_CALIBRATE, confounded_sites
 from ddae_app.settings import CALIBRATED, SelectSettings, Settings
 
 log = logging.getLogger('ddae_app')
@@ -85,7 +94,10 @@ def _calibrate(settings: Settings, logs: RunFiles, sites: dict[str, int]) -> Non
         return
     log.info('calibrating the sites first (participants): %s', counts)
     train = replace(settings.train, preset=CALIBRATED)
-    run_train(replace(settings, train=train), logs, unless_there=True)
+    try:
+        run_train(replace(settings, train=train), logs, unless_there=True)
+    except NotCalibratedError as e:
+        log.warning('%s; each scan is harmonized by itself', e.problem)
 
 
 def _with_target_scans(settings: Settings, logs: RunFiles, default_model: Path | None) -> Settings:
@@ -98,14 +110,10 @@ def _with_target_scans(settings: Settings, logs: RunFiles, default_model: Path |
             'DDAE_MODEL of the environment'
         )
     reference = _reference(settings, folder)
-    offered = _large(*select_all_scans(reference))
-    target = asked.target_site or next(iter(offered), None)
-    if target not in offered or (asked.target_site is None and len(offered) > 1):
-        raise UsageError(
-            f'--target-scans {folder}: --target-site has to name one of its sites with '
-            f'{FEWEST_TO_CALIBRATE} participants ({", ".join(offered) or "there is none"})'
-        )
-    sites = _large(*select_all_scans(settings))
+    reference_scans = _reference_scans(reference)
+    target = _target_among(reference_scans, asked.target_site, folder)
+    scans = select_all_scans(settings)
+    sites = _large(*scans)
     packaged = packaged_model(settings.preproc.slices or 'all')
     if target in sites or target in packaged.info.sites:
         raise UsageError(
@@ -117,13 +125,15 @@ def _with_target_scans(settings: Settings, logs: RunFiles, default_model: Path |
     calibrates = bool(sites) and asked.unseen_site == 'auto'
     if settings.run.dry_run:
         log.info('%s would be calibrated as the target site %s', folder, target)
-    elif not files.card.exists():
+    elif not files.is_made:
         log.info('calibrating the scans of %s as the target site %s', folder, target)
         run_train(reference, RunFiles(_logs_of(reference, logs)), unless_there=True)
-    if calibrates and not own.card.exists():
+    if calibrates and not own.is_made:
         train = replace(settings.train, init_from=files.model, model_name=own.name)
         _calibrate(replace(settings, train=train), logs, sites)
-    model = own.model if calibrates else files.model
+    model = own.model if calibrates and (own.is_made or settings.run.dry_run) else files.model
+    for line in _unlike(settings, scans, reference, reference_scans, target):
+        log.warning('%s', line)
     if not model.exists():  # in a dry run
         model, target = packaged.path, packaged.info.sites[0]
     return replace(
@@ -138,6 +148,11 @@ def _reference(settings: Settings, folder: Path) -> Settings:
     """
     if not folder.is_dir():
         raise UsageError(f'--target-scans {folder}: no such folder; expected a BIDS dataset')
+    if read_description(folder).get('DatasetType') == 'derivative':
+        raise UsageError(
+            f'--target-scans {folder}: its images are derivatives of scans; give the dataset of '
+            'the scans themselves, which are prepared like those that are harmonized'
+        )
     name = re.sub(r'[^\w.-]', '-', folder.resolve().name, flags=re.ASCII)
     return replace(
         settings,
@@ -147,6 +162,71 @@ def _reference(settings: Settings, folder: Path) -> Settings:
         train=replace(settings.train, preset=CALIBRATED, model_name=CALIBRATED),
         # Its participants may have the labels of others.
         run=replace(settings.run, work_dir=settings.run.work_dir / TARGETS / name),
+    )
+
+
+def _reference_scans(reference: Settings) -> tuple[list[Scan], Cohort]:
+    try:
+        return select_all_scans(reference)
+    except (InvalidBIDSError, NothingSelectedError) as e:
+        raise UsageError(f'--target-scans {e}') from e
+
+
+def _target_among(
+    reference_scans: tuple[list[Scan], Cohort], target: str | None, folder: Path
+) -> str:
+    """The site of the reference scans that is the target: the one that was named, or the only."""
+    counts = participants_by_site(*reference_scans)
+    offered = [site for site, n in counts.items() if n >= FEWEST_TO_CALIBRATE]
+    named = target or next(iter(offered), None)
+    if named in offered and (target or len(offered) == 1):
+        return named
+    found = ', '.join(f'{site} {people(n)}' for site, n in counts.items()) or 'none has a site'
+    if not offered:
+        raise UsageError(
+            f'--target-scans {folder}: no site has scans of {FEWEST_TO_CALIBRATE} people '
+            f'({found}); add scans of others, or give a packaged site as --target-site'
+        )
+    raise UsageError(
+        f'--target-scans {folder}: --target-site has to name one of its sites with '
+        f'{FEWEST_TO_CALIBRATE} participants ({found})'
+    )
+
+
+def _unlike(
+    settings: Settings,
+    here: tuple[list[Scan], Cohort],
+    reference: Settings,
+    there: tuple[list[Scan], Cohort],
+    target: str,
+) -> list[str]:
+    """Why reference scans may be no target for those of a dataset, as sentences."""
+    scans, cohort = here
+    chosen = [scan for scan in there[0] if there[1][scan].site == target]
+    protocol = packaged_model(settings.preproc.slices or 'all').info.protocol
+    found = [
+        kinds_of(some, layout_of(level, protocol), derivative_roots(level))
+        for some, level in ((chosen, reference), (scans, settings))
+    ]
+    lines = [unlike_references(a, b, target) for a, b in zip(*found, strict=True)]
+    reason = confounded_sites(_both(people_of(chosen, there[1]), people_of(scans, cohort), target))
+    if target in reason:
+        lines.append(
+            f'the target {target} is confounded with {reason[target]}, so that what harmonization '
+            'adds as the look of the target may be an effect of that; choose reference scans of '
+            'people like those of the dataset'
+        )
+    return [line for line in lines if line]
+
+
+def _both(references: Prepared, scans: Prepared, target: str) -> Prepared:
+    """The people of the target, and all of the dataset as those of one other site."""
+    n, others = len(references.sites), len(scans.sites)
+    return Prepared(
+        sites=(target,) * n + (f'not {target}',) * others,
+        ages=np.concatenate([references.ages, scans.ages]),
+        sexes=references.sexes + scans.sexes,
+        subjects=references.subjects + scans.subjects,
     )
 
 

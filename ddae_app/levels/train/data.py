@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -13,6 +13,7 @@ import numpy as np
 from ddae_app.bids.cohort import Cohort
 from ddae_app.bids.dataset import write_description
 from ddae_app.bids.layout import RunFiles, SpaceLayout
+from ddae_app.bids.metadata import ScanMetadata
 from ddae_app.bids.scan import Scan
 from ddae_app.engine.inputs import (
     check_sites_known,
@@ -23,12 +24,13 @@ from ddae_app.engine.inputs import (
     select_scans,
 )
 from ddae_app.engine.plan import preprocess_missing
-from ddae_app.errors import DdaeError, UsageError
+from ddae_app.errors import DdaeError, NotCalibratedError, UsageError
 from ddae_app.files import staged
 from ddae_app.imaging import volumes
 from ddae_app.imaging.grid import model_grid
 from ddae_app.imaging.intensities import brain_scale
 from ddae_app.imaging.slices import training_stacks
+from ddae_app.levels.train.alike import unlike_scans
 from ddae_app.methods.data import SliceData
 from ddae_app.methods.suitability import (
     FEWEST_TO_CALIBRATE,
@@ -106,7 +108,7 @@ def prepare(settings: Settings, layout: SpaceLayout, store: Path, logs: RunFiles
     }
     usable = [scan for scan in scans if scan not in failures]
     # Hours of preprocessing later it would be refused as well.
-    usable = _to_use(usable, cohort, settings)
+    usable = _to_use(usable, cohort, settings, failures)
     check_cohort(people_of(usable, cohort), settings.train)
     write_description(
         settings.output_dir, settings.bids_dir, derivatives(settings), settings.run.container
@@ -114,11 +116,14 @@ def prepare(settings: Settings, layout: SpaceLayout, store: Path, logs: RunFiles
     failures |= preprocess_missing(settings, usable, cohort, layout, logs)
     usable = [scan for scan in usable if scan not in failures]
     if failures:
-        usable = _to_use(usable, cohort, settings)
-    stored, unusable = _store(derivative_roots(settings), usable, layout, store)
+        usable = _to_use(usable, cohort, settings, failures)
+    roots = derivative_roots(settings)
+    stored, unusable = _store(roots, usable, layout, store)
     prepared = replace(people_of(stored, cohort), failures=unusable | failures)
     data = prepared.open(store, layout.space.protocol)
     warnings = check_cohort(prepared, settings.train)
+    metadata = ScanMetadata(settings.bids_dir)
+    warnings += tuple(unlike_scans(stored, cohort, layout, roots, metadata))
     for warning in warnings:
         log.warning('%s', warning)
     counts = Counter(data.sites)
@@ -133,7 +138,14 @@ def participants_by_site(scans: Sequence[Scan], cohort: Cohort) -> dict[str, int
     return dict(sorted(Counter(site for site, _ in pairs).items()))
 
 
-def _to_use(scans: Sequence[Scan], cohort: Cohort, settings: Settings) -> list[Scan]:
+def people(n: int) -> str:
+    """A number of participants, in words; several scans of one person are one participant."""
+    return f'{n} participant{"s" * (n != 1)}'
+
+
+def _to_use(
+    scans: Sequence[Scan], cohort: Cohort, settings: Settings, failures: Mapping[Scan, str]
+) -> list[Scan]:
     """The scans to use: where no network is trained, those of sites that can be measured."""
     asked = settings.train
     if asked.preset != CALIBRATED or asked.allow_few_scans:
@@ -141,15 +153,17 @@ def _to_use(scans: Sequence[Scan], cohort: Cohort, settings: Settings) -> list[S
     counts = participants_by_site(scans, cohort)
     small = {site: n for site, n in counts.items() if n < FEWEST_TO_CALIBRATE}
     if len(small) == len(counts):
-        raise UsageError(
+        problem = (
             f'no site has {FEWEST_TO_CALIBRATE} participants with usable scans, so none can be '
-            'calibrated; harmonize each scan by itself (participant --unseen-site agnostic), or '
-            'give --allow-few-scans'
+            'calibrated'
         )
+        for scan, reason in list(failures.items())[:1]:
+            problem += f' ({len(failures)} cannot be used, the first, {scan.stem}: {reason})'
+        raise NotCalibratedError(problem)
     for site, n in small.items():
         log.warning(
-            'site %s is not calibrated, since it has %d participants and %d are needed; each of '
-            'its scans is harmonized by itself', site, n, FEWEST_TO_CALIBRATE,
+            'site %s is not calibrated, since it has %s and %d are needed; each of its scans is '
+            'harmonized by itself', site, people(n), FEWEST_TO_CALIBRATE,
         )  # fmt: skip
     return [scan for scan in scans if cohort[scan].site not in small]
 
@@ -228,7 +242,8 @@ def check_cohort(data: People, asked: TrainSettings) -> tuple[str, ...]:
         for site, n in sites_with_few_subjects(data, fewest).items()
     ]
     confounded = [
-        f'site {site} is confounded with {reason}'
+        f'site {site} is confounded with {reason}, so that an effect of that may be removed as '
+        'one of the site'
         for site, reason in confounded_sites(data).items()
     ]
     unexamined = unexamined_sites(data)

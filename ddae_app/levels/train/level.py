@@ -28,18 +28,20 @@ from ddae_app.engine.inputs import (
 )
 from ddae_app.engine.plan import decide_preprocessing
 from ddae_app.errors import UsageError
-from ddae_app.files import staged, write_atomically
+from ddae_app.files import staged, sync, write_atomically
 from ddae_app.levels.train.card import make_card
 from ddae_app.levels.train.data import check_cohort, people_of, prepare
 from ddae_app.methods import registry
 from ddae_app.methods.base import Progress, ProgressCallback, TrainedModel, TrainingRequest
 from ddae_app.methods.compatibility import check_protocol
 from ddae_app.methods.data import SliceData
+from ddae_app.methods.ddae.info import DDAEInfo
 from ddae_app.methods.device import resolve_device
-from ddae_app.methods.find import FoundModel, find_model, load_harmonizer
+from ddae_app.methods.find import PACKAGED, FoundModel, find_model, load_harmonizer
 from ddae_app.methods.modelfile import ModelIdentity
 from ddae_app.methods.parallel import others_needed, start_fabric
 from ddae_app.methods.samples import Samples, transformed_samples
+from ddae_app.methods.suitability import ages_beyond
 from ddae_app.reports.card import format_card
 from ddae_app.reports.charts import plot_losses
 from ddae_app.reports.samples import plot_samples
@@ -105,13 +107,14 @@ def run_train(
     calibrates = settings.train.preset == CALIBRATED
     turn = locked(files.model) if calibrates and _first(fabric) else nullcontext()
     with turn, others_needed(fabric):
-        if unless_there and files.card.exists():
+        if unless_there and files.is_made:
             log.info('%s was made by another run in the meantime', files.model)
             return 0
         first = prepare(settings, layout, folder / STORE_NAME, logs) if _first(fabric) else None
         prepared = fabric.broadcast(first)
         assert prepared is not None
         data = prepared.open(folder / STORE_NAME, protocol)
+        warnings = (*prepared.warnings, *_beyond_packaged(initial, data))
         trained = None
         if method.parallel or _first(fabric):
             with _progress() as progress:
@@ -140,11 +143,22 @@ def run_train(
                     'the same command again, with the same --work-dir', settings.train.max_hours,
                 )  # fmt: skip
             else:
-                _publish(settings, files, trained, data, prepared.warnings)
+                _publish(settings, files, trained, data, warnings)
     for scan, reason in prepared.failures.items():
         log.error('%s was left out: %s', scan.stem, reason)
     # An interrupted training is resumed by the same command, which then names these scans again.
     return 1 if prepared.failures and trained is not None else 0
+
+
+def _beyond_packaged(initial: FoundModel | None, data: SliceData) -> tuple[str, ...]:
+    """A warning where scans are calibrated that packaged ones say little of."""
+    if initial is None or initial.origin != PACKAGED or not isinstance(initial.info, DDAEInfo):
+        return ()
+    line = ages_beyond(data, initial.info.age_mean, initial.info.age_sd)
+    if line is None:
+        return ()
+    log.warning('%s', line)
+    return (line,)
 
 
 def with_preset(settings: Settings) -> Settings:
@@ -280,5 +294,6 @@ def _publish(
 
 
 def _copy(source: Path, target: Path) -> None:
-    with staged(target) as temporary:
-        shutil.copyfile(source, temporary)
+    with staged(target) as temporary, source.open('rb') as read, temporary.open('wb') as written:
+        shutil.copyfileobj(read, written)
+        sync(written)
