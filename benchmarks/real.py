@@ -9,32 +9,34 @@ similar ages are dealt into halves, several times. In each deal, every method is
 half and judged on the other; the next deal takes the same halves the other way round. In the half
 to judge on, in five folds, probes are trained on the outputs of some people and tested on those of
 others, as at the group level. The people from whom the packaged networks learned
-(``benchmarks.universal``) train probes and methods, but none of the figures is of them. The medial slice is judged; with ``--slices all``, methods take whole volumes.
+(``benchmarks.universal``) train probes and methods, but none of the figures is of them. The medial
+slice is judged; with ``--slices all``, methods take whole volumes.
 
-Each figure of ``WORK_DIR/medial/real.md`` is the mean over the deals, with the lowest and the
-highest; ``real.tsv`` also has the mean ends of the 95 % bootstrap intervals over people. What is
-done is kept, so that a run that was stopped resumes; start in a new folder where a method changed.
-The methods that are trained (``cvae style-gan ddae-trained``) are fitted in ``--trained-deals``
-only. ``--take-away`` asks what the linear probe sees (``benchmarks.real_take_away``).
+Each figure of ``WORK_DIR/medial-19-53-IXI/real.md`` (slices, ages, target) is the mean over the
+deals, with the lowest and the highest; ``real.tsv`` also has the mean ends of the 95 % bootstrap
+intervals over people. What is done is kept, so that a run that was stopped resumes; start in a new
+folder where a method changed. The methods that are trained (``cvae style-gan ddae-trained``) are
+fitted in ``--trained-deals`` only. ``--take-away`` asks what the linear probe sees
+(``benchmarks.real_take_away``). The methods ``nyul`` and ``white-stripe`` need the extra
+``benchmarks``.
 
 Columns. Balanced accuracy of the site: site_linear; site_inside, a linear probe of the pixels that
-are brain in everybody and six from its edge, so that the mask tells nothing; site_histogram; and
-site_cnn, in
-``--cnn-deals`` only, as a network takes a while. Its training shows every output four times an
-epoch, since with so few scans that of the group level learns nothing. site_linear_learnt: of the
-people whom the networks learned from, to see whether their outputs are different. Age and sex,
-predicted by probes from the images: age_mae (years), age_r, age_r_within_site, sex. Similarity to
-the source scan: ssim, edges (gradient correlation), rank (Spearman correlation of distances within
-a site), identified (share of outputs that are most like their own scan), variance_ratio (within
-sites, after over before), tissue_drift (percentage points). target_distance: of intensities to
-those of the target. seconds: of one processor, to fit to the one half and harmonize the other.
+are brain in everybody and six from the edge of that, so that the mask tells nothing;
+site_histogram; and site_cnn, in ``--cnn-deals`` only, as a network takes a while. Its training
+shows every output four times an epoch, since with so few scans that of the group level learns
+little. site_linear_learnt: of the people whom the networks learned from, to see whether their
+outputs are different. Age and sex, predicted by probes from the images: age_mae (years), age_r,
+age_r_within_site, sex. Similarity to the source scan: ssim, edges (gradient correlation), rank
+(Spearman correlation of distances within a site), identified (share of outputs that are most like
+their own scan), variance_ratio (within sites, after over before), tissue_drift (percentage points).
+target_distance: of intensities to those of the target. seconds: of one processor, to fit to the
+one half and harmonize the other.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -43,14 +45,14 @@ import torch
 
 from benchmarks.real_methods import METHODS, TRAINED, USUAL, Fit, measured
 from benchmarks.real_scans import Scans, read_scans
+from benchmarks.real_tables import Ends, write_intervals
+from benchmarks.real_take_away import take_away
 from ddae_app.evaluation import estimates, fidelity, probes
 from ddae_app.evaluation.estimates import Score
 from ddae_app.evaluation.probes import Components
 from ddae_app.imaging.anatomy import tissue_shares
 
 CNN_REPEATS = 4
-Ends = tuple[float, float, float]
-"""A value, and the ends of its interval."""
 
 
 def main() -> None:
@@ -81,7 +83,8 @@ def main() -> None:
     people = scans.people.groupby('site')['learnt'].agg(['size', 'sum'])
     for site, (everybody, learnt) in people.iterrows():
         print(f'{site}: {everybody} people, {everybody - learnt} of whom are judged on')
-    bench = Bench(scans, args.work_dir / args.slices, args.target, args.images)
+    chosen = args.slices, *(f'{age:g}' for age in args.ages), args.target, *(args.sites or ())
+    bench = Bench(scans, args.work_dir / '-'.join(chosen), args.target, args.images)
     bench.folder.mkdir(exist_ok=True)
     for name in args.methods:
         deals = args.trained_deals if name in TRAINED else args.deals
@@ -92,8 +95,6 @@ def main() -> None:
     write_intervals(bench.folder, 'real', {n: row for n, row in rows.items() if row})
     print((bench.folder / 'real.md').read_text())
     if args.take_away:
-        from benchmarks.real_take_away import take_away
-
         take_away(scans, {name: bench.made(name) for name in METHODS}, bench.folder)
 
 
@@ -250,43 +251,6 @@ def _similarity(scans: Scans, after: np.ndarray) -> dict[str, Score]:
     return {name: estimates.mean(values) for name, values in of_each.items()} | {
         'variance_ratio': estimates.ratio(*variances)
     }
-
-
-def write_intervals(
-    folder: Path, name: str, rows: Mapping[str, Mapping[str, Sequence[Ends]]]
-) -> None:
-    """Write the mean over the deals, the lowest and the highest, as Markdown and TSV.
-
-    Parameters
-    ----------
-    folder : Path
-    name : str
-        Of the files ``name.md`` and ``name.tsv``.
-    rows : mapping of str to mapping of str to sequence of tuple
-        By method and column, the value of each deal with the ends of its interval over people.
-    """
-    columns = list(dict.fromkeys(column for row in rows.values() for column in row))
-    short = [['method', 'deals', *columns]]
-    ends = ['', '_lowest', '_highest', '_people_low', '_people_high']
-    long = [['method', 'deals', *(column + end for column in columns for end in ends)]]
-    for method, row in rows.items():
-        deals = str(max(map(len, row.values())))
-        short.append([method, deals])
-        long.append([method, deals])
-        for column in columns:
-            if column not in row:
-                short[-1].append('n/a')
-                long[-1] += ['n/a'] * len(ends)
-                continue
-            values, low, high = np.array(row[column]).T
-            figures = values.mean(), values.min(), values.max(), low.mean(), high.mean()
-            long[-1] += [f'{figure:.4g}' for figure in figures]
-            several = f' [{figures[1]:.3g}, {figures[2]:.3g}]' if len(values) > 1 else ''
-            short[-1].append(f'{figures[0]:.3g}{several}')
-    (folder / f'{name}.tsv').write_text('\n'.join('\t'.join(line) for line in long) + '\n')
-    short.insert(1, ['---'] * len(short[0]))
-    table = '\n'.join(f'| {" | ".join(line)} |' for line in short)
-    (folder / f'{name}.md').write_text(table + '\n')
 
 
 if __name__ == '__main__':

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from scipy.ndimage import binary_erosion
+from scipy.ndimage import binary_erosion, binary_fill_holes
 
 from benchmarks.phantoms import PROTOCOL
 from benchmarks.universal import VOLUMES, real_data
@@ -18,7 +18,6 @@ from ddae_app.evaluation.probes import folds
 from ddae_app.imaging.slices import TRAINING_NEIGHBORS, slice_indices
 from ddae_app.methods.data import SliceData
 from ddae_app.settings import Protocol
-
 
 NEAR = 2 * TRAINING_NEIGHBORS + 1
 """Slices of a person that the train level takes for the medial slice."""
@@ -78,7 +77,7 @@ class Scans:
         return self.stacks if self.volumes else self.slices()
 
     def training(self) -> SliceData:
-        """What the train level gives a method: whole volumes, or all slices near the medial one."""
+        """What the train level gives: whole volumes, or all slices near the medial one."""
         images, each = (self.stacks, 1) if self.volumes else (_alone(self.stacks), NEAR)
         people = self.people.loc[self.people.index.repeat(each)]
         return SliceData(
@@ -120,6 +119,12 @@ class Scans:
 def medial(stacks: np.ndarray) -> np.ndarray:
     """The slice in the middle of each stack (N, D, H, W), shape (N, H, W)."""
     return np.ascontiguousarray(stacks[:, stacks.shape[1] // 2])
+
+
+def interior_of(slices: np.ndarray) -> np.ndarray:
+    """The part of slices (N, H, W) that is brain in all, without its edge; shape (H, W), bool."""
+    shared = binary_fill_holes((slices > 0).all(axis=0))  # a ventricle may hold a pixel of 0
+    return binary_erosion(shared, iterations=EDGE_PIXELS)
 
 
 def _alone(stacks: np.ndarray) -> np.ndarray:
@@ -168,9 +173,9 @@ def read_scans(
     people = pd.read_csv(table, sep='\t')
     chosen = people['age'].between(*ages) & people['site'].isin(sites or people['site'])
     stacks = np.load(store, mmap_mode='r')[np.flatnonzero(chosen)]
-    shared = (medial(stacks) > 0).all(axis=0)
-    interior = binary_erosion(shared, iterations=EDGE_PIXELS)
-    return Scans(stacks, people[chosen].reset_index(drop=True), volumes, interior)
+    return Scans(
+        stacks, people[chosen].reset_index(drop=True), volumes, interior_of(medial(stacks))
+    )
 
 
 def preprocess(bids_dir: Path, work_dir: Path) -> Path:
