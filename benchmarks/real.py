@@ -28,7 +28,7 @@ little. site_linear_learnt: of the people whom the networks learned from, to see
 outputs are different. Age and sex, predicted by probes from the images: age_mae (years), age_r,
 age_r_within_site, sex. Similarity to the source scan: ssim, edges (gradient correlation), rank
 (Spearman correlation of distances within a site), identified (share of outputs that are most like
-their own scan), variance_ratio (within sites, after over before), tissue_drift (percentage points).
+their own scan), variance_ratio (within sites, after over before), tissue_drift (percent points).
 target_distance: of intensities to those of the target. seconds: of one processor, to fit to the
 one half and harmonize the other.
 """
