@@ -1,7 +1,8 @@
 """Harmonization methods on the scans of real scanners: is the site gone, and is the person there?
 
     python -m benchmarks.real BIDS_DIR WORK_DIR [--preproc-dir PREPROC_DIR] [--take-away]
-        [--methods source ...] [--deals 5] [--ages 19 53] [--sites ...] [--slices all]
+        [--probe-sites ...] [--methods source ...] [--deals 5] [--ages 19 53] [--sites ...]
+        [--slices all]
 
 ``BIDS_DIR`` is a dataset whose ``participants.tsv`` has site, age and sex. It is preprocessed by
 the command line of the program, unless ``--preproc-dir`` is what that made before. People of
@@ -73,6 +74,7 @@ def main() -> None:
     parser.add_argument('--threads', type=int, default=1)
     parser.add_argument('--methods', nargs='+', default=USUAL, choices=list(METHODS))
     parser.add_argument('--take-away', action='store_true')
+    parser.add_argument('--probe-sites', nargs='+', help='of --take-away; all by default')
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     args.work_dir.mkdir(parents=True, exist_ok=True)
@@ -95,7 +97,8 @@ def main() -> None:
     write_intervals(bench.folder, 'real', {n: row for n, row in rows.items() if row})
     print((bench.folder / 'real.md').read_text())
     if args.take_away:
-        take_away(scans, {name: bench.made(name) for name in METHODS}, bench.folder)
+        made = {name: bench.made(name) for name in METHODS}
+        take_away(scans, made, bench.folder, args.probe_sites)
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,9 @@
 
 ``python -m benchmarks.real ... --take-away`` writes ``take-away.md`` and ``take-away.tsv``, with a
 row for what was taken away and a column for each method, and the picture ``where.png``. Every row
-is the balanced accuracy of the linear probe, trained and tested as ``site_linear`` is.
+is the balanced accuracy of the linear probe, trained and tested as ``site_linear`` is. With
+``--probe-sites A B``, the probe tells only the people of these sites apart, in the same outputs;
+the sites are then part of the names of the tables.
 
 Rows. The whole slice: whole; shuffled (with the sites dealt to other people: what chance makes of
 so few); mask (1 in the brain); low-passed and high-passed (a Gaussian of 4 and of 2 pixels, over
@@ -52,7 +54,12 @@ Take = Callable[[np.ndarray, Scans], Features]
 """Takes outputs, shape (N, H, W), and their scans, to what is left of the outputs."""
 
 
-def take_away(scans: Scans, outputs: Mapping[str, Sequence[np.ndarray]], folder: Path) -> None:
+def take_away(
+    scans: Scans,
+    outputs: Mapping[str, Sequence[np.ndarray]],
+    folder: Path,
+    sites: Sequence[str] | None = None,
+) -> None:
     """Write the table and the picture of the usual methods, of every deal that was made.
 
     Parameters
@@ -61,18 +68,24 @@ def take_away(scans: Scans, outputs: Mapping[str, Sequence[np.ndarray]], folder:
     outputs : mapping of str to sequence of np.ndarray, each (N, H, W)
         By method, of the half to judge on in each deal, from the first on.
     folder : Path
+    sites : sequence of str, optional
+        That probes have to tell apart; all by default. They are part of the table's name.
     """
     some = {name: outputs[name] for name in USUAL if outputs.get(name)}
     rows: dict[str, dict[str, list[Ends]]] = {name: {} for name in KINDS}
     for method, deals in some.items():
         for number, images in enumerate(deals):
             half = scans.take(scans.deal(number)[1])
+            asked = np.flatnonzero(np.isin(half.sites, sites or half.sites))
+            some_scans, some_images = half.take(asked), images[asked]
             for name, take in KINDS.items():
-                found = accuracy(half, take(images, half), number, shuffled=name == SHUFFLED)
+                left = take(some_images, some_scans)
+                found = accuracy(some_scans, left, number, shuffled=name == SHUFFLED)
                 rows[name].setdefault(method, []).append(found)
         print(f'  {method}: inside {np.mean(rows["inside"][method], axis=0)[0]:.2f}', flush=True)
-    write_intervals(folder, 'take-away', rows, first='left')
-    print((folder / 'take-away.md').read_text())
+    table = '-'.join(['take-away', *(sites or ())])
+    write_intervals(folder, table, rows, first='left')
+    print((folder / f'{table}.md').read_text())
     draw(scans, some, folder / 'where.png')
 
 

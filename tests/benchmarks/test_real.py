@@ -184,8 +184,8 @@ def test_weights_point_at_the_pixels_that_tell():
 def test_take_away_writes_a_table_and_a_picture(tmp_path):
     scans = scans_with(shaded)
     deals = [scans.take(scans.deal(number)[1]).slices() for number in range(2)]
-    take_away(scans, {'source': deals}, tmp_path)
-    table = pd.read_csv(tmp_path / 'take-away.tsv', sep='\t').set_index('left')
+    take_away(scans, {'source': deals}, tmp_path, ['A', 'B'])
+    table = pd.read_csv(tmp_path / 'take-away-A-B.tsv', sep='\t').set_index('left')
     assert list(table.index) == list(KINDS)
     assert table.loc['whole', 'source'] > table.loc['shuffled', 'source'] + 0.2
     assert table.loc['mask', 'source'] == 0.5
