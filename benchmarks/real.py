@@ -18,7 +18,8 @@ deals, with the lowest and the highest; ``real.tsv`` also has the mean ends of t
 intervals over people. What is done is kept, so that a run that was stopped resumes; start in a new
 folder where a method changed. The methods that are trained (``cvae style-gan ddae-trained``) are
 fitted in ``--trained-deals`` only. ``--take-away`` asks what the linear probe sees
-(``benchmarks.real_take_away``). The methods ``nyul`` and ``white-stripe`` need the extra
+(``benchmarks.real_take_away``), and where the brains of each site lie
+(``benchmarks.real_placement``). The methods ``nyul`` and ``white-stripe`` need the extra
 ``benchmarks``.
 
 Columns. Balanced accuracy of the site: site_linear; site_inside, a linear probe of the pixels that
@@ -45,6 +46,7 @@ import numpy as np
 import torch
 
 from benchmarks.real_methods import METHODS, TRAINED, USUAL, Fit, measured
+from benchmarks.real_placement import write_placement
 from benchmarks.real_scans import Scans, read_scans
 from benchmarks.real_tables import Ends, write_intervals
 from benchmarks.real_take_away import take_away
@@ -98,6 +100,7 @@ def main() -> None:
     print((bench.folder / 'real.md').read_text())
     if args.take_away:
         made = {name: bench.made(name) for name in METHODS}
+        write_placement(scans, args.target, bench.folder)
         take_away(scans, made, bench.folder, args.probe_sites)
 
 

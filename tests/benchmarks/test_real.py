@@ -9,6 +9,7 @@ from scipy.ndimage import gaussian_filter
 
 from benchmarks.real import Bench, judge
 from benchmarks.real_methods import METHODS, Fit
+from benchmarks.real_placement import place
 from benchmarks.real_scans import EDGE_PIXELS, NEAR, Scans, interior_of
 from benchmarks.real_tables import write_intervals
 from benchmarks.real_take_away import (
@@ -190,3 +191,14 @@ def test_take_away_writes_a_table_and_a_picture(tmp_path):
     assert table.loc['whole', 'source'] > table.loc['shuffled', 'source'] + 0.2
     assert table.loc['mask', 'source'] == 0.5
     assert (tmp_path / 'where.png').read_bytes().startswith(b'\x89PNG')
+
+
+def test_placement_finds_the_slice_and_the_shift():
+    rng = np.random.default_rng(0)
+    blobs = np.maximum(gaussian_filter(rng.normal(0, 1, (9, SIZE, SIZE)), (1, 3, 3)) + 1, 0.1)
+    blobs[:, :, :5] = blobs[:, :, -6:] = blobs[:, :7] = blobs[:, -8:] = 0
+    interior = interior_of(blobs)
+    assert place(blobs[6] ** 0.8, blobs, interior)[0] == 2
+    ahead = np.roll(blobs[4], 2, axis=1)
+    expected = (2, SIZE - 7 + 2, 5 + 2, SIZE - 9 - 7)
+    assert place(ahead, blobs, interior)[1:] == expected
