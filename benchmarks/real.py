@@ -46,7 +46,7 @@ import numpy as np
 import torch
 
 from benchmarks.real_methods import METHODS, TRAINED, USUAL, Fit, measured
-from benchmarks.real_placement import write_placement
+from benchmarks.real_placement import write_aligned, write_placement
 from benchmarks.real_scans import Scans, read_scans
 from benchmarks.real_tables import Ends, write_intervals
 from benchmarks.real_take_away import take_away
@@ -101,6 +101,7 @@ def main() -> None:
     if args.take_away:
         made = {name: bench.made(name) for name in METHODS}
         write_placement(scans, args.target, bench.folder)
+        write_aligned(scans, args.target, args.deals, bench.folder, args.probe_sites)
         take_away(scans, made, bench.folder, args.probe_sites)
 
 

@@ -9,7 +9,7 @@ from scipy.ndimage import gaussian_filter
 
 from benchmarks.real import Bench, judge
 from benchmarks.real_methods import METHODS, Fit
-from benchmarks.real_placement import place
+from benchmarks.real_placement import aligned, place, write_aligned
 from benchmarks.real_scans import EDGE_PIXELS, NEAR, Scans, interior_of
 from benchmarks.real_tables import write_intervals
 from benchmarks.real_take_away import (
@@ -202,3 +202,15 @@ def test_placement_finds_the_slice_and_the_shift():
     ahead = np.roll(blobs[4], 2, axis=1)
     expected = (2, SIZE - 7 + 2, 5 + 2, SIZE - 9 - 7)
     assert place(ahead, blobs, interior)[1:] == expected
+
+
+def test_aligned_scans_are_where_the_mean_of_the_target_is(tmp_path):
+    scans = scans_with(lambda images: np.roll(images, 2, axis=2))
+    before, after = (
+        np.abs(images[scans.sites == 'A'].mean(axis=0) - images[scans.sites == 'B'].mean(axis=0))
+        for images in (scans.slices(), aligned(scans, 'A'))
+    )
+    assert after[scans.interior].mean() < before[scans.interior].mean() / 2
+    write_aligned(scans, 'A', 1, tmp_path)
+    table = pd.read_csv(tmp_path / 'aligned.tsv', sep='\t').set_index('scans')
+    assert table.loc['aligned', 'inside'] < table.loc['as they are', 'inside']
