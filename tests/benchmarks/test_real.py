@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -24,6 +26,7 @@ from benchmarks.real_take_away import (
     weights,
     without_shading,
 )
+from ddae_app.errors import UsageError
 
 SIZE, PEOPLE = 48, 60
 
@@ -150,6 +153,14 @@ def test_fitted_methods_see_the_other_half_alone(tmp_path):
     at_target = fitting.slices()[fitting.sites == 'A']
     typical = np.median([np.median(x[x > 0]) for x in at_target])
     assert np.allclose([np.median(x[x > 0]) for x in out], typical, atol=0.03)
+
+
+@pytest.mark.parametrize('name', ['nyul', 'white-stripe'])
+def test_a_missing_package_is_named(name, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, 'intensity_normalization', None)
+    scans = scans_with(shaded)
+    with pytest.raises(UsageError, match='intensity-normalization.*install the extra'):
+        METHODS[name](Fit(scans, scans, 'A', 1, tmp_path))
 
 
 def test_a_bench_keeps_what_is_done(tmp_path):
