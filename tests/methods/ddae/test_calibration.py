@@ -16,6 +16,7 @@ from ddae_app.methods.ddae.appearance import fit_site_appearance
 from ddae_app.methods.ddae.bundle import Bundle, load_bundle, save_bundle
 from ddae_app.methods.ddae.calibration import calibrate
 from ddae_app.methods.ddae.harmonizer import DDAEHarmonizer
+from ddae_app.methods.site_effects import Prior
 from tests.methods import toy
 
 
@@ -74,6 +75,30 @@ def test_scans_are_harmonized_between_the_new_sites(calibrated, elsewhere):
 
     assert abs(median(after) - median(target)) < abs(median(source) - median(target)) / 3
     assert (after[source == 0] == 0).all()
+
+
+def test_what_is_known_of_scanners_is_stored_and_passed_on(bundle, elsewhere, tmp_path):
+    first = calibrate(bundle, elsewhere)
+    assert first.model.evidence is not None
+    assert all(not e.priors for e in first.model.evidence.evidence().values())
+    # Where scanners differ in nothing, nothing that a scan shows is attributed to its site.
+    shapes = {'quantiles': (33, 33), 'average': first.model.appearance.effect.shape[1:]}
+    priors = {
+        name: Prior(np.zeros(shape), np.eye(*shape) if len(shape) == 2 else np.ones(shape))
+        for name, shape in shapes.items()
+    }
+    first.model.evidence.set_priors(priors)
+    save_bundle(tmp_path / 'first.safetensors', first.model, first.info)
+    others = replace(elsewhere, sites=tuple({'C': 'E', 'D': 'F'}[s] for s in elsewhere.sites))
+    second = calibrate(load_bundle(tmp_path / 'first.safetensors'), others)
+    assert second.model.evidence is not None
+    known = second.model.evidence.evidence()['appearance'].priors
+    assert known.keys() == priors.keys()
+    assert np.array_equal(known['quantiles'].within, np.eye(33))
+    curve = second.model.appearance.curve[:-1]
+    assert torch.allclose(curve, curve[:1], atol=1e-6)
+    plain = calibrate(bundle, others)
+    assert not torch.allclose(plain.model.appearance.curve[0], plain.model.appearance.curve[1])
 
 
 def test_a_calibrated_model_is_a_file_like_any_other(calibrated, elsewhere, tmp_path):
