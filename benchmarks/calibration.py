@@ -69,12 +69,16 @@ def store(work_dir: Path, slices: str) -> Path:
     if slices == 'medial':
         box[2] = slice(GRID.shape[2] // 2, GRID.shape[2] // 2 + 1)
     points, scans = GRID.points(tuple(box)), []
+    if slices == 'medial':
+        points = points[:, :, 0]  # in two dimensions there is no blur across the slice
     scanners = draw_scanners(SEEN, 0)
     for site in SEEN:
         for subject in draw_subjects(site, DRAWN_PER_SITE, 1000, 0):
             visit = draw_visit(subject, scanners[site], 1000, points, None, BIAS_LEFT)
             image = visit.image / brightness(visit.image, visit.mask)
-            scans.append(as_stack(image, visit.mask).astype(np.float32))
+            shape = (*image.shape[:2], -1)
+            stack = as_stack(image.reshape(shape), visit.mask.reshape(shape))
+            scans.append(stack.astype(np.float32))
     np.save(file, np.stack(scans))
     return file
 

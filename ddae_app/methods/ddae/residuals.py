@@ -42,8 +42,8 @@ LEVELS = 65
 KNOTS = LEVELS + 1
 QUANTILE_LEVELS = np.linspace(0, 1, LEVELS)
 
-MAX_SCANS, MAX_SLICES = 2800, 4_000
-"""In all, equally many of each site; they are held in memory together."""
+MAX_SLICES = 2_800
+"""In all, of equally many scans of each site; they are held in memory together."""
 
 GRAY_SHARE = 0.7
 """Of the pixels of the brain; brighter ones are assumed to be white matter."""
@@ -311,7 +311,7 @@ def _evenly_by_site(data: SliceData, rows: np.ndarray) -> np.ndarray:
     """Which of the rows to render: as many of each site as memory and time allow."""
     sites = np.array(data.sites)[rows]
     by_site = [np.flatnonzero(sites == site) for site in data.site_names if (sites == site).any()]
-    most = max(1, min(MAX_SCANS, MAX_SLICES // data.depth) // len(by_site))
+    most = max(1, MAX_SLICES // data.depth // len(by_site))
     return np.concatenate([i[:: math.ceil(len(i) / most)] for i in by_site])
 
 

@@ -68,7 +68,7 @@ def flawed(sites, calls=None):
 @pytest.fixture
 def measured(monkeypatch, caplog):
     caplog.set_level('INFO', logger='ddae_app')
-    monkeypatch.setattr('ddae_app.methods.ddae.residuals.MAX_SCANS', 120)
+    monkeypatch.setattr('ddae_app.methods.ddae.residuals.MAX_SLICES', 120)
     data, calls = population(150), []
     appearance, residuals = corrected_for(CURVES, data, lambda sites: flawed(sites, calls))
     # It takes minutes, so it says so.
