@@ -39,7 +39,7 @@ class ModelCard:
     name, description, dataset, license : str
         Of the model, of its method, and of its training data.
     phantom : bool
-        Whether the model was trained on simulated scanners.
+        Whether the model was made from simulated scans.
     sites : tuple of SiteFacts
     training, figures : mapping of str to str
         How the model was trained, and the measures on the subjects held out: names and values.
@@ -77,7 +77,7 @@ def format_card(card: ModelCard) -> str:
     ]
     if card.phantom:
         lines += [
-            '**This model was trained on simulated scanners. It is not suitable for real scans.**',
+            '**This model was made from simulated scans. It is not suitable for real ones.**',
             '',
         ]
     lines += [f'> {warning}' for warning in card.warnings] + [''] * bool(card.warnings)

@@ -120,7 +120,7 @@ def test_everything_that_is_ever_said_can_be_cited():
 
 def test_the_text_names_what_ran():
     text = everything_said()
-    assert 'target site was Site_A' in text and 'simulated scanners only' in text
+    assert 'target site was Site_A' in text and 'made from simulated scans' in text
     assert '*antspyx*' in text and '*HD_BET*' in text and '*torch*' in text and '--sloppy' in text
     assert 'had not been trained' not in text
     preprocessed = methods_text(['Done.'], asked(skull_strip='none'), None, extractions={'none'})

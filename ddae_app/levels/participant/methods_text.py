@@ -54,7 +54,7 @@ def methods_text(
     ]
     closing = [f'This was computed with {_listed(named)}.'] if named else []
     if model:
-        of_phantoms = ', which knows simulated scanners only' if model.info.phantom else ''
+        of_phantoms = ', made from simulated scans' if model.info.phantom else ''
         closing.insert(
             0,
             f'The target site was {settings.harmonize.target_site}; the model was '

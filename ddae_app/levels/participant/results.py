@@ -257,7 +257,7 @@ def _summary(
         'Brain extraction': str(entries.get('SkullStripMethod', 'not recorded')),
     }
     if 'TargetSite' in entries:
-        phantom = ' (phantom model)' if entries.get('PhantomModel') else ''
+        phantom = ' (made from simulated scans)' if entries.get('PhantomModel') else ''
         summary |= {
             'Target site': str(entries['TargetSite']),
             'Model': f'{entries.get("ModelName")}{phantom}, '
@@ -315,8 +315,8 @@ def _warnings(settings: Settings, model: FoundModel | None) -> tuple[str, ...]:
     warnings = []
     if model and model.info.phantom:
         warnings.append(
-            f'The model {model.info.name} is a phantom model: it was trained on simulated '
-            'scanners and is not suitable for real scans.'
+            f'The model {model.info.name} was made from simulated scans; it is not suitable for '
+            'real ones.'
         )
     if settings.preproc.sloppy:
         warnings.append('--sloppy: only few iterations were run; not suitable for analysis.')
