@@ -11,9 +11,11 @@ import torch
 from ddae_app.errors import ModelError
 from ddae_app.methods.condition import label_blind
 from ddae_app.methods.ddae.appearance import fit_site_appearance
+from ddae_app.methods.ddae.bundle import load_bundle
 from ddae_app.methods.ddae.config import ModelConfig
 from ddae_app.methods.ddae.losses import training_loss
 from ddae_app.methods.ddae.model import DDAE, Networks
+from ddae_app.methods.find import packaged_model
 from tests.methods import toy
 
 MIDDLE = toy.DEPTH // 2
@@ -82,3 +84,19 @@ def test_without_a_volume_the_position_is_that_in_the_scan():
     assert ModelConfig(depth=5).positions == 5
     assert ModelConfig(depth=1).z_k_dim == ModelConfig().z_k_dim
     assert replace(DEEP, depth=1, first_slice=2).z_k_dim == DEEP.z_k_dim
+
+
+@pytest.mark.parametrize('slices', ['medial', 'all'])
+def test_the_packaged_models_know_how_scanners_differ(slices):
+    model = load_bundle(packaged_model(slices).path).model
+    assert model.evidence is not None
+    evidence = model.evidence.evidence()
+    known = evidence['appearance'].priors | evidence['contrast'].priors
+    assert known.keys() == {'quantiles', 'edge', 'average', 'before'}
+    for prior in known.values():
+        parts = prior.between, prior.within
+        values = [np.linalg.eigvalsh(p) if p.ndim == 2 else p.ravel() for p in parts]
+        assert all(v.min() > -1e-6 and v.max() > 0 for v in values)
+    # Subjects move the darkest quantiles most, with their ventricles.
+    within = np.diag(known['quantiles'].within)
+    assert within[1:9].mean() > 3 * within[-9:-1].mean()
