@@ -49,7 +49,7 @@ def test_a_model_comes_with_its_card_and_samples(trained):
     folder, said = trained
     models = folder / 'out' / 'models'
     card = (models / 'ddae_MODEL.md').read_text()
-    assert '# ddae' in card and 'simulated scanners' in card
+    assert '# ddae' in card and 'made from simulated scans' in card
     assert '| PhantomA | 1 | 0 | 9 |' in card and '| PhantomB | 1 | 0 | 9 |' in card
     assert 'site PhantomA has 1 subject, fewer than 10' in card
     assert 'site PhantomA has 1 subject' in said
