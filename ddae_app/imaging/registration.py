@@ -21,8 +21,7 @@ MIN_CORRELATION = 0.33
 flipped left to right cannot be detected."""
 
 OTHER_CONTRAST = -0.2
-"""Below this correlation, a scan is of another contrast. Three real brains with inverted contrast
-measured -0.39 to -0.50."""
+"""Below this correlation, a scan is of another contrast: what is bright in it is dark in T1w."""
 
 SCALE_RANGE = (0.7, 1.6)
 """Plausible scale from scan to template along each principal axis; adult heads measured 0.95 to

@@ -246,9 +246,10 @@ class Regression:
         common = beta[:n_sites].mean(axis=0)
         effects = beta[:n_sites] - common
         prior = self._earlier.priors.get(name) if self._earlier else None
-        left = own.left(beta, self._own_gram)
-        at_hand = int((np.diag(self._own_gram)[:n_sites] > 0).sum())
-        freedom = max(len(self._design) - at_hand - COVARIATES, 0)
+        if prior:
+            left = own.left(beta, self._own_gram)
+            at_hand = int((np.diag(self._own_gram)[:n_sites] > 0).sum())
+            freedom = max(len(self._design) - at_hand - COVARIATES, 0)
         for i, n in enumerate(self._subjects):
             effects[i] = (
                 prior.shrunk(effects[i], left, freedom, n)
