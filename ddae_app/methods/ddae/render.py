@@ -86,13 +86,14 @@ def _corrected(model: DDAE, y: Tensor, source: Condition, target: Condition) -> 
     if same.all():
         return y
     sites, n, seen = model.appearance, y.shape[1], y.clamp(max=CEILING)
-    appearance = model.appearance_of(target, n)
-    common = model.residuals(
-        sites.to_common(seen, appearance),
-        sites.average_at(source.position, n),
-        source.position,
-        source.site,
-        target.site,
+    appearance, average = model.appearance_of(target, n), sites.average_at(source.position, n)
+    # It was measured in scans around the average of all sites, which those of the target are not.
+    common, aside = sites.to_common(seen, appearance), appearance.average - average
+    centered = torch.where(common > 0, (common - aside).clamp(min=DARKEST), 0)
+    common = (
+        common
+        - centered
+        + model.residuals(centered, average, source.position, source.site, target.site)
     )
     corrected = y - seen + sites.from_common(common, appearance, edge_depth(seen))
     return torch.where(same[:, None, None, None], y, corrected)

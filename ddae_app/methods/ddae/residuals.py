@@ -154,8 +154,13 @@ class ResidualCorrection(nn.Module):
         if self.white.any():
             common = remove_shading(common, self.white, self.white_level, position)
         common = self.respread(common, average, position, source, target)
-        common = soften(common, self.softness[target] - self.softness[source])
-        return map_intensities(common, self.rendered[source], self.rendered[target])
+        # Contrast was measured in scans that are as sharp as those of an unknown site.
+        sharp = soften(common, -self.softness[source])
+        sharp = torch.where(common > 0, sharp.clamp(min=DARKEST), 0)
+        mapped = map_intensities(sharp, self.rendered[source], self.rendered[target])
+        softness = self.softness[target]
+        change = soften(mapped, softness) - soften(sharp, softness)
+        return soften(common, softness - self.softness[source]) + change
 
     def changes_nothing(self, source: Tensor, target: Tensor) -> Tensor:
         """Whether the correction from one site to another is none, shape (B,), bool."""
