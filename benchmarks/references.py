@@ -70,7 +70,7 @@ def main() -> None:
         found = calibrate(bundle, scans)
         assert found.model.evidence is not None  # these networks are of a kind that has it
         found.model.evidence.set_priors(measure_priors(bundle, of_scanners))
-        info = replace(found.info, notes=NOTES)
+        info = replace(found.info, notes=NOTES, references=found.info.sites)
         save_bundle(
             args.work_dir / f'universal-{slices}.safetensors', found.model, info, half=True
         )

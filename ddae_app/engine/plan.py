@@ -110,7 +110,7 @@ class Planner:
         """A site whose appearance is measured in its scans; None if the model knows it."""
         if self.model is None or self.site_scans is None or site is None:
             return None
-        if site in self.model.info.sites:
+        if site in self.model.info.source_sites:
             return None
         if site not in self._unseen:
             scans = _evenly(self.site_scans.get(site, ()), MOST_SITE_SCANS)

@@ -113,7 +113,7 @@ class Harmonize(SimpleInterface):
             'difference': str(difference),
             'qc': qc | {'harmonization_unchecked': quality.unchecked(qc)},
             'provenance': {
-                'SourceSiteKnown': inputs.source_site in harmonizer.sites,
+                'SourceSiteKnown': inputs.source_site in harmonizer.info.source_sites,
                 'ScansAdaptedTo': inputs.site_scans,
                 **harmonizer.facts(),
                 'Device': str(resolve_device(inputs.device)),

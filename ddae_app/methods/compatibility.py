@@ -100,7 +100,7 @@ def site_refusal(
     missing : str
         Where the site is not recorded: what is missing.
     """
-    if site in info.sites:
+    if site in info.source_sites:
         return None
     problem = f'source site {site or "n/a"} is unknown to {info.name!r}'
     if site is None and missing:
@@ -115,7 +115,8 @@ def site_refusal(
     remedy = f'give {ways}a model trained with this site'
     if site is None:
         remedy = 'fill it in, or give --source-site, the site of scans that have none'
-    return f'{problem} ({info.name!r} knows {", ".join(info.sites)}); {remedy}'
+    known = ', '.join(info.source_sites) or 'none'
+    return f'{problem} ({info.name!r} knows {known}); {remedy}'
 
 
 def too_few_to_adapt(site: str, subjects: int) -> str:

@@ -143,6 +143,11 @@ class ModelInfo:
         """Whether age and sex of a scan change how it is harmonized."""
         return METHODS[self.method].uses_covariates
 
+    @property
+    def source_sites(self) -> tuple[str, ...]:
+        """The sites whose scans it knows; the others can only be targets."""
+        return self.sites
+
     def typical_intensities(self, site: str) -> tuple[list[float], list[float]]:
         """Quantile levels and a site's median brain intensity at each, length Q."""
         row = self.sites.index(site)

@@ -102,6 +102,30 @@ class Prior:
     between: np.ndarray
     within: np.ndarray
 
+    def shrunk(self, effect: np.ndarray, left: np.ndarray, freedom: int, n: int) -> np.ndarray:
+        """The mean of what a site may add, given its scans (Efron and Morris 1973).
+
+        Parameters
+        ----------
+        effect : np.ndarray, shape (...)
+            What the scans of the site show.
+        left : np.ndarray
+            Of scans at hand, as :meth:`Sums.left` gives it.
+        freedom : int
+            Their degrees of freedom.
+        n : int
+            Subjects of the site.
+
+        Returns
+        -------
+        np.ndarray, shape (...)
+        """
+        within = (left + KNOWN_SCANS * self.within) / (freedom + KNOWN_SCANS)
+        total = self.between + within / n
+        if effect.ndim == 1:
+            return self.between @ np.linalg.solve(total, effect)
+        return effect * self.between / np.maximum(total, 1e-12)
+
 
 @dataclass(frozen=True)
 class Evidence:
@@ -132,7 +156,9 @@ class Evidence:
 
     def prior(self, name: str) -> Prior:
         """The prior of a measure that the sites of this evidence give, several scans each."""
-        beta, within, n_sites = self._beta(name), self.within(name), len(self.sites)
+        sums, n_sites = self.sums[name], len(self.sites)
+        beta = _solved(self.gram, self.scans, sums.cross)
+        within = sums.left(beta, self.gram) / (self.scans - n_sites - COVARIATES)
         effects = beta[:n_sites] - beta[:n_sites].mean(axis=0)
         by_chance = within * np.mean(1 / np.diag(self.gram)[:n_sites])
         if effects.ndim > 2:
@@ -144,24 +170,13 @@ class Evidence:
         alike = np.exp(-np.square((place[:, None] - place) / ALIKE_LEVELS) / 2)
         return Prior(between + UNLIKE_PRIOR * sd[:, None] * sd * alike, within)
 
-    def within(self, name: str) -> np.ndarray:
-        """How the scans of one site differ in a measure, as :class:`Prior` has it."""
-        freedom = max(self.scans - len(self.sites) - COVARIATES, 1)
-        return self.sums[name].left(self._beta(name), self.gram) / freedom
-
-    def _beta(self, name: str) -> np.ndarray:
-        return _solved(self.gram, self.scans, self.sums[name].cross)
-
 
 class Regression:
     """Regression of measures of scans on site, age, age squared and sex.
 
     As in ComBat (Johnson et al. 2007; Fortin et al. 2018). What a site adds is shrunk by the part
-    that chance alone would make. A measure of shape (K,) is shrunk along each direction in which
-    the scans of one site differ, by how much more the sites differ along it: subjects differ much
-    along some, and hardly along others, where few scans tell the sites (Efron and Morris 1973).
-    A measure with more axes is shrunk at each value where there is a prior, and in all its values
-    alike where there is none (James and Stein 1961).
+    that chance alone would make: by what is known of scanners where there is a prior of the
+    measure, in all its values alike where there is none (James and Stein 1961).
 
     Parameters
     ----------
@@ -230,7 +245,17 @@ class Regression:
         n_sites = len(self._columns)
         common = beta[:n_sites].mean(axis=0)
         effects = beta[:n_sites] - common
-        effects = self._shrunk(name, effects, own.left(beta, self._own_gram), variance)
+        prior = self._earlier.priors.get(name) if self._earlier else None
+        if prior:
+            left = own.left(beta, self._own_gram)
+            at_hand = int((np.diag(self._own_gram)[:n_sites] > 0).sum())
+            freedom = max(len(self._design) - at_hand - COVARIATES, 0)
+        for i, n in enumerate(self._subjects):
+            effects[i] = (
+                prior.shrunk(effects[i], left, freedom, n)
+                if prior
+                else _shrunk(effects[i], variance / n)
+            )
         return effects[self._reported], common, variance
 
     def evidence(self) -> Evidence:
@@ -247,28 +272,6 @@ class Regression:
             {name: self._with_earlier(name, 1.0) for name in self._sums},
             earlier.priors if earlier else {},
         )
-
-    def _shrunk(
-        self, name: str, effects: np.ndarray, left: np.ndarray, variance: np.ndarray
-    ) -> np.ndarray:
-        """Effects without the part of chance; `left` is that of the scans at hand."""
-        earlier, subjects = self._earlier, np.array(self._subjects)
-        prior = earlier.priors.get(name) if earlier else None
-        if not prior and effects.ndim > 2:
-            by_chance = (variance / n for n in subjects)
-            return np.stack([_shrunk_alike(*x) for x in zip(effects, by_chance, strict=True)])
-        at_hand = int((np.diag(self._own_gram)[: len(self._columns)] > 0).sum())
-        freedom = max(len(self._design) - at_hand - COVARIATES, 0)
-        if earlier:
-            within = prior.within if prior else earlier.within(name)
-            left, freedom = left + KNOWN_SCANS * within, freedom + KNOWN_SCANS
-        within = left / max(freedom, 1)
-        if effects.ndim == 2:
-            known = prior.between if prior else np.zeros_like(within)
-            return _shrunk_by_direction(effects, subjects, within, freedom, known)
-        assert prior
-        total = prior.between + within / subjects[:, None, None, None]
-        return effects * prior.between / np.maximum(total, 1e-12)
 
     def _earlier_gram(self) -> np.ndarray:
         assert self._earlier is not None
@@ -319,49 +322,7 @@ def _diagonal(square: np.ndarray, sums: Sums) -> np.ndarray:
     return np.diag(square).copy() if sums.cross.ndim == 2 else square
 
 
-def _shrunk_by_direction(
-    effects: np.ndarray, subjects: np.ndarray, within: np.ndarray, freedom: int, known: np.ndarray
-) -> np.ndarray:
-    """The mean of what each site may add, given its scans.
-
-    How the sites differ is what is known of it, and along each direction what they show beyond
-    (DerSimonian and Laird 1986).
-
-    Parameters
-    ----------
-    effects : np.ndarray, shape (S, K)
-    subjects : np.ndarray of int, shape (S,)
-    within, known : np.ndarray, shape (K, K)
-        Covariance of the scans of one site, and of sites.
-    freedom : int
-        Of the estimate of `within`.
-
-    Returns
-    -------
-    np.ndarray, shape (S, K)
-    """
-    if len(effects) < 2:
-        return effects
-    variance, directions = np.linalg.eigh(within)
-    # Of few scans, only the directions of the largest variance are known.
-    unknown = max(0, len(variance) - max(freedom // 2, 1))
-    variance = np.maximum(variance, max(variance[unknown], 1e-12))
-    along = effects @ directions
-    squares = subjects @ np.square(along - subjects @ along / subjects.sum())
-    scale = subjects.sum() - np.square(subjects).sum() / subjects.sum()
-    shown = (squares - (len(effects) - 1) * variance) / scale
-    beyond = np.maximum(shown - np.diag(directions.T @ known @ directions), 0)
-    between = known + (directions * beyond) @ directions.T
-    within = (directions * variance) @ directions.T
-    return np.stack(
-        [
-            between @ np.linalg.solve(between + within / n, effect)
-            for n, effect in zip(subjects, effects, strict=True)
-        ]
-    )
-
-
-def _shrunk_alike(effect: np.ndarray, by_chance: np.ndarray) -> np.ndarray:
+def _shrunk(effect: np.ndarray, by_chance: np.ndarray) -> np.ndarray:
     """All values alike."""
     size = max(float(np.square(effect).sum()), 1e-12)
     return effect * max(0.0, 1 - float(by_chance.sum()) / size)

@@ -86,7 +86,8 @@ def run_participant(settings: Settings, logs: RunFiles, default_model: Path | No
     if model:
         check_sites_known(settings, cohort)
         here = {site for scan in scans if (site := cohort[scan].site)}
-        for line in near_twins(here - set(model.info.sites), model.info.sites):
+        known = model.info.source_sites
+        for line in near_twins(here - set(known), known):
             log.warning('%s', line)
         if settings.harmonize.unseen_site == 'agnostic':
             _warn_of_unknown_sites(model, [cohort[scan].site for scan in scans])
@@ -130,10 +131,12 @@ def _warn_of_unknown_sites(model: FoundModel, sites: Sequence[str | None]) -> No
     if without := sum(site is None for site in sites):
         log.warning('%d of the scans have no site: each is harmonized by itself', without)
     for site, n in sorted(Counter(site for site in sites if site).items()):
-        if site not in model.info.sites:
+        if site not in model.info.source_sites:
+            namesake = ' (its packaged site of that name may be another)'
             log.warning(
-                'site %s is unknown to %r: each of its scans (%d) is harmonized by itself, which '
-                'removes some of what is its subject\'s own', site, model.info.name, n,
+                'site %s is unknown to %r%s: each of its scans (%d) is harmonized by itself, '
+                'which removes some of what is its subject\'s own',
+                site, model.info.name, namesake if site in model.info.sites else '', n,
             )  # fmt: skip
 
 

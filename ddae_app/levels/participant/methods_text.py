@@ -59,7 +59,7 @@ def methods_text(
             0,
             f'The target site was {settings.harmonize.target_site}; the model was '
             f'{model.info.name} (SHA-256 {model.sha256[:16]}){_of_networks(model)}{of_phantoms}.'
-            + _of_unseen({site for site in sites if site not in model.info.sites}, settings),
+            + _of_unseen(set(sites) - set(model.info.source_sites), settings),
         )
     if settings.preproc.sloppy:
         closing.append(

@@ -108,6 +108,7 @@ def calibrate(bundle: Bundle, data: SliceData) -> Bundle:
         known,
         sites=sites,
         evidence=evidence.columns if evidence else (),
+        references=tuple(s for s in known.references if s not in data.site_names),
         quantiles=_joined(site_quantiles(data), known.quantiles, list(kept.values())),
         training=replace(known.training, scans_per_site=scans_per_site),
     )

@@ -97,7 +97,7 @@ class DDAEHarmonizer:
     @property
     def sites(self) -> tuple[str, ...]:
         """The sites of the model; any of them can be a target."""
-        return self._fitted().info.sites
+        return self.info.sites
 
     def fit(self, images: np.ndarray, cohort: pd.DataFrame) -> DDAEHarmonizer:
         """A copy with a model trained on these slices."""
@@ -256,12 +256,12 @@ class DDAEHarmonizer:
         return measure_appearance(model.config, model.appearance, scans, subjects)
 
     def _site_indices(self, sources: Sequence[str]) -> list[int]:
-        known = self.sites
+        known = self.info.source_sites
         unseen = sorted(set(sources) - set(known))
         if unseen and self.unseen_site == 'refuse':
             raise UsageError(
                 f'source site {", ".join(unseen)} was not seen in training; the model knows '
-                f'{", ".join(known)}; give --unseen-site agnostic or adapt'
+                f'{", ".join(known) or "none"}; give --unseen-site agnostic or adapt'
             )
         unmeasured = sorted(set(unseen) - set(self.appearances))
         if unmeasured and self.unseen_site == 'adapt':
@@ -269,14 +269,14 @@ class DDAEHarmonizer:
                 f'source site {", ".join(unmeasured)} was not seen in training, nor were its '
                 'scans given to adapt to; give them, or --unseen-site agnostic'
             )
-        return [known.index(s) if s in known else -1 for s in sources]
+        return [self.sites.index(s) if s in known else -1 for s in sources]
 
     def _appearances_of(self, scans: np.ndarray, sources: Sequence[str]) -> Appearance:
         """The appearance of each scan: that of its site or, where that is unknown, its own."""
-        model, known, rows = self._fitted().model, self.sites, []
+        model, known, rows = self._fitted().model, self.info.source_sites, []
         for scan, source in zip(scans, sources, strict=True):
             if source in known:
-                site = label_blind([known.index(source)]).to(model.device)
+                site = label_blind([self.sites.index(source)]).to(model.device)
                 rows.append(model.appearance_of(site, scans.shape[1]))
             elif self.unseen_site == 'adapt':
                 rows.append(self.appearances[source])

@@ -23,6 +23,9 @@ class DDAEInfo(ModelInfo):
     evidence : tuple of str
         Columns of the evidence (:class:`~ddae_app.methods.site_effects.Evidence`) of a model that
         was calibrated; empty for one that was trained.
+    references : tuple of str
+        Sites of the packaged reference scans. They are targets only: a site of a dataset that has
+        the same name may be another scanner.
     """
 
     method: str = 'ddae'
@@ -31,11 +34,17 @@ class DDAEInfo(ModelInfo):
     age_sd: float
     networks: str = ''
     evidence: tuple[str, ...] = ()
+    references: tuple[str, ...] = ()
 
     @property
     def network(self) -> dict[str, object]:
         """Sizes and options of its network."""
         return vars(self.config)
+
+    @property
+    def source_sites(self) -> tuple[str, ...]:
+        """The sites whose scans it knows; the others can only be targets."""
+        return tuple(site for site in self.sites if site not in self.references)
 
     @property
     def uses_covariates(self) -> bool:
@@ -48,6 +57,9 @@ class DDAEInfo(ModelInfo):
             | self._slice_checks(self.config.image_size)
             | {
                 f'an age_sd of {self.age_sd}; it must be above 0': self.age_sd > 0,
+                'reference sites that are not among its sites': (
+                    set(self.references) <= set(self.sites)
+                ),
                 f'{self.protocol.depth} slices a scan for a network of {self.config.depth}': (
                     self.protocol.depth == self.config.depth
                 ),

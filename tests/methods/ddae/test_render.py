@@ -48,6 +48,17 @@ def test_residual_contrast_is_corrected(model, x):
     torch.testing.assert_close(corrected[1], plain[1], rtol=0, atol=0)
 
 
+def test_contrast_is_corrected_around_the_average_of_all_sites(model, x):
+    uncorrected = random_model()
+    for each in (model, uncorrected):  # the scans of the target are .1 brighter everywhere
+        each.appearance.effect[0] = 0.1
+    plain = render(uncorrected, x, at([1] * 3), at([0] * 3))
+    corrected = render(model, x, at([1] * 3), at([0] * 3))
+    inside = (plain > 0.2) & (plain < 1)
+    assert inside.sum() > 50
+    torch.testing.assert_close(corrected[inside], 0.1 + (plain[inside] - 0.1) / 1.1)
+
+
 def test_the_spread_of_subjects_becomes_that_of_the_target(x):
     model = random_model()
     model.residuals.spread[1, 0, :3] = 1.25  # five knots, to the eighth row
