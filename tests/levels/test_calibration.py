@@ -55,6 +55,7 @@ def test_the_sites_are_calibrated_once(study, harmonized):
     (model,) = Layout(study / 'out').models()
     info = read_model_info(model)
     assert info.name == 'calibrated' and info.sites == (MANY, *PACKAGED)
+    assert info.references == PACKAGED
     assert info.networks.startswith('universal ') and len(info.networks.split()[1]) == 64
     before = digest_of(model)
     again = participant(study, 'out', '--target-site', 'IXI')

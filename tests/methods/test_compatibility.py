@@ -23,13 +23,20 @@ from ddae_app.settings import CHOICES
 from .toy import info
 
 DDAE = info(phantom=False)
-SHARED = {
-    k: v for k, v in vars(DDAE).items() if k not in ('method', 'config', 'evidence', 'networks')
-}
+OWN = 'method', 'config', 'evidence', 'networks', 'references'
+SHARED = {k: v for k, v in vars(DDAE).items() if k not in OWN}
 CVAE = CVAEInfo(config=CVAEConfig(16, multipliers=(1, 2)), **SHARED)
 COMBAT = ModelInfo(
     method='combat', **{k: v for k, v in SHARED.items() if k not in ('age_mean', 'age_sd')}
 )
+
+
+def test_a_packaged_site_is_a_target_and_its_namesake_in_a_dataset_is_unknown():
+    model = replace(DDAE, references=('B',))
+    assert check_target(model, 'B') == 'B'
+    assert 'source site B is unknown' in site_refusal(model, 'B', 'refuse')
+    assert site_refusal(model, 'B', 'agnostic') is None
+    assert site_refusal(model, 'A', 'refuse') is None
 
 
 @pytest.mark.parametrize('policy', CHOICES['unseen_site'])

@@ -122,6 +122,15 @@ def test_unseen_source(fitted, images):
     np.testing.assert_allclose(out[5:], render(fitted, images, 'A', 'B')[5:], atol=1e-4)
 
 
+def test_a_site_with_the_name_of_a_packaged_one_is_measured_in_its_own_scans(fitted, images):
+    bundle = replace(fitted.bundle, info=replace(fitted.info, references=('A',)))
+    packaged = replace(fitted, bundle=bundle, unseen_site='agnostic')
+    out = render(packaged, images, 'A', 'B')
+    assert np.array_equal(out, render(packaged, images, 'X', 'B'))
+    assert not np.array_equal(out, render(fitted, images, 'A', 'B'))
+    assert not np.array_equal(render(packaged, images, 'B', 'A'), images)
+
+
 @pytest.mark.parametrize('mode', ['agnostic', 'adapt'])
 def test_a_site_never_seen_moves_towards_the_truth(fitted, brains, mode):
     before, others = (
