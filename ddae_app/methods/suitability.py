@@ -104,17 +104,21 @@ def unexamined_sites(data: People) -> list[str]:
     told = []
     for what, known in (('age', ~np.isnan(ages)), ('sex', sexes != '')):
         counts = {str(site): int((known & (sites == site)).sum()) for site in np.unique(sites)}
-        few = {
-            site: n for site, n in counts.items() if n < FEWEST_KNOWN or n == sum(counts.values())
-        }
+        few = {site: n for site, n in counts.items() if n < FEWEST_KNOWN}
         if few:
             named = ', '.join(
                 f'{site} ({n} of {int((sites == site).sum())})' for site, n in few.items()
             )
             told.append(
                 f'confounding of site with {what} was not examined for {named}: that many of the '
-                f'subjects have a known {what}, and it takes {FEWEST_KNOWN}, and some elsewhere'
+                f'subjects have a known {what}, and it takes {FEWEST_KNOWN}'
             )
+        told += [
+            f'confounding of site with {what} was not examined for {site}: no subject of another '
+            f'site has a known {what}'
+            for site, n in counts.items()
+            if n == sum(counts.values()) and site not in few
+        ]
     return told
 
 

@@ -144,8 +144,10 @@ def run_train(
                 )  # fmt: skip
             else:
                 _publish(settings, files, trained, data, warnings)
+    # A run that only needs the calibration goes on without them.
+    weight = logging.WARNING if unless_there else logging.ERROR
     for scan, reason in prepared.failures.items():
-        log.error('%s was left out: %s', scan.stem, reason)
+        log.log(weight, '%s was left out: %s', scan.stem, reason)
     # An interrupted training is resumed by the same command, which then names these scans again.
     return 1 if prepared.failures and trained is not None else 0
 
