@@ -1,11 +1,13 @@
-"""Rewrite a DDAE of format 8 or 9 in format 10; its weights do not change.
+"""Rewrite a DDAE of format 8, 9 or 10 in format 11; its weights do not change.
 
     python scripts/convert_model.py OLD.safetensors NEW.safetensors
 
-Format 9 also holds what a calibration is measured against, and format 10 how scanners differ. A
+Format 9 also holds what a calibration is measured against, format 10 how scanners differ, and
+format 11 which sites are those of packaged scans, and the subjects of each site instead of its
+scans (of a model of medial slices, their slices, which is the number that a converted one has). A
 model that is converted renders the same images, bit for bit; it has no site that a calibration
 could keep. The site codes that format 9 could compute are replaced by that of an
-unknown site. A model of format 9 that was calibrated is not converted: calibrate again.
+unknown site. A model that was calibrated is not converted: calibrate again.
 """
 
 from __future__ import annotations
@@ -35,11 +37,12 @@ def main() -> None:
         header = json.loads((file.metadata() or {})[METADATA_KEY])
         weights = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     version, info = header['format_version'], header['info']
-    if version not in (8, 9) or info['method'] != 'ddae':
-        parser.error(f'{arguments.old} is not a DDAE of format 8 or 9')
+    if version not in (8, 9, 10) or info['method'] != 'ddae':
+        parser.error(f'{arguments.old} is not a DDAE of format 8, 9 or 10')
     if info.get('evidence'):
         parser.error(f'{arguments.old} was calibrated; calibrate again with this version')
     header['format_version'] = FORMAT_VERSION
+    info['training']['subjects_per_site'] = info['training'].pop('scans_per_site')
     if info['config'].pop('site_looks', False):
         # What a site looks like was found to say no more than the code of an unknown site.
         unknown = weights['networks.condition.site']

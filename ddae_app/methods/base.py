@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -287,15 +286,13 @@ def cohort_of(data: SliceData) -> pd.DataFrame:
 
 def model_info(method: str, data: SliceData, protocol: ImageProtocol) -> ModelInfo:
     """What the file of a model that was fitted to these scans says of it."""
-    counts = Counter(data.sites)
-    scans = tuple(counts[site] for site in data.site_names)
     return ModelInfo(
         method=method,
         name=method,
         sites=data.site_names,
         protocol=protocol,
         quantiles=site_quantiles(data),
-        training=TrainingRecord('unknown', scans, 0, len(data), None, None),
+        training=TrainingRecord('unknown', data.subjects_per_site(), 0, len(data), None, None),
         versions={'ddae-app': ddae_app.__version__, 'numpy': np.__version__},
         phantom=False,
     )

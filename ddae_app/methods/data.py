@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -84,6 +85,11 @@ class SliceData:
     def depth(self) -> int:
         """Slices of a scan, D."""
         return self.images.shape[1]
+
+    def subjects_per_site(self) -> tuple[int, ...]:
+        """How many subjects each of ``site_names`` has."""
+        counts = Counter(site for site, _ in set(zip(self.sites, self.subjects, strict=True)))
+        return tuple(counts[site] for site in self.site_names)
 
     def chunks(self, rows: np.ndarray) -> list[np.ndarray]:
         """Rows in parts of which the scans fit into memory."""

@@ -15,7 +15,7 @@ from ddae_app.files import not_fetched
 from ddae_app.methods.registry import METHODS, imported, trainable
 from ddae_app.settings import CHOICES, MAX_NAME, Protocol, is_name
 
-FORMAT_VERSION = 10
+FORMAT_VERSION = 11
 """Raised whenever an older program could no longer read a model file correctly."""
 
 METADATA_KEY = 'ddae'
@@ -74,8 +74,8 @@ class TrainingRecord:
     ----------
     dataset : str
         Name of the training dataset.
-    scans_per_site : tuple of int, length S
-        Training scans, without those held out for validation.
+    subjects_per_site : tuple of int, length S
+        Of the training scans, without those held out for validation.
     seed : int
     images_seen : int
     train_loss, validation_loss : float or None
@@ -83,7 +83,7 @@ class TrainingRecord:
     """
 
     dataset: str
-    scans_per_site: tuple[int, ...]
+    subjects_per_site: tuple[int, ...]
     seed: int
     images_seen: int
     train_loss: float | None
@@ -165,7 +165,8 @@ class ModelInfo:
             'intensity quantiles that do not fit its sites': all(
                 len(table) == n and all(len(row) == q for row in table) for table in tables
             ),
-            'scan counts that do not fit its sites': len(self.training.scans_per_site) == n,
+            'counts of subjects that do not fit its sites': len(self.training.subjects_per_site)
+            == n,
             f'names that are empty, over {MAX_NAME} characters or hold control characters': all(
                 map(is_name, (self.name, *self.sites))
             ),

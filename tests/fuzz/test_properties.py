@@ -83,7 +83,7 @@ def test_a_model_tells_what_its_schema_allows_or_is_refused(address, value):
         assert str(error).startswith('m.safetensors: ')
         return
     assert max(info.protocol.grid) <= MAX_GRID
-    assert len(info.sites) == len(info.training.scans_per_site)
+    assert len(info.sites) == len(info.training.subjects_per_site)
 
 
 @pytest.fixture(scope='module')

@@ -86,6 +86,22 @@ def test_scans_of_a_site_of_few_are_harmonized_each_by_itself(study, harmonized)
     assert FEW in (study / 'out' / 'sub-B01.html').read_text()
 
 
+def test_scans_that_are_gone_since_are_told_and_the_calibration_stays(study, harmonized, tmp_path):
+    (model,) = Layout(study / 'out').models()
+    before = digest_of(model)
+    shutil.move(study / 'bids' / 'sub-A05', tmp_path)
+    try:
+        again = participant(study, 'out', '--target-site', 'IXI', '--dry-run')
+        some = participant(study, 'out', '--target-site', 'IXI', '--dry-run',
+                           '--participant-label', 'A01')  # fmt: skip
+    finally:
+        shutil.move(tmp_path / 'sub-A05', study / 'bids')
+    assert again.returncode == 0, again.stderr
+    assert f'site {MANY} was calibrated with 5 participants and now has 4' in again.stderr
+    assert 'was calibrated with' not in harmonized + some.stderr
+    assert digest_of(model) == before
+
+
 def test_whoever_wants_none_of_it_refuses_them(study, harmonized):
     refused = participant(study, 'out', '--target-site', 'IXI', '--unseen-site', 'refuse')
     assert refused.returncode == 1

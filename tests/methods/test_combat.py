@@ -86,7 +86,7 @@ def test_what_is_saved_comes_back(scans, cohort, tmp_path):
     first = path.read_bytes()
     loaded = load_harmonizer(path)
     assert loaded.info == fitted.info
-    assert loaded.info.training.scans_per_site == (N,) * 3
+    assert loaded.info.training.subjects_per_site == (N,) * 3
     out = [x.transform(scans, cohort, 'C') for x in (fitted, loaded)]
     assert (out[0] == out[1]).all()
     loaded.save(path)

@@ -250,9 +250,9 @@ def list_targets(settings: Settings, default_model: Path | None) -> int:
         )
     for site, n in large.items():
         print(f'{site}\tthis dataset, {n} participants')
-    for site, n in zip(model.info.sites, model.info.training.scans_per_site, strict=True):
+    for site, n in zip(model.info.sites, model.info.training.subjects_per_site, strict=True):
         if site not in large:
-            print(f'{site}\t{model.info.name} ({model.origin}), {n} scans')
+            print(f'{site}\t{model.info.name} ({model.origin}), {n} participants')
     return 0
 
 

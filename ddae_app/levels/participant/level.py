@@ -35,6 +35,7 @@ from ddae_app.engine.run import run_workflow
 from ddae_app.files import remove_temporary_files
 from ddae_app.levels.participant.methods_text import methods_text
 from ddae_app.levels.participant.results import Results, outputs_missing, write_results
+from ddae_app.levels.train.data import participants_by_site, people
 from ddae_app.methods.compatibility import (
     check_options,
     check_protocol,
@@ -91,6 +92,8 @@ def run_participant(settings: Settings, logs: RunFiles, default_model: Path | No
             log.warning('%s', line)
         if settings.harmonize.unseen_site == 'agnostic':
             _warn_of_unknown_sites(model, [cohort[scan].site for scan in scans])
+        if not (settings.select.participant_label or settings.select.session_label):
+            _tell_what_changed(model, scans, cohort)
         asked = settings.preproc
         protocol = check_protocol(model.info, asked.template, asked.slices)
     else:
@@ -137,6 +140,21 @@ def _warn_of_unknown_sites(model: FoundModel, sites: Sequence[str | None]) -> No
                 'site %s is unknown to %r%s: each of its scans (%d) is harmonized by itself, '
                 'which removes some of what is its subject\'s own',
                 site, model.info.name, namesake if site in model.info.sites else '', n,
+            )  # fmt: skip
+
+
+def _tell_what_changed(model: FoundModel, scans: Sequence[Scan], cohort: Cohort) -> None:
+    """Log where participants came or went since the sites of the dataset were calibrated."""
+    if not isinstance(model.info, DDAEInfo) or not model.info.networks:
+        return
+    counts = zip(model.info.sites, model.info.training.subjects_per_site, strict=True)
+    now = participants_by_site(scans, cohort)
+    for site, then in counts:
+        if site in model.info.source_sites and now.get(site, then) != then:
+            log.log(
+                logging.WARNING if now[site] < then else logging.INFO,
+                'site %s was calibrated with %s and now has %d: its calibration stays as it is; '
+                'run train to renew it', site, people(then), now[site],
             )  # fmt: skip
 
 

@@ -9,7 +9,6 @@ the same networks before stay, as targets above all.
 from __future__ import annotations
 
 import logging
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -101,16 +100,16 @@ def calibrate(bundle: Bundle, data: SliceData) -> Bundle:
         names = OF_APPEARANCE, OF_CONTRAST, OF_RENDERED
         of_each = dict(zip(names, (regression.evidence(), *found), strict=True))
         evidence = StoredEvidence.of(shape, of_each)
-    counts, known = Counter(data.sites), bundle.info
-    new = [counts[site] for site in data.site_names]
-    scans_per_site = (*new, *(known.training.scans_per_site[i] for i in kept.values()))
+    known = bundle.info
+    of_kept = (known.training.subjects_per_site[i] for i in kept.values())
+    subjects_per_site = (*data.subjects_per_site(), *of_kept)
     info = replace(
         known,
         sites=sites,
         evidence=evidence.columns if evidence else (),
         references=tuple(s for s in known.references if s not in data.site_names),
         quantiles=_joined(site_quantiles(data), known.quantiles, list(kept.values())),
-        training=replace(known.training, scans_per_site=scans_per_site),
+        training=replace(known.training, subjects_per_site=subjects_per_site),
     )
     model = DDAE(networks, appearance, residuals, evidence).to(old.device).eval()
     return replace(bundle, model=model, info=info)

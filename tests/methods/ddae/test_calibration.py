@@ -54,7 +54,7 @@ def test_the_networks_do_not_change(bundle, elsewhere):
     assert all(torch.equal(v, before[f'networks.{k}']) for k, v in after.items())
     assert torch.equal(null, before['networks.condition.site'][[-1, -1, -1]])
     assert result.info.sites == ('C', 'D')
-    assert result.info.training.scans_per_site == (10, 10)
+    assert result.info.training.subjects_per_site == (10, 10)
 
 
 def test_the_common_scale_is_that_of_the_networks(bundle, calibrated):
@@ -137,7 +137,7 @@ def test_sites_of_an_earlier_calibration_stay_targets(calibrated, elsewhere):
     third = replace(elsewhere, sites=('E',) * len(elsewhere))
     once = calibrate(calibrated, third)
     assert once.info.sites == ('E', 'C', 'D')
-    assert once.info.training.scans_per_site == (20, 10, 10)
+    assert once.info.training.subjects_per_site == (20, 10, 10)
     assert len(once.info.quantiles.median) == 3
     new, old = once.model, calibrated.model
     for part, names in (('appearance', ('noise',)), ('residuals', ('spread', 'softness'))):

@@ -111,7 +111,7 @@ def test_tiny_is_tiny(tmp_path):
     assert sum(p.numel() for p in model.parameters()) <= 2.5e6
     sites = tuple(f'site{i}' for i in range(20))
     rows = (tuple([0.12345] * 101),) * 20
-    training = replace(info().training, scans_per_site=(1,) * 20)
+    training = replace(info().training, subjects_per_site=(1,) * 20)
     quantiles = replace(info().quantiles, levels=rows[0], low=rows, median=rows, high=rows)
     details = info(config, sites=sites, training=training, quantiles=quantiles)
     save_bundle(tmp_path / 'tiny', model, details)

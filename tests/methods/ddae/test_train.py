@@ -68,7 +68,7 @@ def test_model_file_and_losses(finished):
     assert path.name == 'model.safetensors'
     info = load_bundle(path).info
     assert info.sites == ('A', 'B')
-    assert info.training.scans_per_site == (8, 8)
+    assert info.training.subjects_per_site == (8, 8)
     assert info.training.images_seen == 96
     assert info.training.validation_loss is not None
     rows = [line.split('\t') for line in (path.parent / 'losses.tsv').read_text().splitlines()]
