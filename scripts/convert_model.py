@@ -34,7 +34,10 @@ def main() -> None:
     parser.add_argument('new', type=Path)
     arguments = parser.parse_args()
     with safe_open(arguments.old, framework='pt') as file:
-        header = json.loads((file.metadata() or {})[METADATA_KEY])
+        metadata = file.metadata() or {}
+        if METADATA_KEY not in metadata:
+            parser.error(f'{arguments.old} is no model of ddae-app')
+        header = json.loads(metadata[METADATA_KEY])
         weights = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     version, info = header['format_version'], header['info']
     if version not in (8, 9, 10) or info['method'] != 'ddae':
