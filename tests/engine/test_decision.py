@@ -27,7 +27,12 @@ from ddae_app.settings import Protocol
 SCAN = Scan(Path('/bids/sub-01/anat/sub-01_T1w.nii.gz'), '01', None, 'sub-01')
 RAW = 'a' * 64
 MODEL = SimpleNamespace(
-    sites=('A', 'B'), name='m', method='ddae', phantom=False, uses_covariates=False
+    sites=('A', 'B'),
+    source_sites=('A', 'B'),
+    name='m',
+    method='ddae',
+    phantom=False,
+    uses_covariates=False,
 )
 REQUEST = PlanRequest(
     Protocol(),

@@ -133,8 +133,11 @@ def test_the_text_names_what_ran():
     [('agnostic', 'measured in each scan alone'), ('adapt', 'measured in the scans of the site')],
 )
 def test_the_text_describes_how_unseen_sites_were_treated(policy, how):
-    model = find_model(None, None, ())
+    packaged = find_model(None, None, ())
     settings = asked(target_site='PhantomA', unseen_site=policy)
+    text = methods_text(['Done.'], settings, packaged, extractions=(), sites=['UCLA'])
+    assert 'not been trained on UCLA:' in text, 'a packaged site is a target only'
+    model = replace(packaged, info=replace(packaged.info, references=()))
     text = methods_text(['Done.'], settings, model, extractions=(), sites=['UCLA', 'Else', None])
     assert 'not been trained on Else and a site that is not recorded:' in text and how in text
     text = methods_text(['Done.'], settings, model, extractions=(), sites=['UCLA'])
