@@ -94,11 +94,14 @@ def test_scans_that_are_gone_since_are_told_and_the_calibration_stays(study, har
         again = participant(study, 'out', '--target-site', 'IXI', '--dry-run')
         some = participant(study, 'out', '--target-site', 'IXI', '--dry-run',
                            '--participant-label', 'A01')  # fmt: skip
+        other = participant(study, 'elsewhere', '--target-site', 'IXI', '--dry-run',
+                            '--model', model)  # fmt: skip
     finally:
         shutil.move(tmp_path / 'sub-A05', study / 'bids')
     assert again.returncode == 0, again.stderr
     assert f'site {MANY} was calibrated with 5 participants and now has 4' in again.stderr
-    assert 'was calibrated with' not in harmonized + some.stderr
+    assert other.returncode == 0, other.stderr  # a model of another folder, maybe of another study
+    assert 'was calibrated with' not in harmonized + some.stderr + other.stderr
     assert digest_of(model) == before
 
 

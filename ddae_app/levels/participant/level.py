@@ -92,7 +92,8 @@ def run_participant(settings: Settings, logs: RunFiles, default_model: Path | No
             log.warning('%s', line)
         if settings.harmonize.unseen_site == 'agnostic':
             _warn_of_unknown_sites(model, [cohort[scan].site for scan in scans])
-        if not (settings.select.participant_label or settings.select.session_label):
+        part = settings.select.participant_label or settings.select.session_label
+        if not part and model.path in Layout(settings.output_dir).models():
             _tell_what_changed(model, scans, cohort)
         asked = settings.preproc
         protocol = check_protocol(model.info, asked.template, asked.slices)
