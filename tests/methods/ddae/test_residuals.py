@@ -12,8 +12,12 @@ from scipy.ndimage import gaussian_filter
 from ddae_app.methods.condition import batch_of, condition_of
 from ddae_app.methods.data import SliceData
 from ddae_app.methods.ddae.appearance import fit_site_appearance
-from ddae_app.methods.ddae.intensity import edge_depth
-from ddae_app.methods.ddae.residuals import ResidualCorrection, fit_residual_correction
+from ddae_app.methods.ddae.intensity import edge_depth, map_intensities
+from ddae_app.methods.ddae.residuals import (
+    KNOTS,
+    ResidualCorrection,
+    fit_residual_correction,
+)
 from ddae_app.methods.ddae.sharpness import soften
 
 from ..toy import CONFIG
@@ -151,6 +155,22 @@ def test_softness_and_contrast_are_corrected(measured):
     corrected = sites.from_common(common, appearance_at(sites, target), edge_depth(x))
     error = [(y - wanted)[x > 0].square().mean().sqrt().item() for y in (rendered, corrected)]
     assert error[1] < error[0] / 3
+
+
+def test_contrast_is_mapped_at_the_sharpness_at_which_it_was_measured():
+    residuals = ResidualCorrection((1, 16, 16), 2)
+    even = torch.linspace(0, 1, KNOTS)
+    residuals.rendered.copy_(torch.stack([even, even**2 + 1e-3 * even, even]))
+    residuals.softness[0, 1:] = 0.1
+    generator = torch.Generator().manual_seed(0)
+    x = 0.4 + 0.2 * torch.rand((1, 1, 16, 16), generator=generator)
+    first, second = torch.tensor([0]), torch.tensor([1])
+    out = residuals(x, torch.full_like(x, 0.5), first, first, second)
+    # The target is as sharp as an unknown site: its curve applies to the sharpened scan.
+    sharp = soften(x, -residuals.softness[:1])
+    wanted = map_intensities(sharp, residuals.rendered[:1], residuals.rendered[1:2])
+    torch.testing.assert_close(out, wanted)
+    assert (wanted - map_intensities(x, *residuals.rendered[:2, None])).abs().max() > 0.01
 
 
 @pytest.mark.parametrize('changes', [{'site_curve': False}, {'condition_dropout': 0.0}])
