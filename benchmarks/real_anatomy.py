@@ -17,7 +17,9 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -40,23 +42,35 @@ OF_PEOPLE = 'age_mae', 'age_r', 'sex', 'age_slope', 'rank'
 
 @dataclass(frozen=True)
 class Scanner:
-    """Contrast ``(1 + half) x^power / (x^power + half)``, bias, resolution and noise."""
+    """Contrast ``(1 + half) x^power / (x^power + half)``, bias, resolution and noise.
+
+    Attributes
+    ----------
+    power, half : float
+    bias : np.ndarray, shape (T,)
+        Of the terms of a quadratic polynomial, 5 for slices and 9 for volumes.
+    kept : tuple of float
+        Share of the frequencies along each axis.
+    noise : float
+        Standard deviation of each channel.
+    """
 
     power: float
     half: float
     bias: np.ndarray
-    kept: tuple[float, float]
+    kept: tuple[float, ...]
     noise: float
 
 
-def draw_scanner(site: str, seed: int) -> Scanner:
+def draw_scanner(site: str, seed: int, axes: int = 2) -> Scanner:
+    """A scanner of slices, or of volumes with three axes."""
     rng = generator(seed, 'saturating scanner', site)
-    down, across = rng.uniform(0.6, 1.0, 2)
+    kept = rng.uniform(0.6, 1.0, axes)
     return Scanner(
         power=float(np.exp(rng.normal(0, 0.25))),
         half=float(np.exp(rng.normal(1.0, 0.7))),
-        bias=rng.normal(0, 0.08, 5),
-        kept=(float(down), float(across)),
+        bias=rng.normal(0, 0.08, axes * (axes + 3) // 2),
+        kept=tuple(kept.tolist()),
         noise=float(rng.uniform(0.01, 0.035)),
     )
 
@@ -64,13 +78,19 @@ def draw_scanner(site: str, seed: int) -> Scanner:
 def scan(
     brain: np.ndarray, scanner: Scanner, rng: np.random.Generator | None
 ) -> tuple[np.ndarray, float]:
-    """A slice, shape (H, W), and the scale by which it was divided; without noise if no rng."""
+    """A slice, shape (H, W), or a volume, and the scale by which it was divided.
+
+    Without `rng`, there is no noise, and no shading of its own.
+    """
     inside = brain > 0
     x = np.clip(brain, 0, CEILING) ** scanner.power
     x = (1 + scanner.half) * x / (x + scanner.half)
-    bias = scanner.bias if rng is None else scanner.bias + rng.normal(0, 0.02, 5)
-    down, across = np.meshgrid(*(np.linspace(-1, 1, n) for n in x.shape), indexing='ij')
-    terms = (down, across, down * across, down**2, across**2)
+    bias = scanner.bias
+    if rng is not None:
+        bias = bias + rng.normal(0, 0.02, len(bias))
+    axes = np.meshgrid(*(np.linspace(-1, 1, n) for n in x.shape), indexing='ij', sparse=True)
+    mixed = [a * b for a, b in combinations(axes, 2)]
+    terms = [*axes, *mixed, *(axis**2 for axis in axes)]
     field = np.exp(sum(b * term for b, term in zip(bias, terms, strict=True)))
     x = _truncated(np.where(inside, x, 0) * field, scanner.kept)
     if rng is not None:
@@ -81,25 +101,40 @@ def scan(
     return (x / scale).astype(np.float32), scale
 
 
-def _truncated(x: np.ndarray, kept: tuple[float, float]) -> np.ndarray:
+def _truncated(x: np.ndarray, kept: tuple[float, ...]) -> np.ndarray:
     """Without the highest frequencies along each axis, whose end is tapered."""
-    spectrum = np.fft.fft2(x)
+    spectrum = np.fft.fftn(x)
     for axis, share in enumerate(kept):
         frequency = np.abs(np.fft.fftfreq(x.shape[axis])) / 0.5
         window = np.clip((share - frequency) / 0.2 + 1, 0, 1)
-        spectrum = spectrum * np.expand_dims(window, 1 - axis)
-    return np.fft.ifft2(spectrum).real
+        others = tuple(other for other in range(x.ndim) if other != axis)
+        spectrum *= np.expand_dims(window, others)
+    return np.fft.ifftn(spectrum).real
 
 
-def draw(bids_dir: Path, preproc_dir: Path, folder: Path, seed: int, per_site: int) -> Bench:
-    """The slices for fitting, and those for the test with their truth."""
+def common_brains(
+    bids_dir: Path, preproc_dir: Path, folder: Path
+) -> tuple[SliceData, Iterator[np.ndarray]]:
+    """Scans of the people whom the packaged networks did not learn from, and their brains.
+
+    The brains, shape (D, H, W) each, are without what the scanners do to all scans alike.
+    """
     data = real_data(bids_dir, preproc_dir, folder / 'real.npy', learnt=False)
     config, _ = networks(1)
     rows = np.arange(len(data))
     appearance = fit_site_appearance(config, data, rows)
-    common = [appearance.common_scans(data, some)[:, MIDDLE - NEAR : MIDDLE + NEAR + 1]
-              for some in data.chunks(rows)]  # fmt: skip
-    brains = np.concatenate(common)
+    return data, (brain for i in rows for brain in appearance.common_scans(data, rows[i : i + 1]))
+
+
+def near_medial(brain: np.ndarray) -> np.ndarray:
+    """The medial slice of a brain and those around it, shape (9, H, W)."""
+    return brain[MIDDLE - NEAR : MIDDLE + NEAR + 1]
+
+
+def draw(bids_dir: Path, preproc_dir: Path, folder: Path, seed: int, per_site: int) -> Bench:
+    """The slices for fitting, and those for the test with their truth."""
+    data, people = common_brains(bids_dir, preproc_dir, folder)
+    brains = np.stack([near_medial(brain) for brain in people])
     order = generator(seed, 'people').permutation(len(data))
     test, fitting = order[: len(order) // 3], order[len(order) // 3 :]
     scanners = {site: draw_scanner(site, seed) for site in SITES}
