@@ -42,7 +42,7 @@ def headline(methods: Mapping[str, Estimates], name: str, chance: float) -> str:
     chance : float
         Balanced accuracy of a random guess at the site.
     """
-    best = {method: _best_probe(estimates) for method, estimates in methods.items()}
+    best = {method: best_probe(estimates) for method, estimates in methods.items()}
     subject = 'The original scans' if name == 'source' else f'The outputs of {name}'
     others = [
         f'{"the original scans" if method == "source" else method} {accuracy.value:.2f}'
@@ -55,7 +55,8 @@ def headline(methods: Mapping[str, Estimates], name: str, chance: float) -> str:
     )
 
 
-def _best_probe(estimates: Estimates) -> Estimate:
+def best_probe(estimates: Estimates) -> Estimate:
+    """Of the probes that are trained on the outputs, the one that tells the site best."""
     return max((estimates[name] for name in OUTPUT_PROBES), key=lambda e: e.value)
 
 
@@ -65,7 +66,7 @@ def _site_verdict(subject: str, best: Estimate, chance: float) -> str:
         verdict = f'{subject} show no site effects that a classifier can detect'
     else:
         verdict = f'{subject} show site effects: the site can be classified from them'
-    return f'{verdict} (best balanced accuracy {_with_interval(best)}, chance {chance:.2f}).'
+    return f'{verdict} (best balanced accuracy {with_interval(best)}, chance {chance:.2f}).'
 
 
 def findings(
@@ -89,7 +90,7 @@ def findings(
         The first is about the site.
     """
     subject = 'The original scans' if estimates is source else 'The outputs'
-    conclusions = [Finding(_site_verdict(subject, _best_probe(estimates), chance))]
+    conclusions = [Finding(_site_verdict(subject, best_probe(estimates), chance))]
     warnings = [
         _below_chance(estimates, chance),
         _hidden_site_effects(estimates, source, chance),
@@ -110,7 +111,7 @@ def _below_chance(estimates: Estimates, chance: float) -> str | None:
     if accuracy and accuracy.high < chance:
         return (
             'The site is classified below chance when all participants are cross-validated '
-            f'({_with_interval(accuracy)}, chance {chance:.2f}). The method was fitted to the '
+            f'({with_interval(accuracy)}, chance {chance:.2f}). The method was fitted to the '
             'participants that it is evaluated on, so its results are too optimistic.'
         )
     return None
@@ -123,8 +124,8 @@ def _hidden_site_effects(estimates: Estimates, source: Estimates, chance: float)
     if source_probe.value < half_way <= output_probe.low:
         return (
             'Site effects are hidden, not removed: a classifier that was trained on the original '
-            f'scans fails ({_with_interval(source_probe)}), but one that is trained on the '
-            f'outputs succeeds ({_with_interval(output_probe)}).'
+            f'scans fails ({with_interval(source_probe)}), but one that is trained on the '
+            f'outputs succeeds ({with_interval(output_probe)}).'
         )
     return None
 
@@ -136,7 +137,7 @@ def _unchanged_site_effects(estimates: Estimates, source: Estimates) -> str | No
     ):
         return (
             'The site can be classified as well as from the original scans '
-            f'({_with_interval(estimates["site_linear"])}).'
+            f'({with_interval(estimates["site_linear"])}).'
         )
     return None
 
@@ -146,12 +147,12 @@ def _lost_individuals(estimates: Estimates, source: Estimates) -> str | None:
     if identified.high < MIN_IDENTIFIED * source['identified'].value:
         return (
             'Individual anatomy is lost: the share of outputs that are most similar to their own '
-            f'scan is only {_with_interval(identified)}.'
+            f'scan is only {with_interval(identified)}.'
         )
     if variance.high < MIN_VARIANCE_RATIO:
         return (
             'Between-subject variation is lost: its ratio to that of the original scans is only '
-            f'{_with_interval(variance)}.'
+            f'{with_interval(variance)}.'
         )
     return None
 
@@ -169,7 +170,7 @@ def _gained_age(estimates: Estimates, source: Estimates) -> str | None:
 
 
 def _age_r(estimates: Estimates, source: Estimates) -> str:
-    after, before = _with_interval(estimates['age_r']), _with_interval(source['age_r'])
+    after, before = with_interval(estimates['age_r']), with_interval(source['age_r'])
     return f' (r {after}, from the original scans {before})'
 
 
@@ -178,10 +179,11 @@ def _injected_age(estimates: Estimates) -> str | None:
     if slope and slope.low > MAX_AGE_SLOPE:
         return (
             'The method writes age into the images: for each year by which a false age is '
-            f'changed, the predicted age follows by {_with_interval(slope)} years.'
+            f'changed, the predicted age follows by {with_interval(slope)} years.'
         )
     return None
 
 
-def _with_interval(estimate: Estimate) -> str:
+def with_interval(estimate: Estimate) -> str:
+    """The value and its interval, in words of a sentence."""
     return f'{estimate.value:.2f} [{estimate.low:.2f}, {estimate.high:.2f}]'

@@ -12,6 +12,7 @@ from ddae_app.evaluation.biology import MIN_TRAINING_SCANS
 from ddae_app.evaluation.candidates import Candidate
 from ddae_app.evaluation.data import FOLDS, EvaluationData
 from ddae_app.evaluation.probes import Components
+from ddae_app.evaluation.views import VIEWS, interior
 from ddae_app.imaging.anatomy import TISSUES, tissue_shares
 
 CNN_TEST_SCANS = 500
@@ -73,6 +74,7 @@ class CrossFittingHalf:
         self.data, self.fit_rows, self.rows, self.seed = data, fit_rows, evaluated_rows, seed
         sites, subjects = data.sites[self.rows], data.subjects[self.rows]
         cnn_folds = min(FOLDS, math.ceil(CNN_TEST_SCANS / len(data.images) * FOLDS))
+        self.inside = interior(data.images)
         self.folds = []
         for number, (train, test) in enumerate(probes.folds(sites, subjects, FOLDS, seed)):
             train, test = self.rows[train], self.rows[test]
@@ -92,7 +94,21 @@ class CrossFittingHalf:
             components = Components.fit(outputs[fold.train], self.seed)
             _predict_site(self.data, outputs, components, fold, predictions, self.seed)
             _predict_biology(self.data, outputs, components, fold, predictions, false_age_outputs)
+        self._predict_site_from_views(outputs, predictions)
         self._compare(outputs, predictions)
+
+    def _predict_site_from_views(self, outputs: np.ndarray, predictions: ProbePredictions) -> None:
+        """Classify the site from one part of the outputs at a time."""
+        if not self.inside.any():
+            return
+        sites, row_in_half = self.data.sites, np.full(len(outputs), -1)
+        row_in_half[self.rows] = np.arange(len(self.rows))
+        for name, view in VIEWS.items():
+            seen = view(outputs[self.rows], self.inside)
+            for fold in self.folds:
+                train, test = seen[row_in_half[fold.train]], seen[row_in_half[fold.test]]
+                classify = Components.fit(train, self.seed).fit_classifier(sites[fold.train])
+                predictions.store(name, fold.test, classify(test))
 
     def _compare(self, outputs: np.ndarray, predictions: ProbePredictions) -> None:
         """Store how the outputs of this half compare with the original scans."""

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from ddae_app.evaluation import estimates, fidelity, probes, traveling
+from ddae_app.evaluation import estimates, fidelity, probes, traveling, views
 from ddae_app.evaluation.candidates import Candidate
 from ddae_app.evaluation.data import EvaluationData
 from ddae_app.evaluation.distribution import SampleSets
@@ -32,6 +32,16 @@ MEANING = {
     'trained on the outputs to classify the site.',
     'site_histogram': 'Balanced accuracy of logistic regression on the intensity quantiles that '
     'is trained on the outputs to classify the site.',
+    'site_interior': f'As site_linear, from the interior of the brain alone: the pixels that all '
+    f'scans share, {views.EDGE_PIXELS} pixels from the edge.',
+    'site_broad': 'As site_interior, from broad structure alone: smoothed by '
+    f'{views.BROAD_PIXELS:g} pixels (standard deviation of a Gaussian).',
+    'site_middle': f'As site_interior, from structure between {views.FINE_PIXELS:g} and '
+    f'{views.BROAD_PIXELS:g} pixels.',
+    'site_fine': 'As site_interior, from fine structure alone: without what is smoothed by '
+    f'{views.FINE_PIXELS:g} pixels.',
+    'site_tissues': 'As site_interior, from the tissue class of each pixel alone: where CSF, gray '
+    'and white matter lie, without their intensities.',
     'site_all': 'As site_linear, by cross-validation over all participants. It is given for '
     'methods that were fitted before this evaluation, and is below chance if they were fitted to '
     'these participants.',
@@ -182,8 +192,9 @@ class _Measures:
 
 
 def _add_site(measures: _Measures) -> None:
-    for name in ('site_cnn', 'site_linear', 'site_histogram', 'site_raw_probe'):
-        predicted = measures.predictions.labels[name]
+    labels = measures.predictions.labels
+    for name in (name for name in MEANING if name in labels and name.startswith('site_')):
+        predicted = labels[name]
         score = estimates.balanced_accuracy(measures.data.sites, predicted.astype(str))
         measures.add(name, score, _is_predicted(predicted))
 

@@ -89,6 +89,8 @@ class EvaluationReport:
     figures : sequence of EvaluationFigure
     cautions : sequence of str
         Why site and biology may not be told apart in these scans.
+    seen, advice : sequence of str
+        What still tells the site from the outputs, and what to do next, in sentences.
     """
 
     headline: str
@@ -101,3 +103,5 @@ class EvaluationReport:
     methods: Sequence[MethodReport]
     figures: Sequence[EvaluationFigure] = ()
     cautions: Sequence[str] = ()
+    seen: Sequence[str] = ()
+    advice: Sequence[str] = ()

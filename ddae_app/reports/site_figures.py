@@ -18,6 +18,7 @@ from ddae_app.reports.canvas import (
     render,
     report_style,
 )
+from ddae_app.reports.evaluation import Estimate
 
 COLORS = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9', '#5A5A5A')
 """The palette of Okabe and Ito, which is safe with all common types of color blindness."""
@@ -74,6 +75,43 @@ def draw_variance_maps(maps: Mapping[str, np.ndarray]) -> bytes:
             panel.set_axis_off()
         bar = figure.colorbar(mapped, ax=axes, shrink=0.8)
         bar.set_label('variance explained by the site')
+        return render(figure, 'png')
+
+
+def draw_accuracies(accuracies: Mapping[str, Mapping[str, Estimate]], chance: float) -> bytes:
+    """Draw how well the site is told, a row for each probe and a dot with its interval a method.
+
+    Parameters
+    ----------
+    accuracies : mapping of str to mapping of str to Estimate
+        By method, then by what the probe sees.
+    chance : float
+        Drawn as a line.
+
+    Returns
+    -------
+    bytes
+        A PNG image.
+    """
+    rows = list(dict.fromkeys(label for seen in accuracies.values() for label in seen))
+    offsets = np.linspace(-0.3, 0.3, len(accuracies)) if len(accuracies) > 1 else np.zeros(1)
+    with report_style():
+        size = WIDTH_IN, 0.8 + len(rows) * max(0.4, 0.11 * len(accuracies))
+        figure = Figure(figsize=size, facecolor=WHITE, layout='constrained')
+        axes = figure.subplots()
+        for i, (name, seen) in enumerate(accuracies.items()):
+            places = [rows.index(label) + offsets[i] for label in seen]
+            values = np.array([estimate.value for estimate in seen.values()])
+            ends = [(estimate.low, estimate.high) for estimate in seen.values()]
+            axes.errorbar(
+                values, places, xerr=np.abs(np.array(ends).T - values), label=name,
+                color=COLORS[i % len(COLORS)], fmt=MARKERS[i // len(COLORS) % len(MARKERS)],
+                markersize=4, linewidth=1, linestyle='none',
+            )  # fmt: skip
+        axes.axvline(chance, color=BLACK, linestyle='--', linewidth=0.8)
+        axes.set_yticks(range(len(rows)), rows)
+        axes.set(xlim=(0, 1.02), ylim=(len(rows) - 0.5, -0.5), xlabel='balanced accuracy')
+        axes.legend(fontsize=8, loc='center left', bbox_to_anchor=(1, 0.5))
         return render(figure, 'png')
 
 

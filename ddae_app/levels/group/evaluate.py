@@ -21,6 +21,7 @@ from ddae_app.evaluation.candidates import (
     unharmonized,
 )
 from ddae_app.evaluation.data import EvaluationData
+from ddae_app.evaluation.explanation import explain
 from ddae_app.evaluation.findings import findings, headline
 from ddae_app.evaluation.inception import inception_features
 from ddae_app.evaluation.protocol import MEANING, controls, evaluate
@@ -89,6 +90,14 @@ def evaluate_outputs(settings: Settings, default_model: Path | None) -> Evaluati
     measured = set().union(*estimates.values())
     meanings = MEANING | {k: v for each in data.variables for k, v in each.measures().items()}
     main_method = outputs.method if outputs.harmonized is not None else 'source'
+    measured_controls = controls(data, seed=settings.random_seed)
+    explanation = explain(
+        estimates[main_method],
+        measured_controls,
+        data.chance,
+        min(np.unique(data.sites, return_counts=True)[1].tolist()),
+        harmonized=outputs.harmonized is not None,
+    )
     return EvaluationReport(
         headline=headline(estimates, main_method, data.chance),
         scans=len(data.images),
@@ -96,7 +105,7 @@ def evaluate_outputs(settings: Settings, default_model: Path | None) -> Evaluati
         chance=data.chance,
         protocol=PROTOCOL,
         meanings={name: text for name, text in meanings.items() if name in measured},
-        controls=controls(data, seed=settings.random_seed),
+        controls=measured_controls,
         methods=tuple(
             MethodReport(
                 method.name,
@@ -111,8 +120,12 @@ def evaluate_outputs(settings: Settings, default_model: Path | None) -> Evaluati
             )  # fmt: skip
             for method in candidates
         ),
-        figures=draw_pictures(settings, outputs, results, default_model),
+        figures=draw_pictures(
+            settings, outputs, results, measured_controls, data.chance, default_model
+        ),
         cautions=cautions,
+        seen=explanation.seen,
+        advice=explanation.advice,
     )
 
 
@@ -176,6 +189,8 @@ def metrics_json(report: EvaluationReport) -> str:
         'TargetSite': report.target,
         'Chance': report.chance,
         'Cautions': list(report.cautions),
+        'WhatTellsTheSite': list(report.seen),
+        'Advice': list(report.advice),
         'Protocol': report.protocol,
         'Measures': dict(report.meanings),
         'Controls': {name: vars(value) for name, value in report.controls.items()},

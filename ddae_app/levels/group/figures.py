@@ -12,6 +12,7 @@ from ddae_app.bids.layout import Layout
 from ddae_app.errors import DdaeError
 from ddae_app.evaluation import probes
 from ddae_app.evaluation.embedding import umap_embedding
+from ddae_app.evaluation.estimates import Estimate
 from ddae_app.evaluation.protocol import EvaluationResult
 from ddae_app.levels.group.collect import Outputs
 from ddae_app.methods import registry
@@ -21,6 +22,7 @@ from ddae_app.methods.ddae.latents import latents_of, reconstructed
 from ddae_app.methods.find import find_model, load_harmonizer, read_models
 from ddae_app.reports.evaluation import EvaluationFigure
 from ddae_app.reports.site_figures import (
+    draw_accuracies,
     draw_embeddings,
     draw_site_histograms,
     draw_slices,
@@ -41,6 +43,8 @@ def draw_pictures(
     settings: Settings,
     outputs: Outputs,
     results: Mapping[str, EvaluationResult],
+    controls: Mapping[str, Estimate],
+    chance: float,
     default_model: Path | None,
 ) -> tuple[EvaluationFigure, ...]:
     """Draw all figures for which there are data and models.
@@ -51,6 +55,10 @@ def draw_pictures(
     outputs : Outputs
     results : mapping of str to EvaluationResult
         By method.
+    controls : mapping of str to Estimate
+        See :func:`ddae_app.evaluation.protocol.controls`.
+    chance : float
+        Balanced accuracy of a random guess at the site.
     default_model : Path or None
         See :func:`ddae_app.methods.find.find_model`.
     """
@@ -58,6 +66,15 @@ def draw_pictures(
     shown = {name: result for name, result in results.items() if name != 'blur'}
     images = {name: result.outputs for name, result in shown.items()}
     figures = [
+        EvaluationFigure(
+            'What tells the site',
+            'The dots show the balanced accuracy of probes that are trained on the outputs, or on '
+            'one part of them at a time, with 95 % intervals. Chance is the dashed line.',
+            draw_accuracies(
+                {name: _site_accuracies(result, controls) for name, result in shown.items()},
+                chance,
+            ),
+        ),
         EvaluationFigure(
             'Variance explained by the site',
             'The maps show the share of the variance at each pixel that the site explains, '
@@ -83,6 +100,31 @@ def draw_pictures(
     if model is not None:
         figures += [_latents(settings, outputs, model), _reconstructions(settings, outputs, model)]
     return tuple(figures)
+
+
+SEEN_BY_PROBES = {
+    'site_cnn': 'convolutional network',
+    'site_linear': 'linear probe',
+    'site_histogram': 'intensity histogram',
+    'site_interior': 'interior of the brain',
+    'site_broad': 'broad structure',
+    'site_middle': 'middle structure',
+    'site_fine': 'fine structure',
+    'site_tissues': 'tissue classes',
+}
+"""Labels of the probes by their measures, in the order of the figure."""
+
+
+def _site_accuracies(
+    result: EvaluationResult, controls: Mapping[str, Estimate]
+) -> dict[str, Estimate]:
+    """The accuracies of one method by what the probe sees; the mask is the same for all."""
+    seen = {
+        label: result.estimates[name]
+        for name, label in SEEN_BY_PROBES.items()
+        if name in result.estimates
+    }
+    return seen | {'brain mask': controls['mask']}
 
 
 def _sheet(outputs: Outputs, images: Mapping[str, np.ndarray]) -> bytes:

@@ -1,0 +1,95 @@
+"""Parts of the images that are shown to a site probe one by one, so that it shows what it uses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import MappingProxyType
+
+import numpy as np
+from scipy.ndimage import binary_erosion, gaussian_filter
+from skimage.filters import threshold_multiotsu
+
+from ddae_app.imaging.anatomy import HISTOGRAM_BINS
+from ddae_app.imaging.intensities import CEILING
+
+EDGE_PIXELS = 6
+"""Pixels nearer to the edge of the brain are not of the interior."""
+
+NEARLY_ALL = 0.99
+"""Share of the scans in which a pixel of the interior is brain: one bad mask must not empty it."""
+
+FINE_PIXELS, BROAD_PIXELS = 1.5, 4.0
+"""Standard deviations of the Gaussians that separate three spatial scales."""
+
+LEAST_PIXELS = 200
+"""Of an interior that is worth to be looked at."""
+
+View = Callable[[np.ndarray, np.ndarray], np.ndarray]
+"""Takes images, shape (N, H, W), and the interior, shape (H, W), to features, shape (N, P)."""
+
+
+def interior(images: np.ndarray) -> np.ndarray:
+    """The pixels that are brain in nearly all images, and far from the edge.
+
+    Parameters
+    ----------
+    images : np.ndarray, shape (N, H, W)
+        0 outside the brain.
+
+    Returns
+    -------
+    np.ndarray, shape (H, W), bool
+        Empty where fewer than ``LEAST_PIXELS`` are left.
+    """
+    common = (images > 0).mean(axis=0) >= NEARLY_ALL
+    inside = binary_erosion(common, iterations=EDGE_PIXELS)
+    return inside if inside.sum() >= LEAST_PIXELS else np.zeros_like(inside)
+
+
+def _all_scales(images: np.ndarray, inside: np.ndarray) -> np.ndarray:
+    return images[:, inside]
+
+
+def _broad(images: np.ndarray, inside: np.ndarray) -> np.ndarray:
+    return _smoothed(images, inside, BROAD_PIXELS)
+
+
+def _middle(images: np.ndarray, inside: np.ndarray) -> np.ndarray:
+    return _smoothed(images, inside, FINE_PIXELS) - _smoothed(images, inside, BROAD_PIXELS)
+
+
+def _fine(images: np.ndarray, inside: np.ndarray) -> np.ndarray:
+    return images[:, inside] - _smoothed(images, inside, FINE_PIXELS)
+
+
+def _tissues(images: np.ndarray, inside: np.ndarray) -> np.ndarray:
+    """0 is CSF, 1 gray and 2 white matter: the anatomy, as far as contrast lets tell."""
+    return np.stack([_classes(image[inside]) for image in images])
+
+
+VIEWS = MappingProxyType(
+    {
+        'site_interior': _all_scales,
+        'site_broad': _broad,
+        'site_middle': _middle,
+        'site_fine': _fine,
+        'site_tissues': _tissues,
+    }
+)
+"""By the name of the measure of the probe that sees this view alone."""
+
+
+def _smoothed(images: np.ndarray, inside: np.ndarray, sigma: float) -> np.ndarray:
+    """Gaussian mean over the interior, at the pixels of the interior, shape (N, P)."""
+    weight = gaussian_filter(inside.astype(np.float32), sigma)[inside]
+    seen = np.where(inside, images, 0).astype(np.float32)
+    return gaussian_filter(seen, (0, sigma, sigma))[:, inside] / weight
+
+
+def _classes(values: np.ndarray) -> np.ndarray:
+    """Tissue classes by Otsu's thresholds; 1 everywhere if there are too few intensities."""
+    values = np.minimum(values, CEILING)
+    if np.unique(values).size < 3:
+        return np.ones(values.shape, np.float32)
+    limits = threshold_multiotsu(values, classes=3, nbins=HISTOGRAM_BINS)
+    return np.digitize(values, limits).astype(np.float32)
