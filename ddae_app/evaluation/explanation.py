@@ -147,6 +147,11 @@ def _advice(
             'change of intensities can mend. All sites should be stripped by the same '
             '--skull-strip.'
         )
+    elif 'site_broad' in estimates and estimates['site_broad'].low > chance:
+        advice.append(
+            'Look at the maps of the variance that the site explains, below: broad differences '
+            'are shading or levels of tissue, where masks and tissues do not tell the site.'
+        )
     people = controls.get('demographics')
     if people and people.low > chance:
         advice.append(
