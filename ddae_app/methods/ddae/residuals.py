@@ -244,7 +244,8 @@ def fit_residual_correction(
     chosen = _evenly_by_site(data, rows)
     rows, before = rows[chosen], before[chosen]
     of_rendered = Regression(data, rows, earlier[1] if earlier else None)
-    log.info('rendering %d scans to measure residual site effects', len(rows))
+    images = 'slices' if data.depth == 1 else 'scans'
+    log.info('rendering %d %s to measure residual site effects', len(rows), images)
     scans = _rendered(appearance, data, rows, render)
     condition, own = condition_of(data, rows), len(data.site_names)
     if reference is None:

@@ -76,7 +76,7 @@ def measured(monkeypatch, caplog):
     data, calls = population(150), []
     appearance, residuals = corrected_for(CURVES, data, lambda sites: flawed(sites, calls))
     # It takes minutes, so it says so.
-    assert 'rendering 100 scans' in caplog.text
+    assert 'rendering 100 slices' in caplog.text
     return appearance, residuals, data, calls
 
 
