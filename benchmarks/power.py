@@ -21,8 +21,7 @@ the studies, in the same unit. ICC and CV are over the seven scanners, at which 
 Methods are fitted once in each world, to as many people a site, who are drawn in the same way.
 ComBat on features is fitted in each study, with the group preserved, as users do (``neuroCombat``;
 features are the shares of three tissues in the slice and in its four quadrants). Written to
-``WORK_DIR/power-<seed>-<per site>/``: ``power.md``, and ``features.tsv``, from which other analyses
-can be made.
+``WORK_DIR/power-<seed>-<per site>/``: ``power.md``, and ``features.tsv`` for other analyses.
 """
 
 from __future__ import annotations

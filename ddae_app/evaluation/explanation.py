@@ -67,7 +67,8 @@ def explain(
         )
     name = next(name for name in OUTPUT_PROBES if estimates[name] is best)
     seen = [
-        f'The site is best told by {PROBES[name]} ({with_interval(best)}, chance {chance:.2f}).'
+        f'Of the three probes, {PROBES[name]} tells the site best '
+        f'({with_interval(best)}, chance {chance:.2f}).'
     ]
     if 'site_interior' in estimates:
         seen += _places(estimates, chance)
@@ -75,7 +76,7 @@ def explain(
     seen += _people(best, controls, chance)
     advice = _advice(name, estimates, controls, chance, fewest_scans)
     if not harmonized:
-        advice = ['Harmonize the scans: `ddae-app BIDS OUT participant --target-site SITE`.']
+        advice = ['Harmonize the scans: "ddae-app BIDS OUT participant --target-site SITE".']
     return Explanation(tuple(seen), tuple(advice))
 
 
@@ -163,12 +164,12 @@ def _advice(
         advice.append(
             f'The smallest site has {fewest_scans} scans. What is left in the intensities falls '
             'with the number of scans that a site is calibrated to: add scans, and run '
-            '`ddae-app BIDS OUT train` again.'
+            '"ddae-app BIDS OUT train" again.'
         )
     fine = estimates.get('site_fine')
     if intensities or name == 'site_cnn' or (fine and fine.low > chance):
         advice.append(
-            'Train networks on these scans (`ddae-app BIDS OUT train --preset base`) where there '
+            'Train networks on these scans ("ddae-app BIDS OUT train --preset base") where there '
             'are hundreds of them, and compare.'
         )
     advice.append(

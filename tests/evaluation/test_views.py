@@ -116,7 +116,7 @@ def test_where_no_probe_tells_the_site_nothing_is_explained():
             {'site_linear': 0.9, 'site_interior': 0.8, 'site_tissues': 0.8, 'site_broad': 0.7},
             'Where CSF, gray and white matter lie tells it about as well',
         ),
-        ({'site_histogram': 0.8}, 'best told by the intensity histogram alone'),
+        ({'site_histogram': 0.8}, 'the intensity histogram alone tells the site best'),
     ],
 )
 def test_the_explanation_names_what_the_probe_sees(values, words):

@@ -99,6 +99,7 @@ def test_the_measures_of_all_methods_are_written(evaluated):
     }
     assert accuracy['source'] > 0.9 and accuracy['blur'] > 0.9
     assert accuracy['DDAE (toy)'] < 0.8
+    assert metrics['WhatTellsTheSite'] and metrics['Advice']
     finding = metrics['Methods']['source']['Findings'][0]
     assert finding.startswith('The original scans show site effects')
     for method in metrics['Methods'].values():
@@ -126,7 +127,9 @@ def test_the_page_says_it_in_words_and_opens_offline(evaluated):
     figures = re.findall(
         r'<strong>([\w ]+)\.</strong>[^<]*</figcaption>\s*<img src="data:image', page
     )
+    assert 'What still tells the site' in page and 'What to do next' in page
     assert figures == [
+        'What tells the site',
         'Variance explained by the site', 'Intensities by site', 'One participant of each site',
         'Latents of the DDAE', 'Reconstructions',
     ]  # fmt: skip

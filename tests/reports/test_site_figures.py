@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 from matplotlib import colormaps
 
+from ddae_app.evaluation.estimates import Estimate
 from ddae_app.reports.samples import plot_samples
 from ddae_app.reports.site_figures import (
     COLORS,
     MAX_INTENSITY,
+    draw_accuracies,
     draw_embeddings,
     draw_site_histograms,
     draw_slices,
@@ -44,6 +46,21 @@ def test_variance_maps_share_one_color_scale():
     assert areas(is_color(faint, inferno(0.1), 6), 2000)
     empty = pixels_of(draw_variance_maps({'a': np.zeros((SIDE, SIDE))}))
     assert areas(is_color(empty, inferno(0.0), 3), 2000)
+
+
+def test_accuracies_have_a_row_for_each_probe_and_a_dot_for_each_method():
+    def near(value):
+        return Estimate(value, value - 0.1, value + 0.1, 10)
+
+    methods = {'source': {'linear': near(0.9), 'fine': near(0.5)}, 'ours': {'linear': near(0.4)}}
+    pixels = pixels_of(draw_accuracies(methods, 0.25))
+    plot = pixels[:, : round(0.85 * pixels.shape[1])]
+    (high, low), (ours,) = (areas(is_color(plot, color, 12), 40) for color in COLORS[:2])
+    assert high.bottom < low.top and high.left > low.left  # rows in order, values to the right
+    assert ours.right < high.left and ours.top > high.top and ours.bottom < low.top
+    width = {area.width for area in (high, low, ours)}
+    assert max(width) - min(width) <= 3  # intervals of the same length
+    assert not is_color(plot, COLORS[2], 12).any()
 
 
 def test_site_histograms_have_a_panel_for_each_method_and_a_line_for_each_site():

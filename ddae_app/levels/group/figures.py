@@ -71,7 +71,14 @@ def draw_pictures(
             'The dots show the balanced accuracy of probes that are trained on the outputs, or on '
             'one part of them at a time, with 95 % intervals. Chance is the dashed line.',
             draw_accuracies(
-                {name: _site_accuracies(result, controls) for name, result in shown.items()},
+                {name: _site_accuracies(result.estimates) for name, result in shown.items()}
+                | {
+                    'controls': {
+                        label: controls[name]
+                        for name, label in CONTROLS.items()
+                        if name in controls
+                    }
+                },
                 chance,
             ),
         ),
@@ -115,16 +122,13 @@ SEEN_BY_PROBES = {
 """Labels of the probes by their measures, in the order of the figure."""
 
 
-def _site_accuracies(
-    result: EvaluationResult, controls: Mapping[str, Estimate]
-) -> dict[str, Estimate]:
-    """The accuracies of one method by what the probe sees; the mask is the same for all."""
-    seen = {
-        label: result.estimates[name]
-        for name, label in SEEN_BY_PROBES.items()
-        if name in result.estimates
-    }
-    return seen | {'brain mask': controls['mask']}
+CONTROLS = {'mask': 'brain mask', 'demographics': 'age and sex'}
+"""Labels of what no harmonization changes."""
+
+
+def _site_accuracies(estimates: Mapping[str, Estimate]) -> dict[str, Estimate]:
+    """The accuracies of one method, by what the probe sees."""
+    return {label: estimates[name] for name, label in SEEN_BY_PROBES.items() if name in estimates}
 
 
 def _sheet(outputs: Outputs, images: Mapping[str, np.ndarray]) -> bytes:
