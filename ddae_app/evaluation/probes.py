@@ -34,6 +34,10 @@ accuracies on seven simulated sites differed by at most .03."""
 QUANTILE_LEVELS = np.linspace(0, 1, 33)
 EPOCHS = 24
 BATCH = 64
+LEAST_STEPS = 100
+"""Of the training of a convolutional network. In fewer it learns next to nothing: with 24 steps,
+it told three real sites apart with an accuracy of .53, with 60 to 300 of .82 (126 scans)."""
+
 
 
 def folds(
@@ -171,10 +175,12 @@ def cnn_predict(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = _small_cnn(len(names))
-        steps = EPOCHS * -(-len(train) // BATCH)
+        batches = -(-len(train) // BATCH)
+        epochs = max(EPOCHS, -(-LEAST_STEPS // batches))
+        steps = epochs * batches
         optimizer = torch.optim.AdamW(network.parameters(), weight_decay=0.01)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=steps)
-        for _ in range(EPOCHS):
+        for _ in range(epochs):
             for rows in torch.from_numpy(train)[torch.randperm(len(train))].split(BATCH):
                 loss = nn.functional.cross_entropy(network(x[rows]), y[rows], weight)
                 optimizer.zero_grad()

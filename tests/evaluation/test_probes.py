@@ -13,7 +13,12 @@ from benchmarks.probes import (  # of the benchmarks
     false_age_slope,
     histogram_accuracy,
 )
-from ddae_app.evaluation.probes import folds, intensity_quantiles, linear_accuracy
+from ddae_app.evaluation.probes import (
+    cnn_predict,
+    folds,
+    intensity_quantiles,
+    linear_accuracy,
+)
 
 N = 120
 
@@ -111,3 +116,14 @@ def test_no_subject_is_in_training_and_test_rows():
         assert not set(subjects[train]) & set(subjects[test])
         tested += test.tolist()
     assert sorted(tested) == list(range(60))
+
+
+def test_a_convolutional_network_learns_from_few_scans():
+    # 24 steps, one to each pass over so few scans, are too few to find even this noise.
+    rng, n = np.random.default_rng(0), 40
+    images = 0.5 + gaussian_filter(rng.normal(0, 0.3, (n, 64, 64)), (0, 3, 3))
+    images[: n // 2] += rng.normal(0, 0.02, (n // 2, 64, 64))
+    labels, rows = np.repeat(['noisy', 'smooth'], n // 2), np.arange(n)
+    test = rows[(rows // 5) % 4 == 3]
+    predicted = cnn_predict(images, labels, np.setdiff1d(rows, test), test)
+    assert np.mean(predicted == labels[test]) > 0.8
