@@ -24,9 +24,8 @@ fitted in ``--trained-deals`` only. ``--take-away`` asks what the linear probe s
 
 Columns. Balanced accuracy of the site: site_linear; site_inside, a linear probe of the pixels that
 are brain in everybody and six from the edge of that, so that the mask tells nothing;
-site_histogram; and site_cnn, in ``--cnn-deals`` only, as a network takes a while. Its training
-shows every output four times an epoch, since with so few scans that of the group level learns
-little. site_linear_learnt: of the people whom the networks learned from, to see whether their
+site_histogram; and site_cnn, in ``--cnn-deals`` only, as a network takes a while.
+site_linear_learnt: of the people whom the networks learned from, to see whether their
 outputs are different. Age and sex, predicted by probes from the images: age_mae (years), age_r,
 age_r_within_site, sex. Similarity to the source scan: ssim, edges (gradient correlation), rank
 (Spearman correlation of distances within a site), identified (share of outputs that are most like
@@ -54,8 +53,6 @@ from ddae_app.evaluation import estimates, fidelity, probes
 from ddae_app.evaluation.estimates import Score
 from ddae_app.evaluation.probes import Components
 from ddae_app.imaging.anatomy import tissue_shares
-
-CNN_REPEATS = 4
 
 
 def main() -> None:
@@ -220,8 +217,7 @@ def predict(scans: Scans, outputs: np.ndarray, seed: int, *, cnn: bool) -> Predi
             classify = Components.fit(features[train], seed).fit_classifier(sites[train])
             found.label(name, n, test, classify(features[test]))
         if cnn and outputs.ndim == 3:
-            often = np.tile(train, CNN_REPEATS)
-            labels = probes.cnn_predict(outputs, sites, often, test, seed=seed)
+            labels = probes.cnn_predict(outputs, sites, train, test, seed=seed)
             found.label('site_cnn', n, test, labels)
     return found
 
