@@ -39,7 +39,6 @@ LEAST_STEPS = 100
 it told three real sites apart with an accuracy of .53, with 60 to 300 of .82 (126 scans)."""
 
 
-
 def folds(
     strata: np.ndarray, subjects: np.ndarray, n_splits: int, seed: int
 ) -> list[tuple[np.ndarray, np.ndarray]]:
