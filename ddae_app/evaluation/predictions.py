@@ -15,8 +15,9 @@ from ddae_app.evaluation.probes import Components
 from ddae_app.evaluation.views import VIEWS, interior
 from ddae_app.imaging.anatomy import TISSUES, tissue_shares
 
-CNN_TEST_SCANS = 500
-"""Convolutional networks are tested on about so many scans at most, since each takes a while."""
+COSTLY_TEST_SCANS = 500
+"""Probes that take a while, which are convolutional networks and those of parts of the images, are
+tested on about so many scans at most."""
 
 
 @dataclass
@@ -48,12 +49,21 @@ class ProbePredictions:
 
 @dataclass(frozen=True)
 class Fold:
-    """Training and test rows within a half, and the components of the original training scans."""
+    """Training and test rows within a half.
+
+    Attributes
+    ----------
+    train, test : np.ndarray of int
+    source_components : Components
+        Of the original training scans.
+    costly : bool
+        Whether the probes that take a while are trained, too.
+    """
 
     train: np.ndarray
     test: np.ndarray
     source_components: Components
-    has_cnn: bool
+    costly: bool
 
 
 class CrossFittingHalf:
@@ -73,13 +83,13 @@ class CrossFittingHalf:
     ) -> None:
         self.data, self.fit_rows, self.rows, self.seed = data, fit_rows, evaluated_rows, seed
         sites, subjects = data.sites[self.rows], data.subjects[self.rows]
-        cnn_folds = min(FOLDS, math.ceil(CNN_TEST_SCANS / len(data.images) * FOLDS))
+        costly_folds = min(FOLDS, math.ceil(COSTLY_TEST_SCANS / len(data.images) * FOLDS))
         self.inside = interior(data.images)
         self.folds = []
         for number, (train, test) in enumerate(probes.folds(sites, subjects, FOLDS, seed)):
             train, test = self.rows[train], self.rows[test]
             components = Components.fit(data.images[train], seed)
-            self.folds.append(Fold(train, test, components, number < cnn_folds))
+            self.folds.append(Fold(train, test, components, number < costly_folds))
 
     def predict(self, candidate: Candidate, predictions: ProbePredictions) -> None:
         """Render the scans of this half with a candidate, and store what probes predict."""
@@ -105,7 +115,7 @@ class CrossFittingHalf:
         row_in_half[self.rows] = np.arange(len(self.rows))
         for name, view in VIEWS.items():
             seen = view(outputs[self.rows], self.inside)
-            for fold in self.folds:
+            for fold in (fold for fold in self.folds if fold.costly):
                 train, test = seen[row_in_half[fold.train]], seen[row_in_half[fold.test]]
                 classify = Components.fit(train, self.seed).fit_classifier(sites[fold.train])
                 predictions.store(name, fold.test, classify(test))
@@ -153,7 +163,7 @@ def _predict_site(
     histograms = Components.fit(probes.intensity_quantiles(outputs[train]), seed)
     classify = histograms.fit_classifier(sites)
     predictions.store('site_histogram', test, classify(probes.intensity_quantiles(outputs[test])))
-    if fold.has_cnn:
+    if fold.costly:
         predicted = probes.cnn_predict(outputs, data.sites, train, test, seed=seed)
         predictions.store('site_cnn', test, predicted)
 

@@ -77,7 +77,7 @@ def estimates(world):
         precomputed('identity', images[everybody], 'n/a'),
     ]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(predictions, 'CNN_TEST_SCANS', 30)  # one network for each half
+        patch.setattr(predictions, 'COSTLY_TEST_SCANS', 30)  # one network for each half
         results = evaluate(EvaluationData.from_cohort(images, cohort), candidates, TARGET)
     return {name: result.estimates for name, result in results.items()}
 

@@ -76,7 +76,7 @@ def evaluated(tmp_path_factory):
     places = {'bids_dir': folder / 'bids', 'output_dir': folder / 'out'}
     asked = {'analysis_level': 'group', 'skip_bids_validation': True, 'biology': ['Diagnosis']}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(predictions, 'CNN_TEST_SCANS', 30)  # one network for each half
+        patch.setattr(predictions, 'COSTLY_TEST_SCANS', 30)  # one network for each half
         patch.setattr(probes, 'EPOCHS', 2)
         assert run_group(from_flat(places | asked | {'device': 'cpu'})) == 0
     return folder / 'out'

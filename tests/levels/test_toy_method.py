@@ -74,7 +74,7 @@ def test_a_new_method_goes_through_every_level(tmp_path, settings, monkeypatch):
     models = derived / 'models'
     models.mkdir()
     shutil.copy(files.model, models)
-    monkeypatch.setattr(predictions, 'CNN_TEST_SCANS', 10)
+    monkeypatch.setattr(predictions, 'COSTLY_TEST_SCANS', 10)
     monkeypatch.setattr(probes, 'EPOCHS', 1)
     assert run_group(settings(bids, derived, 'group'), None) == 0
     methods = json.loads(Layout(derived).group_metrics.read_text())['Methods']
