@@ -85,7 +85,7 @@ def _places(estimates: Mapping[str, Estimate], chance: float) -> list[str]:
     if inside.low <= chance < whole.low:
         return [
             'The interior of the brain does not tell the site '
-            f'({with_interval(inside)}), so what tells it lies at the edge of the brain.'
+            f'({with_interval(inside)}), so what tells it probably lies at the edge of the brain.'
         ]
     if inside.low <= chance:
         return [f'The interior of the brain does not tell the site ({with_interval(inside)}).']

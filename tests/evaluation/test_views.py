@@ -103,7 +103,7 @@ def test_where_no_probe_tells_the_site_nothing_is_explained():
 @pytest.mark.parametrize(
     ('values', 'words'),
     [
-        ({'site_linear': 0.9}, 'lies at the edge of the brain'),
+        ({'site_linear': 0.9}, 'probably lies at the edge of the brain'),
         (
             {'site_linear': 0.9, 'site_interior': 0.9, 'site_broad': 0.85},
             'told most of all by broad structure',
