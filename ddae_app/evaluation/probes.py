@@ -35,7 +35,7 @@ QUANTILE_LEVELS = np.linspace(0, 1, 33)
 EPOCHS = 24
 BATCH = 64
 LEAST_STEPS = 100
-"""Of the training of a convolutional network: in fewer, it learns next to nothing from few scans."""
+"""Of the training of a convolutional network: in fewer, few scans teach it next to nothing."""
 
 
 def folds(
