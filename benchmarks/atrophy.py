@@ -19,7 +19,7 @@ Volumes are those of three classes by Otsu's thresholds (``tissue_shares``) and,
 ``--atropos``, by Atropos of ANTs, which is fitted to each image anew and takes 10 seconds a
 volume: CSF in and around the ventricles, gray matter in and around the hippocampi, and all CSF,
 gray and white matter. Tables, measured volumes and harmonized scans are written to
-``WORK_DIR/atrophy-<seed>/``.
+``WORK_DIR/atrophy-<seed>-<people>-<per site>/``.
 """
 
 from __future__ import annotations
@@ -33,15 +33,14 @@ import numpy as np
 import pandas as pd
 import torch
 from scipy import ndimage
-from skimage.filters import threshold_multiotsu
 
 from benchmarks.known_atrophy import STRUCTURES, find, resized
 from benchmarks.phantoms import SEEN, TARGET
-from benchmarks.real_anatomy import common_brains, draw_scanner, scan
+from benchmarks.real_anatomy import common_brains, draw_scanner, parser_of_folders, scan
 from benchmarks.reliability import agreement
 from benchmarks.volumes import SHAPE, VOLUMES
 from ddae_app.evaluation import fidelity
-from ddae_app.imaging.intensities import CEILING
+from ddae_app.imaging.anatomy import tissue_thresholds
 from ddae_app.methods.base import Harmonizer, cohort_of
 from ddae_app.methods.combat import ComBat
 from ddae_app.methods.data import LEAST_BRAIN, SliceData
@@ -92,11 +91,7 @@ class Visits:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('bids_dir', type=Path)
-    parser.add_argument('preproc_dir', type=Path)
-    parser.add_argument('work_dir', type=Path)
-    parser.add_argument('--seed', type=int, default=0)
+    parser = parser_of_folders(__doc__)
     parser.add_argument('--people', type=int, default=8)
     parser.add_argument('--per-site', type=int, default=20)
     parser.add_argument('--atropos', action='store_true')
@@ -105,7 +100,7 @@ def main() -> None:
     parser.add_argument('--threads', type=int, default=1)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    folder = args.work_dir / f'atrophy-{args.seed}'
+    folder = args.work_dir / f'atrophy-{args.seed}-{args.people}-{args.per_site}'
     folder.mkdir(parents=True, exist_ok=True)
     training, visits = draw(args, folder)
     segmentations = ['otsu', *['atropos'] * args.atropos]
@@ -251,10 +246,9 @@ def similarity(image: np.ndarray, truth: np.ndarray) -> dict[str, float]:
 def _otsu(image: np.ndarray) -> np.ndarray:
     """Classes of the brain, shape (3, D, H, W), as those of ``tissue_shares``."""
     brain = image > 0
-    clipped = np.minimum(image, CEILING)
-    low, high = threshold_multiotsu(clipped[brain], classes=3, nbins=256)
-    dark, bright = clipped < low, clipped >= high
-    return brain & np.stack([dark, ~dark & ~bright, bright])
+    thresholds = tissue_thresholds(image[brain])
+    assert thresholds is not None  # scans show more than two intensities
+    return brain & (np.digitize(image, thresholds) == np.arange(3)[:, None, None, None])
 
 
 def _atropos(image: np.ndarray) -> np.ndarray:

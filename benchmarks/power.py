@@ -21,12 +21,11 @@ the studies, in the same unit. ICC and CV are over the seven scanners, at which 
 Methods are fitted once in each world, to as many people a site, who are drawn in the same way.
 ComBat on features is fitted in each study, with the group preserved, as users do (``neuroCombat``;
 features are the shares of three tissues in the slice and in its four quadrants). Written to
-``WORK_DIR/power-<seed>-<per site>/``: ``power.md``, and ``features.tsv`` for other analyses.
+``WORK_DIR/power-<seed>-<per site>-<loss>/``: ``power.md``, and ``features.tsv``.
 """
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import io
 from collections.abc import Callable, Iterator
@@ -41,7 +40,14 @@ from scipy import stats
 from benchmarks.known_atrophy import resized
 from benchmarks.phantoms import SEEN, TARGET
 from benchmarks.quality import BATCH
-from benchmarks.real_anatomy import NEAR, common_brains, draw_scanner, near_medial, scan
+from benchmarks.real_anatomy import (
+    NEAR,
+    common_brains,
+    draw_scanner,
+    near_medial,
+    parser_of_folders,
+    scan,
+)
 from benchmarks.reliability import agreement
 from ddae_app.imaging.anatomy import TISSUES, tissue_shares
 from ddae_app.methods.base import Harmonizer, cohort_of
@@ -70,18 +76,14 @@ class People:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('bids_dir', type=Path)
-    parser.add_argument('preproc_dir', type=Path)
-    parser.add_argument('work_dir', type=Path)
-    parser.add_argument('--seed', type=int, default=0)
+    parser = parser_of_folders(__doc__)
     parser.add_argument('--draws', type=int, default=500)
     parser.add_argument('--loss', type=float, default=3.0, help='percent of the cortex')
     parser.add_argument('--per-site', type=int, default=60)
     parser.add_argument('--threads', type=int, default=1)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    folder = args.work_dir / f'power-{args.seed}-{args.per_site}'
+    folder = args.work_dir / f'power-{args.seed}-{args.per_site}-{args.loss:g}'
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / 'features.tsv'
     if not file.is_file():

@@ -178,12 +178,18 @@ def draw(bids_dir: Path, preproc_dir: Path, folder: Path, seed: int, per_site: i
     )
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+def parser_of_folders(description: str | None) -> argparse.ArgumentParser:
+    """For the benchmarks of real people under simulated scanners."""
+    parser = argparse.ArgumentParser(description=description)
     parser.add_argument('bids_dir', type=Path)
     parser.add_argument('preproc_dir', type=Path)
     parser.add_argument('work_dir', type=Path)
     parser.add_argument('--seed', type=int, default=0)
+    return parser
+
+
+def main() -> None:
+    parser = parser_of_folders(__doc__)
     parser.add_argument('--train-per-site', type=int, default=20)
     parser.add_argument('--images', type=int, default=12_800)
     parser.add_argument('--threads', type=int, default=1)

@@ -27,15 +27,13 @@ import numpy as np
 from matplotlib.figure import Figure
 from scipy.ndimage import gaussian_filter
 from scipy.stats import rankdata
-from skimage.filters import threshold_multiotsu
 from sklearn.linear_model import LogisticRegression
 
 from benchmarks.real_scans import Scans
 from benchmarks.real_tables import Ends, write_intervals
 from ddae_app.evaluation import estimates
 from ddae_app.evaluation.probes import INVERSE_PENALTY, Components
-from ddae_app.imaging.anatomy import HISTOGRAM_BINS, TISSUES
-from ddae_app.imaging.intensities import CEILING
+from ddae_app.imaging.anatomy import TISSUES, tissue_thresholds
 
 LOW_PIXELS, HIGH_PIXELS, SHADING_PIXELS = 4.0, 2.0, 8.0
 FINE_PIXELS, MIDDLE_PIXELS = 1.0, 4.0
@@ -146,9 +144,9 @@ def smooth(images: np.ndarray, where: np.ndarray, sigma: float) -> np.ndarray:
 
 def tissue_classes(image: np.ndarray) -> np.ndarray:
     """1 in CSF, 2 in gray and 3 in white matter, as Otsu's thresholds tell them; 0 elsewhere."""
-    clipped = np.minimum(image, CEILING)
-    thresholds = threshold_multiotsu(clipped[image > 0], classes=3, nbins=HISTOGRAM_BINS)
-    return np.where(image > 0, 1 + np.digitize(clipped, thresholds), 0)
+    thresholds = tissue_thresholds(image[image > 0])
+    assert thresholds is not None  # scans show more than two intensities
+    return np.where(image > 0, 1 + np.digitize(image, thresholds), 0)
 
 
 def levels_of(images: np.ndarray, tissues: np.ndarray) -> np.ndarray:

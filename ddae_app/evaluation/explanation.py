@@ -74,9 +74,9 @@ def explain(
         seen += _places(estimates, chance)
         seen += _scales(estimates, chance)
     seen += _people(best, controls, chance)
-    advice = _advice(name, estimates, controls, chance, fewest_scans)
-    if not harmonized:
-        advice = ['Harmonize the scans: "ddae-app BIDS OUT participant --target-site SITE".']
+    advice = ['Harmonize the scans: "ddae-app BIDS OUT participant --target-site SITE".']
+    if harmonized:
+        advice = _advice(name, estimates, controls, chance, fewest_scans)
     return Explanation(tuple(seen), tuple(advice))
 
 
@@ -159,7 +159,7 @@ def _advice(
             'The sites have people of other ages or sexes, and brains differ with these. Compare '
             'the sites in the common range of ages (--participant-label).'
         )
-    intensities = name == 'site_histogram' or estimates['site_histogram'].low > chance
+    intensities = estimates['site_histogram'].low > chance
     if intensities and fewest_scans < FEW_SCANS:
         advice.append(
             f'The smallest site has {fewest_scans} scans. What is left in the intensities falls '

@@ -7,10 +7,8 @@ from types import MappingProxyType
 
 import numpy as np
 from scipy.ndimage import binary_erosion, gaussian_filter
-from skimage.filters import threshold_multiotsu
 
-from ddae_app.imaging.anatomy import HISTOGRAM_BINS
-from ddae_app.imaging.intensities import CEILING
+from ddae_app.imaging.anatomy import tissue_thresholds
 
 EDGE_PIXELS = 6
 """Pixels nearer to the edge of the brain are not of the interior."""
@@ -87,9 +85,8 @@ def _smoothed(images: np.ndarray, inside: np.ndarray, sigma: float) -> np.ndarra
 
 
 def _classes(values: np.ndarray) -> np.ndarray:
-    """Tissue classes by Otsu's thresholds; 1 everywhere if there are too few intensities."""
-    values = np.minimum(values, CEILING)
-    if np.unique(values).size < 3:
+    """Tissue classes; 1 everywhere if there are too few intensities."""
+    thresholds = tissue_thresholds(values)
+    if thresholds is None:
         return np.ones(values.shape, np.float32)
-    limits = threshold_multiotsu(values, classes=3, nbins=HISTOGRAM_BINS)
-    return np.digitize(values, limits).astype(np.float32)
+    return np.digitize(values, thresholds).astype(np.float32)

@@ -28,12 +28,33 @@ MOST_UNEXPLAINED = 0.10
 MOST_SHARE_CHANGE = 0.15
 
 
-def tissue_shares(scan: np.ndarray) -> dict[str, float]:
-    """Shares of the brain that are CSF, gray matter and white matter.
+def tissue_thresholds(brain: np.ndarray) -> tuple[float, float] | None:
+    """Intensities between CSF and gray matter, and between gray and white matter.
 
-    The thresholds between the three classes minimize the variance within the classes (Otsu 1979,
-    doi:10.1109/TSMC.1979.4310076). CSF is darkest on T1-weighted images, and white
-    matter is brightest.
+    They minimize the variance within the three classes (Otsu 1979,
+    doi:10.1109/TSMC.1979.4310076). CSF is darkest on T1-weighted images, and white matter is
+    brightest.
+
+    Parameters
+    ----------
+    brain : np.ndarray, any shape
+        Intensities of brain voxels, about 0 to 1.
+
+    Returns
+    -------
+    (float, float), or None
+        None where there are fewer than three different intensities.
+    """
+    # Brighter voxels, such as vessels, form no class of their own.
+    brain = np.minimum(brain, CEILING)
+    if np.unique(brain).size < 3:
+        return None
+    low, high = threshold_multiotsu(brain, classes=3, nbins=HISTOGRAM_BINS)
+    return low, high
+
+
+def tissue_shares(scan: np.ndarray) -> dict[str, float]:
+    """Shares of the brain that are CSF, gray and white matter, by :func:`tissue_thresholds`.
 
     Parameters
     ----------
@@ -46,12 +67,11 @@ def tissue_shares(scan: np.ndarray) -> dict[str, float]:
         The keys are those of ``TISSUES``. The shares sum to 1, or are all 0 if the brain has fewer
         than three different intensities.
     """
-    # Brighter voxels, such as vessels, form no class of their own.
-    brain = np.minimum(scan[scan > 0], CEILING)
-    if np.unique(brain).size < 3:
+    brain = scan[scan > 0]
+    thresholds = tissue_thresholds(brain)
+    if thresholds is None:
         return dict.fromkeys(TISSUES, 0.0)
-    low, high = threshold_multiotsu(brain, classes=3, nbins=HISTOGRAM_BINS)
-    shares = np.bincount(np.digitize(brain, (low, high)), minlength=3) / brain.size
+    shares = np.bincount(np.digitize(brain, thresholds), minlength=3) / brain.size
     return dict(zip(TISSUES, shares.tolist(), strict=True))
 
 

@@ -91,12 +91,10 @@ def evaluate_outputs(settings: Settings, default_model: Path | None) -> Evaluati
     meanings = MEANING | {k: v for each in data.variables for k, v in each.measures().items()}
     main_method = outputs.method if outputs.harmonized is not None else 'source'
     measured_controls = controls(data, seed=settings.random_seed)
+    fewest = int(np.unique(data.sites, return_counts=True)[1].min())
+    harmonized = outputs.harmonized is not None
     explanation = explain(
-        estimates[main_method],
-        measured_controls,
-        data.chance,
-        min(np.unique(data.sites, return_counts=True)[1].tolist()),
-        harmonized=outputs.harmonized is not None,
+        estimates[main_method], measured_controls, data.chance, fewest, harmonized=harmonized
     )
     return EvaluationReport(
         headline=headline(estimates, main_method, data.chance),

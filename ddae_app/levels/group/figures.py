@@ -39,6 +39,23 @@ MAX_SITES = 7
 """Columns of a figure of slices."""
 
 
+SEEN_BY_PROBES = {
+    'site_cnn': 'convolutional network',
+    'site_linear': 'linear probe',
+    'site_histogram': 'intensity histogram',
+    'site_interior': 'interior of the brain',
+    'site_broad': 'broad structure',
+    'site_middle': 'middle structure',
+    'site_fine': 'fine structure',
+    'site_tissues': 'tissue classes',
+}
+"""Labels of the probes by their measures, in the order of the figure."""
+
+
+CONTROLS = {'mask': 'brain mask', 'demographics': 'age and sex'}
+"""Labels of what no harmonization changes."""
+
+
 def draw_pictures(
     settings: Settings,
     outputs: Outputs,
@@ -107,23 +124,6 @@ def draw_pictures(
     if model is not None:
         figures += [_latents(settings, outputs, model), _reconstructions(settings, outputs, model)]
     return tuple(figures)
-
-
-SEEN_BY_PROBES = {
-    'site_cnn': 'convolutional network',
-    'site_linear': 'linear probe',
-    'site_histogram': 'intensity histogram',
-    'site_interior': 'interior of the brain',
-    'site_broad': 'broad structure',
-    'site_middle': 'middle structure',
-    'site_fine': 'fine structure',
-    'site_tissues': 'tissue classes',
-}
-"""Labels of the probes by their measures, in the order of the figure."""
-
-
-CONTROLS = {'mask': 'brain mask', 'demographics': 'age and sex'}
-"""Labels of what no harmonization changes."""
 
 
 def _site_accuracies(estimates: Mapping[str, Estimate]) -> dict[str, Estimate]:
