@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
+import io
 import zlib
 from pathlib import Path
 from typing import Any
@@ -30,6 +32,16 @@ MAX_NEGATIVE_FRACTION = 0.01
 def load_t1w(path: Path, sha256: str | None = None) -> nib.Nifti1Image:
     """Read a T1w image, and refuse files that cannot be one.
 
+    Parameters and errors are those of :func:`read_nifti` and :func:`checked_t1w`.
+    """
+    return checked_t1w(path, read_nifti(path, sha256))
+
+
+def read_nifti(path: Path, sha256: str | None = None) -> nib.spatialimages.SpatialImage:
+    """Read the header of a NIfTI file; the whole file is in memory afterwards.
+
+    What is decoded is thus what the digest is of, and the file is read from the disk once.
+
     Parameters
     ----------
     path : Path
@@ -39,18 +51,23 @@ def load_t1w(path: Path, sha256: str | None = None) -> nib.Nifti1Image:
 
     Returns
     -------
-    nib.Nifti1Image
-        The image with its data in memory: float32, three dimensions, finite, not constant.
+    nib.spatialimages.SpatialImage
+        With intensities as they are stored, which are decoded from memory when they are needed.
 
     Raises
     ------
     ImageError
-        The file is unreadable, truncated or not 3D; intensities are NaN, infinite, constant or
-        negative; there is no orientation; the voxel size or field of view is implausible; or the
-        file has changed.
+        There is no such file, it is not readable, or it has another digest.
     """
     try:
-        image: Any = nib.load(path)
+        content = path.read_bytes()
+        _check_digest(path, hashlib.sha256(content).hexdigest(), sha256)
+        stream: Any = io.BytesIO(content)
+        stream = gzip.GzipFile(fileobj=stream) if path.suffix == '.gz' else stream
+        start = stream.read(nib.Nifti2Header.sizeof_hdr)
+        for kind in (nib.Nifti1Image, nib.Nifti2Image):
+            if kind.header_class.may_contain_header(start):
+                return kind.from_file_map({'image': nib.FileHolder(fileobj=stream)})
     except FileNotFoundError:
         raise ImageError(
             f'{path}: no such file; is it a broken link, or data that was not fetched?'
@@ -58,22 +75,50 @@ def load_t1w(path: Path, sha256: str | None = None) -> nib.Nifti1Image:
     except (
         nib.filebasedimages.ImageFileError,
         nib.spatialimages.HeaderDataError,
+        EOFError,
         OSError,
         ValueError,  # from a header whose fields are not numbers
         OverflowError,
+        zlib.error,
     ) as e:
         raise ImageError(f'{path}: not a readable NIfTI image ({_first_line(e)})') from e
+    raise ImageError(f'{path}: not a readable NIfTI image (it has no NIfTI header)')
+
+
+def checked_t1w(path: Path, image: nib.spatialimages.SpatialImage) -> nib.Nifti1Image:
+    """The intensities of a T1w image; files that cannot be one are refused.
+
+    Parameters
+    ----------
+    path : Path
+        For messages.
+    image : nib.spatialimages.SpatialImage
+        As :func:`read_nifti` gives it.
+
+    Returns
+    -------
+    nib.Nifti1Image
+        float32, three dimensions, finite, not constant, 0 or more.
+
+    Raises
+    ------
+    ImageError
+        The data are truncated, damaged or not 3D; intensities are NaN, infinite, constant or
+        negative; there is no orientation; or the voxel size or field of view is implausible.
+    """
     shape = _checked_shape(path, image)
     _check_affine(path, image)
     try:
         data = np.asanyarray(image.dataobj, dtype=np.float32).reshape(shape)
-        _check_to_the_end(path)
+        # The checksum of gzip comes after the last voxel.
+        stream: Any = image.file_map['image'].fileobj
+        while stream.read(2**20):
+            pass
     except (OSError, EOFError, ValueError, TypeError, OverflowError, zlib.error) as e:
         raise ImageError(
             f'{path}: the image data cannot be read ({_first_line(e)}); '
             'is the file truncated or damaged?'
         ) from e
-    check_unchanged(path, sha256)
     return nib.Nifti1Image(_checked_intensities(path, data), image.affine)
 
 
@@ -91,8 +136,8 @@ def check_unchanged(path: Path, sha256: str | None) -> None:
     ImageError
         The file has another digest.
     """
-    if sha256 is not None and digest_of(path) != sha256:
-        raise ImageError(f'{path}: the file changed while the run went on; run again')
+    if sha256 is not None:
+        _check_digest(path, digest_of(path), sha256)
 
 
 def conform(image: nib.Nifti1Image) -> nib.Nifti1Image:
@@ -112,12 +157,9 @@ def conform(image: nib.Nifti1Image) -> nib.Nifti1Image:
     return out
 
 
-def _check_to_the_end(path: Path) -> None:
-    # nibabel stops after the last voxel, but the checksum of gzip comes after it.
-    if path.suffix == '.gz':
-        with gzip.open(path) as file:
-            while file.read(2**20):
-                pass
+def _check_digest(path: Path, found: str | None, sha256: str | None) -> None:
+    if sha256 not in (None, found):
+        raise ImageError(f'{path}: the file changed while the run went on; run again')
 
 
 def _checked_shape(path: Path, image: nib.spatialimages.SpatialImage) -> tuple[int, ...]:

@@ -137,7 +137,9 @@ def in_scan_units(
     return np.where(brain, change * raw / np.where(brain, before, 1), 0).astype(np.float32)
 
 
-def write_changed(scan: Path, change: np.ndarray, path: Path) -> np.ndarray:
+def write_changed(
+    scan: nib.spatialimages.SpatialImage, change: np.ndarray, path: Path
+) -> np.ndarray:
     """Write a scan with a change added to its intensities and an unchanged header.
 
     Voxels that do not change are stored as before, to the bit. Changed voxels are rounded if the
@@ -147,8 +149,8 @@ def write_changed(scan: Path, change: np.ndarray, path: Path) -> np.ndarray:
 
     Parameters
     ----------
-    scan : Path
-        NIfTI file.
+    scan : nib.spatialimages.SpatialImage
+        As :func:`ddae_app.imaging.conform.read_nifti` gives it.
     change : np.ndarray, shape (X, Y, Z)
         In the voxel order and the intensity units of the file; 0 where the scan is not above 0.
     path : Path
@@ -166,11 +168,11 @@ def write_changed(scan: Path, change: np.ndarray, path: Path) -> np.ndarray:
     """
     if bad := np.count_nonzero(~np.isfinite(change)):
         raise ImageError(
-            f'{scan}: harmonization would change {bad} voxels by NaN or infinity; expected finite '
+            f'harmonization would change {bad} voxels by NaN or infinity; expected finite '
             'changes; inspect the scan and its harmonized slices'
         )
-    image: Any = nib.load(scan)
-    stored, proxy = image.dataobj.get_unscaled(), image.dataobj
+    proxy: Any = scan.dataobj
+    stored = proxy.get_unscaled()
     before = stored.astype(np.float64) * proxy.slope + proxy.inter
     change = change.reshape(stored.shape)
     changed = change != 0
@@ -187,7 +189,7 @@ def write_changed(scan: Path, change: np.ndarray, path: Path) -> np.ndarray:
     # Rounding may go below it again.
     darkest = stored.flat[np.where(before > 0, before, np.inf).argmin()]
     new = np.where(new.astype(np.float64) * proxy.slope + proxy.inter < least, darkest, new)
-    out = image.__class__(np.where(step == 0, stored, new), None, image.header)
+    out: Any = scan.__class__(np.where(step == 0, stored, new), None, scan.header)
     out.header.set_slope_inter(proxy.slope, proxy.inter)
     with staged(path) as temporary:
         nib.save(out, temporary)
@@ -200,29 +202,28 @@ def _as_float(limit: int) -> float:
     return value if abs(value) <= abs(limit) else float(np.nextafter(value, 0))
 
 
-def write_like(scan: Path, data: np.ndarray, path: Path) -> None:
+def write_like(scan: nib.spatialimages.SpatialImage, data: np.ndarray, path: Path) -> None:
     """Write an image on the voxels of a scan, with its header, as float32.
 
     Parameters
     ----------
-    scan : Path
-        NIfTI file.
+    scan : nib.spatialimages.SpatialImage
     data : np.ndarray, shape (X, Y, Z)
         In the voxel order of the file.
     path : Path
         ``.nii.gz``; the file is written whole or not at all.
     """
-    image: Any = nib.load(scan)
-    out = image.__class__(data.reshape(image.shape).astype(np.float32), None, image.header)
+    out = scan.__class__(data.reshape(scan.shape).astype(np.float32), None, scan.header)
     out.set_data_dtype(np.float32)
     with staged(path) as temporary:
         nib.save(out, temporary)
 
 
-def in_file_order(change: np.ndarray, conformed: nib.Nifti1Image, scan: Path) -> np.ndarray:
+def in_file_order(
+    change: np.ndarray, conformed: nib.Nifti1Image, scan: nib.spatialimages.SpatialImage
+) -> np.ndarray:
     """Reorder the voxels of a conformed scan as in the file that it was read from."""
-    image: Any = nib.load(scan)
     turn = nib.orientations.ornt_transform(
-        nib.io_orientation(conformed.affine), nib.io_orientation(image.affine)
+        nib.io_orientation(conformed.affine), nib.io_orientation(scan.affine)
     )
     return nib.orientations.apply_orientation(change, turn)

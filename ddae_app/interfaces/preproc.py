@@ -33,7 +33,10 @@ from ddae_app.settings import Protocol, protocol_from
 
 
 class _ConformInputSpec(BaseInterfaceInputSpec):
-    in_file = File(exists=False, mandatory=True, desc='T1w image as found in the dataset')
+    # Nipype need not read the file, of which the digest is an input.
+    in_file = File(
+        exists=False, mandatory=True, nohash=True, desc='T1w image as found in the dataset'
+    )
     sha256 = traits.Str(desc='of the image, when the run was planned')
 
 

@@ -4,6 +4,7 @@ import gzip
 import re
 import struct
 import tracemalloc
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -12,6 +13,7 @@ import pytest
 from ddae_app.errors import ImageError
 from ddae_app.files import digest_of
 from ddae_app.imaging.conform import conform, load_t1w
+from ddae_app.interfaces.preproc import Conform
 
 SHAPE = (24, 28, 26)
 AFFINE = np.array([[4.0, 0, 0, -48], [0, 4.0, 0, -60], [0, 0, 4.0, -40], [0, 0, 0, 1]])
@@ -287,6 +289,27 @@ def test_a_file_that_changed_since_the_run_was_planned_is_refused(tmp_path):
         file.write(b'\1\2\3\4')
     with pytest.raises(ImageError, match='changed while the run went on'):
         load_t1w(path, planned)
+
+
+def test_a_file_is_read_once(tmp_path, monkeypatch):
+    """What is decoded is what the digest is of, even if the file changes in between."""
+
+    def read_and_remove(file):
+        content = read_bytes(file)
+        file.unlink()
+        return content
+
+    path, read_bytes = written(tmp_path / 'a.nii.gz'), Path.read_bytes
+    monkeypatch.setattr(Path, 'read_bytes', read_and_remove)
+    np.testing.assert_allclose(load_t1w(path, digest_of(path)).dataobj, head())
+
+
+def test_nipype_does_not_read_the_scan(tmp_path):
+    """The digest stands for it."""
+    step = Conform(in_file=str(tmp_path / 'not-there.nii'), sha256='a')
+    before = step.inputs.get_hashval(hash_method='content')
+    step.inputs.sha256 = 'b'
+    assert step.inputs.get_hashval(hash_method='content') != before
 
 
 @pytest.mark.parametrize('offset', [1e38, float('nan'), float('inf')])

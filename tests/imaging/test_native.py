@@ -88,7 +88,7 @@ def test_a_changed_scan_is_stored_as_the_scan_is(tmp_path, change, kind, slope):
     image.header['descrip'] = b'what the scanner wrote'
     path, out = tmp_path / 'scan.nii.gz', tmp_path / 'out.nii.gz'
     nib.save(image, path)
-    write_changed(path, change, out)
+    write_changed(nib.load(path), change, out)
     raw, written = nib.load(path), nib.load(out)
     assert raw.header.binaryblock == written.header.binaryblock
     stored = [x.dataobj.get_unscaled() for x in (raw, written)]
@@ -100,7 +100,7 @@ def test_a_changed_scan_is_stored_as_the_scan_is(tmp_path, change, kind, slope):
 def test_what_does_not_fit_into_the_scans_numbers_is_cut(tmp_path):
     path, out = tmp_path / 'scan.nii', tmp_path / 'out.nii.gz'
     nib.save(nib.Nifti1Image(np.full((3, 3, 3), 250, np.uint8), NATIVE_AFFINE), path)
-    write_changed(path, np.full((3, 3, 3), 20.0), out)
+    write_changed(nib.load(path), np.full((3, 3, 3), 20.0), out)
     assert (nib.load(out).get_fdata() == 255).all()
 
 
@@ -125,7 +125,7 @@ def test_no_brain_becomes_background_and_nothing_falls_below_the_scans_floor(
     before = nib.load(path).get_fdata()
     change = np.where(before > 0, -250.0, 0)
     change[..., -1] = -20
-    made = write_changed(path, change, out)
+    made = write_changed(nib.load(path), change, out)
     after = nib.load(out).get_fdata()
     np.testing.assert_array_equal(after > 0, before > 0)
     assert after[before > 0].min() == before[before > 0].min()
@@ -139,7 +139,7 @@ def test_the_darkest_brain_is_kept_where_floats_would_round_it_away(tmp_path):
     data = np.full((4, 4, 4), 5e4, np.float32)
     data[0], data[1, 0, 0] = 0, 1e-7
     nib.save(nib.Nifti1Image(data, NATIVE_AFFINE), path)
-    write_changed(path, np.where(data > 1, -6e4, 0), out)
+    write_changed(nib.load(path), np.where(data > 1, -6e4, 0), out)
     after = nib.load(out).get_fdata()
     np.testing.assert_array_equal(after > 0, data > 0)
 
@@ -149,7 +149,7 @@ def test_large_integers_do_not_wrap_around(tmp_path, kind):
     path, out = tmp_path / 'scan.nii', tmp_path / 'out.nii.gz'
     data = np.full((3, 3, 3), np.iinfo(kind).max - 10, kind)
     nib.save(nib.Nifti1Image(data, NATIVE_AFFINE, dtype=kind), path)
-    write_changed(path, np.full((3, 3, 3), 1e6), out)
+    write_changed(nib.load(path), np.full((3, 3, 3), 1e6), out)
     assert (np.asarray(nib.load(out).dataobj) > np.iinfo(kind).max * 0.999).all()
 
 
@@ -157,7 +157,7 @@ def test_a_change_that_is_not_finite_is_refused(tmp_path):
     path, out = tmp_path / 'scan.nii', tmp_path / 'out.nii.gz'
     nib.save(nib.Nifti1Image(np.ones((3, 3, 3), np.int16), NATIVE_AFFINE), path)
     with pytest.raises(ImageError, match='change 27 voxels by NaN or infinity'):
-        write_changed(path, np.full((3, 3, 3), np.nan), out)
+        write_changed(nib.load(path), np.full((3, 3, 3), np.nan), out)
     assert not out.exists()
 
 
@@ -169,7 +169,7 @@ def test_the_order_of_the_file_and_a_fourth_axis_of_one(tmp_path, change):
     path, out = tmp_path / 'scan.nii.gz', tmp_path / 'out.nii.gz'
     nib.save(image, path)
     conformed = nib.as_closest_canonical(nib.Nifti1Image(np.ones((7, 9, 8)), image.affine))
-    write_changed(path, in_file_order(change, conformed, path), out)
+    write_changed(nib.load(path), in_file_order(change, conformed, image), out)
     written = nib.load(out)
     assert written.shape == image.shape
     back = nib.as_closest_canonical(nib.Nifti1Image(written.get_fdata()[..., 0], written.affine))

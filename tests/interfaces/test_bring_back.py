@@ -1,6 +1,8 @@
-"""A scan that another takes the place of while harmonization is brought back into it."""
+"""What harmonization changes is brought back into the scan, which is read once."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -8,7 +10,6 @@ import pytest
 
 from ddae_app.errors import ImageError
 from ddae_app.files import digest_of
-from ddae_app.imaging import native
 from ddae_app.imaging.registration import write_itk_affine
 from ddae_app.interfaces.harmonize import BringBack
 
@@ -41,14 +42,37 @@ def test_the_scan_gets_what_harmonization_adds(step, tmp_path, monkeypatch):
     np.testing.assert_array_equal(out[0], scan[0])
 
 
-def test_a_scan_that_changes_between_two_readings_is_refused(step, tmp_path, monkeypatch):
-    def change_and_write(scan, change, path):
-        image = nib.load(scan)
-        nib.save(nib.Nifti1Image(0.5 * image.get_fdata(), None, image.header), scan)
-        return native_write(scan, change, path)
-
+def test_a_scan_that_changed_since_the_run_was_planned_is_refused(step, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    native_write = native.write_changed
-    monkeypatch.setattr(native, 'write_changed', change_and_write)
+    changed(Path(step.inputs.t1w))
     with pytest.raises(ImageError, match='changed while the run went on'):
         step.run()
+
+
+def test_the_scan_is_read_once(step, tmp_path, monkeypatch):
+    """What happens to the file afterwards does not matter: two readings could differ."""
+    monkeypatch.chdir(tmp_path)
+    expected = nib.load(step.run().outputs.out_file).get_fdata()
+
+    def read_and_change(path):
+        content = read_bytes(path)
+        changed(path)
+        return content
+
+    read_bytes = Path.read_bytes
+    monkeypatch.setattr(Path, 'read_bytes', read_and_change)
+    np.testing.assert_array_equal(nib.load(step.run().outputs.out_file).get_fdata(), expected)
+
+
+def test_nipype_does_not_read_the_scan(step):
+    """The digest stands for it."""
+    before = step.inputs.get_hashval(hash_method='content')
+    Path(step.inputs.t1w).unlink()
+    assert step.inputs.get_hashval(hash_method='content') == before
+    step.inputs.sha256 = 'of another'
+    assert step.inputs.get_hashval(hash_method='content') != before
+
+
+def changed(path: Path) -> None:
+    image = nib.load(path)
+    nib.save(nib.Nifti1Image(0.5 * image.get_fdata(), None, image.header), path)

@@ -39,7 +39,6 @@ from ddae_app.methods.ddae.info import DDAEInfo
 from ddae_app.methods.device import resolve_device
 from ddae_app.methods.find import PACKAGED, FoundModel, find_model, load_harmonizer
 from ddae_app.methods.modelfile import ModelIdentity
-from ddae_app.methods.parallel import others_needed, start_fabric
 from ddae_app.methods.samples import Samples, transformed_samples
 from ddae_app.methods.suitability import ages_beyond
 from ddae_app.reports.card import format_card
@@ -95,6 +94,8 @@ def run_train(
     layout = layout_of(settings, protocol)
     if settings.run.dry_run:
         return _dry_run(settings, layout)
+    from ddae_app.methods.parallel import others_needed, start_fabric  # takes seconds
+
     device = resolve_device(settings.harmonize.device)
     fabric = start_fabric(device, settings.train.precision, local_processes)
     files = layout.model(model_name(settings))
