@@ -65,9 +65,16 @@ def remove_temporary_files(folder: Path, name_part: str) -> None:
 
 
 def write_atomically(path: Path, content: bytes | str) -> None:
-    """Write `content`, UTF-8 where it is text, whole or not at all."""
+    """Write `content`, UTF-8 where it is text, whole or not at all.
+
+    A file that says so already stays as it is: on shared file systems, writing takes longest.
+    """
+    content = content.encode() if isinstance(content, str) else content
+    with suppress(OSError):
+        if path.read_bytes() == content:
+            return
     with staged(path) as temporary, temporary.open('wb') as file:
-        file.write(content.encode() if isinstance(content, str) else content)
+        file.write(content)
         sync(file)
 
 

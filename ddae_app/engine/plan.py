@@ -21,6 +21,7 @@ from ddae_app.engine.decision import (
     decide,
     summary,
 )
+from ddae_app.engine.digests import Digests
 from ddae_app.engine.inputs import (
     dataset_links,
     derivative_roots,
@@ -33,7 +34,7 @@ from ddae_app.engine.inputs import (
 )
 from ddae_app.engine.run import run_workflow
 from ddae_app.errors import DdaeError
-from ddae_app.files import digest_of, not_fetched
+from ddae_app.files import not_fetched
 from ddae_app.imaging.templates import load_template, write_template
 from ddae_app.methods.device import resolve_device
 from ddae_app.methods.find import FoundModel
@@ -131,7 +132,7 @@ class Planner:
         return ScanState(
             scan=scan,
             covariates=covariates,
-            raw_sha256=None if raw_not_fetched else digest_of(scan.path),
+            raw_sha256=None if raw_not_fetched else self._digests.of(scan.path),
             raw_not_fetched=raw_not_fetched,
             not_fetched=preprocessed_not_fetched(scan, space, self._roots),
             extraction=self._extraction_of(scan, reused),
@@ -143,6 +144,10 @@ class Planner:
             site_subjects=unseen.subjects if unseen else None,
             site_scans_sha256=unseen.digest if unseen else None,
         )
+
+    @cached_property
+    def _digests(self) -> Digests:
+        return Digests(self.settings.run.work_dir.resolve() / 'digests')
 
     @cached_property
     def _roots(self) -> list[Path]:
@@ -180,7 +185,7 @@ class Planner:
                 mask_filter(self.settings),
                 alone=is_alone(scan),
             )
-            return not_fetched(mask) or Extraction('mask', mask, digest_of(mask))
+            return not_fetched(mask) or Extraction('mask', mask, self._digests.of(mask))
         except DdaeError as e:
             return str(e)
 
