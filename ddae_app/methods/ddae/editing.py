@@ -146,13 +146,51 @@ def edit_to_site(
     seen, at_target = x.clamp(0, CEILING), model.appearance_of(target, n)
     appearance = appearance or model.appearance_of(source, n)
     common = sites.to_common(seen, appearance)
-    slices = BrainSlices.of(model, common, source, batch_size)
     x_0 = sites.normalize(common, appearance)
+    same = (model.embed(source) == model.embed(target)).all(dim=1)
+    change = torch.zeros_like(x_0)
+    # With equal codes the networks would see each scan twice, and the difference would be 0.
+    if not same.all():
+        slices = BrainSlices.of(model, common, source, batch_size)
+        change = change_of_codes(model, x_0, slices, source, target, steps, noise_sd)
+    rendering = x - seen + sites.restore(x_0 + change, at_target, edge_depth(seen))
+    # Rounding may differ between batches; where nothing changes, nothing may.
+    same &= appearance.equals(at_target)
+    return torch.where(same[:, None, None, None], x, rendering)
+
+
+def change_of_codes(
+    model: DDAE,
+    x_0: Tensor,
+    slices: BrainSlices,
+    source: Condition,
+    target: Condition,
+    steps: int,
+    noise_sd: Tensor | None,
+) -> Tensor:
+    """What the networks change in normalized scans from one code to another.
+
+    Parameters
+    ----------
+    model : DDAE
+    x_0 : torch.Tensor, shape (B, n, H, W)
+        Normalized scans.
+    slices : BrainSlices
+        Of them.
+    source, target, steps, noise_sd
+        As :func:`edit_to_site` takes them.
+
+    Returns
+    -------
+    torch.Tensor, shape (B, n, H, W)
+        To be added; 0 for scans of which the codes are the same.
+    """
+    sites = model.appearance
     first = FIRST_NOISE if model.config.site_average else FIRST_NOISE_WITHOUT_AVERAGE
     # Below the noise of a site the networks were not trained for it.
     last = max(LAST_NOISE, NOISE_MARGIN * (sites.noise.max() / sites.deviation).item())
     times = noise_times(model.alpha_bar, max(first, last), last, steps)
-    scan_noise = torch.zeros(len(x), device=x.device)
+    scan_noise = torch.zeros(len(x_0), device=x_0.device)
     if model.config.noise_corrected and noise_sd is not None:
         scan_noise = noise_sd / sites.deviation
     levels = [*(noise_level(model.alpha_bar[t]).item() for t in times), 0.0]
@@ -161,16 +199,12 @@ def edit_to_site(
     change = torch.zeros_like(x_0)
     for t, now, after in zip(times, levels[:-1], levels[1:], strict=True):
         added = (now**2 - scan_noise.square()).clamp(min=0).sqrt()[:, None, None, None]
-        noisy = x_0 + added * torch.randn(x.shape[1:], generator=generator).to(x.device)
-        share, at = model.alpha_bar[t].sqrt(), torch.full((len(x),), t, device=x.device)
+        noisy = x_0 + added * torch.randn(x_0.shape[1:], generator=generator).to(x_0.device)
+        share, at = model.alpha_bar[t].sqrt(), torch.full((len(x_0),), t, device=x_0.device)
         from_source = slices.clean(model, share * noisy, at, source)
         from_target = slices.clean(model, share * (noisy + change), at, target)
         change = torch.lerp(from_target - from_source, change, after / now)
-    rendering = x - seen + sites.restore(x_0 + change, at_target, edge_depth(seen))
-    # Rounding may differ between batches; where nothing changes, nothing may.
-    same = (model.embed(source) == model.embed(target)).all(dim=1)
-    same &= appearance.equals(at_target)
-    return torch.where(same[:, None, None, None], x, rendering)
+    return change
 
 
 @torch.inference_mode()

@@ -9,7 +9,12 @@ import torch
 
 from ddae_app.imaging.intensities import CEILING
 from ddae_app.methods.condition import Condition
-from ddae_app.methods.ddae.editing import denoise_at_site, edit_to_site
+from ddae_app.methods.ddae.editing import (
+    BrainSlices,
+    change_of_codes,
+    denoise_at_site,
+    edit_to_site,
+)
 from ddae_app.methods.ddae.schedule import noise_level
 
 from ..toy import CONFIG, condition, random_model
@@ -66,9 +71,25 @@ def test_nothing_changes_even_if_the_rows_of_a_batch_round_differently(monkeypat
         return exact(x_t, *codes) + 1e-3 * torch.arange(len(x_t))[:, None, None, None]
 
     monkeypatch.setattr(model.networks.unet, 'forward', uneven)
-    x = torch.full((1, 1, 16, 16), 0.5)
-    one = condition((40.0,), (0,), (0,))
-    assert torch.equal(edit_to_site(model, x, one, one, 3), x)
+    x = torch.full((2, 1, 16, 16), 0.5)
+    out = edit_to_site(model, x, condition(), condition(site=(0, 0)), 3)
+    assert torch.equal(out[0], x[0])
+    assert not torch.equal(out[1], x[1])
+
+
+def test_networks_are_not_asked_where_the_codes_of_two_sites_are_the_same(monkeypatch):
+    """Their answers would cancel, to the bit; the appearance of the sites still differs."""
+    model = random_model()
+    model.networks.condition.site.data[:] = model.networks.condition.site[:1].clone()
+    model.appearance.curve[1] **= 1.5
+    x = torch.rand((2, 1, 16, 16), generator=torch.Generator().manual_seed(0)) * 1.2
+    at = [condition((NAN, NAN), (-1, -1), (site, site)) for site in (0, 1)]
+    sites, appearance = model.appearance, [model.appearance_of(one) for one in at]
+    common = sites.to_common(x.clamp(0, CEILING), appearance[0])
+    x_0, slices = sites.normalize(common, appearance[0]), BrainSlices.of(model, common, at[0], 2)
+    assert (change_of_codes(model, x_0, slices, *at, 3, None) == 0).all()
+    monkeypatch.setattr(model.networks.unet, 'forward', lambda *_: pytest.fail('was asked'))
+    assert (edit_to_site(model, x, *at, 3) - x).abs().max() > 1e-3
 
 
 def test_what_exceeds_the_ceiling_is_kept():
