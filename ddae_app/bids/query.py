@@ -107,7 +107,10 @@ def find_scans(bids_dir: Path, selection: Selection) -> list[Scan]:
     """
     from bids.layout import Query
 
-    layout = _index(bids_dir, selection.database)
+    _check_description(bids_dir)
+    participants = _labels(selection.participants, 'sub', _present(bids_dir, 'sub-*'))
+    sessions = _labels(selection.sessions, 'ses', _present(bids_dir, 'sub-*/ses-*'))
+    layout = _index(bids_dir, selection.database, participants)
     _check_entities(selection.filters, layout)
     query: dict[str, Any] = {
         'datatype': 'anat',
@@ -118,8 +121,6 @@ def find_scans(bids_dir: Path, selection: Selection) -> list[Scan]:
         # Bright vessels and membranes are no effect of the scanner.
         **CONTRAST_ENHANCED_OUT,
     }
-    participants = _labels(selection.participants, 'sub', _present(bids_dir, 'sub-*'))
-    sessions = _labels(selection.sessions, 'ses', _present(bids_dir, 'sub-*/ses-*'))
     query |= {'subject': participants} if participants else {}
     query |= {'session': sessions} if sessions else {}
     query |= selection.filters
@@ -138,7 +139,7 @@ def find_scans(bids_dir: Path, selection: Selection) -> list[Scan]:
     if without or not scans:
         conditions = (CONTRAST_ENHANCED_OUT if left_out else {}) | selection.filters
         raise NothingSelectedError(
-            _nothing(bids_dir, layout, replace(selection, filters=conditions), without[:1])
+            _nothing(bids_dir, replace(selection, filters=conditions), without[:1])
         )
     if left_out:
         log.info(
@@ -156,10 +157,7 @@ def _scans(layout: Any, query: dict[str, Any]) -> list[Scan]:
     return [scan for scan in scans if scan.path.parent == Path(layout.root) / scan.folder]
 
 
-def _index(bids_dir: Path, database: Path | None) -> Any:
-    import bids
-    from sqlalchemy.exc import SQLAlchemyError
-
+def _check_description(bids_dir: Path) -> None:
     description = bids_dir / 'dataset_description.json'
     if message := not_fetched(description):
         raise UsageError(message)
@@ -168,8 +166,21 @@ def _index(bids_dir: Path, database: Path | None) -> Any:
             f'{bids_dir}: no dataset_description.json; expected the root of a BIDS dataset'
         )
 
+
+def _index(bids_dir: Path, database: Path | None, participants: Sequence[str] = ()) -> Any:
+    """An index of a dataset, or, unless it is kept in a database, of some participants only.
+
+    In an array of jobs each of which takes one participant, nobody indexes all of them each time.
+    """
+    import bids
+    from sqlalchemy.exc import SQLAlchemyError
+
+    ignored = IGNORED
+    if participants and database is None:
+        ignored = [*IGNORED, re.compile(rf'^/sub-(?!({"|".join(participants)})(/|$))')]
+
     def index(folder: Path | None = None) -> Any:
-        indexer = bids.BIDSLayoutIndexer(validate=False, index_metadata=False, ignore=IGNORED)
+        indexer = bids.BIDSLayoutIndexer(validate=False, index_metadata=False, ignore=ignored)
         return bids.BIDSLayout(
             bids_dir, indexer=indexer, database_path=folder, is_derivative=False
         )
@@ -235,7 +246,7 @@ def _check_entities(filters: dict[str, Any], layout: Any) -> None:
 
 
 def _present(bids_dir: Path, pattern: str) -> list[str]:
-    """Labels of folders; the index needs half a minute for those of a thousand participants."""
+    """Labels of folders, which are found much sooner than an index of them is made."""
     return sorted({path.name[4:] for path in bids_dir.glob(pattern) if path.is_dir()})
 
 
@@ -271,7 +282,7 @@ def _check_names(scans: Sequence[Scan]) -> None:
             )
 
 
-def _nothing(bids_dir: Path, layout: Any, selection: Selection, named: list[str]) -> str:
+def _nothing(bids_dir: Path, selection: Selection, named: list[str]) -> str:
     asked: dict[str, Any] = {'session': list(selection.sessions)} if selection.sessions else {}
     special = {None: 'none', '*': 'any'}
     conditions = [
@@ -282,6 +293,7 @@ def _nothing(bids_dir: Path, layout: Any, selection: Selection, named: list[str]
         for key, value in (asked | selection.filters).items()
     ]
     participants = len(_present(bids_dir, 'sub-*'))
+    layout = _index(bids_dir, selection.database)
     images = len(layout.get(suffix='T1w', extension=['.nii', '.nii.gz']))
     return (
         f'{bids_dir}: {"".join(f"sub-{label} has " for label in named)}no T1w image'

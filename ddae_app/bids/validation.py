@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterator, Sequence, Set
+from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from ddae_app.bids.scan import Scan
 from ddae_app.errors import InvalidBIDSError
+
+NOT_VALIDATED = {'code', 'derivatives', 'sourcedata', 'stimuli', '.git', '.datalad'}
+"""Folders that the validator does not look into, and that may be large."""
 
 
 def validate_input(bids_dir: Path, scans: Sequence[Scan]) -> None:
@@ -28,8 +34,9 @@ def validate_input(bids_dir: Path, scans: Sequence[Scan]) -> None:
     """
     _check_raw(bids_dir)
     config = files('ddae_app') / 'data' / 'bids_validator_config' / 'input.json'
-    report = run_validator(bids_dir, Path(str(config)))
     participants = {f'sub-{scan.participant}' for scan in scans}
+    with _without_others(bids_dir, participants) as folder:
+        report = run_validator(folder, Path(str(config)))
     meanings = report['issues'].get('codeMessages') or {}
     errors = []
     for issue in report['issues']['issues']:
@@ -48,6 +55,38 @@ def validate_input(bids_dir: Path, scans: Sequence[Scan]) -> None:
             f'{bids_dir / place}: not valid BIDS: {rule}{why}{more}; run bids-validator-deno to '
             'see all, mend them, or use --skip-bids-validation'
         )
+
+
+@contextmanager
+def _without_others(bids_dir: Path, participants: Set[str]) -> Iterator[Path]:
+    """The dataset without other participants: a folder of links, if there are others.
+
+    The validator reads every file that it finds, and each job of an array would have it read those
+    of the whole dataset.
+    """
+    entries = list(os.scandir(bids_dir))
+    kept = [e for e in entries if not e.name.startswith('sub-') or e.name in participants]
+    if len(kept) == len(entries):
+        yield bids_dir
+        return
+    with tempfile.TemporaryDirectory() as temporary:
+        for entry in kept:
+            link = Path(temporary, entry.name)
+            if entry.name in NOT_VALIDATED:
+                link.mkdir()
+            else:
+                _link(Path(entry.path).absolute(), link)
+        yield Path(temporary)
+
+
+def _link(path: Path, link: Path) -> None:
+    """Link to a file, or to all files of a folder: the validator takes a link for a file."""
+    if path.is_symlink() or not path.is_dir():
+        link.symlink_to(path)
+        return
+    link.mkdir()
+    for inner in path.iterdir():
+        _link(inner, link / inner.name)
 
 
 def _check_raw(bids_dir: Path) -> None:

@@ -48,6 +48,20 @@ def test_participants_with_and_without_prefix(dataset, found, label):
     assert found(participants=(label,)) == ['sub-02_ses-1', 'sub-02_ses-2_acq-a']
 
 
+def test_no_more_than_the_named_participants_is_indexed(dataset, bids_dir, found, monkeypatch):
+    """A job of an array would index the whole dataset each time."""
+    from bids.layout.index import BIDSLayoutIndexer
+
+    def spy(self, path, entities):
+        indexed.add(Path(str(path)).relative_to(bids_dir).parts[0])
+        return index_file(self, path, entities)
+
+    indexed, index_file = set(), BIDSLayoutIndexer._index_file
+    monkeypatch.setattr(BIDSLayoutIndexer, '_index_file', spy)
+    assert found(participants=('01',))[0] == 'sub-01'
+    assert {name for name in indexed if name.startswith('sub-')} == {'sub-01'}
+
+
 @pytest.mark.parametrize('label', ['2', 'ses-2'])
 def test_sessions_with_and_without_prefix(dataset, found, label):
     assert found(sessions=(label,)) == ['sub-02_ses-2_acq-a']

@@ -35,6 +35,17 @@ def validate(dataset):
     return lambda *labels: validate_input(dataset, find_scans(dataset, Selection(labels)))
 
 
+@pytest.fixture(params=['all', 'all but one'])
+def selected(request, dataset, add):
+    """Who is selected of whom is there: the verdict is the same."""
+    if request.param == 'all':
+        return lambda: Selection()
+    add('sub-another')
+    scans = dataset.glob('sub-*/anat/*_T1w.nii.gz')
+    participants = (path.name.split('_')[0] for path in scans)
+    return lambda: Selection(tuple({name for name in participants if name != 'sub-another'}))
+
+
 def _halve(path: Path) -> None:
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
@@ -58,12 +69,12 @@ def test_a_valid_dataset_passes(validate):
     validate()
 
 
-def test_bad_images_do_not_stop_the_others(dataset, add, save_image, validate):
+def test_bad_images_do_not_stop_the_others(dataset, add, save_image, selected):
     for number, spoil in enumerate(BAD_IMAGES.values()):
         spoil(add(f'sub-bad{number}'))
     for number, shape in enumerate([(6, 6), (6, 6, 6, 1), (6, 6, 6, 3)]):
         save_image(add(f'sub-shape{number}'), shape)
-    validate()
+    validate_input(dataset, find_scans(dataset, selected()))
 
 
 @pytest.mark.parametrize(
@@ -84,7 +95,7 @@ def test_a_table_that_can_be_understood_passes(dataset, validate, table):
     validate()
 
 
-def test_files_that_are_not_read_do_not_matter(dataset, validate):
+def test_files_that_are_not_read_do_not_matter(dataset, selected):
     for name in (
         'sub-01/func/sub-01_task-rest_bold.nii.gz', 'sub-01/func/notes.txt',
         'sub-01/dwi/sub-01_dwi.bval', 'task-rest_events.json', 'sub-01/sub-01_scans.tsv',
@@ -93,7 +104,9 @@ def test_files_that_are_not_read_do_not_matter(dataset, validate):
         path = dataset / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b'')
-    validate()
+    scans = find_scans(dataset, selected())
+    assert {scan.participant for scan in scans} == {'01', '02'}
+    validate_input(dataset, scans)
 
 
 def test_values_in_sidecars_do_not_matter(dataset, validate):
@@ -118,8 +131,8 @@ def test_values_in_sidecars_do_not_matter(dataset, validate):
         ('dataset_description.json', '{"BIDSVersion": "1.10.0"}', 'JSON_KEY_REQUIRED Name'),
     ],
 )
-def test_an_error_names_file_and_rule(dataset, name, content, rule):
-    scans = find_scans(dataset, Selection())
+def test_an_error_names_file_and_rule(dataset, selected, name, content, rule):
+    scans = find_scans(dataset, selected())
     (dataset / name).write_text(content)
     with pytest.raises(InvalidBIDSError) as error:
         validate_input(dataset, scans)
@@ -140,6 +153,25 @@ def test_errors_of_participants_who_are_not_selected_are_passed_over(dataset, va
     validate('01')
     with pytest.raises(InvalidBIDSError, match='sub-02/anat/notes.txt'):
         validate('02')
+
+
+def test_files_of_others_are_not_read(dataset, validate, monkeypatch):
+    """A job of an array would have the validator read those of the whole dataset."""
+
+    def spy(folder, config=None):
+        seen.append({path.relative_to(folder).as_posix() for path in folder.rglob('*')})
+        return run_validator(folder, config)
+
+    seen: list[set[str]] = []
+    (dataset / 'derivatives' / 'large').mkdir(parents=True)
+    monkeypatch.setattr(validation, 'run_validator', spy)
+    validate('01')
+    assert seen == [
+        {
+            'README.md', 'dataset_description.json', 'derivatives', 'participants.tsv', 'sub-01',
+            'sub-01/anat', 'sub-01/anat/sub-01_T1w.nii.gz',
+        }
+    ]  # fmt: skip
 
 
 def test_a_derivative_is_no_input(dataset):
