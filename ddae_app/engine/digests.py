@@ -26,9 +26,12 @@ class Digests:
     ----------
     folder : Path
         Where digests are remembered.
+    remembers : bool
+        Whether to write there.
     """
 
     folder: Path
+    remembers: bool = True
 
     def of(self, path: Path) -> str | None:
         """SHA-256 of a file; None if it cannot be read."""
@@ -39,7 +42,8 @@ class Digests:
             return known['sha256']
         digest = digest_of(path)
         latest = max(before.get('changed', 0), before.get('inode_changed', 0)) / 1e9
-        if digest and time.time() - latest > JUST_NOW_S and _identity(path) == before:
+        settled = time.time() - latest > JUST_NOW_S and _identity(path) == before
+        if digest and settled and self.remembers:
             with staged(entry) as temporary:
                 temporary.write_text(json.dumps({'file': before, 'sha256': digest}))
         return digest

@@ -147,7 +147,8 @@ class Planner:
 
     @cached_property
     def _digests(self) -> Digests:
-        return Digests(self.settings.run.work_dir.resolve() / 'digests')
+        run = self.settings.run
+        return Digests(run.work_dir.resolve() / 'digests', remembers=not run.dry_run)
 
     @cached_property
     def _roots(self) -> list[Path]:

@@ -81,15 +81,19 @@ class Components:
         to the signal of the first.
         """
         flat = images.reshape(len(images), -1)
+        # What is the same in all images, such as the background, is part of no component.
+        varying = np.flatnonzero((flat != flat[0]).any(axis=0))
+        varying = varying if varying.size else np.arange(1)
+        flat = flat[:, varying]
         count = min(MAX_COMPONENTS, len(flat) - 1, flat.shape[1])
         with np.errstate(invalid='ignore'):  # the explained share of variance, if that is 0
             pca = PCA(count, svd_solver='randomized', random_state=seed).fit(flat)
         scale = max(float(np.sqrt(pca.explained_variance_[0])), 1e-12)
 
         def project(images: np.ndarray) -> np.ndarray:
-            return pca.transform(images.reshape(len(images), -1)) / scale
+            return pca.transform(images.reshape(len(images), -1)[:, varying]) / scale
 
-        return cls(project, project(images))
+        return cls(project, pca.transform(flat) / scale)
 
     def subset(self, rows: np.ndarray) -> Components:
         """The same components, to train probes on some of the training images only."""
@@ -172,7 +176,8 @@ def cnn_predict(
     weight = len(train) / (len(names) * torch.bincount(y[train], minlength=len(names)))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        network = _small_cnn(len(names))
+        # This order of memory takes a quarter less time on a CPU.
+        network = _small_cnn(len(names)).to(memory_format=torch.channels_last)
         batches = -(-len(train) // BATCH)
         epochs = max(EPOCHS, -(-LEAST_STEPS // batches))
         steps = epochs * batches

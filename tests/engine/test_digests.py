@@ -105,5 +105,10 @@ def test_files_of_one_name_are_told_apart(path, tmp_path, old):
         assert Digests(tmp_path / 'work').of(other) == digest_of(other)
 
 
+def test_nothing_is_written_where_nothing_may_be(path, tmp_path, old):
+    assert Digests(tmp_path / 'work', remembers=False).of(path) == digest_of(path)
+    assert not (tmp_path / 'work').exists()
+
+
 def test_a_file_that_is_not_there_has_no_digest(tmp_path):
     assert Digests(tmp_path / 'work').of(tmp_path / 'none') is None
