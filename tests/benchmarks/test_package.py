@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib.util
 import tomllib
 from pathlib import Path
 
@@ -30,6 +31,20 @@ def imported(path: Path) -> set[str]:
 def test_the_head_says_how_to_run_it(path):
     head = ast.get_docstring(ast.parse(path.read_text(encoding='utf-8')))
     assert head is not None and f'python -m benchmarks.{path.stem}' in head
+
+
+SCRIPTS = [*FOLDER.glob('*.py'), *FOLDER.parent.glob('scripts/*.py')]
+
+
+@pytest.mark.parametrize('path', sorted(SCRIPTS), ids=lambda path: path.stem)
+def test_what_is_imported_from_the_package_is_there(path):
+    """Within functions too, where nobody would notice before the script is run."""
+    for node in ast.walk(ast.parse(path.read_text(encoding='utf-8'))):
+        if isinstance(node, ast.ImportFrom) and (node.module or '').startswith('ddae_app'):
+            module = importlib.import_module(node.module)
+            for alias in node.names:
+                known = hasattr(module, alias.name)
+                assert known or importlib.util.find_spec(f'{node.module}.{alias.name}')
 
 
 def test_the_package_needs_no_benchmark_and_no_test():

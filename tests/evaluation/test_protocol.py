@@ -174,6 +174,7 @@ def test_a_site_of_few_people_is_an_error_that_names_it(world):
 def test_unknown_ages_and_sexes_leave_their_measures_out(world, monkeypatch):
     images, _, cohort = world
     monkeypatch.setattr(probes, 'EPOCHS', 1)
+    monkeypatch.setattr(probes, 'LEAST_STEPS', 1)
     unknown = cohort.assign(age=np.nan, sex=None)
     data = EvaluationData.from_cohort(images, unknown)
     measured = evaluate(data, [unharmonized(images)], TARGET)['source'].estimates

@@ -78,6 +78,7 @@ def evaluated(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(predictions, 'COSTLY_TEST_SCANS', 30)  # one network for each half
         patch.setattr(probes, 'EPOCHS', 2)
+        patch.setattr(probes, 'LEAST_STEPS', 1)
         assert run_group(from_flat(places | asked | {'device': 'cpu'})) == 0
     return folder / 'out'
 

@@ -76,6 +76,7 @@ def test_a_new_method_goes_through_every_level(tmp_path, settings, monkeypatch):
     shutil.copy(files.model, models)
     monkeypatch.setattr(predictions, 'COSTLY_TEST_SCANS', 10)
     monkeypatch.setattr(probes, 'EPOCHS', 1)
+    monkeypatch.setattr(probes, 'LEAST_STEPS', 1)
     assert run_group(settings(bids, derived, 'group'), None) == 0
     methods = json.loads(Layout(derived).group_metrics.read_text())['Methods']
     assert 'Toy (toy)' in methods and 'site_linear' in methods['Toy (toy)']['Estimates']
