@@ -31,6 +31,9 @@ TAKE_CONTRAST_ENHANCED = (
 # Files in folders such as derivatives/ and sourcedata/ are no part of the raw dataset.
 IGNORED = [re.compile(p) for p in (r'^/(?!sub-)[^/]+/', r'/\.')]
 
+MOST_NAMED = 100
+"""So many participants alone are indexed; each folder is compared with all of their names."""
+
 
 @dataclass(frozen=True)
 class Selection:
@@ -168,7 +171,7 @@ def _check_description(bids_dir: Path) -> None:
 
 
 def _index(bids_dir: Path, database: Path | None, participants: Sequence[str] = ()) -> Any:
-    """An index of a dataset, or, unless it is kept in a database, of some participants only.
+    """An index of a dataset, or, unless it is kept in a database, of a few participants only.
 
     In an array of jobs each of which takes one participant, nobody indexes all of them each time.
     """
@@ -176,8 +179,9 @@ def _index(bids_dir: Path, database: Path | None, participants: Sequence[str] = 
     from sqlalchemy.exc import SQLAlchemyError
 
     ignored = IGNORED
-    if participants and database is None:
-        ignored = [*IGNORED, re.compile(rf'^/sub-(?!({"|".join(participants)})(/|$))')]
+    if 0 < len(participants) <= MOST_NAMED and database is None:
+        named = '|'.join(map(re.escape, participants))
+        ignored = [*ignored, re.compile(rf'^/sub-(?!({named})(/|$))')]
 
     def index(folder: Path | None = None) -> Any:
         indexer = bids.BIDSLayoutIndexer(validate=False, index_metadata=False, ignore=ignored)

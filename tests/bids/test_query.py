@@ -48,7 +48,8 @@ def test_participants_with_and_without_prefix(dataset, found, label):
     assert found(participants=(label,)) == ['sub-02_ses-1', 'sub-02_ses-2_acq-a']
 
 
-def test_no_more_than_the_named_participants_is_indexed(dataset, bids_dir, found, monkeypatch):
+@pytest.mark.parametrize('label', ['01', '0', 'a+b', '01a'])
+def test_no_more_than_the_named_participants_is_indexed(add, bids_dir, found, monkeypatch, label):
     """A job of an array would index the whole dataset each time."""
     from bids.layout.index import BIDSLayoutIndexer
 
@@ -58,8 +59,10 @@ def test_no_more_than_the_named_participants_is_indexed(dataset, bids_dir, found
 
     indexed, index_file = set(), BIDSLayoutIndexer._index_file
     monkeypatch.setattr(BIDSLayoutIndexer, '_index_file', spy)
-    assert found(participants=('01',))[0] == 'sub-01'
-    assert {name for name in indexed if name.startswith('sub-')} == {'sub-01'}
+    for name in ('01', '0', 'a+b', '01a', 'aab'):
+        add(f'sub-{name}')
+    assert found(participants=(label,)) == [f'sub-{label}']
+    assert {name for name in indexed if name.startswith('sub-')} == {f'sub-{label}'}
 
 
 @pytest.mark.parametrize('label', ['2', 'ses-2'])
