@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import base64
+import logging
 import re
 import sys
 import tempfile
@@ -16,6 +17,8 @@ from ddae_app.cli import runtime
 from ddae_app.errors import DdaeError, UsageError
 from ddae_app.files import write_atomically
 from ddae_app.settings import absolute
+
+log = logging.getLogger('ddae_app')
 
 SITE = 'file'
 """The site of the one scan; no model knows it."""
@@ -96,6 +99,9 @@ def harmonize_file(scan: str | Path, out: str | Path, *flags: str) -> int:
             page = (derived / 'sub-1.html').read_text(encoding='utf-8')
             write_atomically(_page_of(out), _with_figures_inside(page, derived))
             write_atomically(out, image.read_bytes())
+            # The places that were named before are of the folder that is removed now.
+            log.info('harmonized scan: %s', out)
+            log.info('report: %s', _page_of(out))
         return code
 
 

@@ -54,6 +54,16 @@ def test_the_image_and_a_page_of_its_own_come_out(scan, level, tmp_path):
     ]  # fmt: skip
 
 
+def test_the_log_ends_with_the_places_of_the_outputs(scan, level, tmp_path, caplog, monkeypatch):
+    """Those that the participant level names are gone when it is read."""
+    monkeypatch.setattr(one_file.log, 'propagate', True)
+    with caplog.at_level('INFO', 'ddae_app'):
+        assert one_file.harmonize_file(scan, tmp_path / 'o.nii.gz') == 0
+    assert caplog.messages[-2:] == [
+        f'harmonized scan: {tmp_path / "o.nii.gz"}', f'report: {tmp_path / "o.html"}'
+    ]  # fmt: skip
+
+
 def test_from_python(scan, level, tmp_path):
     assert one_file.harmonize_file(scan, tmp_path / 'o.nii.gz', '--target-site', 'UCLA') == 0
     assert (tmp_path / 'o.nii.gz').is_file() and (tmp_path / 'o.html').is_file()
