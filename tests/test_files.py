@@ -117,3 +117,13 @@ def test_what_another_run_is_writing_is_not_tidied_up(tmp_path):
         remove_temporary_files(tmp_path, 'sub-01_')
         assert temporary.is_file() and not left.exists()
     assert path.read_text() == 'half'
+
+
+def test_a_file_that_says_so_already_is_not_written_again(tmp_path):
+    path = tmp_path / 'table.tsv'
+    write_atomically(path, 'a\tb\n')
+    before = path.stat()
+    write_atomically(path, b'a\tb\n')
+    assert path.stat() == before
+    write_atomically(path, 'a\tc\n')
+    assert path.read_text() == 'a\tc\n'

@@ -81,7 +81,7 @@ def _without_others(bids_dir: Path, participants: Set[str]) -> Iterator[Path]:
 
 def _link(path: Path, link: Path) -> None:
     """Link to a file, or to all files of a folder: the validator takes a link for a file."""
-    if path.is_symlink() or not path.is_dir():
+    if path.is_symlink() or not path.is_dir() or not os.access(path, os.R_OK | os.X_OK):
         link.symlink_to(path)
         return
     link.mkdir()
