@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 
 os.environ.update(
@@ -13,6 +14,18 @@ from pathlib import Path  # noqa: E402
 import pytest  # noqa: E402
 
 REPOSITORY = Path(__file__).parents[1]
+
+
+@pytest.fixture(autouse=True)
+def untouched_log():
+    """The log as a program finds it that imports the package, whatever earlier tests have run.
+
+    The command sets its log up once a process, and a log that does not propagate gets pytest's
+    handler, so that a message would be captured twice or not at all by the order of the tests.
+    """
+    log = logging.getLogger('ddae_app')
+    log.handlers, log.propagate = [], True
+    log.setLevel(logging.NOTSET)
 
 
 @pytest.fixture(scope='session')

@@ -54,9 +54,8 @@ def test_the_image_and_a_page_of_its_own_come_out(scan, level, tmp_path):
     ]  # fmt: skip
 
 
-def test_the_log_ends_with_the_places_of_the_outputs(scan, level, tmp_path, caplog, monkeypatch):
+def test_the_log_ends_with_the_places_of_the_outputs(scan, level, tmp_path, caplog):
     """Those that the participant level names are gone when it is read."""
-    monkeypatch.setattr(one_file.log, 'propagate', True)
     with caplog.at_level('INFO', 'ddae_app'):
         assert one_file.harmonize_file(scan, tmp_path / 'o.nii.gz') == 0
     assert caplog.messages[-2:] == [

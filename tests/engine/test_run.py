@@ -76,7 +76,6 @@ def test_no_further_ones_after_the_first_crash(work):
 
 def test_a_graph_that_cannot_be_drawn_stops_nothing(work, tmp_path, monkeypatch, caplog):
     monkeypatch.setenv('PATH', str(tmp_path))  # where there is no Graphviz
-    monkeypatch.setattr(execution.log, 'propagate', True)
     done, failures = work(scans_per_process=3, write_graph=True)
     assert len(done) == 5 and list(failures) == ['sub-2']
     assert (tmp_path / 'graph.dot').is_file()
