@@ -1,10 +1,11 @@
 """Time and memory of the evaluation at the group level.
 
-    python -m benchmarks.evaluation [--scans 4120] [--threads 2]
+    python -m benchmarks.evaluation [--scans 4120] [--threads 1] [--at-once 2]
 
 It evaluates unharmonized scans, outputs of another method, histogram matching, ComBat and a blur,
-as ``ddae-app ... group`` does, on smooth random images of seven sites. The time does not depend on
-what the images show. Aim: 4120 scans, as in the paper, in 30 minutes and 4 GB on 2 cores.
+as ``ddae-app ... group`` does, on smooth random images of seven sites: so many of them at once,
+each on so many threads. The time does not depend on what the images show. Aim: 4120 scans, as in
+the paper, in 6 minutes and 2 GB on 2 cores.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ import time
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('--scans', type=int, default=4120)
-    parser.add_argument('--threads', type=int, default=2)
+    parser.add_argument('--threads', type=int, default=1)
+    parser.add_argument('--at-once', type=int, default=2)
     args = parser.parse_args()
     os.environ['OMP_NUM_THREADS'] = str(args.threads)
 
@@ -55,7 +57,7 @@ def main() -> None:
         cross_fitted('combat', ComBat(), images, cohort, target),
         blurred(images),
     ]
-    print(f'{n} scans, {args.threads} threads')
+    print(f'{n} scans, {args.at_once} candidates at once on {args.threads} threads each')
     print('part\tseconds\tpeak memory so far, GB')
     started = time.perf_counter()
 
@@ -63,10 +65,8 @@ def main() -> None:
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
         print(f'{part}\t{time.perf_counter() - since:.0f}\t{peak:.2f}', flush=True)
 
-    for candidate in candidates:
-        since = time.perf_counter()
-        evaluate(data, [candidate], target)
-        report(candidate.name, since)
+    evaluate(data, candidates, target, at_once=args.at_once)
+    report(f'{len(candidates)} candidates', started)
     since = time.perf_counter()
     controls(data)
     report('controls', since)

@@ -27,6 +27,9 @@ from ddae_app.files import write_atomically
 from ddae_app.processes import StopRequest, run_apart
 from ddae_app.settings import RunSettings, Settings, absolute, from_flat, read_flat, to_toml
 
+EVALUATED_AT_ONCE = 4
+"""Methods, by the group level, unless the flags say otherwise."""
+
 log = logging.getLogger('ddae_app')
 
 RunLevel = Callable[[Settings, RunFiles], int]
@@ -107,6 +110,9 @@ def resolve(arguments: dict[str, Any], environment: Mapping[str, str]) -> Settin
         # The processes that torchrun starts on a node share its CPUs.
         local = runtime.processes_per_node(environment)
         values.setdefault('omp_nthreads', max(1, nprocs // local))
+    elif values['analysis_level'] == 'group':
+        # It evaluates that many methods side by side.
+        values.setdefault('omp_nthreads', max(1, nprocs // EVALUATED_AT_ONCE))
     values.setdefault('omp_nthreads', max(1, min(nprocs - 1, 8)))
     home = Path(environment.get('HOME') or '/')
     values.setdefault(

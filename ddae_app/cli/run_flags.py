@@ -45,7 +45,8 @@ def add_run(parser: argparse.ArgumentParser) -> None:
         type=number('omp_nthreads'),
         metavar='N',
         help='threads per process of the networks; ANTs and N4 always use one, for reproducible '
-        'results (default: at the train level --nprocs, else one less, at most 8)',
+        'results (default: at the train level --nprocs, at the group level a quarter of it, '
+        'else one less, at most 8)',
     )
     add_flag(
         group,

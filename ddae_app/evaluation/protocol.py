@@ -10,6 +10,7 @@ to, whose site means were removed exactly, the site would be classified below ch
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -112,6 +113,7 @@ def evaluate(
     *,
     seed: int = 0,
     inception: Features | None = None,
+    at_once: int = 1,
     progress: Callable[[str], None] | None = None,
 ) -> dict[str, EvaluationResult]:
     """Measure residual site effects and preserved biology in the outputs of each candidate.
@@ -126,13 +128,16 @@ def evaluate(
         Of the folds, the probes and the bootstrap.
     inception : callable, optional
         Features in which FID and KID are measured; these measures are left out without it.
+    at_once : int
+        Candidates that are evaluated at the same time, each in a thread of its own; their number
+        changes no result.
     progress : callable, optional
         Called with a line of text before each part of the work.
 
     Returns
     -------
     dict of str to EvaluationResult
-        By the name of the candidate.
+        By the name of the candidate, in their order.
     """
     report_progress = progress or (lambda text: None)
     halves = [
@@ -140,8 +145,8 @@ def evaluate(
         for fit_rows, evaluated_rows in probes.folds(data.sites, data.subjects, 2, seed)
     ]
     sample_sets = SampleSets.draw(data, target, seed, inception)
-    results = {}
-    for candidate in candidates:
+
+    def result_of(candidate: Candidate) -> EvaluationResult:
         predictions = ProbePredictions(np.zeros_like(data.images))
         for number, half in enumerate(halves):
             report_progress(f'Evaluating {candidate.name}: half {number + 1} of 2')
@@ -154,8 +159,12 @@ def evaluate(
         if not candidate.refitted:
             measured['site_all'] = _cross_validated_site_accuracy(data, predictions.outputs, seed)
         explained = fidelity.variance_explained_by_site(predictions.outputs, data.sites)
-        results[candidate.name] = EvaluationResult(measured, explained, predictions.outputs)
-    return results
+        return EvaluationResult(measured, explained, predictions.outputs)
+
+    # Threads suffice: nearly all of the time is spent in PyTorch and in linear algebra.
+    with ThreadPoolExecutor(at_once) as pool:
+        results = list(pool.map(result_of, candidates))
+    return {candidate.name: result for candidate, result in zip(candidates, results, strict=True)}
 
 
 def _cross_validated_site_accuracy(

@@ -363,7 +363,8 @@ def test_recipes_of_images_name_the_version(recipe, said):
 
 @pytest.mark.parametrize(
     ('nprocs', 'level', 'threads'),
-    [(1, 'participant', 1), (4, 'participant', 3), (64, 'participant', 8), (4, 'train', 4)],
+    [(1, 'participant', 1), (4, 'participant', 3), (64, 'participant', 8), (4, 'train', 4)]
+    + [(2, 'group', 1), (8, 'group', 2)],
 )
 def test_threads_follow_from_processes(settings, nprocs, level, threads):
     assert settings(nprocs=nprocs, analysis_level=level).run.omp_nthreads == threads

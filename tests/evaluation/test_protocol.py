@@ -171,6 +171,25 @@ def test_a_site_of_few_people_is_an_error_that_names_it(world):
         EvaluationData.from_cohort(images[one], cohort.iloc[one])
 
 
+def test_results_do_not_depend_on_how_many_are_evaluated_at_once(world, monkeypatch):
+    images, _, cohort = world
+    monkeypatch.setattr(probes, 'EPOCHS', 1)
+    monkeypatch.setattr(probes, 'LEAST_STEPS', 5)
+    data = EvaluationData.from_cohort(images, cohort)
+    candidates = [
+        unharmonized(images),
+        cross_fitted('combat', ComBat(), images, cohort, TARGET),
+        precomputed('same', images, 'n/a'),
+    ]
+    alone, together = (evaluate(data, candidates, TARGET, at_once=n) for n in (1, 3))
+    assert list(together) == ['source', 'combat', 'same']
+    for name, result in together.items():
+        # As text, since not a number equals not a number there.
+        assert repr(result.estimates) == repr(alone[name].estimates)
+        assert np.array_equal(result.outputs, alone[name].outputs)
+    assert repr(together['same'].estimates) == repr(together['source'].estimates)
+
+
 def test_unknown_ages_and_sexes_leave_their_measures_out(world, monkeypatch):
     images, _, cohort = world
     monkeypatch.setattr(probes, 'EPOCHS', 1)

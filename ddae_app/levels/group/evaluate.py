@@ -84,6 +84,7 @@ def evaluate_outputs(settings: Settings, default_model: Path | None) -> Evaluati
         outputs.target,
         seed=settings.random_seed,
         inception=inception,
+        at_once=max(1, settings.run.nprocs // settings.run.omp_nthreads),
         progress=lambda text: log.info('%s', text),
     )
     estimates = {name: result.estimates for name, result in results.items()}
