@@ -296,11 +296,17 @@ def _step(
     state.optimizer.step()
     # The average forgets the first, random weights quickly: its half-life grows with the run.
     decay = min(0.5 ** (config.batch_size / config.ema_halflife_images), (1 + step) / (10 + step))
-    for mean, new in zip(state.average.parameters(), model.parameters(), strict=True):
-        mean.lerp_(new, 1 - decay)
+    _follow(state.average, model, decay)
     state.step += 1
     state.losses.append(value)
     return value
+
+
+@torch.no_grad()
+def _follow(average: DDAE, model: DDAE, decay: float) -> None:
+    """Move the averaged weights to the new ones; with a gradient, each step would be kept."""
+    # One call for all of them: a GPU would wait for as many calls as there are parameters.
+    torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1 - decay)
 
 
 def _batch(

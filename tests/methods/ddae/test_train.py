@@ -239,3 +239,12 @@ def test_the_model_file_holds_the_average(finished):
     weights = load_file(path)
     assert all(torch.equal(v, saved[f'average.{k}']) for k, v in weights.items())
     assert not all(torch.equal(v, saved[f'model.{k}']) for k, v in weights.items())
+
+
+def test_the_average_remembers_no_step(tmp_path):
+    """With a gradient, it would hold a graph of all steps, and memory would grow with each."""
+    averages = []
+    run(tmp_path, snapshot=lambda model, seen: averages.append(model))
+    assert len(averages) > 1
+    for weight in averages[-1].parameters():
+        assert weight.grad_fn is None and not weight.requires_grad
