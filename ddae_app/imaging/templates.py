@@ -8,7 +8,6 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
-from nilearn import datasets, image
 
 from ddae_app.errors import TemplateError
 from ddae_app.files import not_fetched
@@ -77,6 +76,8 @@ def load_template(name: str, templateflow_home: Path | None) -> Template:
 
 
 def _packaged() -> Template:
+    from nilearn import datasets  # takes half a second, which only this needs
+
     brain = datasets.load_mni152_template(resolution=RESOLUTION_MM)
     mask = datasets.load_mni152_brain_mask(resolution=RESOLUTION_MM)
     packaged = _template('MNI152NLin2009aSym', brain, mask)
@@ -125,6 +126,8 @@ def _at_working_resolution(path: Path, interpolation: str) -> nib.Nifti1Image:
     source = nib.Nifti1Image(data, loaded.affine)
     if min(nib.affines.voxel_sizes(loaded.affine)) >= RESOLUTION_MM:
         return source
+    from nilearn import image  # as above
+
     return image.resample_img(
         source,
         target_affine=np.diag([float(RESOLUTION_MM)] * 3),

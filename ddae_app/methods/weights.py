@@ -50,7 +50,9 @@ def build_checked(path: Path, file: Any, build: Callable[[], Network]) -> Networ
         If the weights do not fit the network, or are not finite numbers of a type in ``STORED``.
     """
     stored = {k: tuple(file.get_slice(k).get_shape()) for k in file.keys()}  # noqa: SIM118
-    with torch.device('meta'):  # shapes only, so that a hostile configuration costs nothing
+    # Shapes only, so that a hostile configuration costs nothing. Constants of a network name their
+    # device: PyTorch would import for a second and a half to compute them without values.
+    with torch.device('meta'):
         expected = {k: tuple(v.shape) for k, v in build().state_dict().items()}
     if stored != expected:
         wrong = sorted(stored.items() ^ expected.items())[0][0]

@@ -62,10 +62,10 @@ class ConditionEncoder(nn.Module):
         self.age_mean, self.age_sd = age_mean, age_sd
         self.positions, self.first_slice = config.positions, config.first_slice
         self.age = nn.Sequential(nn.Linear(1, 64), nn.SiLU(), nn.Linear(64, config.age_dim))
-        self.null_age = nn.Parameter(torch.randn(config.age_dim))
+        self.null_age = nn.Parameter(torch.randn(config.age_dim, device='cpu'))
         # The last row is the null token: index -1 wraps round to it.
-        self.sex = nn.Parameter(torch.randn(2 + 1, config.sex_dim))
-        self.site = nn.Parameter(torch.randn(n_sites + 1, config.site_dim))
+        self.sex = nn.Parameter(torch.randn(2 + 1, config.sex_dim, device='cpu'))
+        self.site = nn.Parameter(torch.randn(n_sites + 1, config.site_dim, device='cpu'))
 
     def forward(self, condition: Condition) -> Tensor:
         """``z_k``, shape (B, z_k_dim)."""

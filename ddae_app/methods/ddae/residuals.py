@@ -125,7 +125,7 @@ class ResidualCorrection(nn.Module):
         self.register_buffer('white', torch.zeros(shape))
         self.register_buffer('white_level', torch.tensor(0.0))
         self.register_buffer('spread', torch.ones(n_sites + 1, *knot_shape(shape)))
-        rendered = torch.linspace(0, 1, KNOTS).repeat(n_sites + 1, 1)
+        rendered = torch.linspace(0, 1, KNOTS, device='cpu').repeat(n_sites + 1, 1)
         self.register_buffer('rendered', rendered)
         self.register_buffer('softness', torch.zeros(n_sites + 1, len(AXES)))
         self.register_buffer('variance', torch.zeros(knot_shape(shape)))

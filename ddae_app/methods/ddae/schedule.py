@@ -35,13 +35,15 @@ def noise_schedule(schedule: str, timesteps: int) -> Tensor:
     """
     if schedule == 'linear':
         scale = 1000 / timesteps
-        betas = torch.linspace(1e-4 * scale, 0.02 * scale, timesteps, dtype=torch.float64)
+        betas = torch.linspace(
+            1e-4 * scale, 0.02 * scale, timesteps, dtype=torch.float64, device='cpu'
+        )
     else:
-        t = torch.linspace(0, 1, timesteps + 1, dtype=torch.float64)
+        t = torch.linspace(0, 1, timesteps + 1, dtype=torch.float64, device='cpu')
         f = torch.cos((t + 0.008) / 1.008 * math.pi / 2) ** 2
         betas = 1 - f[1:] / f[:-1]
     alpha_bar = torch.cumprod(1 - betas.clamp(max=0.999), dim=0)
-    return torch.cat([torch.ones(1, dtype=torch.float64), alpha_bar]).float()
+    return torch.cat([betas.new_ones(1), alpha_bar]).float()
 
 
 def q_sample(x_0: Tensor, noise: Tensor, alpha_bar: Tensor) -> Tensor:

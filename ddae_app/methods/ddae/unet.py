@@ -132,7 +132,7 @@ class Stem(nn.Module):
     def __init__(self, config: ModelConfig, width: int, slices: int = 1) -> None:
         super().__init__()
         self.unshuffle = config.unshuffle
-        side = torch.linspace(-1, 1, config.image_size // config.unshuffle)
+        side = torch.linspace(-1, 1, config.image_size // config.unshuffle, device='cpu')
         y, x = torch.meshgrid(side, side, indexing='ij')
         grid = torch.stack([y, x, x**2 + y**2])[None] if config.coordinates else None
         self.register_buffer('grid', grid, persistent=False)

@@ -89,6 +89,17 @@ def test_info_is_read_without_torch(bundle):
     assert said.strip() == "('A', 'B') False"
 
 
+def test_loading_imports_no_compiler():
+    """PyTorch's takes a second and a half, and is imported for some tensors without values."""
+    code = (
+        'import sys; from ddae_app.methods.ddae.bundle import load_bundle; '
+        'from ddae_app.methods.find import packaged_model; '
+        'load_bundle(packaged_model("medial").path); print("torch._dynamo" in sys.modules)'
+    )
+    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True)
+    assert done.stdout == 'False\n'
+
+
 def test_missing_file(tmp_path):
     for read in (load_bundle, read_model_info):
         with pytest.raises(ModelError, match='no such model file; check'):
