@@ -18,7 +18,6 @@ FROM ${BASE_IMAGE} AS build
 ARG TORCH_INDEX_URL=
 ARG PIP_FIND_LINKS=
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PATH=/opt/ddae-app/bin:$PATH
-RUN command -v strip || (apt-get update && apt-get install -y --no-install-recommends binutils)
 RUN python3 -m venv /opt/ddae-app
 WORKDIR /src
 # What changes least comes first, so that a new version of ddae-app costs one small layer.
@@ -27,6 +26,7 @@ RUN pip install -c constraints.txt ${TORCH_INDEX_URL:+--index-url} ${TORCH_INDEX
 COPY pyproject.toml README.md LICENSE ./
 RUN python3 -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['dependencies'], sep='\n')" > requirements.txt \
     && pip install -c constraints.txt -r requirements.txt
+RUN command -v strip || (apt-get update && apt-get install -y --no-install-recommends binutils)
 COPY bids_validator_config bids_validator_config
 COPY ddae_app ddae_app
 RUN pip install -c constraints.txt --no-deps .

@@ -13,12 +13,14 @@ What it takes out is said here and nowhere else, each with the reason why nothin
 from __future__ import annotations
 
 import ast
+import hashlib
 import importlib
 import importlib.util
 import os
 import pkgutil
 import py_compile
 import shutil
+import struct
 import subprocess
 import sys
 import sysconfig
@@ -75,10 +77,6 @@ UNTOUCHED = ('nvidia', 'triton', 'cuda')
 """Folders of packages for GPUs, which compile and link at run time with headers and libraries of
 their own: nothing is taken out of them, and nothing in them is stripped."""
 
-UNSTRIPPED = ('*.libs/*',)
-"""Libraries that the builder of a package moved and renamed. They have few symbols to lose, and
-``strip`` makes some of them larger."""
-
 LAZY = (
     'HD_BET.checkpoint_download',
     'matplotlib.backends.backend_agg',
@@ -91,6 +89,10 @@ LAZY = (
     'umap',
 )
 """Modules that others import only when a command runs; their bytecode is worth its room."""
+
+
+# Of the ELF format, of libraries.
+LOAD, NO_BITS, ALLOCATED, PAGE = 1, 8, 2, 4096
 
 
 def main() -> None:
@@ -139,15 +141,59 @@ def remove(packages: Path) -> None:
 
 
 def strip(packages: Path) -> None:
-    """Take the symbols for debuggers and linkers out of compiled modules and libraries."""
+    """Take the symbols for debuggers and linkers out of compiled modules and libraries.
+
+    ``strip`` breaks some of the libraries that the builder of a package patched (that of OpenMP of
+    numba, for example). What it makes is only taken where all that is loaded is as it was.
+    """
     for path in sorted(packages.rglob('*.so*')):
-        where = path.relative_to(packages)
         if path.is_symlink() or not path.is_file() or for_gpus(path, packages):
             continue
-        if any(where.match(pattern) for pattern in UNSTRIPPED):
+        before, stripped = loaded(path), path.with_name(f'{path.name}.stripped')
+        if before is None:
             continue
-        if path.open('rb').read(4) == b'\x7fELF':
-            subprocess.run(['strip', '--strip-unneeded', str(path)], check=True)
+        subprocess.run(['strip', '--strip-unneeded', '-o', stripped, path], check=True)
+        if loaded(stripped) == before and stripped.stat().st_size < path.stat().st_size:
+            stripped.replace(path)
+        else:
+            stripped.unlink()
+
+
+def loaded(path: Path) -> set[tuple[int, int, bytes]] | None:
+    """Address, size and digest of each section of a library that a program loads.
+
+    None if this is no 64-bit little-endian ELF file, or if its loader could not map a section.
+    """
+    data = path.read_bytes()
+    if data[:6] != b'\x7fELF\x02\x01':
+        return None
+    segments_at, sections_at = struct.unpack_from('<QQ', data, 32)
+    segment_size, n_segments, section_size, n_sections = struct.unpack_from('<4H', data, 54)
+    mapped = []
+    for i in range(n_segments):
+        kind, _, offset, address, _, size, *_ = struct.unpack_from(
+            '<IIQQQQQQ', data, segments_at + i * segment_size
+        )
+        if kind == LOAD:
+            mapped.append((address, address + size, address - offset))
+    if any(shift % PAGE for _, _, shift in mapped):
+        return None
+    found = set()
+    for i in range(n_sections):
+        _, kind, flags, address, offset, size, *_ = struct.unpack_from(
+            '<IIQQQQIIQQ', data, sections_at + i * section_size
+        )
+        if not flags & ALLOCATED or not size:
+            continue
+        if kind == NO_BITS:
+            found.add((address, size, b''))
+            continue
+        if (address - offset) not in {
+            shift for start, end, shift in mapped if start <= address and address + size <= end
+        }:
+            return None
+        found.add((address, size, hashlib.sha256(data[offset : offset + size]).digest()))
+    return found
 
 
 def keep_bytecode(packages: Path) -> None:

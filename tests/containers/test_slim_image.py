@@ -155,6 +155,20 @@ def test_stripped_modules_work(slim_image, tmp_path):
     assert done.stdout.split() == ['3.0', str(tmp_path / 'kiwisolver' / '__init__.py')]
 
 
+@pytest.mark.skipif(shutil.which('strip') is None, reason='there is no program strip')
+def test_a_library_that_strip_breaks_stays_as_it_is(slim_image, tmp_path):
+    """As the one by which umap runs numba's loops in OpenMP's threads."""
+    (source,) = (PACKAGES / 'numba' / 'np' / 'ufunc').glob('omppool.*.so')
+    module = Path(shutil.copy(source, tmp_path))
+    before = slim_image.loaded(module)
+    slim_image.strip(tmp_path)
+    assert slim_image.loaded(module) == before
+    assert list(tmp_path.iterdir()) == [module]
+    subprocess.run(
+        [sys.executable, '-c', 'import omppool'], env={'PYTHONPATH': tmp_path}, check=True
+    )
+
+
 def test_imports_within_functions_are_found(slim_image, tmp_path, monkeypatch):
     package = tmp_path / 'some_package'
     package.mkdir()
