@@ -16,7 +16,6 @@ import ast
 import hashlib
 import importlib
 import importlib.util
-import os
 import pkgutil
 import py_compile
 import shutil
@@ -79,12 +78,20 @@ their own: nothing is taken out of them, and nothing in them is stripped."""
 
 LAZY = (
     'HD_BET.checkpoint_download',
+    'PIL.BmpImagePlugin',
+    'PIL.GifImagePlugin',
+    'PIL.JpegImagePlugin',
+    'PIL.PpmImagePlugin',
+    'contourpy.convert',
     'matplotlib.backends.backend_agg',
     'matplotlib.backends.backend_svg',
     'nipype.interfaces.utility',
     'nipype.pipeline.plugins.multiproc',
     'nnunetv2.inference.predict_from_raw_data',
     'nnunetv2.training.nnUNetTrainer.nnUNetTrainer',
+    'pybtex.database.input.bibtex',
+    'pybtex.style.formatting.unsrt',
+    'sqlalchemy.dialects.sqlite',
     'torch._dynamo',
     'umap',
 )
@@ -154,6 +161,7 @@ def strip(packages: Path) -> None:
             continue
         subprocess.run(['strip', '--strip-unneeded', '-o', stripped, path], check=True)
         if loaded(stripped) == before and stripped.stat().st_size < path.stat().st_size:
+            shutil.copymode(path, stripped)
             stripped.replace(path)
         else:
             stripped.unlink()
@@ -201,9 +209,9 @@ def keep_bytecode(packages: Path) -> None:
 
     It is compiled anew without the time of its source, which copies of the image may not keep.
     """
-    command = [sys.executable, '-c', 'import slim_image; slim_image.print_imported()']
-    environment = os.environ | {'PYTHONPATH': str(Path(__file__).parent)}
-    listed = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
+    # -P: what is installed, not the sources of ddae_app that may lie beside this script.
+    command = [sys.executable, '-P', __file__, '--imported']
+    listed = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     for folder in list(packages.rglob('__pycache__')):
         shutil.rmtree(folder)
     for line in listed.stdout.splitlines():
@@ -253,4 +261,7 @@ def is_module(name: str) -> bool:
 
 
 if __name__ == '__main__':
-    main()
+    if sys.argv[1:] == ['--imported']:
+        print_imported()
+    else:
+        main()
