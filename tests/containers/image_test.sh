@@ -26,15 +26,14 @@ inside() { # Python in the image, which also sees the tests
     run -v "$here/tests:/tests-of-ddae-app/tests:ro" -e PYTHONPATH=/tests-of-ddae-app \
         --entrypoint python3 "$IMAGE" -c "$1" "$WORK/weights"
 }
-rm -rf "$WORK/weights" "$WORK/heads"
+rm -rf "$WORK/weights" "$WORK/out-network"
 inside 'import pathlib, sys; from tests.imaging.nnunet_model import write_model
 write_model(pathlib.Path(sys.argv[1]), threshold=-0.5)'
 sha256=$(inside 'import pathlib, sys; from ddae_app.imaging.weights import weights_sha256
 print(weights_sha256(pathlib.Path(sys.argv[1])))')
-run --entrypoint ddae-phantom "$IMAGE" "$WORK/heads" --sites 1 --subjects-per-site 1 --whole-head
-run "$IMAGE" "$WORK/heads" "$WORK/out-network" participant --target-site IXI --stage preproc \
-    --skull-strip hd-bet --hd-bet-weights "$WORK/weights" --hd-bet-sha256 "$sha256" \
-    --sloppy --nprocs 1
+run "$IMAGE" "$WORK/data/bids" "$WORK/out-network" participant --participant-label A01 \
+    --target-site IXI --stage preproc --skull-strip hd-bet --hd-bet-weights "$WORK/weights" \
+    --hd-bet-sha256 "$sha256" --sloppy --nprocs 1
 test "$(ls "$WORK"/out-network/sub-*/anat/*_desc-brain_mask.nii.gz | wc -l)" = 1
 inside 'import ants, nnunetv2, umap
 for name in "imagecodecs", "gdcm", "dicom2nifti", "setuptools", "pip":
