@@ -4,7 +4,8 @@
 #   docker build -t ddae-app:cpu --build-arg TORCH_INDEX_URL=URL .
 #
 # Arguments:
-#   BASE_IMAGE       any image with Python 3.11 or newer as python3, and its venv module
+#   BASE_IMAGE       any image with Python 3.11 or newer as python3, and its venv module; one that
+#                    is not of Debian has to have the program strip
 #   TORCH_INDEX_URL  where torch comes from; empty takes what pip takes by default, which on
 #                    x86-64 is the CUDA build. pytorch.org names the address of the CPU builds.
 #   PIP_FIND_LINKS   a folder or page of wheels that go before all others
@@ -24,12 +25,14 @@ COPY constraints.txt .
 RUN pip install -c constraints.txt ${TORCH_INDEX_URL:+--index-url} ${TORCH_INDEX_URL} torch
 COPY pyproject.toml README.md LICENSE ./
 RUN python3 -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['dependencies'], sep='\n')" > requirements.txt \
-    && pip install -c constraints.txt -r requirements.txt \
-    # Tests and headers of other packages are a tenth of the image.
-    && find /opt/ddae-app/lib -type d \( -name tests -o -name test -o -path '*/torch/include' \) -prune -exec rm -rf {} +
+    && pip install -c constraints.txt -r requirements.txt
+RUN command -v strip || (apt-get update && apt-get install -y --no-install-recommends binutils)
 COPY bids_validator_config bids_validator_config
 COPY ddae_app ddae_app
 RUN pip install -c constraints.txt --no-deps .
+# What nothing loads; the last stage copies what is left.
+COPY scripts/slim_image.py .
+RUN python3 slim_image.py
 
 FROM build AS resources
 ARG FETCH="templates hd-bet"
