@@ -23,6 +23,9 @@ THOUSAND, LIKE_THOUSAND = 1000.0, 2.0
 """Units of volume and area differ by powers of the one; medians of sites that differ by such a
 power, give or take a factor of the other, are taken for other units."""
 
+FAR = 5.0
+"""Standard deviations: within so many, a value may be just a small or a large one."""
+
 APART = (0.05, 0.95)
 """Quantiles: values in other units do not overlap between these."""
 
@@ -87,18 +90,17 @@ def varying_features(table: FeatureTable, labels: RowLabels) -> tuple[list[str],
             if names:
                 some = 'no value' if n == 0 else 'one value only'
                 raise UsageError(
-                    f'{table.path}: {listed(names)} {_have(names)} {some} at site {site}; expected '
-                    f'{FEWEST_VALUES} or more at each site: remove the column, or the rows of the '
-                    'site'
+                    f'{table.path}: {listed(names)} {_have(names)} {some} at site {site}; '
+                    f'expected {FEWEST_VALUES} or more at each site: remove the column, or the '
+                    'rows of the site'
                 )
     varies = np.zeros(len(table.features), dtype=bool)
     for _, values in sites:
         varies |= np.nanmax(values, axis=0) > np.nanmin(values, axis=0)
-    names = table.features
-    return (
-        [n for n, v in zip(names, varies, strict=True) if v],
-        [n for n, v in zip(names, varies, strict=True) if not v],
-    )
+    kinds: tuple[list[str], list[str]] = [], []
+    for name, fine in zip(table.features, varies, strict=True):
+        kinds[0 if fine else 1].append(name)
+    return kinds
 
 
 def check_units(table: FeatureTable, labels: RowLabels) -> None:
@@ -138,7 +140,9 @@ def check_units(table: FeatureTable, labels: RowLabels) -> None:
 
 
 def check_units_of(
-    table: FeatureTable, labels: RowLabels, expected: Mapping[str, Mapping[str, float]]
+    table: FeatureTable,
+    labels: RowLabels,
+    expected: Mapping[str, Mapping[str, tuple[float, float]]],
 ) -> None:
     """Refuse a table in other units than those of a model.
 
@@ -146,8 +150,9 @@ def check_units_of(
     ----------
     table : FeatureTable
     labels : RowLabels
-    expected : mapping of str to mapping of str to float
-        What the model expects at average age and sex, by site and feature.
+    expected : mapping of str to mapping of str to tuple of float
+        What the model expects at average age and sex, and the standard deviation around that, by
+        site and feature.
 
     Raises
     ------
@@ -158,13 +163,13 @@ def check_units_of(
     for site in labels.site_names:
         here = labels.sites == site
         for name, values in zip(table.features, table.values[here].T, strict=True):
-            model = expected[site].get(name)
+            model, sd = expected[site].get(name, (0.0, 0.0))
             known = values[~np.isnan(values)]
-            if model is None or not known.size or min(model, known.min()) <= 0:
+            if not known.size or min(model, known.min()) <= 0:
                 continue
             median = float(np.median(known))
             factor = unit_factor(max(median, model), min(median, model))
-            if factor > 1:
+            if factor > 1 and abs(median - model) > FAR * sd:
                 than = 'larger' if median > model else 'smaller'
                 mixed.setdefault((site, than, factor), []).append(name)
     if mixed:

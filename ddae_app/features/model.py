@@ -78,8 +78,8 @@ class FeatureModel:
     """ComBat of a table of features, age and sex protected.
 
     Johnson et al. 2007 (doi 10.1093/biostatistics/kxj037); for cortical thickness, Fortin et al.
-    2018 (doi 10.1016/j.neuroimage.2017.11.024); with several sessions of a person, Beer et al. 2020
-    (doi 10.1016/j.neuroimage.2020.117129); with a spline of age, Pomponio et al. 2020
+    2018 (doi 10.1016/j.neuroimage.2017.11.024); with several sessions of a person, Beer et al.
+    2020 (doi 10.1016/j.neuroimage.2020.117129); with a spline of age, Pomponio et al. 2020
     (doi 10.1016/j.neuroimage.2019.116450).
 
     Attributes
@@ -120,11 +120,7 @@ class FeatureModel:
         """
         sites = self._sites(labels, target)
         self._check_columns(table)
-        expected = {
-            site: dict(zip(self.info.features, row, strict=True))
-            for site, row in zip(self.info.sites, self.regression.intercepts, strict=True)
-        }
-        check_units_of(table, labels, expected)
+        check_units_of(table, labels, self._expected())
         reference = None if target is None else self.info.sites.index(target)
         y = table.columns(self.info.features)
         harmonized = self.regression.effects(reference).removed(
@@ -135,6 +131,18 @@ class FeatureModel:
         out = table.values.copy()
         out[:, [table.features.index(name) for name in self.info.features]] = harmonized
         return out
+
+    def _expected(self) -> dict[str, dict[str, tuple[float, float]]]:
+        """Mean and standard deviation of people of average age and sex, by site and feature."""
+        fit = self.regression
+        sds = np.sqrt(fit.squares.sum(axis=0) / fit.counts.sum(axis=0) * (1 + fit.ratio))
+        return {
+            site: {
+                name: (float(mean), float(sd))
+                for name, mean, sd in zip(self.info.features, means, sds, strict=True)
+            }
+            for site, means in zip(self.info.sites, fit.intercepts, strict=True)
+        }
 
     def _sites(self, labels: RowLabels, target: str | None) -> np.ndarray:
         """The number of the site of each row."""
@@ -195,8 +203,10 @@ class FeatureModel:
                     f'{path}: arrays of shapes {shapes}, where {expected} are expected'
                 )
             arrays = {item.name: file.get_tensor(item.name) for item in fields(SiteRegression)}
-        if not all(a.dtype == np.float64 and np.isfinite(a).all() for a in arrays.values()):
-            raise ModelError(f'{path}: arrays that are not finite numbers; fit the model again')
+        finite = all(a.dtype == np.float64 and np.isfinite(a).all() for a in arrays.values())
+        least = {'squares': 0, 'counts': 1, 'ratio': 0}
+        if not finite or any(arrays[name].min() < end for name, end in least.items()):
+            raise ModelError(f'{path}: arrays that are not finite or out of range; fit it again')
         return cls(info, SiteRegression(**arrays))
 
 
@@ -241,8 +251,8 @@ def fit_model(
         raise UsageError(f'{table.path}: no feature varies within a site; nothing to harmonize')
     if constant:
         warnings.append(
-            f'{listed(constant)}: no variation within any site, so that ComBat cannot scale it; '
-            'left unchanged'
+            'no variation within any site, so that ComBat cannot scale them and leaves '
+            f'them unchanged: {listed(constant)}'
         )
     design = CovariateDesign.fit(labels, spline=age_spline)
     columns = design.columns(labels)
@@ -253,8 +263,8 @@ def fit_model(
     repeated = len(labels.subjects) - len(np.unique(labels.subjects))
     if 0 < repeated < FEWEST_REPEATED:
         warnings.append(
-            f'only {repeated} rows are further sessions of a person, fewer than {FEWEST_REPEATED}: '
-            'all rows are taken as of different people'
+            f'only {repeated} rows are further sessions of a person, fewer than '
+            f'{FEWEST_REPEATED}: all rows are taken as of different people'
         )
     longitudinal = repeated >= FEWEST_REPEATED
     member = labels.sites[:, None] == np.array(labels.site_names)
@@ -279,9 +289,7 @@ def fit_model(
     return FeatureModel(info, regression), warnings
 
 
-def _check_counts(
-    table: FeatureTable, features: list[str], y: np.ndarray, estimated: int
-) -> None:
+def _check_counts(table: FeatureTable, features: list[str], y: np.ndarray, estimated: int) -> None:
     """Refuse features of which the design would explain every value."""
     counts = (~np.isnan(y)).sum(axis=0)
     few = [name for name, n in zip(features, counts, strict=True) if n <= estimated]
@@ -321,8 +329,19 @@ def _parse(path: Path, metadata: dict[str, str]) -> FeatureModelInfo:
                 f'{path}: format version {header["format_version"]}, but this ddae-app reads '
                 f'{FORMAT_VERSION}; fit the model again'
             )
-        return msgspec.convert(header['info'], FeatureModelInfo)
+        info = msgspec.convert(header['info'], FeatureModelInfo)
     except (msgspec.MsgspecError, KeyError, TypeError, RecursionError) as e:
         raise ModelError(
             f'{path}: metadata that cannot be read ({e!r}); fit the model again'
         ) from e
+    parts = (
+        len({*info.features, *info.constant}) == len(info.features) + len(info.constant),
+        len(info.people) == len(info.rows) == len({*info.sites}) == len(info.sites) >= 2,
+        len(info.design.names) == len(info.design.centers),
+        len(info.ages) in (0, 2) and bool(info.features),
+    )
+    if not all(parts):
+        raise ModelError(
+            f'{path}: metadata whose parts do not fit each other; fit the model again'
+        )
+    return info

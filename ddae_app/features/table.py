@@ -7,7 +7,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -66,6 +66,17 @@ class FeatureTable:
         """The values of some features, shape (N, len(names)), whatever their order here."""
         return self.values[:, [self.features.index(name) for name in names]]
 
+    def rows(self, rows: np.ndarray) -> FeatureTable:
+        """The table with some of its rows only."""
+        chosen = rows.tolist()
+        return replace(
+            self,
+            participants=tuple(self.participants[i] for i in chosen),
+            sessions=tuple(self.sessions[i] for i in chosen),
+            values=self.values[rows],
+            cells=tuple(self.cells[i] for i in chosen),
+        )
+
     def written(self, values: np.ndarray) -> str:
         """The table as TSV with other values, the same rows and columns.
 
@@ -106,7 +117,9 @@ def read_feature_table(path: Path) -> FeatureTable:
     header, rows = _read_cells(path)
     features = tuple(column for column in header if column not in (PERSON, SESSION))
     if not features:
-        raise UsageError(f'{path}: no column but {", ".join(header)}; expected columns of features')
+        raise UsageError(
+            f'{path}: no column but {", ".join(header)}; expected columns of features'
+        )
     if not rows:
         raise UsageError(f'{path}: no rows; expected one for each person (and session)')
     persons = [_label(path, row[header.index(PERSON)], 'sub-', PERSON) for row in rows]
@@ -177,8 +190,8 @@ def _label(path: Path, text: str, prefix: str, column: str) -> str:
     label = text.removeprefix(prefix)
     if is_missing(text) or not LABEL.fullmatch(label):
         raise UsageError(
-            f'{path}: {column} is {shown(text)} in a row; expected a label as in BIDS, letters and '
-            f'digits, with or without {prefix}'
+            f'{path}: {column} is {shown(text)} in a row; expected a label as in BIDS, letters '
+            f'and digits, with or without {prefix}'
         )
     return label
 

@@ -69,7 +69,7 @@ class SiteRegression:
         design = np.hstack([member, covariates])
         beta, ratio = np.empty((design.shape[1], n_values)), np.zeros(n_values)
         squares, counts = np.empty((2, n_sites, n_values))
-        for known, columns in _patterns(~np.isnan(y)):
+        for known, columns in patterns(~np.isnan(y)):
             here, x, site = y[known][:, columns], design[known], member[known]
             if persons is None:
                 beta[:, columns] = np.linalg.pinv(x) @ here
@@ -183,13 +183,13 @@ def refuse_confounding(covariates: np.ndarray, sites: Sequence[str] | np.ndarray
             )
 
 
-def _patterns(known: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def patterns(known: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Rows that have a value, and the values that are missing in the same rows.
 
     Values of one pattern are regressed together.
     """
     if known.all():
-        yield known.all(axis=1), np.arange(known.shape[1])
+        yield np.ones(len(known), dtype=bool), np.arange(known.shape[1])
         return
     patterns, of_value = np.unique(known, axis=1, return_inverse=True)
     for i, rows in enumerate(patterns.T):
