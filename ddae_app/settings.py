@@ -32,7 +32,10 @@ CHOICES = {
 
 PATTERNS = {
     'device': (r'auto|cpu|cuda(:\d+)?', 'auto, cpu, cuda or cuda:N'),
-    'model_name': (r'[A-Za-z0-9][\w.+-]{0,99}', 'letters, digits and any of . _ + -, at most 100'),
+    'model_name': (
+        r'[A-Za-z0-9][\w.+-]{0,99}(?<!_features)',
+        'letters, digits and any of . _ + -, at most 100, and not _features at the end',
+    ),
 }
 """The form of other words, as a pattern and in words."""
 
@@ -151,6 +154,14 @@ class TrainSettings:
 
 
 @dataclass(frozen=True)
+class TableSettings:
+    """A table of features that is harmonized instead of scans."""
+
+    features: Path | None = None
+    age_spline: bool = False
+
+
+@dataclass(frozen=True)
 class EvaluateSettings:
     """What the group level evaluates."""
 
@@ -197,6 +208,7 @@ class Settings:
     harmonize: HarmonizeSettings = field(default_factory=HarmonizeSettings)
     train: TrainSettings = field(default_factory=TrainSettings)
     evaluate: EvaluateSettings = field(default_factory=EvaluateSettings)
+    table: TableSettings = field(default_factory=TableSettings)
     run: RunSettings = field(default_factory=RunSettings)
 
 

@@ -22,11 +22,12 @@ MAY_IMPORT = {
     '__main__': {'cli'},
     'cli': {'levels', 'bids', 'phantom', 'imaging'},
     'levels': {
-        'engine', 'workflows', 'methods', 'evaluation', 'reports', 'bids', 'imaging',
+        'engine', 'workflows', 'features', 'methods', 'evaluation', 'reports', 'bids', 'imaging',
     },
     'engine': {'workflows', 'methods', 'bids', 'imaging'},
     'workflows': {'interfaces', 'bids'},
     'interfaces': {'methods', 'reports', 'imaging'},
+    'features': {'methods', 'evaluation', 'bids'},
     'evaluation': {'methods', 'imaging'},
     'methods': {'imaging'},
     'bids': {'imaging'},
@@ -36,6 +37,7 @@ FORBIDDEN = {
     'methods': {'nipype', 'bids', 'nibabel'},
     'imaging': {'torch', 'nipype', 'pandas', 'bids'},
     'evaluation': {'nipype', 'bids'},
+    'features': {'torch', 'nipype', 'bids', 'nibabel'},
     'bids': {'torch', 'nipype'},
     'reports': {'torch', 'nipype', 'bids'},
     'settings': {'torch', 'nipype', 'bids'},
@@ -167,6 +169,11 @@ def test_the_rules_see_the_imports(tmp_path):
     path = tmp_path / 'x.py'
     path.write_text('import a.b\ndef f():\n    from ddae_app.bids import layout\n')
     assert _imported(path) == {'a.b', 'ddae_app.bids.layout'}
+
+
+def test_harmonizing_a_table_needs_no_torch():
+    code = 'import sys, ddae_app.levels.features.run; sys.exit("torch" in sys.modules)'
+    assert subprocess.run([sys.executable, '-c', code]).returncode == 0
 
 
 def test_preprocessing_alone_needs_no_torch():

@@ -16,6 +16,7 @@ from ddae_app.settings import (
     RunSettings,
     SelectSettings,
     Settings,
+    TableSettings,
     TrainSettings,
     absolute,
     check_value,
@@ -77,6 +78,7 @@ FULL = Settings(
         allow_confounding=True,
         model_name='my-model',
     ),
+    table=TableSettings(features=Path('/t.tsv'), age_spline=True),
     evaluate=EvaluateSettings(biology=('group', 'score'), inception_weights=Path('/i.pth')),
     run=RunSettings(
         work_dir=Path('/w'),
@@ -113,7 +115,7 @@ def test_settings_survive_being_written_and_read(tmp_path, settings):
 
 def test_the_full_example_sets_everything():
     """Else the test above would not see a setting that is lost."""
-    for section in ('select', 'preproc', 'harmonize', 'train', 'evaluate', 'run'):
+    for section in ('select', 'preproc', 'harmonize', 'train', 'evaluate', 'table', 'run'):
         full, usual = getattr(FULL, section), getattr(MINIMAL, section)
         same = [f.name for f in fields(full) if getattr(full, f.name) == getattr(usual, f.name)]
         assert not same

@@ -28,6 +28,9 @@ from ddae_app.settings import RAW
 
 BIDS_VERSION = '1.11.1'
 
+NAME = 'ddae-app: harmonized T1-weighted images'
+"""The name of the output dataset, where the run does not give another."""
+
 REMEDY = 'remove it, and run the participant level with --reports-only to have it made anew'
 
 
@@ -36,6 +39,7 @@ def write_description(
     bids_dir: Path,
     derivatives: Sequence[tuple[str, Path]] = (),
     container: Mapping[str, str] = MappingProxyType({}),
+    name: str = NAME,
 ) -> None:
     """Write what describes the output dataset; every job writes the same.
 
@@ -50,6 +54,8 @@ def write_description(
         their sidecars refer to them.
     container : mapping of str to str
         Of the run, as BIDS describes it; empty outside of one.
+    name : str
+        Of the output dataset.
     """
     raw = read_description(bids_dir)
     license_, named = raw.get('License'), raw.get('Authors')
@@ -58,12 +64,12 @@ def write_description(
     if len(authors) < 2:  # the validator warns of datasets with a single author
         authors.append('ddae-app (software)')
     description: dict[str, Any] = {
-        'Name': 'ddae-app: harmonized T1-weighted images',
+        'Name': name,
         'BIDSVersion': BIDS_VERSION,
         'DatasetType': 'derivative',
         'License': license_ if isinstance(license_, str) and license_ else 'as the source dataset',
         'Authors': authors,
-        'GeneratedBy': [_generator(container)],
+        'GeneratedBy': [generator(container)],
         'SourceDatasets': [_source(bids_dir, raw)],
     }
     meanings = {image.desc: DESCRIPTIONS[image.desc] for image in IMAGES.values()}
@@ -93,7 +99,7 @@ def write_description(
     write_json(sidecar(layout.labels), dictionary)
 
 
-def _generator(container: Mapping[str, str]) -> dict[str, Any]:
+def generator(container: Mapping[str, str]) -> dict[str, Any]:
     """This program, with the address of its code where the package names one."""
     urls = metadata('ddae-app').get_all('Project-URL') or []
     named = dict(url.split(', ', 1) for url in urls)
@@ -277,6 +283,7 @@ bias-corrected, stripped of the skull, and rendered as if acquired at one target
 - `desc-harmonized`: the same slices at the target site; without `space`, where the model knows
   all slices, the scan itself in its own space, of which only the brain differs
 - `desc-siteeffect`: what harmonization added, where it was asked for
+- `features/`: tables of features, harmonized with ComBat, where they were asked for
 - `sub-*_scans.tsv`: quality measures of each scan, explained in the JSON beside it
 - `sub-*.html`: a page with pictures per participant
 - `logs/`: settings and log of each run

@@ -58,11 +58,12 @@ VOLUME_FIGURES = ('planes',)
 """The figures of a scan, by the stage that draws them; the last of whole scans alone."""
 
 IMAGE, FIGURE, MODEL = '.nii.gz', '.svg', '.safetensors'
+FEATURES_MODEL = f'_features{MODEL}'
 
 CITATION_FORMATS = ('md', 'html', 'tex', 'bib')
 
 # No trailing slashes: the validator would not silence the folders (bids-validator#291).
-BIDSIGNORE = '*.html\nfigures\n*_xfm.*\ngroup_*\nmodels\ntargets\n.*.lock\n.tmp-*\n'
+BIDSIGNORE = '*.html\nfigures\n*_xfm.*\ngroup_*\nmodels\nfeatures\ntargets\n.*.lock\n.tmp-*\n'
 
 _IMAGE = re.compile(
     r'(?P<stem>sub-[A-Za-z0-9+]+(?:_[A-Za-z0-9]+-[A-Za-z0-9+]+)*?)'
@@ -210,8 +211,9 @@ class Layout:
         return ModelFiles(self.root / 'models', name)
 
     def models(self) -> list[Path]:
-        """The models that are there."""
-        return sorted((self.root / 'models').glob(f'*{MODEL}'))
+        """The models of images that are there."""
+        found = sorted((self.root / 'models').glob(f'*{MODEL}'))
+        return [path for path in found if not path.name.endswith(FEATURES_MODEL)]
 
     def run(self, run_id: str) -> RunFiles:
         """The files of a run."""

@@ -110,7 +110,7 @@ def find_scans(bids_dir: Path, selection: Selection) -> list[Scan]:
     """
     from bids.layout import Query
 
-    _check_description(bids_dir)
+    check_description(bids_dir)
     participants = _labels(selection.participants, 'sub', _present(bids_dir, 'sub-*'))
     sessions = _labels(selection.sessions, 'ses', _present(bids_dir, 'sub-*/ses-*'))
     layout = _index(bids_dir, selection.database, participants)
@@ -160,7 +160,16 @@ def _scans(layout: Any, query: dict[str, Any]) -> list[Scan]:
     return [scan for scan in scans if scan.path.parent == Path(layout.root) / scan.folder]
 
 
-def _check_description(bids_dir: Path) -> None:
+def check_description(bids_dir: Path) -> None:
+    """Refuse a folder that is no dataset.
+
+    Raises
+    ------
+    InvalidBIDSError
+        It has no dataset_description.json.
+    UsageError
+        The content of that file was not fetched.
+    """
     description = bids_dir / 'dataset_description.json'
     if message := not_fetched(description):
         raise UsageError(message)

@@ -272,6 +272,26 @@ def add_training(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_features(parser: argparse.ArgumentParser) -> None:
+    """Harmonizing a table instead of scans."""
+    group = parser.add_argument_group('tables of features')
+    add_flag(
+        group,
+        '--features',
+        metavar='TABLE',
+        help='harmonize this table, .tsv or .csv, instead of scans, with ComBat: columns '
+        'participant_id, session_id (optional), and numbers. Site, age and sex come from the '
+        'dataset. --target-site names a site that stays as it is (default: all sites are brought '
+        'to their mean); flags that concern images are refused',
+    )
+    add_flag(
+        group,
+        '--age-spline',
+        action='store_true',
+        help='with --features: protect a smooth curve of age, and not only a straight line',
+    )
+
+
 def add_evaluation(parser: argparse.ArgumentParser) -> None:
     """What the group level evaluates."""
     group = parser.add_argument_group('evaluation at the group level')

@@ -20,6 +20,7 @@ from ddae_app import __version__
 from ddae_app.bids.layout import Layout, RunFiles
 from ddae_app.bids.output_folder import check_locks, check_output_folder
 from ddae_app.cli import runtime
+from ddae_app.cli.feature_flags import check_feature_flags
 from ddae_app.cli.parser import build_parser
 from ddae_app.cli.values import default_nprocs
 from ddae_app.errors import DdaeError, UsageError, lack_of_memory
@@ -126,6 +127,7 @@ def resolve(arguments: dict[str, Any], environment: Mapping[str, str]) -> Settin
     values.setdefault('work_dir', RunSettings.work_dir)
     values['container'] = runtime.container(environment)
     settings = from_flat(values)
+    check_feature_flags(settings, given)
     _check_folders(settings)
     return settings
 
@@ -221,7 +223,7 @@ def _run(settings: Settings, command: str, run_level: RunLevel) -> int:
 def _with_model(settings: Settings) -> Settings:
     """The settings that repeat a run where the environment names no model, or another."""
     asked = settings.harmonize
-    if settings.analysis_level == 'train' or asked.model is not None:
+    if settings.analysis_level == 'train' or asked.model or settings.table.features:
         return settings
     return replace(settings, harmonize=replace(asked, model=runtime.default_model()))
 
@@ -261,6 +263,10 @@ def _run_level_here(settings: Settings, logs: RunFiles) -> int:
 
 def _run_level(settings: Settings, logs: RunFiles) -> int:
     # Imported here so that --help and usage errors do not wait for torch and nipype.
+    if settings.table.features:
+        from ddae_app.levels.features.run import run_features
+
+        return run_features(settings, logs)
     if settings.analysis_level == 'participant':
         from ddae_app.levels.participant.calibration import (
             TARGET_HELP,

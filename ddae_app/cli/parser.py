@@ -59,6 +59,7 @@ def build_parser() -> argparse.ArgumentParser:
     flags.add_preprocessing(parser)
     flags.add_harmonization(parser)
     flags.add_training(parser)
+    flags.add_features(parser)
     flags.add_evaluation(parser)
     run_flags.add_run(parser)
     run_flags.add_behavior(parser)

@@ -44,7 +44,7 @@ def select_scans(settings: Settings) -> tuple[list[Scan], Cohort]:
     """
     select = settings.select
     scans = find_scans(settings.bids_dir, _selection(select))
-    _check_tables(settings.bids_dir, scans)
+    check_tables(settings.bids_dir, scans)
     if select.skip_bids_validation:
         log.warning(
             'The dataset was not validated (--skip-bids-validation): what is wrong in it may not '
@@ -72,7 +72,7 @@ def select_all_scans(settings: Settings) -> tuple[list[Scan], Cohort]:
     """The scans of the whole dataset, those of participants that were not asked for too."""
     everybody = replace(settings.select, participant_label=(), session_label=())
     scans = find_scans(settings.bids_dir, _selection(everybody))
-    _check_tables(settings.bids_dir, scans)
+    check_tables(settings.bids_dir, scans)
     cohort = read_cohort(
         settings.bids_dir,
         scans,
@@ -82,8 +82,14 @@ def select_all_scans(settings: Settings) -> tuple[list[Scan], Cohort]:
     return scans, cohort
 
 
-def _check_tables(bids_dir: Path, scans: Sequence[Scan]) -> None:
-    """Refuse to take a table that was not fetched for one that is missing."""
+def check_tables(bids_dir: Path, scans: Sequence[Scan]) -> None:
+    """Refuse to take a table that was not fetched for one that is missing.
+
+    Raises
+    ------
+    UsageError
+        With the command that fetches it.
+    """
     tables = {bids_dir / 'participants': None}
     tables |= {
         bids_dir / f'sub-{scan.participant}' / f'sub-{scan.participant}_sessions': None

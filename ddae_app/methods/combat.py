@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +25,9 @@ from ddae_app.methods.base import (
     training_data,
 )
 from ddae_app.methods.data import SliceData, sex_numbers
+from ddae_app.methods.location_scale import SiteRegression, refuse_confounding
 from ddae_app.methods.modelfile import ModelInfo, metadata_of, open_model, parse_info
 from ddae_app.settings import Protocol
-
-CONVERGED = 1e-4
-"""As in the reference implementations."""
 
 
 @dataclass(frozen=True)
@@ -107,18 +105,19 @@ class ComBat:
         known = np.stack([data.ages, sex_numbers(data.sexes)], axis=1)
         covariates = _means(known)
         centered = np.where(np.isnan(known), 0, known - covariates)
-        _check_confounding(centered, data)
-        parts = [_moments(data, z, centered) for z in range(data.depth)]
-        pixels = np.stack([part[0] for part in parts])
-        mean, sd, slopes, shift, variance = (
-            np.concatenate([part[i] for part in parts], axis=-1) for i in range(1, 6)
-        )
-        counts = [data.sites.count(site) for site in data.site_names]
-        posteriors = [
-            _posterior(*moments) for moments in zip(counts, shift, variance, strict=True)
-        ]
-        shift, scale = (np.array(values) for values in zip(*posteriors, strict=True))
-        fitted = ComBatFit(pixels, mean, sd, slopes, shift, scale, covariates)
+        refuse_confounding(centered, data.sites)
+        parts = [_regression(data, z, centered) for z in range(data.depth)]
+        pixels = np.stack([pixels for pixels, _ in parts])
+        effects = SiteRegression(
+            *(
+                np.concatenate([getattr(regression, item.name) for _, regression in parts], -1)
+                for item in fields(SiteRegression)
+            )
+        ).effects()
+        fitted = ComBatFit(
+            pixels, effects.mean, effects.sd, effects.slopes, effects.shift, effects.scale,
+            covariates,
+        )  # fmt: skip
         return replace(self, fitted=fitted, known=model_info('combat', data, self.protocol))
 
     def transform(self, images: np.ndarray, cohort: pd.DataFrame, target_site: str) -> np.ndarray:
@@ -239,85 +238,15 @@ def _means(known: np.ndarray) -> np.ndarray:
     return np.nansum(known, axis=0) / counts
 
 
-def _check_confounding(centered: np.ndarray, data: SliceData) -> None:
-    """Refuse a covariate that is confounded with site."""
-    sites = np.array(data.sites)
-    for name, values in zip(('age', 'sex'), centered.T, strict=True):
-        within = [np.ptp(values[sites == site]) for site in data.site_names]
-        if np.ptp(values) > 0 and max(within) == 0:
-            raise UsageError(
-                f'{name} is confounded with site: all subjects of each site have the same {name}, '
-                f'so that ComBat cannot separate the two; leave {name} out of participants.tsv, '
-                'or add subjects'
-            )
-
-
-def _moments(data: SliceData, z: int, centered: np.ndarray) -> tuple[np.ndarray, ...]:
-    """Regression and standardized moments of the pixels of a slice that vary.
+def _regression(
+    data: SliceData, z: int, centered: np.ndarray
+) -> tuple[np.ndarray, SiteRegression]:
+    """The pixels of a slice that vary, shape (H, W), and their regression on site, age and sex.
 
     Scans are clipped to ``CEILING``, so that a spike in one of them does not make a pixel vary.
-
-    Returns
-    -------
-    pixels : np.ndarray, shape (H, W), bool
-    mean, sd : np.ndarray, shape (P,)
-    slopes : np.ndarray, shape (2, P)
-    shift, variance : np.ndarray, shape (S, P)
-        Of each site, in standard deviations.
     """
     y = np.minimum(data.images[:, z], CEILING)
     pixels = np.ptp(y, axis=0) > 0
-    y = y[:, pixels].astype(np.float64)
     sites = np.array(data.sites)
     member = np.stack([sites == site for site in data.site_names], axis=1).astype(float)
-    design = np.hstack([member, centered])
-    beta = np.linalg.pinv(design) @ y
-    n_sites = len(data.site_names)
-    mean, slopes = member.mean(axis=0) @ beta[:n_sites], beta[n_sites:]
-    sd = np.sqrt(np.square(y - design @ beta).mean(axis=0))
-    sd[sd == 0] = 1  # pixels that the design explains; nothing is left to scale
-    y -= mean + centered @ slopes
-    y /= sd
-    groups = [y[sites == site] for site in data.site_names]
-    shift = np.stack([group.mean(axis=0) for group in groups])
-    variance = np.stack([group.var(axis=0, ddof=1) for group in groups])
-    return pixels, mean, sd, slopes, shift, variance
-
-
-def _posterior(
-    n: int, shift_hat: np.ndarray, variance_hat: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Shift and scale of one site, shrunk by priors that all pixels share (Johnson et al. 2007).
-
-    The shift has a normal prior and the variance an inverse gamma; their moments give the
-    hyper-parameters, and the two posterior means are found in turn. Relative changes are taken as
-    in the reference implementations, by the signed value, so that it stops when they do.
-
-    Parameters
-    ----------
-    n : int
-        Scans of the site.
-    shift_hat, variance_hat : np.ndarray, shape (P,)
-    """
-    squares = (n - 1) * variance_hat
-    variance_hat = np.where(variance_hat == 0, 1, variance_hat)
-    if len(shift_hat) < 2:
-        return shift_hat, np.sqrt(variance_hat)
-    center, spread = shift_hat.mean(), shift_hat.var(ddof=1)
-    m, s2 = variance_hat.mean(), variance_hat.var(ddof=1)
-    if min(spread, s2) <= 0:
-        return shift_hat, np.sqrt(variance_hat)
-    a, b = (2 * s2 + m**2) / s2, (m * s2 + m**3) / s2
-    shift, variance, change = shift_hat, variance_hat, np.inf
-    while change > CONVERGED:
-        new_shift = (n * spread * shift_hat + variance * center) / (n * spread + variance)
-        rest = squares + n * np.square(new_shift - shift_hat)
-        new_variance = (0.5 * rest + b) / (n / 2 + a - 1)
-        change = max(_change(new_shift, shift), _change(new_variance, variance))
-        shift, variance = new_shift, new_variance
-    return shift, np.sqrt(variance)
-
-
-def _change(new: np.ndarray, old: np.ndarray) -> float:
-    ratio = np.divide(np.abs(new - old), old, out=np.zeros_like(old), where=old != 0)
-    return float(ratio.max())
+    return pixels, SiteRegression.fit(y[:, pixels].astype(np.float64), member, centered)

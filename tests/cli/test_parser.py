@@ -40,6 +40,8 @@ FLAGS = {
     '--allow-few-scans': ([], True),
     '--allow-confounding': ([], True),
     '--model-name': (['my.model-2'], 'my.model-2'),
+    '--features': (['aparc.tsv'], 'aparc.tsv'),
+    '--age-spline': ([], True),
     '--biology': (['group', 'score'], ['group', 'score']),
     '--inception-weights': (['i.pth'], 'i.pth'),
     '--work-dir': (['w'], 'w'),

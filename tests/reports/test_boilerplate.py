@@ -6,16 +6,21 @@ import re
 import shutil
 import subprocess
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from ddae_app.bids.layout import RunFiles
+from ddae_app.features.model import fit_model
+from ddae_app.levels.features.page import methods_text as features_text
+from ddae_app.levels.features.used import UsedModel
 from ddae_app.levels.participant.methods_text import methods_text
 from ddae_app.methods.find import find_model
 from ddae_app.methods.registry import METHODS
 from ddae_app.reports import boilerplate
 from ddae_app.settings import Protocol, from_flat
 from ddae_app.workflows.preproc import preprocessing_methods
+from tests.features.simulated import labels_of, table_of, truth_of
 
 TEXT = (
     'Made with *ddae-app* [@ijishakin2024; @gorgolewski2011].\n\n'
@@ -109,7 +114,15 @@ def everything_said():
     model = replace(model, info=replace(model.info, phantom=True))
     done = (method.describe(keep_noise=False) for method in METHODS.values())
     settings = asked(target_site='Site_A', sloppy=True, skull_strip='hd-bet')
-    return methods_text([*methods, *done], settings, model, extractions={'hd-bet', 'deepbet'})
+    text = methods_text([*methods, *done], settings, model, extractions={'hd-bet', 'deepbet'})
+    return f'{text}\n\n{said_of_tables()}'
+
+
+def said_of_tables():
+    labels = labels_of(12, sessions=2)
+    table = table_of(truth_of(labels), labels)
+    model, _ = fit_model(table, labels, name='Site_A', age_spline=True)
+    return features_text(UsedModel(Path('m'), model, 'ab'), 'A')
 
 
 def test_everything_that_is_ever_said_can_be_cited():

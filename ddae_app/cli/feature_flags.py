@@ -1,0 +1,64 @@
+"""Which flags go with --features, which only with it, and which without."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import fields, is_dataclass
+
+from ddae_app.errors import UsageError
+from ddae_app.settings import Settings
+
+TAKEN = {
+    'skip_bids_validation', 'site_column', 'source_site', 'target_site', 'model', 'method',
+    'allow_few_scans', 'allow_confounding', 'model_name', 'features', 'age_spline', 'random_seed',
+    'work_dir', 'clean_workdir', 'nprocs', 'omp_nthreads', 'mem_mb', 'low_mem', 'notrack',
+    'verbose_count', 'container',
+}  # fmt: skip
+"""Settings that mean something for a table, or that say how any run is carried out."""
+
+FROM_ENVIRONMENT = {'hd_bet_weights', 'templateflow_home'}
+"""Settings that have a value although no flag gave it."""
+
+METHODS = ('combat',)
+
+
+def check_feature_flags(settings: Settings, given: Collection[str]) -> None:
+    """Refuse flags that mean nothing for what is harmonized.
+
+    Parameters
+    ----------
+    settings : Settings
+    given : collection of str
+        Names of the flags of the command line.
+
+    Raises
+    ------
+    UsageError
+        With the flag.
+    """
+    if settings.table.features is None:
+        if settings.table.age_spline:
+            raise UsageError(
+                '--age-spline is for tables; name one with --features, or leave it out'
+            )
+        return
+    plain = Settings(settings.bids_dir, settings.output_dir, settings.analysis_level)
+    for group in fields(settings):
+        section, default = (getattr(s, group.name) for s in (settings, plain))
+        for item in fields(section) if is_dataclass(section) else ():
+            name, usual = item.name, getattr(default, item.name)
+            changed = getattr(section, name) != usual and name not in FROM_ENVIRONMENT
+            if name not in TAKEN and (changed or name in given):
+                raise UsageError(
+                    f'--{name.replace("_", "-")} means nothing with --features, which harmonizes '
+                    'a table and no scans; leave it out'
+                )
+    if (method := settings.harmonize.method) not in (None, *METHODS):
+        raise UsageError(
+            f'--method {method} is for images; --features takes {" or ".join(METHODS)}'
+        )
+    if settings.harmonize.model and settings.analysis_level != 'participant':
+        raise UsageError(
+            f'--model means nothing with --features at the {settings.analysis_level} level; leave '
+            'it out'
+        )

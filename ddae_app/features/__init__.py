@@ -1,0 +1,1 @@
+"""Harmonizing tables of regional features, such as cortical thickness and volumes."""

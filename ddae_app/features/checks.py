@@ -1,0 +1,195 @@
+"""Whether site effects can be estimated from a table, and what in it is doubtful."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from ddae_app.errors import UsageError
+from ddae_app.features.people import RowLabels
+from ddae_app.features.table import FeatureTable, listed
+from ddae_app.methods.suitability import (
+    FEWEST_TO_TRAIN,
+    confounded_sites,
+    sites_with_few_subjects,
+    unexamined_sites,
+)
+
+FEWEST_VALUES = 2
+"""Of a feature at a site: from one value no spread follows."""
+
+THOUSAND, LIKE_THOUSAND = 1000.0, 2.0
+"""Units of volume and area differ by powers of the one; medians of sites that differ by such a
+power, give or take a factor of the other, are taken for other units."""
+
+FAR = 5.0
+"""Standard deviations: within so many, a value may be just a small or a large one."""
+
+APART = (0.05, 0.95)
+"""Quantiles: values in other units do not overlap between these."""
+
+
+def check_people(
+    labels: RowLabels, *, allow_few: bool = False, allow_confounding: bool = False
+) -> list[str]:
+    """Refuse people from whom no site effect can be estimated, as for images.
+
+    Returns
+    -------
+    list of str
+        What was allowed, and what could not be examined.
+
+    Raises
+    ------
+    UsageError
+        One site, a site of few people or one that is confounded, unless allowed.
+    """
+    if len(labels.site_names) < 2:
+        raise UsageError(
+            f'all rows are of site {labels.site_names[0]}; ComBat needs at least two sites (is '
+            '--site-column right?)'
+        )
+    for site in labels.site_names:
+        if labels.people_of(site) < FEWEST_VALUES:
+            raise UsageError(
+                f'site {site} has rows of one person, ComBat needs two; leave the site out'
+            )
+    few = [
+        f'site {site} has {n} people, fewer than {FEWEST_TO_TRAIN}: what is their own may be '
+        'taken for an effect of the site'
+        for site, n in sites_with_few_subjects(labels).items()
+    ]
+    confounded = [
+        f'site {site} is confounded with {reason}, so that an effect of that may be removed as '
+        'one of the site'
+        for site, reason in confounded_sites(labels).items()
+    ]
+    for problems, allowed, flag in (
+        (few, allow_few, '--allow-few-scans'),
+        (confounded, allow_confounding, '--allow-confounding'),
+    ):
+        if problems and not allowed:
+            raise UsageError(f'{problems[0]}; leave its rows out, or give {flag}')
+    return [*few, *confounded, *unexamined_sites(labels)]
+
+
+def varying_features(table: FeatureTable, labels: RowLabels) -> tuple[list[str], list[str]]:
+    """The features that ComBat can scale, and those that do not vary within any site.
+
+    Raises
+    ------
+    UsageError
+        If a site has no values of a feature, or one only.
+    """
+    sites = [(site, table.values[labels.sites == site]) for site in labels.site_names]
+    for site, values in sites:
+        counts = (~np.isnan(values)).sum(axis=0)
+        for n in range(FEWEST_VALUES):
+            names = [table.features[i] for i in np.flatnonzero(counts == n)]
+            if names:
+                some = 'no value' if n == 0 else 'one value only'
+                raise UsageError(
+                    f'{table.path}: {listed(names)} {_have(names)} {some} at site {site}; '
+                    f'expected {FEWEST_VALUES} or more at each site: remove the column, or the '
+                    'rows of the site'
+                )
+    varies = np.zeros(len(table.features), dtype=bool)
+    for _, values in sites:
+        varies |= np.nanmax(values, axis=0) > np.nanmin(values, axis=0)
+    kinds: tuple[list[str], list[str]] = [], []
+    for name, fine in zip(table.features, varies, strict=True):
+        kinds[0 if fine else 1].append(name)
+    return kinds
+
+
+def check_units(table: FeatureTable, labels: RowLabels) -> None:
+    """Refuse a table in which a site has other units, mL and cubic millimeters for example.
+
+    Only features of positive values are looked at, and only where the values of two sites do not
+    overlap.
+
+    Raises
+    ------
+    UsageError
+        With the columns and the sites.
+    """
+    mixed: dict[tuple[str, str, float], list[str]] = {}
+    sites = labels.site_names
+    for name, values in zip(table.features, table.values.T, strict=True):
+        known = ~np.isnan(values)
+        if not known.any() or values[known].min() < 0:
+            continue
+        parts = [values[known & (labels.sites == site)] for site in sites]
+        ends = {
+            site: (*np.quantile(part, (APART[0], 0.5, APART[1])),)
+            for site, part in zip(sites, parts, strict=True)
+            if part.size
+        }
+        low, high = (end(ends, key=lambda site: ends[site][1]) for end in (min, max))
+        factor = unit_factor(ends[high][1], ends[low][1])
+        if factor > 1 and ends[low][2] < ends[high][0]:
+            mixed.setdefault((high, low, factor), []).append(name)
+    if mixed:
+        (high, low, factor), names = max(mixed.items(), key=lambda item: len(item[1]))
+        raise UsageError(
+            f'{table.path}: {listed(names)} {_have(names)} values at site {high} about '
+            f'{factor:,.0f} times those at site {low}, as if in other units; expected one unit in '
+            'each column: convert the rows of a site'
+        )
+
+
+def check_units_of(
+    table: FeatureTable,
+    labels: RowLabels,
+    expected: Mapping[str, Mapping[str, tuple[float, float]]],
+) -> None:
+    """Refuse a table in other units than those of a model.
+
+    Parameters
+    ----------
+    table : FeatureTable
+    labels : RowLabels
+    expected : mapping of str to mapping of str to tuple of float
+        What the model expects at average age and sex, and the standard deviation around that, by
+        site and feature.
+
+    Raises
+    ------
+    UsageError
+        With the columns and the site.
+    """
+    mixed: dict[tuple[str, str, float], list[str]] = {}
+    for site in labels.site_names:
+        here = labels.sites == site
+        for name, values in zip(table.features, table.values[here].T, strict=True):
+            model, sd = expected[site].get(name, (0.0, 0.0))
+            known = values[~np.isnan(values)]
+            if not known.size or min(model, known.min()) <= 0:
+                continue
+            median = float(np.median(known))
+            factor = unit_factor(max(median, model), min(median, model))
+            if factor > 1 and abs(median - model) > FAR * sd:
+                than = 'larger' if median > model else 'smaller'
+                mixed.setdefault((site, than, factor), []).append(name)
+    if mixed:
+        (site, than, factor), names = max(mixed.items(), key=lambda item: len(item[1]))
+        raise UsageError(
+            f'{table.path}: {listed(names)} {_have(names)} values at site {site} about '
+            f'{factor:,.0f} times {than} than those that the model was fitted to, as if in other '
+            'units; convert them to the units of the model'
+        )
+
+
+def unit_factor(larger: float, smaller: float) -> float:
+    """The power of a thousand by which two positive numbers nearly differ; 1 if by none."""
+    if smaller <= 0:
+        return 1.0
+    power = round(np.log(larger / smaller) / np.log(THOUSAND))
+    factor = THOUSAND**power
+    near = 1 / LIKE_THOUSAND < larger / smaller / factor < LIKE_THOUSAND
+    return factor if power > 0 and near else 1.0
+
+
+def _have(names: Sequence[str]) -> str:
+    return 'has' if len(names) == 1 else 'have'

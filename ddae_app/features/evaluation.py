@@ -1,0 +1,230 @@
+"""The evaluation of harmonized tables, with the measures of images that make sense for them.
+
+As for images, people are split into two halves. ComBat is fitted to one half; probes are trained,
+in folds, on its outputs for people of the other half, and tested on those of the rest. If probes
+were tested on people that ComBat was fitted to, whose site means were removed exactly, the site
+would be classified below chance.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from ddae_app.errors import NotEvaluableError
+from ddae_app.evaluation import estimates
+from ddae_app.evaluation.biology import MIN_TRAINING_SCANS
+from ddae_app.evaluation.data import FOLDS, MIN_SUBJECTS
+from ddae_app.evaluation.estimates import Estimate, Score
+from ddae_app.evaluation.probes import Components, folds
+from ddae_app.features.measures import variance_explained_by_site
+from ddae_app.features.people import CovariateDesign, RowLabels
+
+MEANING = {
+    'site_linear': 'Balanced accuracy of logistic regression on principal components that is '
+    'trained on the table to classify the site, tested on other people.',
+    'site_all': 'As site_linear, by cross-validation over all people. It is below chance if '
+    'ComBat was fitted to these people.',
+    'site_variance': 'Share of the variance that the site explains at equal age and sex, mean of '
+    'all features.',
+    'age_mae': 'Mean absolute error, in years, of the age predicted by ridge regression that is '
+    'trained on other people.',
+    'age_r': 'Correlation of the predicted age with the true age.',
+    'age_r_within_site': 'Correlation of the predicted age with the true age, after the site '
+    'means of both are subtracted.',
+    'sex': 'Balanced accuracy of logistic regression that classifies sex and is trained on other '
+    'people.',
+    'variance_ratio': 'Variance within sites, divided by that of the source, mean of all '
+    'features.',
+}
+
+Refit = Callable[[np.ndarray], np.ndarray]
+"""Takes the rows to fit to, and returns the table as harmonized by that fit, shape (N, F)."""
+
+
+@dataclass(frozen=True)
+class FeatureResult:
+    """The measures of one candidate.
+
+    Attributes
+    ----------
+    estimates : dict of str to Estimate
+        By measure, as ``MEANING`` explains; one that does not apply is absent.
+    outputs : np.ndarray, shape (N, F)
+    """
+
+    estimates: dict[str, Estimate]
+    outputs: np.ndarray
+
+
+def evaluate(
+    candidates: Mapping[str, np.ndarray | Refit], labels: RowLabels, *, seed: int = 0
+) -> dict[str, FeatureResult]:
+    """Measure residual site effects and preserved biology.
+
+    Parameters
+    ----------
+    candidates : mapping of str to array or callable
+        Tables, shape (N, F), NaN where missing, or how to fit anew; the first is the source.
+    labels : RowLabels, N rows
+    seed : int
+        Of the folds, the probes and the bootstrap.
+
+    Returns
+    -------
+    dict of str to FeatureResult
+        By the name of the candidate.
+
+    Raises
+    ------
+    NotEvaluableError
+        If there are too few sites or people.
+    """
+    for site in labels.site_names:
+        if (n := labels.people_of(site)) < MIN_SUBJECTS or len(labels.site_names) < 2:
+            raise NotEvaluableError(
+                f'site {site} of {len(labels.site_names)} has {n} people; expected two sites or '
+                f'more, and {MIN_SUBJECTS} people of each: add people, or leave the site out'
+            )
+    halves = folds(labels.sites, labels.subjects, 2, seed)
+    results: dict[str, FeatureResult] = {}
+    source = None
+    for name, candidate in candidates.items():
+        outputs = _outputs(candidate, halves)
+        source = outputs if source is None else source
+        measures = _Measures(labels, seed)
+        for _, rows in halves:
+            for train, test in folds(labels.sites[rows], labels.subjects[rows], FOLDS, seed):
+                measures.predict(outputs, rows[train], rows[test])
+        found = measures.estimated() | _variances(outputs, source, labels)
+        if not callable(candidate):
+            found['site_all'] = _over_all(candidate, labels, seed)
+        results[name] = FeatureResult(found, outputs)
+    return results
+
+
+def site_from_demographics(labels: RowLabels, *, seed: int = 0) -> Estimate | None:
+    """Balanced accuracy of the site from age and sex, which no harmonization changes.
+
+    None where neither is known of anybody.
+    """
+    columns = CovariateDesign.fit(labels, spline=False).columns(labels)
+    if not columns.any():
+        return None
+    return _over_all(np.column_stack([columns, columns[:, 0] ** 2]), labels, seed)
+
+
+def _outputs(
+    candidate: np.ndarray | Refit, halves: list[tuple[np.ndarray, np.ndarray]]
+) -> np.ndarray:
+    if not callable(candidate):
+        return candidate
+    parts = [(rows, candidate(fit_rows)) for fit_rows, rows in halves]
+    outputs = np.empty_like(parts[0][1])
+    for rows, values in parts:
+        outputs[rows] = values[rows]
+    return outputs
+
+
+def _prepared(values: np.ndarray, train: np.ndarray) -> np.ndarray:
+    """Standardized by the training rows; what is missing is their mean."""
+    known = ~np.isnan(values[train])
+    n = np.maximum(known.sum(axis=0), 1)
+    mean = np.where(known, values[train], 0).sum(axis=0) / n
+    sd = np.sqrt(np.square(np.where(known, values[train] - mean, 0)).sum(axis=0) / n)
+    sd[sd <= 1e-9 * np.abs(mean)] = np.inf  # no information, and no number to divide by
+    return np.nan_to_num((values - mean) / sd)
+
+
+class _Measures:
+    """What probes predict of each row, and the scores of that."""
+
+    def __init__(self, labels: RowLabels, seed: int) -> None:
+        self._labels, self._seed = labels, seed
+        n = len(labels.sites)
+        self._site, self._sex = (np.full(n, None, dtype=object) for _ in range(2))
+        self._age = np.full(n, np.nan)
+
+    def predict(self, outputs: np.ndarray, train: np.ndarray, test: np.ndarray) -> None:
+        """Train probes on some rows, and store what they predict of others."""
+        labels, values = self._labels, _prepared(outputs, train)
+        components = Components.fit(values[train], self._seed)
+        self._site[test] = components.fit_classifier(labels.sites[train])(values[test])
+        ages, sexes = labels.ages[train], labels.sexes[train]
+        known = np.flatnonzero(~np.isnan(ages))
+        if len(known) >= MIN_TRAINING_SCANS and np.ptp(ages[known]) > 0:
+            regress = components.subset(known).fit_regression(ages[known])
+            self._age[test] = regress(values[test])
+        known = np.flatnonzero([sex is not None for sex in sexes])
+        if len(known) >= MIN_TRAINING_SCANS and len(set(sexes[known])) == 2:
+            classify = components.subset(known).fit_classifier(sexes[known].astype(str))
+            self._sex[test] = classify(values[test])
+
+    def estimated(self) -> dict[str, Estimate]:
+        """The measures with their intervals."""
+        labels = self._labels
+        everybody = np.arange(len(labels.sites))
+        site = estimates.balanced_accuracy(labels.sites, self._site.astype(str))
+        found = {'site_linear': self._estimate(site, everybody)}
+        known = np.flatnonzero(~np.isnan(labels.ages) & ~np.isnan(self._age))
+        if known.size:
+            residuals = [
+                estimates.subtract_site_means(v, labels.sites, known)
+                for v in (labels.ages, self._age)
+            ]
+            scores = {
+                'age_mae': estimates.mean(np.abs(self._age - labels.ages)),
+                'age_r': estimates.correlation(labels.ages, self._age),
+                'age_r_within_site': estimates.correlation(*residuals),
+            }
+            found |= {name: self._estimate(score, known) for name, score in scores.items()}
+        known = np.flatnonzero(
+            [s is not None and p is not None for s, p in zip(labels.sexes, self._sex, strict=True)]
+        )
+        if known.size:
+            sex = estimates.balanced_accuracy(labels.sexes.astype(str), self._sex.astype(str))
+            found['sex'] = self._estimate(sex, known)
+        return found
+
+    def _estimate(self, score: Score, rows: np.ndarray) -> Estimate:
+        labels = self._labels
+        return estimates.bootstrap_estimate(score, rows, labels.subjects, labels.sites, self._seed)
+
+
+def _over_all(values: np.ndarray, labels: RowLabels, seed: int) -> Estimate:
+    predicted = np.empty_like(labels.sites)
+    for train, test in folds(labels.sites, labels.subjects, FOLDS, seed):
+        prepared = _prepared(values, train)
+        classify = Components.fit(prepared[train], seed).fit_classifier(labels.sites[train])
+        predicted[test] = classify(prepared[test])
+    return estimates.bootstrap_estimate(
+        estimates.balanced_accuracy(labels.sites, predicted),
+        np.arange(len(predicted)), labels.subjects, labels.sites, seed,
+    )  # fmt: skip
+
+
+def _variances(outputs: np.ndarray, source: np.ndarray, labels: RowLabels) -> dict[str, Estimate]:
+    """Measures of all features, the interval over the features."""
+    design = CovariateDesign.fit(labels, spline=False)
+    explained = variance_explained_by_site(outputs, labels, design)
+    after, before = (_within(values, labels) for values in (outputs, source))
+    varies = before > 0
+    ratios = after[varies] / before[varies] if varies.any() else np.ones(1)
+    found = {}
+    for name, v in (('site_variance', explained), ('variance_ratio', ratios)):
+        low, high = np.quantile(v, estimates.INTERVAL)
+        found[name] = Estimate(float(v.mean()), float(low), float(high), len(v))
+    return found
+
+
+def _within(values: np.ndarray, labels: RowLabels) -> np.ndarray:
+    """Squared distances from the mean of the site, summed; shape (F,)."""
+    total = np.zeros(values.shape[1])
+    for site in labels.site_names:
+        here = values[labels.sites == site]
+        known = ~np.isnan(here)
+        mean = np.where(known, here, 0).sum(axis=0) / np.maximum(known.sum(axis=0), 1)
+        total += np.square(np.where(known, here - mean, 0)).sum(axis=0)
+    return total

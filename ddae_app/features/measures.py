@@ -1,0 +1,75 @@
+"""How much of the variance of each feature the site explains."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ddae_app.features.people import CovariateDesign, RowLabels
+from ddae_app.methods.location_scale import patterns
+
+
+def variance_explained_by_site(
+    values: np.ndarray, labels: RowLabels, design: CovariateDesign
+) -> np.ndarray:
+    """Share of the variance of each feature that the site explains, at equal age and sex.
+
+    The estimator is partial omega squared (Hays 1963), which is about 0 without site effects. Rows
+    of one person are taken as those of several.
+
+    Parameters
+    ----------
+    values : np.ndarray, shape (N, F)
+        NaN where missing.
+    labels : RowLabels, N rows
+    design : CovariateDesign
+        How age is modeled.
+
+    Returns
+    -------
+    np.ndarray, shape (F,), 0 to 1
+        0 where nothing varies.
+    """
+    covariates = design.columns(labels)
+    member = (labels.sites[:, None] == np.array(labels.site_names)).astype(float)
+    share = np.zeros(values.shape[1])
+    for rows, columns in patterns(~np.isnan(values)):
+        if not rows.any():
+            continue
+        here = values[rows][:, columns]
+        here = here - here.mean(axis=0)
+        alone = np.column_stack([np.ones(rows.sum()), covariates[rows]])
+        with_site = np.hstack([member[rows], covariates[rows]])
+        (left_alone, rank_alone), (left, rank) = (_left(here, x) for x in (alone, with_site))
+        error = left / max(len(here) - rank, 1)
+        total = left_alone + error
+        between = left_alone - left - (rank - rank_alone) * error
+        share[columns] = np.divide(between, total, out=np.zeros_like(total), where=total > 0)
+    return share.clip(0, 1)
+
+
+def mean_change(before: np.ndarray, after: np.ndarray) -> np.ndarray:
+    """Mean absolute change of each feature, in its standard deviations; shape (F,).
+
+    Parameters
+    ----------
+    before, after : np.ndarray, shape (N, F)
+        NaN where missing, in both.
+    """
+    known = ~np.isnan(before)
+    n = np.maximum(known.sum(axis=0), 1)
+    change = np.abs(np.where(known, after - before, 0)).sum(axis=0) / n
+    mean = np.where(known, before, 0).sum(axis=0) / n
+    sd = np.sqrt(np.square(np.where(known, before - mean, 0)).sum(axis=0) / n)
+    return np.divide(change, sd, out=np.zeros_like(sd), where=sd > 0)
+
+
+def became_negative(before: np.ndarray, after: np.ndarray) -> np.ndarray:
+    """How many values of each feature are negative, where none was before; shape (F,)."""
+    none_before = ~(before < 0).any(axis=0)
+    return (after < 0).sum(axis=0) * none_before
+
+
+def _left(values: np.ndarray, design: np.ndarray) -> tuple[np.ndarray, int]:
+    """Squares that regression leaves, summed, shape (F,), and the rank of the design."""
+    beta, _, rank, _ = np.linalg.lstsq(design, values, rcond=None)
+    return np.square(values - design @ beta).sum(axis=0), int(rank)

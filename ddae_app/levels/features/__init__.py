@@ -1,0 +1,1 @@
+"""The three levels for tables of features."""

@@ -1,0 +1,185 @@
+"""Train and participant level for a table of features: fit ComBat, and apply it."""
+
+from __future__ import annotations
+
+import logging
+
+import numpy as np
+
+from ddae_app.bids.dataset import dataset_name, locked
+from ddae_app.bids.layout import ModelFiles, RunFiles
+from ddae_app.errors import UsageError
+from ddae_app.features.measures import became_negative
+from ddae_app.features.model import fit_model
+from ddae_app.features.table import listed
+from ddae_app.files import write_atomically
+from ddae_app.levels.features.inputs import FeatureInputs, read_inputs
+from ddae_app.levels.features.outputs import describe_dataset, write_harmonized
+from ddae_app.levels.features.page import methods_text, model_facts, site_rows, write_page
+from ddae_app.levels.features.used import UsedModel
+from ddae_app.reports.boilerplate import write_boilerplate
+from ddae_app.reports.features import format_features_card
+from ddae_app.settings import Settings
+
+log = logging.getLogger('ddae_app')
+
+
+def run_train(settings: Settings) -> int:
+    """Fit ComBat to the table, and write the model and its card.
+
+    Returns
+    -------
+    int
+        0.
+
+    Raises
+    ------
+    DdaeError
+        The table or the dataset is not suitable.
+    """
+    inputs = read_inputs(settings)
+    if target := settings.harmonize.target_site:
+        log.info(
+            'one model serves every target: --target-site %s is used at the participant level',
+            target,
+        )
+    files = inputs.files.model(settings.train.model_name)
+    with locked(files.model):
+        _fit(settings, inputs, files)
+    describe_dataset(settings)
+    return 0
+
+
+def run_participant(settings: Settings, logs: RunFiles) -> int:
+    """Harmonize the table with the model of ``--model``, or its own, which is fitted once.
+
+    Parameters
+    ----------
+    settings : Settings
+    logs : RunFiles
+        Of this run, for the methods text.
+
+    Returns
+    -------
+    int
+        0.
+
+    Raises
+    ------
+    DdaeError
+        The table, the dataset or the model is not suitable.
+    """
+    inputs = read_inputs(settings)
+    table, labels, target = inputs.table, inputs.labels, settings.harmonize.target_site
+    used, warnings = _model(settings, inputs)
+    model = used.model
+    log.info(
+        'model %r from %s; sites: %s; SHA-256 %s', model.info.name, used.path,
+        ', '.join(model.info.sites), used.sha256[:16],
+    )  # fmt: skip
+    values = model.harmonized(table, labels, target)
+    doubts = _doubts(settings, used, inputs, values)
+    for line in doubts:
+        log.warning('%s', line)
+    describe_dataset(settings)
+    write_harmonized(settings, inputs, used, values)
+    text = methods_text(used, target)
+    write_boilerplate(logs.citations, text)
+    write_page(inputs, used, target, values, [*inputs.warnings, *warnings, *doubts], text)
+    log.info('harmonized table: %s', inputs.files.harmonized)
+    log.info('report: %s', inputs.files.page)
+    return 0
+
+
+def _fit(settings: Settings, inputs: FeatureInputs, files: ModelFiles) -> list[str]:
+    """Fit to the table, and write the model after its card; what is doubtful, in sentences."""
+    if files.model.exists() and not files.card.exists():
+        raise UsageError(
+            f'{files.model} is there without {files.card.name}, so it comes from elsewhere; give '
+            'another --model-name'
+        )
+    model, warnings = fit_model(
+        inputs.table,
+        inputs.labels,
+        name=files.name,
+        dataset=dataset_name(settings.bids_dir),
+        age_spline=settings.table.age_spline,
+        allow_few=settings.train.allow_few_scans,
+        allow_confounding=settings.train.allow_confounding,
+    )
+    for line in warnings:
+        log.warning('%s', line)
+    effects = model.regression.effects()
+    sites = site_rows(inputs, model, effects)
+    card = format_features_card(files.name, model_facts(model), sites, warnings)
+    write_atomically(files.card, card)
+    model.save(files.model)
+    log.info('model: %s', files.model)
+    log.info('card: %s', files.card)
+    return warnings
+
+
+def _model(settings: Settings, inputs: FeatureInputs) -> tuple[UsedModel, list[str]]:
+    """The model of the run, and what was doubtful when it was fitted here."""
+    spline = settings.table.age_spline
+    named = settings.harmonize.model
+    files = inputs.files.model(settings.train.model_name)
+    if named is None:
+        with locked(files.model):
+            if not files.is_made:
+                _check_target(settings, inputs)
+                log.info(
+                    '%s is not there: fitting ComBat to this table first, once; to apply the '
+                    'model of another table, give --model', files.model,
+                )  # fmt: skip
+                warnings = _fit(settings, inputs, files)
+                return UsedModel.read(files.model, fitted_here=True), warnings
+    used = UsedModel.read(named or files.model)
+    if spline and not used.model.info.design.knots:
+        raise UsageError(
+            f'--age-spline: {used.path} was fitted with a straight line of age; leave the flag '
+            'out, or fit again with it (train)'
+        )
+    return used, []
+
+
+def _check_target(settings: Settings, inputs: FeatureInputs) -> None:
+    """Refuse a target of which there is no row, before a model is fitted."""
+    target, sites = settings.harmonize.target_site, inputs.labels.site_names
+    if target is not None and target not in sites:
+        raise UsageError(
+            f'--target-site {target!r} is no site of these rows, which are of {", ".join(sites)}'
+        )
+
+
+def _doubts(
+    settings: Settings, used: UsedModel, inputs: FeatureInputs, values: np.ndarray
+) -> list[str]:
+    """Why the model may not be the one for these rows, and what is odd in the result."""
+    info, labels, table = used.model.info, inputs.labels, inputs.table
+    lines = []
+    if settings.harmonize.model is None and not used.fitted_here:
+        for site, then in zip(info.sites, info.people, strict=True):
+            if (now := labels.people_of(site)) != then:
+                lines.append(
+                    f'site {site} has {now} people, and {then} when the model was fitted: it '
+                    'stays as it is; run train to fit it again'
+                )
+    ages = labels.ages[~np.isnan(labels.ages)]
+    if info.ages and ages.size:
+        beyond = int(((ages < info.ages[0]) | (ages > info.ages[1])).sum())
+        if beyond:
+            lines.append(
+                f'{beyond} rows are of ages beyond {info.ages[0]:.1f} to {info.ages[1]:.1f} '
+                'years, to which the model was fitted: what age does there is extrapolated'
+            )
+    if not used.fitted_here and (constant := info.constant):
+        lines.append(f'left unchanged, since ComBat could not scale them: {listed(constant)}')
+    negative = became_negative(table.values, values)
+    if negative.any():
+        names = [table.features[i] for i in np.flatnonzero(negative)]
+        lines.append(
+            f'negative values in {listed(names)} ({int(negative.sum())} in all), where the table '
+            'has none: ComBat knows no lower end; look at these features before using them'
+        )
+    return lines

@@ -1,0 +1,126 @@
+"""The table of a run, and what the dataset says of each row."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from ddae_app.bids import understood
+from ddae_app.bids.cohort import Cohort, read_cohort
+from ddae_app.bids.feature_files import FeatureFiles, table_name
+from ddae_app.bids.metadata import ScanMetadata
+from ddae_app.bids.query import check_description
+from ddae_app.bids.scan import Scan
+from ddae_app.bids.tables import Table, read_table
+from ddae_app.engine.inputs import check_sites_known, check_tables, check_understood
+from ddae_app.errors import UsageError
+from ddae_app.features.people import RowLabels
+from ddae_app.features.table import FeatureTable, listed, read_feature_table
+from ddae_app.settings import Settings
+
+log = logging.getLogger('ddae_app')
+
+
+@dataclass(frozen=True)
+class FeatureInputs:
+    """What a run takes.
+
+    Attributes
+    ----------
+    table : FeatureTable
+    labels : RowLabels
+    files : FeatureFiles
+        Of the output folder.
+    warnings : tuple of str
+        What is doubtful, for the page; it was logged.
+    """
+
+    table: FeatureTable
+    labels: RowLabels
+    files: FeatureFiles
+    warnings: tuple[str, ...]
+
+
+def read_inputs(settings: Settings) -> FeatureInputs:
+    """Read the table, look up site, age and sex of each row as for images, and log both.
+
+    Raises
+    ------
+    UsageError
+        The table is not of the right form, or the dataset does not know a person or a site.
+    InvalidBIDSError
+        The tables of the dataset say of a row what is not understood.
+    """
+    path, bids_dir, select = settings.table.features, settings.bids_dir, settings.select
+    assert path is not None
+    check_description(bids_dir)
+    table = read_feature_table(path)
+    rows = [
+        Scan(bids_dir / name, participant, session, name)
+        for name, participant, session in zip(
+            table.names, table.participants, table.sessions, strict=True
+        )
+    ]
+    check_tables(bids_dir, rows)
+    metadata = ScanMetadata(bids_dir)
+    cohort = read_cohort(
+        bids_dir,
+        rows,
+        site_column=select.site_column,
+        source_site=select.source_site,
+        metadata=metadata,
+    )
+    sessions = len(set(table.sessions) - {None})
+    log.info(
+        'input: %d rows of %d people%s, %d features', len(rows), len(set(table.participants)),
+        f' in {sessions} different sessions' if sessions else '', len(table.features),
+    )  # fmt: skip
+    for line in understood.facts(cohort, rows)[1:]:
+        log.info('%s', line)
+    # A dataset whose scans are elsewhere has no folders of people.
+    warnings = understood.warnings(replace(cohort, without_folder=()), rows, metadata)
+    for line in warnings:
+        log.warning('%s', line)
+    check_understood(cohort, rows)
+    people = read_table(bids_dir / 'participants.tsv', 'participant_id', 'sub-')
+    _check_known(settings, path, cohort, rows, people)
+    if missing := sorted(set(people.rows) - set(table.participants)):
+        line = f'no row in {path.name} of {_persons(missing)}, whom participants.tsv knows'
+        log.warning('%s', line)
+        warnings.append(line)
+    labels = RowLabels(
+        sites=np.array([str(cohort[row].site) for row in rows]),
+        subjects=np.array(table.participants),
+        ages=np.array([cohort[row].age for row in rows]),
+        sexes=np.array([cohort[row].sex for row in rows], dtype=object),
+    )
+    files = FeatureFiles(settings.output_dir, table_name(path))
+    return FeatureInputs(table, labels, files, tuple(warnings))
+
+
+def _check_known(
+    settings: Settings, path: Path, cohort: Cohort, rows: list[Scan], people: Table
+) -> None:
+    """Refuse rows of people or sites that are not known: a table is harmonized whole."""
+    if unknown := cohort.without_row:
+        similar = next((other for label in unknown for other in people.similar(label)), None)
+        hint = f' (it has sub-{similar}; were leading zeros lost?)' if similar else ''
+        raise UsageError(
+            f'{path}: {_persons(unknown)} {"is" if len(unknown) == 1 else "are"} not in '
+            f'participants.tsv{hint}, which has to tell the site; add the rows there, or leave '
+            'them out of the table'
+        )
+    check_sites_known(settings, cohort)
+    if without := [row for row in rows if cohort[row].site is None]:
+        raise UsageError(
+            f'{path}: the site of {listed([row.stem for row in without])} is not known '
+            f'({cohort[without[0]].no_site}); fill it in, give --source-site, or leave the rows '
+            'out'
+        )
+
+
+def _persons(labels: list[str] | tuple[str, ...]) -> str:
+    return listed([f'sub-{label}' for label in labels])

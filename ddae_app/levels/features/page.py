@@ -1,0 +1,165 @@
+"""The content of the page of a harmonized table, and of the card of its model."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from importlib.metadata import version
+
+import numpy as np
+
+from ddae_app import __version__
+from ddae_app.features.measures import mean_change, variance_explained_by_site
+from ddae_app.features.model import FeatureModel
+from ddae_app.features.people import CovariateDesign, RowLabels
+from ddae_app.features.table import FeatureTable
+from ddae_app.levels.features.inputs import FeatureInputs
+from ddae_app.levels.features.outputs import covariates_in_words, target_in_words
+from ddae_app.levels.features.used import UsedModel
+from ddae_app.methods.location_scale import SiteEffects
+from ddae_app.reports.features import FeatureFacts, FeaturesReport, write_features_page
+
+SCALES = (0.05, 0.95)
+"""Quantiles over the features, between which scales are told."""
+
+
+def write_page(
+    inputs: FeatureInputs,
+    used: UsedModel,
+    target: str | None,
+    values: np.ndarray,
+    warnings: Sequence[str],
+    methods: str,
+) -> None:
+    """Write the page of a harmonized table.
+
+    Parameters
+    ----------
+    inputs : FeatureInputs
+    used : UsedModel
+    target : str or None
+    values : np.ndarray, shape (N, F)
+        Harmonized.
+    warnings : sequence of str
+    methods : str
+        The methods text.
+    """
+    table, model = inputs.table, used.model
+    reference = None if target is None else model.info.sites.index(target)
+    missing, constant = int(np.isnan(table.values).sum()), len(model.info.constant)
+    facts = {
+        'Table': str(table.path),
+        'Rows': f'{len(table.participants)} of {len(set(table.participants))} people',
+        'Features': f'{len(table.features)}'
+        + (f', of which {constant} stay as they are' if constant else ''),
+        'Missing values': f'{missing} ({missing / table.values.size:.1%}), also in the output'
+        if missing
+        else 'none',
+        'Brought to': target_in_words(target),
+        'Model': f'{model.info.name}, SHA-256 {used.sha256[:16]}'
+        + (', fitted to these rows' if used.fitted_here else ''),
+        **model_facts(model),
+    }
+    report = FeaturesReport(
+        name=inputs.files.name,
+        version=__version__,
+        warnings=[sentence(line) for line in warnings],
+        facts=facts,
+        sites=site_rows(inputs, model, model.regression.effects(reference)),
+        features=feature_facts(table, inputs.labels, values, model.info.constant),
+        methods=methods,
+    )
+    write_features_page(inputs.files.page, report)
+
+
+def sentence(line: str) -> str:
+    """A line of the log as a sentence; names of files keep their first letter."""
+    first = line.split()[0]
+    return f'{line[0].upper() if first.isalpha() else line[0]}{line[1:]}.'
+
+
+def model_facts(model: FeatureModel) -> dict[str, str]:
+    """What the model is, names and values."""
+    info = model.info
+    facts = {
+        'Fitted to': f'{info.table} of {info.dataset}: '
+        + ', '.join(f'{s} {n}' for s, n in zip(info.sites, info.people, strict=True))
+        + ' people',
+        'Protected': ', '.join(covariates_in_words(info)),
+        'Sessions': 'each person has an intercept that is drawn at random'
+        if info.longitudinal
+        else 'all rows are taken as of different people',
+    }
+    if info.ages:
+        facts['Ages'] = f'{info.ages[0]:.1f} to {info.ages[1]:.1f} years'
+    return facts
+
+
+def site_rows(
+    inputs: FeatureInputs, model: FeatureModel, effects: SiteEffects
+) -> list[dict[str, str]]:
+    """The numbers of each site of the table, as texts by column."""
+    rows = []
+    for site in inputs.labels.site_names:
+        here = inputs.labels.sites == site
+        labels, i = inputs.labels.rows(here), model.info.sites.index(site)
+        values = inputs.table.values[here]
+        ages = labels.ages[~np.isnan(labels.ages)]
+        sexes = [sex for sex in labels.sexes if sex is not None]
+        low, high = np.quantile(effects.scale[i], SCALES)
+        rows.append(
+            {
+                'site': site,
+                'people': str(len(np.unique(labels.subjects))),
+                'rows': str(int(here.sum())),
+                'age, years': f'{ages.mean():.1f} ± {ages.std():.1f}' if ages.size else 'n/a',
+                'female': f'{sexes.count("F") / len(sexes):.0%}' if sexes else 'n/a',
+                'missing': f'{np.isnan(values).mean():.1%}',
+                'shift, SD': f'{np.median(np.abs(effects.shift[i])):.2f}',
+                'scale': f'{low:.2f} to {high:.2f}',
+            }
+        )
+    return rows
+
+
+def feature_facts(
+    table: FeatureTable, labels: RowLabels, values: np.ndarray, constant: Collection[str]
+) -> list[FeatureFacts]:
+    """What harmonization did to each feature that is not left as it is.
+
+    Parameters
+    ----------
+    table : FeatureTable
+    labels : RowLabels
+    values : np.ndarray, shape (N, F)
+        Harmonized.
+    constant : collection of str
+        Features that are left as they are.
+    """
+    design = CovariateDesign.fit(labels, spline=False)
+    explained = [variance_explained_by_site(v, labels, design) for v in (table.values, values)]
+    changes = mean_change(table.values, values)
+    return [
+        FeatureFacts(name, float(before), float(after), float(change))
+        for name, before, after, change in zip(table.features, *explained, changes, strict=True)
+        if name not in constant
+    ]
+
+
+def methods_text(used: UsedModel, target: str | None) -> str:
+    """A paragraph for a paper, with citations ``[@key]`` of the packaged bibliography."""
+    info = used.model.info
+    citations = '@johnson2007; @fortin2018'
+    longitudinal = (
+        ', with an intercept of each person that is drawn at random [@beer2020]'
+        if info.longitudinal
+        else ''
+    )
+    age = ' as a natural cubic spline [@pomponio2020]' if info.design.knots else ''
+    return (
+        f'Regional features ({len(info.features)}) were harmonized with ComBat [{citations}] as '
+        f'*ddae-app* {__version__} and *numpy* {version("numpy")} compute it: location and scale '
+        'of each site were estimated by empirical Bayes, parametric priors shared by all '
+        f'features, while age{age} and sex were protected{longitudinal}. All sites were brought '
+        f'to {target_in_words(target)}. The model {info.name} (SHA-256 {used.sha256[:16]}) was '
+        f'fitted to {sum(info.people)} people of {len(info.sites)} sites.'
+    )

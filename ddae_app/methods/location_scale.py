@@ -1,0 +1,255 @@
+"""Location and scale of each site: the statistics of ComBat, whatever is harmonized.
+
+Johnson et al. 2007 (doi 10.1093/biostatistics/kxj037); for MRI, Fortin et al. 2018
+(doi 10.1016/j.neuroimage.2017.11.024).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ddae_app.errors import UsageError
+from ddae_app.methods.random_intercept import row_weights, slopes_and_ratio
+
+CONVERGED = 1e-4
+"""As in the reference implementations."""
+
+
+@dataclass(frozen=True)
+class SiteRegression:
+    """Regression of P values on site and covariates; what ComBat estimates follows from it.
+
+    Attributes
+    ----------
+    intercepts : np.ndarray, shape (S, P)
+        Expected at each site where all covariates are 0.
+    slopes : np.ndarray, shape (C, P)
+        Of each covariate.
+    squares : np.ndarray, shape (S, P)
+        Squared residuals, summed over the rows of each site.
+    counts : np.ndarray, shape (S, P)
+        Rows of each site that have the value.
+    ratio : np.ndarray, shape (P,)
+        Variance of the intercept of a person, over that of the residuals; 0 without.
+    """
+
+    intercepts: np.ndarray
+    slopes: np.ndarray
+    squares: np.ndarray
+    counts: np.ndarray
+    ratio: np.ndarray
+
+    @classmethod
+    def fit(
+        cls,
+        y: np.ndarray,
+        member: np.ndarray,
+        covariates: np.ndarray,
+        persons: np.ndarray | None = None,
+    ) -> SiteRegression:
+        """Fit to rows, of each value to those that have it.
+
+        Parameters
+        ----------
+        y : np.ndarray, shape (N, P), float64
+            NaN where a value is missing. Each site has two rows or more of each value.
+        member : np.ndarray, shape (N, S)
+            1 in the column of the site of each row, else 0.
+        covariates : np.ndarray, shape (N, C)
+            Centered.
+        persons : np.ndarray of int, shape (N,), optional
+            Who each row is of, for an intercept of each person that is drawn at random; its
+            variance is estimated by restricted maximum likelihood (longitudinal ComBat, Beer et
+            al. 2020, doi 10.1016/j.neuroimage.2020.117129).
+        """
+        n_sites, n_values = member.shape[1], y.shape[1]
+        design = np.hstack([member, covariates])
+        beta, ratio = np.empty((design.shape[1], n_values)), np.zeros(n_values)
+        squares, counts = np.empty((2, n_sites, n_values))
+        for known, columns in patterns(~np.isnan(y)):
+            here, x, site = y[known][:, columns], design[known], member[known]
+            if persons is None:
+                beta[:, columns] = np.linalg.pinv(x) @ here
+                left = np.square(here - x @ beta[:, columns])
+            else:
+                who = np.unique(persons[known], return_inverse=True)[1]
+                beta[:, columns], ratio[columns] = slopes_and_ratio(here, x, who)
+                residuals = here - x @ beta[:, columns]
+                left = np.square(residuals - intercepts_of(residuals, who, ratio[columns]))
+                # In the rows of a person, the intercept takes up a part of the residuals.
+                left /= row_weights(who, ratio[columns])
+            squares[:, columns] = site.T @ left
+            counts[:, columns] = site.sum(axis=0)[:, None]
+        return cls(beta[:n_sites], beta[n_sites:], squares, counts, ratio)
+
+    def effects(self, reference: int | None = None) -> SiteEffects:
+        """What each site adds, shrunk towards what it adds to all values.
+
+        Parameters
+        ----------
+        reference : int, optional
+            The site that the others are brought to, which does not change (reference batch);
+            without, all sites are brought to their mean, weighted by their rows.
+        """
+        if reference is None:
+            mean = (self.counts * self.intercepts).sum(axis=0) / self.counts.sum(axis=0)
+            variance = self.squares.sum(axis=0) / self.counts.sum(axis=0)
+        else:
+            mean = self.intercepts[reference]
+            variance = self.squares[reference] / self.counts[reference]
+        sd = np.sqrt(variance)
+        sd[sd == 0] = 1  # the design explains the value; nothing is left to scale
+        shift_hat = (self.intercepts - mean) / sd
+        variance_hat = self.squares / np.maximum(self.counts - 1, 1) / sd**2
+        shift, scale = np.zeros_like(shift_hat), np.ones_like(shift_hat)
+        for site in range(len(shift)):
+            if site != reference:
+                shift[site], scale[site] = posterior(
+                    self.counts[site], shift_hat[site], variance_hat[site]
+                )
+        return SiteEffects(mean, sd, self.slopes, shift, scale, self.ratio)
+
+
+@dataclass(frozen=True)
+class SiteEffects:
+    """What ComBat takes away from P values.
+
+    Attributes
+    ----------
+    mean, sd : np.ndarray, shape (P,)
+        Expected where all covariates are 0, and standard deviation of the residuals.
+    slopes : np.ndarray, shape (C, P)
+    shift, scale : np.ndarray, shape (S, P)
+        Of each site, in standard deviations; posterior means.
+    ratio : np.ndarray, shape (P,)
+        As that of :class:`SiteRegression`.
+    """
+
+    mean: np.ndarray
+    sd: np.ndarray
+    slopes: np.ndarray
+    shift: np.ndarray
+    scale: np.ndarray
+    ratio: np.ndarray
+
+    def removed(
+        self, y: np.ndarray, sites: np.ndarray, covariates: np.ndarray, persons: np.ndarray
+    ) -> np.ndarray:
+        """The values without what their site adds.
+
+        Parameters
+        ----------
+        y : np.ndarray, shape (N, P), float64
+            NaN where a value is missing, and missing in the result.
+        sites, persons : np.ndarray of int, shape (N,)
+            The site of each row, and who it is of; all rows of a person take part in the estimate
+            of the intercept of that person.
+        covariates : np.ndarray, shape (N, C)
+
+        Returns
+        -------
+        np.ndarray, shape (N, P), float64
+        """
+        expected = self.mean + covariates @ self.slopes
+        left = y - expected - self.sd * self.shift[sites]
+        own = intercepts_of(left, persons, self.ratio)
+        return expected + own + (left - own) / self.scale[sites]
+
+
+def refuse_confounding(covariates: np.ndarray, sites: Sequence[str] | np.ndarray) -> None:
+    """Refuse a covariate that differs between sites, and within none.
+
+    Parameters
+    ----------
+    covariates : np.ndarray, shape (N, 2)
+        Age and sex, 0 where unknown.
+    sites : sequence of str, length N
+
+    Raises
+    ------
+    UsageError
+    """
+    sites = np.array(sites)
+    for name, values in zip(('age', 'sex'), covariates.T, strict=True):
+        within = [np.ptp(values[sites == site]) for site in np.unique(sites)]
+        if np.ptp(values) > 0 and max(within) == 0:
+            raise UsageError(
+                f'{name} is confounded with site: all subjects of each site have the same {name}, '
+                f'so that ComBat cannot separate the two; leave {name} out of participants.tsv, '
+                'or add subjects'
+            )
+
+
+def patterns(known: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Rows that have a value, and the values that are missing in the same rows.
+
+    Values of one pattern are regressed together.
+    """
+    if known.all():
+        yield np.ones(len(known), dtype=bool), np.arange(known.shape[1])
+        return
+    patterns, of_value = np.unique(known, axis=1, return_inverse=True)
+    for i, rows in enumerate(patterns.T):
+        yield rows, np.flatnonzero(of_value.ravel() == i)
+
+
+def intercepts_of(residuals: np.ndarray, persons: np.ndarray, ratio: np.ndarray) -> np.ndarray:
+    """The intercept of the person of each row, shape (N, P): the best linear unbiased predictor.
+
+    Parameters
+    ----------
+    residuals : np.ndarray, shape (N, P)
+        NaN where a value is missing.
+    persons : np.ndarray of int, shape (N,)
+    ratio : np.ndarray, shape (P,)
+        Variance of the intercepts over that of the residuals.
+    """
+    if not ratio.any():
+        return np.zeros_like(residuals)
+    sums = np.zeros((persons.max() + 1, residuals.shape[1]))
+    rows = np.zeros_like(sums)
+    np.add.at(sums, persons, np.nan_to_num(residuals))
+    np.add.at(rows, persons, (~np.isnan(residuals)).astype(float))
+    return (sums * ratio / (1 + rows * ratio))[persons]
+
+
+def posterior(
+    n: int | np.ndarray, shift_hat: np.ndarray, variance_hat: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Shift and scale of one site, shrunk by priors that all values share (Johnson et al. 2007).
+
+    The shift has a normal prior and the variance an inverse gamma; their moments give the
+    hyper-parameters, and the two posterior means are found in turn. Relative changes are taken as
+    in the reference implementations, by the signed value, so that it stops when they do.
+
+    Parameters
+    ----------
+    n : int, or np.ndarray of shape (P,)
+        Scans or rows of the site.
+    shift_hat, variance_hat : np.ndarray, shape (P,)
+    """
+    squares = (n - 1) * variance_hat
+    variance_hat = np.where(variance_hat == 0, 1, variance_hat)
+    if len(shift_hat) < 2:
+        return shift_hat, np.sqrt(variance_hat)
+    center, spread = shift_hat.mean(), shift_hat.var(ddof=1)
+    m, s2 = variance_hat.mean(), variance_hat.var(ddof=1)
+    if min(spread, s2) <= 0:
+        return shift_hat, np.sqrt(variance_hat)
+    a, b = (2 * s2 + m**2) / s2, (m * s2 + m**3) / s2
+    shift, variance, change = shift_hat, variance_hat, np.inf
+    while change > CONVERGED:
+        new_shift = (n * spread * shift_hat + variance * center) / (n * spread + variance)
+        rest = squares + n * np.square(new_shift - shift_hat)
+        new_variance = (0.5 * rest + b) / (n / 2 + a - 1)
+        change = max(_change(new_shift, shift), _change(new_variance, variance))
+        shift, variance = new_shift, new_variance
+    return shift, np.sqrt(variance)
+
+
+def _change(new: np.ndarray, old: np.ndarray) -> float:
+    ratio = np.divide(np.abs(new - old), old, out=np.zeros_like(old), where=old != 0)
+    return float(ratio.max())

@@ -1,0 +1,232 @@
+"""Pages, figures and model cards of tables of features."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from markupsafe import Markup
+from matplotlib.figure import Figure
+
+from ddae_app.reports import boilerplate
+from ddae_app.reports.canvas import (
+    AFTER_COLOR,
+    BEFORE_COLOR,
+    LIGHT_GRAY,
+    WHITE,
+    WIDTH_IN,
+    render,
+    report_style,
+)
+from ddae_app.reports.evaluation import Estimate
+from ddae_app.reports.page import write_page
+
+MOST_NAMED = 12
+"""Features whose names are drawn."""
+
+LONGEST_NAME = 28
+
+
+@dataclass(frozen=True)
+class FeatureFacts:
+    """What harmonization did to one feature.
+
+    Attributes
+    ----------
+    name : str
+    before, after : float, 0 to 1
+        Share of the variance that the site explains, at equal age and sex.
+    change : float
+        Mean absolute change, in standard deviations of the feature.
+    """
+
+    name: str
+    before: float
+    after: float
+    change: float
+
+
+@dataclass(frozen=True)
+class FeaturesReport:
+    """The content of the page of a harmonized table.
+
+    Attributes
+    ----------
+    name, version : str
+        Of the table, and of the program.
+    warnings : sequence of str
+    facts : mapping of str to str
+        Names and values.
+    sites : sequence of mapping of str to str
+        A row a site, of the same columns.
+    features : sequence of FeatureFacts
+        All that were harmonized.
+    methods : str
+        The methods text, as :mod:`~ddae_app.reports.boilerplate` takes it.
+    """
+
+    name: str
+    version: str
+    warnings: Sequence[str]
+    facts: Mapping[str, str]
+    sites: Sequence[Mapping[str, str]]
+    features: Sequence[FeatureFacts]
+    methods: str
+
+    @property
+    def most_affected(self) -> list[FeatureFacts]:
+        """The features that changed most."""
+        return sorted(self.features, key=lambda f: -f.change)[:MOST_NAMED]
+
+    @property
+    def figure(self) -> str:
+        """The figure of the variance that the site explains, as a data URL."""
+        return _url(draw_variance(self.features))
+
+    @property
+    def methods_html(self) -> Markup:
+        """The methods text; text of the user in it is escaped."""
+        return Markup(boilerplate.html_body(self.methods))
+
+
+@dataclass(frozen=True)
+class FeaturesEvaluation:
+    """The content of the group page of a table.
+
+    Attributes
+    ----------
+    name, version, headline, protocol : str
+    warnings : sequence of str
+    chance : float
+        Balanced accuracy of a random guess at the site.
+    demographics : Estimate or None
+        Accuracy of the site from age and sex.
+    methods : mapping of str to mapping of str to Estimate
+        By candidate and measure.
+    meanings : mapping of str to str
+        The definition of each measure.
+    features : sequence of FeatureFacts
+    """
+
+    name: str
+    version: str
+    headline: str
+    protocol: str
+    warnings: Sequence[str]
+    chance: float
+    demographics: Estimate | None
+    methods: Mapping[str, Mapping[str, Estimate]]
+    meanings: Mapping[str, str]
+    features: Sequence[FeatureFacts]
+
+    @property
+    def figure(self) -> str:
+        """As that of :class:`FeaturesReport`."""
+        return _url(draw_variance(self.features))
+
+
+def write_features_page(path: Path, report: FeaturesReport) -> None:
+    """Write the page of a harmonized table."""
+    write_page(path, 'features.html.j2', report=report)
+
+
+def write_features_group_page(path: Path, report: FeaturesEvaluation) -> None:
+    """Write the page of the evaluation of a table."""
+    write_page(path, 'features_group.html.j2', report=report)
+
+
+def draw_variance(features: Sequence[FeatureFacts]) -> bytes:
+    """Draw the share of the variance that the site explains, before and after harmonization.
+
+    Parameters
+    ----------
+    features : sequence of FeatureFacts
+
+    Returns
+    -------
+    bytes
+        A PNG image: all features by their share before, and the names of the highest.
+    """
+    ordered = sorted(features, key=lambda f: -f.before)
+    before, after = (np.array([100 * v for v in values]) for values in (
+        [f.before for f in ordered], [f.after for f in ordered],
+    ))  # fmt: skip
+    colors = {'before': BEFORE_COLOR, 'after': AFTER_COLOR}
+    with report_style():
+        figure = Figure(figsize=(WIDTH_IN, 4.2), facecolor=WHITE, layout='constrained')
+        every, named = figure.subplots(1, 2, width_ratios=(3, 2))
+        places = np.arange(1, len(ordered) + 1)
+        every.vlines(places, after, before, color=LIGHT_GRAY, linewidth=1)
+        for (label, color), values in zip(colors.items(), (before, after), strict=True):
+            every.plot(places, values, 'o', color=color, markersize=3, label=label)
+        every.set(
+            xlabel='features, ordered by their share before', ylabel='% of variance',
+            ylim=(-1, None), xlim=(0, len(ordered) + 1),
+        )  # fmt: skip
+        every.set_title(f'Explained by the site: all {len(ordered)} features')
+        every.legend()
+        top = ordered[:MOST_NAMED]
+        rows = np.arange(len(top))
+        named.hlines(rows, after[: len(top)], before[: len(top)], color=LIGHT_GRAY, linewidth=2)
+        for color, values in zip(colors.values(), (before, after), strict=True):
+            named.plot(values[: len(top)], rows, 'o', color=color, markersize=5)
+        named.set_yticks(rows, [_short(f.name) for f in top])
+        named.set(xlabel='% of variance', ylim=(len(top) - 0.5, -0.5), xlim=(-1, None))
+        named.set_title(f'The {len(top)} highest before')
+        return render(figure, 'png')
+
+
+def format_features_card(
+    name: str,
+    facts: Mapping[str, str],
+    sites: Sequence[Mapping[str, str]],
+    warnings: Sequence[str],
+) -> str:
+    """The card of a model of features, as Markdown.
+
+    Parameters
+    ----------
+    name : str
+    facts : mapping of str to str
+    sites : sequence of mapping of str to str
+        A row a site, of the same columns.
+    warnings : sequence of str
+    """
+    columns = list(sites[0])
+    table = [columns, ['---'] * len(columns), *([row[c] for c in columns] for row in sites)]
+    lines = [
+        f'# {name}',
+        '',
+        'ComBat of a table of features, age and sex protected (Johnson et al. 2007; Fortin et al. '
+        '2018), as ddae-app fits it.',
+        '',
+        *(f'> {warning}' for warning in warnings),
+        *[''] * bool(warnings),
+        '## Data',
+        '',
+        *(f'| {" | ".join(cell.replace("|", " ") for cell in row)} |' for row in table),
+        '',
+        *(f'- {what}: {value}' for what, value in facts.items()),
+        '',
+        '## Limits',
+        '',
+        '- The model harmonizes tables of the same features, in the same units, of these sites.',
+        '- It knows the people of the table. Its effect on other ages, and on diseases that '
+        'nobody had, was not tested.',
+        '- The model is not intended for diagnosis.',
+        '',
+    ]
+    return '\n'.join(lines)
+
+
+def _short(name: str) -> str:
+    return (
+        name if len(name) <= LONGEST_NAME else f'{name[: LONGEST_NAME - 1]}\N{HORIZONTAL ELLIPSIS}'
+    )
+
+
+def _url(png: bytes) -> str:
+    return f'data:image/png;base64,{base64.b64encode(png).decode()}'

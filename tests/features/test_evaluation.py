@@ -1,0 +1,127 @@
+"""The evaluation of tables: it finds what was put in, and is not deceived by a fit to all."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from ddae_app.errors import NotEvaluableError
+from ddae_app.features.evaluation import MEANING, evaluate, site_from_demographics
+from ddae_app.features.measures import (
+    became_negative,
+    mean_change,
+    variance_explained_by_site,
+)
+from ddae_app.features.model import fit_model
+from ddae_app.features.people import CovariateDesign
+from tests.features.simulated import labels_of, table_of, truth_of, with_sites
+
+N = 40
+
+
+@pytest.fixture(scope='module')
+def labels():
+    return labels_of(N, sessions=2)
+
+
+@pytest.fixture(scope='module')
+def truth(labels):
+    return truth_of(labels, own=1.0)
+
+
+@pytest.fixture(scope='module')
+def fits():
+    return []
+
+
+@pytest.fixture(scope='module')
+def results(labels, truth, fits):
+    source = with_sites(truth, labels)
+    table = table_of(source, labels)
+
+    def refit(rows):
+        fits.append(rows)
+        model, _ = fit_model(table.rows(rows), labels.rows(rows), name='half')
+        return model.harmonized(table, labels)
+
+    harmonized = fit_model(table, labels, name='all')[0].harmonized(table, labels)
+    candidates = {'source': source, 'truth': truth, 'harmonized': harmonized, 'refit': refit}
+    return evaluate(candidates, labels)
+
+
+def test_the_site_is_found_where_it_is(results):
+    site = {name: result.estimates['site_linear'].value for name, result in results.items()}
+    assert site['source'] > 0.8
+    assert abs(site['truth'] - 1 / 3) < 0.15 and abs(site['refit'] - 1 / 3) < 0.2
+    assert site['harmonized'] < site['refit']
+    shares = {name: result.estimates['site_variance'].value for name, result in results.items()}
+    assert shares['source'] > 0.2 and shares['truth'] < 0.03 and shares['refit'] < 0.05
+
+
+def test_biology_is_measured(results):
+    for name, result in results.items():
+        assert set(result.estimates) <= set(MEANING)
+        assert ('site_all' in result.estimates) == (name != 'refit')
+        assert result.estimates['age_r_within_site'].value > 0.5
+        assert result.estimates['sex'].value > 0.55
+
+
+def test_nobody_is_evaluated_by_a_fit_to_their_own_rows(results, labels, fits):
+    halves = [set(labels.subjects[rows]) for rows in fits]
+    assert len(halves) == 2 and not halves[0] & halves[1]
+
+
+def test_values_that_are_missing_are_no_obstacle(labels, truth):
+    values = truth.copy()
+    values[::7, 3] = np.nan
+    values[:, 5] = np.nan
+    found = evaluate({'source': values}, labels)['source'].estimates
+    assert np.isfinite([estimate.value for estimate in found.values()]).all()
+
+
+def test_too_few_people(labels, truth):
+    few = np.flatnonzero((labels.sites != 'B') | (np.arange(len(labels.sites)) < 2 * N + 8))
+    with pytest.raises(NotEvaluableError, match='site B of 3 has 4 people; expected two sites'):
+        evaluate({'source': truth[few]}, labels.rows(few))
+    alone = np.flatnonzero(labels.sites == 'A')
+    with pytest.raises(NotEvaluableError, match='site A of 1 has'):
+        evaluate({'source': truth[alone]}, labels.rows(alone))
+
+
+def test_the_site_from_age_and_sex(labels):
+    assert abs(site_from_demographics(labels).value - 1 / 3) < 0.15
+    older = replace(labels, ages=labels.ages + 100 * (labels.sites == 'B'))
+    assert site_from_demographics(older).value > 0.6
+    unknown = replace(
+        labels, ages=np.full(len(labels.ages), np.nan), sexes=np.full(len(labels.ages), None)
+    )
+    assert site_from_demographics(unknown) is None
+
+
+def test_variance_is_explained_at_equal_age():
+    """Sites of other ages: age explains it, and not the site."""
+    labels = labels_of(200)
+    labels = replace(labels, ages=labels.ages + 20 * (labels.sites == 'B'))
+    rng = np.random.default_rng(0)
+    y = np.column_stack(
+        [
+            labels.ages / 10 + rng.normal(size=600),
+            2 * (labels.sites == 'C') + rng.normal(size=600),
+            np.ones(600),
+        ]
+    )
+    y[5, 0] = np.nan
+    design = CovariateDesign.fit(labels, spline=False)
+    shares = variance_explained_by_site(y, labels, design)
+    between = 4 * (2 / 9)  # variance of a shift of 2 in a third of the rows
+    assert shares[0] < 0.01 and shares[1] == pytest.approx(between / (between + 1), abs=0.05)
+    assert shares[2] == 0
+
+
+def test_what_changed():
+    before = np.array([[0.0, 5.0, 1.0], [2.0, 5.0, np.nan], [4.0, 5.0, -1.0]])
+    after = np.array([[-1.0, 5.0, 1.0], [2.0, 5.0, np.nan], [4.0, 5.0, -2.0]])
+    assert mean_change(before, after) == pytest.approx([1 / 3 / np.sqrt(8 / 3), 0, 0.5])
+    assert became_negative(before, after).tolist() == [1, 0, 0]

@@ -1,0 +1,115 @@
+"""The statistics of ComBat: an intercept of each person, missing values, and a reference site."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy.optimize import minimize_scalar
+
+from ddae_app.methods.location_scale import SiteRegression, intercepts_of, posterior
+from ddae_app.methods.random_intercept import row_weights, slopes_and_ratio
+
+
+def test_balanced_rows_have_the_ratio_of_the_analysis_of_variance():
+    """Restricted maximum likelihood has a closed form there (Searle et al. 1992, ch. 3)."""
+    rng = np.random.default_rng(0)
+    persons = np.repeat(np.arange(30), 4)
+    y = rng.normal(size=(120, 6)) + np.linspace(0, 3, 6) * rng.normal(size=(30, 6))[persons]
+    beta, ratio = slopes_and_ratio(y, np.ones((120, 1)), persons)
+    means = y.reshape(30, 4, 6).mean(axis=1)
+    between = 4 * means.var(axis=0, ddof=1)
+    within = np.square(y - means[persons]).sum(axis=0) / 90
+    expected = np.maximum((between - within) / within / 4, 0)
+    assert ratio == pytest.approx(expected, rel=1e-4, abs=1e-6)
+    assert beta[0] == pytest.approx(y.mean(axis=0))
+
+
+def test_unbalanced_rows_have_the_ratio_of_the_whole_likelihood():
+    rng = np.random.default_rng(1)
+    persons = np.repeat(np.arange(25), rng.integers(1, 5, 25))
+    n = len(persons)
+    x = np.column_stack([np.ones(n), rng.normal(size=n), rng.normal(size=25)[persons]])
+    y = x @ [1.0, 2.0, 3.0] + rng.normal(size=n) + 1.5 * rng.normal(size=25)[persons]
+    same = (persons[:, None] == persons).astype(float)
+
+    def deviance(ratio: float) -> float:
+        v = np.eye(n) + ratio * same
+        inverse = np.linalg.inv(v)
+        gram = x.T @ inverse @ x
+        left = y - x @ np.linalg.solve(gram, x.T @ inverse @ y)
+        determinants = np.linalg.slogdet(v)[1] + np.linalg.slogdet(gram)[1]
+        return (n - 3) * np.log(left @ inverse @ left) + determinants
+
+    best = minimize_scalar(deviance, bounds=(0, 20), method='bounded', options={'xatol': 1e-8}).x
+    beta, ratio = slopes_and_ratio(y[:, None], x, persons)
+    assert ratio[0] == pytest.approx(best, rel=1e-3)
+    inverse = np.linalg.inv(np.eye(n) + ratio[0] * same)
+    expected = np.linalg.solve(x.T @ inverse @ x, x.T @ inverse @ y)
+    assert beta[:, 0] == pytest.approx(expected)
+    left = y[:, None] - x @ beta
+    predicted = ratio[0] * same @ inverse @ left
+    assert intercepts_of(left, persons, ratio) == pytest.approx(predicted)
+    assert row_weights(persons, ratio)[:, 0] == pytest.approx(np.diag(inverse))
+
+
+def test_a_column_that_says_nothing_has_no_slope():
+    rng = np.random.default_rng(2)
+    persons = np.repeat(np.arange(20), 2)
+    x = np.column_stack([np.ones(40), np.zeros(40)])
+    beta, ratio = slopes_and_ratio(rng.normal(size=(40, 3)), x, persons)
+    assert np.abs(beta[1]).max() < 1e-9 and np.isfinite(ratio).all()
+
+
+def test_the_scale_of_a_site_does_not_depend_on_the_number_of_sessions():
+    """One site with one session of each person, one with four; neither adds anything."""
+    rng = np.random.default_rng(3)
+    persons = np.concatenate([np.arange(150), np.repeat(np.arange(150, 250), 4)])
+    member = np.column_stack([persons < 150, persons >= 150]).astype(float)
+    y = rng.normal(size=(550, 30)) + 2 * rng.normal(size=(250, 30))[persons]
+    regression = SiteRegression.fit(y, member, np.zeros((550, 0)), persons)
+    assert np.median(regression.ratio) == pytest.approx(4, rel=0.15)
+    effects = regression.effects()
+    assert np.abs(effects.scale - 1).max() < 0.15
+    out = effects.removed(y, (persons >= 150).astype(int), np.zeros((550, 0)), persons)
+    assert np.abs(out.std(axis=0) / y.std(axis=0) - 1).max() < 0.05
+
+
+def test_each_value_is_regressed_on_the_rows_that_have_it():
+    rng = np.random.default_rng(4)
+    sites = np.repeat([0, 1], 30)
+    member = np.eye(2)[sites]
+    covariates = rng.normal(size=(60, 1))
+    y = rng.normal(size=(60, 5)) + sites[:, None]
+    y[rng.uniform(size=y.shape) < 0.2] = np.nan
+    together = SiteRegression.fit(y, member, covariates)
+    for i, value in enumerate(y.T):
+        known = ~np.isnan(value)
+        alone = SiteRegression.fit(value[known, None], member[known], covariates[known])
+        for name, array in vars(alone).items():
+            assert vars(together)[name][..., i] == pytest.approx(array[..., 0]), name
+
+
+def test_the_reference_site_stays_as_it_is():
+    rng = np.random.default_rng(5)
+    sites = np.repeat([0, 1, 2], 20)
+    y = rng.normal(size=(60, 8)) * (1 + sites[:, None]) + 3 * sites[:, None]
+    regression = SiteRegression.fit(y, np.eye(3)[sites], np.zeros((60, 0)))
+    effects = regression.effects(1)
+    assert (effects.shift[1] == 0).all() and (effects.scale[1] == 1).all()
+    out = effects.removed(y, sites, np.zeros((60, 0)), np.arange(60))
+    assert np.abs(out[sites == 1] - y[sites == 1]).max() < 1e-12
+    assert np.abs(out.mean(axis=0) - y[sites == 1].mean(axis=0)).max() < 0.5
+
+
+def test_counts_of_each_value_take_part_in_the_shrinkage():
+    """A value of few rows is shrunk more; equal counts are one count."""
+    rng = np.random.default_rng(6)
+    shift, variance = rng.normal(0.5, 1, 50), rng.uniform(0.5, 2, 50)
+    one = posterior(20, shift, variance)
+    many = posterior(np.full(50, 20.0), shift, variance)
+    assert all((a == b).all() for a, b in zip(one, many, strict=True))
+    counts = np.full(50, 20.0)
+    counts[0] = 2
+    few = posterior(counts, shift, variance)
+    center = shift.mean()
+    assert abs(few[0][0] - center) < abs(one[0][0] - center)
