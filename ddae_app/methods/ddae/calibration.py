@@ -20,7 +20,6 @@ from ddae_app.errors import UsageError
 from ddae_app.methods.data import SliceData, site_quantiles
 from ddae_app.methods.ddae.appearance import SiteAppearance, fit_site_appearance
 from ddae_app.methods.ddae.bundle import Bundle
-from ddae_app.methods.ddae.config import BATCH_SIZE
 from ddae_app.methods.ddae.evidence import (
     OF_APPEARANCE,
     OF_CONTRAST,
@@ -28,7 +27,7 @@ from ddae_app.methods.ddae.evidence import (
     StoredEvidence,
 )
 from ddae_app.methods.ddae.model import DDAE
-from ddae_app.methods.ddae.render import render
+from ddae_app.methods.ddae.render import render_to_measure
 from ddae_app.methods.ddae.residuals import (
     ResidualCorrection,
     fit_residual_correction,
@@ -89,7 +88,7 @@ def calibrate(bundle: Bundle, data: SliceData) -> Bundle:
         appearance,
         data,
         rows,
-        partial(render, uncorrected, batch_size=2 * BATCH_SIZE),
+        partial(render_to_measure, uncorrected),
         old.residuals if earlier else None,
         (earlier[OF_CONTRAST], earlier[OF_RENDERED]) if earlier else None,
     )

@@ -18,6 +18,9 @@ from ddae_app.methods.ddae.model import DDAE
 
 REMEDY = 'delete it to start again, or give another folder'
 
+MOMENTS = 'exp_avg', 'exp_avg_sq'
+"""What the optimizer keeps of each weight."""
+
 Row = tuple[int, float, float | None]
 """Images seen, mean training loss since the last row, validation loss if there is one."""
 
@@ -68,7 +71,7 @@ def save_checkpoint(path: Path, state: TrainState, settings: dict[str, Any]) -> 
     tensors |= {f'average.{k}': v for k, v in state.average.state_dict().items()}
     for name, parameter in state.model.named_parameters():
         moments = state.optimizer.state[parameter]
-        tensors |= {f'{m}.{name}': moments[m] for m in ('exp_avg', 'exp_avg_sq')}
+        tensors |= {f'{m}.{name}': moments[m] for m in MOMENTS}
     tensors = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
     counters = {'step': state.step, 'losses': state.losses, 'history': state.history}
     metadata = {'settings': json.dumps(settings), 'counters': json.dumps(counters)}
@@ -104,11 +107,12 @@ def _restore(state: TrainState, tensors: dict[str, torch.Tensor], counters: dict
 
     state.model.load_state_dict(part('model'))
     state.average.load_state_dict(part('average'))
-    first, second = part('exp_avg'), part('exp_avg_sq')
     step = torch.tensor(float(counters['step']))
     moments = {
-        i: {'step': step.clone(), 'exp_avg': first[name], 'exp_avg_sq': second[name]}
-        for i, (name, _) in enumerate(state.model.named_parameters())
+        i: {'step': step.clone()}
+        # In the order in memory of the weights, which is not that of the file.
+        | {m: torch.empty_like(weight).copy_(tensors[f'{m}.{name}']) for m in MOMENTS}
+        for i, (name, weight) in enumerate(state.model.named_parameters())
     }
     groups = state.optimizer.state_dict()['param_groups']
     state.optimizer.load_state_dict({'state': moments, 'param_groups': groups})

@@ -24,11 +24,11 @@ from ddae_app.methods.ddae.appearance import fit_site_appearance
 from ddae_app.methods.ddae.augment import random_contrast, random_shift
 from ddae_app.methods.ddae.bundle import Bundle, save_bundle
 from ddae_app.methods.ddae.checkpoint import TrainState, resume, save_checkpoint
-from ddae_app.methods.ddae.config import BATCH_SIZE, ModelConfig, TrainConfig
+from ddae_app.methods.ddae.config import ModelConfig, TrainConfig
 from ddae_app.methods.ddae.info import DDAEInfo
 from ddae_app.methods.ddae.losses import Objective, Sealed, denoising_loss
 from ddae_app.methods.ddae.model import DDAE, Networks
-from ddae_app.methods.ddae.render import render
+from ddae_app.methods.ddae.render import render_to_measure
 from ddae_app.methods.ddae.residuals import fit_residual_correction
 from ddae_app.methods.modelfile import ModelIdentity, TrainingRecord
 from ddae_app.settings import Protocol, check_value
@@ -151,7 +151,9 @@ def train(
     # Only dropout and the first weights use the global generator; the caller's is left alone.
     with torch.random.fork_rng(devices=[device] if device.type == 'cuda' else []):
         torch.manual_seed(_seed(seed, 0, 'weights'))
-        model = _new_model(data, train_rows, model_config, initial).to(device)
+        model = _new_model(data, train_rows, model_config, initial)
+        # Channels last: measured an eighth faster on a CPU.
+        model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         model.appearance = fit_site_appearance(model_config, data, train_rows, device=device)
         state = TrainState.fresh(model, train_config.learning_rate, train_config.weight_decay)
         checkpoint = out_dir / CHECKPOINT_NAME
@@ -197,7 +199,7 @@ def _correct(model: DDAE, data: SliceData, rows: np.ndarray) -> None:
         model.appearance,
         data,
         rows,
-        partial(render, model, batch_size=2 * BATCH_SIZE),
+        partial(render_to_measure, model),
     )
 
 
