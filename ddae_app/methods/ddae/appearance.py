@@ -126,9 +126,8 @@ class SiteAppearance(nn.Module):
     def __init__(self, shape: Shape, n_sites: int) -> None:
         super().__init__()
         self.shape = shape
-        self.register_buffer(
-            'curve', torch.linspace(0, 1, KNOTS, device='cpu').repeat(n_sites + 1, 1)
-        )
+        curve = torch.linspace(0, 1, KNOTS, device='cpu').repeat(n_sites + 1, 1)
+        self.register_buffer('curve', curve)
         self.register_buffer('edge', torch.zeros(n_sites + 1, EDGE_PIXELS))
         self.register_buffer('average', torch.full(shape, 0.5))
         self.register_buffer('effect', torch.zeros(n_sites + 1, *knot_shape(shape)))
