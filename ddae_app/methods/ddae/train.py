@@ -142,12 +142,7 @@ def train(
         'initial': initial.sha256 if initial else None,
     }
     train_rows, held_out = split_subjects(data, train_config.validation_fraction, seed)
-    slices, unseen = data.with_brain(train_rows), data.with_brain(held_out)
-    sites = np.array(data.sites)
-    site_slices = [slices[sites[slices[:, 0]] == site] for site in data.site_names]
-    for site, slices_of_site in zip(data.site_names, site_slices, strict=True):
-        if not len(slices_of_site):
-            raise UsageError(f'no slice of site {site} shows brain; check the brain masks')
+    site_slices, unseen = _slices_by_site(data, train_rows), data.with_brain(held_out)
     # Only dropout and the first weights use the global generator; the caller's is left alone.
     with torch.random.fork_rng(devices=[device] if device.type == 'cuda' else []):
         torch.manual_seed(_seed(seed, 0, 'weights'))
@@ -244,6 +239,16 @@ def _check(data: SliceData, config: ModelConfig, name: str) -> None:
         check_value('model_name', name)
     except ValueError as error:
         raise UsageError(f'model name {error}') from error
+
+
+def _slices_by_site(data: SliceData, rows: np.ndarray) -> list[np.ndarray]:
+    """Row and position of the slices with brain of each site, in the order of the sites."""
+    slices, sites = data.with_brain(rows), np.array(data.sites)
+    site_slices = [slices[sites[slices[:, 0]] == site] for site in data.site_names]
+    for site, slices_of_site in zip(data.site_names, site_slices, strict=True):
+        if not len(slices_of_site):
+            raise UsageError(f'no slice of site {site} shows brain; check the brain masks')
+    return site_slices
 
 
 def _new_model(
