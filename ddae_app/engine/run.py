@@ -157,6 +157,9 @@ def _configured(workflow: pe.Workflow, run: RunSettings, logs: RunFiles) -> pe.W
         'poll_sleep_duration': 0.2,
         'stop_on_first_crash': str(run.stop_on_first_crash).lower(),
         'check_version': 'false',
+        # Pages of each step, and of each workflow, which jobs that share a folder would write at
+        # once.
+        'create_report': 'false',
     }
     workflow.config['monitoring'] = {'enabled': str(run.resource_monitor).lower()}
     nipype.config.update_config({'monitoring': workflow.config['monitoring']})
