@@ -45,7 +45,7 @@ NAME = 'A01'
 
 PARTS = 'single', 'chunks', 'pool', 'again', 'steps'
 
-SINGLE_TASKS = 4
+SINGLE_TASKS = 2
 """How many tasks of one participant are run in each dataset."""
 
 
@@ -136,20 +136,26 @@ class Dataset:
         time.sleep(3)  # what was just written is not remembered as unchanged
 
     def _copy(self, part: str, names: Sequence[str]) -> None:
-        """Copy the folders of the one participant, and what lies beside them; images are links."""
+        """Copy all of the one participant, and what lies beside; large files are links.
+
+        Each of the copies has logs of its own, as from an array of one participant a task.
+        """
         source, target = self.one / part, self.folder / part
         target.mkdir(parents=True, exist_ok=True)
         for path in sorted(p for p in source.rglob('*') if p.is_file()):
             relative = path.relative_to(source)
-            if relative.parts[0] in ('logs', 'derivatives'):
+            if relative.parts[0] == 'derivatives':
                 continue
-            own = NAME in str(relative)
+            run = relative.parts[1] if relative.parts[0] == 'logs' else None
+            own = run or NAME in str(relative)
             if not own and (names or part == 'bids'):
                 (target / relative).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(path, target / relative)
-            text = path.read_text() if path.suffix in ('.json', '.tsv', '.html') else None
+            texts = ('.json', '.tsv', '.html')
+            text = path.read_text() if path.suffix in texts and not run else None
             for name in names if own else ():
-                copy = target / str(relative).replace(f'sub-{NAME}', name)
+                new = str(relative).replace(f'sub-{NAME}', name)
+                copy = target / (new.replace(run, f'{run}-{name}') if run else new)
                 copy.parent.mkdir(parents=True, exist_ok=True)
                 if text is None:
                     os.link(path, copy)

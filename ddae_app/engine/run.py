@@ -17,7 +17,7 @@ import yaml
 from nipype.pipeline import engine as pe
 
 from ddae_app.bids.layout import RunFiles
-from ddae_app.engine.plugin import SteadyPool, monotonic_clock
+from ddae_app.engine.plugin import SteadyPool, frozen_heap, monotonic_clock
 from ddae_app.errors import UsageError, lack_of_memory
 from ddae_app.settings import RunSettings
 
@@ -109,10 +109,10 @@ def run_workflow(
 def _run(
     workflow: pe.Workflow, scans: Sequence[Key], run: RunSettings, logs: RunFiles
 ) -> dict[Key, str]:
-    plugin, arguments = _plugin(run, _Narrator(scans))
+    plugin, arguments = _plugin(run, scans)
     before = set(logs.crashes())
     try:
-        with monotonic_clock():
+        with monotonic_clock(), frozen_heap():
             workflow.run(plugin=plugin, plugin_args=arguments)
     except Exception as e:
         # Nipype raises once at the end, whatever failed; the crash files hold the reasons.
@@ -168,8 +168,8 @@ def _configured(workflow: pe.Workflow, run: RunSettings, logs: RunFiles) -> pe.W
     return workflow
 
 
-def _plugin(run: RunSettings, narrator: _Narrator) -> tuple[str | SteadyPool, dict[str, Any]]:
-    callback = {'status_callback': narrator}
+def _plugin(run: RunSettings, scans: Sequence[Unit]) -> tuple[str | SteadyPool, dict[str, Any]]:
+    callback = {'status_callback': _Narrator(scans)}
     if run.use_plugin is not None:
         try:
             content = yaml.safe_load(run.use_plugin.read_text())
@@ -183,6 +183,9 @@ def _plugin(run: RunSettings, narrator: _Narrator) -> tuple[str | SteadyPool, di
         return 'Linear', callback
     arguments: dict[str, Any] = callback | {
         'n_procs': run.nprocs,
+        # Most steps of a scan follow each other, and a process takes longer to start than those
+        # that do not.
+        'n_workers': min(run.nprocs, len(scans)),
         'raise_insufficient': False,
         # A forked child of a process that has used torch or ITK may hang; a new one does not.
         'mp_context': 'spawn',

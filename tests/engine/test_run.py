@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -108,6 +109,30 @@ def test_too_little_room_for_the_steps_is_said_before_they_begin(work, tmp_path,
     with pytest.raises(UsageError, match=r'work has 30 MB of free space, and .* of 200 MB'):
         work(scans_per_process=1)
     assert not (tmp_path / 'diary.txt').exists()
+
+
+def test_the_garbage_collector_passes_over_what_was_there(work, monkeypatch):
+    """Nipype runs it before each step: with all libraries, it took longer than the step."""
+
+    def spy(node, **options):
+        seen.append(len(gc.get_objects()))
+        return run(node, **options)
+
+    seen, run, before = [], pe.Node.run, len(gc.get_objects())
+    monkeypatch.setattr(pe.Node, 'run', spy)
+    work(scans_per_process=3)
+    assert seen and max(seen) < before / 10
+    assert gc.get_freeze_count() == 0
+
+
+@pytest.mark.parametrize(('scans', 'workers'), [(1, 1), (2, 2), (9, 3)])
+def test_no_more_processes_than_scans(tmp_path, scans, workers):
+    """Each job of an array, of one scan, would start others for steps of a second."""
+    names = [f'sub-{i}' for i in range(scans)]
+    units = [Scan(Path(f'{name}_T1w.nii'), name[4:], None, name) for name in names]
+    plugin, arguments = execution._plugin(RunSettings(work_dir=tmp_path, nprocs=3), units)
+    assert (plugin.pool._max_workers, plugin.processors) == (workers, 3)
+    plugin.pool.shutdown()
 
 
 def test_processes_that_cannot_be_synchronized(work, monkeypatch):
