@@ -12,7 +12,7 @@ made (:mod:`benchmarks.stand_ins`); all else is the program's own. The parts:
   of the array, byte for byte;
 - ``again``: an array over the largest dataset, of which all is done, and one more run over it, as
   of a later stage, which reads what the tasks remember of the scans;
-- ``steps``: every step of two scans as a job, by nipype's plugin for Slurm.
+- ``steps``: every step of one scan as a job, by nipype's plugin for Slurm.
 
 Printed are CPU seconds and peak memory, by task and by scan, and what the diaries of the tasks
 say: how often a raw scan was read as a whole, how many folders of the dataset were listed, and how
@@ -85,7 +85,7 @@ def main() -> None:
         dataset.array('chunks, done', -(-dataset.scans // args.chunk_again), args.chunk_again)
         dataset.run('one run, done', '--nprocs', '1')
     if 'steps' in args.parts:
-        steps_as_jobs(Dataset(work, 'steps', 2, to_do=2))
+        steps_as_jobs(Dataset(work, 'steps', 1, to_do=1))
 
 
 def first_scan(work: Path) -> None:
@@ -173,25 +173,23 @@ class Dataset:
             f'APP="{app} {sys.executable} -m ddae_app"\n'
         )
         diaries = self._diaries(f'diaries-{chunk}')
-        began = time.monotonic()
         subprocess.run(
             ['sbatch', '--wait', f'--array=1-{tasks}', '-o', 'task-%a.log', 'preproc.sbatch'],
             cwd=scripts, env={**os.environ, **self.environment}, stdout=subprocess.DEVNULL,
             check=True,
         )  # fmt: skip
-        report(what, self.folder, diaries, min(tasks * chunk, self.scans), began)
+        report(what, self.folder, diaries, min(tasks * chunk, self.scans))
 
     def run(self, what: str, *flags: str) -> None:
         """Run the program on the whole dataset, and print what it cost."""
         diaries = self._diaries('diaries')
-        began = time.monotonic()
         with (self.folder / 'run.log').open('w') as log:
             subprocess.run(
                 [sys.executable, '-m', 'benchmarks.stand_ins', str(diaries), sys.executable,
                  '-m', 'ddae_app', *arguments(self.folder), *flags],
                 env={**os.environ, **self.environment}, stdout=log, stderr=log, check=True,
             )  # fmt: skip
-        report(what, self.folder, diaries, self.scans, began)
+        report(what, self.folder, diaries, self.scans)
 
     def _diaries(self, name: str) -> Path:
         folder = self.folder / name
@@ -200,12 +198,12 @@ class Dataset:
         return folder
 
 
-def report(what: str, folder: Path, diaries: Path, scans: int, began: float) -> None:
+def report(what: str, folder: Path, diaries: Path, scans: int) -> None:
     """Print what some tasks cost, and what their diaries say."""
-    wall = time.monotonic() - began
     costs = [json.loads(path.read_text()) for path in diaries.glob('*.json')]
     assert costs and not any(cost['code'] for cost in costs), f'a task failed: {diaries}'
     cpu = [cost['cpu'] for cost in costs]
+    wall = max(cost['ended'] for cost in costs) - min(cost['began'] for cost in costs)
     print(
         f'{what}\t{scans} of {len(list((folder / "bids").glob("sub-*")))}\t{len(costs)}\t'
         f'{statistics.median(cpu):.2f}\t{sum(cpu) / scans:.3f}\t'

@@ -135,13 +135,14 @@ def main() -> None:
     diaries, *command = sys.argv[1:]
     job, task = (os.environ.get(f'SLURM_ARRAY_{name}_ID', '0') for name in ('JOB', 'TASK'))
     name = Path(diaries, f'{job}-{task}-{os.getpid()}')
-    began = time.monotonic()
+    began = time.time()
     child = os.spawnvpe(os.P_NOWAIT, command[0], command, {**os.environ, DIARY: f'{name}.tsv'})
     _, status, usage = os.wait4(child, 0)
     cost: Mapping[str, float] = {
         'task': int(task),
         'code': os.waitstatus_to_exitcode(status),
-        'wall': time.monotonic() - began,
+        'began': began,
+        'ended': time.time(),
         'cpu': usage.ru_utime + usage.ru_stime,
         'peak': usage.ru_maxrss / 1e6,
     }
