@@ -81,7 +81,7 @@ def step():
     settings = RunSettings(work_dir=folder / 'work', nprocs=int(sys.argv[3]))
     logs = RunFiles(folder / 'logs')
     logs.folder.mkdir()
-    return len(run_workflow(outer, [Scan()], settings, logs))
+    return len(run_workflow(lambda scans: outer, [Scan()], settings, logs))
 
 if __name__ == '__main__':
     with stop_signals():

@@ -9,7 +9,7 @@ from typing import Any
 
 from ddae_app.bids.covariates import Covariates, RowReader, of_session
 from ddae_app.bids.metadata import SCANNER_FIELDS, ScanMetadata
-from ddae_app.bids.scan import Scan
+from ddae_app.bids.scan import Scan, participants_in
 from ddae_app.bids.tables import Dictionary, Table, read_dictionary, read_table
 from ddae_app.bids.values import shown
 from ddae_app.errors import InvalidBIDSError, UsageError
@@ -98,7 +98,7 @@ def read_cohort(
         raise UsageError(f'--source-site {_no_name(source_site)}')
     metadata = metadata or ScanMetadata(bids_dir)
     reader = _DatasetReader(bids_dir, site_column, further)
-    folders = {path.name[4:] for path in bids_dir.glob('sub-*') if path.is_dir()}
+    folders = set(participants_in(bids_dir))
     covariates = {}
     for scan in scans:
         known = reader.covariates(scan, folders)

@@ -14,8 +14,10 @@ scan up to its suffix, for example ``sub-01_ses-1_run-2``::
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -221,8 +223,11 @@ class Layout:
 
     def runs(self) -> list[RunFiles]:
         """The runs that are there, the latest first, since run ids begin with the time."""
-        folders = (self.root / 'logs').glob('*')
-        return [RunFiles(path) for path in sorted(folders, reverse=True) if path.is_dir()]
+        # As many as jobs: the folder is read, and none of those in it.
+        with suppress(OSError), os.scandir(self.root / 'logs') as entries:
+            names = sorted((entry.name for entry in entries if entry.is_dir()), reverse=True)
+            return [self.run(name) for name in names]
+        return []
 
     def in_space(self, space: Space) -> SpaceLayout:
         """The images in a template space."""

@@ -14,7 +14,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from ddae_app.bids.scan import Scan
+from ddae_app.bids.scan import Scan, participants_in
 from ddae_app.errors import InvalidBIDSError, NothingSelectedError, UsageError
 from ddae_app.files import PREFIX, not_fetched, umask
 
@@ -30,9 +30,6 @@ TAKE_CONTRAST_ENHANCED = (
 
 # Files in folders such as derivatives/ and sourcedata/ are no part of the raw dataset.
 IGNORED = [re.compile(p) for p in (r'^/(?!sub-)[^/]+/', r'/\.')]
-
-MOST_NAMED = 100
-"""So many participants alone are indexed; each folder is compared with all of their names."""
 
 
 @dataclass(frozen=True)
@@ -111,8 +108,8 @@ def find_scans(bids_dir: Path, selection: Selection) -> list[Scan]:
     from bids.layout import Query
 
     check_description(bids_dir)
-    participants = _labels(selection.participants, 'sub', _present(bids_dir, 'sub-*'))
-    sessions = _labels(selection.sessions, 'ses', _present(bids_dir, 'sub-*/ses-*'))
+    participants = _labels(selection.participants, 'sub', lambda: participants_in(bids_dir))
+    sessions = _labels(selection.sessions, 'ses', lambda: _sessions_in(bids_dir))
     layout = _index(bids_dir, selection.database, participants)
     _check_entities(selection.filters, layout)
     query: dict[str, Any] = {
@@ -180,17 +177,16 @@ def check_description(bids_dir: Path) -> None:
 
 
 def _index(bids_dir: Path, database: Path | None, participants: Sequence[str] = ()) -> Any:
-    """An index of a dataset, or, unless it is kept in a database, of a few participants only.
+    """An index of a dataset, or, unless it is kept in a database, of some participants only.
 
-    In an array of jobs each of which takes one participant, nobody indexes all of them each time.
+    In an array of jobs each of which takes some participants, nobody indexes all of them.
     """
     import bids
     from sqlalchemy.exc import SQLAlchemyError
 
-    ignored = IGNORED
-    if 0 < len(participants) <= MOST_NAMED and database is None:
-        named = '|'.join(map(re.escape, participants))
-        ignored = [*ignored, re.compile(rf'^/sub-(?!({named})(/|$))')]
+    ignored: list[Any] = [*IGNORED]
+    if participants and database is None:
+        ignored.append(_OthersThan(frozenset(participants)))
 
     def index(folder: Path | None = None) -> Any:
         indexer = bids.BIDSLayoutIndexer(validate=False, index_metadata=False, ignore=ignored)
@@ -216,6 +212,21 @@ def _index(bids_dir: Path, database: Path | None, participants: Sequence[str] = 
             f'--bids-database-dir {database}: not usable ({_first_line(e)}); remove the folder, '
             'so that it is made anew, or name another'
         ) from e
+
+
+@dataclass(frozen=True)
+class _OthersThan:
+    """Matches the paths of all but some participants; pybids takes it for a regular expression.
+
+    An expression of thousands of labels would try them all on each folder.
+    """
+
+    participants: frozenset[str]
+
+    def search(self, path: str) -> bool:
+        """Whether a path in the dataset belongs to another participant."""
+        name = path.split('/', 2)[1]
+        return name.startswith('sub-') and name[4:] not in self.participants
 
 
 def _make_index(index: Callable[[Path], Any], folder: Path) -> None:
@@ -258,13 +269,17 @@ def _check_entities(filters: dict[str, Any], layout: Any) -> None:
         )
 
 
-def _present(bids_dir: Path, pattern: str) -> list[str]:
-    """Labels of folders, which are found much sooner than an index of them is made."""
-    return sorted({path.name[4:] for path in bids_dir.glob(pattern) if path.is_dir()})
+def _sessions_in(bids_dir: Path) -> list[str]:
+    """Labels of all sessions, which are found much sooner than an index of them is made."""
+    return sorted({path.name[4:] for path in bids_dir.glob('sub-*/ses-*') if path.is_dir()})
 
 
-def _labels(wanted: Sequence[str], prefix: str, present: Sequence[str]) -> list[str]:
+def _labels(wanted: Sequence[str], prefix: str, find: Callable[[], list[str]]) -> list[str]:
+    """Labels without prefix; `find` is asked which there are only if some are wanted."""
+    if not wanted:
+        return []
     labels = list(dict.fromkeys(label.removeprefix(f'{prefix}-') for label in wanted))
+    present = dict.fromkeys(find())
     missing = [label for label in labels if label not in present]
     if missing:
         labels_there = ', '.join(sorted(present)[:10]) + (', ...' if len(present) > 10 else '')
@@ -305,7 +320,7 @@ def _nothing(bids_dir: Path, selection: Selection, named: list[str]) -> str:
         )
         for key, value in (asked | selection.filters).items()
     ]
-    participants = len(_present(bids_dir, 'sub-*'))
+    participants = len(participants_in(bids_dir))
     layout = _index(bids_dir, selection.database)
     images = len(layout.get(suffix='T1w', extension=['.nii', '.nii.gz']))
     return (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,24 @@ class Scan:
     def workflow(self) -> str:
         """A name for its workflow: letters, digits and underscores."""
         return ''.join(c if c.isalnum() else '_' for c in self.stem) + '_wf'
+
+
+def participants_in(bids_dir: Path) -> list[str]:
+    """Labels of the participants that have a folder in a dataset, in order.
+
+    The folder of the dataset is read and none of those in it: each job of an array does this.
+    """
+    try:
+        with os.scandir(bids_dir) as entries:
+            found = [entry for entry in entries if entry.name.startswith('sub-')]
+    except OSError:
+        return []
+    return sorted(entry.name[4:] for entry in found if _is_folder(entry))
+
+
+def _is_folder(entry: os.DirEntry) -> bool:
+    # Of a link that leads in a circle, an entry cannot say what it is.
+    return Path(entry.path).is_dir() if entry.is_symlink() else entry.is_dir()
 
 
 @dataclass(frozen=True)

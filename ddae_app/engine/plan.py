@@ -5,8 +5,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
+
+from nipype.pipeline.engine import Workflow
 
 from ddae_app.bids import provenance, sidecars
 from ddae_app.bids.cohort import Cohort
@@ -264,18 +266,22 @@ def preprocess_missing(
     for line in summary(decisions):
         log.info('%s', line)
     refused = {d.scan: d.refusal for d in decisions if d.refusal}
-    plans = [planner.plan(decision) for decision in decisions if decision.is_work]
+    plans = {d.scan: planner.plan(d) for d in decisions if d.is_work}
     if not plans:
         return refused
-    workflow = init_participant_wf(
-        plans,
-        layout=layout,
-        preprocessing=preprocessing_of(settings, layout, plans),
-        request=None,
-        omp_nthreads=settings.run.omp_nthreads,
-        sloppy=settings.preproc.sloppy,
-    )
-    return refused | run_workflow(workflow, [plan.scan for plan in plans], settings.run, logs)
+    preprocessing = preprocessing_of(settings, layout, list(plans.values()))
+
+    def build(some: Sequence[Scan]) -> Workflow:
+        return init_participant_wf(
+            [plans[scan] for scan in some],
+            layout=layout,
+            preprocessing=preprocessing,
+            request=None,
+            omp_nthreads=settings.run.omp_nthreads,
+            sloppy=settings.preproc.sloppy,
+        )
+
+    return refused | run_workflow(build, list(plans), settings.run, logs)
 
 
 def _facts_of(model: FoundModel) -> sidecars.ModelFacts:
@@ -311,14 +317,14 @@ def measure_unseen_sites(
     if not sites:
         return {}, {}
     device = str(resolve_device(settings.harmonize.device))
-    workflow = init_appearance_wf(
-        sites,
+    build = partial(
+        init_appearance_wf,
         model=model.path,
         model_sha256=model.sha256,
         device=device,
         omp_nthreads=settings.run.omp_nthreads,
     )
-    failed = run_workflow(workflow, sites, settings.run, logs)
+    failed = run_workflow(build, sites, settings.run, logs)
     work_dir = settings.run.work_dir.resolve()
     files = {site.name: appearance_file(site, work_dir) for site in sites if site not in failed}
     return files, {site.name: reason for site, reason in failed.items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import time
 from collections.abc import Iterator
@@ -33,12 +34,28 @@ def monotonic_clock() -> Iterator[None]:
         base.time = time_of_day
 
 
+@contextmanager
+def frozen_heap() -> Iterator[None]:
+    """Let the garbage collector pass over all objects that are there already.
+
+    Nipype's pool runs it before each step that it hands out, and the libraries of this program
+    have so many objects that this takes longer than the shorter steps.
+    """
+    gc.collect()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
+
+
 class SteadyPool(MultiProcPlugin):
     """MultiProc that survives the death of a worker.
 
     A process that the kernel kills, most often for lack of memory, breaks Python's pool, and
     nipype then waits for its result for ever. Here the steps that were being done fail, with the
-    reason, and the others are done in a new pool.
+    reason, and the others are done in a new pool. Of ``n_procs``, by which steps are counted,
+    ``n_workers`` are started as processes; by default all.
     """
 
     pool: ProcessPoolExecutor
@@ -50,7 +67,7 @@ class SteadyPool(MultiProcPlugin):
 
     def _new_pool(self) -> ProcessPoolExecutor:
         return ProcessPoolExecutor(
-            max_workers=self.processors,
+            max_workers=self.plugin_args.get('n_workers', self.processors),
             initializer=_begin,
             initargs=(self._cwd,),
             mp_context=multiprocessing.get_context(self.plugin_args.get('mp_context')),

@@ -6,7 +6,9 @@ import logging
 import re
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -15,7 +17,7 @@ import yaml
 from nipype.pipeline import engine as pe
 
 from ddae_app.bids.layout import RunFiles
-from ddae_app.engine.plugin import SteadyPool, monotonic_clock
+from ddae_app.engine.plugin import SteadyPool, frozen_heap, monotonic_clock
 from ddae_app.errors import UsageError, lack_of_memory
 from ddae_app.settings import RunSettings
 
@@ -63,16 +65,21 @@ while it registers."""
 
 
 def run_workflow(
-    workflow: pe.Workflow, scans: Sequence[Key], run: RunSettings, logs: RunFiles
+    build: Callable[[Sequence[Key]], pe.Workflow],
+    scans: Sequence[Key],
+    run: RunSettings,
+    logs: RunFiles,
 ) -> dict[Key, str]:
-    """Run a workflow of independent scans, or sites, to its end, some after others.
+    """Run the workflows of independent scans, or sites, to their end, some after others.
 
     Parameters
     ----------
-    workflow : pe.Workflow
-        One sub-workflow per scan, named by its ``workflow``.
+    build : callable
+        Makes a workflow of some of the scans: one sub-workflow per scan, named by its
+        ``workflow``. Only those that are run together are built together, since nipype compares
+        what is added to a workflow with all that is in it.
     scans : sequence of Unit
-        The scans, or sites, in it.
+        The scans, or sites.
     run : RunSettings
         Processes, memory and what to do when a scan fails.
     logs : RunFiles
@@ -84,9 +91,8 @@ def run_workflow(
         The reason of each that failed, in one line.
     """
     _check_room(run)
-    _configure(workflow, run, logs)
     if run.write_graph:
-        _write_graph(workflow, logs)
+        _write_graph(_configured(build(scans), run, logs), logs)
     # A plugin of the user, for example of a batch system, is given all scans at once.
     at_once = len(scans) if run.use_plugin else run.nprocs * SCANS_PER_PROCESS
     failures: dict[Key, str] = {}
@@ -94,10 +100,7 @@ def run_workflow(
         some = scans[first : first + at_once]
         if first:
             log.info('%d of %d scans processed', first, len(scans))
-        part = pe.Workflow(workflow.name, workflow.base_dir)
-        part.config = workflow.config
-        part.add_nodes([workflow.get_node(scan.workflow) for scan in some])
-        failures |= _run(part, some, run, logs)
+        failures |= _run(_configured(build(some), run, logs), some, run, logs)
         if failures and run.stop_on_first_crash:
             break
     return failures
@@ -106,10 +109,10 @@ def run_workflow(
 def _run(
     workflow: pe.Workflow, scans: Sequence[Key], run: RunSettings, logs: RunFiles
 ) -> dict[Key, str]:
-    plugin, arguments = _plugin(run, _Narrator(scans))
+    plugin, arguments = _plugin(run, scans)
     before = set(logs.crashes())
     try:
-        with monotonic_clock():
+        with monotonic_clock(), frozen_heap():
             workflow.run(plugin=plugin, plugin_args=arguments)
     except Exception as e:
         # Nipype raises once at the end, whatever failed; the crash files hold the reasons.
@@ -144,7 +147,7 @@ def _check_room(run: RunSettings) -> None:
         )
 
 
-def _configure(workflow: pe.Workflow, run: RunSettings, logs: RunFiles) -> None:
+def _configured(workflow: pe.Workflow, run: RunSettings, logs: RunFiles) -> pe.Workflow:
     workflow.base_dir = str(run.work_dir.resolve())
     workflow.config['execution'] = {
         'crashdump_dir': str(logs.folder),
@@ -154,15 +157,19 @@ def _configure(workflow: pe.Workflow, run: RunSettings, logs: RunFiles) -> None:
         'poll_sleep_duration': 0.2,
         'stop_on_first_crash': str(run.stop_on_first_crash).lower(),
         'check_version': 'false',
+        # Pages of each step, and of each workflow, which jobs that share a folder would write at
+        # once.
+        'create_report': 'false',
     }
     workflow.config['monitoring'] = {'enabled': str(run.resource_monitor).lower()}
     nipype.config.update_config({'monitoring': workflow.config['monitoring']})
     if run.resource_monitor:
         nipype.config.enable_resource_monitor()
+    return workflow
 
 
-def _plugin(run: RunSettings, narrator: _Narrator) -> tuple[str | SteadyPool, dict[str, Any]]:
-    callback = {'status_callback': narrator}
+def _plugin(run: RunSettings, scans: Sequence[Unit]) -> tuple[str | SteadyPool, dict[str, Any]]:
+    callback = {'status_callback': _Narrator(scans)}
     if run.use_plugin is not None:
         try:
             content = yaml.safe_load(run.use_plugin.read_text())
@@ -176,6 +183,9 @@ def _plugin(run: RunSettings, narrator: _Narrator) -> tuple[str | SteadyPool, di
         return 'Linear', callback
     arguments: dict[str, Any] = callback | {
         'n_procs': run.nprocs,
+        # Most steps of a scan follow each other, and a process takes longer to start than those
+        # that do not.
+        'n_workers': min(run.nprocs, len(scans)),
         'raise_insufficient': False,
         # A forked child of a process that has used torch or ITK may hang; a new one does not.
         'mp_context': 'spawn',
@@ -215,12 +225,36 @@ class _Narrator:
             log.warning('%s: %s failed', scan.stem, step)
 
 
-def crash_file(scan: Unit, logs: RunFiles) -> Path | None:
-    """What nipype wrote of a scan of which a step failed in this run."""
-    node = re.compile(rf'^Node: (\S+\.)?{re.escape(scan.workflow)}\.', re.MULTILINE)
-    return next(
-        (file for file in logs.crashes() if node.search(file.read_text(errors='replace'))), None
-    )
+@dataclass(frozen=True)
+class Crashes:
+    """What nipype wrote of the steps that failed in some runs; each file is read once.
+
+    Attributes
+    ----------
+    runs : sequence of RunFiles
+        The latest first.
+    """
+
+    runs: Sequence[RunFiles]
+
+    def of(self, scan: Unit) -> tuple[RunFiles, Path] | None:
+        """The latest run in which a step of a scan failed, and the file that says so."""
+        return self._by_workflow.get(scan.workflow)
+
+    @cached_property
+    def _by_workflow(self) -> dict[str, tuple[RunFiles, Path]]:
+        found: dict[str, tuple[RunFiles, Path]] = {}
+        for run in self.runs:
+            for file in run.crashes():
+                for part in _node_of(file.read_text(errors='replace'))[:-1]:
+                    found.setdefault(part, (run, file))
+        return found
+
+
+def _node_of(crash: str) -> list[str]:
+    """The workflows that held the node of which a crash file tells, and its name."""
+    node = re.search(r'^Node: (\S+)', crash, re.MULTILINE)
+    return node[1].split('.') if node else []
 
 
 def crash_reason(path: Path) -> str:
@@ -241,9 +275,7 @@ def _failures(scans: Sequence[Key], crashes: set[Path]) -> dict[Key, str]:
     by_workflow = {scan.workflow: scan for scan in scans}
     failures: dict[Key, str] = {}
     for path in sorted(crashes):
-        text = path.read_text(errors='replace')
-        node = re.search(r'^Node: (\S+)', text, re.MULTILINE)
-        parts = node[1].split('.') if node else []
+        parts = _node_of(path.read_text(errors='replace'))
         scan = next((by_workflow[part] for part in parts if part in by_workflow), None)
         if scan is not None:
             failures[scan] = crash_reason(path)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 import re
 from collections.abc import Mapping
-from functools import cache
+from functools import cache, lru_cache
 from importlib.resources import files
 from pathlib import Path
 
@@ -141,6 +141,7 @@ def _cited_entries(text: str) -> BibliographyData:
     return BibliographyData({key: entries[key] for key in cited(text)})
 
 
+@lru_cache(maxsize=4)
 def _references(text: str, backend: str) -> list[tuple[str, str]]:
     """Keys and formatted references of the works that a text cites, sorted by author."""
     data = _cited_entries(text)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from markupsafe import Markup
@@ -186,14 +187,18 @@ class ParticipantReport:
     @property
     def formats(self) -> dict[str, str | Markup]:
         """The methods text in each format; in the first, HTML, text of the user is escaped."""
-        if not self.methods:
-            return {}
-        return {
-            'HTML': Markup(boilerplate.html_body(self.methods)),
-            'Markdown': boilerplate.to_markdown(self.methods),
-            'LaTeX': boilerplate.to_latex(self.methods),
-            'BibTeX': boilerplate.to_bibtex(self.methods),
-        }
+        return _formats(self.methods) if self.methods else {}
+
+
+@lru_cache(maxsize=1)
+def _formats(methods: str) -> dict[str, str | Markup]:
+    # All pages of a run have the same text, and its references take a second to format.
+    return {
+        'HTML': Markup(boilerplate.html_body(methods)),
+        'Markdown': boilerplate.to_markdown(methods),
+        'LaTeX': boilerplate.to_latex(methods),
+        'BibTeX': boilerplate.to_bibtex(methods),
+    }
 
 
 def write_participant_report(path: Path, report: ParticipantReport) -> None:

@@ -1,7 +1,10 @@
 # What the batch scripts share. Copy this folder, fill this in, then: sh submit.sh
 BIDS=/data/bids                 # the dataset
 OUT=/data/derivatives/ddae-app  # where outputs go
-WORK=/scratch/$USER/ddae-app    # intermediate results, seen by all nodes; may be deleted afterwards
+# Intermediate results, seen by all nodes; may be deleted afterwards. All jobs share it, so that none
+# reads again what another has read; --clean-workdir in ARGS would take it from the others.
+WORK=/scratch/$USER/ddae-app
+CHUNK=1                         # participants a task of the array; a start takes seconds
 TARGET=IXI                      # the site to harmonize to
 ARGS=""                         # for example "--skull-strip deepbet"
 TRAIN_ARGS=""                   # for example "--preset paper"

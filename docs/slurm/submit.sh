@@ -3,7 +3,17 @@
 set -eu
 . ./settings.sh
 participants=$(($(wc -l < "$BIDS/participants.tsv") - 1))
-preproc=$(sbatch --parsable --array="1-$participants%50" preproc.sbatch)
+tasks=$(((participants + ${CHUNK:-1} - 1) / ${CHUNK:-1}))
+# Slurm numbers the tasks of an array up to this, and no further.
+most=$(($(scontrol show config | sed -n 's/^MaxArraySize *= *//p') - 1))
+if [ "$tasks" -gt "$most" ]; then
+    echo "$participants participants, and arrays of at most $most tasks here; set CHUNK in" \
+        "settings.sh to $(((participants + most - 1) / most)) or more" >&2
+    exit 2
+fi
+# A quarter of an hour for each participant, and what a start may take.
+minutes=$((45 + 15 * ${CHUNK:-1}))
+preproc=$(sbatch --parsable --array="1-$tasks%50" --time="$minutes" preproc.sbatch)
 # A participant that failed must not hold the others up: afterany, not afterok.
 last=$preproc
 if [ "${MODEL:-yes}" = yes ]; then

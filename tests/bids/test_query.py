@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -63,6 +64,33 @@ def test_no_more_than_the_named_participants_is_indexed(add, bids_dir, found, mo
         add(f'sub-{name}')
     assert found(participants=(label,)) == [f'sub-{label}']
     assert {name for name in indexed if name.startswith('sub-')} == {f'sub-{label}'}
+
+
+@pytest.mark.parametrize('others', [3, 120])
+def test_no_folder_of_others_is_looked_into(add, bids_dir, monkeypatch, others):
+    """Thousands of jobs of an array would each look into thousands of folders."""
+
+    def spy(name):
+        real = getattr(os, name)
+
+        def call(path='.', *args, **kwargs):
+            parts = Path(os.fsdecode(path)).parts if isinstance(path, str | Path) else ()
+            touched.update(part for part in parts if part.startswith('sub-'))
+            return real(path, *args, **kwargs)
+
+        monkeypatch.setattr(os, name, call)
+
+    named = [f'n{i}' for i in range(others)]
+    for name in [*named, *(f'o{i}' for i in range(others))]:
+        add(f'sub-{name}_ses-1')
+    touched = set()
+    for name in ('scandir', 'listdir', 'stat', 'lstat'):
+        spy(name)
+    scans = find_scans(bids_dir, Selection(participants=tuple(named)))
+    read_cohort(bids_dir, scans)
+    monkeypatch.undo()
+    assert len(scans) == others
+    assert {name.split('_')[0] for name in touched} == {f'sub-{name}' for name in named}
 
 
 @pytest.mark.parametrize('label', ['2', 'ses-2'])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -36,23 +37,30 @@ def work(tmp_path, monkeypatch):
     def run(scans_per_process, **settings):
         monkeypatch.setattr(execution, 'SCANS_PER_PROCESS', scans_per_process)
         scans = [Scan(Path(f'sub-{i}_T1w.nii'), f'{i}', None, f'sub-{i}') for i in (1, 2, 3)]
-        workflow, diary = pe.Workflow('ddae_wf'), tmp_path / 'diary.txt'
-        for scan in scans:
-            steps = [
-                pe.Node(Function(['step', 'file'], ['file'], note), name)
-                for name in ('first', 'last')
-            ]
-            for node in steps:
-                node.inputs.step = f'{scan.stem} {node.name}'
-            steps[0].inputs.file = str(diary)
-            part = pe.Workflow(scan.workflow)
-            part.connect(steps[0], 'file', steps[1], 'file')
-            workflow.add_nodes([part])
+        diary = tmp_path / 'diary.txt'
         asked = replace(RunSettings(work_dir=tmp_path / 'work', nprocs=1), **settings)
-        failures = execution.run_workflow(workflow, scans, asked, RunFiles(tmp_path))
+        failures = execution.run_workflow(
+            lambda some: two_steps(some, diary), scans, asked, RunFiles(tmp_path)
+        )
         return diary.read_text().splitlines(), {scan.stem: why for scan, why in failures.items()}
 
     return run
+
+
+def two_steps(scans, diary):
+    """A workflow of two steps for each scan."""
+    workflow = pe.Workflow('ddae_wf')
+    for scan in scans:
+        steps = [
+            pe.Node(Function(['step', 'file'], ['file'], note), name) for name in ('first', 'last')
+        ]
+        for node in steps:
+            node.inputs.step = f'{scan.stem} {node.name}'
+        steps[0].inputs.file = str(diary)
+        part = pe.Workflow(scan.workflow)
+        part.connect(steps[0], 'file', steps[1], 'file')
+        workflow.add_nodes([part])
+    return workflow
 
 
 def test_those_that_are_begun_first_are_finished_first(work):
@@ -66,6 +74,19 @@ def test_all_that_are_given_at_a_time(work):
     assert set(done[:2]) == {'sub-1 first', 'sub-2 first'}
     assert done[2:] == ['sub-1 last', 'sub-3 first', 'sub-3 last']
     assert list(failures) == ['sub-2']
+
+
+def test_no_more_are_built_than_are_run_together(work, monkeypatch):
+    """Nipype compares each that is added with all others: 10,000 would take it minutes."""
+
+    def spy(scans, diary):
+        built.append(len(scans))
+        return build(scans, diary)
+
+    built, build = [], two_steps
+    monkeypatch.setitem(globals(), 'two_steps', spy)
+    work(scans_per_process=2)
+    assert built == [2, 1]
 
 
 def test_no_further_ones_after_the_first_crash(work):
@@ -88,6 +109,30 @@ def test_too_little_room_for_the_steps_is_said_before_they_begin(work, tmp_path,
     with pytest.raises(UsageError, match=r'work has 30 MB of free space, and .* of 200 MB'):
         work(scans_per_process=1)
     assert not (tmp_path / 'diary.txt').exists()
+
+
+def test_the_garbage_collector_passes_over_what_was_there(work, monkeypatch):
+    """Nipype runs it before each step: with all libraries, it took longer than the step."""
+
+    def spy(node, **options):
+        seen.append(len(gc.get_objects()))
+        return run(node, **options)
+
+    seen, run, before = [], pe.Node.run, len(gc.get_objects())
+    monkeypatch.setattr(pe.Node, 'run', spy)
+    work(scans_per_process=3)
+    assert seen and max(seen) < before / 10
+    assert gc.get_freeze_count() == 0
+
+
+@pytest.mark.parametrize(('scans', 'workers'), [(1, 1), (2, 2), (9, 3)])
+def test_no_more_processes_than_scans(tmp_path, scans, workers):
+    """Each job of an array, of one scan, would start others for steps of a second."""
+    names = [f'sub-{i}' for i in range(scans)]
+    units = [Scan(Path(f'{name}_T1w.nii'), name[4:], None, name) for name in names]
+    plugin, arguments = execution._plugin(RunSettings(work_dir=tmp_path, nprocs=3), units)
+    assert (plugin.pool._max_workers, plugin.processors) == (workers, 3)
+    plugin.pool.shutdown()
 
 
 def test_processes_that_cannot_be_synchronized(work, monkeypatch):

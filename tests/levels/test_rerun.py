@@ -81,6 +81,9 @@ def test_nothing_is_done_twice_without_the_work_directory(out, bids_dir, model, 
     assert 'all outputs are up to date' in result.stderr and '2 of 2 T1w done' in result.stderr
     assert before == {p: p.stat().st_mtime_ns for p in out.rglob('anat/*')}
     assert 'Disentangled Diffusion Autoencoder' in (out / 'sub-A01.html').read_text()
+    # A third run finds the methods text in the logs of this one, not behind those of all others.
+    first, second = (path.read_text() for path in out.glob('logs/*/CITATION.md'))
+    assert first == second
 
 
 def test_what_is_missing_is_made_again_as_it_was(out, done, bids_dir, model, rows, tmp_path):

@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
+from ddae_app.bids.cohort import Cohort
 from ddae_app.bids.covariates import Covariates
 from ddae_app.bids.layout import Layout, RunFiles, sidecar
 from ddae_app.bids.measures import MEASURES
 from ddae_app.bids.scan import Scan
 from ddae_app.engine.inputs import space_of
-from ddae_app.engine.run import _Narrator, crash_reason, log
-from ddae_app.levels.participant.results import _failed_report, _row, _scan_warnings, entries_of
-from ddae_app.settings import Protocol
+from ddae_app.engine.run import Crashes, _Narrator, crash_reason, log
+from ddae_app.levels.participant.results import (
+    Results,
+    _failed_report,
+    _row,
+    _scan_warnings,
+    entries_of,
+    write_results,
+)
+from ddae_app.settings import Protocol, Settings
 
 
 @pytest.mark.parametrize(
@@ -76,12 +85,45 @@ def test_a_failed_scan_shows_its_own_latest_crash(tmp_path):
     crash(tmp_path, '2026-2', scan, 'ddae_app.errors.ImageError: cut <short>')
     crash(tmp_path, '2026-2', other, 'ddae_app.errors.ImageError: of another')
     runs = [RunFiles(tmp_path / name) for name in ('2026-3', '2026-2', '2026-1')]
-    report = _failed_report(scan, 'x was not written', runs)
+    report = _failed_report(scan, 'x was not written', Crashes(runs))
     assert report.error == 'x was not written; an earlier run failed: cut <short>'
     name, text = report.crash
     assert name.startswith('logs/2026-2/crash-') and 'cut <short>' in text
-    assert _failed_report(scan, 'a: cut <short>', runs[1:2]).error == 'a: cut <short>'
-    assert _failed_report(scan, 'refused', runs[:1]).crash is None
+    assert _failed_report(scan, 'a: cut <short>', Crashes(runs[1:2])).error == 'a: cut <short>'
+    assert _failed_report(scan, 'refused', Crashes(runs[:1])).crash is None
+
+
+def test_results_of_many_scans_look_at_each_of_them_once(tmp_path, monkeypatch):
+    """Ten times as many scans, all of which failed, take ten times as long."""
+
+    class Watched(Scan):
+        def __getattribute__(self, name):
+            looks[name] += 1
+            return super().__getattribute__(name)
+
+    def read(path, **options):
+        looks['read'] += path.name.startswith('crash-')
+        return read_text(path, **options)
+
+    read_text, looks = Path.read_text, Counter()
+    monkeypatch.setattr(Path, 'read_text', read)
+
+    def needed(n):
+        logs = RunFiles(tmp_path / 'logs' / f'of {n}')
+        names = [f'sub-{i}' for i in range(n)]
+        scans = [Watched(Path(f'{name}_T1w.nii'), name[4:], None, name) for name in names]
+        for scan in scans:
+            crash(logs.folder.parent, logs.run_id, scan, 'ddae_app.errors.ImageError: bad')
+        settings = Settings(tmp_path, tmp_path / 'out', 'participant')
+        layout = Layout(settings.output_dir).in_space(space_of(Protocol()))
+        cohort = Cohort({name: Covariates() for name in names}, None, ())
+        looks.clear()
+        results = Results(settings, layout, cohort, None, logs, '')
+        pages = write_results(results, scans, dict.fromkeys(scans, 'failed'))
+        assert all('ImageError: bad' in page.read_text() for page in pages)
+        return {name: looks[name] for name in ('participant', 'workflow', 'read')}
+
+    assert needed(20) == {name: 10 * number for name, number in needed(2).items()}
 
 
 def test_a_crash_is_reported_in_one_line(tmp_path):

@@ -7,6 +7,7 @@ from html.parser import HTMLParser
 
 import pytest
 
+from ddae_app.reports import boilerplate
 from ddae_app.reports.group import LEFT, MAX_DOTS, RIGHT, write_group_report
 from ddae_app.reports.participant import (
     Measure,
@@ -204,6 +205,24 @@ def test_methods_come_in_four_forms(tmp_path):
     assert '@article{tustison2010,' in page
     assert HOSTILE not in page
     assert page.count('type="radio"') == page.count('class="format"') == 4
+
+
+def test_the_methods_text_of_many_pages_is_formatted_once(tmp_path, monkeypatch):
+    """Its references take a second, which thousands of participants need not wait for."""
+
+    def spy(*names):
+        loaded.append(names)
+        return find_plugin(*names)
+
+    loaded, find_plugin = [], boilerplate.find_plugin
+    monkeypatch.setattr(boilerplate, 'find_plugin', spy)
+    for participant in ('1', '2', '3'):
+        text = 'These scans were corrected with N4 [@tustison2010].'
+        page = tmp_path / f'{participant}.html'
+        write_participant_report(page, report(participant=participant, methods=text))
+        assert 'Tustison' in page.read_text()
+    # The formatting, and what writes it, for the page and for Markdown.
+    assert len(loaded) == 4
 
 
 def test_a_page_without_methods_says_so(tmp_path):

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+
+from nipype.pipeline.engine import Workflow
 
 from ddae_app.bids.cohort import Cohort
 from ddae_app.bids.dataset import dataset_name, write_description
@@ -108,7 +110,7 @@ def run_participant(settings: Settings, logs: RunFiles, default_model: Path | No
     )
     if settings.run.reports_only:
         faults = {scan: fault for scan in scans if (fault := cohort[scan].fault)}
-        return run.finish(faults, _last_methods(layout))
+        return run.finish(faults, run.last_methods())
     return run.process()
 
 
@@ -201,12 +203,13 @@ class _Run:
         plans = [planner.plan(decision) for decision in decisions if decision.is_work]
         if not plans:
             log.info('all outputs are up to date; writing pages and tables')
-            return self.finish(failures, _last_methods(self.layout))
+            return self.finish(failures, self.last_methods())
         for line in () if run.boilerplate_only else summary(decisions):
             log.info('%s', line)
         plans, appearances, unmeasured = self._measure_sites(plans)
         failures |= unmeasured
-        workflow, text = self._workflow(plans, appearances)
+        build = self._builder(plans, appearances)
+        text = self._methods_text(plans, build)
         write_boilerplate(self.logs.citations, text)
         if run.boilerplate_only:
             log.info('methods text: %s', self.logs.citations['md'])
@@ -219,7 +222,7 @@ class _Run:
             ):
                 remove_temporary_files(folder, f'{scan.stem}_')
         self._remove_leftovers([plan.scan for plan in plans if plan.harmonize_record])
-        failures |= run_workflow(workflow, scans, run, self.logs)
+        failures |= run_workflow(build, scans, run, self.logs)
         return self.finish(failures, text)
 
     def _remove_leftovers(self, scans: Sequence[Scan]) -> None:
@@ -229,6 +232,19 @@ class _Run:
             for path in self.layout.harmonize_leftovers(scan, site_effect=site_effect):
                 log.info('%s of an earlier harmonization is removed', path.name)
                 path.unlink()
+
+    def last_methods(self) -> str:
+        """The methods text of the latest run that has one, which becomes that of this run too.
+
+        So the next of many jobs that find nothing to do need not look at the runs of all others.
+        """
+        texts = (run.citations['md'] for run in self.layout.runs())
+        last = next((text for text in texts if text.is_file()), None)
+        if last is None:
+            return ''
+        text = read_boilerplate(last)
+        write_boilerplate(self.logs.citations, text)
+        return text
 
     def finish(self, failures: Mapping[Scan, str], text: str) -> int:
         """Write tables and pages, and report what failed."""
@@ -286,33 +302,44 @@ class _Run:
         }
         return [plan for plan in plans if plan.scan not in reasons], files, reasons
 
-    def _workflow(self, plans: Sequence[ScanPlan], appearances: Mapping[str, Path]):
-        """The workflow of the run, and what it does in words."""
-        settings = self.settings
+    def _builder(
+        self, plans: Sequence[ScanPlan], appearances: Mapping[str, Path]
+    ) -> Callable[[Sequence[Scan]], Workflow]:
+        """Makes the workflow of some of the scans of these plans."""
+        by_scan = {plan.scan: plan for plan in plans}
+        anew = any(plan.extraction for plan in plans)
+        preprocessing = preprocessing_of(self.settings, self.layout, plans) if anew else None
         request = self._request(appearances)
-        extractions = {plan.extraction.method for plan in plans if plan.extraction}
-        workflow = init_participant_wf(
-            plans,
+        return lambda scans: init_participant_wf(
+            [by_scan[scan] for scan in scans],
             layout=self.layout,
-            preprocessing=preprocessing_of(settings, self.layout, plans) if extractions else None,
+            preprocessing=preprocessing,
             request=request,
-            omp_nthreads=settings.run.omp_nthreads,
-            sloppy=settings.preproc.sloppy,
+            omp_nthreads=self.settings.run.omp_nthreads,
+            sloppy=self.settings.preproc.sloppy,
         )
-        done = describe(workflow)
+
+    def _methods_text(
+        self, plans: Sequence[ScanPlan], build: Callable[[Sequence[Scan]], Workflow]
+    ) -> str:
+        """What the run does in words."""
+        settings = self.settings
+        methods = {plan.extraction.method if plan.extraction else None: plan for plan in plans}
+        extractions = {method for method in methods if method}
+        # A scan of each kind says it for all.
+        done = describe(build([plan.scan for plan in methods.values()]))
         strip = sorted(
             {skull_strip_of(plan.preprocessed.image) for plan in plans if plan.preprocessed}
         )
         protocol = self.layout.space.protocol
         earlier = [preprocessing_methods(protocol, method) for method in strip]
-        text = methods_text(
+        return methods_text(
             [*(part for part in earlier if part not in done), *done],
             settings,
-            self.model if request else None,
+            self.model if settings.harmonize.target_site else None,
             extractions=extractions,
             sites=[plan.covariates.site for plan in plans],
         )
-        return workflow, text
 
     def _request(self, appearances: Mapping[str, Path]) -> HarmonizeRequest | None:
         asked, model = self.settings.harmonize, self.model
@@ -348,10 +375,3 @@ def _model(settings: Settings, default: Path | None) -> FoundModel | None:
     policy = unseen_site_policy(model.info, asked.unseen_site)
     check_options(model.info, policy, keep_noise=asked.keep_noise)
     return model
-
-
-def _last_methods(layout: Layout) -> str:
-    """The methods text of the latest run that wrote one."""
-    texts = (run.citations['md'] for run in layout.runs())
-    last = next((text for text in texts if text.is_file()), None)
-    return read_boilerplate(last) if last else ''

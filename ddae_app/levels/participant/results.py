@@ -20,7 +20,7 @@ from ddae_app.bids.measures import MEASURES
 from ddae_app.bids.provenance import read_record
 from ddae_app.bids.scan import Scan
 from ddae_app.engine.inputs import derivative_roots, find_preprocessed
-from ddae_app.engine.run import crash_file, crash_reason
+from ddae_app.engine.run import Crashes, crash_reason
 from ddae_app.files import not_fetched
 from ddae_app.methods.find import FoundModel
 from ddae_app.reports.participant import (
@@ -171,22 +171,24 @@ def write_results(
             tables.setdefault(table, {})[name] = _row(results.cohort[scan], entries[scan])
     update_scans(tables)
     # A run that only renews pages has no crashes; those of failed scans are in earlier logs.
-    runs = layout.runs() if settings.run.reports_only else [results.logs]
+    crashes = Crashes(layout.runs() if settings.run.reports_only else [results.logs])
     # A run that was called from Python has no command line.
     command = results.logs.command
+    by_participant: dict[str, list[Scan]] = {}
+    for scan in scans:
+        by_participant.setdefault(scan.participant, []).append(scan)
     pages = []
-    for participant in dict.fromkeys(scan.participant for scan in scans):
+    for participant, own in by_participant.items():
         report = ParticipantReport(
             participant=participant,
             version=__version__,
             run_id=results.logs.run_id,
             warnings=_warnings(settings, results.model),
             scans=tuple(
-                _failed_report(scan, failures[scan], runs)
+                _failed_report(scan, failures[scan], crashes)
                 if scan in failures
                 else _scan_report(layout, scan, results.cohort[scan], entries[scan])
-                for scan in scans
-                if scan.participant == participant
+                for scan in own
             ),
             methods=results.text,
             settings=to_toml(settings),
@@ -205,15 +207,14 @@ def _row(covariates: Covariates, entries: Mapping[str, Any]) -> dict[str, Any]:
     return sites | {name: entries[name] for name in MEASURES if name in entries}
 
 
-def _failed_report(scan: Scan, error: str, runs: Sequence[RunFiles]) -> ScanReport:
+def _failed_report(scan: Scan, error: str, crashes: Crashes) -> ScanReport:
     """What is said of a scan that failed in the latest of some runs."""
     crash = None
-    for run in runs:
-        if file := crash_file(scan, run):
-            crash = run.link(file), file.read_text(errors='replace')
-            reason = crash_reason(file)
-            error = error if reason in error else f'{error}; an earlier run failed: {reason}'
-            break
+    if found := crashes.of(scan):
+        run, file = found
+        crash = run.link(file), file.read_text(errors='replace')
+        reason = crash_reason(file)
+        error = error if reason in error else f'{error}; an earlier run failed: {reason}'
     return ScanReport(scan.stem, error, (('T1w', scan.path.name),), (), (), crash=crash)
 
 
