@@ -45,6 +45,9 @@ LEAST = {
 }  # fmt: skip
 """Lower bounds of the numbers."""
 
+SURFER_STATS = ('aparc', 'aparc.a2009s', 'aparc.DKTatlas', 'aseg')
+"""What ``--features`` reads from the stats files of FreeSurfer and FastSurfer, in words."""
+
 OWN_DERIVATIVES = 'ddae-app'
 """The name by which ``--derivatives`` takes outputs of this program."""
 
@@ -155,10 +158,15 @@ class TrainSettings:
 
 @dataclass(frozen=True)
 class TableSettings:
-    """A table of features that is harmonized instead of scans."""
+    """A table, by its path or one of ``SURFER_STATS``, that is harmonized instead of scans."""
 
     features: Path | None = None
     age_spline: bool = False
+
+    @property
+    def surfer_stats(self) -> str | None:
+        """What is read from stats files; None where a table is."""
+        return word if (word := str(self.features)) in SURFER_STATS else None
 
 
 @dataclass(frozen=True)
@@ -364,6 +372,8 @@ def _build(kind: type, values: dict[str, Any]) -> Any:
 def _convert(name: str, value: Any, hint: Any) -> Any:
     if isinstance(value, Path):
         value = str(value)
+    if name == 'features' and value in SURFER_STATS:
+        return Path(value)
     try:
         converted = msgspec.convert(
             value, hint, dec_hook=lambda _, text: absolute(text, f'setting {name}')

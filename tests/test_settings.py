@@ -275,3 +275,13 @@ def test_what_can_be_no_path_is_refused(name, path):
 def test_a_loop_of_links_is_a_path_like_any_other(tmp_path):
     (tmp_path / 'loop').symlink_to('loop')
     assert absolute(f'{tmp_path}/loop/x', 'it') == tmp_path / 'loop' / 'x'
+
+
+def test_features_are_a_path_or_a_word(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    table = _read(tmp_path, '[table]\nfeatures = "aparc.tsv"\n').table
+    assert (table.features, table.surfer_stats) == (tmp_path / 'aparc.tsv', None)
+    word = _read(tmp_path, '[table]\nfeatures = "aparc.DKTatlas"\n')
+    assert word.table.surfer_stats == 'aparc.DKTatlas'
+    assert _read(tmp_path, to_toml(word)).table == word.table
+    assert TableSettings().surfer_stats is None

@@ -2,6 +2,7 @@
 
 Of a table ``aparc.tsv``::
 
+    features/aparc_desc-source.tsv, .json                   as read from stats files
     features/aparc_desc-harmonized.tsv, .json               harmonized, and its sidecar
     aparc_features.html                                     page
     group_aparc_features.tsv, .html                         group level
@@ -15,6 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ddae_app.bids.layout import FEATURES_MODEL, ModelFiles
+
+_SOURCE = '_desc-source'
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,11 @@ class FeatureFiles:
 
     root: Path
     name: str
+
+    @property
+    def source(self) -> Path:
+        """The table as it was read from stats files; its sidecar has the same name."""
+        return self.root / 'features' / f'{self.name}{_SOURCE}.tsv'
 
     @property
     def harmonized(self) -> Path:
@@ -58,5 +66,8 @@ class FeatureFiles:
 
 
 def table_name(path: Path) -> str:
-    """The name of a table without its ending, of characters that names of files may have."""
-    return re.sub(r'[^\w.+-]', '-', path.stem, flags=re.ASCII)
+    """The name of a table without its ending, of characters that names of files may have.
+
+    One that was read from stats files is named as what was read.
+    """
+    return re.sub(r'[^\w.+-]', '-', path.stem.removesuffix(_SOURCE), flags=re.ASCII)

@@ -6,7 +6,7 @@ from collections.abc import Collection
 from dataclasses import fields, is_dataclass
 
 from ddae_app.errors import UsageError
-from ddae_app.settings import Settings
+from ddae_app.settings import OWN_DERIVATIVES, Settings, read_derivative
 
 TAKEN = {
     'skip_bids_validation', 'site_column', 'source_site', 'target_site', 'model', 'method',
@@ -15,6 +15,9 @@ TAKEN = {
     'verbose_count', 'container',
 }  # fmt: skip
 """Settings that mean something for a table, or that say how any run is carried out."""
+
+TAKEN_OF_STATS = TAKEN | {'derivatives'}
+"""Those of a table that is read from stats files."""
 
 FROM_ENVIRONMENT = {'hd_bet_weights', 'templateflow_home'}
 """Settings that have a value although no flag gave it."""
@@ -42,17 +45,25 @@ def check_feature_flags(settings: Settings, given: Collection[str]) -> None:
                 '--age-spline is for tables; name one with --features, or leave it out'
             )
         return
+    stats = settings.table.surfer_stats
+    taken = TAKEN_OF_STATS if stats else TAKEN
     plain = Settings(settings.bids_dir, settings.output_dir, settings.analysis_level)
     for group in fields(settings):
         section, default = (getattr(s, group.name) for s in (settings, plain))
         for item in fields(section) if is_dataclass(section) else ():
             name, usual = item.name, getattr(default, item.name)
             changed = getattr(section, name) != usual and name not in FROM_ENVIRONMENT
-            if name not in TAKEN and (changed or name in given):
+            if name not in taken and (changed or name in given):
                 raise UsageError(
                     f'--{name.replace("_", "-")} means nothing with --features, which harmonizes '
                     'a table and no scans; leave it out'
                 )
+    named = [read_derivative(entry)[0] for entry in settings.select.derivatives]
+    if stats and (not named or OWN_DERIVATIVES in named):
+        raise UsageError(
+            f'--features {stats}: name the folder of the people that FreeSurfer or FastSurfer '
+            'wrote, SUBJECTS_DIR, as -d freesurfer=PATH'
+        )
     if (method := settings.harmonize.method) not in (None, *METHODS):
         raise UsageError(
             f'--method {method} is for images; --features takes {" or ".join(METHODS)}'

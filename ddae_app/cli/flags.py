@@ -63,7 +63,8 @@ def add_selection(parser: argparse.ArgumentParser) -> None:
         metavar='PACKAGE=PATH',
         help='derivatives of the dataset. ddae-app=PATH, the output folder of an earlier run: its '
         'preprocessed scans are used; any other name, as fmriprep=PATH, smriprep=PATH, '
-        'freesurfer=PATH or fastsurfer=PATH: its brain masks are used',
+        'freesurfer=PATH or fastsurfer=PATH: its brain masks are used, or, with --features aparc, '
+        'its stats files',
     )
     add_flag(
         group,
@@ -280,8 +281,10 @@ def add_features(parser: argparse.ArgumentParser) -> None:
         '--features',
         metavar='TABLE',
         help='harmonize this table, .tsv or .csv, instead of scans, with ComBat: columns '
-        'participant_id, session_id (optional), and numbers. Site, age and sex come from the '
-        'dataset. --target-site names a site that stays as it is (default: all sites are brought '
+        'participant_id, session_id (optional), and numbers. aparc, aparc.a2009s, '
+        'aparc.DKTatlas or aseg: the table is read from the stats files of FreeSurfer or '
+        'FastSurfer in --derivatives. Site, age and sex come from the dataset. --target-site '
+        'names a site that stays as it is (default: all sites are brought '
         'to their mean); flags that concern images are refused',
     )
     add_flag(

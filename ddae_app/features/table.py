@@ -15,6 +15,7 @@ import numpy as np
 from ddae_app.bids.values import is_missing, shown
 from ddae_app.errors import UsageError
 from ddae_app.files import not_fetched
+from ddae_app.settings import SURFER_STATS
 
 PERSON, SESSION = 'participant_id', 'session_id'
 
@@ -152,7 +153,10 @@ def _read_cells(path: Path) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
     if message := not_fetched(path):
         raise UsageError(f'--features {message}')
     if not path.is_file():
-        raise UsageError(f'--features {path}: no such file; expected a table, .tsv or .csv')
+        raise UsageError(
+            f'--features {path}: no such file; expected a table, .tsv or .csv, or one of '
+            f'{", ".join(SURFER_STATS)}'
+        )
     delimiter = DELIMITERS.get(path.suffix.lower())
     if delimiter is None:
         raise UsageError(f'--features {path}: expected a name that ends with .tsv or .csv')

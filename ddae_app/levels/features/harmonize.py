@@ -13,8 +13,9 @@ from ddae_app.features.measures import became_negative
 from ddae_app.features.model import fit_model
 from ddae_app.features.table import listed
 from ddae_app.files import write_atomically
+from ddae_app.levels.features.dataset import describe_dataset
 from ddae_app.levels.features.inputs import FeatureInputs, read_inputs
-from ddae_app.levels.features.outputs import describe_dataset, write_harmonized
+from ddae_app.levels.features.outputs import write_harmonized
 from ddae_app.levels.features.page import methods_text, model_facts, site_rows, write_page
 from ddae_app.levels.features.used import UsedModel
 from ddae_app.reports.boilerplate import write_boilerplate

@@ -19,6 +19,7 @@ from ddae_app.engine.inputs import check_sites_known, check_tables, check_unders
 from ddae_app.errors import UsageError
 from ddae_app.features.people import RowLabels
 from ddae_app.features.table import FeatureTable, listed, read_feature_table
+from ddae_app.levels.features.source import read_source
 from ddae_app.settings import Settings
 
 log = logging.getLogger('ddae_app')
@@ -57,7 +58,9 @@ def read_inputs(settings: Settings) -> FeatureInputs:
     path, bids_dir, select = settings.table.features, settings.bids_dir, settings.select
     assert path is not None
     check_description(bids_dir)
-    table = read_feature_table(path)
+    source = read_source(settings) if settings.table.surfer_stats else None
+    table = source.table if source else read_feature_table(path)
+    path = table.path
     rows = [
         Scan(bids_dir / name, participant, session, name)
         for name, participant, session in zip(
@@ -97,6 +100,11 @@ def read_inputs(settings: Settings) -> FeatureInputs:
         ages=np.array([cohort[row].age for row in rows]),
         sexes=np.array([cohort[row].sex for row in rows], dtype=object),
     )
+    if source:
+        versions = source.other_versions(labels.sites)
+        for line in versions:
+            log.warning('%s', line)
+        warnings = [*source.warnings, *versions, *warnings]
     files = FeatureFiles(settings.output_dir, table_name(path))
     return FeatureInputs(table, labels, files, tuple(warnings))
 

@@ -1,42 +1,23 @@
-"""The harmonized table, its sidecar, and what describes the dataset around them."""
+"""The harmonized table and its sidecar."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ddae_app import __version__
-from ddae_app.bids.dataset import generator, link_names, write_description, write_json
+from ddae_app.bids.dataset import generator, write_json
 from ddae_app.bids.layout import Layout, sidecar
-from ddae_app.bids.output_folder import read_description
 from ddae_app.bids.tables import read_dictionary
 from ddae_app.features.model import FeatureModelInfo
 from ddae_app.features.table import PERSON, SESSION
 from ddae_app.files import digest_of, write_atomically
+from ddae_app.levels.features.dataset import datasets
 from ddae_app.levels.features.inputs import FeatureInputs
 from ddae_app.levels.features.used import UsedModel
 from ddae_app.methods.registry import METHODS
-from ddae_app.settings import RAW, Settings
-
-NAME = 'ddae-app: harmonized tables of features'
-"""The name of an output dataset without images."""
-
-LINK = 'features'
-"""The name in ``DatasetLinks`` of the folder of a table that lies outside of the dataset."""
-
-
-def describe_dataset(settings: Settings) -> None:
-    """Write what makes the output folder a BIDS dataset; one of images keeps its name."""
-    name = read_description(settings.output_dir).get('Name')
-    write_description(
-        settings.output_dir,
-        settings.bids_dir,
-        _linked(settings),
-        settings.run.container,
-        name if isinstance(name, str) else NAME,
-    )
+from ddae_app.settings import Settings
 
 
 def write_harmonized(
@@ -64,18 +45,10 @@ def covariates_in_words(info: FeatureModelInfo) -> list[str]:
     return [age, 'sex']
 
 
-def _linked(settings: Settings) -> list[tuple[str, Path]]:
-    table = settings.table.features
-    assert table is not None
-    inside = (table.is_relative_to(folder) for folder in (settings.bids_dir, settings.output_dir))
-    return [] if any(inside) else [(LINK, table.parent)]
-
-
 def _sidecar(settings: Settings, inputs: FeatureInputs, used: UsedModel) -> dict[str, Any]:
     """What was done, and what each column is; what the user's own JSON says of it stays."""
     layout, info, table = Layout(settings.output_dir), used.model.info, inputs.table
-    links = link_names(settings.output_dir, _linked(settings))
-    datasets = {RAW: settings.bids_dir, **links}
+    links = datasets(settings)
     sources = [table.path, settings.bids_dir / 'participants.tsv']
     own = read_dictionary(table.path.with_suffix('.json'))
     columns: dict[str, Any] = {}
@@ -90,7 +63,7 @@ def _sidecar(settings: Settings, inputs: FeatureInputs, used: UsedModel) -> dict
     record = {
         'Description': f'{table.path.name}, harmonized',
         'GeneratedBy': [generator(settings.run.container)],
-        'Sources': [layout.uri(path, datasets) for path in sources if path.is_file()],
+        'Sources': [layout.uri(path, links) for path in sources if path.is_file()],
         'HarmonizationMethod': METHODS[info.method].label,
         'TargetSite': settings.harmonize.target_site or 'n/a',
         'Target': target_in_words(settings.harmonize.target_site),

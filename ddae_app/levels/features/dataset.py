@@ -1,0 +1,44 @@
+"""What describes the output dataset around a harmonized table."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ddae_app.bids.dataset import link_names, write_description
+from ddae_app.bids.output_folder import read_description
+from ddae_app.engine.inputs import derivatives
+from ddae_app.settings import RAW, Settings
+
+NAME = 'ddae-app: harmonized tables of features'
+"""The name of an output dataset without images."""
+
+LINK = 'features'
+"""The name in ``DatasetLinks`` of the folder of a table that lies outside of the dataset."""
+
+
+def describe_dataset(settings: Settings) -> None:
+    """Write what makes the output folder a BIDS dataset; one of images keeps its name."""
+    name = read_description(settings.output_dir).get('Name')
+    write_description(
+        settings.output_dir,
+        settings.bids_dir,
+        _linked(settings),
+        settings.run.container,
+        name if isinstance(name, str) else NAME,
+    )
+
+
+def datasets(settings: Settings) -> dict[str, Path]:
+    """The folders by their names in BIDS URIs; of two that hold a file, the inner one first."""
+    links = link_names(settings.output_dir, _linked(settings))
+    return {**links, RAW: settings.bids_dir}
+
+
+def _linked(settings: Settings) -> list[tuple[str, Path]]:
+    """The folders that files are taken from, beside the dataset: stats files, or the table."""
+    if settings.table.surfer_stats:
+        return derivatives(settings)
+    table = settings.table.features
+    assert table is not None
+    inside = (table.is_relative_to(folder) for folder in (settings.bids_dir, settings.output_dir))
+    return [] if any(inside) else [(LINK, table.parent)]
