@@ -19,8 +19,8 @@ STEPS = 4
 """Noise levels; fewer or more change next to nothing."""
 
 STEPS_TO_MEASURE = 2
-"""The same for the many scans in which the residual correction is measured. What differs between
-sites, their contrast and sharpness, then comes out within 2 % of what it is with more."""
+"""The same for the many scans in which the residual correction is measured, which does not change
+for it (docs/method.md)."""
 
 
 @torch.inference_mode()
