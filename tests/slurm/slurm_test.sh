@@ -85,7 +85,7 @@ plugin: SLURM
 plugin_args: {sbatch_args: '--mem=4G', dont_resubmit_completed_jobs: true}
 PLUGIN
 before=$(sbatch --parsable --wrap true)
-"$BIN/ddae-app" "$WORK/bids" "$WORK/plugin" participant --target-site PhantomA --skull-strip none \
+"$BIN/ddae-app" "$WORK/bids" "$WORK/plugin" participant --target-site IXI --slices medial --skull-strip none \
     --sloppy --participant-label A01 -w "$WORK/plugin-work" --use-plugin "$WORK/plugin.yml" \
     --skip-bids-validation
 after=$(sbatch --parsable --wrap true)
