@@ -47,6 +47,7 @@ LEAST = {
 
 SURFER_STATS = ('aparc', 'aparc.a2009s', 'aparc.DKTatlas', 'aseg')
 """What ``--features`` reads from the stats files of FreeSurfer and FastSurfer, in words."""
+WORD = re.compile('|'.join(map(re.escape, SURFER_STATS)) + '|[A-Za-z]+')
 
 OWN_DERIVATIVES = 'ddae-app'
 """The name by which ``--derivatives`` takes outputs of this program."""
@@ -54,8 +55,7 @@ OWN_DERIVATIVES = 'ddae-app'
 RAW = 'raw'
 """The name of the input in BIDS URIs and in ``DatasetLinks``."""
 
-MAX_SEED = 2**31 - 1
-MAX_NAME = 200
+MAX_SEED, MAX_NAME = 2**31 - 1, 200
 
 
 @dataclass(frozen=True)
@@ -158,7 +158,7 @@ class TrainSettings:
 
 @dataclass(frozen=True)
 class TableSettings:
-    """A table, by its path or one of ``SURFER_STATS``, that is harmonized instead of scans."""
+    """A table, by its path or one of ``SURFER_STATS``, or maps, by any other word, not scans."""
 
     features: Path | None = None
     age_spline: bool = False
@@ -167,6 +167,11 @@ class TableSettings:
     def surfer_stats(self) -> str | None:
         """What is read from stats files; None where a table is."""
         return word if (word := str(self.features)) in SURFER_STATS else None
+
+    @property
+    def measure(self) -> str | None:
+        """The measure of maps on the cortex; None where there is a table, or nothing."""
+        return w if (w := str(self.features or '')).isalpha() and not self.surfer_stats else None
 
 
 @dataclass(frozen=True)
@@ -240,13 +245,12 @@ def read_flat(path: Path) -> dict[str, Any]:
     flat = {key: value for key, value in content.items() if not isinstance(value, dict)}
     for section in (value for value in content.values() if isinstance(value, dict)):
         flat |= section
-    unknown = sorted(set(flat) - set(flag_names()))
-    if unknown:
+    hints = flag_types()
+    if unknown := sorted(set(flat) - set(hints)):
         raise UsageError(
             f'--config-file {path}: {unknown[0]!r} is no setting; a file of an earlier run, '
             'logs/<run id>/settings.toml, shows what there is'
         )
-    hints = flag_types()
     try:
         return {name: _convert(name, value, hints[name]) for name, value in flat.items()}
     except UsageError as e:
@@ -314,8 +318,8 @@ def read_derivative(entry: str) -> tuple[str, Path]:
 
 def is_name(text: str) -> bool:
     """Whether a text can name a site or a model: names reach tables, pages and terminals."""
-    controls = {'Cc', 'Cs', 'Zl', 'Zp'}
-    return 1 <= len(text) <= MAX_NAME and not controls & set(map(unicodedata.category, text))
+    odd = {'Cc', 'Cs', 'Zl', 'Zp'}.intersection(map(unicodedata.category, text))
+    return 1 <= len(text) <= MAX_NAME and not odd
 
 
 def choices(name: str) -> tuple[str, ...] | None:
@@ -370,9 +374,8 @@ def _build(kind: type, values: dict[str, Any]) -> Any:
 
 
 def _convert(name: str, value: Any, hint: Any) -> Any:
-    if isinstance(value, Path):
-        value = str(value)
-    if name == 'features' and value in SURFER_STATS:
+    value = str(value) if isinstance(value, Path) else value
+    if name == 'features' and isinstance(value, str) and WORD.fullmatch(value):
         return Path(value)
     try:
         converted = msgspec.convert(
@@ -393,6 +396,5 @@ def _plain(value: Any) -> Any:
     if is_dataclass(value):
         items = ((f.name, getattr(value, f.name)) for f in fields(value))
         return {name: _plain(v) for name, v in items if v is not None}
-    if isinstance(value, Path):
-        return str(value)
+    value = str(value) if isinstance(value, Path) else value
     return list(value) if isinstance(value, tuple) else value

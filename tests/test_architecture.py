@@ -27,7 +27,7 @@ MAY_IMPORT = {
     'engine': {'workflows', 'methods', 'bids', 'imaging'},
     'workflows': {'interfaces', 'bids'},
     'interfaces': {'methods', 'reports', 'imaging'},
-    'features': {'methods', 'evaluation', 'bids'},
+    'features': {'methods', 'evaluation', 'bids', 'imaging'},
     'evaluation': {'methods', 'imaging'},
     'methods': {'imaging'},
     'bids': {'imaging'},

@@ -186,7 +186,11 @@ def test_a_protocol_survives_json():
     assert protocol_from({'grid': [97, 115, 97], 'slice_shape': [128, 128]}) == protocol
 
 
-PATHS = sorted(name for name, hint in flag_types().items() if Path in (hint, *get_args(hint)))
+PATHS = sorted(
+    name
+    for name, hint in flag_types().items()
+    if Path in (hint, *get_args(hint)) and name != 'features'  # a word is no path
+)
 
 
 def _read_all(paths: dict[str, str]) -> dict[str, Path]:
@@ -233,6 +237,17 @@ def test_every_path_is_absolute_and_keeps_its_links(tmp_path, monkeypatch, given
         paths = read_flat(file)
         monkeypatch.chdir('/')
     assert _read_all(paths) == dict.fromkeys(PATHS, Path(meant))
+
+
+@pytest.mark.parametrize('given', ['./thickness', 'sub/thickness', 'aparc.tsv', '~/t1.csv'])
+def test_features_is_a_path_or_a_word(tmp_path, monkeypatch, given):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv('HOME', str(tmp_path))
+    plain = {'analysis_level': 'train', 'bids_dir': 'bids', 'output_dir': 'out'}
+    table = from_flat({**plain, 'features': given}).table
+    assert table.features == tmp_path / given.removeprefix('~/') and table.measure is None
+    word = from_flat({**plain, 'features': 'thickness'}).table
+    assert word.measure == 'thickness' == str(word.features)
 
 
 @pytest.mark.parametrize(

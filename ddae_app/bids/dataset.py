@@ -40,6 +40,7 @@ def write_description(
     derivatives: Sequence[tuple[str, Path]] = (),
     container: Mapping[str, str] = MappingProxyType({}),
     name: str = NAME,
+    not_bids: Sequence[str] = (),
 ) -> None:
     """Write what describes the output dataset; every job writes the same.
 
@@ -56,6 +57,8 @@ def write_description(
         Of the run, as BIDS describes it; empty outside of one.
     name : str
         Of the output dataset.
+    not_bids : sequence of str
+        Patterns of further files that the validator does not know.
     """
     raw = read_description(bids_dir)
     license_, named = raw.get('License'), raw.get('Authors')
@@ -74,6 +77,7 @@ def write_description(
     }
     meanings = {image.desc: DESCRIPTIONS[image.desc] for image in IMAGES.values()}
     meanings['harmonized'] += f'. Without a space entity: {DESCRIPTIONS["native"]}'
+    meanings['harmonized'] += '. Of a table, or a map on the cortex: without its site effects'
     rows = [{'desc_id': f'desc-{key}', 'description': text} for key, text in meanings.items()]
     dictionary = {
         'Description': 'Meaning of the desc- labels',
@@ -93,7 +97,7 @@ def write_description(
     if _README_MARK in _text(layout.readme, _README):
         write_atomically(layout.readme, _README)
     ignored = _text(layout.ignored, '').splitlines()
-    ours = [line for line in BIDSIGNORE.splitlines() if line not in ignored]
+    ours = [x for x in (*BIDSIGNORE.splitlines(), *not_bids) if x not in ignored]
     write_atomically(layout.ignored, '\n'.join([*ignored, *ours]) + '\n')
     write_atomically(layout.labels, to_tsv(rows))
     write_json(sidecar(layout.labels), dictionary)

@@ -124,8 +124,9 @@ def read_name(path: Path | str) -> ImageName | None:
 
 
 def sidecar(path: Path) -> Path:
-    """The JSON file that belongs to an image or a table."""
+    """The JSON file that belongs to an image, a table or a map on the cortex."""
     name = path.name.removesuffix('.gz').removesuffix('.nii').removesuffix('.tsv')
+    name = name.removesuffix('.shape.gii').removesuffix('.dscalar')
     return path.with_name(f'{name}.json')
 
 

@@ -6,7 +6,7 @@ from collections.abc import Collection
 from dataclasses import fields, is_dataclass
 
 from ddae_app.errors import UsageError
-from ddae_app.settings import OWN_DERIVATIVES, Settings, read_derivative
+from ddae_app.settings import OWN_DERIVATIVES, SURFER_STATS, Settings, read_derivative
 
 TAKEN = {
     'skip_bids_validation', 'site_column', 'source_site', 'target_site', 'model', 'method',
@@ -16,8 +16,8 @@ TAKEN = {
 }  # fmt: skip
 """Settings that mean something for a table, or that say how any run is carried out."""
 
-TAKEN_OF_STATS = TAKEN | {'derivatives'}
-"""Those of a table that is read from stats files."""
+TAKEN_OF_FILES = TAKEN | {'derivatives'}
+"""Those of a table that is read from stats files, and of maps on the cortex."""
 
 FROM_ENVIRONMENT = {'hd_bet_weights', 'templateflow_home'}
 """Settings that have a value although no flag gave it."""
@@ -45,8 +45,8 @@ def check_feature_flags(settings: Settings, given: Collection[str]) -> None:
                 '--age-spline is for tables; name one with --features, or leave it out'
             )
         return
-    stats = settings.table.surfer_stats
-    taken = TAKEN_OF_STATS if stats else TAKEN
+    stats, measure = settings.table.surfer_stats, settings.table.measure
+    taken = TAKEN_OF_FILES if stats or measure else TAKEN
     plain = Settings(settings.bids_dir, settings.output_dir, settings.analysis_level)
     for group in fields(settings):
         section, default = (getattr(s, group.name) for s in (settings, plain))
@@ -63,6 +63,12 @@ def check_feature_flags(settings: Settings, given: Collection[str]) -> None:
         raise UsageError(
             f'--features {stats}: name the folder of the people that FreeSurfer or FastSurfer '
             'wrote, SUBJECTS_DIR, as -d freesurfer=PATH'
+        )
+    if measure and (not named or OWN_DERIVATIVES in named):
+        raise UsageError(
+            f'--features {measure}: name the folder of the maps, the outputs of sMRIPrep or '
+            'fMRIPrep or the SUBJECTS_DIR of FreeSurfer, as -d NAME=PATH (a table would end with '
+            f'.tsv or .csv; stats files are {", ".join(SURFER_STATS)})'
         )
     if (method := settings.harmonize.method) not in (None, *METHODS):
         raise UsageError(

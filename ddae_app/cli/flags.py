@@ -64,7 +64,7 @@ def add_selection(parser: argparse.ArgumentParser) -> None:
         help='derivatives of the dataset. ddae-app=PATH, the output folder of an earlier run: its '
         'preprocessed scans are used; any other name, as fmriprep=PATH, smriprep=PATH, '
         'freesurfer=PATH or fastsurfer=PATH: its brain masks are used, or, with --features aparc, '
-        'its stats files',
+        'its stats files, or, with --features thickness, its maps on the cortex',
     )
     add_flag(
         group,
@@ -274,8 +274,8 @@ def add_training(parser: argparse.ArgumentParser) -> None:
 
 
 def add_features(parser: argparse.ArgumentParser) -> None:
-    """Harmonizing a table instead of scans."""
-    group = parser.add_argument_group('tables of features')
+    """Harmonizing a table, or maps on the cortex, instead of scans."""
+    group = parser.add_argument_group('tables of features, and maps on the cortex')
     add_flag(
         group,
         '--features',
@@ -283,7 +283,8 @@ def add_features(parser: argparse.ArgumentParser) -> None:
         help='harmonize this table, .tsv or .csv, instead of scans, with ComBat: columns '
         'participant_id, session_id (optional), and numbers. aparc, aparc.a2009s, '
         'aparc.DKTatlas or aseg: the table is read from the stats files of FreeSurfer or '
-        'FastSurfer in --derivatives. Site, age and sex come from the dataset. --target-site '
+        'FastSurfer in --derivatives. Any other word, as thickness, area, curv or sulc: maps on '
+        'the cortex in --derivatives. Site, age and sex come from the dataset. --target-site '
         'names a site that stays as it is (default: all sites are brought '
         'to their mean); flags that concern images are refused',
     )

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from ddae_app.errors import UsageError
+from ddae_app.features.matrix import FeatureMatrix, listed
 from ddae_app.features.people import RowLabels
-from ddae_app.features.table import FeatureTable, listed
 from ddae_app.methods.suitability import (
     FEWEST_TO_TRAIN,
     confounded_sites,
@@ -74,19 +74,47 @@ def check_people(
     return [*few, *confounded, *unexamined_sites(labels)]
 
 
-def varying_features(table: FeatureTable, labels: RowLabels) -> tuple[list[str], list[str]]:
-    """The features that ComBat can scale, and those that do not vary within any site.
+def varying_features(
+    table: FeatureMatrix, labels: RowLabels, estimated: int
+) -> tuple[list[str], list[str]]:
+    """The features that ComBat can scale, and those that stay as they are.
+
+    These do not vary within any site; of maps, they may also have too few values.
+
+    Parameters
+    ----------
+    table : FeatureMatrix
+    labels : RowLabels
+    estimated : int
+        Number of sites and covariates, of which there have to be fewer than values.
 
     Raises
     ------
     UsageError
-        If a site has no values of a feature, or one only.
+        If a site has no values of a feature of a table, or one only, or all are too few.
     """
-    sites = [(site, table.values[labels.sites == site]) for site in labels.site_names]
-    for site, values in sites:
-        counts = (~np.isnan(values)).sum(axis=0)
+    lowest, highest, counts = np.empty((3, len(labels.site_names), len(table.features)))
+    for i, site in enumerate(labels.site_names):
+        values = table.values[labels.sites == site]
+        counts[i] = (~np.isnan(values)).sum(axis=0)
+        lowest[i], highest[i] = np.fmin.reduce(values), np.fmax.reduce(values)
+    varies = np.any(highest > lowest, axis=0)
+    enough = (counts.min(axis=0) >= FEWEST_VALUES) & (counts.sum(axis=0) > estimated)
+    if not table.maps:
+        _check_counts(table, labels, counts, varies, estimated)
+    kinds: tuple[list[str], list[str]] = [], []
+    for name, fine in zip(table.features, varies & enough, strict=True):
+        kinds[0 if fine else 1].append(name)
+    return kinds
+
+
+def _check_counts(
+    table: FeatureMatrix, labels: RowLabels, counts: np.ndarray, varies: np.ndarray, estimated: int
+) -> None:
+    """Refuse a column of which a site, or all of them, have too few values."""
+    for site, here in zip(labels.site_names, counts, strict=True):
         for n in range(FEWEST_VALUES):
-            names = [table.features[i] for i in np.flatnonzero(counts == n)]
+            names = [table.features[i] for i in np.flatnonzero(here == n)]
             if names:
                 some = 'no value' if n == 0 else 'one value only'
                 raise UsageError(
@@ -94,16 +122,18 @@ def varying_features(table: FeatureTable, labels: RowLabels) -> tuple[list[str],
                     f'expected {FEWEST_VALUES} or more at each site: remove the column, or the '
                     'rows of the site'
                 )
-    varies = np.zeros(len(table.features), dtype=bool)
-    for _, values in sites:
-        varies |= np.nanmax(values, axis=0) > np.nanmin(values, axis=0)
-    kinds: tuple[list[str], list[str]] = [], []
-    for name, fine in zip(table.features, varies, strict=True):
-        kinds[0 if fine else 1].append(name)
-    return kinds
+    total = counts.sum(axis=0)
+    few = np.flatnonzero(varies & (total <= estimated))
+    if few.size:
+        names = [table.features[i] for i in few]
+        raise UsageError(
+            f'{table.path}: {listed(names)} {_have(names)} {total[few].min():.0f} '
+            f'values; expected more than {estimated}, the number of sites and covariates: remove '
+            'the column, or add rows'
+        )
 
 
-def check_units(table: FeatureTable, labels: RowLabels) -> None:
+def check_units(table: FeatureMatrix, labels: RowLabels) -> None:
     """Refuse a table in which a site has other units, mL and cubic millimeters for example.
 
     Only features of positive values are looked at, and only where the values of two sites do not
@@ -116,7 +146,7 @@ def check_units(table: FeatureTable, labels: RowLabels) -> None:
     """
     mixed: dict[tuple[str, str, float], list[str]] = {}
     sites = labels.site_names
-    for name, values in zip(table.features, table.values.T, strict=True):
+    for name, values in table.in_one_unit().items():
         known = ~np.isnan(values)
         if not known.any() or values[known].min() < 0:
             continue
@@ -140,7 +170,7 @@ def check_units(table: FeatureTable, labels: RowLabels) -> None:
 
 
 def check_units_of(
-    table: FeatureTable,
+    table: FeatureMatrix,
     labels: RowLabels,
     expected: Mapping[str, Mapping[str, tuple[float, float]]],
 ) -> None:
@@ -148,7 +178,7 @@ def check_units_of(
 
     Parameters
     ----------
-    table : FeatureTable
+    table : FeatureMatrix
     labels : RowLabels
     expected : mapping of str to mapping of str to tuple of float
         What the model expects at average age and sex, and the standard deviation around that, by
@@ -160,11 +190,12 @@ def check_units_of(
         With the columns and the site.
     """
     mixed: dict[tuple[str, str, float], list[str]] = {}
+    in_one_unit = table.in_one_unit()
     for site in labels.site_names:
         here = labels.sites == site
-        for name, values in zip(table.features, table.values[here].T, strict=True):
+        for name, values in in_one_unit.items():
             model, sd = expected[site].get(name, (0.0, 0.0))
-            known = values[~np.isnan(values)]
+            known = values[here & ~np.isnan(values)]
             if not known.size or min(model, known.min()) <= 0:
                 continue
             median = float(np.median(known))

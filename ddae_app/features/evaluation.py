@@ -24,7 +24,7 @@ from ddae_app.features.people import CovariateDesign, RowLabels
 
 MEANING = {
     'site_linear': 'Balanced accuracy of logistic regression on principal components that is '
-    'trained on the table to classify the site, tested on other people.',
+    'trained on the values to classify the site, tested on other people.',
     'site_all': 'As site_linear, by cross-validation over all people. It is below chance if '
     'ComBat was fitted to these people.',
     'site_variance': 'Share of the variance that the site explains at equal age and sex, mean of '

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from ddae_app.features.people import CovariateDesign, RowLabels
-from ddae_app.methods.location_scale import patterns
+from ddae_app.methods.location_scale import blocks, patterns
 
 
 def variance_explained_by_site(
@@ -31,20 +31,11 @@ def variance_explained_by_site(
     """
     covariates = design.columns(labels)
     member = (labels.sites[:, None] == np.array(labels.site_names)).astype(float)
-    share = np.zeros(values.shape[1])
-    for rows, columns in patterns(~np.isnan(values)):
-        if not rows.any():
-            continue
-        here = values[rows][:, columns]
-        here = here - here.mean(axis=0)
-        alone = np.column_stack([np.ones(rows.sum()), covariates[rows]])
-        with_site = np.hstack([member[rows], covariates[rows]])
-        (left_alone, rank_alone), (left, rank) = (_left(here, x) for x in (alone, with_site))
-        error = left / max(len(here) - rank, 1)
-        total = left_alone + error
-        between = left_alone - left - (rank - rank_alone) * error
-        share[columns] = np.divide(between, total, out=np.zeros_like(total), where=total > 0)
-    return share.clip(0, 1)
+    parts = [
+        _explained(values[:, block].astype(np.float64), member, covariates)
+        for block in blocks(values.shape[1])
+    ]
+    return np.concatenate(parts).clip(0, 1)
 
 
 def mean_change(before: np.ndarray, after: np.ndarray) -> np.ndarray:
@@ -67,6 +58,23 @@ def became_negative(before: np.ndarray, after: np.ndarray) -> np.ndarray:
     """How many values of each feature are negative, where none was before; shape (F,)."""
     none_before = ~(before < 0).any(axis=0)
     return (after < 0).sum(axis=0) * none_before
+
+
+def _explained(values: np.ndarray, member: np.ndarray, covariates: np.ndarray) -> np.ndarray:
+    share = np.zeros(values.shape[1])
+    for rows, columns in patterns(~np.isnan(values)):
+        if not rows.any():
+            continue
+        here = values[rows][:, columns]
+        here = here - here.mean(axis=0)
+        alone = np.column_stack([np.ones(rows.sum()), covariates[rows]])
+        with_site = np.hstack([member[rows], covariates[rows]])
+        (left_alone, rank_alone), (left, rank) = (_left(here, x) for x in (alone, with_site))
+        error = left / max(len(here) - rank, 1)
+        total = left_alone + error
+        between = left_alone - left - (rank - rank_alone) * error
+        share[columns] = np.divide(between, total, out=np.zeros_like(total), where=total > 0)
+    return share
 
 
 def _left(values: np.ndarray, design: np.ndarray) -> tuple[np.ndarray, int]:

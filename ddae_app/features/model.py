@@ -13,8 +13,8 @@ import safetensors.numpy
 import ddae_app
 from ddae_app.errors import ModelError, UsageError
 from ddae_app.features.checks import check_people, check_units, check_units_of, varying_features
+from ddae_app.features.matrix import FeatureMatrix, listed
 from ddae_app.features.people import CovariateDesign, RowLabels
-from ddae_app.features.table import FeatureTable, listed
 from ddae_app.files import write_atomically
 from ddae_app.methods.location_scale import SiteRegression, refuse_confounding
 from ddae_app.methods.modelfile import MAX_METADATA, open_model
@@ -56,6 +56,8 @@ class FeatureModelInfo:
         Of ddae-app and numpy, when it was fitted.
     method : str
         A method of :data:`ddae_app.methods.registry.METHODS`.
+    maps : str
+        What is mapped on which mesh; empty of a table.
     """
 
     name: str
@@ -71,6 +73,7 @@ class FeatureModelInfo:
     longitudinal: bool
     versions: dict[str, str]
     method: str = METHOD
+    maps: str = ''
 
 
 @dataclass(frozen=True)
@@ -93,13 +96,13 @@ class FeatureModel:
     regression: SiteRegression
 
     def harmonized(
-        self, table: FeatureTable, labels: RowLabels, target: str | None = None
+        self, table: FeatureMatrix, labels: RowLabels, target: str | None = None
     ) -> np.ndarray:
         """The table without its site effects.
 
         Parameters
         ----------
-        table : FeatureTable
+        table : FeatureMatrix
             It may hold other people than those that the model was fitted to; the order of its
             columns does not matter.
         labels : RowLabels, N rows
@@ -109,8 +112,9 @@ class FeatureModel:
 
         Returns
         -------
-        np.ndarray, shape (N, F), float64
-            In the order of the columns of `table`; NaN where it has no value.
+        np.ndarray, shape (N, F), dtype of the values of `table`
+            In the order of its columns; NaN where it has no value. Vertices of maps that the model
+            does not harmonize stay as they are.
 
         Raises
         ------
@@ -122,27 +126,27 @@ class FeatureModel:
         self._check_columns(table)
         check_units_of(table, labels, self._expected())
         reference = None if target is None else self.info.sites.index(target)
-        y = table.columns(self.info.features)
-        harmonized = self.regression.effects(reference).removed(
-            y, sites, self.info.design.columns(labels), labels.persons
-        )
+        known = [i for i, name in enumerate(self.info.features) if name in table.place]
+        columns = [table.place[self.info.features[i]] for i in known]
+        out, y = table.values.copy(), table.values[:, columns]
+        effects = self.regression.effects(reference).part(np.array(known, dtype=int))
+        harmonized = effects.removed(y, sites, self.info.design.columns(labels), labels.persons)
         if reference is not None:  # the same to the last digit
             harmonized[sites == reference] = y[sites == reference]
-        out = table.values.copy()
-        out[:, [table.features.index(name) for name in self.info.features]] = harmonized
+        out[:, columns] = harmonized
         return out
 
     def _expected(self) -> dict[str, dict[str, tuple[float, float]]]:
-        """Mean and standard deviation of people of average age and sex, by site and feature."""
+        """Mean and standard deviation of people of average age and sex, by site and unit."""
         fit = self.regression
         sds = np.sqrt(fit.squares.sum(axis=0) / fit.counts.sum(axis=0) * (1 + fit.ratio))
-        return {
-            site: {
-                name: (float(mean), float(sd))
-                for name, mean, sd in zip(self.info.features, means, sds, strict=True)
-            }
-            for site, means in zip(self.info.sites, fit.intercepts, strict=True)
-        }
+        expected = {}
+        for site, means in zip(self.info.sites, fit.intercepts, strict=True):
+            names, found = self.info.features, np.array([means, sds])
+            if self.info.maps:
+                names, found = (self.info.maps,), np.median(np.abs(found), axis=1)[:, None]
+            expected[site] = dict(zip(names, zip(*found.tolist(), strict=True), strict=True))
+        return expected
 
     def _sites(self, labels: RowLabels, target: str | None) -> np.ndarray:
         """The number of the site of each row."""
@@ -159,9 +163,17 @@ class FeatureModel:
             )
         return np.array([self.info.sites.index(site) for site in labels.sites])
 
-    def _check_columns(self, table: FeatureTable) -> None:
-        known = {*self.info.features, *self.info.constant}
+    def _check_columns(self, table: FeatureMatrix) -> None:
         remedy = 'add or remove columns, or fit a model to this table (train --model-name NAME)'
+        if self.info.maps != table.maps:
+            raise UsageError(
+                f'{table.path}: {table.maps or "a table"}, but the model {self.info.name!r} was '
+                f'fitted to {self.info.maps or "a table"}; give another --model, or fit one to '
+                'these data (train --model-name NAME)'
+            )
+        if table.maps:  # the edge of the medial wall differs between groups of people
+            return
+        known = {*self.info.features, *self.info.constant}
         for names, problem in (
             (known - {*table.features}, 'are missing; the model'),
             ({*table.features} - known, 'are not known; the model'),
@@ -211,7 +223,7 @@ class FeatureModel:
 
 
 def fit_model(
-    table: FeatureTable,
+    table: FeatureMatrix,
     labels: RowLabels,
     *,
     name: str,
@@ -224,7 +236,7 @@ def fit_model(
 
     Parameters
     ----------
-    table : FeatureTable
+    table : FeatureMatrix
     labels : RowLabels
     name, dataset : str
         Of the model and of the dataset.
@@ -246,19 +258,20 @@ def fit_model(
     """
     warnings = check_people(labels, allow_few=allow_few, allow_confounding=allow_confounding)
     check_units(table, labels)
-    features, constant = varying_features(table, labels)
+    design = CovariateDesign.fit(labels, spline=age_spline)
+    estimated = len(labels.site_names) + len(design.centers)
+    features, constant = varying_features(table, labels, estimated)
     if not features:
         raise UsageError(f'{table.path}: no feature varies within a site; nothing to harmonize')
     if constant:
+        why = 'too few values or ' if table.maps else ''
         warnings.append(
-            'no variation within any site, so that ComBat cannot scale them and leaves '
-            f'them unchanged: {listed(constant)}'
+            f'{why}no variation within any site, so that ComBat cannot scale them and leaves '
+            f'them unchanged: {table.told(constant)}'
         )
-    design = CovariateDesign.fit(labels, spline=age_spline)
     columns = design.columns(labels)
     refuse_confounding(columns[:, [0, -1]], labels.sites)
     y = table.columns(features)
-    _check_counts(table, features, y, len(labels.site_names) + columns.shape[1])
     warnings += _unknown(labels)
     repeated = len(labels.subjects) - len(np.unique(labels.subjects))
     if 0 < repeated < FEWEST_REPEATED:
@@ -285,20 +298,9 @@ def fit_model(
         ages=(float(ages.min()), float(ages.max())) if ages.size else (),
         longitudinal=longitudinal,
         versions={'ddae-app': ddae_app.__version__, 'numpy': np.__version__},
+        maps=table.maps,
     )
     return FeatureModel(info, regression), warnings
-
-
-def _check_counts(table: FeatureTable, features: list[str], y: np.ndarray, estimated: int) -> None:
-    """Refuse features of which the design would explain every value."""
-    counts = (~np.isnan(y)).sum(axis=0)
-    few = [name for name, n in zip(features, counts, strict=True) if n <= estimated]
-    if few:
-        raise UsageError(
-            f'{table.path}: {listed(few)} {"has" if len(few) == 1 else "have"} {counts.min()} '
-            f'values; expected more than {estimated}, the number of sites and covariates: remove '
-            'the column, or add rows'
-        )
 
 
 def _unknown(labels: RowLabels) -> list[str]:

@@ -16,8 +16,9 @@ import numpy as np
 
 from ddae_app.bids.recons import Recon
 from ddae_app.errors import UsageError
+from ddae_app.features.matrix import listed
 from ddae_app.features.stats import AGAIN, StatsFile, read_stats
-from ddae_app.features.table import PERSON, SESSION, FeatureTable, listed
+from ddae_app.features.table import PERSON, SESSION, FeatureTable
 from ddae_app.files import not_fetched
 
 ASEG = 'aseg'

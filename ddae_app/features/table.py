@@ -6,7 +6,6 @@ import csv
 import math
 import re
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import numpy as np
 
 from ddae_app.bids.values import is_missing, shown
 from ddae_app.errors import UsageError
+from ddae_app.features.matrix import MOST_NAMED, FeatureMatrix, listed, row_name
 from ddae_app.files import not_fetched
 from ddae_app.settings import SURFER_STATS
 
@@ -25,58 +25,29 @@ NUMBER = re.compile(r'[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?')
 INFINITE = re.compile(r'[+-]?inf(inity)?', re.IGNORECASE)
 LABEL = re.compile(r'[A-Za-z0-9+]+')
 
-MOST_NAMED = 5
-"""Of the same kind in a message; the others are counted."""
-
 
 @dataclass(frozen=True)
-class FeatureTable:
-    """The rows of a table of features.
+class FeatureTable(FeatureMatrix):
+    """The rows of a table of features, and the texts of its cells.
 
     Attributes
     ----------
-    path : Path
-    participants : tuple of str, length N
-        Labels without ``sub-``.
-    sessions : tuple of str or None, length N
-        Labels without ``ses-``; None where there is none.
-    features : tuple of str, length F
-        The columns that are neither person nor session, in their order.
-    values : np.ndarray, shape (N, F), float64
-        In the units of the table; NaN where missing.
+    path, participants, sessions, features, values
+        As in :class:`FeatureMatrix`; the features are the columns that are neither person nor
+        session, in their order, and the values float64.
     header : tuple of str
         All columns, in their order.
     cells : tuple of tuple of str
         The texts of each row, in the order of `header`.
     """
 
-    path: Path
-    participants: tuple[str, ...]
-    sessions: tuple[str | None, ...]
-    features: tuple[str, ...]
-    values: np.ndarray
     header: tuple[str, ...]
     cells: tuple[tuple[str, ...], ...]
 
-    @property
-    def names(self) -> list[str]:
-        """The name of each row as in BIDS: ``sub-01``, or ``sub-01_ses-1``."""
-        return [_name(p, s) for p, s in zip(self.participants, self.sessions, strict=True)]
-
-    def columns(self, names: Sequence[str]) -> np.ndarray:
-        """The values of some features, shape (N, len(names)), whatever their order here."""
-        return self.values[:, [self.features.index(name) for name in names]]
-
     def rows(self, rows: np.ndarray) -> FeatureTable:
         """The table with some of its rows only."""
-        chosen = rows.tolist()
-        return replace(
-            self,
-            participants=tuple(self.participants[i] for i in chosen),
-            sessions=tuple(self.sessions[i] for i in chosen),
-            values=self.values[rows],
-            cells=tuple(self.cells[i] for i in chosen),
-        )
+        cells = tuple(self.cells[i] for i in rows.tolist())
+        return replace(super().rows(rows), cells=cells)
 
     def written(self, values: np.ndarray) -> str:
         """The table as TSV with other values, the same rows and columns.
@@ -88,12 +59,11 @@ class FeatureTable:
         ----------
         values : np.ndarray, shape (N, F)
         """
-        position = {name: i for i, name in enumerate(self.features)}
         lines = ['\t'.join(self.header)]
         for row, cells in enumerate(self.cells):
             texts = []
             for column, text in zip(self.header, cells, strict=True):
-                i = position.get(column)
+                i = self.place.get(column)
                 if i is None:
                     texts.append(text or 'n/a')
                 elif math.isnan(values[row, i]):
@@ -128,7 +98,7 @@ def read_feature_table(path: Path) -> FeatureTable:
     if SESSION in header:
         texts = [row[header.index(SESSION)] for row in rows]
         sessions = [None if is_missing(t) else _label(path, t, 'ses-', SESSION) for t in texts]
-    names = [_name(p, s) for p, s in zip(persons, sessions, strict=True)]
+    names = [row_name(p, s) for p, s in zip(persons, sessions, strict=True)]
     if twice := [name for name, n in Counter(names).items() if n > 1]:
         raise UsageError(
             f'{path}: {listed(twice)} {"has" if len(twice) == 1 else "have"} several rows; '
@@ -214,13 +184,3 @@ def _number(path: Path, text: str, column: str, row: str) -> float:
         f'{path}: column {column} of {row} is {shown(text)}; expected numbers (decimal point) or '
         'n/a in all columns but participant_id and session_id: remove the column, or mend the cell'
     )
-
-
-def _name(participant: str, session: str | None) -> str:
-    return f'sub-{participant}' + (f'_ses-{session}' if session else '')
-
-
-def listed(names: Sequence[str]) -> str:
-    """The first few names, and how many more there are."""
-    more = len(names) - MOST_NAMED
-    return ', '.join(names[:MOST_NAMED]) + (f' and {more} more' if more > 0 else '')

@@ -17,6 +17,9 @@ from ddae_app.methods.random_intercept import row_weights, slopes_and_ratio
 CONVERGED = 1e-4
 """As in the reference implementations."""
 
+BLOCK = 4096
+"""Values that are computed at once, in double precision; all that bounds the memory of maps."""
+
 
 @dataclass(frozen=True)
 class SiteRegression:
@@ -54,7 +57,7 @@ class SiteRegression:
 
         Parameters
         ----------
-        y : np.ndarray, shape (N, P), float64
+        y : np.ndarray, shape (N, P), float64 or float32
             NaN where a value is missing. Each site has two rows or more of each value.
         member : np.ndarray, shape (N, S)
             1 in the column of the site of each row, else 0.
@@ -65,6 +68,21 @@ class SiteRegression:
             variance is estimated by restricted maximum likelihood (longitudinal ComBat, Beer et
             al. 2020, doi 10.1016/j.neuroimage.2020.117129).
         """
+        parts = [
+            cls._fit(y[:, block].astype(np.float64), member, covariates, persons)
+            for block in blocks(y.shape[1])
+        ]
+        arrays = {name: [vars(part)[name] for part in parts] for name in vars(parts[0])}
+        return cls(**{name: np.concatenate(v, axis=-1) for name, v in arrays.items()})
+
+    @classmethod
+    def _fit(
+        cls,
+        y: np.ndarray,
+        member: np.ndarray,
+        covariates: np.ndarray,
+        persons: np.ndarray | None,
+    ) -> SiteRegression:
         n_sites, n_values = member.shape[1], y.shape[1]
         design = np.hstack([member, covariates])
         beta, ratio = np.empty((design.shape[1], n_values)), np.zeros(n_values)
@@ -142,7 +160,7 @@ class SiteEffects:
 
         Parameters
         ----------
-        y : np.ndarray, shape (N, P), float64
+        y : np.ndarray, shape (N, P), float64 or float32
             NaN where a value is missing, and missing in the result.
         sites, persons : np.ndarray of int, shape (N,)
             The site of each row, and who it is of; all rows of a person take part in the estimate
@@ -151,12 +169,20 @@ class SiteEffects:
 
         Returns
         -------
-        np.ndarray, shape (N, P), float64
+        np.ndarray, shape (N, P), dtype of `y`
         """
-        expected = self.mean + covariates @ self.slopes
-        left = y - expected - self.sd * self.shift[sites]
-        own = intercepts_of(left, persons, self.ratio)
-        return expected + own + (left - own) / self.scale[sites]
+        out = np.empty_like(y)
+        for block in blocks(y.shape[1]):
+            part = self.part(block)
+            expected = part.mean + covariates @ part.slopes
+            left = y[:, block] - expected - part.sd * part.shift[sites]
+            own = intercepts_of(left, persons, part.ratio)
+            out[:, block] = expected + own + (left - own) / part.scale[sites]
+        return out
+
+    def part(self, columns: slice | np.ndarray) -> SiteEffects:
+        """Those of some values."""
+        return SiteEffects(*(v[..., columns] for v in vars(self).values()))
 
 
 def refuse_confounding(covariates: np.ndarray, sites: Sequence[str] | np.ndarray) -> None:
@@ -181,6 +207,11 @@ def refuse_confounding(covariates: np.ndarray, sites: Sequence[str] | np.ndarray
                 f'so that ComBat cannot separate the two; leave {name} out of participants.tsv, '
                 'or add subjects'
             )
+
+
+def blocks(count: int) -> list[slice]:
+    """So many values, in the order in which they are, in pieces that fit into memory."""
+    return [slice(start, start + BLOCK) for start in range(0, max(count, 1), BLOCK)]
 
 
 def patterns(known: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:

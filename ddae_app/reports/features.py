@@ -21,6 +21,7 @@ from ddae_app.reports.canvas import (
     render,
     report_style,
 )
+from ddae_app.reports.cortex import CortexMap, draw_cortex
 from ddae_app.reports.evaluation import Estimate
 from ddae_app.reports.page import write_page
 
@@ -50,13 +51,33 @@ class FeatureFacts:
 
 
 @dataclass(frozen=True)
+class Cortex:
+    """What is drawn of maps on the cortex.
+
+    Attributes
+    ----------
+    maps : sequence of CortexMap
+    note : str
+        Why nothing is drawn.
+    """
+
+    maps: Sequence[CortexMap]
+    note: str
+
+    @property
+    def figure(self) -> str:
+        """The figure, as a data URL; empty if nothing is drawn."""
+        return _url(draw_cortex(self.maps)) if self.maps else ''
+
+
+@dataclass(frozen=True)
 class FeaturesReport:
     """The content of the page of a harmonized table.
 
     Attributes
     ----------
-    name, version : str
-        Of the table, and of the program.
+    name, title, version : str
+        Of the table or the maps, what they are, and of the program.
     warnings : sequence of str
     facts : mapping of str to str
         Names and values.
@@ -66,15 +87,19 @@ class FeaturesReport:
         All that were harmonized.
     methods : str
         The methods text, as :mod:`~ddae_app.reports.boilerplate` takes it.
+    cortex : Cortex or None
+        Pictures of maps; None of a table.
     """
 
     name: str
+    title: str
     version: str
     warnings: Sequence[str]
     facts: Mapping[str, str]
     sites: Sequence[Mapping[str, str]]
     features: Sequence[FeatureFacts]
     methods: str
+    cortex: Cortex | None = None
 
     @property
     def most_affected(self) -> list[FeatureFacts]:
@@ -84,7 +109,7 @@ class FeaturesReport:
     @property
     def figure(self) -> str:
         """The figure of the variance that the site explains, as a data URL."""
-        return _url(draw_variance(self.features))
+        return _url(draw_variance(self.features, named=self.cortex is None))
 
     @property
     def methods_html(self) -> Markup:
@@ -98,7 +123,7 @@ class FeaturesEvaluation:
 
     Attributes
     ----------
-    name, version, headline, protocol : str
+    name, title, version, headline, protocol : str
     warnings : sequence of str
     chance : float
         Balanced accuracy of a random guess at the site.
@@ -109,9 +134,12 @@ class FeaturesEvaluation:
     meanings : mapping of str to str
         The definition of each measure.
     features : sequence of FeatureFacts
+    cortex : Cortex or None
+        Pictures of maps; None of a table.
     """
 
     name: str
+    title: str
     version: str
     headline: str
     protocol: str
@@ -121,11 +149,12 @@ class FeaturesEvaluation:
     methods: Mapping[str, Mapping[str, Estimate]]
     meanings: Mapping[str, str]
     features: Sequence[FeatureFacts]
+    cortex: Cortex | None = None
 
     @property
     def figure(self) -> str:
         """As that of :class:`FeaturesReport`."""
-        return _url(draw_variance(self.features))
+        return _url(draw_variance(self.features, named=self.cortex is None))
 
 
 def write_features_page(path: Path, report: FeaturesReport) -> None:
@@ -138,12 +167,14 @@ def write_features_group_page(path: Path, report: FeaturesEvaluation) -> None:
     write_page(path, 'features_group.html.j2', report=report)
 
 
-def draw_variance(features: Sequence[FeatureFacts]) -> bytes:
+def draw_variance(features: Sequence[FeatureFacts], *, named: bool = True) -> bytes:
     """Draw the share of the variance that the site explains, before and after harmonization.
 
     Parameters
     ----------
     features : sequence of FeatureFacts
+    named : bool
+        Whether they have names; vertices are only counted.
 
     Returns
     -------
@@ -155,9 +186,11 @@ def draw_variance(features: Sequence[FeatureFacts]) -> bytes:
         [f.before for f in ordered], [f.after for f in ordered],
     ))  # fmt: skip
     colors = {'before': BEFORE_COLOR, 'after': AFTER_COLOR}
+    if not named:
+        return _draw_shares({'before': before, 'after': after})
     with report_style():
         figure = Figure(figsize=(WIDTH_IN, 4.2), facecolor=WHITE, layout='constrained')
-        every, named = figure.subplots(1, 2, width_ratios=(3, 2))
+        every, first = figure.subplots(1, 2, width_ratios=(3, 2))
         places = np.arange(1, len(ordered) + 1)
         every.vlines(places, after, before, color=LIGHT_GRAY, linewidth=1)
         for (label, color), values in zip(colors.items(), (before, after), strict=True):
@@ -170,12 +203,27 @@ def draw_variance(features: Sequence[FeatureFacts]) -> bytes:
         every.legend()
         top = ordered[:MOST_NAMED]
         rows = np.arange(len(top))
-        named.hlines(rows, after[: len(top)], before[: len(top)], color=LIGHT_GRAY, linewidth=2)
+        first.hlines(rows, after[: len(top)], before[: len(top)], color=LIGHT_GRAY, linewidth=2)
         for color, values in zip(colors.values(), (before, after), strict=True):
-            named.plot(values[: len(top)], rows, 'o', color=color, markersize=5)
-        named.set_yticks(rows, [_short(f.name) for f in top])
-        named.set(xlabel='% of variance', ylim=(len(top) - 0.5, -0.5), xlim=(-1, None))
-        named.set_title(f'The {len(top)} highest before')
+            first.plot(values[: len(top)], rows, 'o', color=color, markersize=5)
+        first.set_yticks(rows, [_short(f.name) for f in top])
+        first.set(xlabel='% of variance', ylim=(len(top) - 0.5, -0.5), xlim=(-1, None))
+        first.set_title(f'The {len(top)} highest before')
+        return render(figure, 'png')
+
+
+def _draw_shares(shares: Mapping[str, np.ndarray]) -> bytes:
+    """How many vertices have which share, in percent, before and after."""
+    with report_style():
+        figure = Figure(figsize=(WIDTH_IN, 2.8), facecolor=WHITE, layout='constrained')
+        axes = figure.subplots()
+        ends = np.linspace(0, max(1.0, *(v.max() for v in shares.values())), 81)
+        for (name, values), color in zip(shares.items(), (BEFORE_COLOR, AFTER_COLOR), strict=True):
+            axes.hist(values, ends.tolist(), color=color, alpha=0.6, label=name)
+        axes.set(xlabel='% of variance', ylabel='vertices', yscale='log', xlim=(0, ends[-1]))
+        axes.yaxis.set_major_formatter('{x:,.0f}')
+        axes.set_title(f'Explained by the site: all {len(values):,} vertices')
+        axes.legend()
         return render(figure, 'png')
 
 
@@ -184,6 +232,8 @@ def format_features_card(
     facts: Mapping[str, str],
     sites: Sequence[Mapping[str, str]],
     warnings: Sequence[str],
+    *,
+    what: str = '',
 ) -> str:
     """The card of a model of features, as Markdown.
 
@@ -194,14 +244,16 @@ def format_features_card(
     sites : sequence of mapping of str to str
         A row a site, of the same columns.
     warnings : sequence of str
+    what : str
+        What is mapped on which mesh; empty of a table.
     """
     columns = list(sites[0])
     table = [columns, ['---'] * len(columns), *([row[c] for c in columns] for row in sites)]
     lines = [
         f'# {name}',
         '',
-        'ComBat of a table of features, age and sex protected (Johnson et al. 2007; Fortin et al. '
-        '2018), as ddae-app fits it.',
+        f'ComBat of {what or "a table of features"}, age and sex protected (Johnson et al. 2007; '
+        'Fortin et al. 2018), as ddae-app fits it.',
         '',
         *(f'> {warning}' for warning in warnings),
         *[''] * bool(warnings),
@@ -213,9 +265,10 @@ def format_features_card(
         '',
         '## Limits',
         '',
-        '- The model harmonizes tables of the same features, in the same units, of these sites.',
-        '- It knows the people of the table. Its effect on other ages, and on diseases that '
-        'nobody had, was not tested.',
+        f'- The model harmonizes {"maps" if what else "tables"} of the same features, in the same '
+        'units, of these sites.',
+        '- It knows the people that it was fitted to. Its effect on other ages, and on diseases '
+        'that nobody had, was not tested.',
         '- The model is not intended for diagnosis.',
         '',
     ]

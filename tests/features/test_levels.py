@@ -208,7 +208,7 @@ def test_group_before_participant_and_after_a_change(bids_dir, table, values, la
     assert _run(bids_dir, out, 'participant', own) == 0
     write_table(own, values + 1, labels)
     line = _refused(capsys, 2, bids_dir, out, 'group', own)
-    assert 'is another table than t_desc-harmonized.tsv was made from' in line
+    assert 'is another file than t_desc-harmonized.tsv was made from' in line
 
 
 def test_sites_that_are_not_known(bids_dir, table, labels, tmp_path, capsys):

@@ -1,4 +1,4 @@
-"""What describes the output dataset around a harmonized table."""
+"""What describes the output dataset around a harmonized table or maps."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from ddae_app.engine.inputs import derivatives
 from ddae_app.settings import RAW, Settings
 
 NAME = 'ddae-app: harmonized tables of features'
-"""The name of an output dataset without images."""
+NAME_OF_MAPS = 'ddae-app: harmonized maps on the cortex'
+"""The names of output datasets without images."""
 
 LINK = 'features'
 """The name in ``DatasetLinks`` of the folder of a table that lies outside of the dataset."""
@@ -19,12 +20,15 @@ LINK = 'features'
 def describe_dataset(settings: Settings) -> None:
     """Write what makes the output folder a BIDS dataset; one of images keeps its name."""
     name = read_description(settings.output_dir).get('Name')
+    measure = settings.table.measure
+    usual = NAME_OF_MAPS if measure else NAME
     write_description(
         settings.output_dir,
         settings.bids_dir,
         _linked(settings),
         settings.run.container,
-        name if isinstance(name, str) else NAME,
+        name if isinstance(name, str) else usual,
+        [f'*_{measure}.*'] if measure else [],
     )
 
 
@@ -35,8 +39,8 @@ def datasets(settings: Settings) -> dict[str, Path]:
 
 
 def _linked(settings: Settings) -> list[tuple[str, Path]]:
-    """The folders that files are taken from, beside the dataset: stats files, or the table."""
-    if settings.table.surfer_stats:
+    """The folders that files are taken from, beside the dataset: of stats, maps, or the table."""
+    if settings.table.surfer_stats or settings.table.measure:
         return derivatives(settings)
     table = settings.table.features
     assert table is not None

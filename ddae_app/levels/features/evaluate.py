@@ -8,9 +8,8 @@ from collections.abc import Mapping
 import numpy as np
 
 from ddae_app import __version__
-from ddae_app.bids import sidecars
 from ddae_app.bids.dataset import to_tsv
-from ddae_app.errors import NotEvaluableError, NothingSelectedError, UsageError
+from ddae_app.errors import NotEvaluableError, UsageError
 from ddae_app.features.evaluation import (
     MEANING,
     FeatureResult,
@@ -19,10 +18,10 @@ from ddae_app.features.evaluation import (
     site_from_demographics,
 )
 from ddae_app.features.model import fit_model
-from ddae_app.features.table import read_feature_table
-from ddae_app.files import digest_of, write_atomically
+from ddae_app.files import write_atomically
 from ddae_app.levels.features.inputs import FeatureInputs, read_inputs
-from ddae_app.levels.features.page import feature_facts, sentence
+from ddae_app.levels.features.outputs import read_harmonized
+from ddae_app.levels.features.page import cortex_of, feature_facts, sentence, title
 from ddae_app.methods.suitability import confounded_sites, unexamined_sites
 from ddae_app.reports.features import FeaturesEvaluation, write_features_group_page
 from ddae_app.settings import Settings
@@ -35,8 +34,8 @@ SOURCE, HARMONIZED, CROSS_FITTED = 'source', 'harmonized', 'combat, cross-fitted
 PROTOCOL = (
     'People are split into two halves. Probes are trained, in five folds, on the values of some '
     'people of a half, and tested on those of the rest. For "combat, cross-fitted", ComBat is '
-    'fitted to the other half, as in practice with new people; "harmonized" is the table that '
-    'was written, with a fit to perhaps these very people, from which the site is told worse than '
+    'fitted to the other half, as in practice with new people; "harmonized" is what was '
+    'written, with a fit to perhaps these very people, from which the site is told worse than '
     'from new people. Intervals hold 95 % of 1000 bootstrap samples of people; those of '
     'site_variance and variance_ratio, of the features.'
 )
@@ -59,7 +58,7 @@ def run_group(settings: Settings) -> int:
     """
     inputs = read_inputs(settings)
     labels = inputs.labels
-    harmonized, said = _harmonized(inputs)
+    harmonized, said = read_harmonized(settings, inputs)
     cautions = [
         *(
             f'site {site} is confounded with {reason}: what the measures call a site effect may '
@@ -87,10 +86,14 @@ def run_group(settings: Settings) -> int:
     constant = [
         n for n, v in zip(inputs.table.features, _fixed(inputs, harmonized), strict=True) if v
     ]
+    cross_fitted = results[CROSS_FITTED].outputs
+    features = feature_facts(inputs.table, labels, cross_fitted, constant)
+    drawn = {'before': inputs.table.values, 'after': cross_fitted}
     write_features_group_page(
         files.group_page,
         FeaturesEvaluation(
             name=files.name,
+            title=title(inputs.table, files.name),
             version=__version__,
             headline=headline,
             protocol=PROTOCOL,
@@ -99,29 +102,13 @@ def run_group(settings: Settings) -> int:
             demographics=site_from_demographics(labels, seed=settings.random_seed),
             methods=estimates,
             meanings={name: text for name, text in MEANING.items() if name in measured},
-            features=feature_facts(inputs.table, labels, results[CROSS_FITTED].outputs, constant),
+            features=features,
+            cortex=cortex_of(inputs.table, drawn, features),
         ),
     )
     log.info('measures: %s', files.group_table)
     log.info('report: %s', files.group_page)
     return 0
-
-
-def _harmonized(inputs: FeatureInputs) -> tuple[np.ndarray, dict]:
-    """The values that the participant level wrote, and what their sidecar says."""
-    path, table = inputs.files.harmonized, inputs.table
-    said = sidecars.read(path)
-    if not path.is_file() or 'TargetSite' not in said:
-        raise NothingSelectedError(
-            f'{path} is not there, or without its JSON; run the participant level first'
-        )
-    if said.get('SourceSHA256') != digest_of(table.path):
-        raise UsageError(
-            f'{table.path} is another table than {path.name} was made from; run the participant '
-            'level again'
-        )
-    written = read_feature_table(path)
-    return written.columns(table.features), said
 
 
 def _refit(inputs: FeatureInputs, said: Mapping[str, object]) -> Refit:
@@ -154,7 +141,7 @@ def _fixed(inputs: FeatureInputs, harmonized: np.ndarray) -> np.ndarray:
 def _headline(results: Mapping[str, FeatureResult], chance: float) -> str:
     before, after = (results[name].estimates for name in (SOURCE, CROSS_FITTED))
     text = (
-        f'From tables of people whom ComBat was not fitted to, the site is classified at '
+        f'In people whom ComBat was not fitted to, the site is classified at '
         f'{after["site_linear"].value:.2f} after harmonization and '
         f'{before["site_linear"].value:.2f} before (chance {chance:.2f})'
     )

@@ -11,7 +11,6 @@ from ddae_app.bids.layout import ModelFiles, RunFiles
 from ddae_app.errors import UsageError
 from ddae_app.features.measures import became_negative
 from ddae_app.features.model import fit_model
-from ddae_app.features.table import listed
 from ddae_app.files import write_atomically
 from ddae_app.levels.features.dataset import describe_dataset
 from ddae_app.levels.features.inputs import FeatureInputs, read_inputs
@@ -87,7 +86,8 @@ def run_participant(settings: Settings, logs: RunFiles) -> int:
     text = methods_text(used, target)
     write_boilerplate(logs.citations, text)
     write_page(inputs, used, target, values, [*inputs.warnings, *warnings, *doubts], text)
-    log.info('harmonized table: %s', inputs.files.harmonized)
+    where = settings.output_dir if table.maps else inputs.files.harmonized
+    log.info('harmonized: %s', where)
     log.info('report: %s', inputs.files.page)
     return 0
 
@@ -112,7 +112,9 @@ def _fit(settings: Settings, inputs: FeatureInputs, files: ModelFiles) -> list[s
         log.warning('%s', line)
     effects = model.regression.effects()
     sites = site_rows(inputs, model, effects)
-    card = format_features_card(files.name, model_facts(model), sites, warnings)
+    card = format_features_card(
+        files.name, model_facts(model), sites, warnings, what=inputs.table.maps
+    )
     write_atomically(files.card, card)
     model.save(files.model)
     log.info('model: %s', files.model)
@@ -174,13 +176,16 @@ def _doubts(
                 f'{beyond} rows are of ages beyond {info.ages[0]:.1f} to {info.ages[1]:.1f} '
                 'years, to which the model was fitted: what age does there is extrapolated'
             )
-    if not used.fitted_here and (constant := info.constant):
-        lines.append(f'left unchanged, since ComBat could not scale them: {listed(constant)}')
+    same = info.constant
+    if table.maps:  # the edge of the medial wall may be another than in the people of the model
+        same = tuple({*table.features} - {*info.features})
+    if not used.fitted_here and same:
+        lines.append(f'left unchanged, since ComBat could not scale them: {table.told(same)}')
     negative = became_negative(table.values, values)
     if negative.any():
         names = [table.features[i] for i in np.flatnonzero(negative)]
         lines.append(
-            f'negative values in {listed(names)} ({int(negative.sum())} in all), where the table '
-            'has none: ComBat knows no lower end; look at these features before using them'
+            f'negative values in {table.told(names)} ({int(negative.sum())} in all), where the '
+            'source has none: ComBat knows no lower end; look at these before using them'
         )
     return lines

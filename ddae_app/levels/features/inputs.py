@@ -1,4 +1,4 @@
-"""The table of a run, and what the dataset says of each row."""
+"""The table or the maps of a run, and what the dataset says of each row."""
 
 from __future__ import annotations
 
@@ -15,10 +15,17 @@ from ddae_app.bids.metadata import ScanMetadata
 from ddae_app.bids.query import check_description
 from ddae_app.bids.scan import Scan
 from ddae_app.bids.tables import Table, read_table
-from ddae_app.engine.inputs import check_sites_known, check_tables, check_understood
+from ddae_app.engine.inputs import (
+    check_sites_known,
+    check_tables,
+    check_understood,
+    derivatives,
+)
 from ddae_app.errors import UsageError
+from ddae_app.features.maps import SurfaceMaps, read_surface_maps
+from ddae_app.features.matrix import listed
 from ddae_app.features.people import RowLabels
-from ddae_app.features.table import FeatureTable, listed, read_feature_table
+from ddae_app.features.table import FeatureTable, read_feature_table
 from ddae_app.levels.features.source import read_source
 from ddae_app.settings import Settings
 
@@ -31,7 +38,7 @@ class FeatureInputs:
 
     Attributes
     ----------
-    table : FeatureTable
+    table : FeatureTable or SurfaceMaps
     labels : RowLabels
     files : FeatureFiles
         Of the output folder.
@@ -39,7 +46,7 @@ class FeatureInputs:
         What is doubtful, for the page; it was logged.
     """
 
-    table: FeatureTable
+    table: FeatureTable | SurfaceMaps
     labels: RowLabels
     files: FeatureFiles
     warnings: tuple[str, ...]
@@ -59,8 +66,7 @@ def read_inputs(settings: Settings) -> FeatureInputs:
     assert path is not None
     check_description(bids_dir)
     source = read_source(settings) if settings.table.surfer_stats else None
-    table = source.table if source else read_feature_table(path)
-    path = table.path
+    table, said = (source.table, []) if source else _read(settings, path)
     rows = [
         Scan(bids_dir / name, participant, session, name)
         for name, participant, session in zip(
@@ -81,6 +87,8 @@ def read_inputs(settings: Settings) -> FeatureInputs:
         'input: %d rows of %d people%s, %d features', len(rows), len(set(table.participants)),
         f' in {sessions} different sessions' if sessions else '', len(table.features),
     )  # fmt: skip
+    for line in said:
+        log.info('%s', line)
     for line in understood.facts(cohort, rows)[1:]:
         log.info('%s', line)
     # A dataset whose scans are elsewhere has no folders of people.
@@ -89,9 +97,10 @@ def read_inputs(settings: Settings) -> FeatureInputs:
         log.warning('%s', line)
     check_understood(cohort, rows)
     people = read_table(bids_dir / 'participants.tsv', 'participant_id', 'sub-')
-    _check_known(settings, path, cohort, rows, people)
+    _check_known(settings, table.path, cohort, rows, people)
     if missing := sorted(set(people.rows) - set(table.participants)):
-        line = f'no row in {path.name} of {_persons(missing)}, whom participants.tsv knows'
+        what = f'no {path} map' if table.maps else f'no row in {table.path.name}'
+        line = f'{what} of {_persons(missing)}, whom participants.tsv knows'
         log.warning('%s', line)
         warnings.append(line)
     labels = RowLabels(
@@ -105,8 +114,15 @@ def read_inputs(settings: Settings) -> FeatureInputs:
         for line in versions:
             log.warning('%s', line)
         warnings = [*source.warnings, *versions, *warnings]
-    files = FeatureFiles(settings.output_dir, table_name(path))
+    files = FeatureFiles(settings.output_dir, table_name(path if table.maps else table.path))
     return FeatureInputs(table, labels, files, tuple(warnings))
+
+
+def _read(settings: Settings, path: Path) -> tuple[FeatureTable | SurfaceMaps, list[str]]:
+    """The table or the maps, and what was taken, in sentences."""
+    if measure := settings.table.measure:
+        return read_surface_maps([folder for _, folder in derivatives(settings)], measure)
+    return read_feature_table(path), []
 
 
 def _check_known(
@@ -119,7 +135,7 @@ def _check_known(
         raise UsageError(
             f'{path}: {_persons(unknown)} {"is" if len(unknown) == 1 else "are"} not in '
             f'participants.tsv{hint}, which has to tell the site; add the rows there, or leave '
-            'them out of the table'
+            'these people out'
         )
     check_sites_known(settings, cohort)
     if without := [row for row in rows if cohort[row].site is None]:

@@ -1,18 +1,25 @@
-"""The harmonized table and its sidecar."""
+"""The harmonized table or maps, and their sidecars."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ddae_app import __version__
+from ddae_app.bids import sidecars
 from ddae_app.bids.dataset import generator, write_json
 from ddae_app.bids.layout import Layout, sidecar
+from ddae_app.bids.surface_files import MapFile
 from ddae_app.bids.tables import read_dictionary
+from ddae_app.errors import NothingSelectedError, UsageError
+from ddae_app.features.maps import SurfaceMaps
 from ddae_app.features.model import FeatureModelInfo
-from ddae_app.features.table import PERSON, SESSION
+from ddae_app.features.table import PERSON, SESSION, FeatureTable, read_feature_table
 from ddae_app.files import digest_of, write_atomically
+from ddae_app.imaging.surfaces import cifti_of, gifti_of, read_map
 from ddae_app.levels.features.dataset import datasets
 from ddae_app.levels.features.inputs import FeatureInputs
 from ddae_app.levels.features.used import UsedModel
@@ -23,7 +30,7 @@ from ddae_app.settings import Settings
 def write_harmonized(
     settings: Settings, inputs: FeatureInputs, used: UsedModel, values: np.ndarray
 ) -> None:
-    """Write the table after its sidecar.
+    """Write the table, or the maps, each file after its sidecar.
 
     Parameters
     ----------
@@ -33,9 +40,87 @@ def write_harmonized(
     values : np.ndarray, shape (N, F)
         Harmonized; NaN where missing.
     """
-    path = inputs.files.harmonized
-    write_json(sidecar(path), _sidecar(settings, inputs, used))
-    write_atomically(path, inputs.table.written(values))
+    table, path = inputs.table, inputs.files.harmonized
+    record = _record(settings, used)
+    if isinstance(table, FeatureTable):
+        own = _columns(table, used.model.info) | _sources(settings, table.path)
+        # A column that bears the name of an entry of the record goes without a description.
+        write_json(sidecar(path), own | record)
+        write_atomically(path, table.written(values))
+        return
+    for row, harmonized in zip(table.files, values, strict=True):
+        on_mesh = table.on_mesh(harmonized)
+        for file in dict.fromkeys(row.values()):
+            path = file.harmonized(settings.output_dir, table.measure, table.mesh)
+            own = _sources(settings, file.path) | _said_of_mesh(file, table)
+            write_json(sidecar(path), own | record)
+            write_atomically(path, _map(file, on_mesh))
+
+
+def read_harmonized(
+    settings: Settings, inputs: FeatureInputs
+) -> tuple[np.ndarray, dict[str, Any]]:
+    """The values that the participant level wrote, and what their sidecars say.
+
+    Returns
+    -------
+    values : np.ndarray, shape (N, F)
+    said : dict
+
+    Raises
+    ------
+    NothingSelectedError
+        They are not there.
+    UsageError
+        They were made from other values, or not by one run.
+    """
+    table, path = inputs.table, inputs.files.harmonized
+    if isinstance(table, FeatureTable):
+        said = _made(path, table.path)
+        return read_feature_table(path).columns(table.features), said
+    values, runs = table.values.copy(), {}
+    for row, files in zip(values, table.files, strict=True):
+        parts = []
+        for hemisphere, file in sorted(files.items()):
+            path = file.harmonized(settings.output_dir, table.measure, table.mesh)
+            said = _made(path, file.path)
+            runs[said.get('ModelSHA256'), said['TargetSite']] = said
+            parts.append(read_map(path, hemisphere))
+        if sum(map(len, parts)) != sum(table.sizes):
+            raise UsageError(f'{path} is on another mesh; run the participant level again')
+        row[:] = np.where(np.isnan(row), np.nan, np.concatenate(parts)[table.vertices])
+    if len(runs) > 1:
+        raise UsageError(
+            f'{settings.output_dir}: {table.measure} was harmonized with different models or to '
+            'different targets; run the participant level again'
+        )
+    return values, next(iter(runs.values()))
+
+
+def _made(path: Path, source: Path) -> dict[str, Any]:
+    """The sidecar of a harmonized file, which was made from its source as that is now."""
+    said = sidecars.read(path)
+    if not path.is_file() or 'TargetSite' not in said:
+        raise NothingSelectedError(
+            f'{path} is not there, or without its JSON; run the participant level first'
+        )
+    if said.get('SourceSHA256') != digest_of(source):
+        raise UsageError(
+            f'{source} is another file than {path.name} was made from; run the participant '
+            'level again'
+        )
+    return said
+
+
+def _map(file: MapFile, on_mesh: Mapping[str, np.ndarray]) -> bytes:
+    """A harmonized file; what is missing stays as the source has it."""
+    values = {}
+    for hemisphere in file.hemispheres:
+        new, old = on_mesh[hemisphere], read_map(file.path, hemisphere)
+        values[hemisphere] = np.where(np.isnan(new), old, new)
+    if file.is_cifti:
+        return cifti_of(file.path, values)
+    return gifti_of(values[file.hemispheres], file.hemispheres)
 
 
 def covariates_in_words(info: FeatureModelInfo) -> list[str]:
@@ -45,11 +130,8 @@ def covariates_in_words(info: FeatureModelInfo) -> list[str]:
     return [age, 'sex']
 
 
-def _sidecar(settings: Settings, inputs: FeatureInputs, used: UsedModel) -> dict[str, Any]:
-    """What was done, and what each column is; what the user's own JSON says of it stays."""
-    layout, info, table = Layout(settings.output_dir), used.model.info, inputs.table
-    links = datasets(settings)
-    sources = [table.path, settings.bids_dir / 'participants.tsv']
+def _columns(table: FeatureTable, info: FeatureModelInfo) -> dict[str, Any]:
+    """What each column is; what the user's own JSON says of it stays."""
     own = read_dictionary(table.path.with_suffix('.json'))
     columns: dict[str, Any] = {}
     for name in table.header:
@@ -60,10 +142,34 @@ def _sidecar(settings: Settings, inputs: FeatureInputs, used: UsedModel) -> dict
         done = 'as the source has it' if name in info.constant else 'without its site effects'
         what = said.get('Description') or f'Column {name} of {table.path.name}'
         columns[name] = {**said, 'Description': f'{what}; {done}'}
-    record = {
-        'Description': f'{table.path.name}, harmonized',
+    return columns
+
+
+def _said_of_mesh(file: MapFile, table: SurfaceMaps) -> dict[str, Any]:
+    """What the source says of its mesh, and what BIDS asks for where the name has ``den``."""
+    said = sidecars.read(file.path)
+    density = {'Density': f'{table.sizes[0]} vertices in each hemisphere'}
+    return (density if '_den-' in file.entities else {}) | {
+        key: said[key] for key in ('Density', 'SpatialReference') if key in said
+    }
+
+
+def _sources(settings: Settings, source: Path) -> dict[str, Any]:
+    """What one file was made from."""
+    layout = Layout(settings.output_dir)
+    links, paths = datasets(settings), [source, settings.bids_dir / 'participants.tsv']
+    return {
+        'Description': f'{source.name}, harmonized',
+        'Sources': [layout.uri(path, links) for path in paths if path.is_file()],
+        'SourceSHA256': digest_of(source),
+    }
+
+
+def _record(settings: Settings, used: UsedModel) -> dict[str, Any]:
+    """What was done, the same in all files of a run."""
+    info = used.model.info
+    return {
         'GeneratedBy': [generator(settings.run.container)],
-        'Sources': [layout.uri(path, links) for path in sources if path.is_file()],
         'HarmonizationMethod': METHODS[info.method].label,
         'TargetSite': settings.harmonize.target_site or 'n/a',
         'Target': target_in_words(settings.harmonize.target_site),
@@ -73,11 +179,8 @@ def _sidecar(settings: Settings, inputs: FeatureInputs, used: UsedModel) -> dict
         'ModelName': info.name,
         'ModelSHA256': used.sha256,
         'ModelSites': list(info.sites),
-        'SourceSHA256': digest_of(table.path),
         'SoftwareVersion': __version__,
     }
-    # A column that bears the name of an entry of the record goes without a description.
-    return record | {name: said for name, said in columns.items() if name not in record}
 
 
 def target_in_words(target: str | None) -> str:

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from importlib.metadata import version
 
 import numpy as np
 
 from ddae_app import __version__
+from ddae_app.features.maps import SurfaceMaps
+from ddae_app.features.matrix import FeatureMatrix
 from ddae_app.features.measures import mean_change, variance_explained_by_site
 from ddae_app.features.model import FeatureModel
 from ddae_app.features.people import CovariateDesign, RowLabels
-from ddae_app.features.table import FeatureTable
 from ddae_app.levels.features.inputs import FeatureInputs
 from ddae_app.levels.features.outputs import covariates_in_words, target_in_words
 from ddae_app.levels.features.used import UsedModel
 from ddae_app.methods.location_scale import SiteEffects
-from ddae_app.reports.features import FeatureFacts, FeaturesReport, write_features_page
+from ddae_app.reports.cortex import MESH, CortexMap
+from ddae_app.reports.features import Cortex, FeatureFacts, FeaturesReport, write_features_page
 
 SCALES = (0.05, 0.95)
 """Quantiles over the features, between which scales are told."""
@@ -47,9 +49,12 @@ def write_page(
     reference = None if target is None else model.info.sites.index(target)
     missing, constant = int(np.isnan(table.values).sum()), len(model.info.constant)
     facts = {
-        'Table': str(table.path),
+        'Maps' if table.maps else 'Table': f'{table.maps}, {table.path}'
+        if table.maps
+        else str(table.path),
         'Rows': f'{len(table.participants)} of {len(set(table.participants))} people',
-        'Features': f'{len(table.features)}'
+        'Vertices' if table.maps else 'Features': f'{len(table.features)}'
+        + (' outside the medial wall' if table.maps else '')
         + (f', of which {constant} stay as they are' if constant else ''),
         'Missing values': f'{missing} ({missing / table.values.size:.1%}), also in the output'
         if missing
@@ -59,16 +64,24 @@ def write_page(
         + (', fitted to these rows' if used.fitted_here else ''),
         **model_facts(model),
     }
+    features = feature_facts(table, inputs.labels, values, {*model.info.constant})
     report = FeaturesReport(
         name=inputs.files.name,
+        title=title(table, inputs.files.name),
         version=__version__,
         warnings=[sentence(line) for line in warnings],
         facts=facts,
         sites=site_rows(inputs, model, model.regression.effects(reference)),
-        features=feature_facts(table, inputs.labels, values, model.info.constant),
+        features=features,
         methods=methods,
+        cortex=cortex_of(table, {'before': table.values, 'after': values}, features),
     )
     write_features_page(inputs.files.page, report)
+
+
+def title(table: FeatureMatrix, name: str) -> str:
+    """What a page is of."""
+    return f'Maps of {table.maps}' if table.maps else f'Table {name}'
 
 
 def sentence(line: str) -> str:
@@ -81,7 +94,7 @@ def model_facts(model: FeatureModel) -> dict[str, str]:
     """What the model is, names and values."""
     info = model.info
     facts = {
-        'Fitted to': f'{info.table} of {info.dataset}: '
+        'Fitted to': f'{info.maps or info.table} of {info.dataset}: '
         + ', '.join(f'{s} {n}' for s, n in zip(info.sites, info.people, strict=True))
         + ' people',
         'Protected': ', '.join(covariates_in_words(info)),
@@ -122,13 +135,13 @@ def site_rows(
 
 
 def feature_facts(
-    table: FeatureTable, labels: RowLabels, values: np.ndarray, constant: Collection[str]
+    table: FeatureMatrix, labels: RowLabels, values: np.ndarray, constant: Collection[str]
 ) -> list[FeatureFacts]:
     """What harmonization did to each feature that is not left as it is.
 
     Parameters
     ----------
-    table : FeatureTable
+    table : FeatureMatrix
     labels : RowLabels
     values : np.ndarray, shape (N, F)
         Harmonized.
@@ -138,11 +151,53 @@ def feature_facts(
     design = CovariateDesign.fit(labels, spline=False)
     explained = [variance_explained_by_site(v, labels, design) for v in (table.values, values)]
     changes = mean_change(table.values, values)
+    constant = {*constant}
     return [
         FeatureFacts(name, float(before), float(after), float(change))
         for name, before, after, change in zip(table.features, *explained, changes, strict=True)
         if name not in constant
     ]
+
+
+def cortex_of(
+    table: FeatureMatrix, tables: Mapping[str, np.ndarray], features: Sequence[FeatureFacts]
+) -> Cortex | None:
+    """Pictures of maps: their mean, and the variance that the site explains.
+
+    Parameters
+    ----------
+    table : FeatureMatrix
+    tables : mapping of str to np.ndarray, shape (N, F)
+        What ``before`` and ``after`` are.
+    features : sequence of FeatureFacts
+
+    Returns
+    -------
+    Cortex or None
+        None of a table.
+    """
+    if not isinstance(table, SurfaceMaps):
+        return None
+    if table.mesh != MESH:
+        where = table.mesh or 'of this size'
+        return Cortex((), f'The cortex is drawn of maps on {MESH} alone; no mesh {where} is here.')
+    maps = [
+        CortexMap(f'Mean {table.measure} of all people, {name}', table.on_mesh(mean), 'mean')
+        for name, values in tables.items()
+        for mean in [_known_mean(values)]
+    ]
+    for name in tables:
+        share = np.full(len(table.features), np.nan)
+        share[[table.place[f.name] for f in features]] = [100 * vars(f)[name] for f in features]
+        title = f'% of the variance that the site explains, {name}'
+        maps.append(CortexMap(title, table.on_mesh(share), 'share', 'inferno'))
+    return Cortex(maps, '')
+
+
+def _known_mean(values: np.ndarray) -> np.ndarray:
+    known = ~np.isnan(values)
+    total = np.where(known, values, 0).sum(axis=0, dtype=float)
+    return np.divide(total, known.sum(axis=0), where=known.any(axis=0), out=total * np.nan)
 
 
 def methods_text(used: UsedModel, target: str | None) -> str:
@@ -155,11 +210,15 @@ def methods_text(used: UsedModel, target: str | None) -> str:
         else ''
     )
     age = ' as a natural cubic spline [@pomponio2020]' if info.design.knots else ''
+    what = f'Regional features ({len(info.features)})'
+    if info.maps:
+        what = f'Maps of {info.maps} ({len(info.features)} vertices of both hemispheres)'
     return (
-        f'Regional features ({len(info.features)}) were harmonized with ComBat [{citations}] as '
+        f'{what} were harmonized with ComBat [{citations}] as '
         f'*ddae-app* {__version__} and *numpy* {version("numpy")} compute it: location and scale '
         'of each site were estimated by empirical Bayes, parametric priors shared by all '
-        f'features, while age{age} and sex were protected{longitudinal}. All sites were brought '
-        f'to {target_in_words(target)}. The model {info.name} (SHA-256 {used.sha256[:16]}) was '
-        f'fitted to {sum(info.people)} people of {len(info.sites)} sites.'
+        f'{"vertices" if info.maps else "features"}, while age{age} and sex were '
+        f'protected{longitudinal}. All sites were brought to {target_in_words(target)}. '
+        f'The model {info.name} (SHA-256 {used.sha256[:16]}) was fitted to {sum(info.people)} '
+        f'people of {len(info.sites)} sites.'
     )

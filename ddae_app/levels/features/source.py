@@ -20,8 +20,9 @@ from ddae_app.bids.recons import Recon, find_recons
 from ddae_app.bids.tables import Table, read_table
 from ddae_app.engine.inputs import derivatives
 from ddae_app.errors import UsageError
+from ddae_app.features.matrix import listed
 from ddae_app.features.stats_table import StatsTable, file_names, read_stats_table
-from ddae_app.features.table import PERSON, SESSION, FeatureTable, listed
+from ddae_app.features.table import PERSON, SESSION, FeatureTable
 from ddae_app.files import write_atomically
 from ddae_app.levels.features.dataset import datasets, describe_dataset
 from ddae_app.settings import Settings

@@ -1,0 +1,234 @@
+"""Maps on the cortex of all people: a row for each person and session, a column a vertex."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from ddae_app.bids.surface_files import MESHES, NATIVE, WHERE, MapFile, find_maps
+from ddae_app.errors import UsageError
+from ddae_app.features.checks import unit_factor
+from ddae_app.features.matrix import FeatureMatrix, listed, row_name
+from ddae_app.imaging.surfaces import HEMISPHERES, read_map
+
+ZERO_IS_MISSING = {'thickness', 'area', 'volume'}
+"""Measures that are above 0 wherever there is cortex."""
+
+RESAMPLE = (
+    'resample them to one mesh with mri_surf2surf --trgsubject fsaverage5 '
+    '(lh.{0}.fsaverage5.mgh), or have sMRIPrep or fMRIPrep write --cifti-output'
+)
+
+Row = tuple[str, str | None]
+
+
+@dataclass(frozen=True)
+class SurfaceMaps(FeatureMatrix):
+    """Maps of one measure on one mesh, without the medial wall.
+
+    Attributes
+    ----------
+    path, participants, sessions, features, values
+        As in :class:`FeatureMatrix`: the first folder; a vertex is called ``L0`` or ``R0``; the
+        values are float32.
+    measure, mesh : str
+        The mesh is a key of :data:`~ddae_app.bids.surface_files.MESHES`, another name, or empty.
+    files : tuple of mapping of str to MapFile, length N
+        Of each row, by hemisphere.
+    vertices : np.ndarray of int, shape (F,)
+        The place of each feature among all vertices, the left hemisphere first.
+    sizes : tuple of int
+        Vertices of the left and the right hemisphere, with the medial wall.
+    """
+
+    measure: str
+    mesh: str
+    files: tuple[Mapping[str, MapFile], ...]
+    vertices: np.ndarray
+    sizes: tuple[int, int]
+
+    @property
+    def maps(self) -> str:
+        """What is mapped on which mesh."""
+        sizes = ' and '.join(f'{n:,}' for n in self.sizes)
+        mesh = f'{self.mesh or "a mesh"} of {sizes} vertices'
+        return f'{self.measure} on {self.mesh if self.mesh in MESHES else mesh}'
+
+    def told(self, names: Sequence[str]) -> str:
+        """How many vertices; their numbers say nothing."""
+        return '1 vertex' if len(names) == 1 else f'{len(names):,} vertices'
+
+    def in_one_unit(self) -> dict[str, np.ndarray]:
+        """The median size of the values of each row, shape (N,): one unit holds for all."""
+        return {self.maps: _sizes_of(self.values)}
+
+    def rows(self, rows: np.ndarray) -> SurfaceMaps:
+        """The maps of some rows only."""
+        files = tuple(self.files[i] for i in rows.tolist())
+        return replace(super().rows(rows), files=files)
+
+    def on_mesh(self, values: np.ndarray) -> dict[str, np.ndarray]:
+        """Values of all vertices of both hemispheres, NaN on the medial wall.
+
+        Parameters
+        ----------
+        values : np.ndarray, shape (F,)
+
+        Returns
+        -------
+        dict of str to np.ndarray, shape (V,)
+            By hemisphere.
+        """
+        full = np.full(sum(self.sizes), np.nan, dtype=np.float32)
+        full[self.vertices] = values
+        return dict(zip(HEMISPHERES, np.split(full, [self.sizes[0]]), strict=True))
+
+
+def read_surface_maps(folders: Sequence[Path], measure: str) -> tuple[SurfaceMaps, list[str]]:
+    """Find and read the maps of a measure.
+
+    A value that is NaN is missing; of thickness, area and volume, so is one that is exactly 0. A
+    vertex at which all values of all people are NaN or 0 is medial wall.
+
+    Parameters
+    ----------
+    folders : sequence of Path
+        Derivatives of the dataset: BIDS, or FreeSurfer's folder of subjects.
+    measure : str
+        As in the names of files, ``thickness``.
+
+    Returns
+    -------
+    maps : SurfaceMaps
+    said : list of str
+        What was taken, a sentence each.
+
+    Raises
+    ------
+    UsageError
+        There are none, or the maps of people do not go together.
+    """
+    mesh, chosen, said = _choose(folders, measure)
+    found: dict[Row, dict[str, MapFile]] = {}
+    for file in chosen:
+        hemispheres = found.setdefault((file.participant, file.session), {})
+        for hemisphere in file.hemispheres:
+            if other := hemispheres.get(hemisphere):
+                raise UsageError(
+                    f'{row_name(file.participant, file.session)} has two maps of {measure} of the '
+                    f'{HEMISPHERES[hemisphere]} hemisphere, {other.path} and {file.path}; leave '
+                    'one of them out'
+                )
+            hemispheres[hemisphere] = file
+    rows = sorted(found, key=lambda row: (row[0], row[1] or ''))
+    for row in rows:
+        for hemisphere in set(HEMISPHERES) - set(found[row]):
+            there = next(iter(found[row].values())).path
+            raise UsageError(
+                f'{row_name(*row)} has no map of {measure} of the {HEMISPHERES[hemisphere]} '
+                f'hemisphere beside {there}; add it, or leave {row_name(*row)} out'
+            )
+    values, sizes = _read(rows, found, measure, mesh)
+    if mesh == NATIVE:  # what is on one mesh by its numbers bears no name
+        mesh = next((m for m, n in MESHES.items() if sizes == (n, n)), NATIVE)
+    cortex = np.zeros(values.shape[1], dtype=bool)
+    for row in values:
+        cortex |= (row != 0) & ~np.isnan(row)
+    vertices = np.flatnonzero(cortex)
+    values = values[:, vertices]
+    if measure in ZERO_IS_MISSING:
+        values[values == 0] = np.nan
+    names = [row_name(*row) for row in rows]
+    _check_values(values, names, folders[0], measure)
+    labels = [f'{h}{i}' for h, n in zip(HEMISPHERES, sizes, strict=True) for i in range(n)]
+    maps = SurfaceMaps(
+        path=folders[0],
+        participants=tuple(row[0] for row in rows),
+        sessions=tuple(row[1] for row in rows),
+        features=tuple(labels[i] for i in vertices),
+        values=values,
+        measure=measure,
+        mesh=mesh,
+        files=tuple(found[row] for row in rows),
+        vertices=vertices,
+        sizes=sizes,
+    )
+    return maps, [*said, f'{maps.maps}: {len(vertices):,} vertices outside the medial wall']
+
+
+def _choose(folders: Sequence[Path], measure: str) -> tuple[str, list[MapFile], list[str]]:
+    """The mesh that most people have maps on, and among these the smallest; its files."""
+    by_mesh: dict[tuple[str, bool], list[MapFile]] = {}
+    for file in find_maps(folders, measure):
+        by_mesh.setdefault((file.mesh, file.is_cifti), []).append(file)
+    if not by_mesh:
+        where = ', '.join(pattern.format(measure) for pattern in WHERE)
+        raise UsageError(
+            f'--features {measure}: no maps in {", ".join(map(str, folders))}; looked for {where}'
+        )
+
+    def order(key: tuple[str, bool]) -> tuple[bool, int, float, str, bool]:
+        people = len({(file.participant, file.session) for file in by_mesh[key]})
+        return key[0] == NATIVE, -people, MESHES.get(key[0], np.inf), *key
+
+    best, *others = sorted(by_mesh, key=order)
+    said = []
+    if left := [_in_words(key) for key in others if key[0] != NATIVE]:
+        said.append(f'{measure} on {_in_words(best)} is taken, and not that on {listed(left)}')
+    return best[0], by_mesh[best], said
+
+
+def _in_words(key: tuple[str, bool]) -> str:
+    return f'{key[0] or "the mesh of each person"}{" (CIFTI)" if key[1] else ""}'
+
+
+def _read(
+    rows: Sequence[Row], found: Mapping[Row, Mapping[str, MapFile]], measure: str, mesh: str
+) -> tuple[np.ndarray, tuple[int, int]]:
+    """All values as the files have them, shape (N, V), and the sizes of the hemispheres."""
+    values, expected = np.empty((0, 0), dtype=np.float32), (MESHES.get(mesh, 0),) * 2
+    for i, row in enumerate(rows):
+        parts = [read_map(found[row][h].path, h) for h in HEMISPHERES]
+        sizes = (len(parts[0]), len(parts[1]))
+        path = found[row]['L'].path
+        if i == 0:
+            expected = expected if all(expected) else sizes
+            values = np.empty((len(rows), sum(expected)), dtype=np.float32)
+        if sizes != expected:
+            what = f'{mesh or row_name(*rows[0])} has {expected[0]:,} and {expected[1]:,}'
+            raise UsageError(
+                f'{path}: the hemispheres of {row_name(*row)} have {sizes[0]:,} and {sizes[1]:,} '
+                f'vertices, and {what}; {RESAMPLE.format(measure)}'
+            )
+        values[i] = np.concatenate(parts)
+    return values, expected
+
+
+def _check_values(values: np.ndarray, names: Sequence[str], folder: Path, measure: str) -> None:
+    """Refuse infinite values, people without any, and other units than those of most people."""
+    for row, name in zip(values, names, strict=True):
+        if np.isinf(row).any():
+            raise UsageError(
+                f'{folder}: {measure} of {name} is infinite at {int(np.isinf(row).sum())} '
+                'vertices; expected finite numbers, or NaN where it is not known: make it again'
+            )
+        if np.isnan(row).all() or not row.any():
+            raise UsageError(f'{folder}: {measure} of {name} has no values; make it again')
+    sizes = _sizes_of(values)
+    usual = float(np.median(sizes))
+    factors = np.array([unit_factor(max(s, usual), min(s, usual)) for s in sizes.tolist()])
+    if others := [names[i] for i in np.flatnonzero(factors > 1)]:
+        first = int(np.argmax(factors > 1))
+        than = 'larger' if sizes[first] > usual else 'smaller'
+        raise UsageError(
+            f'{folder}: {measure} of {listed(others)} is about {factors[first]:,.0f} times {than} '
+            'than that of most people, as if in other units; convert their maps'
+        )
+
+
+def _sizes_of(values: np.ndarray) -> np.ndarray:
+    """Median size of the known values of each row, shape (N,), float64."""
+    return np.array([np.median(np.abs(row[~np.isnan(row)])) for row in values], dtype=float)

@@ -1,0 +1,477 @@
+"""Maps on the cortex: each form of input, what is missing, what is refused, and the three levels.
+
+The mesh is mostly that of fsaverage3, whose 642 vertices are the first of those of fsaverage5.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from benchmarks.surfaces import error, simulate, written
+from benchmarks.surfaces import write as write_freesurfer
+from ddae_app.bids.dataset import read_tsv
+from ddae_app.bids.validation import run_validator
+from ddae_app.cli.main import main
+from ddae_app.errors import UsageError
+from ddae_app.features.maps import SurfaceMaps, read_surface_maps
+from ddae_app.features.model import FeatureModel, fit_model
+from ddae_app.imaging.surfaces import cifti_of, gifti_of, read_map
+from tests.features.simulated import labels_of, table_of, write_dataset
+
+V = 642
+WALL = np.arange(600, V)
+SPACE = '_space-fsaverage3'
+CONFIG = Path(__file__).parents[2] / 'bids_validator_config' / 'derivatives.json'
+
+
+@pytest.fixture(scope='module')
+def labels():
+    return labels_of(12)
+
+
+@pytest.fixture(scope='module')
+def values(labels):
+    """Thickness, shape (36, 1284), 0 on the medial wall and in one vertex of one person."""
+    rng = np.random.default_rng(3)
+    v = 2.5 + 0.2 * rng.normal(size=(len(labels.sites), 2 * V))
+    v += 0.3 * (labels.sites == 'B')[:, None] - 0.004 * (labels.ages - 50)[:, None]
+    v[:, np.concatenate([WALL, WALL + V])] = 0
+    v[4, 7] = 0
+    v[5, V + 8] = np.nan
+    return v.astype(np.float32)
+
+
+def _gifti(
+    folder: Path, person: str, values: np.ndarray, space: str = '_space-fsaverage3'
+) -> None:
+    anat = folder / f'sub-{person}' / 'anat'
+    anat.mkdir(parents=True, exist_ok=True)
+    for hemi, half in zip('LR', np.split(values, 2), strict=True):
+        path = anat / f'sub-{person}_hemi-{hemi}{space}_thickness.shape.gii'
+        path.write_bytes(gifti_of(half, hemi))
+
+
+def _mgh(folder: Path, person: str, values: np.ndarray, mesh: str = 'fsaverage3') -> None:
+    surf = folder / f'sub-{person}' / 'surf'
+    surf.mkdir(parents=True, exist_ok=True)
+    for side, half in zip(('lh', 'rh'), np.split(values, 2), strict=True):
+        image = nib.MGHImage(half[:, None, None].astype(np.float32), np.eye(4))
+        nib.save(image, surf / f'{side}.thickness.{mesh}.mgh')
+
+
+def _morph(folder: Path, person: str, values: np.ndarray) -> None:
+    surf = folder / f'sub-{person}' / 'surf'
+    surf.mkdir(parents=True, exist_ok=True)
+    for side, half in zip(('lh', 'rh'), np.split(values, 2), strict=True):
+        nib.freesurfer.write_morph_data(surf / f'{side}.thickness', half)
+
+
+def _cifti(folder: Path, person: str, values: np.ndarray) -> None:
+    """As sMRIPrep writes it, without the medial wall."""
+    anat = folder / f'sub-{person}' / 'anat'
+    anat.mkdir(parents=True, exist_ok=True)
+    there = np.ones(V, dtype=bool)
+    there[WALL] = False
+    sides = ('cortex_left', 'cortex_right')
+    models = [nib.cifti2.BrainModelAxis.from_mask(there, name=side) for side in sides]
+    axes = nib.cifti2.ScalarAxis(['thickness']), models[0] + models[1]
+    data = values[np.tile(there, 2)][None]
+    image = nib.Cifti2Image(data.astype(np.float32), header=axes)
+    nib.save(image, anat / f'sub-{person}_space-tiny_den-1k_thickness.dscalar.nii')
+
+
+FORMS: dict[str, Callable[[Path, str, np.ndarray], None]] = {
+    'gifti': _gifti, 'mgh': _mgh, 'morph': _morph, 'cifti': _cifti,
+}  # fmt: skip
+
+
+def _written(folder: Path, labels, values: np.ndarray, form: str = 'gifti') -> Path:
+    for person, row in zip(labels.subjects, values, strict=True):
+        FORMS[form](folder, person, row)
+    return folder
+
+
+@pytest.mark.parametrize('form', FORMS)
+def test_every_form_is_read_alike(tmp_path, labels, values, form):
+    maps, said = read_surface_maps([_written(tmp_path, labels, values, form)], 'thickness')
+    assert maps.participants == tuple(labels.subjects) and maps.sizes == (V, V)
+    assert maps.values.dtype == np.float32 and maps.values.shape == (36, 2 * 600)
+    expected = np.delete(values, [*WALL, *(WALL + V)], axis=1)
+    expected[expected == 0] = np.nan
+    assert np.array_equal(maps.values, expected, equal_nan=True)
+    assert maps.features[0] == 'L0' and maps.features[600] == 'R0'
+    assert maps.mesh == ('tiny_den-1k' if form == 'cifti' else 'fsaverage3')
+    assert '1,200 vertices outside the medial wall' in said[-1]
+
+
+def test_zero_is_a_value_of_curvature(tmp_path, labels, values):
+    folder = _written(tmp_path, labels, values)
+    for path in folder.rglob('*.gii'):
+        path.rename(path.with_name(path.name.replace('thickness', 'curv')))
+    maps, _ = read_surface_maps([folder], 'curv')
+    assert maps.values[4, 7] == 0 and np.isnan(maps.values[5, 608])
+
+
+def test_one_of_several_meshes_is_taken(tmp_path, labels, values):
+    folder = _written(tmp_path, labels, values, 'mgh')
+    for person in labels.subjects:
+        _mgh(folder, person, np.ones(2 * 2562), 'fsaverage4')
+        _morph(folder, person, np.ones(2 * (700 + int(person))))
+    maps, said = read_surface_maps([folder], 'thickness')
+    assert maps.mesh == 'fsaverage3'
+    assert said[0] == 'thickness on fsaverage3 is taken, and not that on fsaverage4'
+
+
+def _change(path: Path, change: Callable[[np.ndarray], np.ndarray]) -> None:
+    for hemi in 'LR':
+        one = path / 'anat' / f'{path.name}_hemi-{hemi}_space-fsaverage3_thickness.shape.gii'
+        one.write_bytes(gifti_of(change(read_map(one, hemi)), hemi))
+
+
+def _unlink_right(folder: Path) -> None:
+    next(folder.glob('sub-003/anat/*hemi-R*')).unlink()
+
+
+def _truncate(folder: Path) -> None:
+    path = next(folder.glob('sub-003/anat/*hemi-R*'))
+    path.write_bytes(path.read_bytes()[:500])
+
+
+def _twice(folder: Path) -> None:
+    _gifti(folder, '003', np.ones(2 * V), '_desc-smooth_space-fsaverage3')
+
+
+def _infinite(folder: Path) -> None:
+    _change(folder / 'sub-003', lambda v: np.where(np.arange(V) == 5, np.inf, v))
+
+
+def _meters(folder: Path) -> None:
+    _change(folder / 'sub-003', lambda v: v / 1000)
+
+
+def _empty(folder: Path) -> None:
+    _change(folder / 'sub-003', lambda v: v * np.nan)
+
+
+def _other_mesh(folder: Path) -> None:
+    _change(folder / 'sub-003', lambda v: np.ones(650))
+
+
+def _annexed(folder: Path) -> None:
+    path = next(folder.glob('sub-003/anat/*hemi-R*'))
+    path.unlink()
+    path.symlink_to(folder / '.git' / 'annex' / 'objects' / 'x')
+
+
+@pytest.mark.parametrize(
+    ('spoil', 'message'),
+    [
+        (
+            _unlink_right,
+            r'sub-003 has no map of thickness of the right hemisphere beside .*-L',
+        ),
+        (_truncate, r'hemi-R.*: not readable as a map on the cortex, or damaged'),
+        (_twice, r'sub-003 has two maps of thickness of the left hemisphere, .* leave one'),
+        (_infinite, r'thickness of sub-003 is infinite at 2 vertices; expected finite'),
+        (_meters, r'thickness of sub-003 is about 1,000 times smaller than that of most people'),
+        (_empty, r'thickness of sub-003 has no values; make it again'),
+        (_other_mesh, r'sub-003 have 650 and 650 vertices, and fsaverage3 has 642 and 642; resam'),
+        (_annexed, r'the content is not on this machine; run "datalad get'),
+    ],
+)
+def test_what_is_wrong_is_told_in_one_line(tmp_path, labels, values, spoil, message):
+    folder = _written(tmp_path, labels, values)
+    spoil(folder)
+    with pytest.raises(UsageError, match=message) as told:
+        read_surface_maps([folder], 'thickness')
+    assert '\n' not in str(told.value)
+
+
+def test_meshes_of_people_are_refused(tmp_path):
+    for person, size in (('01', 700), ('02', 701)):
+        _morph(tmp_path, person, np.ones(2 * size))
+    with pytest.raises(UsageError, match='sub-01 has 700 and 700; resample .* mri_surf2surf'):
+        read_surface_maps([tmp_path], 'thickness')
+
+
+def test_files_of_several_maps_and_none(tmp_path):
+    arrays = [nib.gifti.GiftiDataArray(np.ones(V, dtype=np.float32)) for _ in range(2)]
+    path = tmp_path / 'x.shape.gii'
+    nib.save(nib.GiftiImage(darrays=arrays), path)
+    with pytest.raises(UsageError, match='expected one number for each vertex of the left'):
+        read_map(path, 'L')
+    with pytest.raises(UsageError, match='no maps in .*; looked for .*thickness.shape.gii, sub-'):
+        read_surface_maps([tmp_path], 'thickness')
+
+
+def test_a_cifti_file_keeps_what_is_no_cortex(tmp_path):
+    cortex = nib.cifti2.BrainModelAxis.from_mask(np.arange(9) != 4, name='cortex_left')
+    right = nib.cifti2.BrainModelAxis.from_mask(np.ones(9, dtype=bool), name='cortex_right')
+    below = nib.cifti2.BrainModelAxis.from_mask(
+        np.ones((1, 1, 3), dtype=bool), name='thalamus_left', affine=np.eye(4)
+    )
+    axes = nib.cifti2.ScalarAxis(['x']), cortex + below + right
+    path = tmp_path / 'x.dscalar.nii'
+    nib.save(nib.Cifti2Image(np.arange(20, dtype=np.float32)[None], header=axes), path)
+    assert np.isnan(read_map(path, 'L')).tolist() == [i == 4 for i in range(9)]
+    path.write_bytes(cifti_of(path, {h: -read_map(path, h) for h in 'LR'}))
+    assert nib.load(path).get_fdata().ravel().tolist() == [
+        *(-float(i) for i in range(8)), 8, 9, 10, *(-float(i) for i in range(11, 20)),
+    ]  # fmt: skip
+
+
+def test_maps_and_tables_are_harmonized_alike(tmp_path, labels, values):
+    """The same numbers as a table of as many columns, whatever the blocks."""
+    maps, _ = read_surface_maps([_written(tmp_path, labels, values)], 'thickness')
+    model, _ = fit_model(maps, labels, name='m')
+    table = table_of(maps.values.astype(float), labels)
+    alike, _ = fit_model(table, labels, name='t')
+    for target in (None, 'B'):
+        ours, theirs = (
+            m.harmonized(x, labels, target) for m, x in ((model, maps), (alike, table))
+        )
+        assert ours.dtype == np.float32
+        assert np.allclose(ours, theirs, rtol=0, atol=1e-6, equal_nan=True)
+    assert np.array_equal(ours[labels.sites == 'B'], maps.values[labels.sites == 'B'])
+
+
+def test_maps_equal_neurocombat():
+    combat = pytest.importorskip('neuroCombat').neuroCombat
+    import pandas as pd
+
+    simulated = simulate(12, 3, vertices=V)
+    labels, y = simulated.labels, simulated.source[:, simulated.cortex].astype(float)
+    known = pd.DataFrame(
+        {'site': labels.sites, 'age': labels.ages, 'sex': (labels.sexes == 'F').astype(int)}
+    )
+    theirs = combat(y.T, known, 'site', categorical_cols=['sex'], continuous_cols=['age'])['data']
+    table = table_of(y, labels)
+    ours = fit_model(table, labels, name='m')[0].harmonized(table, labels)
+    assert np.abs(ours - theirs.T).max() < 1e-5
+
+
+def test_vertices_with_too_few_values_stay_as_they_are(tmp_path, labels, values):
+    """At the edge of the medial wall, a site may have no values at all."""
+    edge = values.copy()
+    edge[labels.sites == 'A', 3] = 0
+    maps, _ = read_surface_maps([_written(tmp_path, labels, edge)], 'thickness')
+    model, warnings = fit_model(maps, labels, name='m')
+    assert model.info.constant == ('L3',)
+    assert any('too few values or no variation' in w and '1 vertex' in w for w in warnings)
+    assert np.array_equal(model.harmonized(maps, labels)[:, 3], maps.values[:, 3], equal_nan=True)
+
+
+def test_vertices_that_do_not_vary_stay_as_they_are(tmp_path, labels, values):
+    flat = values.copy()
+    flat[:, 9], flat[:, 10] = 2, labels.sites == 'A'
+    maps, _ = read_surface_maps([_written(tmp_path, labels, flat)], 'thickness')
+    model, _ = fit_model(maps, labels, name='m')
+    assert set(model.info.constant) == {'L9', 'L10'}
+
+
+def test_a_site_in_other_units_is_refused(tmp_path, labels, values):
+    """Where half of the people have them, nobody's map is the odd one."""
+    rows = np.flatnonzero(labels.sites != 'C')
+    mixed = values[rows] * np.where(labels.sites[rows] == 'A', 1000, 1)[:, None]
+    chosen = labels.rows(rows)
+    maps, _ = read_surface_maps([_written(tmp_path, chosen, mixed)], 'thickness')
+    with pytest.raises(UsageError, match='values at site A about 1,000 times those at site B'):
+        fit_model(maps, chosen, name='m')
+
+
+def test_a_model_takes_the_maps_that_it_knows(tmp_path, labels, values):
+    maps, _ = read_surface_maps([_written(tmp_path, labels, values)], 'thickness')
+    model, _ = fit_model(maps, labels, name='m')
+    model.save(tmp_path / 'm.safetensors')
+    model = FeatureModel.load(tmp_path / 'm.safetensors')
+    rows = np.arange(20)
+    fewer = replace(
+        maps.rows(rows), features=maps.features[5:], values=maps.values[rows][:, 5:],
+        vertices=maps.vertices[5:],
+    )  # fmt: skip
+    part = model.harmonized(fewer, labels.rows(rows))
+    assert np.array_equal(part, model.harmonized(maps, labels)[rows][:, 5:], equal_nan=True)
+    with pytest.raises(UsageError, match='area on fsaverage3, but .*fitted to thickness on fsav'):
+        model.harmonized(replace(maps, measure='area'), labels)
+    with pytest.raises(UsageError, match='a table, but the model .m. was fitted to thickness'):
+        model.harmonized(table_of(maps.values, labels), labels)
+    with pytest.raises(UsageError, match='1,000 times smaller than those that the model was'):
+        model.harmonized(replace(maps, values=maps.values / 1000), labels)
+
+
+def test_combat_is_nearer_to_the_truth():
+    simulated = simulate(20, 3)
+    y = simulated.source[:, simulated.cortex]
+    table = table_of(y, simulated.labels)
+    harmonized = simulated.source.copy()
+    model, _ = fit_model(table, simulated.labels, name='m')
+    harmonized[:, simulated.cortex] = model.harmonized(table, simulated.labels)
+    assert error(harmonized, simulated) < 0.5 * error(simulated.source, simulated)
+    straight = simulate(20, 3, strange=False)
+    assert error(straight.truth, straight) == 0
+
+
+def _run(bids_dir: Path, out: Path, level: str, folder: Path, *flags: str) -> int:
+    arguments = [str(bids_dir), str(out), level, '--features', 'thickness', '-d', f'fs={folder}']
+    return main([*arguments, '-w', str(out.parent / 'work'), '--nprocs', '1', *flags])
+
+
+def _refused(capsys, *arguments) -> str:
+    assert _run(*arguments) == 2
+    lines = [line for line in capsys.readouterr().err.splitlines() if 'error:' in line]
+    assert len(lines) == 1
+    return lines[0]
+
+
+@pytest.fixture(scope='module')
+def bids_dir(labels, tmp_path_factory):
+    return write_dataset(tmp_path_factory.mktemp('maps') / 'bids', labels)
+
+
+@pytest.fixture(scope='module')
+def folder(labels, values, tmp_path_factory):
+    return _written(tmp_path_factory.mktemp('derivatives') / 'smriprep', labels, values)
+
+
+@pytest.fixture(scope='module')
+def out(bids_dir, folder, tmp_path_factory):
+    out = tmp_path_factory.mktemp('run') / 'out'
+    for level in ('train', 'participant', 'group'):
+        assert _run(bids_dir, out, level, folder) == 0
+    return out
+
+
+def _output(out: Path, person: str, hemi: str) -> Path:
+    name = f'sub-{person}_hemi-{hemi}_space-fsaverage3_desc-harmonized_thickness.shape.gii'
+    return out / f'sub-{person}' / 'anat' / name
+
+
+def test_the_maps_that_are_written(out, folder, labels, values):
+    maps, _ = read_surface_maps([folder], 'thickness')
+    model = FeatureModel.load(out / 'models' / 'thickness_features.safetensors')
+    expected = model.harmonized(maps, labels)
+    for person, row, source in zip(labels.subjects, expected, values, strict=True):
+        for hemi, on_mesh, old in zip(
+            'LR', maps.on_mesh(row).values(), np.split(source, 2), strict=True
+        ):
+            new = nib.load(_output(out, person, hemi)).darrays[0].data
+            missing = np.isnan(on_mesh)
+            assert np.array_equal(new[~missing], on_mesh[~missing])
+            assert np.array_equal(new[missing], old[missing], equal_nan=True)
+
+
+def test_their_sidecars(out):
+    said = json.loads(
+        (out / 'sub-003/anat/sub-003_hemi-L_space-fsaverage3_desc-harmonized_thickness.json')
+        .read_text()
+    )  # fmt: skip
+    assert said['Sources'] == [
+        'bids:fs:sub-003/anat/sub-003_hemi-L_space-fsaverage3_thickness.shape.gii',
+        'bids:raw:participants.tsv',
+    ]
+    assert (said['HarmonizationMethod'], said['TargetSite']) == ('ComBat', 'n/a')
+    description = json.loads((out / 'dataset_description.json').read_text())
+    assert description['Name'] == 'ddae-app: harmonized maps on the cortex'
+    assert 'fs' in description['DatasetLinks']
+
+
+def test_the_pages_and_the_measures(out):
+    page = (out / 'thickness_features.html').read_text()
+    assert 'Maps of thickness on fsaverage3' in page and 'The most affected' not in page
+    assert 'The cortex is drawn of maps on fsaverage5 alone' in page
+    card = (out / 'models' / 'thickness_features_MODEL.md').read_text()
+    assert 'ComBat of thickness on fsaverage3, age and sex' in card
+    rows = read_tsv(out / 'group_thickness_features.tsv')
+    value = {(row['table'], row['measure']): float(row['value']) for row in rows}
+    assert value['harmonized', 'site_variance'] < 0.02 < value['source', 'site_variance']
+    assert 'vertex' in (out / 'group_thickness_features.html').read_text()
+
+
+def test_the_output_is_a_derivative_dataset(out):
+    report = run_validator(out, CONFIG, 'derivative')
+    found = {(i['code'], i['severity']) for i in report['issues']['issues']}
+    assert not {code for code, severity in found if severity == 'error'}, found
+
+
+def test_the_output_is_no_input(out, folder, bids_dir, tmp_path):
+    flags = '-d', f'fs={folder}', f'ours={out}'
+    assert _run(bids_dir, tmp_path / 'out', 'participant', folder, *flags) == 0
+
+
+@pytest.mark.parametrize('form', ['cifti', 'morph'])
+def test_other_forms_are_written(bids_dir, labels, values, tmp_path, form):
+    folder = _written(tmp_path / 'maps', labels, values, form)
+    out = tmp_path / 'out'
+    assert _run(bids_dir, out, 'participant', folder, '--target-site', 'A') == 0
+    name = {
+        'cifti': 'sub-001_space-tiny_den-1k_desc-harmonized_thickness.dscalar.nii',
+        'morph': 'sub-001_hemi-L_space-fsaverage3_desc-harmonized_thickness.shape.gii',
+    }[form]
+    there = sorted(p.name for p in (out / 'sub-001' / 'anat').iterdir() if p.suffix != '.json')
+    assert there[0] == name and len(there) == (1 if form == 'cifti' else 2)
+    same = read_map(out / 'sub-001' / 'anat' / name, 'L')
+    kept = np.delete(np.arange(V), WALL)
+    assert np.array_equal(same[kept], values[1, kept], equal_nan=True)
+    if form == 'cifti':
+        said = json.loads((out / 'sub-001/anat' / f'{name[:-12]}.json').read_text())
+        assert said['Density'] == '642 vertices in each hemisphere'
+
+
+def test_sessions_are_rows_of_one_person(tmp_path):
+    labels = labels_of(12, sessions=2)
+    rng = np.random.default_rng(4)
+    values = rng.normal(2.5, 0.2, (36, 2 * V))[labels.persons]
+    values = (values + rng.normal(0, 0.1, values.shape)).astype(np.float32)
+    folder = tmp_path / 'maps'
+    for i, (person, row) in enumerate(zip(labels.subjects, values, strict=True)):
+        _mgh(folder, f'{person}_ses-{i % 2 + 1}', row)
+    out = tmp_path / 'out'
+    assert _run(write_dataset(tmp_path / 'bids', labels), out, 'participant', folder) == 0
+    name = 'sub-003_ses-2_hemi-R_space-fsaverage3_desc-harmonized_thickness.shape.gii'
+    assert (out / 'sub-003' / 'ses-2' / 'anat' / name).is_file()
+    model = FeatureModel.load(out / 'models' / 'thickness_features.safetensors')
+    assert model.info.longitudinal and np.median(model.regression.ratio) > 1
+
+
+def test_what_the_command_line_refuses(bids_dir, folder, labels, tmp_path, capsys):
+    out = tmp_path / 'out'
+    assert main([str(bids_dir), str(out), 'train', '--features', 'thickness']) == 2
+    assert '--features thickness: name the folder of the maps' in capsys.readouterr().err
+    line = _refused(capsys, bids_dir, out, 'train', folder, '-d', str(folder))
+    assert 'as -d NAME=PATH' in line
+    line = _refused(capsys, bids_dir, out, 'train', folder, '--features', 'sulc')
+    assert f'--features sulc: no maps in {folder}; looked for sub-*' in line
+    line = _refused(capsys, bids_dir, out, 'train', tmp_path / 'x')
+    assert 'no such folder' in line
+    fewer = write_dataset(tmp_path / 'bids', labels.rows(np.arange(1, 36)))
+    line = _refused(capsys, fewer, out, 'train', folder)
+    assert 'sub-000 is not in participants.tsv' in line
+
+
+def test_maps_that_changed_are_not_evaluated(bids_dir, labels, values, tmp_path, capsys):
+    folder, out = _written(tmp_path / 'maps', labels, values), tmp_path / 'out'
+    assert _run(bids_dir, out, 'group', folder) == 18
+    assert _run(bids_dir, out, 'participant', folder) == 0
+    _change(folder / 'sub-003', lambda v: v + 0.01)
+    capsys.readouterr()
+    assert 'is another file than sub-003_hemi-L' in _refused(
+        capsys, bids_dir, out, 'group', folder
+    )
+
+
+def test_freesurfers_maps_on_fsaverage5_are_drawn(tmp_path):
+    simulated = simulate(10, 2)
+    bids, subjects = write_freesurfer(tmp_path, simulated)
+    out = tmp_path / 'out'
+    assert _run(bids, out, 'participant', subjects) == 0
+    assert 'On the cortex' in (out / 'thickness_features.html').read_text()
+    assert error(written(out, simulated), simulated) < error(simulated.source, simulated)
+    maps, _ = read_surface_maps([subjects], 'thickness')
+    assert isinstance(maps, SurfaceMaps) and maps.mesh == 'fsaverage5'
