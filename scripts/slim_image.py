@@ -58,7 +58,6 @@ FILES = {
     '**/*.js.map': 'line numbers of the sources that a program in JavaScript was made from',
     'matplotlib/mpl-data/sample_data/': 'data for examples',
     'nilearn/_assets/js/': 'viewers for pages that nilearn writes; ddae-app writes none of them',
-    'nilearn/datasets/data/fsaverage5/': 'surfaces, which ddae-app has none of',
     'nipype/testing/data/': 'data for tests',
     'skimage/data/*.jpg': 'pictures for examples',
     'skimage/data/*.np?': 'pictures for examples',

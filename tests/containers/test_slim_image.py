@@ -59,9 +59,14 @@ data = np.zeros((60, 60, 60), np.float32)
 data[8:52, 8:52, 8:52] = 1 + np.random.default_rng(0).random((44, 44, 44))
 image = nib.Nifti1Image(data, np.diag([3, 3, 3, 1]))
 assert hd_bet_mask(image, weights, weights_sha256(weights), 'cpu').any()
+
+from ddae_app.reports.cortex import CortexMap, draw_cortex
+
+assert draw_cortex([CortexMap('thickness', dict.fromkeys('LR', np.arange(10242.0)), 'mm')])
 print('without', *sorted(gone))
 """
-"""Imports what ddae-app imports, and finds a brain with nnU-Net, where the packages are not."""
+"""Imports what ddae-app imports, where the packages are not, finds a brain with nnU-Net, and draws
+a cortex, which both read files of packages."""
 
 
 @pytest.fixture(scope='module')
