@@ -5,6 +5,8 @@ The reference is the truth where that is known, and else the scan that an output
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from scipy.spatial.distance import pdist, squareform
 from scipy.stats import spearmanr
@@ -104,12 +106,29 @@ def between_subject_variance(images: np.ndarray, sites: np.ndarray) -> np.ndarra
     return np.square(blocks, dtype=np.float64).mean(axis=1)
 
 
-def variance_explained_by_site(images: np.ndarray, sites: np.ndarray) -> np.ndarray:
+def variance_explained_by_site(
+    images: np.ndarray, sites: np.ndarray, parts: Sequence[np.ndarray] | None = None
+) -> np.ndarray:
     """Share of the variance at each pixel that the site explains, shape (H, W), 0 to 1.
 
     The estimator is omega squared (Hays 1963), which is about 0 without site effects, and which
     is set to 0 where nothing varies.
+
+    Parameters
+    ----------
+    images : np.ndarray, shape (N, H, W)
+    sites : np.ndarray, shape (N,)
+    parts : sequence of np.ndarray of int, optional
+        Rows within which it is estimated, and then averaged. What a fit to one half of the
+        subjects leaves in the other has the opposite sign in the first, after a fit to the
+        second; in both halves together it would cancel.
     """
+    parts = [np.arange(len(images))] if parts is None else parts
+    shares = [_omega_squared(images[rows], sites[rows]) for rows in parts]
+    return np.mean(shares, axis=0).clip(0, 1)
+
+
+def _omega_squared(images: np.ndarray, sites: np.ndarray) -> np.ndarray:
     names, n = np.unique(sites), len(images)
     grand = images.mean(axis=0, dtype=np.float64)
     between, within = np.zeros_like(grand), np.zeros_like(grand)
@@ -120,10 +139,9 @@ def variance_explained_by_site(images: np.ndarray, sites: np.ndarray) -> np.ndar
         within += np.square(in_site - mean, dtype=np.float64).sum(axis=0)
     error = within / (n - len(names))
     total = between + within + error
-    share = np.divide(
+    return np.divide(
         between - (len(names) - 1) * error, total, out=np.zeros_like(grand), where=total > 0
     )
-    return share.clip(0, 1)
 
 
 def intensity_distance_to_site(images: np.ndarray, sites: np.ndarray, target: str) -> np.ndarray:

@@ -97,7 +97,7 @@ class EvaluationResult:
     estimates : dict of str to Estimate
         By measure, as ``MEANING`` explains; a measure that does not apply is absent.
     variance_explained : np.ndarray, shape (H, W), 0 to 1
-        Share of the variance at each pixel that the site explains.
+        Share of the variance at each pixel that the site explains, mean of both halves.
     outputs : np.ndarray, shape (N, H, W)
     """
 
@@ -158,7 +158,9 @@ def evaluate(
         measured = measures.estimates | sample_sets.distances(predictions.outputs)
         if not candidate.refitted:
             measured['site_all'] = _cross_validated_site_accuracy(data, predictions.outputs, seed)
-        explained = fidelity.variance_explained_by_site(predictions.outputs, data.sites)
+        explained = fidelity.variance_explained_by_site(
+            predictions.outputs, data.sites, [half.rows for half in halves]
+        )
         return EvaluationResult(measured, explained, predictions.outputs)
 
     # Threads suffice: nearly all of the time is spent in PyTorch and in linear algebra.

@@ -8,7 +8,7 @@ would be classified below chance.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,7 +28,7 @@ MEANING = {
     'site_all': 'As site_linear, by cross-validation over all people. It is below chance if '
     'ComBat was fitted to these people.',
     'site_variance': 'Share of the variance that the site explains at equal age and sex, mean of '
-    'all features.',
+    'both halves and all features.',
     'age_mae': 'Mean absolute error, in years, of the age predicted by ridge regression that is '
     'trained on other people.',
     'age_r': 'Correlation of the predicted age with the true age.',
@@ -53,10 +53,13 @@ class FeatureResult:
     estimates : dict of str to Estimate
         By measure, as ``MEANING`` explains; one that does not apply is absent.
     outputs : np.ndarray, shape (N, F)
+    explained : np.ndarray, shape (F,), 0 to 1
+        Share of the variance of each feature that the site explains, mean of both halves.
     """
 
     estimates: dict[str, Estimate]
     outputs: np.ndarray
+    explained: np.ndarray
 
 
 def evaluate(
@@ -89,6 +92,8 @@ def evaluate(
                 f'more, and {MIN_SUBJECTS} people of each: add people, or leave the site out'
             )
     halves = folds(labels.sites, labels.subjects, 2, seed)
+    parts = [rows for _, rows in halves]
+    design = CovariateDesign.fit(labels, spline=False)
     results: dict[str, FeatureResult] = {}
     source = None
     for name, candidate in candidates.items():
@@ -98,10 +103,15 @@ def evaluate(
         for _, rows in halves:
             for train, test in folds(labels.sites[rows], labels.subjects[rows], FOLDS, seed):
                 measures.predict(outputs, rows[train], rows[test])
-        found = measures.estimated() | _variances(outputs, source, labels)
+        explained = variance_explained_by_site(outputs, labels, design, parts)
+        ratios = _variance_ratios(outputs, source, labels, parts)
+        found = measures.estimated() | {
+            'site_variance': _over_features(explained),
+            'variance_ratio': _over_features(ratios),
+        }
         if not callable(candidate):
             found['site_all'] = _over_all(candidate, labels, seed)
-        results[name] = FeatureResult(found, outputs)
+        results[name] = FeatureResult(found, outputs, explained)
     return results
 
 
@@ -205,18 +215,22 @@ def _over_all(values: np.ndarray, labels: RowLabels, seed: int) -> Estimate:
     )  # fmt: skip
 
 
-def _variances(outputs: np.ndarray, source: np.ndarray, labels: RowLabels) -> dict[str, Estimate]:
-    """Measures of all features, the interval over the features."""
-    design = CovariateDesign.fit(labels, spline=False)
-    explained = variance_explained_by_site(outputs, labels, design)
-    after, before = (_within(values, labels) for values in (outputs, source))
+def _over_features(values: np.ndarray) -> Estimate:
+    """The mean of all features, its interval over them."""
+    low, high = np.quantile(values, estimates.INTERVAL)
+    return Estimate(float(values.mean()), float(low), float(high), len(values))
+
+
+def _variance_ratios(
+    outputs: np.ndarray, source: np.ndarray, labels: RowLabels, parts: Sequence[np.ndarray]
+) -> np.ndarray:
+    """Variance within the sites of each part, over that of the source; of what varies there."""
+    after, before = (
+        np.sum([_within(values[rows], labels.rows(rows)) for rows in parts], axis=0)
+        for values in (outputs, source)
+    )
     varies = before > 0
-    ratios = after[varies] / before[varies] if varies.any() else np.ones(1)
-    found = {}
-    for name, v in (('site_variance', explained), ('variance_ratio', ratios)):
-        low, high = np.quantile(v, estimates.INTERVAL)
-        found[name] = Estimate(float(v.mean()), float(low), float(high), len(v))
-    return found
+    return after[varies] / before[varies] if varies.any() else np.ones(1)
 
 
 def _within(values: np.ndarray, labels: RowLabels) -> np.ndarray:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from ddae_app.features.people import CovariateDesign, RowLabels
@@ -9,7 +11,10 @@ from ddae_app.methods.location_scale import blocks, patterns
 
 
 def variance_explained_by_site(
-    values: np.ndarray, labels: RowLabels, design: CovariateDesign
+    values: np.ndarray,
+    labels: RowLabels,
+    design: CovariateDesign,
+    parts: Sequence[np.ndarray] | None = None,
 ) -> np.ndarray:
     """Share of the variance of each feature that the site explains, at equal age and sex.
 
@@ -23,6 +28,9 @@ def variance_explained_by_site(
     labels : RowLabels, N rows
     design : CovariateDesign
         How age is modeled.
+    parts : sequence of np.ndarray of int, optional
+        Rows within which it is estimated, and then averaged: the halves of an evaluation, as in
+        :func:`ddae_app.evaluation.fidelity.variance_explained_by_site`.
 
     Returns
     -------
@@ -31,11 +39,18 @@ def variance_explained_by_site(
     """
     covariates = design.columns(labels)
     member = (labels.sites[:, None] == np.array(labels.site_names)).astype(float)
-    parts = [
-        _explained(values[:, block].astype(np.float64), member, covariates)
+    parts = [np.arange(len(values))] if parts is None else parts
+    shares = [
+        np.mean(
+            [
+                _explained(values[rows, block].astype(np.float64), member[rows], covariates[rows])
+                for rows in parts
+            ],
+            axis=0,
+        )
         for block in blocks(values.shape[1])
     ]
-    return np.concatenate(parts).clip(0, 1)
+    return np.concatenate(shares).clip(0, 1)
 
 
 def mean_change(before: np.ndarray, after: np.ndarray) -> np.ndarray:

@@ -120,6 +120,25 @@ def test_variance_is_explained_at_equal_age():
     assert shares[2] == 0
 
 
+def test_what_fits_to_either_half_leave_does_not_cancel():
+    labels = labels_of(20)
+    y = np.random.default_rng(0).normal(size=(len(labels.sites), 200))
+
+    def refit(rows):
+        left = y.copy()
+        for site in labels.site_names:
+            left[labels.sites == site] -= y[rows][labels.sites[rows] == site].mean(axis=0)
+        return left
+
+    measured = evaluate({'source': y, 'refit': refit}, labels)['refit']
+    assert measured.estimates['site_variance'].value > 0.04
+    assert measured.explained.mean() == measured.estimates['site_variance'].value
+    design = CovariateDesign.fit(labels, spline=False)
+    assert variance_explained_by_site(measured.outputs, labels, design).mean() < 0.02
+    # Nothing was scaled: the variance within the sites is as it was.
+    assert measured.estimates['variance_ratio'].value == pytest.approx(1, abs=1e-12)
+
+
 def test_what_changed():
     before = np.array([[0.0, 5.0, 1.0], [2.0, 5.0, np.nan], [4.0, 5.0, -1.0]])
     after = np.array([[-1.0, 5.0, 1.0], [2.0, 5.0, np.nan], [4.0, 5.0, -2.0]])

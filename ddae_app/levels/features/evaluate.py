@@ -87,7 +87,8 @@ def run_group(settings: Settings) -> int:
         n for n, v in zip(inputs.table.features, _fixed(inputs, harmonized), strict=True) if v
     ]
     cross_fitted = results[CROSS_FITTED].outputs
-    features = feature_facts(inputs.table, labels, cross_fitted, constant)
+    explained = [results[name].explained for name in (SOURCE, CROSS_FITTED)]
+    features = feature_facts(inputs.table, cross_fitted, explained, constant)
     drawn = {'before': inputs.table.values, 'after': cross_fitted}
     write_features_group_page(
         files.group_page,

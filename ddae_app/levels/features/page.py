@@ -12,7 +12,7 @@ from ddae_app.features.maps import SurfaceMaps
 from ddae_app.features.matrix import FeatureMatrix
 from ddae_app.features.measures import mean_change, variance_explained_by_site
 from ddae_app.features.model import FeatureModel
-from ddae_app.features.people import CovariateDesign, RowLabels
+from ddae_app.features.people import CovariateDesign
 from ddae_app.levels.features.inputs import FeatureInputs
 from ddae_app.levels.features.outputs import covariates_in_words, target_in_words
 from ddae_app.levels.features.used import UsedModel
@@ -64,7 +64,11 @@ def write_page(
         + (', fitted to these rows' if used.fitted_here else ''),
         **model_facts(model),
     }
-    features = feature_facts(table, inputs.labels, values, {*model.info.constant})
+    design = CovariateDesign.fit(inputs.labels, spline=False)
+    explained = [
+        variance_explained_by_site(v, inputs.labels, design) for v in (table.values, values)
+    ]
+    features = feature_facts(table, values, explained, {*model.info.constant})
     report = FeaturesReport(
         name=inputs.files.name,
         title=title(table, inputs.files.name),
@@ -135,21 +139,23 @@ def site_rows(
 
 
 def feature_facts(
-    table: FeatureMatrix, labels: RowLabels, values: np.ndarray, constant: Collection[str]
+    table: FeatureMatrix,
+    values: np.ndarray,
+    explained: Sequence[np.ndarray],
+    constant: Collection[str],
 ) -> list[FeatureFacts]:
     """What harmonization did to each feature that is not left as it is.
 
     Parameters
     ----------
     table : FeatureMatrix
-    labels : RowLabels
     values : np.ndarray, shape (N, F)
         Harmonized.
+    explained : two np.ndarray, shape (F,)
+        Share of the variance that the site explains, before and after.
     constant : collection of str
         Features that are left as they are.
     """
-    design = CovariateDesign.fit(labels, spline=False)
-    explained = [variance_explained_by_site(v, labels, design) for v in (table.values, values)]
     changes = mean_change(table.values, values)
     constant = {*constant}
     return [

@@ -102,7 +102,8 @@ def draw_pictures(
         EvaluationFigure(
             'Variance explained by the site',
             'The maps show the share of the variance at each pixel that the site explains, '
-            'corrected for chance (omega squared).',
+            'corrected for chance (omega squared), in either half of the participants and '
+            'averaged.',
             draw_variance_maps(
                 {name: result.variance_explained for name, result in shown.items()}
             ),
