@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -227,6 +228,20 @@ def test_sites_that_are_not_known(bids_dir, table, labels, tmp_path, capsys):
     (other / 'participants.tsv').write_text(text.replace('sub-003\tA\t', 'sub-003\tA\told'))
     line = _refused(capsys, 16, other, tmp_path / 'out', 'participant', table)
     assert 'expected an age such as' in line
+
+
+@pytest.mark.parametrize('column', ['Age', 'sex', 'diagnosis', 'scanner'])
+def test_what_is_of_people_is_no_feature(bids_dir, table, tmp_path, capsys, column):
+    bids = shutil.copytree(bids_dir, tmp_path / 'bids')
+    people = (bids / 'participants.tsv').read_text().splitlines()
+    people = [f'{line}\t{"diagnosis" if i == 0 else 1}' for i, line in enumerate(people)]
+    (bids / 'participants.tsv').write_text('\n'.join(people) + '\n')
+    lines = table.read_text().splitlines()
+    end = table.suffix.replace('.tsv', '\t').replace('.csv', ',')
+    lines = [f'{line}{end}{column if i == 0 else 20 + i % 30}' for i, line in enumerate(lines)]
+    (more := tmp_path / table.name).write_text('\n'.join(lines) + '\n')
+    line = _refused(capsys, 2, bids, tmp_path / 'out', 'participant', more)
+    assert f'{column} is of the people and no feature; expected in participants.tsv' in line
 
 
 @pytest.mark.parametrize(

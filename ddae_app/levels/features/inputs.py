@@ -10,6 +10,7 @@ import numpy as np
 
 from ddae_app.bids import understood
 from ddae_app.bids.cohort import Cohort, read_cohort
+from ddae_app.bids.covariates import AGE_COLUMNS, SEX_COLUMNS, SITE_COLUMNS
 from ddae_app.bids.feature_files import FeatureFiles, table_name
 from ddae_app.bids.metadata import ScanMetadata
 from ddae_app.bids.query import check_description
@@ -98,6 +99,7 @@ def read_inputs(settings: Settings) -> FeatureInputs:
     check_understood(cohort, rows)
     people = read_table(bids_dir / 'participants.tsv', 'participant_id', 'sub-')
     _check_known(settings, table.path, cohort, rows, people)
+    _check_no_covariates(table, people)
     if missing := sorted(set(people.rows) - set(table.participants)):
         what = f'no {path} map' if table.maps else f'no row in {table.path.name}'
         line = f'{what} of {_persons(missing)}, whom participants.tsv knows'
@@ -123,6 +125,18 @@ def _read(settings: Settings, path: Path) -> tuple[FeatureTable | SurfaceMaps, l
     if measure := settings.table.measure:
         return read_surface_maps([folder for _, folder in derivatives(settings)], measure)
     return read_feature_table(path), []
+
+
+def _check_no_covariates(table: FeatureTable | SurfaceMaps, people: Table) -> None:
+    """Refuse columns that say who people are: an age would lose its differences between sites."""
+    named = {*people.by_name, *AGE_COLUMNS, *SEX_COLUMNS, *SITE_COLUMNS}
+    names = [] if table.maps else [name for name in table.features if name.lower() in named]
+    if names:
+        raise UsageError(
+            f'{table.path}: {listed(names)} {"is" if len(names) == 1 else "are"} of the people '
+            'and no feature; expected in participants.tsv, from where age, sex and site are read: '
+            'remove the column here'
+        )
 
 
 def _check_known(
