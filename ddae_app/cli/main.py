@@ -255,6 +255,7 @@ def _run_level_apart(settings: Settings, logs: RunFiles) -> int:
 
 def _run_level_here(settings: Settings, logs: RunFiles) -> int:
     started = time.monotonic()
+    runtime.reserve_linear_algebra()
     code = _run_level(settings, logs)
     if not settings.run.dry_run:
         log.info('finished in %.0f s with exit code %d', time.monotonic() - started, code)

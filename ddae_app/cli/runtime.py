@@ -176,6 +176,16 @@ def prepare_environment(settings: Settings) -> None:
         os.environ.setdefault(name, str(work_dir))
 
 
+def reserve_linear_algebra() -> None:
+    """Let OpenBLAS take the memory that it works in, while there is some.
+
+    It takes it at its first use and keeps it, and where it is refused then, tries again for ever.
+    """
+    import numpy as np
+
+    np.linalg.inv(np.eye(4))
+
+
 def log_to_terminal(verbosity: int) -> None:
     """Write the program's log to standard error.
 
