@@ -242,21 +242,6 @@ def test_maps_and_tables_are_harmonized_alike(tmp_path, labels, values):
     assert np.array_equal(ours[labels.sites == 'B'], maps.values[labels.sites == 'B'])
 
 
-def test_maps_equal_neurocombat():
-    combat = pytest.importorskip('neuroCombat').neuroCombat
-    import pandas as pd
-
-    simulated = simulate(12, 3, vertices=V)
-    labels, y = simulated.labels, simulated.source[:, simulated.cortex].astype(float)
-    known = pd.DataFrame(
-        {'site': labels.sites, 'age': labels.ages, 'sex': (labels.sexes == 'F').astype(int)}
-    )
-    theirs = combat(y.T, known, 'site', categorical_cols=['sex'], continuous_cols=['age'])['data']
-    table = table_of(y, labels)
-    ours = fit_model(table, labels, name='m')[0].harmonized(table, labels)
-    assert np.abs(ours - theirs.T).max() < 1e-5
-
-
 def test_vertices_with_too_few_values_stay_as_they_are(tmp_path, labels, values):
     """At the edge of the medial wall, a site may have no values at all."""
     edge = values.copy()
