@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from ddae_app.methods.condition import Condition
+from ddae_app.methods.ddae.config import ModelConfig
 from ddae_app.methods.ddae.model import DDAE
 from ddae_app.methods.ddae.schedule import NOISE_MARGIN, noise_level, training_target
 
@@ -15,8 +16,23 @@ LOG_LEVEL_MEAN, LOG_LEVEL_SD = -0.5, 1.2
 """Of the noise levels in training, for images of unit variance (Karras et al. 2022, table 1)."""
 
 
+class Denoiser(Protocol):
+    """What answers noisy images: the DDAE of images, or the networks of features."""
+
+    @property
+    def config(self) -> ModelConfig:
+        """Of the noise process."""
+
+    @property
+    def alpha_bar(self) -> Tensor:
+        """The noise schedule, shape (T + 1,)."""
+
+    def __call__(self, x_t: Tensor, t: Tensor, z_k: Tensor, z_u: Tensor) -> Tensor:
+        """What ``config.prediction`` names."""
+
+
 def denoising_loss(
-    model: DDAE,
+    model: Denoiser,
     x_0: Tensor,
     z_k: Tensor,
     z_u: Tensor,
@@ -34,7 +50,7 @@ def denoising_loss(
 
     Parameters
     ----------
-    model : DDAE
+    model : Denoiser
     x_0, noise : torch.Tensor, shape (B, 2 k + 1, H, W)
         Normalized slices between their neighbors, and noise of unit variance.
     z_k, z_u : torch.Tensor, shape (B, D)
@@ -61,7 +77,7 @@ def denoising_loss(
     return ((1 - share) * (output - target)).square().mean(dim=(1, 2, 3))
 
 
-def training_times(model: DDAE, uniform: Tensor, own_noise: Tensor) -> Tensor:
+def training_times(model: Denoiser, uniform: Tensor, own_noise: Tensor) -> Tensor:
     """Times for numbers that are evenly spread over [0, 1), shape (B,), int64.
 
     Evenly spread too, or so that the logarithms of their noise levels are normally distributed

@@ -1,0 +1,292 @@
+"""What a site does to each feature, measured without a network: shift, scale, skew and tails.
+
+As :mod:`ddae_app.methods.location_scale`, with two differences. What is estimated of a feature is
+shrunk towards what its neighbors say, by how much sites differ and by how much people do, at each
+spatial frequency (empirical Bayes; Efron and Morris 1973, doi 10.1080/01621459.1973.10481350). And
+besides location and scale there is the bend of the values, from their third and fourth cumulants
+(Cornish and Fisher 1938, doi 10.2307/1400905).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from ddae_app.methods.feature_ddae.bands import Bands
+from ddae_app.methods.location_scale import SiteRegression, blocks, posterior
+
+STATISTICS = ('shift', 'variance', 'skew', 'tails')
+"""What is measured of each site: the first four cumulants."""
+
+FARTHEST = 3.0
+"""Standard deviations: beyond, the bend no longer grows."""
+
+LEAST_SLOPE = 0.25
+"""Of the bend: the order of the values stays what it is."""
+
+LEAST_SCALE = 0.1
+
+
+@dataclass(frozen=True)
+class FeatureAppearance:
+    """The appearance of S sites in P features; for all of them, age and sex have C columns.
+
+    Attributes
+    ----------
+    mean, sd : np.ndarray, shape (P,)
+        Of all sites, at average age and sex.
+    slopes : np.ndarray, shape (C, P)
+        Of age and sex.
+    shift, scale, skew, tails : np.ndarray, shape (S, P)
+        How much larger the values of a site are, in ``sd``; their standard deviation over that of
+        all sites; and third and fourth cumulant, less those of all sites.
+    share : np.ndarray, shape ()
+        0 if the scale of a site is that of what age and sex leave, as in ComBat; 1 if the site
+        scales what age and sex do just as well.
+    between, within : np.ndarray, shape (4, K)
+        Variance of each of ``STATISTICS`` in each band, between sites, and within a site between
+        rows.
+    """
+
+    mean: np.ndarray
+    sd: np.ndarray
+    slopes: np.ndarray
+    shift: np.ndarray
+    scale: np.ndarray
+    skew: np.ndarray
+    tails: np.ndarray
+    share: np.ndarray
+    between: np.ndarray
+    within: np.ndarray
+
+    @classmethod
+    def fit(
+        cls,
+        regression: SiteRegression,
+        bands: Bands,
+        y: np.ndarray,
+        sites: np.ndarray,
+        covariates: np.ndarray,
+    ) -> FeatureAppearance:
+        """Measure sites in the rows that a regression was fitted to.
+
+        Parameters
+        ----------
+        regression : SiteRegression
+        bands : Bands
+        y : np.ndarray, shape (N, P)
+            NaN where a value is missing.
+        sites : np.ndarray of int, shape (N,)
+        covariates : np.ndarray, shape (N, C)
+        """
+        counts = regression.counts
+        mean = (counts * regression.intercepts).sum(axis=0) / counts.sum(axis=0)
+        sd = np.sqrt(regression.squares.sum(axis=0) / counts.sum(axis=0))
+        sd[sd == 0] = 1  # age and sex explain the value
+        own = np.sqrt(regression.squares / np.maximum(counts - 1, 1))
+        measured = _Measured.of(
+            y, sites, covariates, regression.intercepts, own, regression.slopes
+        )
+        rows = np.bincount(sites, minlength=len(counts)).astype(float)
+        within = np.stack([bands.variances(c, s) for c, s in measured.of_rows(bands)]) / len(y)
+        statistics = measured.statistics((regression.intercepts - mean) / sd, own / sd)
+        statistics[2:] -= np.average(statistics[2:], axis=1, weights=rows)[:, None]
+        between = np.stack(
+            [
+                np.maximum(bands.power(d) - w * (1 / rows).mean(), 0)
+                for d, w in zip(statistics, within, strict=True)
+            ]
+        )
+        shrunk = _shrunk(bands, statistics, between, within, rows)
+        share = measured.share(shrunk[1])
+        return cls(mean, sd, regression.slopes, *shrunk, np.array(share), between, within)
+
+    def calibrated(self, bands: Bands, y: np.ndarray, covariates: np.ndarray) -> FeatureAppearance:
+        """With one more site, measured in some of its rows; nothing else changes.
+
+        Parameters
+        ----------
+        bands : Bands
+        y : np.ndarray, shape (N, P)
+            NaN where a value is missing.
+        covariates : np.ndarray, shape (N, C)
+        """
+        sites = np.zeros(len(y), dtype=int)
+        left = y - covariates @ self.slopes
+        known = np.maximum((~np.isnan(left)).sum(axis=0), 1)
+        intercept = np.nansum(left, axis=0) / known
+        squares = np.nansum(np.square(left - intercept), axis=0)
+        own = np.sqrt(np.maximum(squares / np.maximum(known - 1, 1), 1e-12 * self.sd**2))
+        nothing = known < 2
+        intercept[nothing], own[nothing] = self.mean[nothing], self.sd[nothing]
+        measured = _Measured.of(y, sites, covariates, intercept[None], own[None], self.slopes)
+        found = measured.statistics(
+            ((intercept - self.mean) / self.sd)[None], (own / self.sd)[None]
+        )
+        new = _shrunk(bands, found, self.between, self.within, np.array([float(len(y))]))
+        old = self.shift, self.scale, self.skew, self.tails
+        more = [np.concatenate(pair) for pair in zip(old, new, strict=True)]
+        return replace(self, **dict(zip(('shift', 'scale', 'skew', 'tails'), more, strict=True)))
+
+    def standardized(
+        self, y: np.ndarray, sites: np.ndarray, covariates: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The values without location and scale of their site.
+
+        Parameters
+        ----------
+        y : np.ndarray, shape (N, P)
+        sites : np.ndarray of int, shape (N,)
+        covariates : np.ndarray, shape (N, C)
+
+        Returns
+        -------
+        x, protected : np.ndarray, shape (N, P)
+            In ``sd``; `protected` is what age and sex do that the site does not scale, and is
+            not in `x`.
+        """
+        protected = (1 - self.share) * (covariates @ self.slopes) / self.sd
+        x = (y - self.mean) / self.sd - protected - self.shift[sites]
+        return x / self.scale[sites], protected
+
+    def unbent(self, x: np.ndarray, sites: np.ndarray, target: int | None = None) -> np.ndarray:
+        """Standardized values with the skew and tails of all sites, or of a target.
+
+        The first terms of Cornish and Fisher 1938, which keep the order of the values.
+        """
+        skew, tails = self.skew[sites], self.tails[sites]
+        if target is not None:
+            skew, tails = skew - self.skew[target], tails - self.tails[target]
+        ends = [skew / 3 * a + tails / 8 * (a * a - 1) for a in (-FARTHEST, FARTHEST)]
+        steepest = np.maximum(np.maximum(*ends), -tails / 8)
+        share = (1 - LEAST_SLOPE) / np.maximum(steepest, 1 - LEAST_SLOPE)
+        near = np.clip(x, -FARTHEST, FARTHEST)
+        bend = skew / 6 * (near**2 - 1) + tails / 24 * (near**3 - 3 * near)
+        return x - share * bend
+
+    def left(self, common: np.ndarray, covariates: np.ndarray) -> np.ndarray:
+        """What age and sex do not explain, of values that are those of the mean of all sites."""
+        return common - (covariates @ self.slopes) / self.sd
+
+    def back(self, x: np.ndarray, protected: np.ndarray, target: int | None) -> np.ndarray:
+        """From standardized values to those of a target, or of the mean of all sites."""
+        if target is not None:
+            x = x * self.scale[target] + self.shift[target]
+        return (x + protected) * self.sd + self.mean
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """Residuals of rows, in the standard deviation of their site, NaN where missing."""
+
+    residuals: np.ndarray
+    sites: np.ndarray
+    expected: np.ndarray  # what age and sex do, in the same unit
+
+    @classmethod
+    def of(
+        cls,
+        y: np.ndarray,
+        sites: np.ndarray,
+        covariates: np.ndarray,
+        intercepts: np.ndarray,
+        own: np.ndarray,
+        slopes: np.ndarray,
+    ) -> _Measured:
+        residuals, expected = np.empty((2, *y.shape), dtype=np.float32)
+        own = np.where(own > 0, own, 1)
+        for block in blocks(y.shape[1]):
+            away = covariates @ slopes[:, block]
+            residuals[:, block] = (y[:, block] - intercepts[sites, block] - away) / own[
+                sites, block
+            ]
+            expected[:, block] = away / own[sites, block]
+        return cls(residuals, sites, expected)
+
+    def hermite(self, block: slice) -> list[np.ndarray]:
+        """What each row adds to the first four cumulants; 0 where missing."""
+        r = np.nan_to_num(self.residuals[:, block].astype(float))
+        square = r * r
+        known = ~np.isnan(self.residuals[:, block])
+        return [r, (square - 1) * known, r * (square - 3), (square * (square - 6) + 3) * known]
+
+    def of_rows(self, bands: Bands) -> list[tuple[np.ndarray, float]]:
+        """Of each statistic, its coefficients in the bands, shape (N, M), and all its squares."""
+        n = len(self.sites)
+        found = [(np.zeros((n, bands.basis.shape[1])), 0.0) for _ in STATISTICS]
+        member = (self.sites[:, None] == np.unique(self.sites)).astype(float)
+        member /= member.sum(axis=0)
+        for block in blocks(self.residuals.shape[1]):
+            for i, h in enumerate(self.hermite(block)):
+                h = h - (member > 0) @ (member.T @ h)
+                coefficients, squares = found[i]
+                found[i] = (
+                    coefficients + h @ bands.basis[block],
+                    squares + float(np.square(h).sum()),
+                )
+        return found
+
+    def statistics(self, shift: np.ndarray, scale: np.ndarray) -> np.ndarray:
+        """The cumulants of each site, shape (4, S, P), of given shift and scale."""
+        found = np.zeros((len(STATISTICS), *shift.shape))
+        found[0], found[1] = shift, 2 * np.log(np.maximum(scale, LEAST_SCALE))
+        member = (self.sites[:, None] == np.arange(len(shift))).astype(float)
+        for block in blocks(shift.shape[1]):
+            known = np.maximum(member.T @ ~np.isnan(self.residuals[:, block]), 1)
+            for i, h in enumerate(self.hermite(block)[2:], 2):
+                found[i, :, block] = member.T @ h / known
+        return found
+
+    def share(self, scale: np.ndarray) -> float:
+        """By how much sites scale what age and sex do, 0 to 1."""
+        moved, squared = np.zeros((2, len(self.sites)))
+        for block in blocks(scale.shape[1]):
+            r = np.nan_to_num(self.residuals[:, block].astype(float))
+            known = ~np.isnan(self.residuals[:, block])
+            change = (scale[self.sites, block] - 1) * self.expected[:, block] * known
+            moved += (r * change).sum(axis=1)
+            squared += np.square(change).sum(axis=1)
+        return shown_share(moved, squared)
+
+
+def shown_share(moved: np.ndarray, squared: np.ndarray) -> float:
+    """A factor by least squares, ``sum(moved) / sum(squared)``, within 0 and 1.
+
+    Parameters
+    ----------
+    moved, squared : np.ndarray, shape (N,)
+        Of each row: effect times what is to be explained, and effect squared.
+
+    Returns
+    -------
+    float
+        0 where the rows do not show it: below two standard errors (of a ratio estimator).
+    """
+    total = squared.sum()
+    if total == 0:
+        return 0.0
+    share = moved.sum() / total
+    error = np.sqrt(np.square(moved - share * squared).sum()) / total
+    return float(min(share, 1.0)) if share > 2 * error else 0.0
+
+
+def _shrunk(
+    bands: Bands,
+    statistics: np.ndarray,
+    between: np.ndarray,
+    within: np.ndarray,
+    rows: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Shift, scale, skew and tails, each its mean given the rows; shape (S, P) each."""
+    shift, variance, skew, tails = (
+        bands.shrunk(d, b, w / rows[:, None])
+        for d, b, w in zip(statistics, between, within, strict=True)
+    )
+    if bands.smooth:
+        return shift, np.exp(variance / 2), skew, tails
+    # Features without neighbors: as in ComBat, which needs no other sites for its priors.
+    scale = np.empty_like(shift)
+    for site, n in enumerate(rows.tolist()):
+        shift[site], scale[site] = posterior(n, statistics[0, site], np.exp(statistics[1, site]))
+    return shift, scale, skew, tails
