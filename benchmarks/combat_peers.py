@@ -21,7 +21,7 @@ import numpy as np
 import pandas as pd
 
 from benchmarks.tables import labels_of, read, table_of
-from ddae_app.features.model import fit_model
+from ddae_app.features.fit import fit_model
 
 PEERS = """
 import contextlib, io, json, sys

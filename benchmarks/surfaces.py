@@ -49,7 +49,13 @@ class Simulated:
 
 
 def simulate(
-    people: int, sites: int, *, vertices: int = VERTICES, strange: bool = True, seed: int = 0
+    people: int,
+    sites: int,
+    *,
+    vertices: int = VERTICES,
+    strange: bool = True,
+    scaled: bool = True,
+    seed: int = 0,
 ) -> Simulated:
     """People of each of some sites, one map each.
 
@@ -62,6 +68,9 @@ def simulate(
         Of a hemisphere: the first ones of fsaverage5, which are those of the coarser meshes.
     strange : bool
         Whether every second site bends the values as well.
+    scaled : bool
+        Whether a site scales what age and sex do as well, and not only what they leave, as in
+        the model of ComBat.
     seed : int
     """
     rng = np.random.default_rng(seed)
@@ -83,13 +92,15 @@ def simulate(
 
     slope = -0.004 * (1 + 0.3 * fields(1)[0] + 0.3 * np.sign(sulci))  # mm a year
     aging = labels.ages - 50 + 8 * rng.normal(size=n)  # years; nobody's cortex knows the birthday
+    sex = np.outer(labels.sexes == 'F', 0.04 * fields(1)[0])
     truth = thickness + np.outer(aging, slope)
-    truth += np.outer(labels.sexes == 'F', 0.04 * fields(1)[0])
+    truth += sex
     truth += 0.1 * rng.normal(size=(n, 12)) @ fields(12) / np.sqrt(12)
     truth += 0.12 * rng.normal(size=truth.shape)
     shift, scale = 0.15 * fields(sites), np.exp(0.2 * fields(sites))
     number = labels.persons // people
-    away = (truth - thickness) * scale[number]
+    unscaled = 0 if scaled else np.outer(labels.ages - 50, slope) + sex
+    away = unscaled + (truth - thickness - unscaled) * scale[number]
     if strange:
         bent = (number % 2 == 1)[:, None]
         away = np.where(bent, 0.5 * np.tanh(away / 0.5), away)
@@ -177,6 +188,7 @@ def main() -> None:
     parser.add_argument('work', type=Path)
     parser.add_argument('--people', type=int, default=1000, help='in all')
     parser.add_argument('--sites', type=int, default=5)
+    parser.add_argument('--method', choices=('combat', 'ddae'), default='combat')
     parser.add_argument('--levels', nargs='+', default=['train', 'participant', 'group'])
     asked = parser.parse_args()
     simulated = simulate(asked.people // asked.sites, asked.sites)
@@ -185,6 +197,7 @@ def main() -> None:
     found: dict[str, float] = {}
     for level in asked.levels:
         flags = ['--features', 'thickness', '-d', f'freesurfer={subjects}']
+        flags += ['--method', asked.method]
         command = [sys.executable, '-m', 'ddae_app', str(bids), str(out), level, *flags]
         start = time.perf_counter()
         subprocess.run([*command, '-w', str(asked.work / 'work')], check=True)

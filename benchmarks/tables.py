@@ -20,7 +20,7 @@ from sklearn.metrics import balanced_accuracy_score
 
 from ddae_app.cli.main import main as ddae_app
 from ddae_app.evaluation.probes import Components, folds
-from ddae_app.features.model import fit_model
+from ddae_app.features.fit import fit_model
 from ddae_app.features.people import RowLabels
 from ddae_app.features.table import FeatureTable
 

@@ -22,7 +22,7 @@ TAKEN_OF_FILES = TAKEN | {'derivatives'}
 FROM_ENVIRONMENT = {'hd_bet_weights', 'templateflow_home'}
 """Settings that have a value although no flag gave it."""
 
-METHODS = ('combat',)
+METHODS = ('combat', 'ddae')
 
 
 def check_feature_flags(settings: Settings, given: Collection[str]) -> None:

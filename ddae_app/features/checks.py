@@ -47,13 +47,13 @@ def check_people(
     """
     if len(labels.site_names) < 2:
         raise UsageError(
-            f'all rows are of site {labels.site_names[0]}; ComBat needs at least two sites (is '
+            f'all rows are of site {labels.site_names[0]}; at least two sites are needed (is '
             '--site-column right?)'
         )
     for site in labels.site_names:
         if labels.people_of(site) < FEWEST_VALUES:
             raise UsageError(
-                f'site {site} has rows of one person, ComBat needs two; leave the site out'
+                f'site {site} has rows of one person, and two are needed; leave the site out'
             )
     few = [
         f'site {site} has {n} people, fewer than {FEWEST_TO_TRAIN}: what is their own may be '
@@ -77,7 +77,7 @@ def check_people(
 def varying_features(
     table: FeatureMatrix, labels: RowLabels, estimated: int
 ) -> tuple[list[str], list[str]]:
-    """The features that ComBat can scale, and those that stay as they are.
+    """The features that can be scaled, and those that stay as they are.
 
     These do not vary within any site; of maps, they may also have too few values.
 

@@ -1,8 +1,8 @@
 """The evaluation of harmonized tables, with the measures of images that make sense for them.
 
-As for images, people are split into two halves. ComBat is fitted to one half; probes are trained,
-in folds, on its outputs for people of the other half, and tested on those of the rest. If probes
-were tested on people that ComBat was fitted to, whose site means were removed exactly, the site
+As for images, people are split into two halves. A method is fitted to one half; probes are
+trained, in folds, on its outputs for people of the other half, and tested on those of the rest. If
+probes were tested on people that it was fitted to, whose site means were removed exactly, the site
 would be classified below chance.
 """
 
@@ -26,7 +26,7 @@ MEANING = {
     'site_linear': 'Balanced accuracy of logistic regression on principal components that is '
     'trained on the values to classify the site, tested on other people.',
     'site_all': 'As site_linear, by cross-validation over all people. It is below chance if '
-    'ComBat was fitted to these people.',
+    'the method was fitted to these people.',
     'site_variance': 'Share of the variance that the site explains at equal age and sex, mean of '
     'both halves and all features.',
     'age_mae': 'Mean absolute error, in years, of the age predicted by ridge regression that is '

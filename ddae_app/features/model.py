@@ -1,23 +1,27 @@
-"""ComBat for tables of features: fitted once, kept in a file, applied to rows of known sites."""
+"""Models of features, ComBat or DDAE: fitted once, kept in a file, applied to other rows."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
 import safetensors.numpy
 
-import ddae_app
 from ddae_app.errors import ModelError, UsageError
-from ddae_app.features.checks import check_people, check_units, check_units_of, varying_features
+from ddae_app.features.checks import check_units_of
 from ddae_app.features.matrix import FeatureMatrix, listed
 from ddae_app.features.people import CovariateDesign, RowLabels
 from ddae_app.files import write_atomically
-from ddae_app.methods.location_scale import SiteRegression, refuse_confounding
+from ddae_app.methods.location_scale import SiteEffects, SiteRegression
 from ddae_app.methods.modelfile import MAX_METADATA, open_model
+from ddae_app.methods.registry import METHODS
+
+if TYPE_CHECKING:
+    from ddae_app.methods.feature_ddae.appearance import FeatureAppearance
+    from ddae_app.methods.feature_ddae.model import FeatureDDAE
 
 FORMAT_VERSION = 1
 """Raised whenever an older program could no longer read a model file correctly."""
@@ -26,9 +30,13 @@ METADATA_KEY = 'ddae_features'
 """Another one than that of models of images, so that neither is taken for the other."""
 
 METHOD = 'combat'
+"""What is fitted where no method is asked for."""
 
-FEWEST_REPEATED = 10
-"""Rows beyond the first of each person, from which the variance of people can be estimated."""
+DDAE_ARRAYS = 'ddae.'
+"""What the names of its arrays begin with in a file."""
+
+FEWEST_TO_CALIBRATE = 5
+"""People, from whom a site can be measured that the model was not fitted to, as for images."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,22 +86,97 @@ class FeatureModelInfo:
 
 @dataclass(frozen=True)
 class FeatureModel:
-    """ComBat of a table of features, age and sex protected.
+    """ComBat or DDAE of a table of features, age and sex protected.
 
-    Johnson et al. 2007 (doi 10.1093/biostatistics/kxj037); for cortical thickness, Fortin et al.
-    2018 (doi 10.1016/j.neuroimage.2017.11.024); with several sessions of a person, Beer et al.
-    2020 (doi 10.1016/j.neuroimage.2020.117129); with a spline of age, Pomponio et al. 2020
-    (doi 10.1016/j.neuroimage.2019.116450).
+    ComBat: Johnson et al. 2007 (doi 10.1093/biostatistics/kxj037); for cortical thickness, Fortin
+    et al. 2018 (doi 10.1016/j.neuroimage.2017.11.024); with several sessions of a person, Beer
+    et al. 2020 (doi 10.1016/j.neuroimage.2020.117129); with a spline of age, Pomponio et al. 2020
+    (doi 10.1016/j.neuroimage.2019.116450). DDAE: docs/features.
 
     Attributes
     ----------
     info : FeatureModelInfo
     regression : SiteRegression
         S sites, P features.
+    ddae : FeatureDDAE, optional
+        Of the same sites and features; without it, the model is ComBat.
     """
 
     info: FeatureModelInfo
     regression: SiteRegression
+    ddae: FeatureDDAE | None = None
+
+    @property
+    def label(self) -> str:
+        """How the method is called."""
+        return METHODS[self.info.method].label
+
+    def effects(self, target: str | None = None) -> SiteEffects | FeatureAppearance:
+        """Shift and scale of each site: of ComBat against the target, else against the mean."""
+        if self.ddae is not None:
+            return self.ddae.appearance
+        return self.regression.effects(None if target is None else self.info.sites.index(target))
+
+    def calibrated(self, table: FeatureMatrix, labels: RowLabels) -> FeatureModel:
+        """With the sites of some rows that it was not fitted to, measured in these rows.
+
+        Parameters
+        ----------
+        table : FeatureMatrix
+        labels : RowLabels, N rows
+
+        Returns
+        -------
+        FeatureModel
+            This one, if it knows all sites, or if it is ComBat, which is fitted to all sites
+            together.
+
+        Raises
+        ------
+        UsageError
+            A new site has too few people, or its values seem to be in other units.
+        """
+        model = self
+        for site in labels.site_names:
+            if self.ddae is not None and site not in self.info.sites:
+                model = model._with_site(site, table, labels)
+        return model
+
+    def _with_site(self, site: str, table: FeatureMatrix, labels: RowLabels) -> FeatureModel:
+        assert self.ddae is not None
+        if (people := labels.people_of(site)) < FEWEST_TO_CALIBRATE:
+            raise UsageError(
+                f'site {site} is unknown to the model {self.info.name!r}, and {people} people are '
+                f'too few to measure it; expected {FEWEST_TO_CALIBRATE}: add people, leave its '
+                'rows out, or fit again with them (train)'
+            )
+        self._check_columns(table)
+        rows = np.flatnonzero(labels.sites == site)
+        here, theirs = table.rows(rows), labels.rows(rows)
+        of_sites = list(self._expected().values())
+        average = {
+            name: tuple(np.mean([expected[name] for expected in of_sites], axis=0).tolist())
+            for name in of_sites[0]
+        }
+        check_units_of(here, theirs, {site: average})
+        y, covariates = self._values(here), self.info.design.columns(theirs)
+        info = replace(
+            self.info,
+            sites=(*self.info.sites, site),
+            people=(*self.info.people, people),
+            rows=(*self.info.rows, len(rows)),
+        )
+        regression = self.regression.with_site(y, covariates)
+        return replace(
+            self, info=info, regression=regression, ddae=self.ddae.calibrated(y, covariates)
+        )
+
+    def _values(self, table: FeatureMatrix) -> np.ndarray:
+        """The features of the model, shape (N, P); NaN where the table has none."""
+        y = np.full((len(table.values), len(self.info.features)), np.nan, table.values.dtype)
+        known = [i for i, name in enumerate(self.info.features) if name in table.place]
+        y[:, known] = table.values[:, [table.place[self.info.features[i]] for i in known]]
+        return y
 
     def harmonized(
         self, table: FeatureMatrix, labels: RowLabels, target: str | None = None
@@ -126,14 +209,17 @@ class FeatureModel:
         self._check_columns(table)
         check_units_of(table, labels, self._expected())
         reference = None if target is None else self.info.sites.index(target)
-        known = [i for i, name in enumerate(self.info.features) if name in table.place]
-        columns = [table.place[self.info.features[i]] for i in known]
-        out, y = table.values.copy(), table.values[:, columns]
-        effects = self.regression.effects(reference).part(np.array(known, dtype=int))
-        harmonized = effects.removed(y, sites, self.info.design.columns(labels), labels.persons)
+        y, covariates = self._values(table), self.info.design.columns(labels)
+        if self.ddae is not None:
+            harmonized = self.ddae.harmonized(y, sites, covariates, reference)
+        else:
+            effects = self.regression.effects(reference)
+            harmonized = effects.removed(y, sites, covariates, labels.persons)
         if reference is not None:  # the same to the last digit
             harmonized[sites == reference] = y[sites == reference]
-        out[:, columns] = harmonized
+        out = table.values.copy()
+        known = [i for i, name in enumerate(self.info.features) if name in table.place]
+        out[:, [table.place[self.info.features[i]] for i in known]] = harmonized[:, known]
         return out
 
     def _expected(self) -> dict[str, dict[str, tuple[float, float]]]:
@@ -188,9 +274,10 @@ class FeatureModel:
         """Write it to one safetensors file, whole or not at all."""
         content = {'format_version': FORMAT_VERSION, 'info': self.info}
         text = msgspec.json.encode(content, order='deterministic').decode()
-        arrays = {
-            name: np.ascontiguousarray(value) for name, value in vars(self.regression).items()
-        }
+        arrays = dict(vars(self.regression))
+        if self.ddae is not None:
+            arrays |= {f'{DDAE_ARRAYS}{k}': v for k, v in self.ddae.arrays().items()}
+        arrays = {name: np.ascontiguousarray(value) for name, value in arrays.items()}
         write_atomically(path, safetensors.numpy.save(arrays, {METADATA_KEY: text}))
 
     @classmethod
@@ -205,7 +292,8 @@ class FeatureModel:
         with open_model(path, 'np') as file:
             info = _parse(path, file.metadata() or {})
             s, p, c = len(info.sites), len(info.features), len(info.design.centers)
-            shapes = {k: tuple(file.get_slice(k).get_shape()) for k in file.keys()}  # noqa: SIM118
+            names = [k for k in file.keys() if not k.startswith(DDAE_ARRAYS)]  # noqa: SIM118
+            shapes = {k: tuple(file.get_slice(k).get_shape()) for k in names}
             expected = {
                 'intercepts': (s, p), 'slopes': (c, p), 'squares': (s, p), 'counts': (s, p),
                 'ratio': (p,),
@@ -215,104 +303,24 @@ class FeatureModel:
                     f'{path}: arrays of shapes {shapes}, where {expected} are expected'
                 )
             arrays = {item.name: file.get_tensor(item.name) for item in fields(SiteRegression)}
+            others = {
+                k.removeprefix(DDAE_ARRAYS): file.get_tensor(k)
+                for k in file.keys()  # noqa: SIM118
+                if k.startswith(DDAE_ARRAYS)
+            }
         finite = all(a.dtype == np.float64 and np.isfinite(a).all() for a in arrays.values())
         least = {'squares': 0, 'counts': 1, 'ratio': 0}
         if not finite or any(arrays[name].min() < end for name, end in least.items()):
             raise ModelError(f'{path}: arrays that are not finite or out of range; fit it again')
-        return cls(info, SiteRegression(**arrays))
+        if (info.method == 'ddae') != bool(others):
+            raise ModelError(f'{path}: arrays of another method than {info.method}; fit it again')
+        ddae = None
+        if others:
+            # Imported here, since it loads torch.
+            from ddae_app.features.ddae import stored_ddae
 
-
-def fit_model(
-    table: FeatureMatrix,
-    labels: RowLabels,
-    *,
-    name: str,
-    dataset: str = 'unknown',
-    age_spline: bool = False,
-    allow_few: bool = False,
-    allow_confounding: bool = False,
-) -> tuple[FeatureModel, list[str]]:
-    """Fit ComBat to a table.
-
-    Parameters
-    ----------
-    table : FeatureMatrix
-    labels : RowLabels
-    name, dataset : str
-        Of the model and of the dataset.
-    age_spline : bool
-        Whether age is a natural cubic spline, and no straight line.
-    allow_few, allow_confounding : bool
-        Whether sites of few people, and confounded sites, are accepted.
-
-    Returns
-    -------
-    model : FeatureModel
-    warnings : list of str
-        What is doubtful, a sentence each.
-
-    Raises
-    ------
-    UsageError
-        If no site effect can be estimated from this table.
-    """
-    warnings = check_people(labels, allow_few=allow_few, allow_confounding=allow_confounding)
-    check_units(table, labels)
-    design = CovariateDesign.fit(labels, spline=age_spline)
-    estimated = len(labels.site_names) + len(design.centers)
-    features, constant = varying_features(table, labels, estimated)
-    if not features:
-        raise UsageError(f'{table.path}: no feature varies within a site; nothing to harmonize')
-    if constant:
-        why = 'too few values or ' if table.maps else ''
-        warnings.append(
-            f'{why}no variation within any site, so that ComBat cannot scale them and leaves '
-            f'them unchanged: {table.told(constant)}'
-        )
-    columns = design.columns(labels)
-    refuse_confounding(columns[:, [0, -1]], labels.sites)
-    y = table.columns(features)
-    warnings += _unknown(labels)
-    repeated = len(labels.subjects) - len(np.unique(labels.subjects))
-    if 0 < repeated < FEWEST_REPEATED:
-        warnings.append(
-            f'only {repeated} rows are further sessions of a person, fewer than '
-            f'{FEWEST_REPEATED}: all rows are taken as of different people'
-        )
-    longitudinal = repeated >= FEWEST_REPEATED
-    member = labels.sites[:, None] == np.array(labels.site_names)
-    regression = SiteRegression.fit(
-        y, member.astype(float), columns, labels.persons if longitudinal else None
-    )
-    ages = labels.ages[~np.isnan(labels.ages)]
-    info = FeatureModelInfo(
-        name=name,
-        dataset=dataset,
-        table=table.path.name,
-        sites=labels.site_names,
-        features=tuple(features),
-        constant=tuple(constant),
-        people=tuple(map(labels.people_of, labels.site_names)),
-        rows=tuple(int((labels.sites == site).sum()) for site in labels.site_names),
-        design=design,
-        ages=(float(ages.min()), float(ages.max())) if ages.size else (),
-        longitudinal=longitudinal,
-        versions={'ddae-app': ddae_app.__version__, 'numpy': np.__version__},
-        maps=table.maps,
-    )
-    return FeatureModel(info, regression), warnings
-
-
-def _unknown(labels: RowLabels) -> list[str]:
-    counts = {
-        'age': int(np.isnan(labels.ages).sum()),
-        'sex': sum(sex is None for sex in labels.sexes),
-    }
-    return [
-        f'{n} of {len(labels.sites)} rows have no known {what}, which counts as the average {what}'
-        for what, n in counts.items()
-        if n
-    ]
+            ddae = stored_ddae(path, info.maps, info.features, info.sites, others)
+        return cls(info, SiteRegression(**arrays), ddae)
 
 
 def _parse(path: Path, metadata: dict[str, str]) -> FeatureModelInfo:

@@ -103,6 +103,34 @@ class SiteRegression:
             counts[:, columns] = site.sum(axis=0)[:, None]
         return cls(beta[:n_sites], beta[n_sites:], squares, counts, ratio)
 
+    def with_site(self, y: np.ndarray, covariates: np.ndarray) -> SiteRegression:
+        """With one more site, of some of its rows, and slopes that stay as they are.
+
+        Parameters
+        ----------
+        y : np.ndarray, shape (N, P)
+            NaN where a value is missing. A value that fewer than two rows have is taken for that
+            of an average site.
+        covariates : np.ndarray, shape (N, C)
+            Centered as those of the fit.
+        """
+        left = y - covariates @ self.slopes
+        known = (~np.isnan(left)).sum(axis=0)
+        enough = known >= 2
+        total = self.counts.sum(axis=0)
+        average = (self.counts * self.intercepts).sum(axis=0) / total
+        intercept = np.where(enough, np.nansum(left, axis=0) / np.maximum(known, 1), average)
+        squares = np.nansum(np.square(left - intercept), axis=0)
+        usual = self.squares.sum(axis=0) / total
+        squares = np.where(enough, squares, usual)
+        rows = (
+            (self.intercepts, intercept),
+            (self.squares, squares),
+            (self.counts, np.where(enough, known, 1)),
+        )
+        intercepts, all_squares, counts = (np.vstack([old, new]) for old, new in rows)
+        return SiteRegression(intercepts, self.slopes, all_squares, counts, self.ratio)
+
     def effects(self, reference: int | None = None) -> SiteEffects:
         """What each site adds, shrunk towards what it adds to all values.
 

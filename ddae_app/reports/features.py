@@ -233,6 +233,7 @@ def format_features_card(
     sites: Sequence[Mapping[str, str]],
     warnings: Sequence[str],
     *,
+    method: str,
     what: str = '',
 ) -> str:
     """The card of a model of features, as Markdown.
@@ -244,6 +245,8 @@ def format_features_card(
     sites : sequence of mapping of str to str
         A row a site, of the same columns.
     warnings : sequence of str
+    method : str
+        What the model is, at the start of a sentence.
     what : str
         What is mapped on which mesh; empty of a table.
     """
@@ -252,8 +255,8 @@ def format_features_card(
     lines = [
         f'# {name}',
         '',
-        f'ComBat of {what or "a table of features"}, age and sex protected (Johnson et al. 2007; '
-        'Fortin et al. 2018), as ddae-app fits it.',
+        f'{method}, of {what or "a table of features"}, as ddae-app fits it, age and sex '
+        'protected.',
         '',
         *(f'> {warning}' for warning in warnings),
         *[''] * bool(warnings),

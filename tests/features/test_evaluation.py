@@ -9,12 +9,12 @@ import pytest
 
 from ddae_app.errors import NotEvaluableError
 from ddae_app.features.evaluation import MEANING, evaluate, site_from_demographics
+from ddae_app.features.fit import fit_model
 from ddae_app.features.measures import (
     became_negative,
     mean_change,
     variance_explained_by_site,
 )
-from ddae_app.features.model import fit_model
 from ddae_app.features.people import CovariateDesign
 from tests.features.simulated import labels_of, table_of, truth_of, with_sites
 

@@ -20,8 +20,9 @@ from ddae_app.bids.dataset import read_tsv
 from ddae_app.bids.validation import run_validator
 from ddae_app.cli.main import main
 from ddae_app.errors import UsageError
+from ddae_app.features.fit import fit_model
 from ddae_app.features.maps import SurfaceMaps, read_surface_maps
-from ddae_app.features.model import FeatureModel, fit_model
+from ddae_app.features.model import FeatureModel
 from ddae_app.imaging.surfaces import cifti_of, gifti_of, read_map
 from tests.features.simulated import labels_of, table_of, write_dataset
 

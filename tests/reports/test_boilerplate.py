@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from ddae_app.bids.layout import RunFiles
-from ddae_app.features.model import fit_model
+from ddae_app.features.fit import fit_model
 from ddae_app.levels.features.page import methods_text as features_text
 from ddae_app.levels.features.used import UsedModel
 from ddae_app.levels.participant.methods_text import methods_text

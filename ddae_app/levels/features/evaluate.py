@@ -17,23 +17,25 @@ from ddae_app.features.evaluation import (
     evaluate,
     site_from_demographics,
 )
-from ddae_app.features.model import fit_model
+from ddae_app.features.fit import fit_model
+from ddae_app.features.model import METHOD
 from ddae_app.files import write_atomically
 from ddae_app.levels.features.inputs import FeatureInputs, read_inputs
 from ddae_app.levels.features.outputs import read_harmonized
 from ddae_app.levels.features.page import cortex_of, feature_facts, sentence, title
+from ddae_app.methods.registry import METHODS
 from ddae_app.methods.suitability import confounded_sites, unexamined_sites
 from ddae_app.reports.features import FeaturesEvaluation, write_features_group_page
 from ddae_app.settings import Settings
 
 log = logging.getLogger('ddae_app')
 
-SOURCE, HARMONIZED, CROSS_FITTED = 'source', 'harmonized', 'combat, cross-fitted'
-"""The tables that are compared: as it was, as it was written, and with fits to other people."""
+SOURCE, HARMONIZED = 'source', 'harmonized'
+"""The tables that are compared, as they were and as written; cross-fitted ones join them."""
 
 PROTOCOL = (
     'People are split into two halves. Probes are trained, in five folds, on the values of some '
-    'people of a half, and tested on those of the rest. For "combat, cross-fitted", ComBat is '
+    'people of a half, and tested on those of the rest. For "cross-fitted", a method is '
     'fitted to the other half, as in practice with new people; "harmonized" is what was '
     'written, with a fit to perhaps these very people, from which the site is told worse than '
     'from new people. Intervals hold 95 % of 1000 bootstrap samples of people; those of '
@@ -69,15 +71,18 @@ def run_group(settings: Settings) -> int:
     ]
     for line in cautions:
         log.warning('%s', line)
+    method = next(n for n, m in METHODS.items() if m.label == said['HarmonizationMethod'])
     candidates: dict[str, np.ndarray | Refit] = {
         SOURCE: inputs.table.values,
         HARMONIZED: harmonized,
-        CROSS_FITTED: _refit(inputs, said),
+        _cross_fitted(method): _refit(inputs, said, method, settings.random_seed),
     }
+    if method != METHOD:  # what the simplest method does is always there to compare
+        candidates[_cross_fitted(METHOD)] = _refit(inputs, said, METHOD, settings.random_seed)
     log.info('evaluating %s', '; '.join(candidates))
     results = evaluate(candidates, labels, seed=settings.random_seed)
     chance = 1 / len(labels.site_names)
-    headline = _headline(results, chance)
+    headline = _headline(results, method, chance)
     log.info('%s', headline)
     files = inputs.files
     write_atomically(files.group_table, to_tsv(_rows(results)))
@@ -86,8 +91,8 @@ def run_group(settings: Settings) -> int:
     constant = [
         n for n, v in zip(inputs.table.features, _fixed(inputs, harmonized), strict=True) if v
     ]
-    cross_fitted = results[CROSS_FITTED].outputs
-    explained = [results[name].explained for name in (SOURCE, CROSS_FITTED)]
+    cross_fitted = results[_cross_fitted(method)].outputs
+    explained = [results[name].explained for name in (SOURCE, _cross_fitted(method))]
     features = feature_facts(inputs.table, cross_fitted, explained, constant)
     drawn = {'before': inputs.table.values, 'after': cross_fitted}
     write_features_group_page(
@@ -112,8 +117,13 @@ def run_group(settings: Settings) -> int:
     return 0
 
 
-def _refit(inputs: FeatureInputs, said: Mapping[str, object]) -> Refit:
-    """Fit to some rows as the model was, and apply that to all."""
+def _cross_fitted(method: str) -> str:
+    """The candidate of a method that is fitted to other people."""
+    return f'{method}, cross-fitted'
+
+
+def _refit(inputs: FeatureInputs, said: Mapping[str, object], method: str, seed: int) -> Refit:
+    """Fit a method to some rows as the model was fitted, and apply that to all."""
     target = None if said['TargetSite'] == 'n/a' else str(said['TargetSite'])
 
     def refit(rows: np.ndarray) -> np.ndarray:
@@ -122,12 +132,16 @@ def _refit(inputs: FeatureInputs, said: Mapping[str, object]) -> Refit:
                 inputs.table.rows(rows),
                 inputs.labels.rows(rows),
                 name='half',
+                method=method,
+                seed=seed,
                 age_spline=bool(said.get('AgeSpline')),
                 allow_few=True,
                 allow_confounding=True,
             )
         except UsageError as e:
-            raise NotEvaluableError(f'ComBat cannot be fitted to half of the people: {e}') from e
+            raise NotEvaluableError(
+                f'{METHODS[method].label} cannot be fitted to half of the people: {e}'
+            ) from e
         return model.harmonized(inputs.table, inputs.labels, target)
 
     return refit
@@ -139,10 +153,10 @@ def _fixed(inputs: FeatureInputs, harmonized: np.ndarray) -> np.ndarray:
     return same.all(axis=0)
 
 
-def _headline(results: Mapping[str, FeatureResult], chance: float) -> str:
-    before, after = (results[name].estimates for name in (SOURCE, CROSS_FITTED))
+def _headline(results: Mapping[str, FeatureResult], method: str, chance: float) -> str:
+    before, after = (results[name].estimates for name in (SOURCE, _cross_fitted(method)))
     text = (
-        f'In people whom ComBat was not fitted to, the site is classified at '
+        f'In people whom {METHODS[method].label} was not fitted to, the site is classified at '
         f'{after["site_linear"].value:.2f} after harmonization and '
         f'{before["site_linear"].value:.2f} before (chance {chance:.2f})'
     )

@@ -1,31 +1,41 @@
-"""Train and participant level for a table of features: fit ComBat, and apply it."""
+"""Train and participant level for a table of features: fit a method, and apply it."""
 
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 
 import numpy as np
 
 from ddae_app.bids.dataset import dataset_name, locked
 from ddae_app.bids.layout import ModelFiles, RunFiles
 from ddae_app.errors import UsageError
+from ddae_app.features.fit import fit_model
 from ddae_app.features.measures import became_negative
-from ddae_app.features.model import fit_model
+from ddae_app.features.model import METHOD
 from ddae_app.files import write_atomically
 from ddae_app.levels.features.dataset import describe_dataset
 from ddae_app.levels.features.inputs import FeatureInputs, read_inputs
 from ddae_app.levels.features.outputs import write_harmonized
 from ddae_app.levels.features.page import methods_text, model_facts, site_rows, write_page
 from ddae_app.levels.features.used import UsedModel
+from ddae_app.methods.registry import METHODS
 from ddae_app.reports.boilerplate import write_boilerplate
 from ddae_app.reports.features import format_features_card
 from ddae_app.settings import Settings
 
 log = logging.getLogger('ddae_app')
 
+CARDS = {
+    'combat': 'ComBat (Johnson et al. 2007; Fortin et al. 2018)',
+    'ddae': 'A Disentangled Diffusion Autoencoder (Ijishakin, Lawry Aguila et al. 2024, arXiv '
+    '2408.15890), with the appearance of each site (docs/features)',
+}
+"""What a model of each method is, for its card."""
+
 
 def run_train(settings: Settings) -> int:
-    """Fit ComBat to the table, and write the model and its card.
+    """Fit a method to the table, and write the model and its card.
 
     Returns
     -------
@@ -72,10 +82,12 @@ def run_participant(settings: Settings, logs: RunFiles) -> int:
     inputs = read_inputs(settings)
     table, labels, target = inputs.table, inputs.labels, settings.harmonize.target_site
     used, warnings = _model(settings, inputs)
+    stored = used.model
+    used = replace(used, model=stored.calibrated(table, labels))
     model = used.model
     log.info(
         'model %r from %s; sites: %s; SHA-256 %s', model.info.name, used.path,
-        ', '.join(model.info.sites), used.sha256[:16],
+        ', '.join(stored.info.sites), used.sha256[:16],
     )  # fmt: skip
     values = model.harmonized(table, labels, target)
     doubts = _doubts(settings, used, inputs, values)
@@ -104,16 +116,22 @@ def _fit(settings: Settings, inputs: FeatureInputs, files: ModelFiles) -> list[s
         inputs.labels,
         name=files.name,
         dataset=dataset_name(settings.bids_dir),
+        method=settings.harmonize.method or METHOD,
+        seed=settings.random_seed,
         age_spline=settings.table.age_spline,
         allow_few=settings.train.allow_few_scans,
         allow_confounding=settings.train.allow_confounding,
     )
     for line in warnings:
         log.warning('%s', line)
-    effects = model.regression.effects()
-    sites = site_rows(inputs, model, effects)
+    sites = site_rows(inputs, model, model.effects())
     card = format_features_card(
-        files.name, model_facts(model), sites, warnings, what=inputs.table.maps
+        files.name,
+        model_facts(model),
+        sites,
+        warnings,
+        method=CARDS[model.info.method],
+        what=inputs.table.maps,
     )
     write_atomically(files.card, card)
     model.save(files.model)
@@ -132,12 +150,19 @@ def _model(settings: Settings, inputs: FeatureInputs) -> tuple[UsedModel, list[s
             if not files.is_made:
                 _check_target(settings, inputs)
                 log.info(
-                    '%s is not there: fitting ComBat to this table first, once; to apply the '
+                    '%s is not there: fitting %s to this table first, once; to apply the '
                     'model of another table, give --model', files.model,
+                    METHODS[settings.harmonize.method or METHOD].label,
                 )  # fmt: skip
                 warnings = _fit(settings, inputs, files)
                 return UsedModel.read(files.model, fitted_here=True), warnings
     used = UsedModel.read(named or files.model)
+    method = settings.harmonize.method
+    if method not in (None, used.model.info.method):
+        raise UsageError(
+            f'--method {method}: {used.path} is a model of {used.model.label}; leave the flag '
+            'out, fit again with it (train), or give another --model-name'
+        )
     if spline and not used.model.info.design.knots:
         raise UsageError(
             f'--age-spline: {used.path} was fitted with a straight line of age; leave the flag '
@@ -160,10 +185,14 @@ def _doubts(
 ) -> list[str]:
     """Why the model may not be the one for these rows, and what is odd in the result."""
     info, labels, table = used.model.info, inputs.labels, inputs.table
-    lines = []
+    lines = [
+        f'site {site} is none of the model: it was measured in its '
+        f'{labels.people_of(site)} people of these rows'
+        for site in used.calibrated
+    ]
     if settings.harmonize.model is None and not used.fitted_here:
         for site, then in zip(info.sites, info.people, strict=True):
-            if (now := labels.people_of(site)) != then:
+            if site not in used.calibrated and (now := labels.people_of(site)) != then:
                 lines.append(
                     f'site {site} has {now} people, and {then} when the model was fitted: it '
                     'stays as it is; run train to fit it again'
@@ -180,12 +209,13 @@ def _doubts(
     if table.maps:  # the edge of the medial wall may be another than in the people of the model
         same = tuple({*table.features} - {*info.features})
     if not used.fitted_here and same:
-        lines.append(f'left unchanged, since ComBat could not scale them: {table.told(same)}')
+        lines.append(f'left unchanged, since nothing in them could be scaled: {table.told(same)}')
     negative = became_negative(table.values, values)
     if negative.any():
         names = [table.features[i] for i in np.flatnonzero(negative)]
         lines.append(
             f'negative values in {table.told(names)} ({int(negative.sum())} in all), where the '
-            'source has none: ComBat knows no lower end; look at these before using them'
+            f'source has none: {used.model.label} knows no lower end; look at these before using '
+            'them'
         )
     return lines

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from importlib.metadata import version
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -11,7 +12,7 @@ from ddae_app import __version__
 from ddae_app.features.maps import SurfaceMaps
 from ddae_app.features.matrix import FeatureMatrix
 from ddae_app.features.measures import mean_change, variance_explained_by_site
-from ddae_app.features.model import FeatureModel
+from ddae_app.features.model import FeatureModel, FeatureModelInfo
 from ddae_app.features.people import CovariateDesign
 from ddae_app.levels.features.inputs import FeatureInputs
 from ddae_app.levels.features.outputs import covariates_in_words, target_in_words
@@ -19,6 +20,9 @@ from ddae_app.levels.features.used import UsedModel
 from ddae_app.methods.location_scale import SiteEffects
 from ddae_app.reports.cortex import MESH, CortexMap
 from ddae_app.reports.features import Cortex, FeatureFacts, FeaturesReport, write_features_page
+
+if TYPE_CHECKING:
+    from ddae_app.methods.feature_ddae.appearance import FeatureAppearance
 
 SCALES = (0.05, 0.95)
 """Quantiles over the features, between which scales are told."""
@@ -46,7 +50,6 @@ def write_page(
         The methods text.
     """
     table, model = inputs.table, used.model
-    reference = None if target is None else model.info.sites.index(target)
     missing, constant = int(np.isnan(table.values).sum()), len(model.info.constant)
     facts = {
         'Maps' if table.maps else 'Table': f'{table.maps}, {table.path}'
@@ -75,7 +78,7 @@ def write_page(
         version=__version__,
         warnings=[sentence(line) for line in warnings],
         facts=facts,
-        sites=site_rows(inputs, model, model.regression.effects(reference)),
+        sites=site_rows(inputs, model, model.effects(target)),
         features=features,
         methods=methods,
         cortex=cortex_of(table, {'before': table.values, 'after': values}, features),
@@ -98,6 +101,7 @@ def model_facts(model: FeatureModel) -> dict[str, str]:
     """What the model is, names and values."""
     info = model.info
     facts = {
+        'Method': model.label,
         'Fitted to': f'{info.maps or info.table} of {info.dataset}: '
         + ', '.join(f'{s} {n}' for s, n in zip(info.sites, info.people, strict=True))
         + ' people',
@@ -112,7 +116,7 @@ def model_facts(model: FeatureModel) -> dict[str, str]:
 
 
 def site_rows(
-    inputs: FeatureInputs, model: FeatureModel, effects: SiteEffects
+    inputs: FeatureInputs, model: FeatureModel, effects: SiteEffects | FeatureAppearance
 ) -> list[dict[str, str]]:
     """The numbers of each site of the table, as texts by column."""
     rows = []
@@ -209,7 +213,6 @@ def _known_mean(values: np.ndarray) -> np.ndarray:
 def methods_text(used: UsedModel, target: str | None) -> str:
     """A paragraph for a paper, with citations ``[@key]`` of the packaged bibliography."""
     info = used.model.info
-    citations = '@johnson2007; @fortin2018'
     longitudinal = (
         ', with an intercept of each person that is drawn at random [@beer2020]'
         if info.longitudinal
@@ -219,12 +222,38 @@ def methods_text(used: UsedModel, target: str | None) -> str:
     what = f'Regional features ({len(info.features)})'
     if info.maps:
         what = f'Maps of {info.maps} ({len(info.features)} vertices of both hemispheres)'
+    how = _ddae_in_words(info) if used.model.ddae else _combat_in_words(info)
+    fitted = sum(info.people[: len(used.stored_sites)])
+    here = ', '.join(used.calibrated)
     return (
-        f'{what} were harmonized with ComBat [{citations}] as '
+        f'{what} were harmonized with {how}, while age{age} and sex were '
+        f'protected{longitudinal}. All sites were brought to {target_in_words(target)}. '
+        f'The model {info.name} (SHA-256 {used.sha256[:16]}) was fitted to {fitted} '
+        f'people of {len(used.stored_sites)} sites.'
+        + (f' The appearance of {here} was measured in the rows at hand.' if here else '')
+    )
+
+
+def _combat_in_words(info: FeatureModelInfo) -> str:
+    return (
+        'ComBat [@johnson2007; @fortin2018] as '
         f'*ddae-app* {__version__} and *numpy* {version("numpy")} compute it: location and scale '
         'of each site were estimated by empirical Bayes, parametric priors shared by all '
-        f'{"vertices" if info.maps else "features"}, while age{age} and sex were '
-        f'protected{longitudinal}. All sites were brought to {target_in_words(target)}. '
-        f'The model {info.name} (SHA-256 {used.sha256[:16]}) was fitted to {sum(info.people)} '
-        f'people of {len(info.sites)} sites.'
+        f'{"vertices" if info.maps else "features"}'
+    )
+
+
+def _ddae_in_words(info: FeatureModelInfo) -> str:
+    shrunk = 'as in ComBat [@johnson2007; @fortin2018]'
+    networks = 'networks that learn a vector of features'
+    if info.maps:
+        shrunk = 'at each spatial frequency [@efron1973]'
+        networks = 'networks on the icosahedral mesh of the cortex [@zhao2019]'
+    return (
+        f'a Disentangled Diffusion Autoencoder [@ijishakin2024] of features, *ddae-app* '
+        f'{__version__} and *torch* {version("torch")}: location, scale, skew and tails '
+        f'[@cornish1938] of each site were estimated by empirical Bayes, {shrunk}, and the '
+        f'difference between what {networks} render at the target and at the source site was '
+        'added, under shared noise [@kulikov2024], as far as it predicted people whom they were '
+        'not trained on'
     )

@@ -17,15 +17,24 @@ class UsedModel:
     ----------
     path : Path
     model : FeatureModel
+        Sites of these rows that its file does not know are measured, and were added.
     sha256 : str
     fitted_here : bool
         Whether this run fitted it, to the rows that it harmonizes.
+    stored_sites : tuple of str
+        Those that its file knows.
     """
 
     path: Path
     model: FeatureModel
     sha256: str
     fitted_here: bool = False
+    stored_sites: tuple[str, ...] = ()
+
+    @property
+    def calibrated(self) -> tuple[str, ...]:
+        """The sites that were measured in the rows of this run."""
+        return self.model.info.sites[len(self.stored_sites) :]
 
     @classmethod
     def read(cls, path: Path, *, fitted_here: bool = False) -> UsedModel:
@@ -38,4 +47,5 @@ class UsedModel:
         """
         model = FeatureModel.load(path)
         with path.open('rb') as file:
-            return cls(path, model, file_digest(file, 'sha256').hexdigest(), fitted_here)
+            sha256 = file_digest(file, 'sha256').hexdigest()
+        return cls(path, model, sha256, fitted_here, model.info.sites)
