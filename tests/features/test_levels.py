@@ -261,7 +261,7 @@ def test_flags_of_images_are_refused_by_name(bids_dir, table, tmp_path, capsys, 
 
 def test_flags_that_need_a_table_or_its_method(bids_dir, table, tmp_path, capsys):
     line = _refused(capsys, 2, bids_dir, tmp_path / 'out', 'train', table, '--method', 'cvae')
-    assert '--method cvae is for images; --features takes combat' in line
+    assert '--method cvae is for images; --features takes combat or ddae' in line
     assert main([str(bids_dir), str(tmp_path / 'out'), 'train', '--age-spline']) == 2
     assert '--age-spline is for tables; name one with --features' in _said(capsys)
     line = _refused(capsys, 2, bids_dir, tmp_path / 'out', 'group', table, '--model', 'x')

@@ -287,9 +287,9 @@ def _changed(labels, **changes):
 @pytest.mark.parametrize(
     ('change', 'message'),
     [
-        (lambda x: {'sites': np.full(len(x.sites), 'A')}, 'all rows are of site A; ComBat needs'),
+        (lambda x: {'sites': np.full(len(x.sites), 'A')}, 'all rows are of site A; at least'),
         (lambda x: {'sites': np.where(np.arange(len(x.sites)) < 1, 'Z', x.sites)},
-         'site Z has rows of one person, ComBat needs two'),
+         'site Z has rows of one person, and two are needed'),
         (lambda x: {'sites': np.where(np.arange(len(x.sites)) < 5, 'Z', x.sites)},
          'site Z has 5 people, fewer than 10: .* or give --allow-few-scans'),
         (lambda x: {'ages': np.where(x.sites == 'A', x.ages + 100, x.ages)},

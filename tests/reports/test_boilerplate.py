@@ -121,8 +121,14 @@ def everything_said():
 def said_of_tables():
     labels = labels_of(12, sessions=2)
     table = table_of(truth_of(labels), labels)
-    model, _ = fit_model(table, labels, name='Site_A', age_spline=True)
-    return features_text(UsedModel(Path('m'), model, 'ab'), 'A')
+    combat, _ = fit_model(table, labels, name='Site_A', age_spline=True)
+    # Only words are looked at, which depend on nothing else of the two DDAEs.
+    regional = replace(combat, ddae=object())
+    cortical = replace(regional, info=replace(combat.info, maps='thickness on fsaverage5'))
+    return '\n\n'.join(
+        features_text(UsedModel(Path('m'), model, 'ab'), 'A')
+        for model in (combat, regional, cortical)
+    )
 
 
 def test_everything_that_is_ever_said_can_be_cited():

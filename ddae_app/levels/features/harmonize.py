@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import replace
 
 import numpy as np
 
@@ -82,12 +81,11 @@ def run_participant(settings: Settings, logs: RunFiles) -> int:
     inputs = read_inputs(settings)
     table, labels, target = inputs.table, inputs.labels, settings.harmonize.target_site
     used, warnings = _model(settings, inputs)
-    stored = used.model
-    used = replace(used, model=stored.calibrated(table, labels))
+    used = used.calibrated_to(table, labels)
     model = used.model
     log.info(
         'model %r from %s; sites: %s; SHA-256 %s', model.info.name, used.path,
-        ', '.join(stored.info.sites), used.sha256[:16],
+        ', '.join(used.fitted_sites), used.sha256[:16],
     )  # fmt: skip
     values = model.harmonized(table, labels, target)
     doubts = _doubts(settings, used, inputs, values)
@@ -191,8 +189,8 @@ def _doubts(
         for site in used.calibrated
     ]
     if settings.harmonize.model is None and not used.fitted_here:
-        for site, then in zip(info.sites, info.people, strict=True):
-            if site not in used.calibrated and (now := labels.people_of(site)) != then:
+        for site, then in zip(used.fitted_sites, info.people, strict=False):
+            if (now := labels.people_of(site)) != then:
                 lines.append(
                     f'site {site} has {now} people, and {then} when the model was fitted: it '
                     'stays as it is; run train to fit it again'

@@ -178,7 +178,7 @@ def _record(settings: Settings, used: UsedModel) -> dict[str, Any]:
         'RandomInterceptOfPeople': info.longitudinal,
         'ModelName': info.name,
         'ModelSHA256': used.sha256,
-        'ModelSites': list(used.stored_sites),
+        'ModelSites': list(used.fitted_sites),
         'SitesMeasuredInTheseRows': list(used.calibrated),
         'SoftwareVersion': __version__,
     }

@@ -223,13 +223,13 @@ def methods_text(used: UsedModel, target: str | None) -> str:
     if info.maps:
         what = f'Maps of {info.maps} ({len(info.features)} vertices of both hemispheres)'
     how = _ddae_in_words(info) if used.model.ddae else _combat_in_words(info)
-    fitted = sum(info.people[: len(used.stored_sites)])
+    fitted = sum(info.people[: len(used.fitted_sites)])
     here = ', '.join(used.calibrated)
     return (
         f'{what} were harmonized with {how}, while age{age} and sex were '
         f'protected{longitudinal}. All sites were brought to {target_in_words(target)}. '
         f'The model {info.name} (SHA-256 {used.sha256[:16]}) was fitted to {fitted} '
-        f'people of {len(used.stored_sites)} sites.'
+        f'people of {len(used.fitted_sites)} sites.'
         + (f' The appearance of {here} was measured in the rows at hand.' if here else '')
     )
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import file_digest
 from pathlib import Path
 
+from ddae_app.features.matrix import FeatureMatrix
 from ddae_app.features.model import FeatureModel
+from ddae_app.features.people import RowLabels
 
 
 @dataclass(frozen=True)
@@ -17,24 +19,37 @@ class UsedModel:
     ----------
     path : Path
     model : FeatureModel
-        Sites of these rows that its file does not know are measured, and were added.
     sha256 : str
     fitted_here : bool
         Whether this run fitted it, to the rows that it harmonizes.
-    stored_sites : tuple of str
-        Those that its file knows.
+    calibrated : tuple of str
+        Sites of the model that its file does not know, which were measured in rows of this run.
     """
 
     path: Path
     model: FeatureModel
     sha256: str
     fitted_here: bool = False
-    stored_sites: tuple[str, ...] = ()
+    calibrated: tuple[str, ...] = ()
 
     @property
-    def calibrated(self) -> tuple[str, ...]:
-        """The sites that were measured in the rows of this run."""
-        return self.model.info.sites[len(self.stored_sites) :]
+    def fitted_sites(self) -> tuple[str, ...]:
+        """The sites that the model was fitted to."""
+        sites = self.model.info.sites
+        return sites[: len(sites) - len(self.calibrated)]
+
+    def calibrated_to(self, table: FeatureMatrix, labels: RowLabels) -> UsedModel:
+        """With the sites of some rows that it does not know, measured in these rows.
+
+        Raises
+        ------
+        UsageError
+            See :meth:`ddae_app.features.model.FeatureModel.calibrated`.
+        """
+        model = self.model.calibrated(table, labels)
+        return replace(
+            self, model=model, calibrated=model.info.sites[len(self.model.info.sites) :]
+        )
 
     @classmethod
     def read(cls, path: Path, *, fitted_here: bool = False) -> UsedModel:
@@ -48,4 +63,4 @@ class UsedModel:
         model = FeatureModel.load(path)
         with path.open('rb') as file:
             sha256 = file_digest(file, 'sha256').hexdigest()
-        return cls(path, model, sha256, fitted_here, model.info.sites)
+        return cls(path, model, sha256, fitted_here)

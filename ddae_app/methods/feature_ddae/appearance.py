@@ -41,7 +41,7 @@ class FeatureAppearance:
     shift, scale, skew, tails : np.ndarray, shape (S, P)
         How much larger the values of a site are, in ``sd``; their standard deviation over that of
         all sites; and third and fourth cumulant, less those of all sites.
-    share : np.ndarray, shape ()
+    share : np.ndarray, shape (1,)
         0 if the scale of a site is that of what age and sex leave, as in ComBat; 1 if the site
         scales what age and sex do just as well.
     between, within : np.ndarray, shape (4, K)
@@ -100,7 +100,7 @@ class FeatureAppearance:
         )
         shrunk = _shrunk(bands, statistics, between, within, rows)
         share = measured.share(shrunk[1])
-        return cls(mean, sd, regression.slopes, *shrunk, np.array(share), between, within)
+        return cls(mean, sd, regression.slopes, *shrunk, np.array([share]), between, within)
 
     def calibrated(self, bands: Bands, y: np.ndarray, covariates: np.ndarray) -> FeatureAppearance:
         """With one more site, measured in some of its rows; nothing else changes.

@@ -1,0 +1,259 @@
+"""The DDAE of tables and maps by the command line: what comes out, new sites, what is refused."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from ddae_app.bids.dataset import read_tsv
+from ddae_app.cli.main import main
+from ddae_app.errors import ModelError, UsageError
+from ddae_app.features import ddae
+from ddae_app.features.fit import fit_model
+from ddae_app.features.model import FeatureModel
+from ddae_app.features.table import read_feature_table
+from tests.features.simulated import (
+    labels_of,
+    table_of,
+    truth_of,
+    with_sites,
+    write_dataset,
+    write_table,
+)
+
+N = 24
+SEEN = 320
+"""Rows that a training shows, instead of thousands."""
+
+
+@pytest.fixture(scope='module', autouse=True)
+def short_training():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ddae, 'train_feature_ddae', partial(ddae.train_feature_ddae, seen=SEEN))
+        yield
+
+
+@pytest.fixture(scope='module')
+def labels():
+    return labels_of(N)
+
+
+@pytest.fixture(scope='module')
+def truth(labels):
+    return truth_of(labels)
+
+
+@pytest.fixture(scope='module')
+def values(truth, labels):
+    values = with_sites(truth, labels)
+    values[3, 2] = np.nan
+    return values
+
+
+@pytest.fixture(scope='module')
+def bids_dir(labels, tmp_path_factory):
+    return write_dataset(tmp_path_factory.mktemp('tables') / 'bids', labels)
+
+
+@pytest.fixture(scope='module')
+def table(values, labels, tmp_path_factory):
+    return write_table(tmp_path_factory.mktemp('elsewhere') / 'aparc.tsv', values, labels)
+
+
+def _run(bids_dir: Path, out: Path, level: str, table: Path, *flags: str) -> int:
+    arguments = [str(bids_dir), str(out), level, '--features', str(table), *flags]
+    return main([*arguments, '-w', str(out.parent / 'work'), '--nprocs', '1'])
+
+
+def _refused(capsys, *arguments) -> str:
+    capsys.readouterr()
+    assert _run(*arguments) == 2
+    lines = [line for line in capsys.readouterr().err.splitlines() if 'error:' in line]
+    assert len(lines) == 1
+    return lines[0]
+
+
+@pytest.fixture(scope='module')
+def out(bids_dir, table, tmp_path_factory):
+    out = tmp_path_factory.mktemp('run') / 'out'
+    assert _run(bids_dir, out, 'train', table, '--method', 'ddae') == 0
+    assert _run(bids_dir, out, 'participant', table, '--target-site', 'B') == 0
+    assert _run(bids_dir, out, 'group', table) == 0
+    return out
+
+
+@pytest.fixture(scope='module')
+def model(out):
+    return FeatureModel.load(out / 'models' / 'aparc_features.safetensors')
+
+
+def test_the_table_that_is_written(out, model, table, labels, values):
+    source = read_feature_table(table)
+    written = read_feature_table(out / 'features' / 'aparc_desc-harmonized.tsv').values
+    expected = model.harmonized(source, labels, 'B')
+    np.testing.assert_allclose(written, expected, rtol=1e-6, equal_nan=True)
+    at_target = labels.sites == 'B'
+    assert np.array_equal(written[at_target], values[at_target], equal_nan=True)
+    assert np.isnan(written[3, 2]) and np.isnan(written).sum() == 1
+
+
+def test_its_files_say_so(out):
+    said = json.loads((out / 'features' / 'aparc_desc-harmonized.json').read_text())
+    assert (said['HarmonizationMethod'], said['TargetSite']) == ('DDAE', 'B')
+    assert said['ModelSites'] == ['A', 'B', 'C'] and said['SitesMeasuredInTheseRows'] == []
+    assert 'Disentangled Diffusion' in (out / 'models' / 'aparc_features_MODEL.md').read_text()
+    assert 'Disentangled Diffusion' in (out / 'aparc_features.html').read_text()
+
+
+def test_the_evaluation_has_combat_beside_it(out):
+    rows = read_tsv(out / 'group_aparc_features.tsv')
+    value = {(row['table'], row['measure']): float(row['value']) for row in rows}
+    for method in ('ddae', 'combat'):
+        assert value[f'{method}, cross-fitted', 'site_variance'] < 0.1
+    assert value['source', 'site_variance'] > 0.3
+    page = (out / 'group_aparc_features.html').read_text()
+    assert 'In people whom DDAE was not fitted to' in page
+
+
+def test_two_fits_are_the_same(model, table, labels):
+    again, _ = fit_model(read_feature_table(table), labels, name='aparc', method='ddae')
+    for name, value in model.ddae.arrays().items():
+        assert np.array_equal(value, again.ddae.arrays()[name]), name
+
+
+@pytest.fixture
+def newcomers():
+    """People of the sites A and D, D being unknown to the model; labels, truth and values."""
+    labels = labels_of(10, seed=5)
+    labels = replace(labels, sites=np.where(labels.sites == 'B', 'D', labels.sites))
+    keep = np.flatnonzero(labels.sites != 'C')
+    labels = labels.rows(keep)
+    truth = truth_of(labels, seed=1)
+    values = truth.copy()
+    values[labels.sites == 'D'] = 50 + 1.4 * (values[labels.sites == 'D'] - 50) + 3
+    return labels, truth, values
+
+
+def test_a_site_that_the_model_does_not_know_is_measured(out, newcomers, tmp_path, capsys):
+    labels, _, values = newcomers
+    bids_dir = write_dataset(tmp_path / 'bids', labels)
+    table = write_table(tmp_path / 'new.tsv', values, labels)
+    path = out / 'models' / 'aparc_features.safetensors'
+    flags = '--model', str(path), '--target-site', 'A'
+    assert _run(bids_dir, tmp_path / 'out', 'participant', table, *flags) == 0
+    assert 'site D is none of the model: it was measured in its 10 people' in (
+        capsys.readouterr().err
+    )
+    features = tmp_path / 'out' / 'features'
+    said = json.loads((features / 'new_desc-harmonized.json').read_text())
+    assert said['ModelSites'] == ['A', 'B', 'C'] and said['SitesMeasuredInTheseRows'] == ['D']
+    written = read_feature_table(features / 'new_desc-harmonized.tsv').values
+    new = labels.sites == 'D'
+    away = [
+        np.abs(v[new].mean(axis=0) - values[~new].mean(axis=0)).mean() for v in (written, values)
+    ]
+    assert away[0] < away[1] / 3
+    assert np.array_equal(written[~new], values[~new])  # of site A, the target
+    page = (tmp_path / 'out' / 'new_features.html').read_text()
+    assert 'The appearance of D was measured in the rows at hand' in page
+
+
+def test_a_new_site_of_too_few_people_is_refused(model, newcomers):
+    labels, _, values = newcomers
+    few = np.flatnonzero(labels.sites == 'D')[:4]
+    table = table_of(values[few], labels.rows(few))
+    with pytest.raises(UsageError, match=r'site D is unknown .* 4 people are too few'):
+        model.calibrated(table, labels.rows(few))
+
+
+def test_a_new_site_in_other_units_is_refused(model, newcomers):
+    labels, _, values = newcomers
+    new = np.flatnonzero(labels.sites == 'D')
+    with pytest.raises(UsageError, match='site D about 1,000 times larger'):
+        model.calibrated(table_of(1000 * values[new], labels.rows(new)), labels.rows(new))
+
+
+def test_what_is_known_of_other_sites_stays(model, newcomers):
+    labels, _, values = newcomers
+    more = model.calibrated(table_of(values, labels), labels)
+    assert more.info.sites == (*model.info.sites, 'D')
+    known = np.flatnonzero(labels.sites == 'A')
+    table = table_of(values[known], labels.rows(known))
+    one, other = (m.harmonized(table, labels.rows(known), 'C') for m in (model, more))
+    assert np.array_equal(one, other)
+
+
+def test_combat_knows_its_sites_alone(newcomers, values, truth):
+    labels, _, new = newcomers
+    combat, _ = fit_model(table_of(with_sites(truth, labels_of(N)), labels_of(N)), labels_of(N),
+                          name='c')  # fmt: skip
+    assert combat.calibrated(table_of(new, labels), labels) is combat
+    with pytest.raises(UsageError, match='site D is unknown'):
+        combat.harmonized(table_of(new, labels), labels)
+
+
+def test_another_method_than_that_of_the_model_is_refused(out, bids_dir, table, capsys):
+    line = _refused(capsys, bids_dir, out, 'participant', table, '--method', 'combat')
+    assert '--method combat' in line and 'is a model of DDAE' in line
+
+
+@pytest.mark.parametrize(
+    'broken',
+    [
+        lambda arrays: arrays.pop('ddae.trust'),
+        lambda arrays: arrays.update({'ddae.trust': np.array([np.nan])}),
+        lambda arrays: arrays.update({'ddae.appearance.skew': np.zeros((3, 2))}),
+        lambda arrays: arrays.update({'ddae.networks.head.bias': np.zeros(5, np.float32)}),
+        lambda arrays: [arrays.pop(name) for name in list(arrays) if name.startswith('ddae.')],
+    ],
+)
+def test_a_damaged_model_is_refused(out, tmp_path, broken):
+    path = out / 'models' / 'aparc_features.safetensors'
+    arrays = load_file(path)
+    broken(arrays)
+    from safetensors import safe_open
+
+    with safe_open(path, 'np') as file:
+        metadata = file.metadata()
+    save_file(arrays, tmp_path / 'm.safetensors', metadata)
+    with pytest.raises(ModelError, match='fit it again'):
+        FeatureModel.load(tmp_path / 'm.safetensors')
+
+
+def test_maps_on_the_cortex(labels, bids_dir, tmp_path, capsys):
+    rng, vertices = np.random.default_rng(3), 642
+    values = 2.5 + 0.2 * rng.normal(size=(len(labels.sites), 2 * vertices))
+    values += 0.3 * (labels.sites == 'B')[:, None]
+    values[:, 600:vertices] = 0
+    for person, row in zip(labels.subjects, values.astype(np.float32), strict=True):
+        surf = tmp_path / 'fs' / f'sub-{person}' / 'surf'
+        surf.mkdir(parents=True)
+        for side, half in zip(('lh', 'rh'), np.split(row, 2), strict=True):
+            nib.save(
+                nib.MGHImage(half[:, None, None], np.eye(4)),
+                surf / f'{side}.thickness.fsaverage3.mgh',
+            )
+    out = tmp_path / 'out'
+    flags = '--method', 'ddae', '-d', f'freesurfer={tmp_path / "fs"}'
+    assert _run(bids_dir, out, 'participant', 'thickness', *flags) == 0
+    name = '{0}/anat/{0}_hemi-R_space-fsaverage3_desc-harmonized_thickness.shape.gii'
+    written = np.array(
+        [nib.load(out / name.format(f'sub-{p}')).darrays[0].data for p in labels.subjects]
+    )
+    here = labels.sites == 'B'
+    assert abs(written[here].mean() - written[~here].mean()) < 0.02
+    said = json.loads((out / name.format('sub-003').replace('.shape.gii', '.json')).read_text())
+    assert said['HarmonizationMethod'] == 'DDAE'
+
+
+@pytest.mark.parametrize('maps', ['thickness on fsLR_den-32k', 'area on fsaverage', 'sulc on x'])
+def test_other_meshes_are_refused(maps):
+    with pytest.raises(UsageError, match=r'fsaverage5.*harmonize them with ComBat'):
+        ddae.geometry_of(maps, ['L0', 'R0'])
