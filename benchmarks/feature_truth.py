@@ -184,8 +184,8 @@ def main() -> None:
     for name in ('table', 'people'):
         parser.add_argument(name, type=Path)
     parser.add_argument('--seeds', type=int, default=3)
-    parser.add_argument('--mesh', default='fsaverage4')
-    parser.add_argument('--vertices', type=int, default=2562)
+    parser.add_argument('--mesh', default='fsaverage3')
+    parser.add_argument('--vertices', type=int, default=642)
     parser.add_argument('--per-site', type=int, default=200, help='people of each site of maps')
     asked = parser.parse_args()
     kinds = [(False, False), (False, True), (True, True)]
