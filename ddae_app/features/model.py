@@ -167,9 +167,8 @@ class FeatureModel:
             rows=(*self.info.rows, len(rows)),
         )
         regression = self.regression.with_site(y, covariates)
-        return replace(
-            self, info=info, regression=regression, ddae=self.ddae.calibrated(y, covariates)
-        )
+        ddae = self.ddae.calibrated(regression, y, covariates)
+        return replace(self, info=info, regression=regression, ddae=ddae)
 
     def _values(self, table: FeatureMatrix) -> np.ndarray:
         """The features of the model, shape (N, P); NaN where the table has none."""

@@ -5,20 +5,20 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
+from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 from ddae_app.bids.dataset import read_tsv
-from ddae_app.cli.main import main
 from ddae_app.errors import ModelError, UsageError
 from ddae_app.features import ddae
 from ddae_app.features.fit import fit_model
 from ddae_app.features.model import FeatureModel
 from ddae_app.features.table import read_feature_table
+from tests.features.commands import refused, run
 from tests.features.simulated import (
     labels_of,
     table_of,
@@ -67,25 +67,12 @@ def table(values, labels, tmp_path_factory):
     return write_table(tmp_path_factory.mktemp('elsewhere') / 'aparc.tsv', values, labels)
 
 
-def _run(bids_dir: Path, out: Path, level: str, table: Path, *flags: str) -> int:
-    arguments = [str(bids_dir), str(out), level, '--features', str(table), *flags]
-    return main([*arguments, '-w', str(out.parent / 'work'), '--nprocs', '1'])
-
-
-def _refused(capsys, *arguments) -> str:
-    capsys.readouterr()
-    assert _run(*arguments) == 2
-    lines = [line for line in capsys.readouterr().err.splitlines() if 'error:' in line]
-    assert len(lines) == 1
-    return lines[0]
-
-
 @pytest.fixture(scope='module')
 def out(bids_dir, table, tmp_path_factory):
     out = tmp_path_factory.mktemp('run') / 'out'
-    assert _run(bids_dir, out, 'train', table, '--method', 'ddae') == 0
-    assert _run(bids_dir, out, 'participant', table, '--target-site', 'B') == 0
-    assert _run(bids_dir, out, 'group', table) == 0
+    assert run(bids_dir, out, 'train', table, '--method', 'ddae') == 0
+    assert run(bids_dir, out, 'participant', table, '--target-site', 'B') == 0
+    assert run(bids_dir, out, 'group', table) == 0
     return out
 
 
@@ -147,7 +134,7 @@ def test_a_site_that_the_model_does_not_know_is_measured(out, newcomers, tmp_pat
     table = write_table(tmp_path / 'new.tsv', values, labels)
     path = out / 'models' / 'aparc_features.safetensors'
     flags = '--model', str(path), '--target-site', 'A'
-    assert _run(bids_dir, tmp_path / 'out', 'participant', table, *flags) == 0
+    assert run(bids_dir, tmp_path / 'out', 'participant', table, *flags) == 0
     assert 'site D is none of the model: it was measured in its 10 people' in (
         capsys.readouterr().err
     )
@@ -163,6 +150,15 @@ def test_a_site_that_the_model_does_not_know_is_measured(out, newcomers, tmp_pat
     assert np.array_equal(written[~new], values[~new])  # of site A, the target
     page = (tmp_path / 'out' / 'new_features.html').read_text()
     assert 'The appearance of D was measured in the rows at hand' in page
+
+
+def test_a_new_site_may_be_the_target(model, newcomers):
+    labels, _, values = newcomers
+    table, new = table_of(values, labels), labels.sites == 'D'
+    harmonized = model.calibrated(table, labels).harmonized(table, labels, 'D')
+    assert np.array_equal(harmonized[new], values[new])
+    apart = [abs(v[~new].mean() - values[new].mean()) for v in (harmonized, values)]
+    assert apart[0] < apart[1] / 3
 
 
 def test_a_new_site_of_too_few_people_is_refused(model, newcomers):
@@ -200,7 +196,8 @@ def test_combat_knows_its_sites_alone(newcomers, values, truth):
 
 
 def test_another_method_than_that_of_the_model_is_refused(out, bids_dir, table, capsys):
-    line = _refused(capsys, bids_dir, out, 'participant', table, '--method', 'combat')
+    capsys.readouterr()
+    line = refused(capsys, 2, bids_dir, out, 'participant', table, '--method', 'combat')
     assert '--method combat' in line and 'is a model of DDAE' in line
 
 
@@ -218,8 +215,6 @@ def test_a_damaged_model_is_refused(out, tmp_path, broken):
     path = out / 'models' / 'aparc_features.safetensors'
     arrays = load_file(path)
     broken(arrays)
-    from safetensors import safe_open
-
     with safe_open(path, 'np') as file:
         metadata = file.metadata()
     save_file(arrays, tmp_path / 'm.safetensors', metadata)
@@ -242,7 +237,7 @@ def test_maps_on_the_cortex(labels, bids_dir, tmp_path, capsys):
             )
     out = tmp_path / 'out'
     flags = '--method', 'ddae', '-d', f'freesurfer={tmp_path / "fs"}'
-    assert _run(bids_dir, out, 'participant', 'thickness', *flags) == 0
+    assert run(bids_dir, out, 'participant', 'thickness', *flags) == 0
     name = '{0}/anat/{0}_hemi-R_space-fsaverage3_desc-harmonized_thickness.shape.gii'
     written = np.array(
         [nib.load(out / name.format(f'sub-{p}')).darrays[0].data for p in labels.subjects]

@@ -18,6 +18,7 @@ from ddae_app.features.model import FeatureModel
 from ddae_app.features.table import read_feature_table
 from ddae_app.files import digest_of
 from ddae_app.levels.features.page import sentence
+from tests.features.commands import logged, refused, run
 from tests.features.simulated import labels_of, truth_of, with_sites, write_dataset, write_table
 
 CONFIG = Path(__file__).parents[2] / 'bids_validator_config' / 'derivatives.json'
@@ -45,31 +46,14 @@ def table(values, labels, tmp_path_factory):
     return write_table(tmp_path_factory.mktemp('elsewhere') / 'aparc.csv', values, labels)
 
 
-def _run(bids_dir: Path, out: Path, level: str, table: Path, *flags: str) -> int:
-    arguments = [str(bids_dir), str(out), level, '--features', str(table), *flags]
-    return main([*arguments, '-w', str(out.parent / 'work'), '--nprocs', '1'])
-
-
-def _said(capsys) -> str:
-    return capsys.readouterr().err
-
-
-def _refused(capsys, code: int, *arguments) -> str:
-    """The one line that says why a run was refused."""
-    assert _run(*arguments) == code
-    lines = [line for line in _said(capsys).splitlines() if 'error:' in line]
-    assert len(lines) == 1
-    return lines[0]
-
-
 @pytest.fixture(scope='module')
 def out(bids_dir, table, tmp_path_factory):
     """All three levels, with target B."""
     out = tmp_path_factory.mktemp('run') / 'out'
     before = sorted(bids_dir.rglob('*'))
-    assert _run(bids_dir, out, 'train', table) == 0
-    assert _run(bids_dir, out, 'participant', table, '--target-site', 'B') == 0
-    assert _run(bids_dir, out, 'group', table) == 0
+    assert run(bids_dir, out, 'train', table) == 0
+    assert run(bids_dir, out, 'participant', table, '--target-site', 'B') == 0
+    assert run(bids_dir, out, 'group', table) == 0
     assert sorted(bids_dir.rglob('*')) == before
     return out
 
@@ -137,24 +121,24 @@ def test_models_of_tables_are_not_taken_for_images(out):
 
 def test_a_run_without_a_model_fits_one_once(bids_dir, table, labels, values, tmp_path, capsys):
     out = tmp_path / 'out'
-    assert _run(bids_dir, out, 'participant', table) == 0
-    said = _said(capsys)
+    assert run(bids_dir, out, 'participant', table) == 0
+    said = logged(capsys)
     assert 'fitting ComBat to this table first, once' in said
     first = (out / 'features' / 'aparc_desc-harmonized.tsv').read_bytes()
     model = out / 'models' / 'aparc_features.safetensors'
     at = model.stat().st_mtime_ns
-    assert _run(bids_dir, out, 'participant', table) == 0
-    assert 'fitting ComBat' not in _said(capsys) and model.stat().st_mtime_ns == at
+    assert run(bids_dir, out, 'participant', table) == 0
+    assert 'fitting ComBat' not in logged(capsys) and model.stat().st_mtime_ns == at
     assert (out / 'features' / 'aparc_desc-harmonized.tsv').read_bytes() == first
     target = json.loads((out / 'features' / 'aparc_desc-harmonized.json').read_text())
     assert target['TargetSite'] == 'n/a' and target['Target'].startswith('the mean of all sites')
     fewer = write_table(tmp_path / 'aparc.csv', values[1:], labels.rows(np.arange(1, len(values))))
-    assert _run(bids_dir, out, 'participant', fewer) == 0
-    said = _said(capsys)
+    assert run(bids_dir, out, 'participant', fewer) == 0
+    said = logged(capsys)
     assert 'site A has 23 people, and 24 when the model was fitted' in said
     assert 'no row in aparc.csv of sub-000, whom participants.tsv knows' in said
     other = tmp_path / 'next' / 'out'
-    assert _run(bids_dir, other, 'participant', fewer, '--model', str(model)) == 0
+    assert run(bids_dir, other, 'participant', fewer, '--model', str(model)) == 0
     assert not (other / 'models').exists()
     lines = [(o / 'features' / 'aparc_desc-harmonized.tsv').read_text() for o in (out, other)]
     assert lines[0] == lines[1]
@@ -167,7 +151,7 @@ def test_sessions_have_ages_of_their_own(tmp_path):
     (bids_dir / 'derivatives').mkdir()
     table = write_table(bids_dir / 'derivatives' / 'aparc.tsv', values, labels)
     out = tmp_path / 'out'
-    assert _run(bids_dir, out, 'participant', table, '--age-spline') == 0
+    assert run(bids_dir, out, 'participant', table, '--age-spline') == 0
     model = FeatureModel.load(out / 'models' / 'aparc_features.safetensors')
     assert model.info.longitudinal and len(model.info.design.knots) == 4
     assert model.info.ages == pytest.approx((labels.ages.min(), labels.ages.max()))
@@ -182,22 +166,22 @@ def test_sessions_have_ages_of_their_own(tmp_path):
 
 def test_what_is_refused_in_one_line(bids_dir, table, labels, values, tmp_path, capsys):
     out = tmp_path / 'out'
-    line = _refused(capsys, 2, bids_dir, out, 'train', tmp_path / 'x.tsv')
+    line = refused(capsys, 2, bids_dir, out, 'train', tmp_path / 'x.tsv')
     assert 'no such file; expected a table' in line
     stranger = replace(labels, subjects=np.where(labels.subjects == '005', 'new', labels.subjects))
     path = write_table(tmp_path / 't.tsv', values, stranger)
-    line = _refused(capsys, 2, bids_dir, out, 'participant', path)
+    line = refused(capsys, 2, bids_dir, out, 'participant', path)
     assert 'sub-new is not in participants.tsv, which has to tell the site; add' in line
     short = replace(labels, subjects=np.char.lstrip(labels.subjects, '0'))
     path = write_table(tmp_path / 's.tsv', values[1:], short.rows(np.arange(1, len(values))))
     with_folders = write_dataset(tmp_path / 'bids', labels)
     for subject in labels.subjects:
         (with_folders / f'sub-{subject}').mkdir()
-    line = _refused(capsys, 2, with_folders, out, 'participant', path)
+    line = refused(capsys, 2, with_folders, out, 'participant', path)
     assert 'participants.tsv (it has sub-001; were leading zeros lost?)' in line
     assert not (out / 'dataset_description.json').exists()
     flags = '--target-site', 'Z'
-    line = _refused(capsys, 2, bids_dir, out, 'participant', table, *flags)
+    line = refused(capsys, 2, bids_dir, out, 'participant', table, *flags)
     assert "--target-site 'Z' is no site of these rows, which are of A, B, C" in line
     assert not (out / 'features').exists() and not list(out.glob('models/*.safetensors'))
 
@@ -205,10 +189,10 @@ def test_what_is_refused_in_one_line(bids_dir, table, labels, values, tmp_path, 
 def test_group_before_participant_and_after_a_change(bids_dir, table, values, labels, tmp_path,
                                                      capsys):  # fmt: skip
     out, own = tmp_path / 'out', write_table(tmp_path / 't.tsv', values, labels)
-    assert 'run the participant level first' in _refused(capsys, 18, bids_dir, out, 'group', own)
-    assert _run(bids_dir, out, 'participant', own) == 0
+    assert 'run the participant level first' in refused(capsys, 18, bids_dir, out, 'group', own)
+    assert run(bids_dir, out, 'participant', own) == 0
     write_table(own, values + 1, labels)
-    line = _refused(capsys, 2, bids_dir, out, 'group', own)
+    line = refused(capsys, 2, bids_dir, out, 'group', own)
     assert 'is another file than t_desc-harmonized.tsv was made from' in line
 
 
@@ -216,17 +200,17 @@ def test_sites_that_are_not_known(bids_dir, table, labels, tmp_path, capsys):
     text = (bids_dir / 'participants.tsv').read_text()
     other = write_dataset(tmp_path / 'bids', labels)
     (other / 'participants.tsv').write_text(text.replace('sub-003\tA', 'sub-003\tn/a'))
-    line = _refused(capsys, 2, other, tmp_path / 'out', 'train', table)
+    line = refused(capsys, 2, other, tmp_path / 'out', 'train', table)
     assert 'the site of sub-003 is not known' in line and 'leave the rows out' in line
     (other / 'participants.tsv').write_text(text.replace('\tsite\t', '\tplace\t'))
-    line = _refused(capsys, 2, other, tmp_path / 'out', 'train', table)
+    line = refused(capsys, 2, other, tmp_path / 'out', 'train', table)
     assert 'participants.tsv has no site column' in line
-    assert _run(other, tmp_path / 'out', 'train', table, '--site-column', 'place') == 0
+    assert run(other, tmp_path / 'out', 'train', table, '--site-column', 'place') == 0
     (other / 'participants.tsv').write_text(text.replace('sub-003\tA', 'sub-003\tNew'))
-    line = _refused(capsys, 2, other, tmp_path / 'out', 'participant', table)
+    line = refused(capsys, 2, other, tmp_path / 'out', 'participant', table)
     assert 'site New is unknown to the model' in line
     (other / 'participants.tsv').write_text(text.replace('sub-003\tA\t', 'sub-003\tA\told'))
-    line = _refused(capsys, 16, other, tmp_path / 'out', 'participant', table)
+    line = refused(capsys, 16, other, tmp_path / 'out', 'participant', table)
     assert 'expected an age such as' in line
 
 
@@ -240,7 +224,7 @@ def test_what_is_of_people_is_no_feature(bids_dir, table, tmp_path, capsys, colu
     end = table.suffix.replace('.tsv', '\t').replace('.csv', ',')
     lines = [f'{line}{end}{column if i == 0 else 20 + i % 30}' for i, line in enumerate(lines)]
     (more := tmp_path / table.name).write_text('\n'.join(lines) + '\n')
-    line = _refused(capsys, 2, bids, tmp_path / 'out', 'participant', more)
+    line = refused(capsys, 2, bids, tmp_path / 'out', 'participant', more)
     assert f'{column} is of the people and no feature; expected in participants.tsv' in line
 
 
@@ -253,22 +237,22 @@ def test_what_is_of_people_is_no_feature(bids_dir, table, tmp_path, capsys, colu
     ],
 )  # fmt: skip
 def test_flags_of_images_are_refused_by_name(bids_dir, table, tmp_path, capsys, flags):
-    line = _refused(capsys, 2, bids_dir, tmp_path / 'out', 'participant', table, *flags)
+    line = refused(capsys, 2, bids_dir, tmp_path / 'out', 'participant', table, *flags)
     flag = '--derivatives' if flags[0] == '-d' else flags[0]
     assert f'{flag} means nothing with --features' in line
     assert not (tmp_path / 'out').exists()
 
 
 def test_flags_that_need_a_table_or_its_method(bids_dir, table, tmp_path, capsys):
-    line = _refused(capsys, 2, bids_dir, tmp_path / 'out', 'train', table, '--method', 'cvae')
+    line = refused(capsys, 2, bids_dir, tmp_path / 'out', 'train', table, '--method', 'cvae')
     assert '--method cvae is for images; --features takes combat or ddae' in line
     assert main([str(bids_dir), str(tmp_path / 'out'), 'train', '--age-spline']) == 2
-    assert '--age-spline is for tables; name one with --features' in _said(capsys)
-    line = _refused(capsys, 2, bids_dir, tmp_path / 'out', 'group', table, '--model', 'x')
+    assert '--age-spline is for tables; name one with --features' in logged(capsys)
+    line = refused(capsys, 2, bids_dir, tmp_path / 'out', 'group', table, '--model', 'x')
     assert '--model means nothing with --features at the group level' in line
 
 
-def test_a_settings_file_repeats_a_run(bids_dir, table, out, tmp_path, monkeypatch):
+def test_a_settings_file_repeats_arun(bids_dir, table, out, tmp_path, monkeypatch):
     logs = sorted((out / 'logs').iterdir())
     monkeypatch.setenv('DDAE_MODEL', str(tmp_path / 'of-images.safetensors'))
     level = 'analysis_level = "participant"'
@@ -284,16 +268,16 @@ def test_a_settings_file_repeats_a_run(bids_dir, table, out, tmp_path, monkeypat
 def test_models_that_do_not_fit_the_flags(bids_dir, table, out, tmp_path, capsys):
     model = out / 'models' / 'aparc_features.safetensors'
     flags = '--model', str(model), '--age-spline'
-    line = _refused(capsys, 2, bids_dir, tmp_path / 'out', 'participant', table, *flags)
+    line = refused(capsys, 2, bids_dir, tmp_path / 'out', 'participant', table, *flags)
     assert 'was fitted with a straight line of age; leave the flag out, or fit again' in line
     stray = tmp_path / 'out' / 'models' / 'aparc_features.safetensors'
     stray.parent.mkdir(exist_ok=True)
     stray.write_bytes(model.read_bytes())
-    line = _refused(capsys, 2, bids_dir, tmp_path / 'out', 'train', table)
+    line = refused(capsys, 2, bids_dir, tmp_path / 'out', 'train', table)
     assert 'is there without aparc_features_MODEL.md, so it comes from elsewhere' in line
     arguments = [str(bids_dir), str(tmp_path / 'other'), 'participant', '--model', str(model)]
     assert main([*arguments, '--target-site', 'B', '-w', str(tmp_path / 'work')]) == 2
-    assert "safetensors, but not a ddae-app model (no 'ddae' metadata)" in _said(capsys)
+    assert "safetensors, but not a ddae-app model (no 'ddae' metadata)" in logged(capsys)
 
 
 def test_the_methods_text_is_written_for_papers(out):
@@ -311,9 +295,9 @@ def test_doubtful_results_are_told(bids_dir, labels, tmp_path, capsys):
     values = np.abs(with_sites(truth_of(labels), labels) - 50)
     path = write_table(tmp_path / 't.tsv', values, labels)
     out = tmp_path / 'out'
-    assert _run(bids_dir, out, 'participant', path, '--target-site', 'A') == 0
-    assert 'negative values in f' in _said(capsys)
+    assert run(bids_dir, out, 'participant', path, '--target-site', 'A') == 0
+    assert 'negative values in f' in logged(capsys)
     older = replace(labels, ages=labels.ages + 15)
     other = write_dataset(tmp_path / 'bids', older)
-    assert _run(other, out, 'participant', path) == 0
-    assert 'rows are of ages beyond' in _said(capsys)
+    assert run(other, out, 'participant', path) == 0
+    assert 'rows are of ages beyond' in logged(capsys)

@@ -84,7 +84,7 @@ class FeatureAppearance:
         mean = (counts * regression.intercepts).sum(axis=0) / counts.sum(axis=0)
         sd = np.sqrt(regression.squares.sum(axis=0) / counts.sum(axis=0))
         sd[sd == 0] = 1  # age and sex explain the value
-        own = np.sqrt(regression.squares / np.maximum(counts - 1, 1))
+        own = _own_sd(regression)
         measured = _Measured.of(
             y, sites, covariates, regression.intercepts, own, regression.slopes
         )
@@ -102,32 +102,28 @@ class FeatureAppearance:
         share = measured.share(shrunk[1])
         return cls(mean, sd, regression.slopes, *shrunk, np.array([share]), between, within)
 
-    def calibrated(self, bands: Bands, y: np.ndarray, covariates: np.ndarray) -> FeatureAppearance:
+    def calibrated(
+        self, regression: SiteRegression, bands: Bands, y: np.ndarray, covariates: np.ndarray
+    ) -> FeatureAppearance:
         """With one more site, measured in some of its rows; nothing else changes.
 
         Parameters
         ----------
+        regression : SiteRegression
+            Its last site is the new one (:meth:`SiteRegression.with_site`).
         bands : Bands
         y : np.ndarray, shape (N, P)
             NaN where a value is missing.
         covariates : np.ndarray, shape (N, C)
         """
+        intercept, own = regression.intercepts[-1:], _own_sd(regression)[-1:]
         sites = np.zeros(len(y), dtype=int)
-        left = y - covariates @ self.slopes
-        known = np.maximum((~np.isnan(left)).sum(axis=0), 1)
-        intercept = np.nansum(left, axis=0) / known
-        squares = np.nansum(np.square(left - intercept), axis=0)
-        own = np.sqrt(np.maximum(squares / np.maximum(known - 1, 1), 1e-12 * self.sd**2))
-        nothing = known < 2
-        intercept[nothing], own[nothing] = self.mean[nothing], self.sd[nothing]
-        measured = _Measured.of(y, sites, covariates, intercept[None], own[None], self.slopes)
-        found = measured.statistics(
-            ((intercept - self.mean) / self.sd)[None], (own / self.sd)[None]
-        )
+        measured = _Measured.of(y, sites, covariates, intercept, own, self.slopes)
+        found = measured.statistics((intercept - self.mean) / self.sd, own / self.sd)
         new = _shrunk(bands, found, self.between, self.within, np.array([float(len(y))]))
         old = self.shift, self.scale, self.skew, self.tails
-        more = [np.concatenate(pair) for pair in zip(old, new, strict=True)]
-        return replace(self, **dict(zip(('shift', 'scale', 'skew', 'tails'), more, strict=True)))
+        shift, scale, skew, tails = map(np.concatenate, zip(old, new, strict=True))
+        return replace(self, shift=shift, scale=scale, skew=skew, tails=tails)
 
     def standardized(
         self, y: np.ndarray, sites: np.ndarray, covariates: np.ndarray
@@ -174,6 +170,11 @@ class FeatureAppearance:
         if target is not None:
             x = x * self.scale[target] + self.shift[target]
         return (x + protected) * self.sd + self.mean
+
+
+def _own_sd(regression: SiteRegression) -> np.ndarray:
+    """Standard deviation of what age and sex leave, of each site, shape (S, P)."""
+    return np.sqrt(regression.squares / np.maximum(regression.counts - 1, 1))
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from ddae_app.methods.ddae.schedule import noise_level, noise_times, split_predi
 from ddae_app.methods.feature_ddae.appearance import FeatureAppearance
 from ddae_app.methods.feature_ddae.geometry import Geometry
 from ddae_app.methods.feature_ddae.networks import FeatureNetworks
+from ddae_app.methods.location_scale import SiteRegression
 
 FIRST_NOISE, LAST_NOISE, STEPS = 1.0, 0.1, 4
 """Noise levels of editing, as for images (:mod:`ddae_app.methods.ddae.editing`)."""
@@ -76,10 +77,12 @@ class FeatureDDAE:
             out[rows] = look.back(look.unbent(x, here, target) + change, protected, target)
         return out
 
-    def calibrated(self, y: np.ndarray, covariates: np.ndarray) -> FeatureDDAE:
-        """With one more site, measured in some of its rows (:class:`FeatureAppearance`)."""
-        appearance = self.appearance.calibrated(self.geometry.bands, y, covariates)
-        return replace(self, appearance=appearance)
+    def calibrated(
+        self, regression: SiteRegression, y: np.ndarray, covariates: np.ndarray
+    ) -> FeatureDDAE:
+        """With one more site (:meth:`FeatureAppearance.calibrated`)."""
+        look = self.appearance.calibrated(regression, self.geometry.bands, y, covariates)
+        return replace(self, appearance=look)
 
     @torch.inference_mode()
     def edited(self, common: np.ndarray, sites: np.ndarray, target: int | None) -> np.ndarray:

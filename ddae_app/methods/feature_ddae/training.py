@@ -20,7 +20,7 @@ from ddae_app.methods.location_scale import SiteRegression
 
 log = logging.getLogger('ddae_app')
 
-SEEN, BATCH = 16_000, 16
+SEEN, BATCH = 8_000, 16
 """Rows that training shows, one as often as it takes, and rows at once."""
 
 LEARNING_RATE, WEIGHT_DECAY, WARM_UP, LARGEST_GRADIENT = 2e-3, 0.01, 0.1, 1.0
