@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -56,6 +56,11 @@ class Table:
     def similar(self, label: str) -> list[str]:
         """Labels of rows that differ in leading zeros, or upper and lower case, only."""
         return [other for other in self._by_plain.get(plain_label(label), ()) if other != label]
+
+    def hint_at(self, labels: Iterable[str]) -> str:
+        """What may be meant by labels of people that are no row, in brackets; empty if nothing."""
+        similar = next((other for label in labels for other in self.similar(label)), None)
+        return f' (it has sub-{similar}; were leading zeros lost?)' if similar else ''
 
     @cached_property
     def _by_plain(self) -> dict[str, list[str]]:

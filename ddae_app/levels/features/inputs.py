@@ -144,11 +144,9 @@ def _check_known(
 ) -> None:
     """Refuse rows of people or sites that are not known: a table is harmonized whole."""
     if unknown := cohort.without_row:
-        similar = next((other for label in unknown for other in people.similar(label)), None)
-        hint = f' (it has sub-{similar}; were leading zeros lost?)' if similar else ''
         raise UsageError(
             f'{path}: {_persons(unknown)} {"is" if len(unknown) == 1 else "are"} not in '
-            f'participants.tsv{hint}, which has to tell the site; add the rows there, or leave '
+            f'participants.tsv{people.hint_at(unknown)}, which has to tell the site; add the rows there, or leave '
             'these people out'
         )
     check_sites_known(settings, cohort)

@@ -116,9 +116,7 @@ def _recons(settings: Settings, what: str, people: Table) -> tuple[list[Recon], 
         )
     known = [recon for recon in recons.found if recon.participant in people.rows]
     strangers = [recon for recon in recons.found if recon.participant not in people.rows]
-    labels = [recon.participant for recon in strangers]
-    similar = next((other for label in labels for other in people.similar(label)), None)
-    hint = f' (it has sub-{similar}; were leading zeros lost?)' if similar else ''
+    hint = people.hint_at([recon.participant for recon in strangers])
     if not known:
         raise UsageError(
             f'{where}: none of {listed([recon.folder.name for recon in strangers])} is in '
