@@ -146,8 +146,8 @@ def _check_known(
     if unknown := cohort.without_row:
         raise UsageError(
             f'{path}: {_persons(unknown)} {"is" if len(unknown) == 1 else "are"} not in '
-            f'participants.tsv{people.hint_at(unknown)}, which has to tell the site; add the rows there, or leave '
-            'these people out'
+            f'participants.tsv{people.hint_at(unknown)}, which has to tell the site; add the rows '
+            'there, or leave these people out'
         )
     check_sites_known(settings, cohort)
     if without := [row for row in rows if cohort[row].site is None]:
