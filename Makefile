@@ -31,7 +31,7 @@ packaged-models: $(INSTALLED)
 	cp $(DEMO)/universal/universal-*.safetensors ddae_app/data/
 
 test: $(INSTALLED)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 # The old BIDS validator, for the one test that asks for it; everything else does without Node.
 legacy-validator: $(INSTALLED)

@@ -20,7 +20,7 @@ from ddae_app.imaging.weights import weights_sha256
 from ddae_app.phantom.dataset import Design, write_dataset
 from ddae_app.reports.boilerplate import read_boilerplate
 from tests.imaging.nnunet_model import write_model as write_network
-from tests.levels.conftest import TEMPLATE, contents, error_lines, run, write_model
+from tests.levels.conftest import TEMPLATE, contents, error_lines, run, run_anew, write_model
 
 FAST = ('--skull-strip', 'none', '--sloppy', '--skip-bids-validation', '--nprocs', '1')
 ANAT = f'sub-A01/anat/sub-A01_space-{TEMPLATE}_res-130'
@@ -31,7 +31,7 @@ def done(bids_dir, model, tmp_path_factory):
     """Output folder of an undisturbed run to site PhantomA, validation of the input included."""
     out = tmp_path_factory.mktemp('out')
     fast = [flag for flag in FAST if flag != '--skip-bids-validation']
-    result = run(
+    result = run_anew(
         bids_dir, out, 'participant', '--target-site', 'PhantomA', '--model', model,
         '-w', out.with_name('work'), *fast,
     )  # fmt: skip
