@@ -299,14 +299,14 @@ def _save(path: Path, data: np.ndarray) -> None:
     nib.save(nib.Nifti1Image(data.astype(np.float32), np.diag([3.0, 3.0, 3.0, 1.0])), path)
 
 
-def test_missing_age_and_sex_go_on_label_blind(bids_dir, model, tmp_path):
+def test_missing_age_and_sex_go_on_label_blind(bids_dir, model, done, tmp_path):
     bids = tmp_path / 'bids'
     shutil.copytree(bids_dir, bids)
     (bids / 'participants.tsv').write_text('participant_id\tsite\nsub-A01\tPhantomA\n')
     (bids / 'participants.json').unlink()
     result = run(
         bids, tmp_path / 'out', 'participant', '--target-site', 'PhantomB', '--model', model,
-        '-w', tmp_path / 'work', '--participant-label', 'A01', *FAST,
+        '-w', tmp_path / 'work', '--participant-label', 'A01', '-d', f'ddae-app={done}', *FAST,
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
     assert 'age unknown' in result.stderr
@@ -315,7 +315,7 @@ def test_missing_age_and_sex_go_on_label_blind(bids_dir, model, tmp_path):
 
 
 def test_scans_of_an_unknown_site_are_refused_alone_or_harmonized_by_themselves(
-    bids_dir, tmp_path
+    bids_dir, done, tmp_path
 ):
     bids = tmp_path / 'bids'
     shutil.copytree(bids_dir, bids)
@@ -324,7 +324,7 @@ def test_scans_of_an_unknown_site_are_refused_alone_or_harmonized_by_themselves(
     model = write_model(tmp_path / 'real.safetensors', phantom=False)
     flags = (
         'participant', '--target-site', 'PhantomA', '--model', model, '-w', tmp_path / 'work',
-        *FAST,
+        '-d', f'ddae-app={done}', *FAST,
     )  # fmt: skip
     refused = run(bids, tmp_path / 'out', *flags, '--unseen-site', 'refuse')
     assert refused.returncode == 1
