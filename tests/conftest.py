@@ -15,6 +15,21 @@ import pytest  # noqa: E402
 
 REPOSITORY = Path(__file__).parents[1]
 
+LONGEST = (
+    'faults/test_faults.py', 'levels/test_calibration.py', 'levels/test_participant.py',
+    'levels/test_train.py', 'levels/test_kill.py', 'levels/test_group.py',
+    'levels/test_baselines.py', 'test_processes.py', 'methods/test_slice_networks.py',
+    'evaluation/test_protocol.py', 'levels/test_rerun.py',
+)  # fmt: skip
+"""Files that take half a minute or more, the longest first."""
+
+
+def pytest_collection_modifyitems(items):
+    """Begin with what takes longest: at the end, no process is left alone with one such file."""
+    ranks = {REPOSITORY / 'tests' / name: rank for rank, name in enumerate(LONGEST)}
+    assert all(path.is_file() for path in ranks)
+    items.sort(key=lambda item: ranks.get(item.path, len(ranks)))
+
 
 @pytest.fixture(autouse=True)
 def untouched_log():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -75,12 +76,16 @@ def load_template(name: str, templateflow_home: Path | None) -> Template:
     return _template(name, head, mask)
 
 
+@cache
 def _packaged() -> Template:
+    """The packaged template, which takes nearly a second; shared, so its arrays are read-only."""
     from nilearn import datasets  # takes half a second, which only this needs
 
     brain = datasets.load_mni152_template(resolution=RESOLUTION_MM)
     mask = datasets.load_mni152_brain_mask(resolution=RESOLUTION_MM)
     packaged = _template('MNI152NLin2009aSym', brain, mask)
+    for image in (packaged.brain, packaged.mask):
+        np.asanyarray(image.dataobj).setflags(write=False)
     return replace(packaged, head=None)
 
 

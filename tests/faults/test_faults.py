@@ -21,12 +21,12 @@ from tests.faults.conftest import FLAGS, images, torn
 from tests.levels.conftest import TEMPLATE, command, error_lines, run
 
 
-def again(eight, out, work, *labels):
+def again(eight, out, work, *labels, nprocs=1):
     """The same command once more, and what it leaves against an undisturbed run."""
     labelled = ('--participant-label', *labels) if labels else ()
     result = run(
         eight / 'bids', out, *FLAGS, '--model', eight / 'random.safetensors', '-w', work,
-        '--nprocs', '2', *labelled,
+        '--nprocs', nprocs, *labelled,
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
     whole = images(eight / 'out')
@@ -70,7 +70,7 @@ def test_asked_to_end(eight, start, tmp_path, number, code, word, nprocs):
     (log,) = (tmp_path / 'out' / 'logs').glob('*/ddae-app.log')
     assert f'ERROR {word}; run the same command again' in log.read_text()
     assert 'failed' not in log.read_text() and not list(log.parent.glob('crash-*'))
-    again(eight, tmp_path / 'out', tmp_path / 'work', 'A01', 'B01')
+    again(eight, tmp_path / 'out', tmp_path / 'work', 'A01', 'B01', nprocs=nprocs)
 
 
 @pytest.mark.parametrize(
@@ -128,7 +128,7 @@ def test_a_process_killed_for_lack_of_memory(eight, start, tmp_path):
     assert job.returncode == 1
     assert 'lack of memory' in error_lines(said)[0]
     assert 'BrokenProcessPool' not in said and 'Traceback' not in said
-    again(eight, tmp_path / 'out', tmp_path / 'work', 'A01', 'A02', 'B01')
+    again(eight, tmp_path / 'out', tmp_path / 'work', 'A01', 'A02', 'B01', nprocs=2)
 
 
 def test_a_scan_that_memory_does_not_hold(eight, start, dim, tmp_path):
@@ -146,7 +146,7 @@ def test_a_scan_that_memory_does_not_hold(eight, start, dim, tmp_path):
     assert 'sub-A01' in line and 'step conform: there is too little memory' in line
     assert 'Traceback' not in said and torn(tmp_path / 'out') == []
     shutil.copyfile(eight / 'bids' / scan.relative_to(bids), scan)
-    again(eight, tmp_path / 'out', tmp_path / 'work', 'A01', 'B01')
+    again(eight, tmp_path / 'out', tmp_path / 'work', 'A01', 'B01', nprocs=2)
 
 
 def test_too_little_memory_to_begin_with(start):
@@ -199,7 +199,7 @@ def test_the_input_changes_before_it_is_read(eight, start, dim, tmp_path):
     for out in ('out', 'undisturbed'):
         result = run(
             bids, tmp_path / out, *FLAGS, '--model', eight / 'random.safetensors', '-w',
-            tmp_path / f'work-{out}', '--participant-label', 'A01', 'B01', '--nprocs', '2',
+            tmp_path / f'work-{out}', '--participant-label', 'A01', 'B01', '--nprocs', '1',
         )  # fmt: skip
         assert result.returncode == 0, result.stderr
         results.append(images(tmp_path / out))

@@ -30,7 +30,7 @@ from ddae_app.methods.style_gan import StyleGANHarmonizer
 from ddae_app.phantom.dataset import Design, write_dataset
 from tests.imaging.heads import packaged
 from tests.imaging.nnunet_model import write_model as write_weights
-from tests.levels.conftest import TEMPLATE, command, contents, error_lines, run, write_model
+from tests.levels.conftest import TEMPLATE, command, contents, error_lines, run_anew, write_model
 from tests.methods import toy
 from tests.methods.toy_sites import PRESET, PROTOCOL, anatomy, cohort, render, rmse, scan
 
@@ -163,7 +163,7 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp('gpu')
     write_dataset(folder / 'bids', Design(n_sites=2, subjects_per_site=2, seed=5, voxel_mm=4.0))
     write_model(folder / 'random.safetensors')
-    result = run(
+    result = run_anew(
         folder / 'bids', folder / 'prepared', 'participant', '--stage', 'preproc', *FLAGS,
         '--template', TEMPLATE, '-w', folder / 'work', '--nprocs', '4',
     )  # fmt: skip
@@ -182,7 +182,7 @@ def harmonize(folder, out, *flags):
 def test_several_processes_share_a_gpu(folder, tmp_path):
     runs = []
     for name, processes in (('one', '1'), ('four', '4')):
-        result = run(*harmonize(folder, tmp_path / name, '--nprocs', processes))
+        result = run_anew(*harmonize(folder, tmp_path / name, '--nprocs', processes))
         assert result.returncode == 0, result.stderr
         runs.append(tmp_path / name / 'out')
     images = [{k: v for k, v in contents(out).items() if k.endswith('.nii.gz')} for out in runs]
@@ -196,18 +196,18 @@ def test_a_gpu_that_is_full(folder, tmp_path):
     flags = harmonize(folder, tmp_path, '--nprocs', '2')
     free, _ = torch.cuda.mem_get_info()
     taken = torch.empty(free - 100 * 2**20, dtype=torch.uint8, device='cuda')
-    full = run(*flags)
+    full = run_anew(*flags)
     assert full.returncode == 1
     lines = error_lines(full.stderr)
     assert len(lines) == 4 and 'Traceback' not in full.stderr
     assert all('the GPU has too little memory left' in line for line in lines)
-    training = run(folder / 'bids', tmp_path / 'out', *TRAIN, '-w', tmp_path / 'work2')
+    training = run_anew(folder / 'bids', tmp_path / 'out', *TRAIN, '-w', tmp_path / 'work2')
     assert training.returncode == 1
     (line,) = error_lines(training.stderr)
     assert 'the GPU has too little memory left' in line and 'Traceback' not in training.stderr
     del taken
     torch.cuda.empty_cache()
-    again = run(*flags)
+    again = run_anew(*flags)
     assert again.returncode == 0, again.stderr
 
 
@@ -228,10 +228,10 @@ def test_train_then_harmonize(folder, tmp_path):
     job.send_signal(signal.SIGTERM)
     stderr = job.communicate(timeout=120)[1]
     assert job.returncode == 143 and 'Traceback' not in stderr
-    result = run(*train_command(folder, tmp_path))
+    result = run_anew(*train_command(folder, tmp_path))
     assert result.returncode == 0, result.stderr
     model = tmp_path / 'out' / 'models' / 'ddae.safetensors'
-    result = run(
+    result = run_anew(
         folder / 'bids', tmp_path / 'out', 'participant', '--target-site', 'PhantomA', '-d',
         f'ddae-app={folder / "prepared"}', '-w', tmp_path / 'work', *FLAGS, '--model', model,
     )  # fmt: skip

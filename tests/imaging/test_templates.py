@@ -9,6 +9,7 @@ import pytest
 from nilearn import datasets, image
 
 from ddae_app.errors import TemplateError
+from ddae_app.imaging import templates
 from ddae_app.imaging.brain import dice
 from ddae_app.imaging.templates import RESOLUTION_MM, load_template
 
@@ -132,6 +133,7 @@ def test_nothing_is_fetched(tmp_path, monkeypatch):
 
     monkeypatch.setattr(socket, 'getaddrinfo', refuse)
     monkeypatch.setattr(socket.socket, 'connect', refuse)
+    templates._packaged.cache_clear()  # other tests may have loaded it
     load_template(PACKAGED, None)
     with pytest.raises(TemplateError):
         load_template(NAME, tmp_path)

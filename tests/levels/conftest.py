@@ -17,6 +17,7 @@ from ddae_app.methods.ddae.info import DDAEInfo
 from ddae_app.methods.modelfile import SiteQuantiles, TrainingRecord
 from ddae_app.phantom.dataset import Design, write_dataset
 from ddae_app.settings import Protocol
+from tests.levels import forked
 
 TEMPLATE = 'MNI152NLin2009aSym'
 SITES = ('PhantomA', 'PhantomB')
@@ -71,7 +72,15 @@ def command(*arguments) -> list[str]:
 
 
 def run(*arguments, **environment) -> subprocess.CompletedProcess[str]:
-    """Run the program as a user does: another process, its exit code and what it says."""
+    """Run the program in another process: its exit code and what it says."""
+    return forked.run([*map(str, arguments)], {**os.environ, **environment})
+
+
+def run_anew(*arguments, **environment) -> subprocess.CompletedProcess[str]:
+    """Run the program as a user does, who has not loaded its libraries.
+
+    For the first run of each level, and where it matters that it is no fork of a process.
+    """
     return subprocess.run(
         command(*arguments),
         capture_output=True,

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from ddae_app.phantom.dataset import Design, write_dataset
-from tests.levels.conftest import TEMPLATE, error_lines, run
+from tests.levels.conftest import TEMPLATE, error_lines, run, run_anew
 
 FLAGS = (
     '--skull-strip', 'none', '--template', TEMPLATE, '--sloppy', '--skip-bids-validation',
@@ -22,7 +22,7 @@ def fitted(tmp_path_factory):
     """A dataset of two sites with two people each, and ComBat fitted to it."""
     folder = tmp_path_factory.mktemp('combat')
     write_dataset(folder / 'bids', Design(n_sites=2, subjects_per_site=2, seed=5, voxel_mm=3.0))
-    result = run(
+    result = run_anew(
         folder / 'bids', folder / 'out', 'train', '--method', 'combat', '--allow-few-scans', '-w',
         folder / 'work', *FLAGS,
     )  # fmt: skip
@@ -112,7 +112,7 @@ def test_without_a_model_of_that_method_there_is_one_line(fitted, tmp_path):
 )
 def test_a_network_is_trained_and_used(fitted, tmp_path, method, name, said):
     derivatives = ('-d', f'ddae-app={fitted / "out"}')
-    result = run(
+    result = run_anew(
         fitted / 'bids', tmp_path / 'out', 'train', '--method', method, '--allow-few-scans',
         '--train-images', '64', '-w', tmp_path / 'work', *derivatives, *FLAGS,
     )  # fmt: skip

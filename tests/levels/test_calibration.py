@@ -17,7 +17,7 @@ from ddae_app.bids.sidecars import read as read_sidecar
 from ddae_app.files import digest_of
 from ddae_app.methods.modelfile import read_model_info
 from ddae_app.phantom.dataset import Design, write_dataset
-from tests.levels.conftest import command, error_lines, run
+from tests.levels.conftest import command, error_lines, run, run_anew
 
 FLAGS = (
     '--skull-strip', 'none', '--sloppy', '--skip-bids-validation', '--nprocs', '1', '--slices',
@@ -38,14 +38,17 @@ def study(tmp_path_factory):
 
 
 def participant(study, out, *flags):
-    where = study / 'bids', study / out, 'participant', '-w', study / f'{out}-work'
-    return run(*where, *FLAGS, *flags)
+    return run(*command_line(study, out), *flags)
+
+
+def command_line(study, out):
+    return study / 'bids', study / out, 'participant', '-w', study / f'{out}-work', *FLAGS
 
 
 @pytest.fixture(scope='module')
 def harmonized(study):
     """Everybody harmonized to a packaged site, without a model and without train."""
-    done = participant(study, 'out', '--target-site', 'IXI')
+    done = run_anew(*command_line(study, 'out'), '--target-site', 'IXI')
     assert done.returncode == 0, done.stderr
     return done.stderr
 

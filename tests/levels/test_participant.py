@@ -20,7 +20,7 @@ from ddae_app.imaging.weights import weights_sha256
 from ddae_app.phantom.dataset import Design, write_dataset
 from ddae_app.reports.boilerplate import read_boilerplate
 from tests.imaging.nnunet_model import write_model as write_network
-from tests.levels.conftest import TEMPLATE, contents, error_lines, run, write_model
+from tests.levels.conftest import TEMPLATE, contents, error_lines, run, run_anew, write_model
 
 FAST = ('--skull-strip', 'none', '--sloppy', '--skip-bids-validation', '--nprocs', '1')
 ANAT = f'sub-A01/anat/sub-A01_space-{TEMPLATE}_res-130'
@@ -31,7 +31,7 @@ def done(bids_dir, model, tmp_path_factory):
     """Output folder of an undisturbed run to site PhantomA, validation of the input included."""
     out = tmp_path_factory.mktemp('out')
     fast = [flag for flag in FAST if flag != '--skip-bids-validation']
-    result = run(
+    result = run_anew(
         bids_dir, out, 'participant', '--target-site', 'PhantomA', '--model', model,
         '-w', out.with_name('work'), *fast,
     )  # fmt: skip
@@ -299,14 +299,14 @@ def _save(path: Path, data: np.ndarray) -> None:
     nib.save(nib.Nifti1Image(data.astype(np.float32), np.diag([3.0, 3.0, 3.0, 1.0])), path)
 
 
-def test_missing_age_and_sex_go_on_label_blind(bids_dir, model, tmp_path):
+def test_missing_age_and_sex_go_on_label_blind(bids_dir, model, done, tmp_path):
     bids = tmp_path / 'bids'
     shutil.copytree(bids_dir, bids)
     (bids / 'participants.tsv').write_text('participant_id\tsite\nsub-A01\tPhantomA\n')
     (bids / 'participants.json').unlink()
     result = run(
         bids, tmp_path / 'out', 'participant', '--target-site', 'PhantomB', '--model', model,
-        '-w', tmp_path / 'work', '--participant-label', 'A01', *FAST,
+        '-w', tmp_path / 'work', '--participant-label', 'A01', '-d', f'ddae-app={done}', *FAST,
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
     assert 'age unknown' in result.stderr
@@ -315,7 +315,7 @@ def test_missing_age_and_sex_go_on_label_blind(bids_dir, model, tmp_path):
 
 
 def test_scans_of_an_unknown_site_are_refused_alone_or_harmonized_by_themselves(
-    bids_dir, tmp_path
+    bids_dir, done, tmp_path
 ):
     bids = tmp_path / 'bids'
     shutil.copytree(bids_dir, bids)
@@ -324,7 +324,7 @@ def test_scans_of_an_unknown_site_are_refused_alone_or_harmonized_by_themselves(
     model = write_model(tmp_path / 'real.safetensors', phantom=False)
     flags = (
         'participant', '--target-site', 'PhantomA', '--model', model, '-w', tmp_path / 'work',
-        *FAST,
+        '-d', f'ddae-app={done}', *FAST,
     )  # fmt: skip
     refused = run(bids, tmp_path / 'out', *flags, '--unseen-site', 'refuse')
     assert refused.returncode == 1

@@ -12,7 +12,7 @@ import pytest
 from ddae_app.bids.dataset import read_tsv
 from ddae_app.bids.validation import run_validator
 from ddae_app.methods.modelfile import read_model_info
-from tests.levels.conftest import TEMPLATE, error_lines, run
+from tests.levels.conftest import TEMPLATE, error_lines, run, run_anew
 
 FLAGS = (
     '--skull-strip', 'none', '--template', TEMPLATE, '--sloppy', '--skip-bids-validation',
@@ -26,7 +26,7 @@ TRAIN = (
 @pytest.fixture(scope='module')
 def trained(bids_dir, tmp_path_factory):
     folder = tmp_path_factory.mktemp('trained')
-    result = run(bids_dir, folder / 'out', 'train', '-w', folder / 'work', *FLAGS, *TRAIN)
+    result = run_anew(bids_dir, folder / 'out', 'train', '-w', folder / 'work', *FLAGS, *TRAIN)
     assert result.returncode == 0, result.stderr
     return folder, result.stderr
 
@@ -189,7 +189,7 @@ def test_trained_model_is_found_and_used_and_group_gathers(trained, bids_dir):
     )
     assert result.returncode == 0, result.stderr
     assert 'trained in this output folder' in result.stderr
-    group = run(bids_dir, out, 'group', '-w', folder / 'work')
+    group = run_anew(bids_dir, out, 'group', '-w', folder / 'work')
     assert group.returncode == 0, group.stderr
     rows = read_tsv(out / 'group_T1w.tsv')
     assert [row['source_site'] for row in rows] == ['PhantomA', 'PhantomB']
