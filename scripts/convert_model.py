@@ -8,8 +8,8 @@ scans (of a model of medial slices, their slices, which is the number that a con
 Format 12 also holds what is left of the contrast of each site, which a conversion leaves out. A
 model that is converted renders the same images, bit for bit; it has no site that a calibration
 could keep. The site codes that format 9 could compute are replaced by that of an
-unknown site. A model that was calibrated is converted from format 11 only, and has to be calibrated
-again to gain what format 12 brings; from earlier ones, calibrate again.
+unknown site. A model that was calibrated is converted from format 11 only, and has to be
+calibrated again to gain what format 12 brings; from earlier formats, calibrate again.
 """
 
 from __future__ import annotations

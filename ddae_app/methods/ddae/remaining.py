@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from ddae_app.imaging.intensities import CEILING
 from ddae_app.imaging.similarity import brain_quantiles
+from ddae_app.methods.base import DARKEST
 from ddae_app.methods.condition import Condition
 from ddae_app.methods.data import SliceData
 from ddae_app.methods.ddae.appearance import SiteAppearance
@@ -115,4 +116,4 @@ def _output(
     corrected = residuals(common, average, source.position, source.site, index)
     corrected = torch.where(y > 0, corrected + there.average - average, 0)
     output = sites.from_common(corrected, there, edge_depth(seen))
-    return torch.where(y > 0, output.clamp(min=1e-4), 0).cpu().numpy()
+    return torch.where(y > 0, output.clamp(min=DARKEST), 0).cpu().numpy()
