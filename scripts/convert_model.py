@@ -1,13 +1,15 @@
-"""Rewrite a DDAE of format 8, 9 or 10 in format 11; its weights do not change.
+"""Rewrite a DDAE of format 8 to 11 in format 12; its weights do not change.
 
     python scripts/convert_model.py OLD.safetensors NEW.safetensors
 
 Format 9 also holds what a calibration is measured against, format 10 how scanners differ, and
 format 11 which sites are those of packaged scans, and the subjects of each site instead of its
-scans (of a model of medial slices, their slices, which is the number that a converted one has). A
+scans (of a model of medial slices, their slices, which is the number that a converted one has).
+Format 12 also holds what is left of the contrast of each site, which a conversion leaves out. A
 model that is converted renders the same images, bit for bit; it has no site that a calibration
 could keep. The site codes that format 9 could compute are replaced by that of an
-unknown site. A model that was calibrated is not converted: calibrate again.
+unknown site. A model that was calibrated is converted from format 11 only, and has to be
+calibrated again to gain what format 12 brings; from earlier formats, calibrate again.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from safetensors.torch import save_file
 
 from ddae_app.methods.ddae.bundle import load_bundle
 from ddae_app.methods.ddae.config import ModelConfig
+from ddae_app.methods.ddae.remaining import RemainingContrast
 from ddae_app.methods.ddae.sharpness import AXES
 from ddae_app.methods.modelfile import FORMAT_VERSION, METADATA_KEY
 
@@ -40,12 +43,14 @@ def main() -> None:
         header = json.loads(metadata[METADATA_KEY])
         weights = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     version, info = header['format_version'], header['info']
-    if version not in (8, 9, 10) or info['method'] != 'ddae':
-        parser.error(f'{arguments.old} is not a DDAE of format 8, 9 or 10')
-    if info.get('evidence'):
+    if version not in (8, 9, 10, 11) or info['method'] != 'ddae':
+        parser.error(f'{arguments.old} is not a DDAE of format 8 to 11')
+    if version < 11 and info.get('evidence'):
         parser.error(f'{arguments.old} was calibrated; calibrate again with this version')
     header['format_version'] = FORMAT_VERSION
-    info['training']['subjects_per_site'] = info['training'].pop('scans_per_site')
+    if version < 11:
+        info['training']['subjects_per_site'] = info['training'].pop('scans_per_site')
+    weights['remaining.quantiles'] = RemainingContrast(len(info['sites'])).quantiles
     if info['config'].pop('site_looks', False):
         # What a site looks like was found to say no more than the code of an unknown site.
         unknown = weights['networks.condition.site']

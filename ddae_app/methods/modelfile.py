@@ -15,7 +15,7 @@ from ddae_app.files import not_fetched
 from ddae_app.methods.registry import METHODS, imported, trainable
 from ddae_app.settings import CHOICES, MAX_NAME, Protocol, is_name
 
-FORMAT_VERSION = 11
+FORMAT_VERSION = 12
 """Raised whenever an older program could no longer read a model file correctly."""
 
 METADATA_KEY = 'ddae'

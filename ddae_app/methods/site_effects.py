@@ -295,6 +295,36 @@ def site_effects(
     return Regression(data, rows).effects('measure', parts)
 
 
+def effects_by_value(data: SliceData, rows: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """What each site adds to a measure, where every value is shrunk by itself.
+
+    Each value is shrunk by the part of its variance between the sites that chance alone would make
+    (empirical Bayes). So values that differ much between people, such as dark quantiles, do not
+    hide what sites add to others.
+
+    Parameters
+    ----------
+    data : SliceData
+    rows : np.ndarray of int, length N
+    values : np.ndarray, shape (N, K)
+
+    Returns
+    -------
+    np.ndarray, shape (S, K)
+        Of each of ``data.site_names``.
+    """
+    member = np.array(data.sites)[rows][:, None] == np.array(data.site_names)
+    covariates = Center.of(data, rows).columns(data, rows)
+    design = np.concatenate([member, covariates], axis=1).astype(np.float64)
+    gram, n_sites = design.T @ design, len(data.site_names)
+    beta = _solved(gram, float(len(rows)), design.T @ values)
+    left = np.square(values - design @ beta).sum(axis=0) / max(len(rows) - len(gram), 1)
+    effects = beta[:n_sites] - beta[:n_sites].mean(axis=0)
+    by_chance = left * np.mean(1 / np.array(_subjects(data, rows)))
+    between = np.square(effects).sum(axis=0) / max(n_sites - 1, 1)
+    return effects * np.maximum(1 - by_chance / np.maximum(between, 1e-12), 0)
+
+
 def _summed(design: np.ndarray, parts: Iterable[np.ndarray]) -> Sums:
     cross, square, start = np.zeros(()), np.zeros(()), 0
     for part in parts:

@@ -11,12 +11,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from ddae_app.errors import UsageError
+from ddae_app.methods.condition import Condition
 from ddae_app.methods.data import SliceData, site_quantiles
 from ddae_app.methods.ddae.appearance import SiteAppearance, fit_site_appearance
 from ddae_app.methods.ddae.bundle import Bundle
@@ -27,9 +28,11 @@ from ddae_app.methods.ddae.evidence import (
     StoredEvidence,
 )
 from ddae_app.methods.ddae.model import DDAE
+from ddae_app.methods.ddae.remaining import Rendered, fit_remaining_contrast
 from ddae_app.methods.ddae.render import render_to_measure
 from ddae_app.methods.ddae.residuals import (
     ResidualCorrection,
+    evenly_by_site,
     fit_residual_correction,
     measures_spread,
 )
@@ -83,19 +86,28 @@ def calibrate(bundle: Bundle, data: SliceData) -> Bundle:
     _keep(appearance, old.appearance, ('noise',), kept)
     networks = old.networks.for_sites(sites, bundle.info.sites)
     uncorrected = DDAE(networks, appearance).to(old.device).eval()
+    rendered: list[Rendered] = []
+
+    def render(x: Tensor, source: Condition, target: Condition) -> Tensor:
+        y = render_to_measure(uncorrected, x, source, target)
+        rendered.append((y, source))
+        return y
+
     residuals, found = fit_residual_correction(
         config,
         appearance,
         data,
         rows,
-        partial(render_to_measure, uncorrected),
+        render,
         old.residuals if earlier else None,
         (earlier[OF_CONTRAST], earlier[OF_RENDERED]) if earlier else None,
     )
     measured = ('spread', 'softness') if measures_spread(config) else ('softness',)
     _keep(residuals, old.residuals, measured, kept)
-    evidence = None
+    remaining, evidence = None, None
     if found:
+        some = rows[evenly_by_site(data, rows)]
+        remaining = fit_remaining_contrast(appearance, residuals, data, some, rendered)
         names = OF_APPEARANCE, OF_CONTRAST, OF_RENDERED
         of_each = dict(zip(names, (regression.evidence(), *found), strict=True))
         evidence = StoredEvidence.of(shape, of_each)
@@ -110,7 +122,7 @@ def calibrate(bundle: Bundle, data: SliceData) -> Bundle:
         quantiles=_joined(site_quantiles(data), known.quantiles, list(kept.values())),
         training=replace(known.training, subjects_per_site=subjects_per_site),
     )
-    model = DDAE(networks, appearance, residuals, evidence).to(old.device).eval()
+    model = DDAE(networks, appearance, residuals, remaining, evidence).to(old.device).eval()
     return replace(bundle, model=model, info=info)
 
 

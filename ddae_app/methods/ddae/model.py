@@ -12,6 +12,7 @@ from ddae_app.methods.ddae.appearance import Appearance, SiteAppearance
 from ddae_app.methods.ddae.config import ModelConfig
 from ddae_app.methods.ddae.encoders import ConditionEncoder, SemanticEncoder
 from ddae_app.methods.ddae.evidence import StoredEvidence
+from ddae_app.methods.ddae.remaining import RemainingContrast
 from ddae_app.methods.ddae.residuals import ResidualCorrection
 from ddae_app.methods.ddae.schedule import noise_schedule
 from ddae_app.methods.ddae.unet import UNet
@@ -89,6 +90,8 @@ class DDAE(nn.Module):
     residuals : ResidualCorrection, optional
         Of the sites of the networks, in their order, like the appearance. Without them, all sites
         are the same.
+    remaining : RemainingContrast, optional
+        Likewise.
     evidence : StoredEvidence, optional
         What appearance and residual correction were measured from, for a later calibration.
     """
@@ -98,6 +101,7 @@ class DDAE(nn.Module):
         networks: Networks,
         appearance: SiteAppearance | None = None,
         residuals: ResidualCorrection | None = None,
+        remaining: RemainingContrast | None = None,
         evidence: StoredEvidence | None = None,
     ) -> None:
         super().__init__()
@@ -106,6 +110,7 @@ class DDAE(nn.Module):
         self.networks = networks
         self.appearance = appearance or SiteAppearance(shape, networks.n_sites)
         self.residuals = residuals or ResidualCorrection(shape, networks.n_sites)
+        self.remaining = remaining or RemainingContrast(networks.n_sites)
         self.evidence = evidence
 
     @property

@@ -64,6 +64,7 @@ def render(
         noise = noise_of(model, y, model.appearance_of(target, n))
         y = denoise_at_site(model, y, target, noise, batch_size)
         y = _in_brain(_corrected(model, _in_brain(y, x), source, target), x)
+        y = _in_brain(model.remaining(y, source.site, target.site), x)
     return y
 
 

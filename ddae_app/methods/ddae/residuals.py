@@ -241,7 +241,7 @@ def fit_residual_correction(
         ]
     )
     contrast_before = _by_site(of_all, 'before', before)
-    chosen = _evenly_by_site(data, rows)
+    chosen = evenly_by_site(data, rows)
     rows, before = rows[chosen], before[chosen]
     of_rendered = Regression(data, rows, earlier[1] if earlier else None)
     images = 'slices' if data.depth == 1 else 'scans'
@@ -313,7 +313,7 @@ def measures_spread(config: ModelConfig) -> bool:
     return config.site_average and config.depth == 1
 
 
-def _evenly_by_site(data: SliceData, rows: np.ndarray) -> np.ndarray:
+def evenly_by_site(data: SliceData, rows: np.ndarray) -> np.ndarray:
     """Which of the rows to render: as many of each site as memory and time allow."""
     sites = np.array(data.sites)[rows]
     by_site = [np.flatnonzero(sites == site) for site in data.site_names if (sites == site).any()]

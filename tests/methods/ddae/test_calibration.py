@@ -149,6 +149,18 @@ def test_sites_of_an_earlier_calibration_stay_targets(calibrated, elsewhere):
     assert once.info.evidence == ('E', 'C', 'D')
 
 
+def test_what_remains_is_measured_at_each_target(calibrated, elsewhere):
+    pairs = calibrated.model.remaining.quantiles
+    assert not torch.equal(pairs[0, 1], pairs[0, 0])
+    names = {'C': 'E', 'D': 'F'}
+    once = calibrate(calibrated, replace(elsewhere, sites=tuple(map(names.get, elsewhere.sites))))
+    assert once.info.sites == ('E', 'F', 'C', 'D')
+    at_c = once.model.remaining.quantiles[2]
+    assert torch.equal(at_c[3], at_c[2]) and torch.equal(at_c[-1], at_c[2])  # no scans of these
+    sources = at_c[:2].mean(dim=0)[1:]
+    torch.testing.assert_close(sources, at_c[2, 1:], atol=2e-3, rtol=0)
+
+
 def test_one_site_alone_is_brought_to_a_site_of_an_earlier_calibration(calibrated, elsewhere):
     sites = np.array(elsewhere.sites)
     of_c = elsewhere.images[sites == 'C']
