@@ -158,8 +158,11 @@ class FeatureAppearance:
         skew, tails = self.skew[sites], self.tails[sites]
         if target is not None:
             skew, tails = skew - self.skew[target], tails - self.tails[target]
-        ends = [skew / 3 * a + tails / 8 * (a * a - 1) for a in (-FARTHEST, FARTHEST)]
-        steepest = np.maximum(np.maximum(*ends), -tails / 8)
+        # The slope of the bend is a parabola, steepest at an end or at its vertex.
+        top = np.divide(-4 * skew, 3 * tails, out=np.zeros_like(skew), where=tails != 0)
+        places = (-FARTHEST, FARTHEST, np.clip(top, -FARTHEST, FARTHEST))
+        slopes = [skew / 3 * a + tails / 8 * (a * a - 1) for a in places]
+        steepest = np.maximum(np.maximum(slopes[0], slopes[1]), slopes[2])
         share = (1 - LEAST_SLOPE) / np.maximum(steepest, 1 - LEAST_SLOPE)
         near = np.clip(x, -FARTHEST, FARTHEST)
         bend = skew / 6 * (near**2 - 1) + tails / 24 * (near**3 - 3 * near)
