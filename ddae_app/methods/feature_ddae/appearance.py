@@ -40,7 +40,9 @@ class FeatureAppearance:
         Of age and sex.
     shift, scale, skew, tails : np.ndarray, shape (S, P)
         How much larger the values of a site are, in ``sd``; their standard deviation over that of
-        all sites; and third and fourth cumulant, less those of all sites.
+        all sites; and third and fourth cumulant, less ``usual``.
+    usual : np.ndarray, shape (2, P)
+        Third and fourth cumulant of all sites.
     share : np.ndarray, shape ()
         0 if the scale of a site is that of what age and sex leave, as in ComBat; 1 if the site
         scales what age and sex do just as well.
@@ -56,6 +58,7 @@ class FeatureAppearance:
     scale: np.ndarray
     skew: np.ndarray
     tails: np.ndarray
+    usual: np.ndarray
     share: np.ndarray
     between: np.ndarray
     within: np.ndarray
@@ -91,7 +94,8 @@ class FeatureAppearance:
         rows = np.bincount(sites, minlength=len(counts)).astype(float)
         within = np.stack([bands.variances(c, s) for c, s in measured.of_rows(bands)]) / len(y)
         statistics = measured.statistics((regression.intercepts - mean) / sd, own / sd)
-        statistics[2:] -= np.average(statistics[2:], axis=1, weights=rows)[:, None]
+        usual = np.average(statistics[2:], axis=1, weights=rows)
+        statistics[2:] -= usual[:, None]
         between = np.stack(
             [
                 np.maximum(bands.power(d) - w * (1 / rows).mean(), 0)
@@ -100,7 +104,7 @@ class FeatureAppearance:
         )
         shrunk = _shrunk(bands, statistics, between, within, rows)
         share = measured.share(shrunk[1])
-        return cls(mean, sd, regression.slopes, *shrunk, np.array(share), between, within)
+        return cls(mean, sd, regression.slopes, *shrunk, usual, np.array(share), between, within)
 
     def calibrated(self, bands: Bands, y: np.ndarray, covariates: np.ndarray) -> FeatureAppearance:
         """With one more site, measured in some of its rows; nothing else changes.
@@ -124,6 +128,8 @@ class FeatureAppearance:
         found = measured.statistics(
             ((intercept - self.mean) / self.sd)[None], (own / self.sd)[None]
         )
+        found[2:] -= self.usual[:, None]
+        found[2:, :, nothing] = 0
         new = _shrunk(bands, found, self.between, self.within, np.array([float(len(y))]))
         old = self.shift, self.scale, self.skew, self.tails
         more = [np.concatenate(pair) for pair in zip(old, new, strict=True)]
