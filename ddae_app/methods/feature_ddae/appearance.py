@@ -35,7 +35,8 @@ class FeatureAppearance:
     Attributes
     ----------
     mean, sd : np.ndarray, shape (P,)
-        Of all sites, at average age and sex.
+        Of all sites, at average age and sex; `sd` is that between rows, of people and within
+        them.
     slopes : np.ndarray, shape (C, P)
         Of age and sex.
     shift, scale, skew, tails : np.ndarray, shape (S, P)
@@ -85,9 +86,10 @@ class FeatureAppearance:
         """
         counts = regression.counts
         mean = (counts * regression.intercepts).sum(axis=0) / counts.sum(axis=0)
-        sd = np.sqrt(regression.squares.sum(axis=0) / counts.sum(axis=0))
+        squares = _squares(regression, y, sites, covariates)
+        sd = np.sqrt(squares.sum(axis=0) / counts.sum(axis=0))
         sd[sd == 0] = 1  # age and sex explain the value
-        own = np.sqrt(regression.squares / np.maximum(counts - 1, 1))
+        own = np.sqrt(squares / np.maximum(counts - 1, 1))
         measured = _Measured.of(
             y, sites, covariates, regression.intercepts, own, regression.slopes
         )
@@ -278,6 +280,22 @@ def shown_share(moved: np.ndarray, squared: np.ndarray) -> float:
     share = moved.sum() / total
     error = np.sqrt(np.square(moved - share * squared).sum()) / total
     return float(min(share, 1.0)) if share > 2 * error else 0.0
+
+
+def _squares(
+    regression: SiteRegression, y: np.ndarray, sites: np.ndarray, covariates: np.ndarray
+) -> np.ndarray:
+    """What site, age and sex do not explain, squared and summed over rows, shape (S, P).
+
+    The regression leaves out of its own what differs between people who have several rows.
+    """
+    squares = np.empty_like(regression.squares)
+    member = (sites[:, None] == np.arange(len(squares))).astype(float)
+    for block in blocks(squares.shape[1]):
+        away = covariates @ regression.slopes[:, block]
+        left = y[:, block] - regression.intercepts[sites, block] - away
+        squares[:, block] = member.T @ np.square(np.nan_to_num(left))
+    return squares
 
 
 def _shrunk(
