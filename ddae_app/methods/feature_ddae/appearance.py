@@ -93,7 +93,7 @@ class FeatureAppearance:
         measured = _Measured.of(
             y, sites, covariates, regression.intercepts, own, regression.slopes
         )
-        rows = np.bincount(sites, minlength=len(counts)).astype(float)
+        rows = counts.mean(axis=1)
         within = np.stack([bands.variances(c, s) for c, s in measured.of_rows(bands)]) / len(y)
         statistics = measured.statistics((regression.intercepts - mean) / sd, own / sd)
         usual = np.average(statistics[2:], axis=1, weights=rows)
@@ -104,7 +104,7 @@ class FeatureAppearance:
                 for d, w in zip(statistics, within, strict=True)
             ]
         )
-        shrunk = _shrunk(bands, statistics, between, within, rows)
+        shrunk = _shrunk(bands, statistics, between, within, counts)
         share = measured.share(shrunk[1])
         return cls(mean, sd, regression.slopes, *shrunk, usual, np.array(share), between, within)
 
@@ -132,7 +132,7 @@ class FeatureAppearance:
         )
         found[2:] -= self.usual[:, None]
         found[2:, :, nothing] = 0
-        new = _shrunk(bands, found, self.between, self.within, np.array([float(len(y))]))
+        new = _shrunk(bands, found, self.between, self.within, known[None])
         old = self.shift, self.scale, self.skew, self.tails
         more = [np.concatenate(pair) for pair in zip(old, new, strict=True)]
         return replace(self, **dict(zip(('shift', 'scale', 'skew', 'tails'), more, strict=True)))
@@ -303,17 +303,17 @@ def _shrunk(
     statistics: np.ndarray,
     between: np.ndarray,
     within: np.ndarray,
-    rows: np.ndarray,
+    counts: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Shift, scale, skew and tails, each its mean given the rows; shape (S, P) each."""
+    """Shift, scale, skew and tails, each its mean given its rows; shape (S, P) each."""
+    rows = counts.mean(axis=1, keepdims=True)
     shift, variance, skew, tails = (
-        bands.shrunk(d, b, w / rows[:, None])
-        for d, b, w in zip(statistics, between, within, strict=True)
+        bands.shrunk(d, b, w / rows) for d, b, w in zip(statistics, between, within, strict=True)
     )
     if bands.smooth:
         return shift, np.exp(variance / 2), skew, tails
     # Features without neighbors: as in ComBat, which needs no other sites for its priors.
     scale = np.empty_like(shift)
-    for site, n in enumerate(rows.tolist()):
+    for site, n in enumerate(counts):
         shift[site], scale[site] = posterior(n, statistics[0, site], np.exp(statistics[1, site]))
     return shift, scale, skew, tails
