@@ -90,6 +90,7 @@ def stored_ddae(
     except (KeyError, RuntimeError, ValueError, UsageError) as e:
         raise ModelError(f'{wrong}; fit it again') from e
     look, shape = ddae.appearance, (len(sites), len(features))
-    if {look.shift.shape, look.scale.shape, look.skew.shape, look.tails.shape} != {shape}:
+    of_sites = {look.shift.shape, look.scale.shape, look.skew.shape, look.tails.shape}
+    if of_sites != {shape} or look.usual.shape != (2, len(features)):
         raise ModelError(f'{wrong}; fit it again')
     return ddae

@@ -12,8 +12,8 @@ import numpy as np
 
 from ddae_app.errors import UsageError
 
-FINEST, COARSEST = 5, 1
-"""Levels that are known here: nilearn brings along fsaverage5, which holds the coarser ones."""
+FINEST, LAST = 5, 3
+"""Levels of maps: nilearn brings along fsaverage5, which holds the coarser ones."""
 
 RING = 7
 """A vertex and its neighbors, of which twelve vertices have five and all others six."""
@@ -45,7 +45,7 @@ def level_of(vertices: int) -> int:
     UsageError
         If it is none of those that are known here.
     """
-    known = {_size(level): level for level in range(COARSEST + 1, FINEST + 1)}
+    known = {_size(level): level for level in range(LAST, FINEST + 1)}
     if vertices not in known:
         raise UsageError(
             f'a mesh of {vertices:,} vertices in a hemisphere; the DDAE is for fsaverage5, 4 and '
@@ -68,7 +68,7 @@ def mesh_levels(vertices: int, count: int) -> list[MeshLevel]:
     vertices : int
         Of the finest one.
     count : int
-        How many, fewer than the level.
+        How many, at most the number of the level.
 
     Raises
     ------

@@ -35,12 +35,15 @@ class FeatureAppearance:
     Attributes
     ----------
     mean, sd : np.ndarray, shape (P,)
-        Of all sites, at average age and sex.
+        Of all sites, at average age and sex; `sd` is that between rows, of people and within
+        them.
     slopes : np.ndarray, shape (C, P)
         Of age and sex.
     shift, scale, skew, tails : np.ndarray, shape (S, P)
         How much larger the values of a site are, in ``sd``; their standard deviation over that of
-        all sites; and third and fourth cumulant, less those of all sites.
+        all sites; and third and fourth cumulant, less ``usual``.
+    usual : np.ndarray, shape (2, P)
+        Third and fourth cumulant of all sites.
     share : np.ndarray, shape (1,)
         0 if the scale of a site is that of what age and sex leave, as in ComBat; 1 if the site
         scales what age and sex do just as well.
@@ -56,6 +59,7 @@ class FeatureAppearance:
     scale: np.ndarray
     skew: np.ndarray
     tails: np.ndarray
+    usual: np.ndarray
     share: np.ndarray
     between: np.ndarray
     within: np.ndarray
@@ -82,25 +86,27 @@ class FeatureAppearance:
         """
         counts = regression.counts
         mean = (counts * regression.intercepts).sum(axis=0) / counts.sum(axis=0)
-        sd = np.sqrt(regression.squares.sum(axis=0) / counts.sum(axis=0))
+        squares = _squares(regression, y, sites, covariates)
+        sd = np.sqrt(squares.sum(axis=0) / counts.sum(axis=0))
         sd[sd == 0] = 1  # age and sex explain the value
-        own = _own_sd(regression)
+        own = np.sqrt(squares / np.maximum(counts - 1, 1))
         measured = _Measured.of(
             y, sites, covariates, regression.intercepts, own, regression.slopes
         )
-        rows = np.bincount(sites, minlength=len(counts)).astype(float)
+        rows = counts.mean(axis=1)
         within = np.stack([bands.variances(c, s) for c, s in measured.of_rows(bands)]) / len(y)
         statistics = measured.statistics((regression.intercepts - mean) / sd, own / sd)
-        statistics[2:] -= np.average(statistics[2:], axis=1, weights=rows)[:, None]
+        usual = np.average(statistics[2:], axis=1, weights=rows)
+        statistics[2:] -= usual[:, None]
         between = np.stack(
             [
                 np.maximum(bands.power(d) - w * (1 / rows).mean(), 0)
                 for d, w in zip(statistics, within, strict=True)
             ]
         )
-        shrunk = _shrunk(bands, statistics, between, within, rows)
-        share = measured.share(shrunk[1])
-        return cls(mean, sd, regression.slopes, *shrunk, np.array([share]), between, within)
+        shrunk = _shrunk(bands, statistics, between, within, counts)
+        share = np.array([measured.share(shrunk[1])])
+        return cls(mean, sd, regression.slopes, *shrunk, usual, share, between, within)
 
     def calibrated(
         self, regression: SiteRegression, bands: Bands, y: np.ndarray, covariates: np.ndarray
@@ -116,11 +122,16 @@ class FeatureAppearance:
             NaN where a value is missing.
         covariates : np.ndarray, shape (N, C)
         """
-        intercept, own = regression.intercepts[-1:], _own_sd(regression)[-1:]
         sites = np.zeros(len(y), dtype=int)
+        intercept, counts = regression.intercepts[-1:], regression.counts[-1:]
+        own = np.sqrt(regression.squares[-1:] / np.maximum(counts - 1, 1))
+        unknown = counts[0] < 2
+        own[:, unknown] = self.sd[unknown]
         measured = _Measured.of(y, sites, covariates, intercept, own, self.slopes)
         found = measured.statistics((intercept - self.mean) / self.sd, own / self.sd)
-        new = _shrunk(bands, found, self.between, self.within, np.array([float(len(y))]))
+        found[2:] -= self.usual[:, None]
+        found[2:, :, unknown] = 0
+        new = _shrunk(bands, found, self.between, self.within, counts)
         old = self.shift, self.scale, self.skew, self.tails
         shift, scale, skew, tails = map(np.concatenate, zip(old, new, strict=True))
         return replace(self, shift=shift, scale=scale, skew=skew, tails=tails)
@@ -154,8 +165,11 @@ class FeatureAppearance:
         skew, tails = self.skew[sites], self.tails[sites]
         if target is not None:
             skew, tails = skew - self.skew[target], tails - self.tails[target]
-        ends = [skew / 3 * a + tails / 8 * (a * a - 1) for a in (-FARTHEST, FARTHEST)]
-        steepest = np.maximum(np.maximum(*ends), -tails / 8)
+        # The slope of the bend is a parabola, steepest at an end or at its vertex.
+        top = np.divide(-4 * skew, 3 * tails, out=np.zeros_like(skew), where=tails != 0)
+        places = (-FARTHEST, FARTHEST, np.clip(top, -FARTHEST, FARTHEST))
+        slopes = [skew / 3 * a + tails / 8 * (a * a - 1) for a in places]
+        steepest = np.maximum(np.maximum(slopes[0], slopes[1]), slopes[2])
         share = (1 - LEAST_SLOPE) / np.maximum(steepest, 1 - LEAST_SLOPE)
         near = np.clip(x, -FARTHEST, FARTHEST)
         bend = skew / 6 * (near**2 - 1) + tails / 24 * (near**3 - 3 * near)
@@ -170,11 +184,6 @@ class FeatureAppearance:
         if target is not None:
             x = x * self.scale[target] + self.shift[target]
         return (x + protected) * self.sd + self.mean
-
-
-def _own_sd(regression: SiteRegression) -> np.ndarray:
-    """Standard deviation of what age and sex leave, of each site, shape (S, P)."""
-    return np.sqrt(regression.squares / np.maximum(regression.counts - 1, 1))
 
 
 @dataclass(frozen=True)
@@ -272,22 +281,38 @@ def shown_share(moved: np.ndarray, squared: np.ndarray) -> float:
     return float(min(share, 1.0)) if share > 2 * error else 0.0
 
 
+def _squares(
+    regression: SiteRegression, y: np.ndarray, sites: np.ndarray, covariates: np.ndarray
+) -> np.ndarray:
+    """What site, age and sex do not explain, squared and summed over rows, shape (S, P).
+
+    The regression leaves out of its own what differs between people who have several rows.
+    """
+    squares = np.empty_like(regression.squares)
+    member = (sites[:, None] == np.arange(len(squares))).astype(float)
+    for block in blocks(squares.shape[1]):
+        away = covariates @ regression.slopes[:, block]
+        left = y[:, block] - regression.intercepts[sites, block] - away
+        squares[:, block] = member.T @ np.square(np.nan_to_num(left))
+    return squares
+
+
 def _shrunk(
     bands: Bands,
     statistics: np.ndarray,
     between: np.ndarray,
     within: np.ndarray,
-    rows: np.ndarray,
+    counts: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Shift, scale, skew and tails, each its mean given the rows; shape (S, P) each."""
+    """Shift, scale, skew and tails, each its mean given its rows; shape (S, P) each."""
+    rows = counts.mean(axis=1, keepdims=True)
     shift, variance, skew, tails = (
-        bands.shrunk(d, b, w / rows[:, None])
-        for d, b, w in zip(statistics, between, within, strict=True)
+        bands.shrunk(d, b, w / rows) for d, b, w in zip(statistics, between, within, strict=True)
     )
     if bands.smooth:
         return shift, np.exp(variance / 2), skew, tails
     # Features without neighbors: as in ComBat, which needs no other sites for its priors.
     scale = np.empty_like(shift)
-    for site, n in enumerate(rows.tolist()):
+    for site, n in enumerate(counts):
         shift[site], scale[site] = posterior(n, statistics[0, site], np.exp(statistics[1, site]))
     return shift, scale, skew, tails

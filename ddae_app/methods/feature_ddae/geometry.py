@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ddae_app.imaging.icosahedron import MeshLevel, level_of, mesh_levels, sphere
+from ddae_app.imaging.icosahedron import MeshLevel, mesh_levels, sphere
 from ddae_app.methods.feature_ddae.bands import Bands
 
 LEVELS = 3
@@ -63,8 +63,7 @@ class Geometry:
         places = sphere(vertices)
         hemisphere, vertex = np.divmod(index, vertices)
         bands = Bands.of_sphere(places[vertex], hemisphere)
-        levels = mesh_levels(vertices, min(LEVELS, level_of(vertices)))
-        return cls(vertices, 2, index, places, levels, bands)
+        return cls(vertices, 2, index, places, mesh_levels(vertices, LEVELS), bands)
 
     def on_points(self, values: np.ndarray) -> np.ndarray:
         """Standardized features as networks take them, shape (N, 1, H, V), float32.

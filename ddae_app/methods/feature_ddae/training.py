@@ -87,13 +87,17 @@ def train_feature_ddae(
 
 
 def _split(sites: np.ndarray, persons: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Rows to train on, and rows of the people of each site who are held out."""
+    """Rows to train on, and rows of the people of each site who are held out.
+
+    Who was held out at a site counts at all others too; the only person of a site is not.
+    """
     rng = np.random.default_rng(seed)
     out = np.zeros(len(sites), dtype=bool)
     for site in np.unique(sites):
         people = rng.permutation(np.unique(persons[sites == site]))
-        chosen = people[: max(1, round(HELD_OUT * len(people)))]
-        out |= np.isin(persons, chosen)
+        wanted = min(max(1, round(HELD_OUT * len(people))), len(people) - 1)
+        there = np.isin(people, persons[out])
+        out |= np.isin(persons, people[~there][: max(wanted - there.sum(), 0)])
     return np.flatnonzero(~out), np.flatnonzero(out)
 
 
@@ -103,9 +107,10 @@ def _train(
     config = networks.config
     draw = torch.Generator().manual_seed(seed)
     optimizer = torch.optim.AdamW(networks.parameters(), LEARNING_RATE, weight_decay=WEIGHT_DECAY)
-    # Two steps at least: of one, the schedule has no warm-up.
+    # Two steps of warm-up at least, and one after them: the schedule divides by their number.
+    total = max(steps, 3)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, LEARNING_RATE, total_steps=max(steps, 2), pct_start=WARM_UP
+        optimizer, LEARNING_RATE, total_steps=total, pct_start=max(WARM_UP, 2 / total)
     )
     losses = []
     for step in range(steps):
