@@ -152,7 +152,8 @@ class FeatureDDAE:
             If arrays are missing, or of other shapes.
         """
         look = {item.name: arrays[f'appearance.{item.name}'] for item in fields(FeatureAppearance)}
-        networks = FeatureNetworks(geometry, n_sites)
+        with torch.random.fork_rng(devices=[]):  # what is drawn is replaced
+            networks = FeatureNetworks(geometry, n_sites)
         networks.load_state_dict(
             {
                 name.removeprefix(NETWORKS): torch.from_numpy(value)
