@@ -168,8 +168,9 @@ def add_harmonization(parser: argparse.ArgumentParser) -> None:
         group,
         '--method',
         choices=choices('method'),
-        help='harmonization method. At the train level, the method to train (default: ddae); at '
-        'the participant level, the method that the model must have (default: any)',
+        help='harmonization method. At the train level, the method to train (default: ddae, or '
+        'with --features combat); at the participant level, the method that the model must have '
+        '(default: any)',
     )
     add_flag(
         group,
@@ -280,8 +281,8 @@ def add_features(parser: argparse.ArgumentParser) -> None:
         group,
         '--features',
         metavar='TABLE',
-        help='harmonize this table, .tsv or .csv, instead of scans, with ComBat: columns '
-        'participant_id, session_id (optional), and numbers. aparc, aparc.a2009s, '
+        help='harmonize this table, .tsv or .csv, instead of scans, with ComBat or a DDAE '
+        '(--method): columns participant_id, session_id (optional), and numbers. aparc, aparc.a2009s, '
         'aparc.DKTatlas or aseg: the table is read from the stats files of FreeSurfer or '
         'FastSurfer in --derivatives. Any other word, as thickness, area, curv or sulc: maps on '
         'the cortex in --derivatives. Site, age and sex come from the dataset. --target-site '
