@@ -285,8 +285,8 @@ def add_features(parser: argparse.ArgumentParser) -> None:
         '(--method): columns participant_id, session_id (optional), and numbers. aparc, '
         'aparc.a2009s, aparc.DKTatlas or aseg: the table is read from the stats files of '
         'FreeSurfer or FastSurfer in --derivatives. Any other word, as thickness, area, curv or '
-        'sulc: maps on the cortex in --derivatives. Site, age and sex come from the dataset. --target-site '
-        'names a site that stays as it is (default: all sites are brought '
+        'sulc: maps on the cortex in --derivatives. Site, age and sex come from the '
+        'dataset. --target-site names a site that stays as it is (default: all sites are brought '
         'to their mean); flags that concern images are refused',
     )
     add_flag(
