@@ -101,12 +101,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     for name in ('table', 'people', 'work'):
         parser.add_argument(name, type=Path)
+    parser.add_argument('--method', choices=('combat', 'ddae'), default='combat')
     asked = parser.parse_args()
     values, known = read(asked.table, asked.people)
     bids, out = asked.work / 'bids', asked.work / 'out'
     table = write_dataset(bids, values, known)
     for level in ('train', 'participant', 'group'):
         flags = ['--features', str(table), '-w', str(asked.work / 'work')]
+        flags += ['--method', asked.method] if level == 'train' else []
         if code := ddae_app([str(bids), str(out), level, *flags]):
             raise SystemExit(code)
     measures = pd.read_csv(out / 'group_regions_features.tsv', sep='\t')

@@ -18,6 +18,7 @@ from ddae_app.files import write_atomically
 from ddae_app.methods.location_scale import SiteEffects, SiteRegression
 from ddae_app.methods.modelfile import MAX_METADATA, open_model
 from ddae_app.methods.registry import METHODS
+from ddae_app.methods.suitability import FEWEST_TO_CALIBRATE
 
 if TYPE_CHECKING:
     from ddae_app.methods.feature_ddae.appearance import FeatureAppearance
@@ -34,9 +35,6 @@ METHOD = 'combat'
 
 DDAE_ARRAYS = 'ddae.'
 """What the names of its arrays begin with in a file."""
-
-FEWEST_TO_CALIBRATE = 5
-"""People, from whom a site can be measured that the model was not fitted to, as for images."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,9 +171,15 @@ class FeatureModel:
     def _values(self, table: FeatureMatrix) -> np.ndarray:
         """The features of the model, shape (N, P); NaN where the table has none."""
         y = np.full((len(table.values), len(self.info.features)), np.nan, table.values.dtype)
-        known = [i for i, name in enumerate(self.info.features) if name in table.place]
-        y[:, known] = table.values[:, [table.place[self.info.features[i]] for i in known]]
+        known, columns = self._places(table)
+        y[:, known] = table.values[:, columns]
         return y
+
+    def _places(self, table: FeatureMatrix) -> tuple[list[int], list[int]]:
+        """Which features of the model the table has, and their columns there."""
+        features = self.info.features
+        known = [i for i, name in enumerate(features) if name in table.place]
+        return known, [table.place[features[i]] for i in known]
 
     def harmonized(
         self, table: FeatureMatrix, labels: RowLabels, target: str | None = None
@@ -217,8 +221,8 @@ class FeatureModel:
         if reference is not None:  # the same to the last digit
             harmonized[sites == reference] = y[sites == reference]
         out = table.values.copy()
-        known = [i for i, name in enumerate(self.info.features) if name in table.place]
-        out[:, [table.place[self.info.features[i]] for i in known]] = harmonized[:, known]
+        known, columns = self._places(table)
+        out[:, columns] = harmonized[:, known]
         return out
 
     def _expected(self) -> dict[str, dict[str, tuple[float, float]]]:
