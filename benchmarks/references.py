@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 from benchmarks.phantoms import PROTOCOL
-from benchmarks.universal import NAME, VOLUMES, draw, real_data
+from benchmarks.universal import NAME, VOLUMES, brains, draw, real_data
 from ddae_app.imaging.slices import TRAINING_NEIGHBORS, slice_indices
 from ddae_app.methods.data import SliceData
 from ddae_app.methods.ddae.appearance import SiteAppearance, fit_site_appearance
@@ -59,7 +59,8 @@ def main() -> None:
     data = real_data(
         args.bids_dir, args.preproc_dir, args.work_dir / 'references.npy', learnt=None
     )
-    learnt = draw(args.bids_dir, args.preproc_dir, args.universal_dir)
+    drawn = brains(args.bids_dir, args.preproc_dir, args.universal_dir)
+    learnt = draw(drawn, args.universal_dir, args.threads)
     for slices in args.slices:
         bundle, scans, of_scanners = (
             (medial(volumes, data), near_the_middle(data, TRAINING_NEIGHBORS),

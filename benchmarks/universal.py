@@ -13,6 +13,8 @@ brains are taken to the common scale of their sites, and then scanned anew by ma
 from __future__ import annotations
 
 import argparse
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -24,12 +26,14 @@ from benchmarks.quality import say
 from benchmarks.random_scanners import RandomScanner, draw_random_scanner, scan
 from benchmarks.volumes import CORNER, GRID, SHAPE, VOLUMES, as_stack, brightness, xyz
 from ddae_app.imaging import volumes
+from ddae_app.imaging.intensities import CEILING
 from ddae_app.imaging.slices import training_stacks
 from ddae_app.methods.data import SliceData
 from ddae_app.methods.ddae.appearance import fit_site_appearance
 from ddae_app.methods.ddae.config import ModelConfig, TrainConfig
 from ddae_app.methods.ddae.presets import preset_of
 from ddae_app.methods.ddae.train import TrainingControl, train
+from ddae_app.methods.device import resolve_device
 from ddae_app.methods.modelfile import ModelIdentity
 from ddae_app.phantom.anatomy import BRAIN_CENTER_MM
 from ddae_app.phantom.population import draw_subjects
@@ -37,9 +41,11 @@ from ddae_app.phantom.scanner import draw_scanner, render, with_tissue_contrast
 from ddae_app.phantom.seeds import generator
 
 SEED = 21
-REAL_SITES, REAL_PER_SITE = 40, 8
-PHANTOM_SITES, PHANTOM_PER_SITE = 10, 6
+SITES = {'Real': (80, 8), 'Phantom': (20, 6)}
+"""Scanners that scan brains of each kind, and how many brains each scans."""
+
 PHANTOMS = 24
+LEVELS = 255
 NAME = 'universal'
 
 
@@ -52,7 +58,14 @@ def networks(images: int) -> tuple[ModelConfig, TrainConfig]:
         volume_depth=VOLUMES.depth,
         condition_dropout=0.3,
     )
-    return model, replace(preset.train, lone_fraction=0.25, residual_correction=False)
+    training = replace(
+        preset.train,
+        lone_fraction=0.25,
+        residual_correction=False,
+        ema_halflife_images=max(1, images // 20),
+        validation_interval_images=max(1, images // 20),
+    )
+    return model, training
 
 
 def main() -> None:
@@ -61,16 +74,18 @@ def main() -> None:
     parser.add_argument('preproc_dir', type=Path)
     parser.add_argument('work_dir', type=Path)
     parser.add_argument('--images', type=int, default=64_000, help='slices shown in training')
-    parser.add_argument('--threads', type=int, default=2)
+    parser.add_argument('--device', default='cpu')
+    parser.add_argument('--threads', type=int, default=2, help='of the CPU')
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     args.work_dir.mkdir(parents=True, exist_ok=True)
-    data = draw(args.bids_dir, args.preproc_dir, args.work_dir)
+    learnt = brains(args.bids_dir, args.preproc_dir, args.work_dir)
+    data = draw(learnt, args.work_dir, args.threads)
     model, training = networks(args.images)
     path = train(
         data, model, training, VOLUMES, args.work_dir / 'networks', seed=SEED,
         identity=ModelIdentity(NAME, 'real and simulated brains under random scanners'),
-        control=TrainingControl(progress=say),
+        control=TrainingControl(progress=say), device=resolve_device(args.device),
     )  # fmt: skip
     print(path)
 
@@ -150,30 +165,54 @@ def phantom_brains() -> Brains:
     )
 
 
-def draw(bids_dir: Path, preproc_dir: Path, work_dir: Path) -> SliceData:
+def brains(bids_dir: Path, preproc_dir: Path, work_dir: Path) -> dict[str, Brains]:
+    """Real and simulated brains, kept in a file that another machine can train from as well.
+
+    They are rounded to eight bits, which is finer than the noise that the scanners add.
+    """
+    file = work_dir / 'brains.npz'
+    if not file.is_file():
+        drawn = {'Real': real_brains(bids_dir, preproc_dir, work_dir), 'Phantom': phantom_brains()}
+        arrays: dict[str, np.ndarray] = {}
+        for kind, some in drawn.items():
+            images = np.stack(some.images)
+            levels = np.rint(images.clip(0, CEILING) * (LEVELS / CEILING)).clip(1, LEVELS)
+            arrays[f'{kind}.images'] = np.where(images > 0, levels, 0).astype(np.uint8)
+            for name in ('ages', 'sexes', 'names'):
+                arrays[f'{kind}.{name}'] = np.array(getattr(some, name))
+        np.savez_compressed(file, **arrays)
+    with np.load(file) as stored:
+        return {
+            kind: Brains(
+                list(stored[f'{kind}.images']),
+                *(stored[f'{kind}.{name}'].tolist() for name in ('ages', 'sexes', 'names')),
+            )
+            for kind in ('Real', 'Phantom')
+        }
+
+
+def draw(of: dict[str, Brains], work_dir: Path, processes: int) -> SliceData:
     """The scans to learn from, which are stored in files when they are drawn first."""
     store, table = work_dir / 'scans.npy', work_dir / 'scans.tsv'
     if not table.is_file():
-        kinds = (
-            ('Real', real_brains(bids_dir, preproc_dir, work_dir), REAL_SITES, REAL_PER_SITE),
-            ('Phantom', phantom_brains(), PHANTOM_SITES, PHANTOM_PER_SITE),
-        )
-        n = sum(sites * per_site for _, _, sites, per_site in kinds)
+        sites = [
+            (of[kind], f'{kind}{number:02d}', per_site)
+            for kind, (n_sites, per_site) in SITES.items()
+            for number in range(n_sites)
+        ]
+        n = sum(per_site for _, _, per_site in sites)
         images = np.lib.format.open_memmap(store, mode='w+', dtype=np.float32, shape=(n, *SHAPE))
-        labels: list[tuple[str, float, str, str]] = []
-        for kind, brains, sites, per_site in kinds:
-            for number in range(sites):
-                site = f'{kind}{number:02d}'
-                rng = generator(SEED, 'random scanner', site)
-                scanner = draw_random_scanner(rng)
-                for who in rng.permutation(len(brains.names))[:per_site]:
-                    images[len(labels)] = _scan(brains.images[who], scanner, rng)
-                    person = brains.ages[who], brains.sexes[who], brains.names[who]
-                    labels.append((site, *person))
-                print(f'  {len(labels)} of {n} scans drawn', flush=True)
+        people: list[pd.DataFrame] = []
+        context = multiprocessing.get_context('spawn')
+        with ProcessPoolExecutor(processes, mp_context=context) as pool:
+            done = 0
+            for scans, who in pool.map(_scans_of_site, *zip(*sites, strict=True)):
+                images[done : done + len(scans)] = scans
+                people.append(who)
+                done += len(scans)
+                print(f'  {done} of {n} scans drawn', flush=True)
         images.flush()
-        columns = ['site', 'age', 'sex', 'subject']
-        pd.DataFrame(labels, columns=columns).to_csv(table, sep='\t', index=False)
+        pd.concat(people).to_csv(table, sep='\t', index=False)
     people = pd.read_csv(table, sep='\t')
     return SliceData(
         np.load(store, mmap_mode='r'),
@@ -184,8 +223,21 @@ def draw(bids_dir: Path, preproc_dir: Path, work_dir: Path) -> SliceData:
     )
 
 
+def _scans_of_site(brains: Brains, site: str, n: int) -> tuple[np.ndarray, pd.DataFrame]:
+    """Scans of some of the people by a random scanner, and the people's labels."""
+    rng = generator(SEED, 'random scanner', site)
+    scanner = draw_random_scanner(rng)
+    chosen = rng.permutation(len(brains.names))[:n]
+    scans = np.stack([_scan(brains.images[who], scanner, rng) for who in chosen])
+    ages, sexes, names = (
+        [values[who] for who in chosen] for values in (brains.ages, brains.sexes, brains.names)
+    )
+    return scans, pd.DataFrame({'site': site, 'age': ages, 'sex': sexes, 'subject': names})
+
+
 def _scan(brain: np.ndarray, scanner: RandomScanner, rng: np.random.Generator) -> np.ndarray:
-    """A scan of a brain or, as often, of its mirror image."""
+    """A scan of a brain of eight bits or, as often, of its mirror image."""
+    brain = brain * np.float32(CEILING / LEVELS)
     if rng.random() < 0.5:
         brain = brain[:, ::-1]
     return scan(brain, scanner, rng, VOLUMES.intensity_percentile)

@@ -20,7 +20,7 @@ from ddae_app.errors import ModelError
 from ddae_app.methods.base import TrainedModel, TrainingRequest
 from ddae_app.methods.condition import Condition
 from ddae_app.methods.data import SliceData
-from ddae_app.methods.ddae.unet import group_norm
+from ddae_app.methods.ddae.unet import GroupNorm
 from ddae_app.methods.slice_network import (
     Learner,
     NetworkHarmonizer,
@@ -102,7 +102,7 @@ class CVAE(nn.Module):
         for before, after in zip([1, *widths], widths, strict=False):
             down += [
                 nn.Conv2d(before, after, 3, stride=2, padding=1),
-                group_norm(after),
+                GroupNorm(after),
                 nn.SiLU(),
             ]
         self.encoder = nn.Sequential(*down, nn.Flatten())
@@ -111,7 +111,7 @@ class CVAE(nn.Module):
         up: list[nn.Module] = []
         for before, after in zip(widths[:0:-1], widths[-2::-1], strict=True):
             up += [nn.Upsample(scale_factor=2), nn.Conv2d(before, after, 3, padding=1)]
-            up += [group_norm(after), nn.SiLU()]
+            up += [GroupNorm(after), nn.SiLU()]
         # The last doubling is by four answers for each pixel, which costs a quarter.
         self.decoder = nn.Sequential(
             *up, nn.Conv2d(widths[0], 4, 3, padding=1), nn.PixelShuffle(2)

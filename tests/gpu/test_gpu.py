@@ -23,6 +23,7 @@ from ddae_app.imaging.brain import dice, hd_bet_mask
 from ddae_app.imaging.weights import weights_sha256
 from ddae_app.methods.base import training_data
 from ddae_app.methods.cvae import CVAEHarmonizer
+from ddae_app.methods.ddae import steps
 from ddae_app.methods.ddae.harmonizer import DDAEHarmonizer
 from ddae_app.methods.ddae.train import TrainingControl, train
 from ddae_app.methods.parallel import start_fabric
@@ -147,6 +148,30 @@ def test_a_training_that_was_stopped_goes_on(tmp_path):
     for one, other in zip(whole, stopped, strict=True):
         for column in ('train_loss', 'validation_loss'):
             assert float(other[column]) == pytest.approx(float(one[column]), rel=1e-3)
+
+
+class Unrecorded:
+    """Takes the place of Recorded, and computes anew each time."""
+
+    def __init__(self, compute, inputs, generator):
+        self.compute, self.device = compute, generator.device
+
+    def __call__(self, inputs):
+        return self.compute(*(x.to(self.device) for x in inputs))
+
+
+def test_recorded_steps_are_those_that_are_not_recorded(tmp_path, monkeypatch):
+    """The same draws, so nearly the same losses; dropout and random contrast take part."""
+
+    def losses(folder):
+        config = replace(toy.CONFIG, dropout=0.1, encoder_augment=True)
+        train(toy.slices(), config, toy.TRAIN, toy.PROTOCOL, tmp_path / folder, device='cuda')
+        rows = read_tsv(tmp_path / folder / 'losses.tsv')
+        return [float(row[c]) for row in rows for c in ('train_loss', 'validation_loss')]
+
+    recorded = losses('recorded')
+    monkeypatch.setattr(steps, 'Recorded', Unrecorded)
+    assert recorded == pytest.approx(losses('unrecorded'), rel=1e-3)
 
 
 def test_hd_bet(tmp_path):

@@ -10,7 +10,7 @@ from torch.nn import functional as nnf
 
 from ddae_app.methods.condition import Condition
 from ddae_app.methods.ddae.config import POSITION_WAVES, ModelConfig
-from ddae_app.methods.ddae.unet import ResBlock, Stem, group_norm
+from ddae_app.methods.ddae.unet import GroupNorm, ResBlock, Stem
 
 
 class SemanticEncoder(nn.Module):
@@ -31,7 +31,7 @@ class SemanticEncoder(nn.Module):
         self.blocks = nn.ModuleList(
             ResBlock(a, b) for a, b in zip([widths[0], *widths], widths, strict=False)
         )
-        self.norm = group_norm(widths[-1])
+        self.norm = GroupNorm(widths[-1])
         self.head = nn.Linear(widths[-1], config.z_u_dim)
 
     def forward(self, x_0: Tensor) -> Tensor:

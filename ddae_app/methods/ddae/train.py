@@ -5,31 +5,30 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from torch import nn
 
 import ddae_app
-from ddae_app.errors import DdaeError, UsageError
+from ddae_app.errors import UsageError
 from ddae_app.files import write_atomically
 from ddae_app.methods.base import Progress, ProgressCallback
-from ddae_app.methods.condition import Condition, batch_of, condition_of
-from ddae_app.methods.data import SliceData, balanced_rows, site_quantiles, split_subjects
+from ddae_app.methods.condition import batch_of, condition_of
+from ddae_app.methods.data import SliceData, site_quantiles, split_subjects
 from ddae_app.methods.ddae.appearance import fit_site_appearance
-from ddae_app.methods.ddae.augment import random_contrast, random_shift
 from ddae_app.methods.ddae.bundle import Bundle, save_bundle
 from ddae_app.methods.ddae.checkpoint import TrainState, resume, save_checkpoint
 from ddae_app.methods.ddae.config import ModelConfig, TrainConfig
 from ddae_app.methods.ddae.info import DDAEInfo
-from ddae_app.methods.ddae.losses import Objective, Sealed, denoising_loss
+from ddae_app.methods.ddae.losses import denoising_loss
 from ddae_app.methods.ddae.model import DDAE, Networks
 from ddae_app.methods.ddae.render import render_to_measure
 from ddae_app.methods.ddae.residuals import fit_residual_correction
+from ddae_app.methods.ddae.steps import Steps, normalized, seed_of
 from ddae_app.methods.modelfile import ModelIdentity, TrainingRecord
 from ddae_app.settings import Protocol, check_value
 
@@ -145,22 +144,24 @@ def train(
     site_slices, unseen = _slices_by_site(data, train_rows), data.with_brain(held_out)
     # Only dropout and the first weights use the global generator; the caller's is left alone.
     with torch.random.fork_rng(devices=[device] if device.type == 'cuda' else []):
-        torch.manual_seed(_seed(seed, 0, 'weights'))
+        torch.manual_seed(seed_of(seed, 0, 'weights'))
         model = _new_model(data, train_rows, model_config, initial)
-        # Channels last is faster on a CPU.
-        model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        # A CPU is faster with channels last; a GPU would reorder them for each normalization.
+        order = torch.channels_last if device.type == 'cpu' else torch.contiguous_format
+        model = model.to(device, memory_format=order)  # type: ignore[call-overload]
         model.appearance = fit_site_appearance(model_config, data, train_rows, device=device)
         state = TrainState.fresh(model, train_config.learning_rate, train_config.weight_decay)
         checkpoint = out_dir / CHECKPOINT_NAME
         if checkpoint.exists():
             resume(checkpoint, state, settings)
-        objective = fabric.setup_module(Objective(state.model), move_to_device=False)
+        steps = Steps(fabric, state, data, site_slices, train_config, seed)
         if first:
             _write_losses(out_dir, state)
         first_step, started, saved = state.step, time.monotonic(), time.monotonic()
         while state.step < train_config.steps:
-            loss = _step(fabric, objective, state, data, site_slices, train_config, seed)
+            steps.take()
             if first and _row_is_due(state.step, train_config):
+                steps.settle()
                 validation = _validation_loss(state.average, data, unseen, seed, device)
                 seen = state.step * train_config.batch_size
                 state.history.append((seen, float(np.mean(state.losses)), validation))
@@ -169,13 +170,14 @@ def train(
             now, done = time.monotonic(), state.step == train_config.steps
             stop = control.deadline < math.inf and fabric.broadcast(now >= control.deadline)
             if first and (done or stop or now - saved >= control.checkpoint_seconds):
+                steps.settle()
                 save_checkpoint(checkpoint, state, settings)
                 saved = time.monotonic()
             if first and control.snapshot and _tenth_is_due(state.step, train_config):
                 control.snapshot(state.average, state.step * train_config.batch_size)
             if first and control.progress:
                 pace = (time.monotonic() - started) / (state.step - first_step)
-                control.progress(_progress(state, train_config, loss, pace))
+                control.progress(_progress(state, train_config, steps.loss, pace))
             if stop and not done:
                 return None
     path = out_dir / f'{identity.name}.safetensors'
@@ -267,75 +269,6 @@ def _new_model(
     return DDAE(Networks(config, len(data.site_names), age_mean, age_sd))
 
 
-def _step(
-    fabric: Fabric,
-    objective: nn.Module,
-    state: TrainState,
-    data: SliceData,
-    site_slices: list[np.ndarray],
-    config: TrainConfig,
-    seed: int,
-) -> float:
-    """One optimizer step; everything random in it follows from (seed, step)."""
-    step, model, device = state.step, state.model, fabric.device
-    torch.manual_seed(_seed(seed, step, 'dropout'))
-    generator = torch.Generator(device).manual_seed(_seed(seed, step, 'draws'))
-    rows, positions = balanced_rows(
-        site_slices, config.batch_size, np.random.default_rng(_seed(seed, step, 'rows'))
-    ).T
-    x_0, common, condition = _batch(model, data, rows, positions, device)
-    view = random_contrast(common, generator) if model.config.encoder_augment else common
-    x_0, view = random_shift((x_0, view), config.shift_pixels, generator)
-    state.optimizer.param_groups[0]['lr'] = _learning_rate(config, step)
-    model.train()
-    mine = slice(fabric.global_rank, None, fabric.world_size)
-    loss = objective(Sealed(x_0, view, condition, generator, mine, config.lone_fraction))
-    reduced = fabric.all_reduce(loss.detach(), reduce_op='mean')
-    value = float(cast(torch.Tensor, reduced))
-    if not math.isfinite(value):
-        raise DdaeError(
-            f'the training loss is {value} after {step * config.batch_size} images, a finite '
-            f'number is expected; lower learning_rate (now {config.learning_rate})'
-        )
-    state.optimizer.zero_grad()
-    fabric.backward(loss)
-    nn.utils.clip_grad_norm_(model.parameters(), config.grad_clip)
-    state.optimizer.step()
-    # The average forgets the first, random weights quickly: its half-life grows with the run.
-    decay = min(0.5 ** (config.batch_size / config.ema_halflife_images), (1 + step) / (10 + step))
-    _follow(state.average, model, decay)
-    state.step += 1
-    state.losses.append(value)
-    return value
-
-
-@torch.no_grad()
-def _follow(average: DDAE, model: DDAE, decay: float) -> None:
-    """Move the averaged weights to the new ones; with a gradient, each step would be kept."""
-    # One call for all of them: a GPU would wait for as many calls as there are parameters.
-    torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1 - decay)
-
-
-def _batch(
-    model: DDAE, data: SliceData, rows: np.ndarray, positions: np.ndarray, device: torch.device
-) -> tuple[torch.Tensor, torch.Tensor, Condition]:
-    """Normalized slices between their neighbors; alone, on the common scale; and their labels."""
-    k = model.config.context
-    condition = condition_of(data, rows, positions).to(device)
-    appearance = model.appearance_of(
-        replace(condition, position=condition.position - k), 2 * k + 1
-    )
-    x = batch_of(data, rows, positions, k).to(device)
-    common = model.appearance.to_common(x, appearance)
-    return model.appearance.normalize(common, appearance), common[:, k : k + 1], condition
-
-
-def _learning_rate(config: TrainConfig, step: int) -> float:
-    warm = (step + 1) * config.batch_size / max(config.warmup_images, 1)
-    left = (config.steps - step) / max(config.steps * config.decay_fraction, 1)
-    return config.learning_rate * min(1.0, warm, left)
-
-
 @torch.inference_mode()
 def _validation_loss(
     model: DDAE, data: SliceData, slices: np.ndarray, seed: int, device: torch.device
@@ -345,12 +278,14 @@ def _validation_loss(
         return None
     n = min(len(slices), MAX_VALIDATION_IMAGES)
     slices = slices[np.linspace(0, len(slices) - 1, n).astype(int)]
-    generator, losses = torch.Generator().manual_seed(_seed(seed, 0, 'validation')), []
+    generator, losses = torch.Generator().manual_seed(seed_of(seed, 0, 'validation')), []
     # Evenly spread times, in an order that has nothing to do with the order of the images.
     uniform = torch.randperm(n, generator=generator) / n
     for part in np.array_split(np.arange(n), math.ceil(n / 32)):
         rows, positions = slices[part].T
-        x_0, common, condition = _batch(model, data, rows, positions, device)
+        condition = condition_of(data, rows, positions).to(device)
+        x = batch_of(data, rows, positions, model.config.context).to(device)
+        x_0, common = normalized(model, x, condition)
         noise = torch.randn(x_0.shape, generator=generator)
         noise, share = noise.to(device), uniform[part].to(device)
         z_k, z_u = model.embed(condition), model.encode(common, condition.position)
@@ -384,9 +319,3 @@ def _progress(state: TrainState, config: TrainConfig, loss: float, pace: float) 
         validation_loss=state.history[-1][2] if state.history else None,
         seconds_left=pace * (config.steps - state.step),
     )
-
-
-def _seed(seed: int, step: int, purpose: str) -> int:
-    """A 63-bit seed for one purpose at one step."""
-    words = np.random.SeedSequence((seed, step, *purpose.encode())).generate_state(2, np.uint32)
-    return int(words[0]) << 31 | int(words[1]) >> 1
