@@ -1,7 +1,7 @@
 """The packaged models: the networks of ``benchmarks.universal``, with real sites as targets.
 
     python -m benchmarks.references BIDS_DIR PREPROC_DIR UNIVERSAL_DIR WORK_DIR
-        [--networks NETWORKS.safetensors]
+        [--networks NETWORKS.safetensors] [--scanners 50]
 
 The appearance and the residual correction of the sites of the dataset are measured in all of its
 scans, for whole volumes and for the medial slice. The two models have the same networks. How
@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 from benchmarks.phantoms import PROTOCOL
-from benchmarks.universal import NAME, VOLUMES, brains, draw, real_data
+from benchmarks.universal import NAME, SCANNERS, VOLUMES, brains, draw, real_data
 from ddae_app.imaging.slices import TRAINING_NEIGHBORS, slice_indices
 from ddae_app.methods.data import SliceData
 from ddae_app.methods.ddae.appearance import SiteAppearance, fit_site_appearance
@@ -49,6 +49,7 @@ def main() -> None:
     parser.add_argument('universal_dir', type=Path)
     parser.add_argument('work_dir', type=Path)
     parser.add_argument('--networks', type=Path, help='if not those of UNIVERSAL_DIR')
+    parser.add_argument('--scanners', type=int, default=SCANNERS)
     parser.add_argument('--threads', type=int, default=1)
     parser.add_argument('--slices', nargs='+', default=['medial', 'all'])
     args = parser.parse_args()
@@ -60,7 +61,7 @@ def main() -> None:
         args.bids_dir, args.preproc_dir, args.work_dir / 'references.npy', learnt=None
     )
     drawn = brains(args.bids_dir, args.preproc_dir, args.universal_dir)
-    learnt = draw(drawn, args.universal_dir, args.threads)
+    learnt = draw(drawn, args.universal_dir, args.scanners, args.threads)
     for slices in args.slices:
         bundle, scans, of_scanners = (
             (medial(volumes, data), near_the_middle(data, TRAINING_NEIGHBORS),

@@ -1,6 +1,7 @@
 """Train the packaged networks, on real and simulated brains under scanners drawn at random.
 
-    python -m benchmarks.universal BIDS_DIR PREPROC_DIR WORK_DIR [--images 64000] [--threads 2]
+    python -m benchmarks.universal BIDS_DIR PREPROC_DIR WORK_DIR [--images 64000]
+        [--scanners 50] [--device cuda] [--threads 2]
 
 ``BIDS_DIR`` is the dataset of real scans, ``PREPROC_DIR`` what ``ddae-app ... participant
 --stage preproc`` made of it. The networks learn from every second person of each site, in the
@@ -41,8 +42,12 @@ from ddae_app.phantom.scanner import draw_scanner, render, with_tissue_contrast
 from ddae_app.phantom.seeds import generator
 
 SEED = 21
-SITES = {'Real': (80, 8), 'Phantom': (20, 6)}
-"""Scanners that scan brains of each kind, and how many brains each scans."""
+SCANNERS = 50
+PER_SCANNER = {'Real': 8, 'Phantom': 6}
+"""Brains of each kind that a scanner scans."""
+
+SIMULATED = 0.2
+"""Part of the scanners, of those that scan simulated brains."""
 
 PHANTOMS = 24
 LEVELS = 255
@@ -74,13 +79,14 @@ def main() -> None:
     parser.add_argument('preproc_dir', type=Path)
     parser.add_argument('work_dir', type=Path)
     parser.add_argument('--images', type=int, default=64_000, help='slices shown in training')
+    parser.add_argument('--scanners', type=int, default=SCANNERS)
     parser.add_argument('--device', default='cpu')
     parser.add_argument('--threads', type=int, default=2, help='of the CPU')
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     args.work_dir.mkdir(parents=True, exist_ok=True)
     learnt = brains(args.bids_dir, args.preproc_dir, args.work_dir)
-    data = draw(learnt, args.work_dir, args.threads)
+    data = draw(learnt, args.work_dir, args.scanners, args.threads)
     model, training = networks(args.images)
     path = train(
         data, model, training, VOLUMES, args.work_dir / 'networks', seed=SEED,
@@ -191,14 +197,15 @@ def brains(bids_dir: Path, preproc_dir: Path, work_dir: Path) -> dict[str, Brain
         }
 
 
-def draw(of: dict[str, Brains], work_dir: Path, processes: int) -> SliceData:
+def draw(of: dict[str, Brains], work_dir: Path, scanners: int, processes: int) -> SliceData:
     """The scans to learn from, which are stored in files when they are drawn first."""
     store, table = work_dir / 'scans.npy', work_dir / 'scans.tsv'
     if not table.is_file():
+        simulated = round(SIMULATED * scanners)
         sites = [
-            (of[kind], f'{kind}{number:02d}', per_site)
-            for kind, (n_sites, per_site) in SITES.items()
-            for number in range(n_sites)
+            (of[kind], f'{kind}{number:02d}', PER_SCANNER[kind])
+            for kind, n in (('Real', scanners - simulated), ('Phantom', simulated))
+            for number in range(n)
         ]
         n = sum(per_site for _, _, per_site in sites)
         images = np.lib.format.open_memmap(store, mode='w+', dtype=np.float32, shape=(n, *SHAPE))
