@@ -85,6 +85,9 @@ class CrossFittingHalf:
         sites, subjects = data.sites[self.rows], data.subjects[self.rows]
         costly_folds = min(FOLDS, math.ceil(COSTLY_TEST_SCANS / len(data.images) * FOLDS))
         self.inside = interior(data.images)
+        self.row_in_half = np.full(len(data.images), -1)
+        self.row_in_half[self.rows] = np.arange(len(self.rows))
+        self.source_fractions = _tissue_fractions(data.images[self.rows])
         self.folds = []
         for number, (train, test) in enumerate(probes.folds(sites, subjects, FOLDS, seed)):
             train, test = self.rows[train], self.rows[test]
@@ -104,29 +107,43 @@ class CrossFittingHalf:
             components = Components.fit(outputs[fold.train], self.seed)
             _predict_site(self.data, outputs, components, fold, predictions, self.seed)
             _predict_biology(self.data, outputs, components, fold, predictions, false_age_outputs)
+        self._predict_site_from_histograms(outputs, predictions)
         self._predict_site_from_views(outputs, predictions)
         self._compare(outputs, predictions)
+
+    def _predict_site_from_histograms(
+        self, outputs: np.ndarray, predictions: ProbePredictions
+    ) -> None:
+        """Classify the site from the intensity quantiles of the outputs alone."""
+        quantiles = probes.intensity_quantiles(outputs[self.rows])
+        for fold in self.folds:
+            self._classify('site_histogram', quantiles, fold, predictions)
 
     def _predict_site_from_views(self, outputs: np.ndarray, predictions: ProbePredictions) -> None:
         """Classify the site from one part of the outputs at a time."""
         if not self.inside.any():
             return
-        sites, row_in_half = self.data.sites, np.full(len(outputs), -1)
-        row_in_half[self.rows] = np.arange(len(self.rows))
         for name, view in VIEWS.items():
             seen = view(outputs[self.rows], self.inside)
             for fold in (fold for fold in self.folds if fold.costly):
-                train, test = seen[row_in_half[fold.train]], seen[row_in_half[fold.test]]
-                classify = Components.fit(train, self.seed).fit_classifier(sites[fold.train])
-                predictions.store(name, fold.test, classify(test))
+                self._classify(name, seen, fold, predictions)
+
+    def _classify(
+        self, name: str, seen: np.ndarray, fold: Fold, predictions: ProbePredictions
+    ) -> None:
+        """Classify the site from what a probe sees of the outputs of this half."""
+        train, test = seen[self.row_in_half[fold.train]], seen[self.row_in_half[fold.test]]
+        sites = self.data.sites[fold.train]
+        classify = Components.fit(train, self.seed).fit_classifier(sites)
+        predictions.store(name, fold.test, classify(test))
 
     def _compare(self, outputs: np.ndarray, predictions: ProbePredictions) -> None:
         """Store how the outputs of this half compare with the original scans."""
         rows = self.rows
         after, before, sites = outputs[rows], self.data.images[rows], self.data.sites[rows]
         predictions.outputs[rows] = after
-        fractions, fractions_before = _tissue_fractions(after), _tissue_fractions(before)
-        drift = 100 * np.abs(fractions - fractions_before).mean(axis=1)
+        fractions = _tissue_fractions(after)
+        drift = 100 * np.abs(fractions - self.source_fractions).mean(axis=1)
         comparisons = dict(zip(TISSUES, fractions.T, strict=True)) | {
             'tissue_drift': drift,
             'ssim': fidelity.ssim(after, before),
@@ -160,9 +177,6 @@ def _predict_site(
     predictions.store('site_linear', test, linear(outputs[test]))
     source_probe = fold.source_components.fit_classifier(sites)
     predictions.store('site_raw_probe', test, source_probe(outputs[test]))
-    histograms = Components.fit(probes.intensity_quantiles(outputs[train]), seed)
-    classify = histograms.fit_classifier(sites)
-    predictions.store('site_histogram', test, classify(probes.intensity_quantiles(outputs[test])))
     if fold.costly:
         predicted = probes.cnn_predict(outputs, data.sites, train, test, seed=seed)
         predictions.store('site_cnn', test, predicted)

@@ -171,10 +171,14 @@ def cnn_predict(
         The predicted labels.
     """
     names, numbers = np.unique(labels, return_inverse=True)
-    x = torch.from_numpy(np.ascontiguousarray(images, dtype=np.float32))[:, None]
-    x = (x - x[train].mean()) / x[train].std()
-    y = torch.from_numpy(numbers)
-    weight = len(train) / (len(names) * torch.bincount(y[train], minlength=len(names)))
+    x, unseen = (
+        torch.from_numpy(np.ascontiguousarray(images[rows], dtype=np.float32))[:, None]
+        for rows in (train, test)
+    )
+    mean, sd = x.mean(), x.std()
+    x, unseen = x.sub_(mean).div_(sd), unseen.sub_(mean).div_(sd)
+    y = torch.from_numpy(numbers[train])
+    weight = len(train) / (len(names) * torch.bincount(y, minlength=len(names)))
     # A generator of its own, so that networks which are trained side by side draw the same.
     generator = torch.Generator().manual_seed(seed)
     network = _SmallCNN(len(names), generator)
@@ -187,7 +191,7 @@ def cnn_predict(
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=steps)
     for _ in range(epochs):
         order = torch.randperm(len(train), generator=generator)
-        for rows in torch.from_numpy(train)[order].split(BATCH):
+        for rows in order.split(BATCH):
             loss = nn.functional.cross_entropy(network(x[rows]), y[rows], weight)
             optimizer.zero_grad()
             loss.backward()
@@ -195,7 +199,7 @@ def cnn_predict(
             schedule.step()
     network.eval()
     with torch.inference_mode():
-        predicted = torch.cat([network(part) for part in x[test].split(BATCH)]).argmax(1)
+        predicted = torch.cat([network(part) for part in unseen.split(BATCH)]).argmax(1)
     return names[predicted.numpy()]
 
 
