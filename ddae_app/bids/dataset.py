@@ -292,6 +292,6 @@ bias-corrected, stripped of the skull, and rendered as if acquired at one target
 - `sub-*.html`: a page with pictures per participant
 - `logs/`: settings and log of each run
 
-Intensities of `desc-slices` and `desc-harmonized` times the sidecar's `IntensityScale` are on
-the scale of `desc-preproc`.
+Intensities of `desc-slices` and of `desc-harmonized` in template space times the sidecar's
+`IntensityScale` are on the scale of `desc-preproc`.
 """

@@ -328,6 +328,7 @@ def _nothing(bids_dir: Path, selection: Selection, named: list[str]) -> str:
         f'{" with " if conditions else ""}{", ".join(conditions)}; the dataset has '
         f'{participants} participant{"s" * (participants != 1)}, {images} T1w '
         f'image{"s" * (images != 1)}'
+        + (', none of them in a folder sub-<label>/anat' if images and not participants else '')
         + (f'; {TAKE_CONTRAST_ENHANCED}' if selection.filters == CONTRAST_ENHANCED_OUT else '')
     )
 

@@ -6,10 +6,15 @@ import argparse
 import base64
 import logging
 import re
+import shlex
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+from markupsafe import escape
 
 from ddae_app import __version__
 from ddae_app.cli import main as app
@@ -25,11 +30,21 @@ SITE = 'file'
 
 ENDINGS = '.nii.gz', '.nii'
 
+OTHERWISE = {
+    'slices': lambda value: value != 'all',
+    'stage': lambda value: value == 'preproc',
+    'boilerplate_only': bool,
+    'reports_only': bool,
+    'write_site_effect': bool,
+}
+"""Flags of the participant level, and with which values they ask for something else than OUT."""
+
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line of ``ddae-app-file``."""
     parser = argparse.ArgumentParser(
         prog='ddae-app-file',
+        usage='%(prog)s T1W OUT [--target-site NAME | --target-scans PATH] [flags of ddae-app]',
         description='Harmonize one T1-weighted scan, with the steps and checks of ddae-app. The '
         'scan stays in its own space. What its scanner does to all scans alike is estimated from '
         'this scan alone; where there are five or more scans of it, use ddae-app.',
@@ -46,7 +61,13 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run ``ddae-app-file`` and return its exit code."""
-    arguments, flags = build_parser().parse_known_args(argv)
+    words = list(sys.argv[1:] if argv is None else argv)
+    parser = build_parser()
+    arguments, flags = parser.parse_known_args(words)
+    before = words[: words.index(arguments.scan)]
+    if early := next((word for word in before if word in flags), None):
+        # It cannot be told whether the next word is its value or the scan.
+        parser.error(f'{early} comes before T1W; give T1W and OUT first')
     for name in ('target_site', 'target_scans'):
         if (value := getattr(arguments, name)) is not None:
             flags += [f'--{name.replace("_", "-")}', value]
@@ -78,7 +99,8 @@ def harmonize_file(scan: str | Path, out: str | Path, *flags: str) -> int:
     Raises
     ------
     UsageError
-        A path is not that of a NIfTI file, or both are the same.
+        A path is not that of a NIfTI file, both are the same, the folder of `out` cannot be
+        written to, or a flag asks for something else than an image in the space of the scan.
     """
     scan, out = absolute(scan, 'T1W'), absolute(out, 'OUT')
     ending = next((e for e in ENDINGS if scan.name.endswith(e)), None)
@@ -88,21 +110,59 @@ def harmonize_file(scan: str | Path, out: str | Path, *flags: str) -> int:
         raise UsageError(f'{out}: expected the name of a .nii.gz file in a folder that is there')
     if out.resolve() == scan.resolve():
         raise UsageError(f'{out}: this is the scan itself, which is never changed; name another')
-    # Beside the output, where there is room for a few images.
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix='.ddae-app-') as folder:
-        bids, derived = Path(folder) / 'bids', Path(folder) / 'out'
+    with _folder_beside(out) as folder:
+        bids, derived = folder / 'bids', folder / 'out'
         _write_dataset(bids, scan, ending)
-        command = [str(bids), str(derived), 'participant', '-w', str(Path(folder) / 'work')]
-        code = app.main([*command, *flags])
+        command = [str(bids), str(derived), 'participant', '-w', str(folder / 'work'), *flags]
+        given = vars(app.build_parser().parse_args(command))
+        _check_flags(given)
+        code = app.main(command)
         image = derived / 'sub-1' / 'anat' / 'sub-1_desc-harmonized_T1w.nii.gz'
         if code == 0 and image.is_file():
             page = (derived / 'sub-1.html').read_text(encoding='utf-8')
-            write_atomically(_page_of(out), _with_figures_inside(page, derived))
+            page = _with_figures_inside(page, derived)
+            own_command = shlex.join([str(scan), str(out), *flags])
+            page = _about_the_scan(page, scan, ending, shlex.join(command), own_command)
+            write_atomically(_page_of(out), page)
             write_atomically(out, image.read_bytes())
             # The places that were named before are of the folder that is removed now.
             log.info('harmonized scan: %s', out)
             log.info('report: %s', _page_of(out))
+        elif code == 0 and not given.get('dry_run'):
+            raise UsageError(
+                f'{out} was not written, since the settings ask for no harmonized image in the '
+                'space of the scan; leave out --config-file, or use ddae-app'
+            )
         return code
+
+
+@contextmanager
+def _folder_beside(out: Path) -> Iterator[Path]:
+    """A folder that is removed in the end, beside the output, where there is room for images."""
+    try:
+        folder = tempfile.TemporaryDirectory(dir=out.parent, prefix='.ddae-app-')
+    except OSError as e:
+        raise UsageError(
+            f'the folder {out.parent} cannot be written to ({e.strerror}); name another for OUT'
+        ) from e
+    with folder as name:
+        yield Path(name)
+
+
+def _check_flags(given: Mapping[str, Any]) -> None:
+    """Refuse what would end well and leave no image, and a scan that is brought nowhere."""
+    if not given.keys() & {'target_site', 'target_scans', 'config_file'}:
+        raise UsageError(
+            'where to bring the scan is missing; give --target-site (IXI, for example; "help" '
+            'lists them) or --target-scans'
+        )
+    for name, otherwise in OTHERWISE.items():
+        if name in given and otherwise(given[name]):
+            flag = '--' + name.replace('_', '-')
+            raise UsageError(
+                f'{flag} asks for something else than OUT, the whole scan harmonized in its own '
+                'space; leave it out, or use ddae-app, which writes all else'
+            )
 
 
 def _page_of(out: Path) -> Path:
@@ -134,7 +194,20 @@ def _with_figures_inside(page: str, folder: Path) -> str:
         content = base64.b64encode(figure.read_bytes()).decode()
         return f'{match[1]}="data:image/{kind};base64,{content}"'
 
-    return re.sub(r'\b(src|data)="(sub-1/figures/[^"]+)"', inside, page)
+    page = re.sub(r'\b(src|data)="(sub-1/figures/[^"]+)"', inside, page)
+    return re.sub(r'<a href="sub-1/figures/[^"]+">(.*?)</a>', r'\1', page, flags=re.DOTALL)
+
+
+def _about_the_scan(page: str, scan: Path, ending: str, command: str, own_command: str) -> str:
+    """A page that names the scan and the command, not the dataset that was made of them."""
+    name = escape(scan.name.removesuffix(ending))
+    page = page.replace(f'sub-1_T1w{ending}', escape(scan.name))
+    page = page.replace('<title>sub-1', f'<title>{name}').replace('>sub-1<', f'>{name}<')
+    page = page.replace(escape(f'ddae-app {command}'), escape(f'ddae-app-file {own_command}'))
+    gone = 'Participant', 'Site', 'Logs and settings'
+    page = re.sub(rf'<tr><th>({"|".join(gone)})</th>.*?</tr>\n?', '', page)
+    # Its places are of a folder that is removed.
+    return re.sub(r'<details><summary>Settings of the run.*?</details>', '', page, flags=re.DOTALL)
 
 
 if __name__ == '__main__':

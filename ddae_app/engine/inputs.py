@@ -82,6 +82,16 @@ def select_all_scans(settings: Settings) -> tuple[list[Scan], Cohort]:
     return scans, cohort
 
 
+def check_selection(settings: Settings) -> None:
+    """Refuse a selection that no scan of the dataset fits.
+
+    Raises
+    ------
+    NothingSelectedError
+    """
+    find_scans(settings.bids_dir, _selection(settings.select))
+
+
 def check_tables(bids_dir: Path, scans: Sequence[Scan]) -> None:
     """Refuse to take a table that was not fetched for one that is missing.
 

@@ -98,7 +98,7 @@ def unexamined_sites(data: People) -> list[str]:
     """What :func:`confounded_sites` could not look at, as sentences.
 
     Of a site with fewer than ``FEWEST_KNOWN`` known ages, or where nobody else has one, it is not
-    known whether it is confounded with age; and the same for sex.
+    known whether it is confounded with age; and the same for sex. A site that is alone cannot be.
     """
     sites, ages, sexes = _once(data)
     told = []
@@ -117,7 +117,7 @@ def unexamined_sites(data: People) -> list[str]:
             f'confounding of site with {what} was not examined for {site}: no subject of another '
             f'site has a known {what}'
             for site, n in counts.items()
-            if n == sum(counts.values()) and site not in few
+            if n == sum(counts.values()) and site not in few and len(counts) > 1
         ]
     return told
 

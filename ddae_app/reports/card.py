@@ -59,8 +59,8 @@ class ModelCard:
 
 LIMITS = (
     'The model harmonizes T1-weighted, skull-stripped brains in the space named above only.',
-    'The model knows the sites of the table. Scans of other sites are refused unless '
-    '--unseen-site says how to harmonize them.',
+    'The model knows the sites of the table. A scan of another site is harmonized by itself, '
+    "which removes some of what is its subject's own, or as --unseen-site says.",
     'The model knows the participants of the table. Its effect on other ages, and on '
     'diseases that no participant had, was not tested.',
     'The model is not intended for diagnosis.',

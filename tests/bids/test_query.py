@@ -132,6 +132,12 @@ def test_one_image_in_both_endings_is_refused(add, found):
         found()
 
 
+def test_images_beside_the_folders_of_participants(bids_dir, found):
+    (bids_dir / 'sub-01_T1w.nii.gz').touch()
+    with pytest.raises(NothingSelectedError, match='1 T1w image, none of them in a folder sub-'):
+        found()
+
+
 @pytest.mark.parametrize(
     'folder',
     ['derivatives/ddae-app/sub-01/anat', 'sourcedata/sub-01/anat', 'code', 'results/sub-01/anat',

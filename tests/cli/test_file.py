@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
+from markupsafe import escape
 
 from ddae_app.cli import file as one_file
 from ddae_app.errors import UsageError
+
+TARGET = '--target-site', 'IXI'
 
 
 @pytest.fixture
@@ -32,7 +36,16 @@ def level(monkeypatch):
         (out / 'sub-1' / 'figures').mkdir()
         (out / 'sub-1' / 'figures' / 'a.svg').write_text('<svg/>')
         (out / 'sub-1' / 'anat' / 'sub-1_desc-harmonized_T1w.nii.gz').write_bytes(b'image')
-        page = '<img src="sub-1/figures/a.svg"><a href="https://x.org">'
+        (out / 'sub-1' / 'figures' / 'a b.svg').write_text('<svg/>')
+        page = (
+            '<title>sub-1 &middot; ddae-app</title><h1>sub-1</h1>'
+            '<tr><th>T1w</th><td>sub-1_T1w.nii.gz</td></tr>\n'
+            '<tr><th>Site</th><td>file (column &#39;site&#39; of participants.tsv)</td></tr>\n'
+            '<a href="sub-1/figures/a.svg"><strong>Mask.</strong></a>'
+            '<img src="sub-1/figures/a.svg"><a href="https://x.org">'
+            f'<code>{escape("ddae-app " + shlex.join(arguments))}</code>'
+            '<details><summary>Settings of the run</summary><pre>x</pre></details>'
+        )
         (out / 'sub-1.html').write_text(page)
         return 0
 
@@ -57,10 +70,72 @@ def test_the_image_and_a_page_of_its_own_come_out(scan, level, tmp_path):
 def test_the_log_ends_with_the_places_of_the_outputs(scan, level, tmp_path, caplog):
     """Those that the participant level names are gone when it is read."""
     with caplog.at_level('INFO', 'ddae_app'):
-        assert one_file.harmonize_file(scan, tmp_path / 'o.nii.gz') == 0
+        assert one_file.harmonize_file(scan, tmp_path / 'o.nii.gz', *TARGET) == 0
     assert caplog.messages[-2:] == [
         f'harmonized scan: {tmp_path / "o.nii.gz"}', f'report: {tmp_path / "o.html"}'
     ]  # fmt: skip
+
+
+def test_the_page_names_the_scan_and_no_place_that_is_gone(scan, level, tmp_path):
+    out = tmp_path / "someone's.nii.gz"
+    assert one_file.harmonize_file(scan, out, *TARGET) == 0
+    page = (tmp_path / "someone's.html").read_text()
+    assert '<title>head of a person &middot; ddae-app</title><h1>head of a person</h1>' in page
+    assert '<td>head of a person.nii.gz</td>' in page and 'participants.tsv' not in page
+    command = shlex.join([str(scan), str(out), *TARGET])
+    assert f'<code>{escape("ddae-app-file " + command)}</code>' in page
+    assert '<strong>Mask.</strong><img' in page and '.ddae-app-' not in page
+    assert 'Settings of the run' not in page
+
+
+@pytest.mark.parametrize(
+    'flags',
+    [
+        ('--slices', 'medial'),
+        ('--stage', 'preproc'),
+        ('--boilerplate-only',),
+        ('--reports-only',),
+        ('--write-site-effect',),
+    ],
+)
+def test_flags_that_ask_for_something_else_are_refused(scan, level, tmp_path, capsys, flags):
+    assert one_file.main([str(scan), str(tmp_path / 'o.nii.gz'), *TARGET, *flags]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f'error: {flags[0]} asks for something else than OUT' in line
+    assert not level and len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_run_that_leaves_no_image_does_not_end_well(scan, monkeypatch, tmp_path):
+    monkeypatch.setattr(one_file.app, 'main', lambda arguments: 0)
+    out = tmp_path / 'o.nii.gz'
+    with pytest.raises(UsageError, match='was not written'):
+        one_file.harmonize_file(scan, out, *TARGET)
+    assert one_file.harmonize_file(scan, out, *TARGET, '--dry-run') == 0
+
+
+def test_a_target_is_asked_for(scan, level, tmp_path):
+    with pytest.raises(UsageError, match='give --target-site'):
+        one_file.harmonize_file(scan, tmp_path / 'o.nii.gz')
+    assert not level
+
+
+def test_a_folder_that_cannot_be_written_to(scan, level, monkeypatch, tmp_path, capsys):
+    def refuse(**options):
+        raise PermissionError(13, 'Permission denied')
+
+    monkeypatch.setattr(one_file.tempfile, 'TemporaryDirectory', refuse)
+    assert one_file.main([str(scan), str(tmp_path / 'o.nii.gz'), *TARGET]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f'the folder {tmp_path} cannot be written to (Permission denied)' in line
+
+
+def test_flags_before_the_scan(scan, level, tmp_path, capsys):
+    out = tmp_path / 'o.nii.gz'
+    assert one_file.main([*TARGET, str(scan), str(out)]) == 0
+    with pytest.raises(SystemExit) as stopped:
+        one_file.main(['--nprocs', '1', str(scan), str(out), *TARGET])
+    assert stopped.value.code == 2
+    assert '--nprocs comes before T1W; give T1W and OUT first' in capsys.readouterr().err
 
 
 def test_from_python(scan, level, tmp_path):
@@ -72,7 +147,7 @@ def test_a_scan_that_fails_leaves_nothing(scan, monkeypatch, tmp_path):
     monkeypatch.setattr(one_file.app, 'main', lambda arguments: 1)
     out = tmp_path / 'out.nii.gz'
     out.write_bytes(b'earlier')
-    assert one_file.harmonize_file(scan, out) == 1
+    assert one_file.harmonize_file(scan, out, *TARGET) == 1
     assert out.read_bytes() == b'earlier' and not (tmp_path / 'out.html').exists()
     assert len(list(tmp_path.iterdir())) == 2
 

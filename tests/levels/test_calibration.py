@@ -164,10 +164,18 @@ def test_jobs_of_single_participants_are_told_the_command(study):
     assert '--unseen-site agnostic' in line
 
 
+def test_a_participant_who_is_not_there_is_told_first(study):
+    refused = participant(study, 'jobs', '--target-site', 'IXI', '--participant-label', 'nobody')
+    assert refused.returncode == 18
+    (line,) = error_lines(refused.stderr)
+    assert 'sub-nobody' in line and 'calibration' not in line
+
+
 def test_a_dry_run_tells_what_would_be_calibrated(study):
     told = participant(study, 'dry', '--target-site', 'IXI', '--dry-run')
     assert told.returncode == 0, told.stderr
     assert f'the sites would be calibrated first (participants): {MANY} 5\n' in told.stderr
+    assert f'site {MANY} is unknown' not in told.stderr and f'site {FEW} is unknown' in told.stderr
     assert not (study / 'dry').exists()
 
 

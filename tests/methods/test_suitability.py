@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from ddae_app.methods.data import SliceData
@@ -66,6 +68,11 @@ def test_what_could_not_be_examined_is_told():
     of_few, alone = unexamined_sites(cohort([*range(20, 40)] + [np.nan] * 20, sexes))
     assert 'for B (0 of 20): ' in of_few
     assert alone.endswith('not examined for A: no subject of another site has a known age')
+
+
+def test_a_site_that_is_alone_cannot_be_confounded():
+    data = cohort([*range(20, 60)], 'MF' * 20)
+    assert unexamined_sites(replace(data, sites=('A',) * 40)) == []
 
 
 def test_ages_beyond_those_of_the_references():

@@ -14,7 +14,7 @@ from ddae_app.bids.cohort import Cohort
 from ddae_app.bids.layout import Layout, RunFiles
 from ddae_app.bids.output_folder import read_description
 from ddae_app.bids.scan import Scan
-from ddae_app.engine.inputs import derivative_roots, layout_of, select_all_scans
+from ddae_app.engine.inputs import check_selection, derivative_roots, layout_of, select_all_scans
 from ddae_app.errors import (
     InvalidBIDSError,
     NotCalibratedError,
@@ -80,9 +80,17 @@ def calibrate_first(settings: Settings, logs: RunFiles, default_model: Path | No
     return settings
 
 
+def sites_to_calibrate(settings: Settings, default_model: Path | None) -> dict[str, int]:
+    """Participants of each site that :func:`calibrate_first`, of the same arguments, is for."""
+    if settings.harmonize.target_scans or not _is_missing(settings, default_model):
+        return {}
+    return _large(*select_all_scans(settings))
+
+
 def _calibrate(settings: Settings, logs: RunFiles, sites: dict[str, int]) -> None:
     bids_dir, output_dir = settings.bids_dir, settings.output_dir
     if settings.select.participant_label or settings.select.session_label:
+        check_selection(settings)
         raise UsageError(
             f'{output_dir} holds no calibration of the sites of this dataset, which takes scans '
             f'of all participants; run it once (ddae-app {bids_dir} {output_dir} train), or give '
@@ -158,7 +166,9 @@ def _reference(settings: Settings, folder: Path) -> Settings:
         settings,
         bids_dir=folder,
         output_dir=settings.output_dir / TARGETS / name,
-        select=SelectSettings(source_site=name, skip_bids_validation=True),
+        select=SelectSettings(
+            source_site=name, skip_bids_validation=settings.select.skip_bids_validation
+        ),
         train=replace(settings.train, preset=CALIBRATED, model_name=CALIBRATED),
         # Its participants may have the labels of others.
         run=replace(settings.run, work_dir=settings.run.work_dir / TARGETS / name),

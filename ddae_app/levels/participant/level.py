@@ -35,6 +35,7 @@ from ddae_app.engine.plan import (
 )
 from ddae_app.engine.run import run_workflow
 from ddae_app.files import remove_temporary_files
+from ddae_app.levels.participant.calibration import sites_to_calibrate
 from ddae_app.levels.participant.methods_text import methods_text
 from ddae_app.levels.participant.results import Results, outputs_missing, write_results
 from ddae_app.levels.train.data import participants_by_site, people
@@ -82,6 +83,8 @@ def run_participant(settings: Settings, logs: RunFiles, default_model: Path | No
         Something is wrong that concerns every scan.
     """
     model = _model(settings, default_model)
+    # In a dry run, they are not there yet.
+    coming = sites_to_calibrate(settings, default_model) if settings.run.dry_run else {}
     if model:
         policy = unseen_site_policy(model.info, settings.harmonize.unseen_site)
         settings = replace(settings, harmonize=replace(settings.harmonize, unseen_site=policy))
@@ -93,7 +96,8 @@ def run_participant(settings: Settings, logs: RunFiles, default_model: Path | No
         for line in near_twins(here - set(known), known):
             log.warning('%s', line)
         if settings.harmonize.unseen_site == 'agnostic':
-            _warn_of_unknown_sites(model, [cohort[scan].site for scan in scans])
+            sites = [cohort[scan].site for scan in scans]
+            _warn_of_unknown_sites(model, [site for site in sites if site not in coming])
         part = settings.select.participant_label or settings.select.session_label
         if not part and model.path in Layout(settings.output_dir).models():
             _tell_what_changed(model, scans, cohort)
