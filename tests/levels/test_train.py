@@ -123,7 +123,12 @@ def test_the_sites_of_a_dataset_are_calibrated_without_training(trained, bids_di
     assert info.name == 'calibrated' and info.training.subjects_per_site[:2] == (1, 1)
     assert info.notes.startswith('calibrated: the networks are those of universal, SHA-256 ')
     assert 'CC BY-SA 3.0' in info.notes
-    assert info.notes in (models / 'calibrated_MODEL.md').read_text()
+    card = (models / 'calibrated_MODEL.md').read_text()
+    assert info.notes in card
+    assert (
+        f'- calibrated: nothing was trained on the data above; what follows is of the networks, {info.networks}\n'
+        in card
+    )
     # To the byte the same a second time, and a model that harmonizes.
     first = (models / 'calibrated.safetensors').read_bytes()
     assert run(*asked, '--allow-few-scans').returncode == 0

@@ -10,6 +10,7 @@ from ddae_app.imaging.quality import quantile_distance
 from ddae_app.imaging.similarity import gradient_correlation, ssim
 from ddae_app.methods.base import StoredHarmonizer, cohort_of
 from ddae_app.methods.data import LEAST_BRAIN, SliceData
+from ddae_app.methods.ddae.info import DDAEInfo
 from ddae_app.methods.registry import METHODS
 from ddae_app.reports.card import ModelCard, SiteFacts
 
@@ -39,7 +40,12 @@ def make_card(
         What was wrong with the data and accepted.
     """
     info, record = harmonizer.info, harmonizer.info.training
-    training = {'images seen': f'{record.images_seen:,}', 'protocol': _words(vars(info.protocol))}
+    training = {}
+    if isinstance(info, DDAEInfo) and info.networks:
+        training['calibrated'] = (
+            f'nothing was trained on the data above; what follows is of the networks, {info.networks}'
+        )
+    training |= {'images seen': f'{record.images_seen:,}', 'protocol': _words(vars(info.protocol))}
     if info.network:
         loss = record.train_loss
         training |= {
