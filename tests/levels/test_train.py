@@ -125,10 +125,8 @@ def test_the_sites_of_a_dataset_are_calibrated_without_training(trained, bids_di
     assert 'CC BY-SA 3.0' in info.notes
     card = (models / 'calibrated_MODEL.md').read_text()
     assert info.notes in card
-    assert (
-        f'- calibrated: nothing was trained on the data above; what follows is of the networks, {info.networks}\n'
-        in card
-    )
+    assert '- calibrated: nothing was trained on the data above; what follows is of the ' in card
+    assert f'of the networks, {info.networks}\n' in card
     # To the byte the same a second time, and a model that harmonizes.
     first = (models / 'calibrated.safetensors').read_bytes()
     assert run(*asked, '--allow-few-scans').returncode == 0

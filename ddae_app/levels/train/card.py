@@ -43,7 +43,8 @@ def make_card(
     training = {}
     if isinstance(info, DDAEInfo) and info.networks:
         training['calibrated'] = (
-            f'nothing was trained on the data above; what follows is of the networks, {info.networks}'
+            'nothing was trained on the data above; what follows is of the networks, '
+            f'{info.networks}'
         )
     training |= {'images seen': f'{record.images_seen:,}', 'protocol': _words(vars(info.protocol))}
     if info.network:
