@@ -144,6 +144,31 @@ def test_a_run_without_a_model_fits_one_once(bids_dir, table, labels, values, tm
     assert lines[0] == lines[1]
 
 
+def test_a_model_that_was_fitted_to_other_values(bids_dir, labels, values, tmp_path, capsys):
+    out, path = tmp_path / 'out', write_table(tmp_path / 't.csv', values, labels)
+    said = (
+        'the model t_features was fitted to other values of 72 rows (features, site, age or sex)'
+    )
+    assert run(bids_dir, out, 'participant', path) == 0
+    turned = np.arange(len(values))[::-1]
+    write_table(path, values[turned], labels.rows(turned))
+    assert run(bids_dir, out, 'participant', path) == 0
+    assert said not in logged(capsys)
+    write_table(path, values + 1, labels)
+    assert run(bids_dir, out, 'participant', path) == 0
+    assert f'{said}: it stays as it is; run train to fit it again' in logged(capsys)
+    assert said[1:] in (out / 't_features.html').read_text()
+    flags = '--model', str(out / 'models' / 't_features.safetensors')
+    assert run(bids_dir, out, 'participant', path, *flags) == 0
+    assert said not in logged(capsys)
+    assert run(bids_dir, out, 'train', path) == 0
+    assert run(bids_dir, out, 'participant', path) == 0
+    assert said not in logged(capsys)
+    older = write_dataset(tmp_path / 'bids', replace(labels, ages=labels.ages - 1))
+    assert run(older, out, 'participant', path) == 0
+    assert said in logged(capsys)
+
+
 def test_sessions_have_ages_of_their_own(tmp_path):
     labels = labels_of(12, sessions=2)
     values = with_sites(truth_of(labels, own=2.0), labels)

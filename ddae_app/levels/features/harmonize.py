@@ -12,6 +12,7 @@ from ddae_app.errors import UsageError
 from ddae_app.features.fit import fit_model
 from ddae_app.features.measures import became_negative
 from ddae_app.features.model import METHOD
+from ddae_app.features.people import digest_of_rows
 from ddae_app.files import write_atomically
 from ddae_app.levels.features.dataset import describe_dataset
 from ddae_app.levels.features.inputs import FeatureInputs, read_inputs
@@ -189,12 +190,18 @@ def _doubts(
         for site in used.calibrated
     ]
     if settings.harmonize.model is None and not used.fitted_here:
-        for site, then in zip(used.fitted_sites, info.people, strict=False):
-            if (now := labels.people_of(site)) != then:
-                lines.append(
-                    f'site {site} has {now} people, and {then} when the model was fitted: it '
-                    'stays as it is; run train to fit it again'
-                )
+        remedy = 'it stays as it is; run train to fit it again'
+        people = [
+            f'site {site} has {now} people, and {then} when the model was fitted: {remedy}'
+            for site, then in zip(used.fitted_sites, info.people, strict=False)
+            if (now := labels.people_of(site)) != then
+        ]
+        if not people and info.digest not in ('', digest_of_rows(table, labels)):
+            people = [
+                f'the model {info.name} was fitted to other values of {len(table.names)} rows '
+                f'(features, site, age or sex): {remedy}'
+            ]
+        lines += people
     ages = labels.ages[~np.isnan(labels.ages)]
     if info.ages and ages.size:
         beyond = int(((ages < info.ages[0]) | (ages > info.ages[1])).sum())
