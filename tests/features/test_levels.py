@@ -221,6 +221,17 @@ def test_group_before_participant_and_after_a_change(bids_dir, table, values, la
     assert 'is another file than t_desc-harmonized.tsv was made from' in line
 
 
+def test_group_without_rows_of_the_target(out, bids_dir, values, labels, tmp_path, capsys):
+    rows = np.flatnonzero(labels.sites != 'B')
+    path = write_table(tmp_path / 'aparc.tsv', values[rows], labels.rows(rows))
+    flags = '--model', str(out / 'models' / 'aparc_features.safetensors'), '--target-site', 'B'
+    assert run(bids_dir, tmp_path / 'out', 'participant', path, *flags) == 0
+    assert run(bids_dir, tmp_path / 'out', 'group', path) == 0
+    assert 'no row is of site B, which all were brought to: what' in logged(capsys)
+    page = (tmp_path / 'out' / 'group_aparc_features.html').read_text()
+    assert 'what is cross-fitted is brought to the mean of all sites' in page
+
+
 def test_sites_that_are_not_known(bids_dir, table, labels, tmp_path, capsys):
     text = (bids_dir / 'participants.tsv').read_text()
     other = write_dataset(tmp_path / 'bids', labels)
