@@ -130,6 +130,32 @@ def test_one_of_several_meshes_is_taken(tmp_path, labels, values):
     assert said[0] == 'thickness on fsaverage3 is taken, and not that on fsaverage4'
 
 
+def test_the_longitudinal_stream_is_left_out(tmp_path, labels, values):
+    folder, person = tmp_path / 'fs', labels.subjects[0]
+    for visit in ('ses-1', 'ses-2'):
+        _mgh(folder, f'{person}_{visit}', values[0])
+        _mgh(folder, f'{person}_{visit}.long.sub-{person}', values[0])
+    _mgh(folder, person, values[0])
+    _mgh(folder, '001', values[1])
+    _mgh(folder, '002', values[2])
+    (folder / 'sub-002' / 'base-tps').touch()
+    maps, _ = read_surface_maps([folder], 'thickness')
+    assert maps.names == [f'sub-{person}_ses-1', f'sub-{person}_ses-2', 'sub-001']
+    assert maps.left_out[0].startswith(
+        '2 folders with maps left out, of the longitudinal stream (to take it, give a folder of'
+    )
+    assert maps.left_out[1:] == (
+        '2 folders with maps left out, template or average of the sessions of a person: '
+        f'sub-{person}, sub-002',
+    )
+
+
+def test_one_folder_by_two_names_is_read_once(tmp_path, labels, values):
+    folder = _written(tmp_path, labels, values)
+    maps, _ = read_surface_maps([folder, folder], 'thickness')
+    assert maps.participants == tuple(labels.subjects)
+
+
 def _change(path: Path, change: Callable[[np.ndarray], np.ndarray]) -> None:
     for hemi in 'LR':
         one = path / 'anat' / f'{path.name}_hemi-{hemi}_space-fsaverage3_thickness.shape.gii'

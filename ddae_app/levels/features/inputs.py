@@ -94,6 +94,8 @@ def read_inputs(settings: Settings) -> FeatureInputs:
         log.info('%s', line)
     # A dataset whose scans are elsewhere has no folders of people.
     warnings = understood.warnings(replace(cohort, without_folder=()), rows, metadata)
+    if isinstance(table, SurfaceMaps):
+        warnings = [*table.left_out, *warnings]
     for line in warnings:
         log.warning('%s', line)
     check_understood(cohort, rows)
