@@ -126,7 +126,7 @@ def _fit(settings: Settings, inputs: FeatureInputs, files: ModelFiles) -> list[s
     sites = site_rows(inputs, model, model.effects())
     card = format_features_card(
         files.name,
-        model_facts(model),
+        model_facts(model, model.info.sites),
         sites,
         warnings,
         method=CARDS[model.info.method],
