@@ -254,6 +254,23 @@ def test_a_cifti_file_keeps_what_is_no_cortex(tmp_path):
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize('kind', [np.uint8, np.int16, np.float64])
+def test_harmonized_cifti_is_float32(tmp_path, kind):
+    models = [
+        nib.cifti2.BrainModelAxis.from_mask(np.ones(9, dtype=bool), name=f'cortex_{side}')
+        for side in ('left', 'right')
+    ]
+    axes = nib.cifti2.ScalarAxis(['x']), models[0] + models[1]
+    image = nib.Cifti2Image(np.arange(18, dtype=kind)[None], header=axes)
+    image.set_data_dtype(kind)
+    nib.save(image, path := tmp_path / 'x.dscalar.nii')
+    path.write_bytes(cifti_of(path, {h: read_map(path, h) + 0.3 for h in 'LR'}))
+    written = nib.load(path)
+    assert written.get_data_dtype() == np.float32
+    assert written.nifti_header.get_slope_inter() in ((1, 0), (None, None))
+    assert np.allclose(written.get_fdata().ravel(), np.arange(18) + 0.3, atol=1e-6)
+
+
 def test_maps_and_tables_are_harmonized_alike(tmp_path, labels, values):
     """The same numbers as a table of as many columns, whatever the blocks."""
     maps, _ = read_surface_maps([_written(tmp_path, labels, values)], 'thickness')
