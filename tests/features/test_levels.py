@@ -211,6 +211,15 @@ def test_what_is_refused_in_one_line(bids_dir, table, labels, values, tmp_path, 
     assert not (out / 'features').exists() and not list(out.glob('models/*.safetensors'))
 
 
+def test_values_that_are_too_large_to_compute_with(bids_dir, labels, values, tmp_path, capsys):
+    large, out = values.copy(), tmp_path / 'out'
+    large[7, 5] = 1e206
+    path = write_table(tmp_path / 't.tsv', large, labels)
+    line = refused(capsys, 2, bids_dir, out, 'participant', path)
+    assert 'values of f5 are as large as 1e+206, too large to compute with; expected' in line
+    assert not list(out.glob('models/[!.]*')) and not (out / 'features').exists()
+
+
 def test_group_before_participant_and_after_a_change(bids_dir, table, values, labels, tmp_path,
                                                      capsys):  # fmt: skip
     out, own = tmp_path / 'out', write_table(tmp_path / 't.tsv', values, labels)
