@@ -169,6 +169,25 @@ def test_a_model_that_was_fitted_to_other_values(bids_dir, labels, values, tmp_p
     assert said in logged(capsys)
 
 
+def test_tables_of_any_script_have_outputs_of_their_own(bids_dir, labels, values, tmp_path,
+                                                        capsys):  # fmt: skip
+    out = tmp_path / 'out'
+    for name in ('厚さ', '体積', '(b) é'):
+        path = write_table(tmp_path / f'{name}.tsv', values, labels)
+        assert run(bids_dir, out, 'participant', path) == 0
+    assert {p.name for p in out.glob('*_features.html')} == {
+        '厚さ_features.html', '体積_features.html', 'b--é_features.html',
+    }  # fmt: skip
+    assert {p.name for p in (out / 'models').glob('[!.]*.safetensors')} == {
+        '厚さ_features.safetensors', '体積_features.safetensors', 'b--é_features.safetensors',
+    }  # fmt: skip
+    report = run_validator(out, CONFIG, 'derivative')
+    assert {issue['code'] for issue in report['issues']['issues']} <= {'SUBJECT_FOLDERS'}
+    path = write_table(tmp_path / '(-).tsv', values, labels)
+    line = refused(capsys, 2, bids_dir, out, 'participant', path)
+    assert 'a name without a letter or a digit, by which outputs are named; rename' in line
+
+
 def test_sessions_have_ages_of_their_own(tmp_path):
     labels = labels_of(12, sessions=2)
     values = with_sites(truth_of(labels, own=2.0), labels)
