@@ -24,7 +24,8 @@ from ddae_app.features.fit import fit_model
 from ddae_app.features.maps import SurfaceMaps, read_surface_maps
 from ddae_app.features.model import FeatureModel
 from ddae_app.imaging.surfaces import cifti_of, gifti_of, read_map
-from tests.features.simulated import labels_of, table_of, write_dataset
+from tests.features.commands import refused
+from tests.features.simulated import labels_of, table_of, write_dataset, write_table
 
 V = 642
 WALL = np.arange(600, V)
@@ -482,6 +483,16 @@ def test_what_the_command_line_refuses(bids_dir, folder, labels, tmp_path, capsy
     fewer = write_dataset(tmp_path / 'bids', labels.rows(np.arange(1, 36)))
     line = _refused(capsys, fewer, out, 'train', folder)
     assert 'sub-000 is not in participants.tsv' in line
+
+
+def test_a_table_of_the_name_of_the_measure(out, bids_dir, labels, values, tmp_path, capsys):
+    table = write_table(tmp_path / 'thickness.tsv', values[:, 20:30].astype(float), labels)
+    model = out / 'models' / 'thickness_features.safetensors'
+    before = model.read_bytes()
+    line = refused(capsys, 2, bids_dir, out, 'train', table)
+    assert 'was fitted to thickness on fsaverage3, and not to a table, whose outputs' in line
+    assert 'rename the table, or give another output folder' in line
+    assert model.read_bytes() == before
 
 
 def test_maps_that_changed_are_not_evaluated(bids_dir, labels, values, tmp_path, capsys):

@@ -8,10 +8,11 @@ import numpy as np
 
 from ddae_app.bids.dataset import dataset_name, locked
 from ddae_app.bids.layout import ModelFiles, RunFiles
-from ddae_app.errors import UsageError
+from ddae_app.errors import ModelError, UsageError
 from ddae_app.features.fit import fit_model
+from ddae_app.features.matrix import FeatureMatrix
 from ddae_app.features.measures import became_negative
-from ddae_app.features.model import METHOD
+from ddae_app.features.model import METHOD, FeatureModel
 from ddae_app.features.people import digest_of_rows
 from ddae_app.files import write_atomically
 from ddae_app.levels.features.dataset import describe_dataset
@@ -110,6 +111,7 @@ def _fit(settings: Settings, inputs: FeatureInputs, files: ModelFiles) -> list[s
             f'{files.model} is there without {files.card.name}, so it comes from elsewhere; give '
             'another --model-name'
         )
+    _check_replaced(files, inputs.table)
     model, warnings = fit_model(
         inputs.table,
         inputs.labels,
@@ -137,6 +139,22 @@ def _fit(settings: Settings, inputs: FeatureInputs, files: ModelFiles) -> list[s
     log.info('model: %s', files.model)
     log.info('card: %s', files.card)
     return warnings
+
+
+def _check_replaced(files: ModelFiles, table: FeatureMatrix) -> None:
+    """Refuse to put a model of a table in the place of one of maps, or the other way round."""
+    if not files.model.exists():
+        return
+    try:
+        maps = FeatureModel.load(files.model).info.maps
+    except ModelError:  # a damaged one may go
+        return
+    if bool(maps) != bool(table.maps):
+        raise UsageError(
+            f'{files.model} was fitted to {maps or "a table"}, and not to '
+            f'{table.maps or "a table"}, whose outputs have the same name; rename the table, or '
+            'give another output folder'
+        )
 
 
 def _model(settings: Settings, inputs: FeatureInputs) -> tuple[UsedModel, list[str]]:
