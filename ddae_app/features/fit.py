@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 
 import ddae_app
 from ddae_app.errors import UsageError
-from ddae_app.features.checks import check_people, check_units, varying_features
+from ddae_app.features.checks import check_people, check_sizes, check_units, varying_features
 from ddae_app.features.matrix import FeatureMatrix
 from ddae_app.features.model import METHOD, FeatureModel, FeatureModelInfo
 from ddae_app.features.people import CovariateDesign, RowLabels, digest_of_rows
@@ -58,6 +56,7 @@ def fit_model(
         If no site effect can be estimated from this table.
     """
     warnings = check_people(labels, allow_few=allow_few, allow_confounding=allow_confounding)
+    check_sizes(table)
     check_units(table, labels)
     design = CovariateDesign.fit(labels, spline=age_spline)
     estimated = len(labels.site_names) + len(design.centers)
@@ -82,11 +81,9 @@ def fit_model(
         )
     longitudinal = repeated >= FEWEST_REPEATED
     member = labels.sites[:, None] == np.array(labels.site_names)
-    with np.errstate(over='ignore', invalid='ignore'):  # which is refused at once
-        regression = SiteRegression.fit(
-            y, member.astype(float), columns, labels.persons if longitudinal else None
-        )
-    _check_finite(table, features, regression)
+    regression = SiteRegression.fit(
+        y, member.astype(float), columns, labels.persons if longitudinal else None
+    )
     ages = labels.ages[~np.isnan(labels.ages)]
     info = FeatureModelInfo(
         name=name,
@@ -112,19 +109,6 @@ def fit_model(
 
     ddae = fit_ddae(info.maps, info.features, regression, y, labels, columns, seed)
     return FeatureModel(info, regression, ddae), warnings
-
-
-def _check_finite(
-    table: FeatureMatrix, features: Sequence[str], regression: SiteRegression
-) -> None:
-    """Refuse columns whose values are so large that nothing can be computed from them."""
-    finite = [np.isfinite(a).reshape(-1, len(features)).all(0) for a in vars(regression).values()]
-    if names := [features[i] for i in np.flatnonzero(~np.all(finite, axis=0))]:
-        largest = float(np.nanmax(np.abs(table.columns(names))))
-        raise UsageError(
-            f'{table.path}: values of {table.told(names)} are as large as {largest:.3g}, too '
-            'large to compute with; expected numbers of anatomy: mend these cells, or write n/a'
-        )
 
 
 def _unknown(labels: RowLabels) -> list[str]:

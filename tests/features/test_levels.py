@@ -232,10 +232,10 @@ def test_what_is_refused_in_one_line(bids_dir, table, labels, values, tmp_path, 
 
 def test_values_that_are_too_large_to_compute_with(bids_dir, labels, values, tmp_path, capsys):
     large, out = values.copy(), tmp_path / 'out'
-    large[7, 5] = 1e206
+    large[7, 5] = -1e206
     path = write_table(tmp_path / 't.tsv', large, labels)
     line = refused(capsys, 2, bids_dir, out, 'participant', path)
-    assert 'values of f5 are as large as 1e+206, too large to compute with; expected' in line
+    assert 'f5 has values of up to 1e+206, too large to compute with; expected numbers of' in line
     assert not list(out.glob('models/[!.]*')) and not (out / 'features').exists()
 
 
