@@ -144,7 +144,8 @@ def check_sizes(table: FeatureMatrix) -> None:
     UsageError
         With the columns and their largest value.
     """
-    largest = np.fmax(np.fmax.reduce(table.values), -np.fmin.reduce(table.values))
+    ends = (reduce(table.values).astype(float) for reduce in (np.fmax.reduce, np.fmin.reduce))
+    largest = np.abs(list(ends)).max(axis=0)
     if names := [table.features[i] for i in np.flatnonzero(largest > LARGEST)]:
         raise UsageError(
             f'{table.path}: {table.told(names)} {_have(names)} values of up to '
