@@ -12,10 +12,12 @@ Of a table ``aparc.tsv``::
 from __future__ import annotations
 
 import re
+import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
 
 from ddae_app.bids.layout import FEATURES_MODEL, ModelFiles
+from ddae_app.errors import UsageError
 
 _SOURCE = '_desc-source'
 
@@ -66,8 +68,19 @@ class FeatureFiles:
 
 
 def table_name(path: Path) -> str:
-    """The name of a table without its ending, of characters that names of files may have.
+    """The name of a table without its ending: letters and digits of any script, and ``_.+-``.
 
     One that was read from stats files is named as what was read.
+
+    Raises
+    ------
+    UsageError
+        It has neither a letter nor a digit.
     """
-    return re.sub(r'[^\w.+-]', '-', path.stem.removesuffix(_SOURCE), flags=re.ASCII)
+    stem = unicodedata.normalize('NFC', path.stem).removesuffix(_SOURCE)
+    if not any(map(str.isalnum, stem)):
+        raise UsageError(
+            f'--features {path}: a name without a letter or a digit, by which outputs are named; '
+            'rename the file'
+        )
+    return re.sub(r'[^\w.+-]', '-', stem).lstrip('-')

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -63,38 +63,63 @@ class Recons:
     longitudinal: tuple[str, ...]
     templates: tuple[str, ...]
 
+    @property
+    def left_out(self) -> list[tuple[tuple[str, ...], str]]:
+        """The folders that are not taken, and why."""
+        return [
+            (self.misnamed, 'the name is not sub-<label> or sub-<label>_ses-<label>'),
+            (
+                self.longitudinal,
+                'of the longitudinal stream (to take it, give a folder of links to them, named '
+                'sub-<label>_ses-<label>)',
+            ),
+            (self.templates, 'template or average of the sessions of a person'),
+        ]
+
 
 def find_recons(roots: Sequence[Path]) -> Recons:
-    """List the folders of people.
+    """List the folders of people that have stats.
 
     Raises
     ------
     UsageError
         Two of them are of the same person and session, or a root cannot be read.
     """
+    folders: list[Path] = []
+    for root in roots:
+        try:
+            folders += sorted(path for path in root.iterdir() if (path / 'stats').is_dir())
+        except OSError as e:
+            raise UsageError(f'{root}: not readable ({e.strerror})') from e
+    return recons_of(folders)
+
+
+def recons_of(folders: Iterable[Path]) -> Recons:
+    """Tell the folders of people from those that the programs put beside them.
+
+    Raises
+    ------
+    UsageError
+        Two of them are of the same person and session.
+    """
     found: dict[str, Recon] = {}
     misnamed: list[str] = []
     longitudinal: list[str] = []
-    for root in roots:
-        try:
-            folders = sorted(path for path in root.iterdir() if (path / 'stats').is_dir())
-        except OSError as e:
-            raise UsageError(f'{root}: not readable ({e.strerror})') from e
-        for folder in folders:
-            name = folder.name
-            match = _NAME.fullmatch(name)
-            if match is None:
-                if '.long.' in name:
-                    longitudinal.append(name)
-                elif not _TEMPLATES.fullmatch(name):
-                    misnamed.append(name)
-                continue
-            if name in found:
-                raise UsageError(
-                    f'{found[name].folder} and {folder} are of the same person; remove one, or '
-                    'leave out its folder after -d'
-                )
-            found[name] = Recon(folder, match['participant'], match['session'])
+    for folder in folders:
+        name = folder.name
+        match = _NAME.fullmatch(name)
+        if match is None:
+            if '.long.' in name:
+                longitudinal.append(name)
+            elif not _TEMPLATES.fullmatch(name):
+                misnamed.append(name)
+            continue
+        if name in found:
+            raise UsageError(
+                f'{found[name].folder} and {folder} are of the same person; remove one, or '
+                'leave out its folder after -d'
+            )
+        found[name] = Recon(folder, match['participant'], match['session'])
     several = {recon.participant for recon in found.values() if recon.session}
     templates = {
         name

@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ddae_app.bids.recons import Recons, recons_of
 from ddae_app.imaging.surfaces import CIFTI, GIFTI
 
 MESHES = {
@@ -43,7 +44,6 @@ WHERE = (
 """What is looked for, for people."""
 
 ENTITIES = re.compile(r'(sub-[A-Za-z0-9+]+(?:_[A-Za-z0-9]+-[A-Za-z0-9+]+)*)_[A-Za-z]+')
-SUBJECT = re.compile(r'sub-([A-Za-z0-9+]+)(?:_ses-([A-Za-z0-9+]+))?')
 
 
 @dataclass(frozen=True)
@@ -95,18 +95,27 @@ class MapFile:
         return root.joinpath(*folders, 'anat', name)
 
 
-def find_maps(folders: Sequence[Path], measure: str) -> list[MapFile]:
-    """All maps of a measure in folders of derivatives, without those that are harmonized."""
-    found = []
-    for folder in folders:
+def find_maps(
+    folders: Sequence[Path], measure: str
+) -> tuple[list[MapFile], list[tuple[tuple[str, ...], str]]]:
+    """All maps of a measure in folders of derivatives, without those that are harmonized.
+
+    Returns
+    -------
+    maps : list of MapFile
+    left_out : list of (tuple of str, str)
+        Folders of FreeSurfer that are not taken, and why.
+    """
+    found, left_out = [], []
+    for folder in dict.fromkeys(folders):
         for pattern in ('sub-*/anat', 'sub-*/ses-*/anat'):
             for ending in (GIFTI, CIFTI):
                 paths = sorted(folder.glob(f'{pattern}/sub-*_{measure}{ending}'))
                 found += [file for path in paths if (file := _of_bids(path, ending))]
-        for path in sorted(folder.glob(f'sub-*/surf/?h.{measure}*')):
-            if file := _of_freesurfer(path, measure):
-                found.append(file)
-    return found
+        maps, recons = _of_freesurfer(folder, measure)
+        found += maps
+        left_out += recons.left_out
+    return found, left_out
 
 
 def _of_bids(path: Path, ending: str) -> MapFile | None:
@@ -127,11 +136,18 @@ def _of_bids(path: Path, ending: str) -> MapFile | None:
     return MapFile(path, entities['sub'], entities.get('ses'), hemispheres, mesh, kept)
 
 
-def _of_freesurfer(path: Path, measure: str) -> MapFile | None:
-    name = re.fullmatch(rf'([lr])h\.{measure}(?:\.(fsaverage\d?))?(\.mg[hz])?', path.name)
-    subject = SUBJECT.fullmatch(path.parent.parent.name)
-    if name is None or subject is None or (name[2] and not name[3]):
-        return None
-    mesh = name[2] or NATIVE
-    entities = subject[0] + (f'_space-{mesh}' if mesh else '')
-    return MapFile(path, subject[1], subject[2], name[1].upper(), mesh, entities)
+def _of_freesurfer(folder: Path, measure: str) -> tuple[list[MapFile], Recons]:
+    """The maps of the people of a folder of subjects, and what else is there."""
+    name = re.compile(rf'([lr])h\.{measure}(?:\.(fsaverage\d?)\.mg[hz]|\.mg[hz])?')
+    paths = sorted(folder.glob(f'sub-*/surf/?h.{measure}*'))
+    named = [(path, match) for path in paths if (match := name.fullmatch(path.name))]
+    recons = recons_of(dict.fromkeys(path.parent.parent for path, _ in named))
+    of_people = {recon.folder: recon for recon in recons.found}
+    maps = []
+    for path, match in named:
+        if recon := of_people.get(path.parent.parent):
+            mesh = match[2] or NATIVE
+            entities = recon.folder.name + (f'_space-{mesh}' if mesh else '')
+            side = match[1].upper()
+            maps.append(MapFile(path, recon.participant, recon.session, side, mesh, entities))
+    return maps, recons

@@ -23,6 +23,9 @@ THOUSAND, LIKE_THOUSAND = 1000.0, 2.0
 """Units of volume and area differ by powers of the one; medians of sites that differ by such a
 power, give or take a factor of the other, are taken for other units."""
 
+LARGEST = 1e150
+"""Squares of larger numbers, summed over people, are not finite."""
+
 FAR = 5.0
 """Standard deviations: within so many, a value may be just a small or a large one."""
 
@@ -130,6 +133,24 @@ def _check_counts(
             f'{table.path}: {listed(names)} {_have(names)} {total[few].min():.0f} '
             f'values; expected more than {estimated}, the number of sites and covariates: remove '
             'the column, or add rows'
+        )
+
+
+def check_sizes(table: FeatureMatrix) -> None:
+    """Refuse columns with values so large that nothing can be computed from them.
+
+    Raises
+    ------
+    UsageError
+        With the columns and their largest value.
+    """
+    ends = (reduce(table.values).astype(float) for reduce in (np.fmax.reduce, np.fmin.reduce))
+    largest = np.abs(list(ends)).max(axis=0)
+    if names := [table.features[i] for i in np.flatnonzero(largest > LARGEST)]:
+        raise UsageError(
+            f'{table.path}: {table.told(names)} {_have(names)} values of up to '
+            f'{np.nanmax(largest):.3g}, too large to compute with; expected numbers of anatomy: '
+            'mend these cells, or write n/a'
         )
 
 

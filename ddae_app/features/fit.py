@@ -6,10 +6,10 @@ import numpy as np
 
 import ddae_app
 from ddae_app.errors import UsageError
-from ddae_app.features.checks import check_people, check_units, varying_features
+from ddae_app.features.checks import check_people, check_sizes, check_units, varying_features
 from ddae_app.features.matrix import FeatureMatrix
 from ddae_app.features.model import METHOD, FeatureModel, FeatureModelInfo
-from ddae_app.features.people import CovariateDesign, RowLabels
+from ddae_app.features.people import CovariateDesign, RowLabels, digest_of_rows
 from ddae_app.methods.location_scale import SiteRegression, refuse_confounding
 
 FEWEST_REPEATED = 10
@@ -56,6 +56,7 @@ def fit_model(
         If no site effect can be estimated from this table.
     """
     warnings = check_people(labels, allow_few=allow_few, allow_confounding=allow_confounding)
+    check_sizes(table)
     check_units(table, labels)
     design = CovariateDesign.fit(labels, spline=age_spline)
     estimated = len(labels.site_names) + len(design.centers)
@@ -99,6 +100,7 @@ def fit_model(
         versions={'ddae-app': ddae_app.__version__, 'numpy': np.__version__},
         method=method,
         maps=table.maps,
+        digest=digest_of_rows(table, labels),
     )
     if method == METHOD:
         return FeatureModel(info, regression), warnings

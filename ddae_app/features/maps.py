@@ -11,7 +11,7 @@ import numpy as np
 from ddae_app.bids.surface_files import MESHES, NATIVE, WHERE, MapFile, find_maps
 from ddae_app.errors import UsageError
 from ddae_app.features.checks import unit_factor
-from ddae_app.features.matrix import FeatureMatrix, listed, row_name
+from ddae_app.features.matrix import FeatureMatrix, folders_left_out, listed, row_name
 from ddae_app.imaging.surfaces import HEMISPHERES, read_map
 
 ZERO_IS_MISSING = {'thickness', 'area', 'volume'}
@@ -42,6 +42,8 @@ class SurfaceMaps(FeatureMatrix):
         The place of each feature among all vertices, the left hemisphere first.
     sizes : tuple of int
         Vertices of the left and the right hemisphere, with the medial wall.
+    left_out : tuple of str
+        Which folders of FreeSurfer are not taken and why, in sentences.
     """
 
     measure: str
@@ -49,6 +51,7 @@ class SurfaceMaps(FeatureMatrix):
     files: tuple[Mapping[str, MapFile], ...]
     vertices: np.ndarray
     sizes: tuple[int, int]
+    left_out: tuple[str, ...] = ()
 
     @property
     def maps(self) -> str:
@@ -111,7 +114,15 @@ def read_surface_maps(folders: Sequence[Path], measure: str) -> tuple[SurfaceMap
     UsageError
         There are none, or the maps of people do not go together.
     """
-    mesh, chosen, said = _choose(folders, measure)
+    files, not_taken = find_maps(folders, measure)
+    left_out = folders_left_out('maps', not_taken)
+    if not files:
+        where = ', '.join(pattern.format(measure) for pattern in WHERE)
+        raise UsageError(
+            f'--features {measure}: no maps in {", ".join(map(str, folders))}; looked for {where}'
+            + ''.join(f'; {line}' for line in left_out)
+        )
+    mesh, chosen, said = _choose(files, measure)
     found: dict[Row, dict[str, MapFile]] = {}
     for file in chosen:
         hemispheres = found.setdefault((file.participant, file.session), {})
@@ -155,20 +166,16 @@ def read_surface_maps(folders: Sequence[Path], measure: str) -> tuple[SurfaceMap
         files=tuple(found[row] for row in rows),
         vertices=vertices,
         sizes=sizes,
+        left_out=tuple(left_out),
     )
     return maps, [*said, f'{maps.maps}: {len(vertices):,} vertices outside the medial wall']
 
 
-def _choose(folders: Sequence[Path], measure: str) -> tuple[str, list[MapFile], list[str]]:
+def _choose(files: Sequence[MapFile], measure: str) -> tuple[str, list[MapFile], list[str]]:
     """The mesh that most people have maps on, and among these the smallest; its files."""
     by_mesh: dict[tuple[str, bool], list[MapFile]] = {}
-    for file in find_maps(folders, measure):
+    for file in files:
         by_mesh.setdefault((file.mesh, file.is_cifti), []).append(file)
-    if not by_mesh:
-        where = ', '.join(pattern.format(measure) for pattern in WHERE)
-        raise UsageError(
-            f'--features {measure}: no maps in {", ".join(map(str, folders))}; looked for {where}'
-        )
 
     def order(key: tuple[str, bool]) -> tuple[bool, int, float, str, bool]:
         people = len({(file.participant, file.session) for file in by_mesh[key]})

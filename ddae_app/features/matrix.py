@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -85,3 +85,13 @@ def listed(names: Sequence[str]) -> str:
     """The first few names, and how many more there are."""
     more = len(names) - MOST_NAMED
     return ', '.join(names[:MOST_NAMED]) + (f' and {more} more' if more > 0 else '')
+
+
+def folders_left_out(what: str, left_out: Iterable[tuple[Sequence[str], str]]) -> list[str]:
+    """Which folders with stats or maps are not taken and why, in sentences."""
+    return [
+        f'{len(names)} folder{"s" * (len(names) != 1)} with {what} left out, {why}: '
+        f'{listed(names)}'
+        for names, why in left_out
+        if names
+    ]

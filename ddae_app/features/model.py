@@ -64,6 +64,9 @@ class FeatureModelInfo:
         A method of :data:`ddae_app.methods.registry.METHODS`.
     maps : str
         What is mapped on which mesh; empty of a table.
+    digest : str
+        Of the rows that it was fitted to (:func:`ddae_app.features.people.digest_of_rows`); empty
+        in files of earlier versions.
     """
 
     name: str
@@ -80,6 +83,7 @@ class FeatureModelInfo:
     versions: dict[str, str]
     method: str = METHOD
     maps: str = ''
+    digest: str = ''
 
 
 @dataclass(frozen=True)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 
 import numpy as np
 
 from ddae_app.errors import UsageError
+from ddae_app.features.matrix import FeatureMatrix
 from ddae_app.methods.data import sex_numbers
 
 KNOT_LEVELS = (0.05, 0.35, 0.65, 0.95)
@@ -50,6 +52,25 @@ class RowLabels:
     def rows(self, rows: np.ndarray) -> RowLabels:
         """Those of some rows."""
         return RowLabels(*(v[rows] for v in (self.sites, self.subjects, self.ages, self.sexes)))
+
+
+def digest_of_rows(table: FeatureMatrix, labels: RowLabels) -> str:
+    """A SHA-256 of all that a fit depends on, whatever the order of rows and columns.
+
+    Parameters
+    ----------
+    table : FeatureMatrix
+    labels : RowLabels
+        Of its rows.
+    """
+    columns = np.argsort(table.features)
+    digest = sha256('\n'.join(sorted(table.features)).encode())
+    names = table.names
+    for row in np.argsort(names):
+        said = names[row], labels.sites[row], float(labels.ages[row]), labels.sexes[row]
+        digest.update('\t'.join(map(str, said)).encode())
+        digest.update(table.values[row, columns].tobytes())
+    return digest.hexdigest()
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import math
 import re
 from collections import Counter
@@ -59,21 +60,23 @@ class FeatureTable(FeatureMatrix):
         ----------
         values : np.ndarray, shape (N, F)
         """
-        lines = ['\t'.join(self.header)]
+        text = io.StringIO()
+        writer = csv.writer(text, delimiter=DELIMITERS['.tsv'], lineterminator='\n')
+        writer.writerow(self.header)
         for row, cells in enumerate(self.cells):
             texts = []
-            for column, text in zip(self.header, cells, strict=True):
+            for column, cell in zip(self.header, cells, strict=True):
                 i = self.place.get(column)
                 if i is None:
-                    texts.append(text or 'n/a')
+                    texts.append(cell or 'n/a')
                 elif math.isnan(values[row, i]):
                     texts.append('n/a')
                 elif values[row, i] == self.values[row, i]:
-                    texts.append(text)
+                    texts.append(cell)
                 else:
                     texts.append(f'{values[row, i]:.12g}')
-            lines.append('\t'.join(texts))
-        return '\n'.join(lines) + '\n'
+            writer.writerow(texts)
+        return text.getvalue()
 
 
 def read_feature_table(path: Path) -> FeatureTable:

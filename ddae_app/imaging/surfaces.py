@@ -82,7 +82,7 @@ def gifti_of(values: np.ndarray, hemisphere: str) -> bytes:
 
 
 def cifti_of(source: Path, values: dict[str, np.ndarray]) -> bytes:
-    """A CIFTI file like another, with other values on the cortex.
+    """A CIFTI file like another, with other values on the cortex, all of them float32.
 
     Parameters
     ----------
@@ -95,7 +95,9 @@ def cifti_of(source: Path, values: dict[str, np.ndarray]) -> bytes:
     data = np.asarray(image.dataobj, dtype=np.float32).copy()
     for hemisphere, part, vertices, _ in _cortex(image):
         data[0, part] = values[hemisphere][vertices]
-    return nib.Cifti2Image(data, header=image.header, nifti_header=image.nifti_header).to_bytes()
+    new = nib.Cifti2Image(data, header=image.header, nifti_header=image.nifti_header)
+    new.set_data_dtype(np.float32)
+    return new.to_bytes()
 
 
 def _of_volume(data: np.ndarray) -> np.ndarray | None:

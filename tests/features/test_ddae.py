@@ -138,6 +138,9 @@ def test_a_site_that_the_model_does_not_know_is_measured(out, newcomers, tmp_pat
     assert 'site D is none of the model: it was measured in its 10 people' in (
         capsys.readouterr().err
     )
+    page = (tmp_path / 'out' / 'new_features.html').read_text()
+    fitted = page.split('Fitted to', 1)[1].split(' people', 1)[0]
+    assert 'C 24' in fitted and 'D' not in fitted
     features = tmp_path / 'out' / 'features'
     said = json.loads((features / 'new_desc-harmonized.json').read_text())
     assert said['ModelSites'] == ['A', 'B', 'C'] and said['SitesMeasuredInTheseRows'] == ['D']

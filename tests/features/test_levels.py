@@ -144,6 +144,50 @@ def test_a_run_without_a_model_fits_one_once(bids_dir, table, labels, values, tm
     assert lines[0] == lines[1]
 
 
+def test_a_model_that_was_fitted_to_other_values(bids_dir, labels, values, tmp_path, capsys):
+    out, path = tmp_path / 'out', write_table(tmp_path / 't.csv', values, labels)
+    said = (
+        'the model t_features was fitted to other values of 72 rows (features, site, age or sex)'
+    )
+    assert run(bids_dir, out, 'participant', path) == 0
+    turned = np.arange(len(values))[::-1]
+    write_table(path, values[turned], labels.rows(turned))
+    assert run(bids_dir, out, 'participant', path) == 0
+    assert said not in logged(capsys)
+    write_table(path, values + 1, labels)
+    assert run(bids_dir, out, 'participant', path) == 0
+    assert f'{said}: it stays as it is; run train to fit it again' in logged(capsys)
+    assert said[1:] in (out / 't_features.html').read_text()
+    flags = '--model', str(out / 'models' / 't_features.safetensors')
+    assert run(bids_dir, out, 'participant', path, *flags) == 0
+    assert said not in logged(capsys)
+    assert run(bids_dir, out, 'train', path) == 0
+    assert run(bids_dir, out, 'participant', path) == 0
+    assert said not in logged(capsys)
+    older = write_dataset(tmp_path / 'bids', replace(labels, ages=labels.ages - 1))
+    assert run(older, out, 'participant', path) == 0
+    assert said in logged(capsys)
+
+
+def test_tables_of_any_script_have_outputs_of_their_own(bids_dir, labels, values, tmp_path,
+                                                        capsys):  # fmt: skip
+    out = tmp_path / 'out'
+    for name in ('厚さ', '体積', '(b) é'):
+        path = write_table(tmp_path / f'{name}.tsv', values, labels)
+        assert run(bids_dir, out, 'participant', path) == 0
+    assert {p.name for p in out.glob('*_features.html')} == {
+        '厚さ_features.html', '体積_features.html', 'b--é_features.html',
+    }  # fmt: skip
+    assert {p.name for p in (out / 'models').glob('[!.]*.safetensors')} == {
+        '厚さ_features.safetensors', '体積_features.safetensors', 'b--é_features.safetensors',
+    }  # fmt: skip
+    report = run_validator(out, CONFIG, 'derivative')
+    assert {issue['code'] for issue in report['issues']['issues']} <= {'SUBJECT_FOLDERS'}
+    path = write_table(tmp_path / '(-).tsv', values, labels)
+    line = refused(capsys, 2, bids_dir, out, 'participant', path)
+    assert 'a name without a letter or a digit, by which outputs are named; rename' in line
+
+
 def test_sessions_have_ages_of_their_own(tmp_path):
     labels = labels_of(12, sessions=2)
     values = with_sites(truth_of(labels, own=2.0), labels)
@@ -186,6 +230,15 @@ def test_what_is_refused_in_one_line(bids_dir, table, labels, values, tmp_path, 
     assert not (out / 'features').exists() and not list(out.glob('models/*.safetensors'))
 
 
+def test_values_that_are_too_large_to_compute_with(bids_dir, labels, values, tmp_path, capsys):
+    large, out = values.copy(), tmp_path / 'out'
+    large[7, 5] = -1e206
+    path = write_table(tmp_path / 't.tsv', large, labels)
+    line = refused(capsys, 2, bids_dir, out, 'participant', path)
+    assert 'f5 has values of up to 1e+206, too large to compute with; expected numbers of' in line
+    assert not list(out.glob('models/[!.]*')) and not (out / 'features').exists()
+
+
 def test_group_before_participant_and_after_a_change(bids_dir, table, values, labels, tmp_path,
                                                      capsys):  # fmt: skip
     out, own = tmp_path / 'out', write_table(tmp_path / 't.tsv', values, labels)
@@ -194,6 +247,17 @@ def test_group_before_participant_and_after_a_change(bids_dir, table, values, la
     write_table(own, values + 1, labels)
     line = refused(capsys, 2, bids_dir, out, 'group', own)
     assert 'is another file than t_desc-harmonized.tsv was made from' in line
+
+
+def test_group_without_rows_of_the_target(out, bids_dir, values, labels, tmp_path, capsys):
+    rows = np.flatnonzero(labels.sites != 'B')
+    path = write_table(tmp_path / 'aparc.tsv', values[rows], labels.rows(rows))
+    flags = '--model', str(out / 'models' / 'aparc_features.safetensors'), '--target-site', 'B'
+    assert run(bids_dir, tmp_path / 'out', 'participant', path, *flags) == 0
+    assert run(bids_dir, tmp_path / 'out', 'group', path) == 0
+    assert 'no row is of site B, which all were brought to: what' in logged(capsys)
+    page = (tmp_path / 'out' / 'group_aparc_features.html').read_text()
+    assert 'what is cross-fitted is brought to the mean of all sites' in page
 
 
 def test_sites_that_are_not_known(bids_dir, table, labels, tmp_path, capsys):

@@ -24,7 +24,8 @@ from ddae_app.features.fit import fit_model
 from ddae_app.features.maps import SurfaceMaps, read_surface_maps
 from ddae_app.features.model import FeatureModel
 from ddae_app.imaging.surfaces import cifti_of, gifti_of, read_map
-from tests.features.simulated import labels_of, table_of, write_dataset
+from tests.features.commands import refused
+from tests.features.simulated import labels_of, table_of, write_dataset, write_table
 
 V = 642
 WALL = np.arange(600, V)
@@ -130,6 +131,32 @@ def test_one_of_several_meshes_is_taken(tmp_path, labels, values):
     assert said[0] == 'thickness on fsaverage3 is taken, and not that on fsaverage4'
 
 
+def test_the_longitudinal_stream_is_left_out(tmp_path, labels, values):
+    folder, person = tmp_path / 'fs', labels.subjects[0]
+    for visit in ('ses-1', 'ses-2'):
+        _mgh(folder, f'{person}_{visit}', values[0])
+        _mgh(folder, f'{person}_{visit}.long.sub-{person}', values[0])
+    _mgh(folder, person, values[0])
+    _mgh(folder, '001', values[1])
+    _mgh(folder, '002', values[2])
+    (folder / 'sub-002' / 'base-tps').touch()
+    maps, _ = read_surface_maps([folder], 'thickness')
+    assert maps.names == [f'sub-{person}_ses-1', f'sub-{person}_ses-2', 'sub-001']
+    assert maps.left_out[0].startswith(
+        '2 folders with maps left out, of the longitudinal stream (to take it, give a folder of'
+    )
+    assert maps.left_out[1:] == (
+        '2 folders with maps left out, template or average of the sessions of a person: '
+        f'sub-{person}, sub-002',
+    )
+
+
+def test_one_folder_by_two_names_is_read_once(tmp_path, labels, values):
+    folder = _written(tmp_path, labels, values)
+    maps, _ = read_surface_maps([folder, folder], 'thickness')
+    assert maps.participants == tuple(labels.subjects)
+
+
 def _change(path: Path, change: Callable[[np.ndarray], np.ndarray]) -> None:
     for hemi in 'LR':
         one = path / 'anat' / f'{path.name}_hemi-{hemi}_space-fsaverage3_thickness.shape.gii'
@@ -226,6 +253,23 @@ def test_a_cifti_file_keeps_what_is_no_cortex(tmp_path):
     assert nib.load(path).get_fdata().ravel().tolist() == [
         *(-float(i) for i in range(8)), 8, 9, 10, *(-float(i) for i in range(11, 20)),
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize('kind', [np.uint8, np.int16, np.float64])
+def test_harmonized_cifti_is_float32(tmp_path, kind):
+    models = [
+        nib.cifti2.BrainModelAxis.from_mask(np.ones(9, dtype=bool), name=f'cortex_{side}')
+        for side in ('left', 'right')
+    ]
+    axes = nib.cifti2.ScalarAxis(['x']), models[0] + models[1]
+    image = nib.Cifti2Image(np.arange(18, dtype=kind)[None], header=axes)
+    image.set_data_dtype(kind)
+    nib.save(image, path := tmp_path / 'x.dscalar.nii')
+    path.write_bytes(cifti_of(path, {h: read_map(path, h) + 0.3 for h in 'LR'}))
+    written = nib.load(path)
+    assert written.get_data_dtype() == np.float32
+    assert written.nifti_header.get_slope_inter() in ((1, 0), (None, None))
+    assert np.allclose(written.get_fdata().ravel(), np.arange(18) + 0.3, atol=1e-6)
 
 
 def test_maps_and_tables_are_harmonized_alike(tmp_path, labels, values):
@@ -439,6 +483,16 @@ def test_what_the_command_line_refuses(bids_dir, folder, labels, tmp_path, capsy
     fewer = write_dataset(tmp_path / 'bids', labels.rows(np.arange(1, 36)))
     line = _refused(capsys, fewer, out, 'train', folder)
     assert 'sub-000 is not in participants.tsv' in line
+
+
+def test_a_table_of_the_name_of_the_measure(out, bids_dir, labels, values, tmp_path, capsys):
+    table = write_table(tmp_path / 'thickness.tsv', values[:, 20:30].astype(float), labels)
+    model = out / 'models' / 'thickness_features.safetensors'
+    before = model.read_bytes()
+    line = refused(capsys, 2, bids_dir, out, 'train', table)
+    assert 'was fitted to thickness on fsaverage3, and not to a table, whose outputs' in line
+    assert 'rename the table, or give another output folder' in line
+    assert model.read_bytes() == before
 
 
 def test_maps_that_changed_are_not_evaluated(bids_dir, labels, values, tmp_path, capsys):

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
 from neuroCombat import neuroCombat
+from safetensors import safe_open
+from safetensors.numpy import save_file
 from scipy.interpolate import CubicSpline
 
 from ddae_app.errors import ModelError, UsageError
@@ -257,6 +260,17 @@ def test_what_is_saved_comes_back(table, labels, model, tmp_path):
     assert (loaded.harmonized(table, labels, 'B') == model.harmonized(table, labels, 'B')).all()
     loaded.save(path)
     assert path.read_bytes() == first
+
+
+def test_a_file_of_an_earlier_version_says_no_digest(model, tmp_path):
+    path = tmp_path / 'm.safetensors'
+    model.save(path)
+    with safe_open(path, 'np') as file:
+        header = json.loads(file.metadata()['ddae_features'])
+    assert len(header['info'].pop('digest')) == 64
+    arrays = dict(vars(model.regression))
+    save_file(arrays, path, {'ddae_features': json.dumps(header)})
+    assert FeatureModel.load(path).info == replace(model.info, digest='')
 
 
 def test_files_that_are_no_model(table, labels, model, tmp_path):

@@ -153,6 +153,21 @@ def test_a_settings_file_repeats_a_run(bids_dir, out, tmp_path, monkeypatch):
     assert (again / name).read_bytes() == (out / name).read_bytes()
 
 
+def test_head_size_in_participants_tsv(bids_dir, recons, tmp_path, capsys):
+    bids, out = shutil.copytree(bids_dir, tmp_path / 'bids'), tmp_path / 'out'
+    header, *rows = (bids / 'participants.tsv').read_text().splitlines()
+    lines = [f'{header}\teTIV', *(f'{row}\t1500000' for row in rows)]
+    (bids / 'participants.tsv').write_text('\n'.join(lines) + '\n')
+    line = _refused(capsys, bids, out, 'train', 'aparc', '-d', f'fs={recons}')
+    assert 'eTIV is of the people and no feature' in line
+    assert 'rename the column there, or remove it in a copy of this table, and give' in line
+    cells = [r.split('\t') for r in (out / 'features' / 'aparc_desc-source.tsv').open()]
+    kept = [i for i, name in enumerate(cells[0]) if name.strip() != 'eTIV']
+    lines = ['\t'.join(row[i].strip() for i in kept) for row in cells]
+    (copy := tmp_path / 'copy.tsv').write_text('\n'.join(lines) + '\n')
+    assert _run(bids, out, 'train', str(copy)) == 0
+
+
 def test_volumes_of_sessions(tmp_path, capsys):
     labels = labels_of(12, sessions=2)
     names = [f'sub-{s}_ses-{i % 2 + 1}' for i, s in enumerate(labels.subjects)]

@@ -42,6 +42,14 @@ def test_what_does_not_change_is_written_as_it_was(tmp_path):
     assert np.allclose(again.values, changed, rtol=1e-11, equal_nan=True)
 
 
+def test_a_name_with_quotes_comes_back(tmp_path):
+    lines = ['participant_id,"""left"" side","6"" away"', 'sub-01,1,2', '']
+    table = read_feature_table(_written(tmp_path, '\n'.join(lines), 't.csv'))
+    assert table.features == ('"left" side', '6" away')
+    again = read_feature_table(_written(tmp_path, table.written(table.values)))
+    assert again.header == table.header and again.cells == table.cells
+
+
 @pytest.mark.parametrize('word', ['n/a', 'NaN', '', 'NA', '.'])
 def test_what_is_missing_is_not_zero(tmp_path, word):
     table = read_feature_table(_written(tmp_path, f'participant_id\tx\n01\t{word}\n02\t0\n'))

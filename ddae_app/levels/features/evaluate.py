@@ -19,6 +19,7 @@ from ddae_app.features.evaluation import (
 )
 from ddae_app.features.fit import fit_model
 from ddae_app.features.model import METHOD
+from ddae_app.features.people import RowLabels
 from ddae_app.files import write_atomically
 from ddae_app.levels.features.inputs import FeatureInputs, read_inputs
 from ddae_app.levels.features.outputs import read_harmonized
@@ -61,6 +62,7 @@ def run_group(settings: Settings) -> int:
     inputs = read_inputs(settings)
     labels = inputs.labels
     harmonized, said = read_harmonized(settings, inputs)
+    target, unmet = _target(said, labels)
     cautions = [
         *(
             f'site {site} is confounded with {reason}: what the measures call a site effect may '
@@ -68,6 +70,7 @@ def run_group(settings: Settings) -> int:
             for site, reason in confounded_sites(labels).items()
         ),
         *unexamined_sites(labels),
+        *unmet,
     ]
     for line in cautions:
         log.warning('%s', line)
@@ -75,10 +78,11 @@ def run_group(settings: Settings) -> int:
     candidates: dict[str, np.ndarray | Refit] = {
         SOURCE: inputs.table.values,
         HARMONIZED: harmonized,
-        _cross_fitted(method): _refit(inputs, said, method, settings.random_seed),
+        _cross_fitted(method): _refit(inputs, said, target, method, settings.random_seed),
     }
     if method != METHOD:  # what the simplest method does is always there to compare
-        candidates[_cross_fitted(METHOD)] = _refit(inputs, said, METHOD, settings.random_seed)
+        simplest = _refit(inputs, said, target, METHOD, settings.random_seed)
+        candidates[_cross_fitted(METHOD)] = simplest
     log.info('evaluating %s', '; '.join(candidates))
     results = evaluate(candidates, labels, seed=settings.random_seed)
     chance = 1 / len(labels.site_names)
@@ -117,14 +121,28 @@ def run_group(settings: Settings) -> int:
     return 0
 
 
+def _target(said: Mapping[str, object], labels: RowLabels) -> tuple[str | None, list[str]]:
+    """The site that half of the people can be brought to; if it is another, why, in a sentence."""
+    target = str(said['TargetSite'])
+    if target in labels.site_names:
+        return target, []
+    if target == 'n/a':
+        return None, []
+    return None, [
+        f'no row is of site {target}, which all were brought to: what is cross-fitted is brought '
+        'to the mean of all sites'
+    ]
+
+
 def _cross_fitted(method: str) -> str:
     """The candidate of a method that is fitted to other people."""
     return f'{method}, cross-fitted'
 
 
-def _refit(inputs: FeatureInputs, said: Mapping[str, object], method: str, seed: int) -> Refit:
+def _refit(
+    inputs: FeatureInputs, said: Mapping[str, object], target: str | None, method: str, seed: int
+) -> Refit:
     """Fit a method to some rows as the model was fitted, and apply that to all."""
-    target = None if said['TargetSite'] == 'n/a' else str(said['TargetSite'])
 
     def refit(rows: np.ndarray) -> np.ndarray:
         try:

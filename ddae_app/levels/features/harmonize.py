@@ -8,10 +8,12 @@ import numpy as np
 
 from ddae_app.bids.dataset import dataset_name, locked
 from ddae_app.bids.layout import ModelFiles, RunFiles
-from ddae_app.errors import UsageError
+from ddae_app.errors import ModelError, UsageError
 from ddae_app.features.fit import fit_model
+from ddae_app.features.matrix import FeatureMatrix
 from ddae_app.features.measures import became_negative
-from ddae_app.features.model import METHOD
+from ddae_app.features.model import METHOD, FeatureModel
+from ddae_app.features.people import digest_of_rows
 from ddae_app.files import write_atomically
 from ddae_app.levels.features.dataset import describe_dataset
 from ddae_app.levels.features.inputs import FeatureInputs, read_inputs
@@ -109,6 +111,7 @@ def _fit(settings: Settings, inputs: FeatureInputs, files: ModelFiles) -> list[s
             f'{files.model} is there without {files.card.name}, so it comes from elsewhere; give '
             'another --model-name'
         )
+    _check_replaced(files, inputs.table)
     model, warnings = fit_model(
         inputs.table,
         inputs.labels,
@@ -125,7 +128,7 @@ def _fit(settings: Settings, inputs: FeatureInputs, files: ModelFiles) -> list[s
     sites = site_rows(inputs, model, model.effects())
     card = format_features_card(
         files.name,
-        model_facts(model),
+        model_facts(model, model.info.sites),
         sites,
         warnings,
         method=CARDS[model.info.method],
@@ -136,6 +139,22 @@ def _fit(settings: Settings, inputs: FeatureInputs, files: ModelFiles) -> list[s
     log.info('model: %s', files.model)
     log.info('card: %s', files.card)
     return warnings
+
+
+def _check_replaced(files: ModelFiles, table: FeatureMatrix) -> None:
+    """Refuse to put a model of a table in the place of one of maps, or the other way round."""
+    if not files.model.exists():
+        return
+    try:
+        maps = FeatureModel.load(files.model).info.maps
+    except ModelError:  # a damaged one may go
+        return
+    if bool(maps) != bool(table.maps):
+        raise UsageError(
+            f'{files.model} was fitted to {maps or "a table"}, and not to '
+            f'{table.maps or "a table"}, whose outputs have the same name; rename the table, or '
+            'give another output folder'
+        )
 
 
 def _model(settings: Settings, inputs: FeatureInputs) -> tuple[UsedModel, list[str]]:
@@ -189,12 +208,18 @@ def _doubts(
         for site in used.calibrated
     ]
     if settings.harmonize.model is None and not used.fitted_here:
-        for site, then in zip(used.fitted_sites, info.people, strict=False):
-            if (now := labels.people_of(site)) != then:
-                lines.append(
-                    f'site {site} has {now} people, and {then} when the model was fitted: it '
-                    'stays as it is; run train to fit it again'
-                )
+        remedy = 'it stays as it is; run train to fit it again'
+        people = [
+            f'site {site} has {now} people, and {then} when the model was fitted: {remedy}'
+            for site, then in zip(used.fitted_sites, info.people, strict=False)
+            if (now := labels.people_of(site)) != then
+        ]
+        if not people and info.digest not in ('', digest_of_rows(table, labels)):
+            people = [
+                f'the model {info.name} was fitted to other values of {len(table.names)} rows '
+                f'(features, site, age or sex): {remedy}'
+            ]
+        lines += people
     ages = labels.ages[~np.isnan(labels.ages)]
     if info.ages and ages.size:
         beyond = int(((ages < info.ages[0]) | (ages > info.ages[1])).sum())

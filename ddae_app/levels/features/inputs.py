@@ -94,12 +94,14 @@ def read_inputs(settings: Settings) -> FeatureInputs:
         log.info('%s', line)
     # A dataset whose scans are elsewhere has no folders of people.
     warnings = understood.warnings(replace(cohort, without_folder=()), rows, metadata)
+    if isinstance(table, SurfaceMaps):
+        warnings = [*table.left_out, *warnings]
     for line in warnings:
         log.warning('%s', line)
     check_understood(cohort, rows)
     people = read_table(bids_dir / 'participants.tsv', 'participant_id', 'sub-')
     _check_known(settings, table.path, cohort, rows, people)
-    _check_no_covariates(table, people)
+    _check_no_covariates(table, people, from_stats=source is not None)
     if missing := sorted(set(people.rows) - set(table.participants)):
         what = f'no {path} map' if table.maps else f'no row in {table.path.name}'
         line = f'{what} of {_persons(missing)}, whom participants.tsv knows'
@@ -127,15 +129,23 @@ def _read(settings: Settings, path: Path) -> tuple[FeatureTable | SurfaceMaps, l
     return read_feature_table(path), []
 
 
-def _check_no_covariates(table: FeatureTable | SurfaceMaps, people: Table) -> None:
+def _check_no_covariates(
+    table: FeatureTable | SurfaceMaps, people: Table, *, from_stats: bool
+) -> None:
     """Refuse columns that say who people are: an age would lose its differences between sites."""
     named = {*people.by_name, *AGE_COLUMNS, *SEX_COLUMNS, *SITE_COLUMNS}
     names = [] if table.maps else [name for name in table.features if name.lower() in named]
     if names:
+        remedy = 'remove the column here'
+        if from_stats:
+            remedy = (
+                'rename the column there, or remove it in a copy of this table, and give that '
+                'with --features COPY'
+            )
         raise UsageError(
             f'{table.path}: {listed(names)} {"is" if len(names) == 1 else "are"} of the people '
             'and no feature; expected in participants.tsv, from where age, sex and site are read: '
-            'remove the column here'
+            f'{remedy}'
         )
 
 

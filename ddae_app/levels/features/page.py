@@ -65,7 +65,7 @@ def write_page(
         'Brought to': target_in_words(target),
         'Model': f'{model.info.name}, SHA-256 {used.sha256[:16]}'
         + (', fitted to these rows' if used.fitted_here else ''),
-        **model_facts(model),
+        **model_facts(model, used.fitted_sites),
     }
     design = CovariateDesign.fit(inputs.labels, spline=False)
     explained = [
@@ -97,13 +97,13 @@ def sentence(line: str) -> str:
     return f'{line[0].upper() if first.isalpha() else line[0]}{line[1:]}.'
 
 
-def model_facts(model: FeatureModel) -> dict[str, str]:
-    """What the model is, names and values."""
+def model_facts(model: FeatureModel, fitted_sites: Sequence[str]) -> dict[str, str]:
+    """What the model is, names and values; the sites that it was fitted to are its first."""
     info = model.info
     facts = {
         'Method': model.label,
         'Fitted to': f'{info.maps or info.table} of {info.dataset}: '
-        + ', '.join(f'{s} {n}' for s, n in zip(info.sites, info.people, strict=True))
+        + ', '.join(f'{s} {n}' for s, n in zip(fitted_sites, info.people, strict=False))
         + ' people',
         'Protected': ', '.join(covariates_in_words(info)),
         'Sessions': 'each person has an intercept that is drawn at random'

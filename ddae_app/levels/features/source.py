@@ -20,7 +20,7 @@ from ddae_app.bids.recons import Recon, find_recons
 from ddae_app.bids.tables import Table, read_table
 from ddae_app.engine.inputs import derivatives
 from ddae_app.errors import UsageError
-from ddae_app.features.matrix import listed
+from ddae_app.features.matrix import folders_left_out, listed
 from ddae_app.features.stats_table import StatsTable, file_names, read_stats_table
 from ddae_app.features.table import PERSON, SESSION, FeatureTable
 from ddae_app.files import write_atomically
@@ -122,21 +122,9 @@ def _recons(settings: Settings, what: str, people: Table) -> tuple[list[Recon], 
             f'{where}: none of {listed([recon.folder.name for recon in strangers])} is in '
             f'participants.tsv{hint}, which has to tell the site; add the rows there'
         )
-    left_out = [
-        ([recon.folder.name for recon in strangers], f'not in participants.tsv{hint}'),
-        (recons.misnamed, 'the name is not sub-<label> or sub-<label>_ses-<label>'),
-        (
-            recons.longitudinal,
-            'of the longitudinal stream (to take it, give a folder of links to them, named '
-            'sub-<label>_ses-<label>)',
-        ),
-        (recons.templates, 'template or average of the sessions of a person'),
-    ]
-    return known, [
-        f'{len(names)} folder{"s" * (len(names) != 1)} with stats left out, {why}: {listed(names)}'
-        for names, why in left_out
-        if names
-    ]
+    names = tuple(recon.folder.name for recon in strangers)
+    left_out = [(names, f'not in participants.tsv{hint}'), *recons.left_out]
+    return known, folders_left_out('stats', left_out)
 
 
 def _nearby(root: Path) -> list[Path]:
