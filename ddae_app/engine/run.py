@@ -50,6 +50,9 @@ STEPS = {
 }
 """Nodes whose end is reported."""
 
+TAKEN = re.compile(r'^File(NotFound|Exists)Error.*_unfinished\.json')
+"""The file that nipype has while it runs a step, which another run has removed or made."""
+
 OUR_ERROR = re.compile(r'ddae_app\.errors\.\w+: (.+)')
 
 SCANS_PER_PROCESS = 16
@@ -268,6 +271,11 @@ def crash_reason(path: Path) -> str:
     step = node[1] if node else 'unknown'
     if lacking := lack_of_memory(text):
         return f'step {step}: {lacking}'
+    if TAKEN.search(last):
+        return (
+            f'step {step}: another run works on this scan in the same work directory; run the '
+            'same command again when it has ended, or give another work directory with -w'
+        )
     return f'step {step} failed unexpectedly ({last}); details in {path}'
 
 

@@ -133,6 +133,9 @@ def test_a_crash_is_reported_in_one_line(tmp_path):
     assert crash_reason(odd).startswith('step conform failed unexpectedly (ZeroDivisionError);')
     full = crash(tmp_path, 'r', scan, 'MemoryError')
     assert crash_reason(full).startswith('step conform: there is too little memory; run the same')
+    gone = "FileNotFoundError: [Errno 2] No such file or directory: '/w/_0x0cd2_unfinished.json'"
+    taken = crash_reason(crash(tmp_path, 'r', scan, gone))
+    assert taken.startswith('step conform: another run works on this scan in the same work direc')
 
 
 def test_steps_that_never_began_are_not_reported(monkeypatch):
