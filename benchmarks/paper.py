@@ -127,7 +127,11 @@ def ddae(images: np.ndarray, cohort: pd.DataFrame, args: argparse.Namespace) -> 
             DDAEHarmonizer.load(path, device=args.device),
             use_covariates=preset.model.condition_dropout == 0,
         )
-        return lambda ages: method.transform(images, cohort.assign(age=ages), TARGET)
+
+        def render(rows: np.ndarray, ages: np.ndarray) -> np.ndarray:
+            return method.transform(images[rows], cohort.iloc[rows].assign(age=ages), TARGET)
+
+        return render
 
     return Candidate('ddae', 'to the other half', fit, takes_age=True, refitted=True)
 

@@ -191,7 +191,9 @@ def judge(
     if outputs.ndim == 3:
         of_people = _biology(scans, found) | _similarity(scans, outputs)
         scores |= {name: (score, judged) for name, score in of_people.items()}
-        distance = fidelity.intensity_distance_to_site(outputs, sites, target)
+        distance = fidelity.intensity_distance_to_site(
+            fidelity.intensity_quantiles(outputs), sites, target
+        )
         scores['target_distance'] = estimates.mean(distance), judged[sites[judged] != target]
     ends = {}
     for name, (score, rows) in scores.items():

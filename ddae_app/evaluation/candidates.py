@@ -18,8 +18,9 @@ BLUR_PIXELS = 2.0
 FITTED_ELSEWHERE = 'before this evaluation, possibly on these scans'
 NOTHING_TO_FIT = 'not needed'
 
-Render = Callable[[np.ndarray], np.ndarray]
-"""Takes an age for each scan, shape (N,), and returns the outputs of all, shape (N, H, W)."""
+Render = Callable[[np.ndarray, np.ndarray], np.ndarray]
+"""Takes rows, int, ascending, and the age of each, both of shape (M,), and returns the outputs of
+these scans, shape (M, H, W)."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class Candidate:
     fitted_to : str
         The data that the method was fitted to, in words.
     fit : callable
-        Takes the rows to fit to and returns a function that renders all scans.
+        Takes the rows to fit to and returns a function that renders scans.
     takes_age : bool
         Whether a false age can be given, to test whether the method writes it into the image.
     label_blind : bool
@@ -53,7 +54,12 @@ def precomputed(
     name: str, images: np.ndarray, fitted_to: str, *, label_blind: bool = False
 ) -> Candidate:
     """Outputs that were computed before the evaluation, shape (N, H, W)."""
-    return Candidate(name, fitted_to, lambda rows: lambda ages: images, label_blind=label_blind)
+
+    def render(rows: np.ndarray, ages: np.ndarray) -> np.ndarray:
+        # All of them are asked for at once, too, and a copy would be large.
+        return images if len(rows) == len(images) else images[rows]
+
+    return Candidate(name, fitted_to, lambda rows: render, label_blind=label_blind)
 
 
 def unharmonized(images: np.ndarray) -> Candidate:
@@ -67,8 +73,13 @@ def blurred(images: np.ndarray) -> Candidate:
     A site classifier that was trained on sharp scans fails on them, although the site effects
     are still there.
     """
-    smooth = gaussian_filter(images, (0, BLUR_PIXELS, BLUR_PIXELS))
-    return precomputed('blur', np.where(images > 0, smooth, 0), NOTHING_TO_FIT, label_blind=True)
+
+    def render(rows: np.ndarray, ages: np.ndarray) -> np.ndarray:
+        smooth = gaussian_filter(images[rows], (0, BLUR_PIXELS, BLUR_PIXELS))
+        smooth[images[rows] <= 0] = 0
+        return smooth
+
+    return Candidate('blur', NOTHING_TO_FIT, lambda rows: render, label_blind=True)
 
 
 def cross_fitted(
@@ -77,8 +88,7 @@ def cross_fitted(
     """A harmonizer that is fitted, for each half of the subjects, to the other half."""
 
     def fit(rows: np.ndarray) -> Render:
-        fitted = harmonizer.fit(images[rows], cohort.iloc[rows])
-        return lambda ages: fitted.transform(images, cohort.assign(age=ages), target)
+        return _renderer(harmonizer.fit(images[rows], cohort.iloc[rows]), images, cohort, target)
 
     fitted_to = 'to the other half of the participants'
     return Candidate(name, fitted_to, fit, takes_age=True, refitted=True)
@@ -88,8 +98,12 @@ def pretrained(
     name: str, harmonizer: Harmonizer, images: np.ndarray, cohort: pd.DataFrame, target: str
 ) -> Candidate:
     """A harmonizer that was fitted before the evaluation, and that takes ages."""
-
-    def render(ages: np.ndarray) -> np.ndarray:
-        return harmonizer.transform(images, cohort.assign(age=ages), target)
-
+    render = _renderer(harmonizer, images, cohort, target)
     return Candidate(name, FITTED_ELSEWHERE, lambda rows: render, takes_age=True)
+
+
+def _renderer(fitted: Harmonizer, images: np.ndarray, cohort: pd.DataFrame, target: str) -> Render:
+    def render(rows: np.ndarray, ages: np.ndarray) -> np.ndarray:
+        return fitted.transform(images[rows], cohort.iloc[rows].assign(age=ages), target)
+
+    return render

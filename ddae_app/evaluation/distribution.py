@@ -163,12 +163,12 @@ class SampleSets:
 
         Parameters
         ----------
-        outputs : np.ndarray, shape (N, H, W)
-            Of all scans.
+        outputs : np.ndarray, shape (M, H, W)
+            Of the scans ``others``.
         """
         measured = {}
         for space in self.spaces:
-            features = space.features(outputs[self.others])
+            features = space.features(outputs)
             for name, distance in space.distances.items():
                 measured[name] = estimate_distance(distance, features, space.target, self.seed)
         return measured

@@ -5,13 +5,13 @@ The reference is the truth where that is known, and else the scan that an output
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 from scipy.spatial.distance import pdist, squareform
 from scipy.stats import spearmanr
 
 from ddae_app.imaging import similarity
+
+QUANTILE_LEVELS = np.linspace(0, 1, 101)
 
 
 def psnr(images: np.ndarray, reference: np.ndarray) -> np.ndarray:
@@ -106,29 +106,17 @@ def between_subject_variance(images: np.ndarray, sites: np.ndarray) -> np.ndarra
     return np.square(blocks, dtype=np.float64).mean(axis=1)
 
 
-def variance_explained_by_site(
-    images: np.ndarray, sites: np.ndarray, parts: Sequence[np.ndarray] | None = None
-) -> np.ndarray:
-    """Share of the variance at each pixel that the site explains, shape (H, W), 0 to 1.
+def variance_explained_by_site(images: np.ndarray, sites: np.ndarray) -> np.ndarray:
+    """Share of the variance at each pixel that the site explains, shape (H, W), at most 1.
 
-    The estimator is omega squared (Hays 1963), which is about 0 without site effects, and which
-    is set to 0 where nothing varies.
+    The estimator is omega squared (Hays 1963), which is about 0 without site effects, so that it
+    may be below 0, and which is set to 0 where nothing varies.
 
     Parameters
     ----------
     images : np.ndarray, shape (N, H, W)
     sites : np.ndarray, shape (N,)
-    parts : sequence of np.ndarray of int, optional
-        Rows within which it is estimated, and then averaged. What a fit to one half of the
-        subjects leaves in the other has the opposite sign in the first, after a fit to the
-        second; in both halves together it would cancel.
     """
-    parts = [np.arange(len(images))] if parts is None else parts
-    shares = [_omega_squared(images[rows], sites[rows]) for rows in parts]
-    return np.mean(shares, axis=0).clip(0, 1)
-
-
-def _omega_squared(images: np.ndarray, sites: np.ndarray) -> np.ndarray:
     names, n = np.unique(sites), len(images)
     grand = images.mean(axis=0, dtype=np.float64)
     between, within = np.zeros_like(grand), np.zeros_like(grand)
@@ -144,12 +132,26 @@ def _omega_squared(images: np.ndarray, sites: np.ndarray) -> np.ndarray:
     )
 
 
-def intensity_distance_to_site(images: np.ndarray, sites: np.ndarray, target: str) -> np.ndarray:
+def intensity_quantiles(images: np.ndarray) -> np.ndarray:
+    """101 evenly spaced quantiles of the brain's intensities in each image, shape (N, 101)."""
+    return np.stack([similarity.brain_quantiles(image, QUANTILE_LEVELS) for image in images])
+
+
+def intensity_distance_to_site(
+    quantiles: np.ndarray, sites: np.ndarray, target: str
+) -> np.ndarray:
     """Wasserstein-1 distance of each image's brain intensities to the median scan of a site.
 
-    Both are described by 101 quantiles; shape (N,).
+    Parameters
+    ----------
+    quantiles : np.ndarray, shape (N, 101)
+        See :func:`intensity_quantiles`.
+    sites : np.ndarray, shape (N,)
+    target : str
+
+    Returns
+    -------
+    np.ndarray, shape (N,)
     """
-    levels = np.linspace(0, 1, 101)
-    quantiles = np.stack([similarity.brain_quantiles(image, levels) for image in images])
     typical = np.median(quantiles[sites == target], axis=0)
-    return np.trapezoid(np.abs(quantiles - typical), levels, axis=1)
+    return np.trapezoid(np.abs(quantiles - typical), QUANTILE_LEVELS, axis=1)

@@ -9,42 +9,78 @@ import numpy as np
 
 from ddae_app.evaluation import fidelity, probes
 from ddae_app.evaluation.biology import MIN_TRAINING_SCANS
-from ddae_app.evaluation.candidates import Candidate
+from ddae_app.evaluation.candidates import Candidate, Render
 from ddae_app.evaluation.data import FOLDS, EvaluationData
 from ddae_app.evaluation.probes import Components
-from ddae_app.evaluation.views import VIEWS, interior
+from ddae_app.evaluation.views import interior, views
 from ddae_app.imaging.anatomy import TISSUES, tissue_shares
 
 COSTLY_TEST_SCANS = 500
 """Probes that take a while, which are convolutional networks and those of parts of the images, are
 tested on about so many scans at most."""
 
+INTENSITY_BINS = np.linspace(0, 1.2, 61)
+"""Edges of the bins in which the brain intensities of each site are counted."""
+
 
 @dataclass
 class ProbePredictions:
     """The predictions of all probes for each scan, and how its output compares with the scan.
 
+    Of the outputs themselves only few are kept: those of all scans, of all candidates, would take
+    more memory than everything else.
+
+    Parameters
+    ----------
+    data : EvaluationData
+    kept_rows : np.ndarray of int, shape (K,), ascending
+        Scans whose outputs are needed as they are.
+
     Attributes
     ----------
-    outputs : np.ndarray, shape (N, H, W)
     labels : dict of str to np.ndarray, shape (N,), object
         None where nothing was predicted.
     values : dict of str to np.ndarray, shape (N,), float64
         NaN where nothing was predicted or measured.
+    quantiles : np.ndarray, shape (N, 101)
+        Of the brain intensities; see :func:`ddae_app.evaluation.fidelity.intensity_quantiles`.
+    counts : dict of str to np.ndarray, shape (B,), int
+        Of each site, how many brain pixels have an intensity in each of ``INTENSITY_BINS``.
+    explained : list of np.ndarray, shape (H, W)
+        Share of the variance at each pixel that the site explains, in either half. What a fit to
+        one half of the subjects leaves in the other has the opposite sign in the first, after a
+        fit to the second; in both halves together it would cancel.
     """
 
-    outputs: np.ndarray
+    data: EvaluationData
+    kept_rows: np.ndarray
     labels: dict[str, np.ndarray] = field(default_factory=dict)
     values: dict[str, np.ndarray] = field(default_factory=dict)
+    counts: dict[str, np.ndarray] = field(default_factory=dict)
+    explained: list[np.ndarray] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        n, *shape = self.data.images.shape
+        self.quantiles = np.full((n, len(fidelity.QUANTILE_LEVELS)), np.nan)
+        self._kept = np.zeros((len(self.kept_rows), *shape), self.data.images.dtype)
 
     def store(self, name: str, rows: np.ndarray, predicted: np.ndarray) -> None:
         """Store predictions, numbers or labels, for some rows."""
+        n = len(self.data.images)
         if predicted.dtype.kind == 'f':
-            stored = self.values.setdefault(name, np.full(len(self.outputs), np.nan))
+            stored = self.values.setdefault(name, np.full(n, np.nan))
         else:
-            empty = np.full(len(self.outputs), None, dtype=object)
-            stored = self.labels.setdefault(name, empty)
+            stored = self.labels.setdefault(name, np.full(n, None, dtype=object))
         stored[rows] = predicted
+
+    def keep(self, rows: np.ndarray, outputs: np.ndarray) -> None:
+        """Keep the outputs of these rows, ascending, as far as they are needed."""
+        _, place, of = np.intersect1d(self.kept_rows, rows, return_indices=True)
+        self._kept[place] = outputs[of]
+
+    def kept(self, rows: np.ndarray) -> np.ndarray:
+        """The outputs of some of ``kept_rows``, in this order."""
+        return self._kept[np.searchsorted(self.kept_rows, rows)]
 
 
 @dataclass(frozen=True)
@@ -54,6 +90,7 @@ class Fold:
     Attributes
     ----------
     train, test : np.ndarray of int
+        Counted within the half.
     source_components : Components
         Of the original training scans.
     costly : bool
@@ -73,49 +110,144 @@ class CrossFittingHalf:
     ----------
     data : EvaluationData
     fit_rows, evaluated_rows : np.ndarray of int
-        Rows of the other half, and of this one.
+        Rows of the other half, and of this one, ascending.
     seed : int
         Of the folds, the probes and the false ages.
+
+    Attributes
+    ----------
+    images : np.ndarray, shape (M, H, W)
+        The original scans of this half.
     """
 
     def __init__(
         self, data: EvaluationData, fit_rows: np.ndarray, evaluated_rows: np.ndarray, seed: int
     ) -> None:
-        self.data, self.fit_rows, self.rows, self.seed = data, fit_rows, evaluated_rows, seed
-        sites, subjects = data.sites[self.rows], data.subjects[self.rows]
+        self.fit_rows, self.rows, self.seed = fit_rows, evaluated_rows, seed
+        self.images, self.sites = data.images[self.rows], data.sites[self.rows]
+        self.ages, self.sexes = data.ages[self.rows], data.sexes[self.rows]
+        self.variables = data.variables
         costly_folds = min(FOLDS, math.ceil(COSTLY_TEST_SCANS / len(data.images) * FOLDS))
         self.inside = interior(data.images)
-        self.row_in_half = np.full(len(data.images), -1)
-        self.row_in_half[self.rows] = np.arange(len(self.rows))
-        self.source_fractions = _tissue_fractions(data.images[self.rows])
+        self.source_fractions = _tissue_fractions(self.images)
+        subjects = data.subjects[self.rows]
         self.folds = []
-        for number, (train, test) in enumerate(probes.folds(sites, subjects, FOLDS, seed)):
-            train, test = self.rows[train], self.rows[test]
-            components = Components.fit(data.images[train], seed)
+        for number, (train, test) in enumerate(probes.folds(self.sites, subjects, FOLDS, seed)):
+            components = Components.fit(self.images, seed, train)
             self.folds.append(Fold(train, test, components, number < costly_folds))
 
     def predict(self, candidate: Candidate, predictions: ProbePredictions) -> None:
         """Render the scans of this half with a candidate, and store what probes predict."""
         render = candidate.fit(self.fit_rows)
-        outputs = render(self.data.ages)
-        false_age_outputs = None
+        outputs = render(self.rows, self.ages)
+        false_ages = None
         if candidate.takes_age:
-            false_ages = _permuted_ages(self.data, self.rows, self.seed)
-            false_age_outputs = render(false_ages)
-            predictions.store('false_age', self.rows, false_ages[self.rows])
+            false_ages = _permuted(self.ages, self.seed)
+            predictions.store('false_age', self.rows, false_ages)
         for fold in self.folds:
-            components = Components.fit(outputs[fold.train], self.seed)
-            _predict_site(self.data, outputs, components, fold, predictions, self.seed)
-            _predict_biology(self.data, outputs, components, fold, predictions, false_age_outputs)
+            components = Components.fit(outputs, self.seed, fold.train)
+            self._predict_site(outputs, components, fold, predictions)
+            self._predict_biology(outputs, components, fold, predictions)
+            if false_ages is not None:
+                self._predict_age_change(
+                    render, outputs, false_ages, components, fold, predictions
+                )
         self._predict_site_from_histograms(outputs, predictions)
         self._predict_site_from_views(outputs, predictions)
         self._compare(outputs, predictions)
+
+    def _store(
+        self, name: str, fold: Fold, predicted: np.ndarray, predictions: ProbePredictions
+    ) -> None:
+        predictions.store(name, self.rows[fold.test], predicted)
+
+    def _predict_site(
+        self,
+        outputs: np.ndarray,
+        components: Components,
+        fold: Fold,
+        predictions: ProbePredictions,
+    ) -> None:
+        test, sites = outputs[fold.test], self.sites[fold.train]
+        linear = components.fit_classifier(sites)
+        self._store('site_linear', fold, linear(test), predictions)
+        source_probe = fold.source_components.fit_classifier(sites)
+        self._store('site_raw_probe', fold, source_probe(test), predictions)
+        if fold.costly:
+            predicted = probes.cnn_predict(
+                outputs, self.sites, fold.train, fold.test, seed=self.seed
+            )
+            self._store('site_cnn', fold, predicted, predictions)
+
+    def _predict_biology(
+        self,
+        outputs: np.ndarray,
+        components: Components,
+        fold: Fold,
+        predictions: ProbePredictions,
+    ) -> None:
+        """Predict what is known of the subjects."""
+        test = outputs[fold.test]
+        regress = self._age_regression(components, fold)
+        if regress is not None:
+            self._store('age', fold, regress(test), predictions)
+            self._predict_age_of_new_sites(outputs, components, fold, predictions)
+        for variable in self.variables:
+            predicted = variable.predict(components, self.rows[fold.train], test)
+            if predicted is not None:
+                self._store(f'biology_{variable.name}', fold, predicted, predictions)
+        sexes = self.sexes[fold.train]
+        known = np.flatnonzero([sex is not None for sex in sexes])
+        if len(known) >= MIN_TRAINING_SCANS and len(set(sexes[known])) == 2:
+            classify = components.subset(known).fit_classifier(sexes[known].astype(str))
+            self._store('sex', fold, classify(test), predictions)
+
+    def _age_regression(self, components: Components, fold: Fold) -> probes.Predictor | None:
+        """Trained on all whose age is known; None where these are too few, or of one age."""
+        ages = self.ages[fold.train]
+        known = np.flatnonzero(~np.isnan(ages))
+        if len(known) < MIN_TRAINING_SCANS or np.ptp(ages[known]) == 0:
+            return None
+        return components.subset(known).fit_regression(ages[known])
+
+    def _predict_age_of_new_sites(
+        self,
+        outputs: np.ndarray,
+        components: Components,
+        fold: Fold,
+        predictions: ProbePredictions,
+    ) -> None:
+        """Predict the ages of each site with a regression trained on the other sites only."""
+        ages, sites = self.ages[fold.train], self.sites[fold.train]
+        known = np.flatnonzero(~np.isnan(ages))
+        for site in np.unique(self.sites):
+            test = fold.test[self.sites[fold.test] == site]
+            others = known[sites[known] != site]
+            if len(others) >= MIN_TRAINING_SCANS and len(test):
+                regress = components.subset(others).fit_regression(ages[others])
+                predictions.store('age_new_site', self.rows[test], regress(outputs[test]))
+
+    def _predict_age_change(
+        self,
+        render: Render,
+        outputs: np.ndarray,
+        false_ages: np.ndarray,
+        components: Components,
+        fold: Fold,
+        predictions: ProbePredictions,
+    ) -> None:
+        """Outputs of false ages show whether age is written in."""
+        regress = self._age_regression(components, fold)
+        if regress is not None:
+            false = render(self.rows[fold.test], false_ages[fold.test])
+            change = regress(false) - regress(outputs[fold.test])
+            self._store('predicted_age_change', fold, change, predictions)
 
     def _predict_site_from_histograms(
         self, outputs: np.ndarray, predictions: ProbePredictions
     ) -> None:
         """Classify the site from the intensity quantiles of the outputs alone."""
-        quantiles = probes.intensity_quantiles(outputs[self.rows])
+        quantiles = probes.intensity_quantiles(outputs)
         for fold in self.folds:
             self._classify('site_histogram', quantiles, fold, predictions)
 
@@ -123,8 +255,7 @@ class CrossFittingHalf:
         """Classify the site from one part of the outputs at a time."""
         if not self.inside.any():
             return
-        for name, view in VIEWS.items():
-            seen = view(outputs[self.rows], self.inside)
+        for name, seen in views(outputs, self.inside):
             for fold in (fold for fold in self.folds if fold.costly):
                 self._classify(name, seen, fold, predictions)
 
@@ -132,16 +263,13 @@ class CrossFittingHalf:
         self, name: str, seen: np.ndarray, fold: Fold, predictions: ProbePredictions
     ) -> None:
         """Classify the site from what a probe sees of the outputs of this half."""
-        train, test = seen[self.row_in_half[fold.train]], seen[self.row_in_half[fold.test]]
-        sites = self.data.sites[fold.train]
-        classify = Components.fit(train, self.seed).fit_classifier(sites)
-        predictions.store(name, fold.test, classify(test))
+        components = Components.fit(seen, self.seed, fold.train)
+        classify = components.fit_classifier(self.sites[fold.train])
+        self._store(name, fold, classify(seen[fold.test]), predictions)
 
-    def _compare(self, outputs: np.ndarray, predictions: ProbePredictions) -> None:
+    def _compare(self, after: np.ndarray, predictions: ProbePredictions) -> None:
         """Store how the outputs of this half compare with the original scans."""
-        rows = self.rows
-        after, before, sites = outputs[rows], self.data.images[rows], self.data.sites[rows]
-        predictions.outputs[rows] = after
+        before, sites = self.images, self.sites
         fractions = _tissue_fractions(after)
         drift = 100 * np.abs(fractions - self.source_fractions).mean(axis=1)
         comparisons = dict(zip(TISSUES, fractions.T, strict=True)) | {
@@ -154,79 +282,21 @@ class CrossFittingHalf:
             'rank': fidelity.distance_rank_correlations(after, before, sites),
         }
         for name, values in comparisons.items():
-            predictions.store(name, rows, values)
+            predictions.store(name, self.rows, values)
+        predictions.keep(self.rows, after)
+        predictions.explained.append(fidelity.variance_explained_by_site(after, sites))
+        predictions.quantiles[self.rows] = fidelity.intensity_quantiles(after)
+        for site in np.unique(sites):
+            here = after[sites == site]
+            counted, _ = np.histogram(here[here > 0], INTENSITY_BINS)
+            predictions.counts[site] = predictions.counts.get(site, 0) + counted
 
 
-def _permuted_ages(data: EvaluationData, rows: np.ndarray, seed: int) -> np.ndarray:
-    """All ages, of which the known ones of some rows are permuted."""
-    ages, known = data.ages.copy(), rows[~np.isnan(data.ages[rows])]
+def _permuted(ages: np.ndarray, seed: int) -> np.ndarray:
+    """Ages of which the known ones are permuted."""
+    ages, known = ages.copy(), np.flatnonzero(~np.isnan(ages))
     ages[known] = np.random.default_rng(seed).permutation(ages[known])
     return ages
-
-
-def _predict_site(
-    data: EvaluationData,
-    outputs: np.ndarray,
-    components: Components,
-    fold: Fold,
-    predictions: ProbePredictions,
-    seed: int,
-) -> None:
-    train, test, sites = fold.train, fold.test, data.sites[fold.train]
-    linear = components.fit_classifier(sites)
-    predictions.store('site_linear', test, linear(outputs[test]))
-    source_probe = fold.source_components.fit_classifier(sites)
-    predictions.store('site_raw_probe', test, source_probe(outputs[test]))
-    if fold.costly:
-        predicted = probes.cnn_predict(outputs, data.sites, train, test, seed=seed)
-        predictions.store('site_cnn', test, predicted)
-
-
-def _predict_biology(
-    data: EvaluationData,
-    outputs: np.ndarray,
-    components: Components,
-    fold: Fold,
-    predictions: ProbePredictions,
-    false_age_outputs: np.ndarray | None,
-) -> None:
-    """Age, sex and further variables; the false ages' outputs show whether age is written in."""
-    train, test = fold.train, fold.test
-    ages, sexes = data.ages[train], data.sexes[train]
-    known = np.flatnonzero(~np.isnan(ages))
-    if len(known) >= MIN_TRAINING_SCANS and np.ptp(ages[known]) > 0:
-        regress = components.subset(known).fit_regression(ages[known])
-        predictions.store('age', test, regress(outputs[test]))
-        if false_age_outputs is not None:
-            change = regress(false_age_outputs[test]) - regress(outputs[test])
-            predictions.store('predicted_age_change', test, change)
-        _predict_age_of_new_sites(data, outputs, components, fold, predictions)
-    for variable in data.variables:
-        predicted = variable.predict(components, train, outputs[test])
-        if predicted is not None:
-            predictions.store(f'biology_{variable.name}', test, predicted)
-    known = np.flatnonzero([sex is not None for sex in sexes])
-    if len(known) >= MIN_TRAINING_SCANS and len(set(sexes[known])) == 2:
-        classify = components.subset(known).fit_classifier(sexes[known].astype(str))
-        predictions.store('sex', test, classify(outputs[test]))
-
-
-def _predict_age_of_new_sites(
-    data: EvaluationData,
-    outputs: np.ndarray,
-    components: Components,
-    fold: Fold,
-    predictions: ProbePredictions,
-) -> None:
-    """Predict the ages of each site with a regression trained on the other sites only."""
-    ages, sites = data.ages[fold.train], data.sites[fold.train]
-    known = np.flatnonzero(~np.isnan(ages))
-    for site in np.unique(data.sites):
-        test = fold.test[data.sites[fold.test] == site]
-        others = known[sites[known] != site]
-        if len(others) >= MIN_TRAINING_SCANS and len(test):
-            regress = components.subset(others).fit_regression(ages[others])
-            predictions.store('age_new_site', test, regress(outputs[test]))
 
 
 def _tissue_fractions(images: np.ndarray) -> np.ndarray:

@@ -32,6 +32,9 @@ INVERSE_PENALTY = 30.0
 accuracies on seven simulated sites differed by at most .03."""
 
 QUANTILE_LEVELS = np.linspace(0, 1, 33)
+IMAGES_AT_ONCE = 256
+"""That are compared, so that no copy of all is made."""
+
 EPOCHS = 24
 BATCH = 64
 DROPOUT = 0.2
@@ -75,17 +78,25 @@ class Components:
     training_scores: np.ndarray
 
     @classmethod
-    def fit(cls, images: np.ndarray, seed: int = 0) -> Components:
-        """Fit to training images, shape (L, ...); the first component has unit variance.
+    def fit(cls, images: np.ndarray, seed: int = 0, rows: np.ndarray | None = None) -> Components:
+        """Fit to training images; the first component has unit variance.
 
         The components are not whitened, since that would lift the noise of the last components
         to the signal of the first.
+
+        Parameters
+        ----------
+        images : np.ndarray, shape (N, ...)
+        seed : int
+            Of the randomized solver.
+        rows : np.ndarray of int, shape (L,), optional
+            The training images; all of them without it.
         """
         flat = images.reshape(len(images), -1)
-        # What is the same in all images, such as the background, is part of no component.
-        varying = np.flatnonzero((flat != flat[0]).any(axis=0))
-        varying = varying if varying.size else np.arange(1)
-        flat = flat[:, varying]
+        rows = np.arange(len(flat)) if rows is None else rows
+        varying = _varying(flat, rows)
+        # One copy, of no more than what is needed; each pixel's values lie together.
+        flat = flat.T[np.ix_(varying, rows)].T
         count = min(MAX_COMPONENTS, len(flat) - 1, flat.shape[1])
         with np.errstate(invalid='ignore'):  # the explained share of variance, if that is 0
             pca = PCA(count, svd_solver='randomized', random_state=seed).fit(flat)
@@ -112,6 +123,14 @@ class Components:
         return lambda images: ridge.predict(self.project(images))
 
 
+def _varying(flat: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Where some images differ: what all share, as the background, is part of no component."""
+    differs = np.zeros(flat.shape[1], bool)
+    for start in range(0, len(rows), IMAGES_AT_ONCE):
+        differs |= (flat[rows[start : start + IMAGES_AT_ONCE]] != flat[rows[0]]).any(axis=0)
+    return np.flatnonzero(differs) if differs.any() else np.arange(1)
+
+
 def cross_val_predict(
     images: np.ndarray, labels: np.ndarray, subjects: np.ndarray, *, seed: int = 0
 ) -> np.ndarray:
@@ -131,7 +150,7 @@ def cross_val_predict(
     """
     predicted = np.empty_like(labels)
     for train, test in folds(labels, subjects, 5, seed):
-        classify = Components.fit(images[train], seed).fit_classifier(labels[train])
+        classify = Components.fit(images, seed, train).fit_classifier(labels[train])
         predicted[test] = classify(images[test])
     return predicted
 

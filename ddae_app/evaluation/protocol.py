@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import repeat
 
 import numpy as np
 
@@ -98,12 +99,17 @@ class EvaluationResult:
         By measure, as ``MEANING`` explains; a measure that does not apply is absent.
     variance_explained : np.ndarray, shape (H, W), 0 to 1
         Share of the variance at each pixel that the site explains, mean of both halves.
-    outputs : np.ndarray, shape (N, H, W)
+    intensities : dict of str to np.ndarray, shape (B,)
+        Of each site, how many brain pixels have an intensity in each bin; see
+        ``predictions.INTENSITY_BINS``.
+    shown : np.ndarray, shape (K, H, W)
+        The outputs that were asked for.
     """
 
     estimates: dict[str, Estimate]
     variance_explained: np.ndarray
-    outputs: np.ndarray
+    intensities: dict[str, np.ndarray]
+    shown: np.ndarray
 
 
 def evaluate(
@@ -114,6 +120,7 @@ def evaluate(
     seed: int = 0,
     inception: Features | None = None,
     at_once: int = 1,
+    shown: Sequence[int] = (),
     progress: Callable[[str], None] | None = None,
 ) -> dict[str, EvaluationResult]:
     """Measure residual site effects and preserved biology in the outputs of each candidate.
@@ -131,6 +138,8 @@ def evaluate(
     at_once : int
         Candidates that are evaluated at the same time, each in a thread of its own; their number
         changes no result.
+    shown : sequence of int
+        Rows whose outputs are part of the result.
     progress : callable, optional
         Called with a line of text before each part of the work.
 
@@ -140,32 +149,42 @@ def evaluate(
         By the name of the candidate, in their order.
     """
     report_progress = progress or (lambda text: None)
-    halves = [
-        CrossFittingHalf(data, fit_rows, evaluated_rows, seed)
-        for fit_rows, evaluated_rows in probes.folds(data.sites, data.subjects, 2, seed)
-    ]
     sample_sets = SampleSets.draw(data, target, seed, inception)
+    travelers = traveling.rows_of_travelers(data.sites, data.subjects)
+    kept = np.unique(np.concatenate([sample_sets.others, *travelers, shown]).astype(int))
+    predictions = [ProbePredictions(data, kept) for _ in candidates]
+    every_row = np.arange(len(data.images))
 
-    def result_of(candidate: Candidate) -> EvaluationResult:
-        predictions = ProbePredictions(np.zeros_like(data.images))
-        for number, half in enumerate(halves):
-            report_progress(f'Evaluating {candidate.name}: half {number + 1} of 2')
-            half.predict(candidate, predictions)
+    def predict(
+        part: str, half: CrossFittingHalf, candidate: Candidate, predictions: ProbePredictions
+    ) -> None:
+        report_progress(part)
+        half.predict(candidate, predictions)
+
+    def measure(candidate: Candidate, predictions: ProbePredictions) -> EvaluationResult:
         measures = _Measures(data, predictions, seed)
         _add_site(measures)
         _add_biology(measures)
         _add_fidelity(measures, target)
-        measured = measures.estimates | sample_sets.distances(predictions.outputs)
+        measured = measures.estimates | sample_sets.distances(predictions.kept(sample_sets.others))
         if not candidate.refitted:
-            measured['site_all'] = _cross_validated_site_accuracy(data, predictions.outputs, seed)
-        explained = fidelity.variance_explained_by_site(
-            predictions.outputs, data.sites, [half.rows for half in halves]
+            outputs = candidate.fit(every_row)(every_row, data.ages)
+            measured['site_all'] = _cross_validated_site_accuracy(data, outputs, seed)
+        explained = np.mean(predictions.explained, axis=0).clip(0, 1)
+        return EvaluationResult(
+            measured, explained, predictions.counts, predictions.kept(np.array(shown, int))
         )
-        return EvaluationResult(measured, explained, predictions.outputs)
 
-    # Threads suffice: nearly all of the time is spent in PyTorch and in linear algebra.
+    # Threads suffice: nearly all of the time is spent in PyTorch and in linear algebra. One half
+    # after the other, so that no more than the scans of one are in memory twice.
     with ThreadPoolExecutor(at_once) as pool:
-        results = list(pool.map(result_of, candidates))
+        for number, rows in enumerate(probes.folds(data.sites, data.subjects, 2, seed), 1):
+            half = CrossFittingHalf(data, *rows, seed)
+            parts = [
+                f'Evaluating {candidate.name}: half {number} of 2' for candidate in candidates
+            ]
+            list(pool.map(predict, parts, repeat(half), candidates, predictions))
+        results = list(pool.map(measure, candidates, predictions))
     return {candidate.name: result for candidate, result in zip(candidates, results, strict=True)}
 
 
@@ -248,17 +267,26 @@ def _add_age(measures: _Measures) -> None:
 
 
 def _add_fidelity(measures: _Measures, target: str) -> None:
-    sites, subjects = measures.data.sites, measures.data.subjects
-    values, outputs = measures.predictions.values, measures.predictions.outputs
+    sites, subjects, predictions = (
+        measures.data.sites,
+        measures.data.subjects,
+        measures.predictions,
+    )
+    values = predictions.values
     for name in ('ssim', 'edges', 'rank', 'identified', 'tissue_drift'):
         measures.add(name, estimates.mean(values[name]), measures.all_rows)
     variance_ratio = estimates.ratio(values['variance'], values['source_variance'])
     measures.add('variance_ratio', variance_ratio, measures.all_rows)
-    distance = fidelity.intensity_distance_to_site(outputs, sites, target)
+    distance = fidelity.intensity_distance_to_site(predictions.quantiles, sites, target)
     measures.add('target_distance', estimates.mean(distance), sites != target)
-    for name, similarity in traveling.paired_similarity(outputs, sites, subjects).items():
-        measures.add(name, estimates.mean(similarity), ~np.isnan(similarity))
-    icc = traveling.intraclass_correlation(outputs, sites, subjects, measures.seed)
+    traveled = traveling.rows_of_travelers(sites, subjects)
+    rows = np.concatenate([*traveled, []]).astype(int)
+    kept = predictions.kept(rows), sites[rows], subjects[rows]
+    for name, similarity in traveling.paired_similarity(*kept).items():
+        of_all = np.full(len(sites), np.nan)
+        of_all[rows] = similarity
+        measures.add(name, estimates.mean(of_all), ~np.isnan(of_all))
+    icc = traveling.intraclass_correlation(*kept, measures.seed)
     if icc:
         measures.estimates['icc'] = icc
 

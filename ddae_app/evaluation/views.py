@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from types import MappingProxyType
+from collections.abc import Iterator
 
 import numpy as np
 from scipy.ndimage import binary_erosion, gaussian_filter
@@ -22,8 +21,8 @@ FINE_PIXELS, BROAD_PIXELS = 1.5, 4.0
 LEAST_PIXELS = 200
 """Of an interior that is worth to be looked at."""
 
-View = Callable[[np.ndarray, np.ndarray], np.ndarray]
-"""Takes images, shape (N, H, W), and the interior, shape (H, W), to features, shape (N, P)."""
+VIEWS = 'site_interior', 'site_broad', 'site_middle', 'site_fine', 'site_tissues'
+"""Measures of the probes that see one view each."""
 
 
 def interior(images: np.ndarray) -> np.ndarray:
@@ -44,37 +43,32 @@ def interior(images: np.ndarray) -> np.ndarray:
     return inside if inside.sum() >= LEAST_PIXELS else np.zeros_like(inside)
 
 
-def _all_scales(images: np.ndarray, inside: np.ndarray) -> np.ndarray:
-    return images[:, inside]
+def views(images: np.ndarray, inside: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
+    """What each probe sees, one after another.
 
+    Parameters
+    ----------
+    images : np.ndarray, shape (N, H, W)
+    inside : np.ndarray, shape (H, W), bool
+        See :func:`interior`.
 
-def _broad(images: np.ndarray, inside: np.ndarray) -> np.ndarray:
-    return _smoothed(images, inside, BROAD_PIXELS)
-
-
-def _middle(images: np.ndarray, inside: np.ndarray) -> np.ndarray:
-    return _smoothed(images, inside, FINE_PIXELS) - _smoothed(images, inside, BROAD_PIXELS)
-
-
-def _fine(images: np.ndarray, inside: np.ndarray) -> np.ndarray:
-    return images[:, inside] - _smoothed(images, inside, FINE_PIXELS)
-
-
-def _tissues(images: np.ndarray, inside: np.ndarray) -> np.ndarray:
-    """0 is CSF, 1 gray and 2 white matter: the anatomy, as far as contrast lets tell."""
-    return np.stack([_classes(image[inside]) for image in images])
-
-
-VIEWS = MappingProxyType(
-    {
-        'site_interior': _all_scales,
-        'site_broad': _broad,
-        'site_middle': _middle,
-        'site_fine': _fine,
-        'site_tissues': _tissues,
-    }
-)
-"""By the name of the measure of the probe that sees this view alone."""
+    Yields
+    ------
+    str
+        The name of the measure of the probe that sees this view alone, of ``VIEWS``.
+    np.ndarray, shape (N, P)
+        Of ``site_tissues``, 0 is CSF, 1 gray and 2 white matter: the anatomy, as far as contrast
+        lets tell.
+    """
+    everything = images[:, inside]
+    yield 'site_interior', everything
+    yield 'site_tissues', np.stack([_classes(values) for values in everything])
+    broad = _smoothed(images, inside, BROAD_PIXELS)
+    yield 'site_broad', broad
+    fine = _smoothed(images, inside, FINE_PIXELS)
+    yield 'site_middle', fine - broad
+    del broad  # all of them together take much memory
+    yield 'site_fine', everything - fine
 
 
 def _smoothed(images: np.ndarray, inside: np.ndarray, sigma: float) -> np.ndarray:

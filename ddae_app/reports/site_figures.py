@@ -24,7 +24,6 @@ COLORS = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9', '#5A
 """The palette of Okabe and Ito, which is safe with all common types of color blindness."""
 
 LINES = ('-', '--', ':', '-.')
-BINS = np.linspace(0, 1.2, 61)
 MIN_SCALE = 0.05
 """The smallest share of variance that the brightest color may stand for."""
 
@@ -115,44 +114,42 @@ def draw_accuracies(accuracies: Mapping[str, Mapping[str, Estimate]], chance: fl
         return render(figure, 'png')
 
 
-def draw_site_histograms(images: Mapping[str, np.ndarray], sites: np.ndarray) -> bytes:
+def draw_site_histograms(
+    counts: Mapping[str, Mapping[str, np.ndarray]], edges: np.ndarray
+) -> bytes:
     """Draw the distribution of brain intensities of each site, one panel for each method.
 
     Parameters
     ----------
-    images : mapping of str to np.ndarray, shape (N, H, W)
-        0 outside the brain.
-    sites : np.ndarray, shape (N,)
+    counts : mapping of str to mapping of str to np.ndarray, shape (B,)
+        By method and site: how many pixels have an intensity in each bin.
+    edges : np.ndarray, shape (B + 1,)
+        Of the bins.
 
     Returns
     -------
     bytes
         A PNG image.
     """
-    names, middles = np.unique(sites), (BINS[1:] + BINS[:-1]) / 2
+    middles = (edges[1:] + edges[:-1]) / 2
     densities = {
-        name: [_density(slices[sites == site]) for site in names]
-        for name, slices in images.items()
+        name: {site: n / np.diff(edges) / n.sum() for site, n in sorted(by_site.items())}
+        for name, by_site in counts.items()
     }
-    top = 1.05 * max(float(np.max(lines)) for lines in densities.values())
+    top = 1.05 * max(float(np.max(list(lines.values()))) for lines in densities.values())
     with report_style():
-        figure, axes = _panels(len(images), 3.0)
+        figure, axes = _panels(len(counts), 3.0)
         for panel, (name, lines) in zip(axes, densities.items(), strict=True):
-            for i, (site, density) in enumerate(zip(names, lines, strict=True)):
+            for i, (site, density) in enumerate(lines.items()):
                 panel.plot(
                     middles, density, LINES[i // len(COLORS) % len(LINES)],
                     color=COLORS[i % len(COLORS)], linewidth=1.2,
-                    label=str(site) if i < MAX_IN_LEGEND else None,
+                    label=site if i < MAX_IN_LEGEND else None,
                 )  # fmt: skip
             panel.set_title(name, fontsize=9)
             panel.set(xlabel='brain intensity', ylabel='density', ylim=(0, top))
         axes[-1].legend(fontsize=8)
         return render(figure, 'png')
-
-
-def _density(scans: np.ndarray) -> np.ndarray:
-    """Density of the brain intensities in each bin."""
-    return np.histogram(scans[scans > 0], BINS, density=True)[0]
 
 
 def draw_slices(

@@ -187,7 +187,10 @@ def test_results_do_not_depend_on_how_many_are_evaluated_at_once(world, monkeypa
     for name, result in together.items():
         # As text, since not a number equals not a number there.
         assert repr(result.estimates) == repr(alone[name].estimates)
-        assert np.array_equal(result.outputs, alone[name].outputs)
+        assert np.array_equal(result.shown, alone[name].shown)
+        assert result.intensities.keys() == alone[name].intensities.keys()
+        for site, counts in result.intensities.items():
+            assert np.array_equal(counts, alone[name].intensities[site])
     assert repr(together['same'].estimates) == repr(together['source'].estimates)
 
 

@@ -9,7 +9,7 @@ from scipy.ndimage import gaussian_filter
 from ddae_app.evaluation.estimates import Estimate
 from ddae_app.evaluation.explanation import explain
 from ddae_app.evaluation.probes import linear_accuracy
-from ddae_app.evaluation.views import EDGE_PIXELS, VIEWS, interior
+from ddae_app.evaluation.views import EDGE_PIXELS, VIEWS, interior, views
 
 N = 80
 Y, X = np.mgrid[-1:1:64j, -1:1:64j]
@@ -33,10 +33,9 @@ def heads(shift: int = 0) -> np.ndarray:
 def accuracies(images: np.ndarray) -> dict[str, float]:
     sites, people = np.repeat(['A', 'B'], N), np.arange(2 * N).astype(str)
     inside = interior(images)
-    return {name: linear_accuracy(view(images, inside), sites, people)
-            for name, view in VIEWS.items()} | {
-        'site_linear': linear_accuracy(images, sites, people)
-    }  # fmt: skip
+    found = {name: linear_accuracy(seen, sites, people) for name, seen in views(images, inside)}
+    assert found.keys() == set(VIEWS)
+    return found | {'site_linear': linear_accuracy(images, sites, people)}
 
 
 def with_effect(effect: np.ndarray) -> np.ndarray:

@@ -26,7 +26,7 @@ from ddae_app.evaluation.findings import findings, headline
 from ddae_app.evaluation.inception import inception_features
 from ddae_app.evaluation.protocol import MEANING, controls, evaluate
 from ddae_app.levels.group.collect import Outputs, gather
-from ddae_app.levels.group.figures import draw_pictures
+from ddae_app.levels.group.figures import draw_pictures, typical_rows
 from ddae_app.methods import registry
 from ddae_app.methods.compatibility import mismatch
 from ddae_app.methods.find import load_harmonizer, read_models
@@ -85,6 +85,7 @@ def evaluate_outputs(settings: Settings, default_model: Path | None) -> Evaluati
         seed=settings.random_seed,
         inception=inception,
         at_once=max(1, settings.run.nprocs // settings.run.omp_nthreads),
+        shown=typical_rows(outputs).tolist(),
         progress=lambda text: log.info('%s', text),
     )
     estimates = {name: result.estimates for name, result in results.items()}

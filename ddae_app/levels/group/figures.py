@@ -13,6 +13,7 @@ from ddae_app.errors import DdaeError
 from ddae_app.evaluation import probes
 from ddae_app.evaluation.embedding import umap_embedding
 from ddae_app.evaluation.estimates import Estimate
+from ddae_app.evaluation.predictions import INTENSITY_BINS
 from ddae_app.evaluation.protocol import EvaluationResult
 from ddae_app.levels.group.collect import Outputs
 from ddae_app.methods import registry
@@ -71,7 +72,7 @@ def draw_pictures(
     settings : Settings
     outputs : Outputs
     results : mapping of str to EvaluationResult
-        By method.
+        By method, with the outputs of :func:`typical_rows`.
     controls : mapping of str to Estimate
         See :func:`ddae_app.evaluation.protocol.controls`.
     chance : float
@@ -79,9 +80,7 @@ def draw_pictures(
     default_model : Path or None
         See :func:`ddae_app.methods.find.find_model`.
     """
-    sites = outputs.cohort['site'].to_numpy(str)
     shown = {name: result for name, result in results.items() if name != 'blur'}
-    images = {name: result.outputs for name, result in shown.items()}
     figures = [
         EvaluationFigure(
             'What tells the site',
@@ -112,13 +111,18 @@ def draw_pictures(
             'Intensities by site',
             'The lines show the distribution of brain intensities at each site. They coincide if '
             'the intensities have no site effects.',
-            draw_site_histograms(images, sites),
+            draw_site_histograms(
+                {name: result.intensities for name, result in shown.items()}, INTENSITY_BINS
+            ),
         ),
         EvaluationFigure(
             'One participant of each site',
             f'The first row shows the original scans, and the other rows show them harmonized to '
             f'{outputs.target}. Of each site, the participant closest to the median age is shown.',
-            _sheet(outputs, images),
+            draw_slices(
+                {name: result.shown for name, result in shown.items()},
+                outputs.cohort['site'].iloc[typical_rows(outputs)].tolist(),
+            ),
         ),
     ]
     model = _matching_model(settings, outputs, default_model)
@@ -132,15 +136,7 @@ def _site_accuracies(estimates: Mapping[str, Estimate]) -> dict[str, Estimate]:
     return {label: estimates[name] for name, label in SEEN_BY_PROBES.items() if name in estimates}
 
 
-def _sheet(outputs: Outputs, images: Mapping[str, np.ndarray]) -> bytes:
-    rows = _typical(outputs)
-    return draw_slices(
-        {name: slices[rows] for name, slices in images.items()},
-        outputs.cohort['site'].iloc[rows].tolist(),
-    )
-
-
-def _typical(outputs: Outputs) -> np.ndarray:
+def typical_rows(outputs: Outputs) -> np.ndarray:
     """The row of the participant closest to the median age, for at most ``MAX_SITES`` sites."""
     chosen = []
     for _, site in list(outputs.cohort.reset_index(drop=True).groupby('site'))[:MAX_SITES]:
@@ -198,7 +194,7 @@ def _latents(settings: Settings, outputs: Outputs, model: DDAEHarmonizer) -> Eva
 def _reconstructions(
     settings: Settings, outputs: Outputs, model: DDAEHarmonizer
 ) -> EvaluationFigure:
-    rows = _typical(outputs)
+    rows = typical_rows(outputs)
     scans, cohort = outputs.source[rows], outputs.cohort.iloc[rows]
     sites = cohort['site'].tolist()
     images = {'source': scans, 'DDAE': reconstructed(model, scans, sites)}
