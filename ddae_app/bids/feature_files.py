@@ -4,6 +4,7 @@ Of a table ``aparc.tsv``::
 
     features/aparc_desc-source.tsv, .json                   as read from stats files
     features/aparc_desc-harmonized.tsv, .json               harmonized, and its sidecar
+    features/aparc_desc-anatomy.tsv, .json                  what the anatomy guard found
     aparc_features.html                                     page
     group_aparc_features.tsv, .html                         group level
     models/aparc_features.safetensors, ..._features_MODEL.md   model and its card
@@ -45,6 +46,11 @@ class FeatureFiles:
     def harmonized(self) -> Path:
         """The harmonized table; its sidecar has the same name."""
         return self.root / 'features' / f'{self.name}_desc-harmonized.tsv'
+
+    @property
+    def anatomy(self) -> Path:
+        """What the anatomy guard found of each row; its sidecar has the same name."""
+        return self.root / 'features' / f'{self.name}_desc-anatomy.tsv'
 
     @property
     def page(self) -> Path:

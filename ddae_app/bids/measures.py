@@ -66,6 +66,11 @@ def below(limit: float) -> dict[str, Any]:
     return {'unusual': f'below {limit:g}', 'rule': lambda value, entries: value < limit}
 
 
+def above(limit: float) -> dict[str, Any]:
+    """Values above a limit are unusual."""
+    return {'unusual': f'above {limit:g}', 'rule': lambda value, entries: value > limit}
+
+
 def beyond(limit: float) -> dict[str, Any]:
     """Values farther from 0 than a limit are unusual."""
     return {
@@ -122,8 +127,7 @@ MEASURES = {
         'Share of the brain that outshines all tissue, such as vessels after contrast agent, and '
         'was left out of the intensity scale',
         range='0 to 1, 0 for ordinary scans',
-        unusual='above 0',
-        rule=lambda value, entries: value > 0,
+        **above(0),
     ),
     'noise_sd': Measure(
         'Standard deviation of the noise of the slices before harmonization, on the scale 0 to 1 '
@@ -158,8 +162,7 @@ MEASURES = {
         'Largest structure that no change of contrast or shading makes of the scan, on the scale '
         '0 to 1',
         range='0 or more, lower is better',
-        unusual=f'above {MOST_UNEXPLAINED:g}',
-        rule=lambda value, entries: value > MOST_UNEXPLAINED,
+        **above(MOST_UNEXPLAINED),
     ),
     'csf_share_change': Measure(
         'Change of the share of the brain that is as dark as CSF',

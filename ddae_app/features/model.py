@@ -175,11 +175,11 @@ class FeatureModel:
     def _values(self, table: FeatureMatrix) -> np.ndarray:
         """The features of the model, shape (N, P); NaN where the table has none."""
         y = np.full((len(table.values), len(self.info.features)), np.nan, table.values.dtype)
-        known, columns = self._places(table)
+        known, columns = self.places(table)
         y[:, known] = table.values[:, columns]
         return y
 
-    def _places(self, table: FeatureMatrix) -> tuple[list[int], list[int]]:
+    def places(self, table: FeatureMatrix) -> tuple[list[int], list[int]]:
         """Which features of the model the table has, and their columns there."""
         features = self.info.features
         known = [i for i, name in enumerate(features) if name in table.place]
@@ -225,17 +225,16 @@ class FeatureModel:
         if reference is not None:  # the same to the last digit
             harmonized[sites == reference] = y[sites == reference]
         out = table.values.copy()
-        known, columns = self._places(table)
+        known, columns = self.places(table)
         out[:, columns] = harmonized[:, known]
         return out
 
     def _expected(self) -> dict[str, dict[str, tuple[float, float]]]:
         """Mean and standard deviation of people of average age and sex, by site and unit."""
         fit = self.regression
-        sds = np.sqrt(fit.squares.sum(axis=0) / fit.counts.sum(axis=0) * (1 + fit.ratio))
         expected = {}
         for site, means in zip(self.info.sites, fit.intercepts, strict=True):
-            names, found = self.info.features, np.array([means, sds])
+            names, found = self.info.features, np.array([means, fit.sd])
             if self.info.maps:
                 names, found = (self.info.maps,), np.median(np.abs(found), axis=1)[:, None]
             expected[site] = dict(zip(names, zip(*found.tolist(), strict=True), strict=True))

@@ -45,6 +45,11 @@ class SiteRegression:
     counts: np.ndarray
     ratio: np.ndarray
 
+    @property
+    def sd(self) -> np.ndarray:
+        """Standard deviation between rows of a site, of people and within them, shape (P,)."""
+        return np.sqrt(self.squares.sum(axis=0) / self.counts.sum(axis=0) * (1 + self.ratio))
+
     @classmethod
     def fit(
         cls,

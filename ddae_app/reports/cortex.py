@@ -30,18 +30,22 @@ class CortexMap:
         Maps of one scale share their colors.
     colors : str
         A color map of matplotlib.
+    ends : tuple of float, optional
+        The values of the first and the last color of its scale.
     """
 
     title: str
     values: Mapping[str, np.ndarray]
     scale: str
     colors: str = 'viridis'
+    ends: tuple[float, float] | None = None
 
 
 def draw_cortex(maps: Sequence[CortexMap]) -> bytes:
     """Draw maps on the inflated cortex of fsaverage5, a row each, with sulci below.
 
-    Colors go from the 2nd to the 98th percentile of all maps of a scale.
+    Unless a map says otherwise, colors go from the 2nd to the 98th percentile of all maps of its
+    scale.
 
     Parameters
     ----------
@@ -59,7 +63,10 @@ def draw_cortex(maps: Sequence[CortexMap]) -> bytes:
 
     mesh = fetch_surf_fsaverage(MESH)
     ends = {}
-    for scale in {m.scale for m in maps}:
+    for scale, given in {m.scale: m.ends for m in maps}.items():
+        if given:
+            ends[scale] = given
+            continue
         shown = np.concatenate([v for m in maps if m.scale == scale for v in m.values.values()])
         low, high = np.nanquantile(shown, (0.02, 0.98))
         ends[scale] = float(low), float(max(high, low + 1e-6))

@@ -71,6 +71,51 @@ class Cortex:
 
 
 @dataclass(frozen=True)
+class MarkedRow:
+    """A row that the anatomy guard marks.
+
+    Attributes
+    ----------
+    name, site : str
+    why : str
+    places : str
+        The features for which it is marked most, with their values in standard deviations.
+    measures : mapping of str to str
+        By the name of its column.
+    """
+
+    name: str
+    site: str
+    why: str
+    places: str
+    measures: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Guard:
+    """What the anatomy guard found.
+
+    Attributes
+    ----------
+    line : str
+        In a sentence.
+    rows : sequence of MarkedRow
+    more : int
+        Marked rows that are not among these.
+    file : str
+        Where all rows are told, from the page.
+    cortex : Cortex or None
+        Pictures of the first of them; None if there is none.
+    """
+
+    line: str
+    rows: Sequence[MarkedRow]
+    more: int
+    file: str
+    cortex: Cortex | None
+
+
+@dataclass(frozen=True)
 class FeaturesReport:
     """The content of the page of a harmonized table.
 
@@ -87,6 +132,7 @@ class FeaturesReport:
         All that were harmonized.
     methods : str
         The methods text, as :mod:`~ddae_app.reports.boilerplate` takes it.
+    guard : Guard
     cortex : Cortex or None
         Pictures of maps; None of a table.
     """
@@ -99,6 +145,7 @@ class FeaturesReport:
     sites: Sequence[Mapping[str, str]]
     features: Sequence[FeatureFacts]
     methods: str
+    guard: Guard
     cortex: Cortex | None = None
 
     @property

@@ -16,6 +16,7 @@ from ddae_app.features.model import METHOD, FeatureModel
 from ddae_app.features.people import digest_of_rows
 from ddae_app.files import write_atomically
 from ddae_app.levels.features.dataset import describe_dataset
+from ddae_app.levels.features.guard import GuardedRows, write_guard
 from ddae_app.levels.features.inputs import FeatureInputs, read_inputs
 from ddae_app.levels.features.outputs import write_harmonized
 from ddae_app.levels.features.page import methods_text, model_facts, site_rows, write_page
@@ -91,13 +92,20 @@ def run_participant(settings: Settings, logs: RunFiles) -> int:
     )  # fmt: skip
     values = model.harmonized(table, labels, target)
     doubts = _doubts(settings, used, inputs, values)
+    guarded = GuardedRows.of(inputs, used, values)
+    if guarded.worth_telling:
+        doubts.append(guarded.line)
+    else:
+        log.info('%s', guarded.line)
     for line in doubts:
         log.warning('%s', line)
     describe_dataset(settings)
-    write_harmonized(settings, inputs, used, values)
+    write_harmonized(settings, inputs, used, values, guarded.rows)
+    write_guard(settings, used, guarded)
     text = methods_text(used, target)
     write_boilerplate(logs.citations, text)
-    write_page(inputs, used, target, values, [*inputs.warnings, *warnings, *doubts], text)
+    lines = [*inputs.warnings, *warnings, *doubts]
+    write_page(inputs, used, target, values, lines, text, guarded.of_page())
     where = settings.output_dir if table.maps else inputs.files.harmonized
     log.info('harmonized: %s', where)
     log.info('report: %s', inputs.files.page)

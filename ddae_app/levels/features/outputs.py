@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,11 @@ from ddae_app.settings import Settings
 
 
 def write_harmonized(
-    settings: Settings, inputs: FeatureInputs, used: UsedModel, values: np.ndarray
+    settings: Settings,
+    inputs: FeatureInputs,
+    used: UsedModel,
+    values: np.ndarray,
+    measures: Sequence[Mapping[str, float | str]],
 ) -> None:
     """Write the table, or the maps, each file after its sidecar.
 
@@ -39,6 +44,8 @@ def write_harmonized(
     used : UsedModel
     values : np.ndarray, shape (N, F)
         Harmonized; NaN where missing.
+    measures : sequence of mapping of str to float or str, length N
+        What the anatomy guard found in each row, for the sidecars of maps.
     """
     table, path = inputs.table, inputs.files.harmonized
     record = _record(settings, used)
@@ -48,12 +55,13 @@ def write_harmonized(
         write_json(sidecar(path), own | record)
         write_atomically(path, table.written(values))
         return
-    for row, harmonized in zip(table.files, values, strict=True):
+    for row, harmonized, found in zip(table.files, values, measures, strict=True):
         on_mesh = table.on_mesh(harmonized)
+        told = {name: value for name, value in found.items() if _is_known(value)}
         for file in dict.fromkeys(row.values()):
             path = file.harmonized(settings.output_dir, table.measure, table.mesh)
             own = _sources(settings, file.path) | _said_of_mesh(file, table)
-            write_json(sidecar(path), own | record)
+            write_json(sidecar(path), own | record | told)
             write_atomically(path, _map(file, on_mesh))
 
 
@@ -110,6 +118,10 @@ def _made(path: Path, source: Path) -> dict[str, Any]:
             'level again'
         )
     return said
+
+
+def _is_known(value: float | str) -> bool:
+    return bool(value) if isinstance(value, str) else not math.isnan(value)
 
 
 def _map(file: MapFile, on_mesh: Mapping[str, np.ndarray]) -> bytes:

@@ -19,7 +19,13 @@ from ddae_app.levels.features.outputs import covariates_in_words, target_in_word
 from ddae_app.levels.features.used import UsedModel
 from ddae_app.methods.location_scale import SiteEffects
 from ddae_app.reports.cortex import MESH, CortexMap
-from ddae_app.reports.features import Cortex, FeatureFacts, FeaturesReport, write_features_page
+from ddae_app.reports.features import (
+    Cortex,
+    FeatureFacts,
+    FeaturesReport,
+    Guard,
+    write_features_page,
+)
 
 if TYPE_CHECKING:
     from ddae_app.methods.feature_ddae.appearance import FeatureAppearance
@@ -35,6 +41,7 @@ def write_page(
     values: np.ndarray,
     warnings: Sequence[str],
     methods: str,
+    guard: Guard,
 ) -> None:
     """Write the page of a harmonized table.
 
@@ -48,6 +55,8 @@ def write_page(
     warnings : sequence of str
     methods : str
         The methods text.
+    guard : Guard
+        What the anatomy guard found.
     """
     table, model = inputs.table, used.model
     missing, constant = int(np.isnan(table.values).sum()), len(model.info.constant)
@@ -81,6 +90,7 @@ def write_page(
         sites=site_rows(inputs, model, model.effects(target)),
         features=features,
         methods=methods,
+        guard=guard,
         cortex=cortex_of(table, {'before': table.values, 'after': values}, features),
     )
     write_features_page(inputs.files.page, report)
