@@ -116,13 +116,15 @@ class AnatomyCheck:
         away, left = self.away[row], self.left[row]
         known = ~np.isnan(left)
         farthest, changed = self._place(away), self._place(left)
-        said = {
+        measured = {
             'source_deviation': _size(away),
             'source_farthest': _worst(away),
             'change': float(self.change[row]),
             'anatomy_share': _size(left) / max(_size(away[known]), 1.0),
             'anatomy_unexplained': _worst(left),
         }
+        # Rounded first, so that nobody is marked by a value that reads like the limit.
+        said = {name: round(value, DIGITS) for name, value in measured.items()}
         reasons = {
             'anatomy_unexplained': f'{changed} changed by {_most(left):+.1f} SD in a way that the '
             'site does not explain',
@@ -135,7 +137,7 @@ class AnatomyCheck:
         }
         flag = '; '.join(why for name, why in reasons.items() if said[name] > LIMITS[name])
         found: dict[str, float | str] = {
-            **{name: round(value, DIGITS) for name, value in said.items()},
+            **said,
             'source_place': farthest,
             'anatomy_place': changed,
             'anatomy_flag': flag or ('none' if known.any() else 'not checked'),

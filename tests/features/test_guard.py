@@ -140,6 +140,16 @@ def test_the_worst_place_is_one_in_two_hundred():
     assert row['anatomy_place'] == '1'
 
 
+def test_the_limit_itself_is_not_marked():
+    left = np.array([[1.5004, 0.0, 0.0, 0.0, 0.0], [1.5006, 0.0, 0.0, 0.0, 0.0]])
+    found = AnatomyCheck(tuple('abcde'), np.ones((2, 5)), left, np.ones(2))
+    rows = [found.row(i) for i in range(2)]
+    assert [row['anatomy_unexplained'] for row in rows] == [1.5, 1.501]
+    assert (
+        rows[0]['anatomy_flag'].startswith('over all') and 'a changed' in rows[1]['anatomy_flag']
+    )
+
+
 @pytest.mark.parametrize('method', ['combat', 'ddae'])
 def test_planted_changes_of_a_table(labels, values, method):
     table = table_of(values, labels)

@@ -208,6 +208,8 @@ def test_the_cortex_of_fastsurfer(bids_dir, labels, tmp_path):
         'aparc.DKTatlas_desc-source.json',
         'aparc.DKTatlas_desc-harmonized.tsv',
         'aparc.DKTatlas_desc-harmonized.json',
+        'aparc.DKTatlas_desc-anatomy.tsv',
+        'aparc.DKTatlas_desc-anatomy.json',
     }
     page = (out / 'aparc.DKTatlas_features.html').read_text()
     assert 'mris_anatomical_stats 7.4.1, FastSurfer: 24 of site C' in page
