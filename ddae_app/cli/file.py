@@ -19,6 +19,7 @@ from markupsafe import escape
 from ddae_app import __version__
 from ddae_app.cli import main as app
 from ddae_app.cli import runtime
+from ddae_app.cli.main import TARGET_HELP
 from ddae_app.errors import DdaeError, UsageError
 from ddae_app.files import write_atomically
 from ddae_app.settings import absolute
@@ -128,7 +129,7 @@ def harmonize_file(scan: str | Path, out: str | Path, *flags: str) -> int:
             # The places that were named before are of the folder that is removed now.
             log.info('harmonized scan: %s', out)
             log.info('report: %s', _page_of(out))
-        elif code == 0 and not given.get('dry_run'):
+        elif code == 0 and not (given.get('dry_run') or given.get('target_site') == TARGET_HELP):
             raise UsageError(
                 f'{out} was not written, since the settings ask for no harmonized image in the '
                 'space of the scan; leave out --config-file, or use ddae-app'

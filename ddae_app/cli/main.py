@@ -31,6 +31,9 @@ from ddae_app.settings import RunSettings, Settings, absolute, from_flat, read_f
 EVALUATED_AT_ONCE = 4
 """Methods, by the group level, unless the flags say otherwise."""
 
+TARGET_HELP = 'help'
+"""What ``--target-site`` is where the sites that can be targets are asked for."""
+
 log = logging.getLogger('ddae_app')
 
 RunLevel = Callable[[Settings, RunFiles], int]
@@ -128,8 +131,19 @@ def resolve(arguments: dict[str, Any], environment: Mapping[str, str]) -> Settin
     values['container'] = runtime.container(environment)
     settings = from_flat(values)
     check_feature_flags(settings, given)
+    if _asks_for_targets(settings):
+        # The answer is printed, and as little is written as by a dry run.
+        settings = replace(settings, run=replace(settings.run, dry_run=True))
     _check_folders(settings)
     return settings
+
+
+def _asks_for_targets(settings: Settings) -> bool:
+    return (
+        settings.analysis_level == 'participant'
+        and settings.table.features is None
+        and settings.harmonize.target_site == TARGET_HELP
+    )
 
 
 def _check_folders(settings: Settings) -> None:
@@ -236,8 +250,8 @@ def _dry_run(settings: Settings, run_level: RunLevel) -> int:
         temporary_folder = tempfile.TemporaryDirectory()
     except OSError as e:
         raise UsageError(
-            f'--dry-run: no folder for temporary files can be written to ({e.strerror}); set '
-            'TMPDIR to one that can'
+            f'no folder for temporary files can be written to ({e.strerror}); set TMPDIR to one '
+            'that can'
         ) from e
     with temporary_folder as folder:
         temporary = replace(settings.run, work_dir=Path(folder), clean_workdir=False)
@@ -269,15 +283,11 @@ def _run_level(settings: Settings, logs: RunFiles) -> int:
 
         return run_features(settings, logs)
     if settings.analysis_level == 'participant':
-        from ddae_app.levels.participant.calibration import (
-            TARGET_HELP,
-            calibrate_first,
-            list_targets,
-        )
+        from ddae_app.levels.participant.calibration import calibrate_first, list_targets
         from ddae_app.levels.participant.level import run_participant
 
         default = runtime.default_model()
-        if settings.harmonize.target_site == TARGET_HELP:
+        if _asks_for_targets(settings):
             return list_targets(settings, default)
         settings = calibrate_first(settings, logs, default)
         return run_participant(settings, logs, default)

@@ -111,6 +111,7 @@ def test_a_run_that_leaves_no_image_does_not_end_well(scan, monkeypatch, tmp_pat
     with pytest.raises(UsageError, match='was not written'):
         one_file.harmonize_file(scan, out, *TARGET)
     assert one_file.harmonize_file(scan, out, *TARGET, '--dry-run') == 0
+    assert one_file.harmonize_file(scan, out, '--target-site', 'help') == 0
 
 
 def test_a_target_is_asked_for(scan, level, tmp_path):

@@ -140,6 +140,14 @@ def test_a_calibration_of_another_dataset_or_version_is_not_used_in_silence(stud
 def test_the_targets_are_listed(study, harmonized):
     before = participant(study, 'none', '--target-site', 'help')
     assert before.returncode == 0, before.stderr
+    # A question writes nothing, and needs no folder that could be written to.
+    assert not before.stderr
+    assert not (study / 'none').exists() and not (study / 'none-work').exists()
+    file = study / 'file'
+    file.touch()
+    asked = study / 'bids', file / 'out', 'participant', *FLAGS, '-w', file / 'work'
+    nowhere = run(*asked, '--target-site', 'help')
+    assert (nowhere.returncode, nowhere.stdout) == (0, before.stdout), nowhere.stderr
     lines = [line.split('\t')[0] for line in before.stdout.splitlines()]
     assert lines == [MANY, *PACKAGED]
     after = participant(study, 'out', '--target-site', 'help')

@@ -34,9 +34,6 @@ log = logging.getLogger('ddae_app')
 TARGETS = 'targets'
 """Folder, in that of the output, of what was made of the scans of ``--target-scans``."""
 
-TARGET_HELP = 'help'
-"""What ``--target-site`` is where the sites that can be targets are asked for."""
-
 
 def calibrate_first(settings: Settings, logs: RunFiles, default_model: Path | None) -> Settings:
     """Calibrate the sites of the whole dataset, if a run needs that and no run has done it.
