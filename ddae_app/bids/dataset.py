@@ -144,6 +144,22 @@ def link_names(output_dir: Path, derivatives: Sequence[tuple[str, Path]]) -> dic
     return named
 
 
+def is_made_of(folder: Path, bids_dir: Path) -> bool:
+    """Whether a folder holds what an earlier run made of the scans of a dataset.
+
+    Parameters
+    ----------
+    folder : Path
+        It need not be there.
+    bids_dir : Path
+        Of the dataset.
+    """
+    link = _links(folder).get(RAW)
+    return link is not None and _target(link, os.path.realpath(folder)) == os.path.realpath(
+        bids_dir
+    )
+
+
 def _target(link: str, root: str) -> str | None:
     """The folder to which an entry of ``DatasetLinks`` points; None if it is not on this disk."""
     parts = urlsplit(link)

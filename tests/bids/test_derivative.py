@@ -19,6 +19,7 @@ from ddae_app.bids import sidecars
 from ddae_app.bids.covariates import Covariates
 from ddae_app.bids.dataset import (
     dataset_name,
+    is_made_of,
     is_phantom,
     link_names,
     read_tsv,
@@ -54,6 +55,14 @@ def update(folder: Path, rows: dict[Scan, dict]) -> None:
         image = layout.image('preproc', one).relative_to(table.parent).as_posix()
         tables.setdefault(table, {})[image] = values
     update_scans(tables)
+
+
+def test_what_a_dataset_was_made_of(tmp_path):
+    scans, other, out = tmp_path / 'scans', tmp_path / 'other', tmp_path / 'deep' / 'out'
+    (tmp_path / 'link').symlink_to(scans)
+    assert not is_made_of(out, scans)
+    write_description(out, tmp_path / 'link', [('ddae-app', other)])
+    assert is_made_of(out, scans) and not is_made_of(out, other)
 
 
 def test_the_labels_of_images_are_explained_once_each(tmp_path):

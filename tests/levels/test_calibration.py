@@ -283,6 +283,17 @@ def test_reference_scans_are_a_target(study, harmonized, tmp_path):
     assert read_model_info(model).sites == (MANY, 'Reference', *PACKAGED)
     again = participant(study, 'to-reference', *flags)
     assert again.returncode == 0 and 'calibrating' not in again.stderr, again.stderr
+    model.unlink()
+    pages = participant(study, 'to-reference', *flags, '--reports-only')
+    assert pages.returncode == 0 and 'calibrating' not in pages.stderr, pages.stderr
+    page = (study / 'to-reference' / 'sub-A01.html').read_text()
+    assert not model.exists() and '<th>Target site</th><td>Reference</td>' in page
+    # Their labels are those of the dataset, and each is looked for among its own.
+    derived = [study / 'to-reference' / 'targets' / 'Reference', study / 'out']
+    flags = '--target-scans', reference, '-d', *(f'ddae-app={folder}' for folder in derived)
+    reused = participant(study, 'reused', *flags)
+    assert reused.returncode == 0 and 'register to MNI' not in reused.stderr, reused.stderr
+    assert not list((study / 'reused').rglob('*desc-preproc_T1w.nii.gz'))
 
 
 @pytest.mark.parametrize(

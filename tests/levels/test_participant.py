@@ -236,11 +236,12 @@ def test_reports_only_writes_the_pages_again(done, bids_dir, model, tmp_path):
     for page in pages:
         page.unlink()
     result = run(
-        bids_dir, out, 'participant', '--reports-only', '--model', model, '--target-site',
-        'PhantomA', '-w', tmp_path / 'work', *FAST,
+        bids_dir, out, 'participant', '--reports-only', '--model', model, '-w', tmp_path / 'work',
+        *FAST,
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
     assert sorted(out.glob('sub-*.html')) == pages
+    assert '<th>Target site</th><td>PhantomA</td>' in pages[1].read_text()
     assert 'Disentangled Diffusion Autoencoder' in pages[0].read_text()
 
 

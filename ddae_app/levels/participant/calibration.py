@@ -11,10 +11,17 @@ from pathlib import Path
 import numpy as np
 
 from ddae_app.bids.cohort import Cohort
+from ddae_app.bids.dataset import is_made_of
 from ddae_app.bids.layout import Layout, RunFiles
 from ddae_app.bids.output_folder import read_description
 from ddae_app.bids.scan import Scan
-from ddae_app.engine.inputs import check_selection, derivative_roots, layout_of, select_all_scans
+from ddae_app.engine.inputs import (
+    check_selection,
+    derivative_roots,
+    derivatives,
+    layout_of,
+    select_all_scans,
+)
 from ddae_app.errors import (
     InvalidBIDSError,
     NotCalibratedError,
@@ -27,7 +34,7 @@ from ddae_app.levels.train.level import run_train
 from ddae_app.methods import registry
 from ddae_app.methods.find import find_model, packaged_model
 from ddae_app.methods.suitability import FEWEST_TO_CALIBRATE, confounded_sites
-from ddae_app.settings import CALIBRATED, SelectSettings, Settings
+from ddae_app.settings import CALIBRATED, OWN_DERIVATIVES, SelectSettings, Settings
 
 log = logging.getLogger('ddae_app')
 
@@ -115,6 +122,7 @@ def _with_target_scans(settings: Settings, logs: RunFiles, default_model: Path |
             'DDAE_MODEL of the environment'
         )
     reference = _reference(settings, folder)
+    settings = _without(settings, reference.select.derivatives)
     reference_scans = _reference_scans(reference)
     target = _target_among(reference_scans, asked.target_site, folder)
     scans = select_all_scans(settings)
@@ -128,18 +136,19 @@ def _with_target_scans(settings: Settings, logs: RunFiles, default_model: Path |
     files = Layout(reference.output_dir).model(CALIBRATED)
     own = Layout(settings.output_dir).model(f'{CALIBRATED}-{reference.output_dir.name}')
     calibrates = bool(sites) and asked.unseen_site == 'auto'
+    only_pages = settings.run.reports_only
     if settings.run.dry_run:
         log.info('%s would be calibrated as the target site %s', folder, target)
-    elif not files.is_made:
+    elif not (files.is_made or only_pages):
         log.info('calibrating the scans of %s as the target site %s', folder, target)
         run_train(reference, RunFiles(_logs_of(reference, logs)), unless_there=True)
-    if calibrates and not own.is_made:
+    if calibrates and not (own.is_made or only_pages):
         train = replace(settings.train, init_from=files.model, model_name=own.name)
         _calibrate(replace(settings, train=train), logs, sites)
     model = own.model if calibrates and (own.is_made or settings.run.dry_run) else files.model
     for line in _unlike(settings, scans, reference, reference_scans, target):
         log.warning('%s', line)
-    if not model.exists():  # in a dry run
+    if not model.exists():  # in a dry run, or where nothing but pages is written
         model, target = packaged.path, packaged.info.sites[0]
     return replace(
         settings, harmonize=replace(asked, model=model, target_site=target, target_scans=None)
@@ -164,12 +173,27 @@ def _reference(settings: Settings, folder: Path) -> Settings:
         bids_dir=folder,
         output_dir=settings.output_dir / TARGETS / name,
         select=SelectSettings(
-            source_site=name, skip_bids_validation=settings.select.skip_bids_validation
+            source_site=name,
+            skip_bids_validation=settings.select.skip_bids_validation,
+            derivatives=_preprocessed(settings, folder, name),
         ),
         train=replace(settings.train, preset=CALIBRATED, model_name=CALIBRATED),
         # Its participants may have the labels of others.
         run=replace(settings.run, work_dir=settings.run.work_dir / TARGETS / name),
     )
+
+
+def _preprocessed(settings: Settings, folder: Path, name: str) -> tuple[str, ...]:
+    """What --derivatives names of earlier runs on the target scans, or with them as the target."""
+    own = [root for kind, root in derivatives(settings) if kind == OWN_DERIVATIVES]
+    places = [place for root in own for place in (root, root / TARGETS / name)]
+    return tuple(f'{OWN_DERIVATIVES}={p}' for p in places if is_made_of(p, folder))
+
+
+def _without(settings: Settings, of_target: Sequence[str]) -> Settings:
+    """Settings whose own scans are not looked for among the target scans, of the same labels."""
+    kept = tuple(entry for entry in settings.select.derivatives if entry not in of_target)
+    return replace(settings, select=replace(settings.select, derivatives=kept))
 
 
 def _reference_scans(reference: Settings) -> tuple[list[Scan], Cohort]:

@@ -375,7 +375,8 @@ def _model(settings: Settings, default: Path | None) -> FoundModel | None:
     if model.path in trained:
         for line in _doubts(model, dataset_name(settings.bids_dir)):
             log.warning('%s', line)
-    check_target(model.info, asked.target_site)
+    if not settings.run.reports_only:  # pages say what each scan was harmonized to
+        check_target(model.info, asked.target_site)
     policy = unseen_site_policy(model.info, asked.unseen_site)
     check_options(model.info, policy, keep_noise=asked.keep_noise)
     return model
