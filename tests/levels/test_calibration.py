@@ -257,6 +257,37 @@ def test_scans_that_fail_do_not_take_the_others_of_their_site_along(study, harmo
     ]  # fmt: skip
 
 
+def test_a_scan_that_fails_is_tried_and_reported_once(study, harmonized, tmp_path):
+    bids, out = tmp_path / 'bids', tmp_path / 'out'
+    shutil.copytree(study / 'bids', bids)
+    scan = bids / 'sub-A06' / 'anat' / 'sub-A06_T1w.nii.gz'
+    scan.parent.mkdir(parents=True)
+    scan.write_bytes(next((bids / 'sub-A05').rglob('*_T1w.nii.gz')).read_bytes()[:-1000])
+    table = bids / 'participants.tsv'
+    rows = table.read_text()
+    known = {'participant_id': 'sub-A06', 'site': MANY}
+    row = (known.get(column, 'n/a') for column in rows.splitlines()[0].split('\t'))
+    table.write_text(rows + '\t'.join(row) + '\n')
+    asked = (
+        bids, out, 'participant', '-w', tmp_path / 'work', *FLAGS, '--target-site', 'IXI',
+        '-d', f'ddae-app={study / "out"}',
+    )  # fmt: skip
+    stopped = run(*asked, '--stop-on-first-crash')
+    assert stopped.returncode == 1 and not Layout(out).models(), stopped.stderr
+    (line,) = error_lines(stopped.stderr)
+    assert 'sub-A06' in line and '--stop-on-first-crash' in line
+    done = run(*asked)
+    assert done.returncode == 1, done.stderr
+    (line,) = error_lines(done.stderr)
+    assert 'sub-A06 failed' in line and '7 of 8 T1w done' in done.stderr
+    assert done.stderr.count('sub-A06: conform failed') == 1 == done.stderr.count(line[-40:])
+    (latest, *_) = Layout(out).runs()
+    assert len(latest.crashes()) == 1
+    assert line.split('failed: ')[1][:40] in (out / 'sub-A06.html').read_text()
+    (model,) = Layout(out).models()
+    assert read_model_info(model).training.subjects_per_site[0] == 5
+
+
 def test_reference_scans_are_a_target(study, harmonized, tmp_path):
     reference = tmp_path / 'Reference'
     write_dataset(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from ddae_app.engine.inputs import (
     layout_of,
     select_all_scans,
 )
+from ddae_app.engine.run import Crashes
 from ddae_app.errors import (
     InvalidBIDSError,
     NotCalibratedError,
@@ -30,7 +31,7 @@ from ddae_app.errors import (
 )
 from ddae_app.levels.train.alike import kinds_of, unlike_references
 from ddae_app.levels.train.data import Prepared, participants_by_site, people, people_of
-from ddae_app.levels.train.level import run_train
+from ddae_app.levels.train.level import calibrate
 from ddae_app.methods import registry
 from ddae_app.methods.find import find_model, packaged_model
 from ddae_app.methods.suitability import FEWEST_TO_CALIBRATE, confounded_sites
@@ -107,9 +108,18 @@ def _calibrate(settings: Settings, logs: RunFiles, sites: dict[str, int]) -> Non
     log.info('calibrating the sites first (participants): %s', counts)
     train = replace(settings.train, preset=CALIBRATED)
     try:
-        run_train(replace(settings, train=train), logs, unless_there=True)
+        left_out = calibrate(replace(settings, train=train), logs)
     except NotCalibratedError as e:
         log.warning('%s; each scan is harmonized by itself', e.problem)
+        return
+    # What failed is not tried again, and the run reports it at its end.
+    failed = Crashes([logs])
+    _tell({scan: reason for scan, reason in left_out.items() if not failed.of(scan)})
+
+
+def _tell(left_out: Mapping[Scan, str]) -> None:
+    for scan, reason in left_out.items():
+        log.warning('%s was left out: %s', scan.stem, reason)
 
 
 def _with_target_scans(settings: Settings, logs: RunFiles, default_model: Path | None) -> Settings:
@@ -141,7 +151,7 @@ def _with_target_scans(settings: Settings, logs: RunFiles, default_model: Path |
         log.info('%s would be calibrated as the target site %s', folder, target)
     elif not (files.is_made or only_pages):
         log.info('calibrating the scans of %s as the target site %s', folder, target)
-        run_train(reference, RunFiles(_logs_of(reference, logs)), unless_there=True)
+        _tell(calibrate(reference, RunFiles(_logs_of(reference, logs))))
     if calibrates and not (own.is_made or only_pages):
         train = replace(settings.train, init_from=files.model, model_name=own.name)
         _calibrate(replace(settings, train=train), logs, sites)

@@ -33,7 +33,7 @@ from ddae_app.engine.plan import (
     preprocessing_of,
     scans_by_site,
 )
-from ddae_app.engine.run import run_workflow
+from ddae_app.engine.run import Crashes, crash_reason, run_workflow
 from ddae_app.files import remove_temporary_files
 from ddae_app.levels.participant.calibration import sites_to_calibrate
 from ddae_app.levels.participant.methods_text import methods_text
@@ -204,6 +204,8 @@ class _Run:
         planner = self._planner(site_scans, anew=run.boilerplate_only)
         decisions = self._decisions([s for s in self.scans if s not in failures], planner)
         failures |= {d.scan: d.refusal for d in decisions if d.refusal}
+        failures |= self._failed_before(decisions)
+        decisions = [decision for decision in decisions if decision.scan not in failures]
         plans = [planner.plan(decision) for decision in decisions if decision.is_work]
         if not plans:
             log.info('all outputs are up to date; writing pages and tables')
@@ -228,6 +230,15 @@ class _Run:
         self._remove_leftovers([plan.scan for plan in plans if plan.harmonize_record])
         failures |= run_workflow(build, scans, run, self.logs)
         return self.finish(failures, text)
+
+    def _failed_before(self, decisions: Sequence[Decision]) -> dict[Scan, str]:
+        """Scans whose preprocessing failed when this run calibrated their sites, and why."""
+        crashes = Crashes([self.logs])
+        return {
+            decision.scan: crash_reason(found[1])
+            for decision in decisions
+            if decision.preprocess.is_work and (found := crashes.of(decision.scan))
+        }
 
     def _remove_leftovers(self, scans: Sequence[Scan]) -> None:
         """Delete what an earlier harmonization wrote of scans, and this one does not replace."""

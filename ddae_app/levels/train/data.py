@@ -97,6 +97,8 @@ def prepare(settings: Settings, layout: SpaceLayout, store: Path, logs: RunFiles
         No scan can be used, or the cohort is not suitable and that was not allowed.
     InvalidBIDSError
         The tables say of a scan what is not understood.
+    DdaeError
+        A scan failed, and the run is to stop then.
     """
     scans, cohort = select_scans(settings)
     check_sites_known(settings, cohort)
@@ -113,7 +115,10 @@ def prepare(settings: Settings, layout: SpaceLayout, store: Path, logs: RunFiles
     write_description(
         settings.output_dir, settings.bids_dir, derivatives(settings), settings.run.container
     )
-    failures |= preprocess_missing(settings, usable, cohort, layout, logs)
+    failed = preprocess_missing(settings, usable, cohort, layout, logs)
+    for scan, reason in failed.items() if settings.run.stop_on_first_crash else ():
+        raise DdaeError(f'{scan.stem} failed: {reason} (--stop-on-first-crash)')
+    failures |= failed
     usable = [scan for scan in usable if scan not in failures]
     if failures:
         usable = _to_use(usable, cohort, settings, failures)

@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from ddae_app.bids.dataset import dataset_name, is_phantom, license_of, locked
 from ddae_app.bids.layout import ModelFiles, RunFiles, SpaceLayout
+from ddae_app.bids.scan import Scan
 from ddae_app.engine.decision import listing, summary
 from ddae_app.engine.inputs import (
     check_sites_known,
@@ -51,9 +52,7 @@ log = logging.getLogger('ddae_app')
 STORE_NAME = 'slices.f32'
 
 
-def run_train(
-    settings: Settings, logs: RunFiles, local_processes: int = 1, *, unless_there: bool = False
-) -> int:
+def run_train(settings: Settings, logs: RunFiles, local_processes: int = 1) -> int:
     """Preprocess scans that are not preprocessed yet, train a model, and write it.
 
     Parameters
@@ -63,9 +62,6 @@ def run_train(
         Of this run.
     local_processes : int
         How many ``torchrun`` started on this node; the first one prepares for all.
-    unless_there : bool
-        Whether to do nothing where another run has made the model by the time it is this one's
-        turn; runs that calibrate take turns.
 
     Returns
     -------
@@ -77,23 +73,74 @@ def run_train(
     DdaeError
         Something is wrong that concerns every scan.
     """
-    started = time.monotonic()
     settings = with_preset(settings)
-    name = settings.harmonize.method or registry.DEFAULT
-    method = registry.METHODS[name]
     initial = _initial_model(settings)
+    layout = _layout(settings, initial)
+    if settings.run.dry_run:
+        return _dry_run(settings, layout)
+    failures, complete = _train(settings, logs, layout, initial, local_processes)
+    for scan, reason in failures.items():
+        log.error('%s was left out: %s', scan.stem, reason)
+    # An interrupted training is resumed by the same command, which then names these scans again.
+    return 1 if failures and complete else 0
+
+
+def calibrate(settings: Settings, logs: RunFiles) -> dict[Scan, str]:
+    """Calibrate the sites of a dataset for a run that goes on with the model.
+
+    Nothing is done where another run has made the model by the time it is this one's turn.
+
+    Parameters
+    ----------
+    settings : Settings
+        With the preset that trains no network.
+    logs : RunFiles
+        Of this run.
+
+    Returns
+    -------
+    dict of Scan to str
+        Scans that were left out, and why.
+
+    Raises
+    ------
+    DdaeError
+        Something is wrong that concerns every scan.
+    """
+    initial = _initial_model(settings)
+    return _train(settings, logs, _layout(settings, initial), initial, unless_there=True)[0]
+
+
+def _layout(settings: Settings, initial: FoundModel | None) -> SpaceLayout:
+    """The files of the output folder, in the space of the model."""
+    name = settings.harmonize.method or registry.DEFAULT
     if initial:
         asked = settings.preproc
         protocol = check_protocol(initial.info, asked.template, asked.slices)
     else:
         protocol = protocol_without_model(settings)
-    if protocol.slices != 'medial' and not method.whole_scans:
+    if protocol.slices != 'medial' and not registry.METHODS[name].whole_scans:
         raise UsageError(
             f'--method {name} --slices {protocol.slices}: it takes one slice; give --slices medial'
         )
-    layout = layout_of(settings, protocol)
-    if settings.run.dry_run:
-        return _dry_run(settings, layout)
+    return layout_of(settings, protocol)
+
+
+def _train(
+    settings: Settings,
+    logs: RunFiles,
+    layout: SpaceLayout,
+    initial: FoundModel | None,
+    local_processes: int = 1,
+    *,
+    unless_there: bool = False,
+) -> tuple[dict[Scan, str], bool]:
+    """Train and write a model; the scans that were left out, and whether it came to its end.
+
+    `unless_there` does nothing where another run has made the model by the time it is this one's
+    turn; runs that calibrate take turns.
+    """
+    started = time.monotonic()
     from ddae_app.methods.parallel import others_needed, start_fabric  # takes seconds
 
     device = resolve_device(settings.harmonize.device)
@@ -110,13 +157,15 @@ def run_train(
     with turn, others_needed(fabric):
         if unless_there and files.is_made:
             log.info('%s was made by another run in the meantime', files.model)
-            return 0
+            return {}, True
         first = prepare(settings, layout, folder / STORE_NAME, logs) if _first(fabric) else None
         prepared = fabric.broadcast(first)
         assert prepared is not None
+        protocol = layout.space.protocol
         data = prepared.open(folder / STORE_NAME, protocol)
         warnings = (*prepared.warnings, *_beyond_packaged(initial, data))
         trained = None
+        method = registry.METHODS[settings.harmonize.method or registry.DEFAULT]
         if method.parallel or _first(fabric):
             with _progress() as progress:
                 request = TrainingRequest(
@@ -145,12 +194,7 @@ def run_train(
                 )  # fmt: skip
             else:
                 _publish(settings, files, trained, data, warnings)
-    # A run that only needs the calibration goes on without them.
-    weight = logging.WARNING if unless_there else logging.ERROR
-    for scan, reason in prepared.failures.items():
-        log.log(weight, '%s was left out: %s', scan.stem, reason)
-    # An interrupted training is resumed by the same command, which then names these scans again.
-    return 1 if prepared.failures and trained is not None else 0
+    return prepared.failures, trained is not None
 
 
 def _beyond_packaged(initial: FoundModel | None, data: SliceData) -> tuple[str, ...]:
