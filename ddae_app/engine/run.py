@@ -53,6 +53,8 @@ STEPS = {
 TAKEN = re.compile(r'^File(NotFound|Exists)Error.*_unfinished\.json')
 """The file that nipype has while it runs a step, which another run has removed or made."""
 
+ANOTHER_RUN = 'another run works on this scan in the same work directory'
+
 OUR_ERROR = re.compile(r'ddae_app\.errors\.\w+: (.+)')
 
 SCANS_PER_PROCESS = 16
@@ -273,10 +275,15 @@ def crash_reason(path: Path) -> str:
         return f'step {step}: {lacking}'
     if TAKEN.search(last):
         return (
-            f'step {step}: another run works on this scan in the same work directory; run the '
-            'same command again when it has ended, or give another work directory with -w'
+            f'step {step}: {ANOTHER_RUN}; run the same command again when it has ended, or give '
+            'another work directory with -w'
         )
     return f'step {step} failed unexpectedly ({last}); details in {path}'
+
+
+def is_taken(reason: str) -> bool:
+    """Whether a scan failed since another run works on it, which says what becomes of it."""
+    return ANOTHER_RUN in reason
 
 
 def _failures(scans: Sequence[Key], crashes: set[Path]) -> dict[Key, str]:

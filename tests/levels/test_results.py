@@ -126,6 +126,24 @@ def test_results_of_many_scans_look_at_each_of_them_once(tmp_path, monkeypatch):
     assert needed(20) == {name: 10 * number for name, number in needed(2).items()}
 
 
+def test_the_page_of_a_scan_that_another_run_works_on_is_left_to_it(tmp_path):
+    gone = "FileNotFoundError: [Errno 2] No such file or directory: '/w/_0x0cd2_unfinished.json'"
+    scans = [Scan(Path(f'sub-{i}_T1w.nii'), i, None, f'sub-{i}') for i in ('1', '2')]
+    reasons = {
+        scan: crash_reason(crash(tmp_path / 'logs', 'r', scan, end))
+        for scan, end in zip(scans, (gone, 'ddae_app.errors.ImageError: bad'), strict=True)
+    }
+    settings = Settings(tmp_path, tmp_path / 'out', 'participant')
+    layout = Layout(settings.output_dir).in_space(space_of(Protocol()))
+    cohort = Cohort({scan.stem: Covariates() for scan in scans}, None, ())
+    results = Results(settings, layout, cohort, None, RunFiles(tmp_path / 'logs' / 'r'), '')
+    layout.root.mkdir()
+    layout.page('1').write_text('by the other run')
+    assert write_results(results, scans, reasons) == [layout.page('2')]
+    assert layout.page('1').read_text() == 'by the other run'
+    assert 'bad' in layout.page('2').read_text()
+
+
 def test_a_crash_is_reported_in_one_line(tmp_path):
     scan = Scan(Path('sub-1_T1w.nii.gz'), '1', None, 'sub-1')
     assert crash_reason(crash(tmp_path, 'r', scan, 'ddae_app.errors.ImageError: bad')) == 'bad'

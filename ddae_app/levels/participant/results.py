@@ -20,7 +20,7 @@ from ddae_app.bids.measures import MEASURES
 from ddae_app.bids.provenance import read_record
 from ddae_app.bids.scan import Scan
 from ddae_app.engine.inputs import derivative_roots, find_preprocessed
-from ddae_app.engine.run import Crashes, crash_reason
+from ddae_app.engine.run import Crashes, crash_reason, is_taken
 from ddae_app.files import not_fetched
 from ddae_app.methods.find import FoundModel
 from ddae_app.reports.participant import (
@@ -148,10 +148,12 @@ def write_results(
 ) -> list[Path]:
     """Write ``*_scans.tsv`` and one HTML page per participant.
 
+    The page of a participant of whom another run works on a scan is left to that run.
+
     Returns
     -------
     list of Path
-        The pages.
+        The pages that were written.
     """
     layout, settings = results.layout, results.settings
     roots = derivative_roots(settings)
@@ -179,6 +181,8 @@ def write_results(
         by_participant.setdefault(scan.participant, []).append(scan)
     pages = []
     for participant, own in by_participant.items():
+        if any(is_taken(failures[scan]) for scan in own if scan in failures):
+            continue
         report = ParticipantReport(
             participant=participant,
             version=__version__,
