@@ -144,20 +144,22 @@ def link_names(output_dir: Path, derivatives: Sequence[tuple[str, Path]]) -> dic
     return named
 
 
-def is_made_of(folder: Path, bids_dir: Path) -> bool:
-    """Whether a folder holds what an earlier run made of the scans of a dataset.
+def source_of(folder: Path) -> Path | None:
+    """The dataset, without links, of which an earlier run made what a folder holds.
 
     Parameters
     ----------
     folder : Path
         It need not be there.
-    bids_dir : Path
-        Of the dataset.
+
+    Returns
+    -------
+    Path or None
+        Where the dataset was at that time; None if the folder does not say.
     """
     link = _links(folder).get(RAW)
-    return link is not None and _target(link, os.path.realpath(folder)) == os.path.realpath(
-        bids_dir
-    )
+    target = None if link is None else _target(link, os.path.realpath(folder))
+    return Path(target) if target else None
 
 
 def _target(link: str, root: str) -> str | None:

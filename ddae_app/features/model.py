@@ -11,7 +11,7 @@ import numpy as np
 import safetensors.numpy
 
 from ddae_app.errors import ModelError, UsageError
-from ddae_app.features.checks import check_units_of
+from ddae_app.features.checks import check_sizes, check_units_of
 from ddae_app.features.matrix import FeatureMatrix, listed
 from ddae_app.features.people import CovariateDesign, RowLabels
 from ddae_app.files import write_atomically
@@ -152,7 +152,7 @@ class FeatureModel:
                 f'too few to measure it; expected {FEWEST_TO_CALIBRATE}: add people, leave its '
                 'rows out, or fit again with them (train)'
             )
-        self._check_columns(table)
+        self._check_table(table)
         rows = np.flatnonzero(labels.sites == site)
         here, theirs = table.rows(rows), labels.rows(rows)
         of_sites = list(self._expected().values())
@@ -210,10 +210,10 @@ class FeatureModel:
         ------
         UsageError
             If the target or a site is none of the model, the columns are others, or the values
-            seem to be in other units.
+            seem to be in other units or are too large to compute with.
         """
         sites = self._sites(labels, target)
-        self._check_columns(table)
+        self._check_table(table)
         check_units_of(table, labels, self._expected())
         reference = None if target is None else self.info.sites.index(target)
         y, covariates = self._values(table), self.info.design.columns(labels)
@@ -255,7 +255,8 @@ class FeatureModel:
             )
         return np.array([self.info.sites.index(site) for site in labels.sites])
 
-    def _check_columns(self, table: FeatureMatrix) -> None:
+    def _check_table(self, table: FeatureMatrix) -> None:
+        check_sizes(table)
         remedy = 'add or remove columns, or fit a model to this table (train --model-name NAME)'
         if self.info.maps != table.maps:
             raise UsageError(
@@ -327,6 +328,18 @@ class FeatureModel:
 
             ddae = stored_ddae(path, info.maps, info.features, info.sites, others)
         return cls(info, SiteRegression(**arrays), ddae)
+
+
+def read_features_info(path: Path) -> FeatureModelInfo:
+    """What a model file of features says of itself.
+
+    Raises
+    ------
+    ModelError
+        If the file is no such thing.
+    """
+    with open_model(path, 'np') as file:
+        return _parse(path, file.metadata() or {})
 
 
 def _parse(path: Path, metadata: dict[str, str]) -> FeatureModelInfo:

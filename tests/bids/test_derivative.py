@@ -19,10 +19,10 @@ from ddae_app.bids import sidecars
 from ddae_app.bids.covariates import Covariates
 from ddae_app.bids.dataset import (
     dataset_name,
-    is_made_of,
     is_phantom,
     link_names,
     read_tsv,
+    source_of,
     to_tsv,
     update_scans,
     write_description,
@@ -60,9 +60,9 @@ def update(folder: Path, rows: dict[Scan, dict]) -> None:
 def test_what_a_dataset_was_made_of(tmp_path):
     scans, other, out = tmp_path / 'scans', tmp_path / 'other', tmp_path / 'deep' / 'out'
     (tmp_path / 'link').symlink_to(scans)
-    assert not is_made_of(out, scans)
+    assert source_of(out) is None
     write_description(out, tmp_path / 'link', [('ddae-app', other)])
-    assert is_made_of(out, scans) and not is_made_of(out, other)
+    assert source_of(out) == scans.resolve()
 
 
 def test_the_labels_of_images_are_explained_once_each(tmp_path):

@@ -239,6 +239,50 @@ def test_values_that_are_too_large_to_compute_with(bids_dir, labels, values, tmp
     assert not list(out.glob('models/[!.]*')) and not (out / 'features').exists()
 
 
+@pytest.mark.parametrize('method', ['combat', 'ddae'])
+def test_values_that_are_too_large_for_a_stored_model(
+    out, bids_dir, table, labels, values, tmp_path, capsys, method
+):
+    model = out / 'models' / 'aparc_features.safetensors'
+    if method == 'ddae':
+        flags = '--method', 'ddae', '--model-name', 'ddae'
+        assert run(bids_dir, tmp_path / 'ddae', 'train', table, *flags) == 0
+        model = tmp_path / 'ddae' / 'models' / 'ddae_features.safetensors'
+    large = values.copy()
+    large[7, 5] = -1e206
+    path = write_table(tmp_path / 't.tsv', large, labels)
+    other = write_dataset(tmp_path / 'bids', replace(labels, sites=labels.sites + 'x'))
+    logged(capsys)
+    for bids in (bids_dir, other) if method == 'ddae' else (bids_dir,):
+        line = refused(
+            capsys, 2, bids, tmp_path / 'out', 'participant', path, '--model', str(model)
+        )
+        assert 'f5 has values of up to 1e+206, too large to compute with' in line
+    assert not (tmp_path / 'out' / 'features').exists()
+
+
+@pytest.mark.parametrize('level', ['train', 'participant'])
+def test_tables_whose_outputs_would_have_the_same_names(
+    bids_dir, labels, values, tmp_path, capsys, level
+):
+    out = tmp_path / 'out'
+    first, second = (write_table(tmp_path / n, values, labels) for n in ('a b.tsv', 'a-b.tsv'))
+    assert run(bids_dir, out, level, first) == run(bids_dir, out, level, first) == 0
+    before = {path: path.read_bytes() for path in out.rglob('a-b*')}
+    logged(capsys)
+    for again in ('train', 'participant', 'group'):
+        line = refused(capsys, 2, bids_dir, out, again, second)
+        assert 'holds outputs of a b.tsv, and those of a-b.tsv would have the same names' in line
+    assert {path: path.read_bytes() for path in out.rglob('a-b*')} == before
+    # Where the model comes from elsewhere, the harmonized table alone says whose it is.
+    (model,) = out.glob('models/*.safetensors')
+    model = model.rename(tmp_path / 'moved.safetensors')
+    assert run(bids_dir, out, 'participant', first, '--model', str(model)) == 0
+    logged(capsys)
+    line = refused(capsys, 2, bids_dir, out, 'participant', second, '--model', str(model))
+    assert 'rename the table, or give another output folder' in line
+
+
 def test_group_before_participant_and_after_a_change(bids_dir, table, values, labels, tmp_path,
                                                      capsys):  # fmt: skip
     out, own = tmp_path / 'out', write_table(tmp_path / 't.tsv', values, labels)

@@ -319,6 +319,12 @@ def test_reference_scans_are_a_target(study, harmonized, tmp_path):
     assert pages.returncode == 0 and 'calibrating' not in pages.stderr, pages.stderr
     page = (study / 'to-reference' / 'sub-A01.html').read_text()
     assert not model.exists() and '<th>Target site</th><td>Reference</td>' in page
+    namesake = tmp_path / 'other' / 'Reference'
+    shutil.copytree(reference, namesake)
+    clash = participant(study, 'to-reference', '--target-scans', namesake, '--dry-run')
+    assert clash.returncode == 2
+    (line,) = error_lines(clash.stderr)
+    assert f'was made of {reference}, which has the same name; rename the folder' in line
     # Their labels are those of the dataset, and each is looked for among its own.
     derived = [study / 'to-reference' / 'targets' / 'Reference', study / 'out']
     flags = '--target-scans', reference, '-d', *(f'ddae-app={folder}' for folder in derived)

@@ -12,7 +12,7 @@ from ddae_app.errors import ModelError, UsageError
 from ddae_app.features.fit import fit_model
 from ddae_app.features.matrix import FeatureMatrix
 from ddae_app.features.measures import became_negative
-from ddae_app.features.model import METHOD, FeatureModel
+from ddae_app.features.model import METHOD, read_features_info
 from ddae_app.features.people import digest_of_rows
 from ddae_app.files import write_atomically
 from ddae_app.levels.features.dataset import describe_dataset
@@ -154,7 +154,7 @@ def _check_replaced(files: ModelFiles, table: FeatureMatrix) -> None:
     if not files.model.exists():
         return
     try:
-        maps = FeatureModel.load(files.model).info.maps
+        maps = read_features_info(files.model).maps
     except ModelError:  # a damaged one may go
         return
     if bool(maps) != bool(table.maps):

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+import unicodedata
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from ddae_app.bids import understood
+from ddae_app.bids import sidecars, understood
 from ddae_app.bids.cohort import Cohort, read_cohort
 from ddae_app.bids.covariates import AGE_COLUMNS, SEX_COLUMNS, SITE_COLUMNS
 from ddae_app.bids.feature_files import FeatureFiles, table_name
@@ -22,9 +24,10 @@ from ddae_app.engine.inputs import (
     check_understood,
     derivatives,
 )
-from ddae_app.errors import UsageError
+from ddae_app.errors import ModelError, UsageError
 from ddae_app.features.maps import SurfaceMaps, read_surface_maps
 from ddae_app.features.matrix import listed
+from ddae_app.features.model import read_features_info
 from ddae_app.features.people import RowLabels
 from ddae_app.features.table import FeatureTable, read_feature_table
 from ddae_app.levels.features.source import read_source
@@ -119,6 +122,8 @@ def read_inputs(settings: Settings) -> FeatureInputs:
             log.warning('%s', line)
         warnings = [*source.warnings, *versions, *warnings]
     files = FeatureFiles(settings.output_dir, table_name(path if table.maps else table.path))
+    if isinstance(table, FeatureTable):
+        _check_own(files, table.path)
     return FeatureInputs(table, labels, files, tuple(warnings))
 
 
@@ -166,6 +171,29 @@ def _check_known(
             f'({cohort[without[0]].no_site}); fill it in, give --source-site, or leave the rows '
             'out'
         )
+
+
+def _check_own(files: FeatureFiles, path: Path) -> None:
+    """Refuse a table whose outputs would take the place of those of one of another name."""
+    for earlier in _tables_of(files):
+        if unicodedata.normalize('NFC', earlier) != unicodedata.normalize('NFC', path.name):
+            raise UsageError(
+                f'{files.root} holds outputs of {earlier}, and those of {path.name} would have '
+                f'the same names ({files.name}); rename the table, or give another output folder'
+            )
+
+
+def _tables_of(files: FeatureFiles) -> list[str]:
+    """The file names of the tables that outputs of these names were made of."""
+    names, model = [], files.model().model
+    if model.is_file():
+        with suppress(ModelError):  # a damaged one may go
+            info = read_features_info(model)
+            names += [] if info.maps else [info.table]
+    sources = sidecars.read(files.harmonized).get('Sources')
+    if isinstance(sources, list) and sources:
+        names.append(str(sources[0]).split(':', 2)[-1].rpartition('/')[2])
+    return names
 
 
 def _persons(labels: list[str] | tuple[str, ...]) -> str:

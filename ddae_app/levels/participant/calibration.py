@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from ddae_app.bids.cohort import Cohort
-from ddae_app.bids.dataset import is_made_of
+from ddae_app.bids.dataset import source_of
 from ddae_app.bids.layout import Layout, RunFiles
 from ddae_app.bids.output_folder import read_description
 from ddae_app.bids.scan import Scan
@@ -178,10 +178,17 @@ def _reference(settings: Settings, folder: Path) -> Settings:
             'the scans themselves, which are prepared like those that are harmonized'
         )
     name = re.sub(r'[^\w.-]', '-', folder.resolve().name, flags=re.ASCII)
+    output_dir = settings.output_dir / TARGETS / name
+    # A dataset that is no longer there may have been moved here.
+    if (earlier := source_of(output_dir)) not in (None, folder.resolve()) and earlier.exists():
+        raise UsageError(
+            f'--target-scans {folder}: {output_dir} was made of {earlier}, which has the same '
+            'name; rename the folder, or give another output folder'
+        )
     return replace(
         settings,
         bids_dir=folder,
-        output_dir=settings.output_dir / TARGETS / name,
+        output_dir=output_dir,
         select=SelectSettings(
             source_site=name,
             skip_bids_validation=settings.select.skip_bids_validation,
@@ -197,7 +204,7 @@ def _preprocessed(settings: Settings, folder: Path, name: str) -> tuple[str, ...
     """What --derivatives names of earlier runs on the target scans, or with them as the target."""
     own = [root for kind, root in derivatives(settings) if kind == OWN_DERIVATIVES]
     places = [place for root in own for place in (root, root / TARGETS / name)]
-    return tuple(f'{OWN_DERIVATIVES}={p}' for p in places if is_made_of(p, folder))
+    return tuple(f'{OWN_DERIVATIVES}={p}' for p in places if source_of(p) == folder.resolve())
 
 
 def _without(settings: Settings, of_target: Sequence[str]) -> Settings:
