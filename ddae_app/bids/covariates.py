@@ -84,9 +84,10 @@ class RowReader:
     ) -> None:
         self.table = table
         self._wanted = f'column {site_column!r}' if site_column else 'site column'
-        self.site = table.column((site_column,) if site_column else SITE_COLUMNS)
-        usual = [c for name in SITE_COLUMNS if (c := table.by_name.get(name))]
-        self.other_sites = () if site_column else tuple(usual[1:])
+        named = (site_column,) if site_column else SITE_COLUMNS
+        self.site = table.column(named)
+        others = [] if site_column == self.site else table.alike(named)
+        self.other_sites = tuple(column for column in others if column != self.site)
         self._age, self._sex = table.column([*AGE_COLUMNS]), table.column(SEX_COLUMNS)
         self.further = {name: column for name in further if (column := table.column([name]))}
         of_age, of_sex = (dictionary.get((c or '').lower(), {}) for c in (self._age, self._sex))
@@ -98,8 +99,13 @@ class RowReader:
             self._unit = read_unit(units)
         except ValueError as e:
             self._no_unit = f'the data dictionary gives its unit as {shown(units)}; {e}'
-        self.age_column = f'column {self._age!r}, in {self._unit}s' if self._age else ''
-        self.sex_column = f'column {self._sex!r}' if self._sex else ''
+        self.age_column = f'{self._told(self._age)}, in {self._unit}s' if self._age else ''
+        self.sex_column = self._told(self._sex) if self._sex else ''
+
+    def _told(self, column: str) -> str:
+        """A column that is read, and those that differ from its name in case only."""
+        others = (c for c in self.table.alike([column]) if c != column)
+        return ', not '.join([f'column {column!r}', *map(repr, others)])
 
     @property
     def tells(self) -> set[str]:

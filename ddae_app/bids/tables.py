@@ -45,8 +45,13 @@ class Table:
         return {column.lower(): column for column in reversed(self.columns)}
 
     def column(self, names: Sequence[str]) -> str | None:
-        """The first of some names that is a column, in upper or lower case."""
-        return next((self.by_name[n.lower()] for n in names if n.lower() in self.by_name), None)
+        """The first of some names that is a column, as it is written, else in other case."""
+        found = (n if n in self.columns else self.by_name.get(n.lower()) for n in names)
+        return next((column for column in found if column), None)
+
+    def alike(self, names: Sequence[str]) -> list[str]:
+        """All columns of some names, in upper or lower case, in the order of the names."""
+        return [c for name in names for c in self.columns if c.lower() == name.lower()]
 
     def value(self, label: str, column: str | None) -> str | None:
         """What a row says in a column; None where it does not say."""

@@ -92,6 +92,25 @@ def test_columns_that_are_not_read_are_named(said):
     ]
 
 
+def test_columns_that_differ_in_case_are_named(bids_dir):
+    (bids_dir / 'participants.tsv').write_text(
+        'participant_id\tSite\tsite\tage\tAGE\tSex\tsex\nsub-01\tA\tB\t40\t50\tF\tM\n'
+    )
+    scan = Scan(bids_dir / 'sub-01_T1w.nii.gz', '01', None, 'sub-01')
+    told = facts(read_cohort(bids_dir, [scan]), [scan])
+    assert told[1:] == [
+        "sites (column 'site'; not 'Site'): B 1",
+        "ages (column 'age', not 'AGE', in years): 40 years",
+        "sexes (column 'sex', not 'Sex'): M 1",
+    ]
+    for asked, site, line in (
+        ('Site', 'A', "sites (column 'Site'): A 1"),
+        ('SITE', 'A', "sites (column 'Site'; not 'site'): A 1"),
+    ):
+        cohort = read_cohort(bids_dir, [scan], site_column=asked)
+        assert cohort[scan].site == site and facts(cohort, [scan])[1] == line
+
+
 def test_the_flag_says_what_it_filled(said):
     lines = ['participant_id|site', 'sub-01|A', 'sub-02|n/a']
     told, doubts = said(lines, source_site='IXI')
