@@ -8,10 +8,17 @@ from dataclasses import replace
 from ddae_app.errors import ModelError, UsageError
 from ddae_app.methods.modelfile import ModelInfo
 from ddae_app.methods.registry import METHODS
+from ddae_app.methods.suitability import FEWEST_TO_CALIBRATE
 from ddae_app.settings import Protocol
 
 FEWEST_TO_ADAPT = 5
 """Subjects. With fewer, the appearance of a site is known better from each scan alone."""
+
+_CALIBRATE = (
+    'calibrate first (ddae-app BIDS_DIR OUTPUT_DIR train), which takes '
+    f'{FEWEST_TO_CALIBRATE} participants of a site or more'
+)
+# What a user of networks that know no site of a dataset can do.
 
 
 def unseen_site_policy(info: ModelInfo, asked: str) -> str:
@@ -54,7 +61,10 @@ def check_target(info: ModelInfo, target_site: str | None) -> str:
         problem = (
             'is missing' if target_site is None else f'{target_site!r} is unknown to the model'
         )
-        raise UsageError(f'--target-site {problem}; {info.name!r} knows {", ".join(info.sites)}')
+        remedy = '' if info.source_sites else f'; for a site of the dataset, {_CALIBRATE}'
+        raise UsageError(
+            f'--target-site {problem}; {info.name!r} knows {", ".join(info.sites)}{remedy}'
+        )
     return target_site
 
 
@@ -113,10 +123,13 @@ def site_refusal(
     supported = METHODS[info.method].supports('unseen_site')
     ways = '--unseen-site agnostic or adapt, or ' if supported else ''
     remedy = f'give {ways}a model trained with this site'
+    known = f'knows {", ".join(info.source_sites)}'
+    if not info.source_sites:
+        known = 'is calibrated to no site'
+        remedy = f'{_CALIBRATE}, or give --unseen-site agnostic to harmonize each scan by itself'
     if site is None:
         remedy = 'fill it in, or give --source-site, the site of scans that have none'
-    known = ', '.join(info.source_sites) or 'none'
-    return f'{problem} ({info.name!r} knows {known}); {remedy}'
+    return f'{problem} ({info.name!r} {known}); {remedy}'
 
 
 def too_few_to_adapt(site: str, subjects: int) -> str:

@@ -113,6 +113,7 @@ def test_whoever_wants_none_of_it_refuses_them(study, harmonized):
     assert refused.returncode == 1
     lines = error_lines(refused.stderr)
     assert len(lines) == 2 and all(FEW in line for line in lines)
+    assert 'no other scan is to be processed' in refused.stderr
 
 
 def test_a_calibration_of_another_dataset_or_version_is_not_used_in_silence(study, harmonized):

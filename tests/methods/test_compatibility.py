@@ -75,6 +75,17 @@ def test_an_unknown_site_is_refused_by_default_with_the_ways_out():
     assert refusal.startswith('its site is not known: participants.tsv has no row of sub-01 (')
 
 
+def test_networks_that_are_not_calibrated_say_how_to_do_that():
+    packaged = replace(DDAE, references=DDAE.sites)
+    assert site_refusal(packaged, 'C', 'refuse') == (
+        "source site C is unknown to 'toy' ('toy' is calibrated to no site); calibrate first "
+        '(ddae-app BIDS_DIR OUTPUT_DIR train), which takes 5 participants of a site or more, or '
+        'give --unseen-site agnostic to harmonize each scan by itself'
+    )
+    with pytest.raises(UsageError, match='knows A, B; for a site of the dataset, calibrate first'):
+        check_target(packaged, 'C')
+
+
 def test_the_agnostic_policy_takes_any_site():
     assert site_refusal(DDAE, 'C', 'agnostic') is None
     assert site_refusal(DDAE, None, 'agnostic', subjects=0) is None

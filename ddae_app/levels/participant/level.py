@@ -208,7 +208,8 @@ class _Run:
         decisions = [decision for decision in decisions if decision.scan not in failures]
         plans = [planner.plan(decision) for decision in decisions if decision.is_work]
         if not plans:
-            log.info('all outputs are up to date; writing pages and tables')
+            what = 'no other scan is to be processed' if failures else 'all outputs are up to date'
+            log.info('%s; writing pages and tables', what)
             return self.finish(failures, self.last_methods())
         for line in () if run.boilerplate_only else summary(decisions):
             log.info('%s', line)
