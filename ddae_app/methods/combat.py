@@ -27,6 +27,7 @@ from ddae_app.methods.base import (
 from ddae_app.methods.data import SliceData, sex_numbers
 from ddae_app.methods.location_scale import SiteRegression, refuse_confounding
 from ddae_app.methods.modelfile import ModelInfo, metadata_of, open_model, parse_info
+from ddae_app.methods.suitability import People, sites_with_few_subjects
 from ddae_app.settings import Protocol
 
 
@@ -96,16 +97,8 @@ class ComBat:
             or if an image is not finite.
         """
         data = training_data(images, cohort)
-        for site in data.site_names:
-            subjects = {p for p, s in zip(data.subjects, data.sites, strict=True) if s == site}
-            if len(subjects) < 2:
-                raise UsageError(
-                    f'site {site} has scans of one subject, ComBat needs two; leave the site out'
-                )
-        known = np.stack([data.ages, sex_numbers(data.sexes)], axis=1)
-        covariates = _means(known)
-        centered = np.where(np.isnan(known), 0, known - covariates)
-        refuse_confounding(centered, data.sites)
+        check_people(data)
+        covariates, centered = _covariates(data)
         parts = [_regression(data, z, centered) for z in range(data.depth)]
         pixels = np.stack([pixels for pixels, _ in parts])
         effects = SiteRegression(
@@ -224,6 +217,29 @@ class ComBat:
         if self.known is None or self.fitted is None:
             raise UsageError('this ComBat knows no sites yet; call fit or load first')
         return self.known, self.fitted
+
+
+def check_people(people: People) -> None:
+    """Refuse people to whom no ComBat can be fitted, whatever their scans show.
+
+    Raises
+    ------
+    UsageError
+        A site has scans of one subject, or age or sex is confounded with site.
+    """
+    if few := sites_with_few_subjects(people, 2):
+        raise UsageError(
+            f'site {next(iter(few))} has scans of one subject, ComBat needs two; leave the site '
+            'out'
+        )
+    refuse_confounding(_covariates(people)[1], people.sites)
+
+
+def _covariates(people: People) -> tuple[np.ndarray, np.ndarray]:
+    """Mean age and sex, and the deviations of each scan from them, 0 where unknown."""
+    known = np.stack([people.ages, sex_numbers(list(people.sexes))], axis=1)
+    means = _means(known)
+    return means, np.where(np.isnan(known), 0, known - means)
 
 
 def train_model(request: TrainingRequest) -> TrainedModel:

@@ -34,6 +34,9 @@ class Method:
         ``(path, **options) -> StoredHarmonizer``.
     trainer : str
         ``(TrainingRequest) -> TrainedModel or None``; None if it was stopped by its time limit.
+    check : str, optional
+        ``(People) -> None``: refuses people of whom no model can be made, whatever their scans
+        show, before these are preprocessed.
     refit : str, optional
         Class of a harmonizer without options that the group level fits anew to half of the
         participants, as a baseline for every evaluation.
@@ -63,6 +66,7 @@ class Method:
     info: str = 'ddae_app.methods.modelfile:ModelInfo'
     loader: str = ''
     trainer: str = ''
+    check: str = ''
     refit: str = ''
     options: frozenset[str] = frozenset()
     whole_scans: bool = True
@@ -139,6 +143,7 @@ METHODS: dict[str, Method] = {
         'age and sex protected',
         loader='ddae_app.methods.combat:ComBat.load',
         trainer='ddae_app.methods.combat:train_model',
+        check='ddae_app.methods.combat:check_people',
         refit='ddae_app.methods.combat:ComBat',
         uses_covariates=True,
         software=('numpy',),

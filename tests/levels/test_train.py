@@ -69,6 +69,16 @@ def test_few_scans_are_refused_unless_allowed(trained, bids_dir, tmp_path):
     assert 'site PhantomA has 1 subject' in line and '--allow-few-scans' in line
 
 
+def test_people_to_whom_no_combat_can_be_fitted_are_refused_before_any_work(bids_dir, tmp_path):
+    flags = '--method', 'combat', '--slices', 'medial', '--allow-few-scans', *FLAGS
+    for dry_run in ((), ('--dry-run',)):
+        asked = bids_dir, tmp_path / 'out', 'train', '-w', tmp_path / 'work', *flags, *dry_run
+        result = run(*asked)
+        assert 'site PhantomA has scans of one subject, ComBat needs two' in result.stderr
+        assert result.returncode == (0 if dry_run else 2)
+        assert 'conform' not in result.stderr and not list(tmp_path.rglob('sub-*'))
+
+
 def test_a_time_limit_stops_training_and_the_next_run_resumes_it(trained, bids_dir, tmp_path):
     folder, _ = trained
     bids = tmp_path / 'bids'

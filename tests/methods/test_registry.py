@@ -17,7 +17,7 @@ from ddae_app.methods.registry import DEFAULT, METHODS, imported, refitted, trai
 REFERENCES = [
     (name, entry, getattr(method, entry))
     for name, method in METHODS.items()
-    for entry in ('info', 'loader', 'trainer', 'refit')
+    for entry in ('info', 'loader', 'trainer', 'check', 'refit')
     if getattr(method, entry)
 ]
 

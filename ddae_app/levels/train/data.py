@@ -31,6 +31,7 @@ from ddae_app.imaging.grid import model_grid
 from ddae_app.imaging.intensities import brain_scale
 from ddae_app.imaging.slices import training_stacks
 from ddae_app.levels.train.alike import unlike_scans
+from ddae_app.methods import registry
 from ddae_app.methods.data import SliceData
 from ddae_app.methods.suitability import (
     FEWEST_TO_CALIBRATE,
@@ -40,7 +41,7 @@ from ddae_app.methods.suitability import (
     sites_with_few_subjects,
     unexamined_sites,
 )
-from ddae_app.settings import CALIBRATED, Protocol, Settings, TrainSettings
+from ddae_app.settings import CALIBRATED, Protocol, Settings
 
 log = logging.getLogger('ddae_app')
 
@@ -111,7 +112,7 @@ def prepare(settings: Settings, layout: SpaceLayout, store: Path, logs: RunFiles
     usable = [scan for scan in scans if scan not in failures]
     # Hours of preprocessing later it would be refused as well.
     usable = _to_use(usable, cohort, settings, failures)
-    check_cohort(people_of(usable, cohort), settings.train)
+    check_cohort(people_of(usable, cohort), settings)
     write_description(
         settings.output_dir, settings.bids_dir, derivatives(settings), settings.run.container
     )
@@ -126,7 +127,7 @@ def prepare(settings: Settings, layout: SpaceLayout, store: Path, logs: RunFiles
     stored, unusable = _store(roots, usable, layout, store)
     prepared = replace(people_of(stored, cohort), failures=unusable | failures)
     data = prepared.open(store, layout.space.protocol)
-    warnings = check_cohort(prepared, settings.train)
+    warnings = check_cohort(prepared, settings)
     metadata = ScanMetadata(settings.bids_dir)
     warnings += tuple(unlike_scans(stored, cohort, layout, roots, metadata))
     for warning in warnings:
@@ -219,8 +220,8 @@ def _stacks_of(scan: Scan, layout: SpaceLayout, roots: Sequence[Path]) -> np.nda
     return training_stacks(image, mask > 0, model_grid(protocol.template, protocol.grid), protocol)
 
 
-def check_cohort(data: People, asked: TrainSettings) -> tuple[str, ...]:
-    """Refuse data in which no site effect can be estimated.
+def check_cohort(data: People, settings: Settings) -> tuple[str, ...]:
+    """Refuse data in which no site effect can be estimated, or not with the method of the run.
 
     Returns
     -------
@@ -230,8 +231,10 @@ def check_cohort(data: People, asked: TrainSettings) -> tuple[str, ...]:
     Raises
     ------
     UsageError
-        There is one site, or a site of few subjects or one that is confounded, unless allowed.
+        There is one site, or a site of few subjects or one that is confounded, unless allowed;
+        or too few for the method.
     """
+    asked = settings.train
     sites = sorted(set(data.sites))
     if not sites:
         raise UsageError('no scan has a known site, so there is nothing to train on')
@@ -258,4 +261,6 @@ def check_cohort(data: People, asked: TrainSettings) -> tuple[str, ...]:
     ):
         if problems and not allowed:
             raise UsageError(f'{problems[0]}; leave its scans out, or give {flag}')
+    if check := registry.METHODS[settings.harmonize.method or registry.DEFAULT].check:
+        registry.imported(check)(data)
     return (*few, *confounded, *unexamined)

@@ -250,7 +250,7 @@ def _dry_run(settings: Settings, layout: SpaceLayout) -> int:
         log.info('%s', line)
     known = [scan for scan in scans if cohort[scan].site]
     try:
-        for warning in check_cohort(people_of(known, cohort), settings.train):
+        for warning in check_cohort(people_of(known, cohort), settings):
             log.warning('%s', warning)
     except UsageError as e:
         log.warning('training would be refused: %s', e)
