@@ -227,6 +227,8 @@ def test_harmonize_stage_without_preprocessing_fails_with_a_reason(bids_dir, mod
     assert result.returncode == 1
     assert len(error_lines(result.stderr)) == 2
     assert '--stage preproc' in error_lines(result.stderr)[0]
+    assert 'no other scan is to be processed' in result.stderr
+    assert 'up to date' not in result.stderr
 
 
 def test_reports_only_writes_the_pages_again(done, bids_dir, model, tmp_path):
@@ -298,6 +300,19 @@ def test_bad_scans_cost_the_others_nothing(bids_dir, model, done, tmp_path):
 
 def _save(path: Path, data: np.ndarray) -> None:
     nib.save(nib.Nifti1Image(data.astype(np.float32), np.diag([3.0, 3.0, 3.0, 1.0])), path)
+
+
+def test_the_first_crash_stops_a_run_that_preprocesses_all_scans_first(bids_dir, model, tmp_path):
+    bids, out = tmp_path / 'bids', tmp_path / 'out'
+    shutil.copytree(bids_dir, bids)
+    scan = bids / 'sub-A01' / 'anat' / 'sub-A01_T1w.nii.gz'
+    scan.write_bytes(scan.read_bytes()[:-1000])
+    result = run(
+        bids, out, 'participant', '--target-site', 'PhantomA', '--model', model, '-w',
+        tmp_path / 'work', *FAST, '--unseen-site', 'adapt', '--stop-on-first-crash',
+    )  # fmt: skip
+    assert result.returncode == 1 and '0 of 2 T1w done' in result.stderr, result.stderr
+    assert not list(out.rglob('*desc-harmonized_T1w.nii.gz'))
 
 
 def test_missing_age_and_sex_go_on_label_blind(bids_dir, model, done, tmp_path):

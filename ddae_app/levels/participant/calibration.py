@@ -146,13 +146,18 @@ def _with_target_scans(settings: Settings, logs: RunFiles, default_model: Path |
     files = Layout(reference.output_dir).model(CALIBRATED)
     own = Layout(settings.output_dir).model(f'{CALIBRATED}-{reference.output_dir.name}')
     calibrates = bool(sites) and asked.unseen_site == 'auto'
-    only_pages = settings.run.reports_only
+    only_texts = settings.run.reports_only or settings.run.boilerplate_only
+    if settings.run.boilerplate_only and not files.is_made:
+        raise UsageError(
+            f'--boilerplate-only: {folder} has not been calibrated, and the text tells of that; '
+            'run the same command without the flag first'
+        )
     if settings.run.dry_run:
         log.info('%s would be calibrated as the target site %s', folder, target)
-    elif not (files.is_made or only_pages):
+    elif not (files.is_made or only_texts):
         log.info('calibrating the scans of %s as the target site %s', folder, target)
         _tell(calibrate(reference, RunFiles(_logs_of(reference, logs))))
-    if calibrates and not (own.is_made or only_pages):
+    if calibrates and not (own.is_made or only_texts):
         train = replace(settings.train, init_from=files.model, model_name=own.name)
         _calibrate(replace(settings, train=train), logs, sites)
     model = own.model if calibrates and (own.is_made or settings.run.dry_run) else files.model

@@ -200,6 +200,8 @@ class _Run:
         failures, site_scans = {}, None
         if self._adapts and not run.boilerplate_only:
             failures = self._preprocess_first()
+            if failures and run.stop_on_first_crash:
+                return self.finish(failures, self.last_methods())
             site_scans = scans_by_site(self.settings, self.layout)
         planner = self._planner(site_scans, anew=run.boilerplate_only)
         decisions = self._decisions([s for s in self.scans if s not in failures], planner)
