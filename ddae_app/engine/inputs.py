@@ -11,7 +11,7 @@ from ddae_app.bids import sidecars, understood
 from ddae_app.bids.cohort import Cohort, read_cohort
 from ddae_app.bids.dataset import link_names
 from ddae_app.bids.extraction import MASK_FILTER, Extraction, read_mask_filter
-from ddae_app.bids.layout import Layout, Preprocessed, SpaceLayout, sidecar
+from ddae_app.bids.layout import Layout, Preprocessed, SpaceLayout, read_name, sidecar
 from ddae_app.bids.metadata import ScanMetadata
 from ddae_app.bids.provenance import read_record
 from ddae_app.bids.query import Selection, find_scans, read_filters
@@ -295,6 +295,32 @@ def find_preprocessed(scan: Scan, space: Space, roots: Sequence[Path]) -> Prepro
         if all(file.is_file() for file in files) and read_record(files.image) is not None:
             return files
     return None
+
+
+def scans_with_outputs(bids_dir: Path, layout: SpaceLayout, participant: str) -> list[Scan]:
+    """The scans of a participant of which the output folder holds whole images, by name.
+
+    Any run may have written them, for example another job of an array. Whether the dataset still
+    has these scans is not looked up.
+    """
+    found = {}
+    for kind in ('preproc', 'harmonized'):
+        folder = layout.root / f'sub-{participant}'
+        for image in folder.glob(f'**/anat/*{layout.ending(kind)}'):
+            if (name := read_name(image)) is None:
+                continue
+            parts = dict(part.split('-', 1) for part in name.stem.split('_'))
+            scan = Scan(Path(), participant, parts.get('ses'), name.stem)
+            path = bids_dir / scan.folder / f'{scan.stem}_T1w.nii'
+            scan = replace(scan, path=path if path.exists() else path.with_suffix('.nii.gz'))
+            whole = (
+                find_preprocessed(scan, layout.space, [layout.root]) is not None
+                if kind == 'preproc'
+                else read_record(image) is not None
+            )
+            if whole and image == layout.image(kind, scan):
+                found[scan.stem] = scan
+    return [found[stem] for stem in sorted(found)]
 
 
 def preprocessed_not_fetched(scan: Scan, space: Space, roots: Sequence[Path]) -> str | None:

@@ -72,6 +72,8 @@ class ScanReport:
         Displayed above the summary.
     crash : tuple of (str, str), or None
         Name and text of the file that nipype wrote when a step failed.
+    selected : bool
+        Whether the run that writes the page selected the scan.
     """
 
     name: str
@@ -81,6 +83,7 @@ class ScanReport:
     figures: tuple[Picture, ...]
     warnings: tuple[str, ...] = ()
     crash: tuple[str, str] | None = None
+    selected: bool = True
 
     @property
     def sections(self) -> dict[str, list[Picture]]:

@@ -144,6 +144,61 @@ def test_the_page_of_a_scan_that_another_run_works_on_is_left_to_it(tmp_path):
     assert 'bad' in layout.page('2').read_text()
 
 
+def outputs(layout, scan, *, harmonized):
+    """The images of a scan, empty, with sidecars that say what the page needs."""
+    said = {'MadeFrom': {}, 'SkullStripMethod': 'deepbet', 'Resolution': 'of a test'}
+    for path in layout.preprocessed(scan):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    sidecar(layout.image('preproc', scan)).write_text(json.dumps(said))
+    if harmonized:
+        image = layout.image('harmonized', scan)
+        image.touch()
+        of = {'SourceSite': 'London', 'SourceSiteFrom': 'column site', 'Age': 31, 'Sex': 'F'}
+        said |= of | {'TargetSite': 'Paris', 'ssim': 0.91}
+        sidecar(image).write_text(json.dumps(said))
+
+
+def test_jobs_of_single_sessions_write_one_page_of_all_sessions(tmp_path):
+    """Of sessions that a run did not select, it shows what the outputs say, if they are whole."""
+    bids = tmp_path / 'bids'
+    scans = [
+        Scan(bids / f'sub-1/ses-{i}/anat/sub-1_ses-{i}_T1w.nii.gz', '1', i, f'sub-1_ses-{i}')
+        for i in '1234'
+    ]
+    settings = Settings(bids, tmp_path / 'out', 'participant')
+    layout = Layout(settings.output_dir).in_space(space_of(Protocol()))
+    first, second, unfinished, preprocessed = scans
+    outputs(layout, first, harmonized=True)
+    layout.image('preproc', unfinished).parent.mkdir(parents=True)
+    layout.image('preproc', unfinished).touch()
+
+    def page_of(scan):
+        cohort = Cohort({scan.stem: Covariates('Rome', 40.0)}, None, ())
+        logs = RunFiles(tmp_path / 'logs' / scan.stem)
+        (page,) = write_results(Results(settings, layout, cohort, None, logs, ''), [scan], {})
+        return page.read_text()
+
+    alone = page_of(first)
+    assert 'Rome' in alone and 'London' not in alone and 'sub-1_ses-2' not in alone
+    outputs(layout, second, harmonized=True)
+    outputs(layout, preprocessed, harmonized=False)
+    text = page_of(second)
+    places = [text.index(f'<section id="{scan.stem}">') for scan in (first, second, preprocessed)]
+    assert places == sorted(places)
+    assert unfinished.stem not in text
+    of_first, of_second, of_last = (
+        text[place:end] for place, end in zip(places, [*places[1:], None], strict=True)
+    )
+    assert 'London (column site)' in of_first and '31 years, F' in of_first and '0.91' in of_first
+    assert (
+        'Not in the run that wrote this page' in of_first and 'sub-1_ses-1_T1w.nii.gz' in of_first
+    )
+    assert 'Rome' in of_second and 'Not in the run that wrote this page' not in of_second
+    assert 'No errors to report!' in alone and 'No errors to report of the scans in this' in text
+    assert 'Not in the run that wrote this page' in of_last and '<th>Site</th>' not in of_last
+
+
 def test_a_crash_is_reported_in_one_line(tmp_path):
     scan = Scan(Path('sub-1_T1w.nii.gz'), '1', None, 'sub-1')
     assert crash_reason(crash(tmp_path, 'r', scan, 'ddae_app.errors.ImageError: bad')) == 'bad'

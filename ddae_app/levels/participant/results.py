@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,12 +14,12 @@ from ddae_app import __version__
 from ddae_app.bids import sidecars
 from ddae_app.bids.cohort import Cohort
 from ddae_app.bids.covariates import Covariates
-from ddae_app.bids.dataset import update_scans
+from ddae_app.bids.dataset import locked, update_scans
 from ddae_app.bids.layout import PREPROC_FIGURES, RunFiles, SpaceLayout
 from ddae_app.bids.measures import MEASURES
 from ddae_app.bids.provenance import read_record
 from ddae_app.bids.scan import Scan
-from ddae_app.engine.inputs import derivative_roots, find_preprocessed
+from ddae_app.engine.inputs import derivative_roots, find_preprocessed, scans_with_outputs
 from ddae_app.engine.run import Crashes, crash_reason, is_taken
 from ddae_app.files import not_fetched
 from ddae_app.methods.find import FoundModel
@@ -148,7 +148,9 @@ def write_results(
 ) -> list[Path]:
     """Write ``*_scans.tsv`` and one HTML page per participant.
 
-    The page of a participant of whom another run works on a scan is left to that run.
+    A page also shows the scans of the participant that were not selected, as far as the output
+    folder has them: jobs that take a session each write the same page. The page of a participant
+    of whom another run works on a scan is left to that run.
 
     Returns
     -------
@@ -174,8 +176,6 @@ def write_results(
     update_scans(tables)
     # A run that only renews pages has no crashes; those of failed scans are in earlier logs.
     crashes = Crashes(layout.runs() if settings.run.reports_only else [results.logs])
-    # A run that was called from Python has no command line.
-    command = results.logs.command
     by_participant: dict[str, list[Scan]] = {}
     for scan in scans:
         by_participant.setdefault(scan.participant, []).append(scan)
@@ -183,25 +183,48 @@ def write_results(
     for participant, own in by_participant.items():
         if any(is_taken(failures[scan]) for scan in own if scan in failures):
             continue
-        report = ParticipantReport(
-            participant=participant,
-            version=__version__,
-            run_id=results.logs.run_id,
-            warnings=_warnings(settings, results.model),
-            scans=tuple(
-                _failed_report(scan, failures[scan], crashes)
-                if scan in failures
-                else _scan_report(layout, scan, results.cohort[scan], entries[scan])
-                for scan in own
-            ),
-            methods=results.text,
-            settings=to_toml(settings),
-            command=command.read_text(encoding='utf-8').strip() if command.is_file() else '',
-        )
+        reports = {
+            scan.stem: _failed_report(scan, failures[scan], crashes)
+            if scan in failures
+            else _scan_report(layout, scan, results.cohort[scan], entries[scan])
+            for scan in own
+        }
         page = layout.page(participant)
-        write_participant_report(page, report)
+        # Of jobs that end at the same time, the last finds what the others wrote.
+        with locked(page):
+            others = _other_reports(results, participant, reports, roots)
+            write_participant_report(page, _report(results, participant, reports | others))
         pages.append(page)
     return pages
+
+
+def _other_reports(
+    results: Results, participant: str, own: Collection[str], roots: Sequence[Path]
+) -> dict[str, ScanReport]:
+    """What the outputs say of scans that this run did not select, by their names."""
+    layout = results.layout
+    return {
+        scan.stem: _scan_report(layout, scan, None, entries_of(layout, scan, roots))
+        for scan in scans_with_outputs(results.settings.bids_dir, layout, participant)
+        if scan.stem not in own
+    }
+
+
+def _report(
+    results: Results, participant: str, scans: Mapping[str, ScanReport]
+) -> ParticipantReport:
+    # A run that was called from Python has no command line.
+    command = results.logs.command
+    return ParticipantReport(
+        participant=participant,
+        version=__version__,
+        run_id=results.logs.run_id,
+        warnings=_warnings(results.settings, results.model),
+        scans=tuple(report for _, report in sorted(scans.items())),
+        methods=results.text,
+        settings=to_toml(results.settings),
+        command=command.read_text(encoding='utf-8').strip() if command.is_file() else '',
+    )
 
 
 def _row(covariates: Covariates, entries: Mapping[str, Any]) -> dict[str, Any]:
@@ -223,8 +246,9 @@ def _failed_report(scan: Scan, error: str, crashes: Crashes) -> ScanReport:
 
 
 def _scan_report(
-    layout: SpaceLayout, scan: Scan, covariates: Covariates, entries: Mapping[str, Any]
+    layout: SpaceLayout, scan: Scan, covariates: Covariates | None, entries: Mapping[str, Any]
 ) -> ScanReport:
+    """What is said of a scan; without covariates, of one that the run did not select."""
     measures = tuple(
         Measure(
             name,
@@ -241,9 +265,31 @@ def _scan_report(
         if (path := layout.figure(scan, desc)).is_file()
         and (desc in PREPROC_FIGURES or 'TargetSite' in entries)
     )
-    summary = _summary(layout, scan, covariates, entries)
-    warnings = *_scan_warnings(entries), *covariates.unread.values()
-    return ScanReport(scan.stem, None, tuple(summary.items()), measures, pictures, warnings)
+    summary = _summary(layout, scan, covariates or _recorded(entries), entries)
+    if covariates is None and 'TargetSite' not in entries:  # preprocessing records neither
+        del summary['Site'], summary['Age, sex']
+    unread = covariates.unread.values() if covariates else ()
+    warnings = *_scan_warnings(entries), *unread
+    return ScanReport(
+        scan.stem,
+        None,
+        tuple(summary.items()),
+        measures,
+        pictures,
+        warnings,
+        selected=covariates is not None,
+    )
+
+
+def _recorded(entries: Mapping[str, Any]) -> Covariates:
+    """Site, age and sex with which a scan was harmonized."""
+    site, age, sex = (entries.get(name) for name in ('SourceSite', 'Age', 'Sex'))
+    return Covariates(
+        site=None if site in (None, 'n/a') else str(site),
+        age=float(age) if isinstance(age, int | float) else math.nan,
+        sex=None if sex is None else str(sex),
+        site_from=str(entries.get('SourceSiteFrom', 'as recorded')),
+    )
 
 
 def _summary(
