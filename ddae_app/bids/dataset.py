@@ -197,26 +197,30 @@ def is_phantom(bids_dir: Path) -> bool:
     )
 
 
-def update_scans(tables: Mapping[Path, Mapping[str, Mapping[str, Any]]]) -> None:
+def update_scans(tables: Mapping[Path, Mapping[str, Mapping[str, Any] | None]]) -> None:
     """Put the quality of scans into their tables, keeping what other runs wrote there.
 
     Parameters
     ----------
     tables : mapping of Path to mapping of str to mapping
-        By table and by name of the image in it: its measures by name; see
-        :data:`ddae_app.bids.measures.MEASURES`.
+        By table and by name of the image in it: its measures by name, see
+        :data:`ddae_app.bids.measures.MEASURES`; None for one that is no longer measured. Instead
+        of measures, None for an image that no longer has a row.
     """
     dictionary = {name: measure.dictionary for name, measure in MEASURES.items()}
     meaning = {'Description': 'Quality measures of each scan', **dictionary}
     for path, rows in tables.items():
         with locked(path):
-            known = {row['filename']: row for row in read_scans(path)} if path.is_file() else {}
-            merged = {
-                name: {'filename': name, **known.get(name, {}), **row}
-                for name, row in rows.items()
-            }
-            ordered = sorted((known | merged).items())
-            write_atomically(path, to_tsv([row for _, row in ordered]))
+            earlier = read_scans(path) if path.is_file() else []
+            known: dict[str, dict[str, Any]] = {row['filename']: {**row} for row in earlier}
+            for name, row in rows.items():
+                before = known.pop(name, {})
+                if row is not None:
+                    # No column for what has never been measured.
+                    kept = {*before, *(k for k, v in row.items() if v is not None)}
+                    now = {k: v for k, v in row.items() if k in kept or k not in MEASURES}
+                    known[name] = {'filename': name, **before, **now}
+            write_atomically(path, to_tsv([row for _, row in sorted(known.items())]))
             write_json(sidecar(path), meaning)
 
 

@@ -157,6 +157,7 @@ def test_with_few_participants_the_page_says_why_there_is_no_evaluation(tmp_path
     images, _, cohort = simulate(1)
     few = [0, 1, N, N + 1]
     write_derived(tmp_path, images[few], cohort.iloc[few], TEMPLATE)
+    (tmp_path / 'out' / 'group_metrics.json').write_text('{"Headline": "of an earlier run"}')
     result = run(
         tmp_path / 'bids', tmp_path / 'out', 'group', '-w', tmp_path / 'work',
         '--skip-bids-validation',

@@ -11,6 +11,7 @@ import pytest
 
 from ddae_app.bids.cohort import Cohort
 from ddae_app.bids.covariates import Covariates
+from ddae_app.bids.dataset import read_scans
 from ddae_app.bids.layout import Layout, RunFiles, sidecar
 from ddae_app.bids.measures import MEASURES
 from ddae_app.bids.scan import Scan
@@ -197,6 +198,32 @@ def test_jobs_of_single_sessions_write_one_page_of_all_sessions(tmp_path):
     assert 'Rome' in of_second and 'Not in the run that wrote this page' not in of_second
     assert 'No errors to report!' in alone and 'No errors to report of the scans in this' in text
     assert 'Not in the run that wrote this page' in of_last and '<th>Site</th>' not in of_last
+
+
+def test_tables_do_not_keep_what_a_later_run_no_longer_has(tmp_path):
+    """Measures of a harmonization that is gone, and a second row of one scan."""
+    scan = Scan(tmp_path / 'sub-1_T1w.nii.gz', '1', None, 'sub-1')
+    settings = Settings(tmp_path, tmp_path / 'out', 'participant')
+    layout = Layout(settings.output_dir).in_space(space_of(Protocol()))
+    cohort = Cohort({scan.stem: Covariates('Rome')}, None, ())
+    results = Results(settings, layout, cohort, None, RunFiles(tmp_path / 'logs'), '')
+    outputs(layout, scan, harmonized=True)
+    layout.image('preproc', scan).rename(tmp_path / 'elsewhere')
+    write_results(results, [scan], {})
+    (tmp_path / 'elsewhere').rename(layout.image('preproc', scan))
+    (row,) = read_scans(layout.scans_table(scan))
+    assert (row['filename'], row['ssim']) == (
+        f'anat/{layout.image("harmonized", scan).name}',
+        '0.91',
+    )
+    write_results(results, [scan], {})
+    (row,) = read_scans(layout.scans_table(scan))
+    assert (row['filename'], row['ssim']) == (f'anat/{layout.image("preproc", scan).name}', '0.91')
+    sidecar(layout.image('harmonized', scan)).unlink()
+    write_results(results, [scan], {})
+    (row,) = read_scans(layout.scans_table(scan))
+    assert (row['target_site'], row['ssim']) == ('n/a', 'n/a')
+    assert 'csf_share_change' not in row
 
 
 def test_a_crash_is_reported_in_one_line(tmp_path):

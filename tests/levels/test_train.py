@@ -137,10 +137,14 @@ def test_the_sites_of_a_dataset_are_calibrated_without_training(trained, bids_di
     assert info.notes in card
     assert '- calibrated: nothing was trained on the data above; what follows is of the ' in card
     assert f'of the networks, {info.networks}\n' in card
-    # To the byte the same a second time, and a model that harmonizes.
+    # To the byte the same a second time, without the losses of an earlier model of the name, and
+    # a model that harmonizes.
     first = (models / 'calibrated.safetensors').read_bytes()
+    for name in ('calibrated_losses.tsv', 'calibrated_losses.svg'):
+        (models / name).write_text('of an earlier model')
     assert run(*asked, '--allow-few-scans').returncode == 0
     assert (models / 'calibrated.safetensors').read_bytes() == first
+    assert not list(models.glob('*_losses.*'))
     used = run(bids_dir, out, 'participant', '--target-site', 'PhantomB', *elsewhere, *FLAGS)
     assert used.returncode == 0, used.stderr
     assert "'calibrated' from " in used.stderr and 'trained in this output folder' in used.stderr

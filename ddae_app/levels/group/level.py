@@ -22,7 +22,7 @@ def run_group(settings: Settings, default_model: Path | None = None) -> int:
     """Gather every ``*_scans.tsv``, and evaluate residual site effects and preserved biology.
 
     Writes ``group_T1w.tsv``, ``group_T1w.html`` and, if there are enough participants for an
-    evaluation, ``group_metrics.json``.
+    evaluation, ``group_metrics.json``; if not, that of an earlier run is removed.
 
     Raises
     ------
@@ -43,6 +43,8 @@ def run_group(settings: Settings, default_model: Path | None = None) -> int:
         log.info('The measures of the evaluation were written to %s.', layout.group_metrics)
     except NotEvaluableError as error:
         evaluation = str(error)
+        # Those of an earlier run would contradict the page.
+        layout.group_metrics.unlink(missing_ok=True)
         log.warning('The harmonization was not evaluated: %s.', error)
     meanings = {name: measure.meaning for name, measure in MEASURES.items()}
     write_group_report(layout.group_page, rows, meanings, pages, evaluation)

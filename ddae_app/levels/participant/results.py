@@ -163,16 +163,22 @@ def write_results(
     for scan in scans:
         for sentence in _unchecked(entries[scan]):
             log.warning('%s: %s', scan.stem, sentence)
-    tables: dict[Path, dict[str, dict[str, Any]]] = {}
+    tables: dict[Path, dict[str, dict[str, Any] | None]] = {}
     for scan in scans:
         if entries[scan] and scan not in failures:
             table = layout.scans_table(scan)
-            images = (layout.image(kind, scan) for kind in ('preproc', 'harmonized'))
+            images = [layout.image(kind, scan) for kind in ('preproc', 'harmonized')]
             image = next((path for path in images if path.is_file()), None)
             if image is None:  # preprocessed in another folder, and not harmonized
                 continue
-            name = image.relative_to(table.parent).as_posix()
-            tables.setdefault(table, {})[name] = _row(results.cohort[scan], entries[scan])
+            row = dict.fromkeys(MEASURES) | _row(results.cohort[scan], entries[scan])
+            # A run that took the preprocessed image from another folder wrote the other name.
+            tables.setdefault(table, {}).update(
+                {
+                    path.relative_to(table.parent).as_posix(): row if path == image else None
+                    for path in images
+                }
+            )
     update_scans(tables)
     # A run that only renews pages has no crashes; those of failed scans are in earlier logs.
     crashes = Crashes(layout.runs() if settings.run.reports_only else [results.logs])

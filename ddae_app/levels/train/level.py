@@ -334,6 +334,10 @@ def _publish(
     data_license = license_of(settings.bids_dir)
     card = make_card(harmonizer, data, trained.held_out, data_license, warnings)
     write_atomically(files.card, format_card(card))
+    # An earlier model of this name may have come with more, which would be taken for this one's.
+    beside = {files.losses, files.loss_curve, files.samples}
+    for path in beside.difference(copies.values(), written.values()):
+        path.unlink(missing_ok=True)
     # Last: a model without a card was not trained here.
     _copy(trained.path, files.model)
     for what, path in (written | {'card': files.card}).items():
