@@ -289,8 +289,8 @@ def _run_level(settings: Settings, logs: RunFiles) -> int:
         default = runtime.default_model()
         if _asks_for_targets(settings):
             return list_targets(settings, default)
-        settings = calibrate_first(settings, logs, default)
-        return run_participant(settings, logs, default)
+        settings, selected = calibrate_first(settings, logs, default)
+        return run_participant(settings, logs, default, selected)
     if settings.analysis_level == 'train':
         from ddae_app.levels.train.level import run_train
 

@@ -34,7 +34,11 @@ from ddae_app.settings import (
 log = logging.getLogger('ddae_app')
 
 
-def select_scans(settings: Settings) -> tuple[list[Scan], Cohort]:
+Selected = tuple[list[Scan], Cohort]
+"""Scans, and what is known about each."""
+
+
+def select_scans(settings: Settings) -> Selected:
     """Find the scans that were asked for, look up their covariates, and log both.
 
     Raises
@@ -68,7 +72,7 @@ def select_scans(settings: Settings) -> tuple[list[Scan], Cohort]:
     return scans, cohort
 
 
-def select_all_scans(settings: Settings) -> tuple[list[Scan], Cohort]:
+def select_all_scans(settings: Settings) -> Selected:
     """The scans of the whole dataset, those of participants that were not asked for too."""
     everybody = replace(settings.select, participant_label=(), session_label=())
     scans = find_scans(settings.bids_dir, _selection(everybody))

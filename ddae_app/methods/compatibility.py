@@ -18,7 +18,7 @@ _CALIBRATE = (
     'calibrate first (ddae-app BIDS_DIR OUTPUT_DIR train), which takes '
     f'{FEWEST_TO_CALIBRATE} participants of a site or more'
 )
-# What a user of networks that know no site of a dataset can do.
+"""What a user of networks that know no site of a dataset can do."""
 
 
 def unseen_site_policy(info: ModelInfo, asked: str) -> str:

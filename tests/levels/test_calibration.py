@@ -55,6 +55,9 @@ def harmonized(study):
 
 def test_the_sites_are_calibrated_once(study, harmonized):
     assert f'calibrating the sites first (participants): {MANY} 5\n' in harmonized
+    # The dataset is validated and told of once, though both calibration and the run take it.
+    assert harmonized.count('The dataset was not validated') == 1
+    assert harmonized.count('input: 7 T1w') == 1
     (model,) = Layout(study / 'out').models()
     info = read_model_info(model)
     assert info.name == 'calibrated' and info.sites == (MANY, *PACKAGED)

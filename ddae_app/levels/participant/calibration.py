@@ -16,11 +16,13 @@ from ddae_app.bids.layout import Layout, RunFiles
 from ddae_app.bids.output_folder import read_description
 from ddae_app.bids.scan import Scan
 from ddae_app.engine.inputs import (
+    Selected,
     check_selection,
     derivative_roots,
     derivatives,
     layout_of,
     select_all_scans,
+    select_scans,
 )
 from ddae_app.engine.run import Crashes
 from ddae_app.errors import (
@@ -43,7 +45,9 @@ TARGETS = 'targets'
 """Folder, in that of the output, of what was made of the scans of ``--target-scans``."""
 
 
-def calibrate_first(settings: Settings, logs: RunFiles, default_model: Path | None) -> Settings:
+def calibrate_first(
+    settings: Settings, logs: RunFiles, default_model: Path | None
+) -> tuple[Settings, Selected | None]:
     """Calibrate the sites of the whole dataset, if a run needs that and no run has done it.
 
     A run of some participants only, one of many jobs perhaps, takes what is there. With
@@ -60,8 +64,10 @@ def calibrate_first(settings: Settings, logs: RunFiles, default_model: Path | No
 
     Returns
     -------
-    Settings
+    settings : Settings
         With the model of the target scans, if they were given.
+    selected : tuple of list of Scan and Cohort, or None
+        The scans of the run, where they had to be selected, validated and told of for this.
 
     Raises
     ------
@@ -72,17 +78,16 @@ def calibrate_first(settings: Settings, logs: RunFiles, default_model: Path | No
     if settings.harmonize.target_scans:
         return _with_target_scans(settings, logs, default_model)
     if not _is_missing(settings, default_model):
-        return settings
+        return settings, None
     sites = _large(*select_all_scans(settings))
     _check_target(settings, sites)
     if sites:
-        _calibrate(settings, logs, sites)
-    else:
-        log.warning(
-            'no site has %d participants, so none is calibrated; each scan is harmonized by '
-            'itself', FEWEST_TO_CALIBRATE,
-        )  # fmt: skip
-    return settings
+        return settings, _calibrate(settings, logs, sites)
+    log.warning(
+        'no site has %d participants, so none is calibrated; each scan is harmonized by itself',
+        FEWEST_TO_CALIBRATE,
+    )
+    return settings, None
 
 
 def sites_to_calibrate(settings: Settings, default_model: Path | None) -> dict[str, int]:
@@ -92,7 +97,8 @@ def sites_to_calibrate(settings: Settings, default_model: Path | None) -> dict[s
     return _large(*select_all_scans(settings))
 
 
-def _calibrate(settings: Settings, logs: RunFiles, sites: dict[str, int]) -> None:
+def _calibrate(settings: Settings, logs: RunFiles, sites: dict[str, int]) -> Selected | None:
+    """Calibrate sites, with the scans of the run, which are returned; in a dry run, say so."""
     bids_dir, output_dir = settings.bids_dir, settings.output_dir
     if settings.select.participant_label or settings.select.session_label:
         check_selection(settings)
@@ -104,17 +110,19 @@ def _calibrate(settings: Settings, logs: RunFiles, sites: dict[str, int]) -> Non
     counts = ', '.join(f'{site} {n}' for site, n in sites.items())
     if settings.run.dry_run:
         log.info('the sites would be calibrated first (participants): %s', counts)
-        return
+        return None
     log.info('calibrating the sites first (participants): %s', counts)
     train = replace(settings.train, preset=CALIBRATED)
+    selected = select_scans(settings)
     try:
-        left_out = calibrate(replace(settings, train=train), logs)
+        left_out = calibrate(replace(settings, train=train), logs, selected)
     except NotCalibratedError as e:
         log.warning('%s; each scan is harmonized by itself', e.problem)
-        return
+        return selected
     # What failed is not tried again, and the run reports it at its end.
     failed = Crashes([logs])
     _tell({scan: reason for scan, reason in left_out.items() if not failed.of(scan)})
+    return selected
 
 
 def _tell(left_out: Mapping[Scan, str]) -> None:
@@ -122,7 +130,9 @@ def _tell(left_out: Mapping[Scan, str]) -> None:
         log.warning('%s was left out: %s', scan.stem, reason)
 
 
-def _with_target_scans(settings: Settings, logs: RunFiles, default_model: Path | None) -> Settings:
+def _with_target_scans(
+    settings: Settings, logs: RunFiles, default_model: Path | None
+) -> tuple[Settings, Selected | None]:
     """Settings with a model of the sites of the target scans, and of those of the dataset."""
     asked, folder = settings.harmonize, settings.harmonize.target_scans
     assert folder is not None
@@ -157,17 +167,17 @@ def _with_target_scans(settings: Settings, logs: RunFiles, default_model: Path |
     elif not (files.is_made or only_texts):
         log.info('calibrating the scans of %s as the target site %s', folder, target)
         _tell(calibrate(reference, RunFiles(_logs_of(reference, logs))))
+    selected = None
     if calibrates and not (own.is_made or only_texts):
         train = replace(settings.train, init_from=files.model, model_name=own.name)
-        _calibrate(replace(settings, train=train), logs, sites)
+        selected = _calibrate(replace(settings, train=train), logs, sites)
     model = own.model if calibrates and (own.is_made or settings.run.dry_run) else files.model
     for line in _unlike(settings, scans, reference, reference_scans, target):
         log.warning('%s', line)
     if not model.exists():  # in a dry run, or where nothing but pages is written
         model, target = packaged.path, packaged.info.sites[0]
-    return replace(
-        settings, harmonize=replace(asked, model=model, target_site=target, target_scans=None)
-    )
+    of_target = replace(asked, model=model, target_site=target, target_scans=None)
+    return replace(settings, harmonize=of_target), selected
 
 
 def _reference(settings: Settings, folder: Path) -> Settings:

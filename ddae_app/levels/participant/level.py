@@ -17,6 +17,7 @@ from ddae_app.bids.scan import Scan
 from ddae_app.bids.understood import near_twins
 from ddae_app.engine.decision import Decision, listing, summary
 from ddae_app.engine.inputs import (
+    Selected,
     check_sites_known,
     derivative_roots,
     derivatives,
@@ -61,7 +62,12 @@ BATCH_SIZE = 16
 """Slices that a network sees at once."""
 
 
-def run_participant(settings: Settings, logs: RunFiles, default_model: Path | None) -> int:
+def run_participant(
+    settings: Settings,
+    logs: RunFiles,
+    default_model: Path | None,
+    selected: Selected | None = None,
+) -> int:
     """Preprocess and harmonize the selected scans; one that fails does not affect any other.
 
     Parameters
@@ -71,6 +77,8 @@ def run_participant(settings: Settings, logs: RunFiles, default_model: Path | No
         Of this run.
     default_model : Path or None
         Model to use where --model is not given (``$DDAE_MODEL``).
+    selected : tuple of list of Scan and Cohort, optional
+        The scans of these settings, where they have been selected.
 
     Returns
     -------
@@ -88,7 +96,7 @@ def run_participant(settings: Settings, logs: RunFiles, default_model: Path | No
     if model:
         policy = unseen_site_policy(model.info, settings.harmonize.unseen_site)
         settings = replace(settings, harmonize=replace(settings.harmonize, unseen_site=policy))
-    scans, cohort = select_scans(settings)
+    scans, cohort = selected or select_scans(settings)
     if model:
         check_sites_known(settings, cohort)
         here = {site for scan in scans if (site := cohort[scan].site)}
@@ -225,10 +233,7 @@ class _Run:
             return 0
         scans = [plan.scan for plan in plans]
         for scan in scans:
-            for folder in (
-                self.layout.root / scan.folder,
-                self.layout.figures(scan.participant),
-            ):
+            for folder in (self.layout.root / scan.folder, self.layout.figures(scan.participant)):
                 remove_temporary_files(folder, f'{scan.stem}_')
         self._remove_leftovers([plan.scan for plan in plans if plan.harmonize_record])
         failures |= run_workflow(build, scans, run, self.logs)
@@ -267,8 +272,7 @@ class _Run:
     def finish(self, failures: Mapping[Scan, str], text: str) -> int:
         """Write tables and pages, and report what failed."""
         roots = derivative_roots(self.settings)
-        harmonized = self.model is not None
-        missing = outputs_missing(self.layout, self.scans, roots, harmonized=harmonized)
+        missing = outputs_missing(self.layout, self.scans, roots, harmonized=bool(self.model))
         failed = missing | dict(failures)
         results = Results(self.settings, self.layout, self.cohort, self.model, self.logs, text)
         pages = write_results(results, self.scans, failed)

@@ -16,6 +16,7 @@ from ddae_app.bids.layout import RunFiles, SpaceLayout
 from ddae_app.bids.metadata import ScanMetadata
 from ddae_app.bids.scan import Scan
 from ddae_app.engine.inputs import (
+    Selected,
     check_sites_known,
     check_understood,
     derivative_roots,
@@ -79,7 +80,13 @@ class Prepared:
         return SliceData(images, self.sites, self.ages, self.sexes, self.subjects)
 
 
-def prepare(settings: Settings, layout: SpaceLayout, store: Path, logs: RunFiles) -> Prepared:
+def prepare(
+    settings: Settings,
+    layout: SpaceLayout,
+    store: Path,
+    logs: RunFiles,
+    selected: Selected | None = None,
+) -> Prepared:
     """Preprocess scans that are not preprocessed yet, and write the slices of all to one file.
 
     Parameters
@@ -91,6 +98,8 @@ def prepare(settings: Settings, layout: SpaceLayout, store: Path, logs: RunFiles
         The file to write.
     logs : RunFiles
         Of this run.
+    selected : tuple of list of Scan and Cohort, optional
+        The scans of these settings, where they have been selected.
 
     Raises
     ------
@@ -101,7 +110,7 @@ def prepare(settings: Settings, layout: SpaceLayout, store: Path, logs: RunFiles
     DdaeError
         A scan failed, and the run is to stop then.
     """
-    scans, cohort = select_scans(settings)
+    scans, cohort = selected or select_scans(settings)
     check_sites_known(settings, cohort)
     check_understood(cohort, scans)
     failures = {

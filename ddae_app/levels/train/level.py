@@ -21,6 +21,7 @@ from ddae_app.bids.layout import ModelFiles, RunFiles, SpaceLayout
 from ddae_app.bids.scan import Scan
 from ddae_app.engine.decision import listing, summary
 from ddae_app.engine.inputs import (
+    Selected,
     check_sites_known,
     check_understood,
     layout_of,
@@ -85,7 +86,9 @@ def run_train(settings: Settings, logs: RunFiles, local_processes: int = 1) -> i
     return 1 if failures and complete else 0
 
 
-def calibrate(settings: Settings, logs: RunFiles) -> dict[Scan, str]:
+def calibrate(
+    settings: Settings, logs: RunFiles, selected: Selected | None = None
+) -> dict[Scan, str]:
     """Calibrate the sites of a dataset for a run that goes on with the model.
 
     Nothing is done where another run has made the model by the time it is this one's turn.
@@ -96,6 +99,8 @@ def calibrate(settings: Settings, logs: RunFiles) -> dict[Scan, str]:
         With the preset that trains no network.
     logs : RunFiles
         Of this run.
+    selected : tuple of list of Scan and Cohort, optional
+        The scans of these settings, where they have been selected.
 
     Returns
     -------
@@ -108,7 +113,8 @@ def calibrate(settings: Settings, logs: RunFiles) -> dict[Scan, str]:
         Something is wrong that concerns every scan.
     """
     initial = _initial_model(settings)
-    return _train(settings, logs, _layout(settings, initial), initial, unless_there=True)[0]
+    layout = _layout(settings, initial)
+    return _train(settings, logs, layout, initial, selected=selected, unless_there=True)[0]
 
 
 def _layout(settings: Settings, initial: FoundModel | None) -> SpaceLayout:
@@ -133,6 +139,7 @@ def _train(
     initial: FoundModel | None,
     local_processes: int = 1,
     *,
+    selected: Selected | None = None,
     unless_there: bool = False,
 ) -> tuple[dict[Scan, str], bool]:
     """Train and write a model; the scans that were left out, and whether it came to its end.
@@ -158,7 +165,9 @@ def _train(
         if unless_there and files.is_made:
             log.info('%s was made by another run in the meantime', files.model)
             return {}, True
-        first = prepare(settings, layout, folder / STORE_NAME, logs) if _first(fabric) else None
+        first = None
+        if _first(fabric):
+            first = prepare(settings, layout, folder / STORE_NAME, logs, selected)
         prepared = fabric.broadcast(first)
         assert prepared is not None
         protocol = layout.space.protocol
