@@ -46,12 +46,15 @@ class Selection:
         list "one of these".
     database : Path or None
         Folder of indexes of pybids; that of the dataset as it is now is made if it is not there.
+    read_only : bool
+        An index that is not there is not made; the dataset is then read without one.
     """
 
     participants: tuple[str, ...] = ()
     sessions: tuple[str, ...] = ()
     filters: dict[str, Any] = field(default_factory=dict)
     database: Path | None = None
+    read_only: bool = False
 
 
 def read_filters(path: Path) -> dict[str, Any]:
@@ -110,7 +113,7 @@ def find_scans(bids_dir: Path, selection: Selection) -> list[Scan]:
     check_description(bids_dir)
     participants = _labels(selection.participants, 'sub', lambda: participants_in(bids_dir))
     sessions = _labels(selection.sessions, 'ses', lambda: _sessions_in(bids_dir))
-    layout = _index(bids_dir, selection.database, participants)
+    layout = _index(bids_dir, selection, participants)
     _check_entities(selection.filters, layout)
     query: dict[str, Any] = {
         'datatype': 'anat',
@@ -176,7 +179,7 @@ def check_description(bids_dir: Path) -> None:
         )
 
 
-def _index(bids_dir: Path, database: Path | None, participants: Sequence[str] = ()) -> Any:
+def _index(bids_dir: Path, selection: Selection, participants: Sequence[str] = ()) -> Any:
     """An index of a dataset, or, unless it is kept in a database, of some participants only.
 
     In an array of jobs each of which takes some participants, nobody indexes all of them.
@@ -184,11 +187,12 @@ def _index(bids_dir: Path, database: Path | None, participants: Sequence[str] = 
     import bids
     from sqlalchemy.exc import SQLAlchemyError
 
-    ignored: list[Any] = [*IGNORED]
-    if participants and database is None:
-        ignored.append(_OthersThan(frozenset(participants)))
+    database = selection.database
 
     def index(folder: Path | None = None) -> Any:
+        ignored: list[Any] = [*IGNORED]
+        if participants and folder is None:
+            ignored.append(_OthersThan(frozenset(participants)))
         indexer = bids.BIDSLayoutIndexer(validate=False, index_metadata=False, ignore=ignored)
         return bids.BIDSLayout(
             bids_dir, indexer=indexer, database_path=folder, is_derivative=False
@@ -198,8 +202,11 @@ def _index(bids_dir: Path, database: Path | None, participants: Sequence[str] = 
         if database is None:
             return index()
         folder = database / f'index-{_fingerprint(bids_dir, bids.__version__)}'
-        if not folder.is_dir():
-            _make_index(index, folder)
+        if folder.is_dir():
+            return index(folder)
+        if selection.read_only:
+            return index()
+        _make_index(index, folder)
         return index(folder)
     except (ValueError, TypeError, KeyError) as e:
         raise InvalidBIDSError(
@@ -321,7 +328,7 @@ def _nothing(bids_dir: Path, selection: Selection, named: list[str]) -> str:
         for key, value in (asked | selection.filters).items()
     ]
     participants = len(participants_in(bids_dir))
-    layout = _index(bids_dir, selection.database)
+    layout = _index(bids_dir, selection)
     images = len(layout.get(suffix='T1w', extension=['.nii', '.nii.gz']))
     return (
         f'{bids_dir}: {"".join(f"sub-{label} has " for label in named)}no T1w image'

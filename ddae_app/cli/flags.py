@@ -47,7 +47,8 @@ def add_selection(parser: argparse.ArgumentParser) -> None:
         group,
         '--bids-database-dir',
         metavar='PATH',
-        help='folder of a pybids database index, which is created if it does not exist',
+        help='folder of a pybids database index, which is created if it does not exist '
+        '(not by --dry-run)',
     )
     add_flag(
         group,

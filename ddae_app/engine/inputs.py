@@ -26,7 +26,6 @@ from ddae_app.settings import (
     OWN_DERIVATIVES,
     PreprocSettings,
     Protocol,
-    SelectSettings,
     Settings,
     read_derivative,
 )
@@ -47,7 +46,7 @@ def select_scans(settings: Settings) -> Selected:
         See :mod:`ddae_app.bids`.
     """
     select = settings.select
-    scans = find_scans(settings.bids_dir, _selection(select))
+    scans = find_scans(settings.bids_dir, _selection(settings))
     check_tables(settings.bids_dir, scans)
     if select.skip_bids_validation:
         log.warning(
@@ -75,7 +74,7 @@ def select_scans(settings: Settings) -> Selected:
 def select_all_scans(settings: Settings) -> Selected:
     """The scans of the whole dataset, those of participants that were not asked for too."""
     everybody = replace(settings.select, participant_label=(), session_label=())
-    scans = find_scans(settings.bids_dir, _selection(everybody))
+    scans = find_scans(settings.bids_dir, _selection(replace(settings, select=everybody)))
     check_tables(settings.bids_dir, scans)
     cohort = read_cohort(
         settings.bids_dir,
@@ -93,7 +92,7 @@ def check_selection(settings: Settings) -> None:
     ------
     NothingSelectedError
     """
-    find_scans(settings.bids_dir, _selection(settings.select))
+    find_scans(settings.bids_dir, _selection(settings))
 
 
 def check_tables(bids_dir: Path, scans: Sequence[Scan]) -> None:
@@ -115,12 +114,14 @@ def check_tables(bids_dir: Path, scans: Sequence[Scan]) -> None:
                 raise UsageError(message)
 
 
-def _selection(select: SelectSettings) -> Selection:
+def _selection(settings: Settings) -> Selection:
+    select = settings.select
     return Selection(
         participants=select.participant_label,
         sessions=select.session_label,
         filters=read_filters(select.bids_filter_file) if select.bids_filter_file else {},
         database=select.bids_database_dir,
+        read_only=settings.run.dry_run,
     )
 
 

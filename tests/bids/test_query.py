@@ -243,6 +243,26 @@ def test_the_index_follows_the_dataset(add, found, bids_dir, tmp_path, monkeypat
     assert len(set(database.iterdir()) - before) == 1
 
 
+@pytest.mark.parametrize('label', [(), ('01',)])
+def test_who_must_not_write_takes_an_index_that_is_there(add, bids_dir, tmp_path, label):
+    """And does without where there is none, or that of an earlier state of the dataset."""
+
+    def found(**asked):
+        selection = Selection(participants=label, database=tmp_path / 'index', **asked)
+        return [scan.stem for scan in find_scans(bids_dir, selection)]
+
+    def there():
+        return {path: path.read_bytes() for path in tmp_path.rglob('index/**/*') if path.is_file()}
+
+    add('sub-01')
+    assert found(read_only=True) == ['sub-01'] and not (tmp_path / 'index').exists()
+    assert found() == ['sub-01']
+    before = there()
+    assert found(read_only=True) == ['sub-01'] and there() == before
+    add('sub-01_run-2')
+    assert found(read_only=True) == ['sub-01', 'sub-01_run-2'] and there() == before
+
+
 def test_datasets_share_a_folder_of_indexes(add, found, bids_dir, tmp_path):
     add('sub-01')
     other = tmp_path / 'other'

@@ -65,9 +65,9 @@ def rows(bids_dir, model, tmp_path, capsys):
 
 
 def test_everything_is_new_where_nothing_is(rows, tmp_path):
-    found = rows(tmp_path / 'nowhere')
+    found = rows(tmp_path / 'nowhere', '--bids-database-dir', tmp_path / 'index')
     assert found == {f'sub-{who}': ('new', 'new', '-') for who in ('A01', 'B01')}
-    assert not (tmp_path / 'nowhere').exists()
+    assert not (tmp_path / 'nowhere').exists() and not (tmp_path / 'index').exists()
 
 
 def test_nothing_is_done_twice_without_the_work_directory(out, bids_dir, model, rows, tmp_path):
