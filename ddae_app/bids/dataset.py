@@ -162,6 +162,30 @@ def source_of(folder: Path) -> Path | None:
     return Path(target) if target else None
 
 
+def file_of(folder: Path, uri: str) -> Path | None:
+    """The file, without links, that a BIDS URI means in a sidecar of a folder.
+
+    Parameters
+    ----------
+    folder : Path
+        A dataset; the datasets that it links to are where they were at its latest run.
+    uri : str
+        ``bids:<name>:<path>``.
+
+    Returns
+    -------
+    Path or None
+        It need not be there; None if nothing says where it is, or it is not on this disk.
+    """
+    scheme, _, rest = uri.partition(':')
+    name, colon, path = rest.partition(':')
+    link = _links(folder).get(name) if name else '.'
+    if scheme != 'bids' or not colon or link is None:
+        return None
+    target = _target(link, os.path.realpath(folder))
+    return Path(target, path) if target else None
+
+
 def _target(link: str, root: str) -> str | None:
     """The folder to which an entry of ``DatasetLinks`` points; None if it is not on this disk."""
     parts = urlsplit(link)

@@ -283,6 +283,30 @@ def test_tables_whose_outputs_would_have_the_same_names(
     assert 'rename the table, or give another output folder' in line
 
 
+@pytest.mark.parametrize('inside', [True, False])
+def test_tables_of_one_name_in_different_folders(labels, values, tmp_path, capsys, inside):
+    """Of another table, both are named, and nothing is said of one that was copied or moved."""
+    out, folders = tmp_path / 'out', [tmp_path / name for name in ('one', 'two')]
+    datasets = [write_dataset(folder / 'bids', labels) for folder in folders]
+    first, second = (
+        write_table((bids if inside else folder) / 't.tsv', values, labels)
+        for bids, folder in zip(datasets, folders, strict=True)
+    )
+    assert run(datasets[0], out, 'participant', first) == 0
+    assert run(datasets[1], out, 'participant', second) == 0  # a copy
+    assert run(datasets[0], out, 'participant', first) == 0
+    write_table(first, values + 2, labels)
+    assert run(datasets[0], out, 'participant', first) == 0
+    assert 'another table of that name' not in logged(capsys)
+    line = f'he outputs of {second} replace those of {first.resolve()}, another table of that name'
+    assert run(datasets[1], out, 'participant', second) == 0
+    assert line in logged(capsys) and line in (out / 't_features.html').read_text()
+    assert run(datasets[1], out, 'participant', second) == 0
+    second.rename(first)
+    assert run(datasets[0], out, 'participant', first) == 0  # moved
+    assert 'another table of that name' not in logged(capsys)
+
+
 def test_group_before_participant_and_after_a_change(bids_dir, table, values, labels, tmp_path,
                                                      capsys):  # fmt: skip
     out, own = tmp_path / 'out', write_table(tmp_path / 't.tsv', values, labels)

@@ -13,6 +13,7 @@ import numpy as np
 from ddae_app.bids import sidecars, understood
 from ddae_app.bids.cohort import Cohort, read_cohort
 from ddae_app.bids.covariates import AGE_COLUMNS, SEX_COLUMNS, SITE_COLUMNS
+from ddae_app.bids.dataset import file_of
 from ddae_app.bids.feature_files import FeatureFiles, table_name
 from ddae_app.bids.metadata import ScanMetadata
 from ddae_app.bids.query import check_description
@@ -30,6 +31,7 @@ from ddae_app.features.matrix import listed
 from ddae_app.features.model import read_features_info
 from ddae_app.features.people import RowLabels
 from ddae_app.features.table import FeatureTable, read_feature_table
+from ddae_app.files import digest_of
 from ddae_app.levels.features.source import read_source
 from ddae_app.settings import Settings
 
@@ -124,6 +126,13 @@ def read_inputs(settings: Settings) -> FeatureInputs:
     files = FeatureFiles(settings.output_dir, table_name(path if table.maps else table.path))
     if isinstance(table, FeatureTable):
         _check_own(files, table.path)
+        if other := _table_elsewhere(files, table.path):
+            line = (
+                f'the outputs of {table.path} replace those of {other}, another table of that '
+                'name; to keep both, rename one of them, or give another output folder'
+            )
+            log.warning('%s', line)
+            warnings.append(line)
     return FeatureInputs(table, labels, files, tuple(warnings))
 
 
@@ -181,6 +190,21 @@ def _check_own(files: FeatureFiles, path: Path) -> None:
                 f'{files.root} holds outputs of {earlier}, and those of {path.name} would have '
                 f'the same names ({files.name}); rename the table, or give another output folder'
             )
+
+
+def _table_elsewhere(files: FeatureFiles, path: Path) -> Path | None:
+    """The table that outputs of these names were made of, if it is still there and another one.
+
+    One that is not there may have been moved, and one of the same content is a copy.
+    """
+    said = sidecars.read(files.harmonized)
+    sources = said.get('Sources')
+    if not isinstance(sources, list) or not sources:
+        return None
+    earlier = file_of(files.root, str(sources[0]))
+    if earlier is None or not earlier.is_file() or earlier.samefile(path):
+        return None
+    return None if digest_of(path) in (said.get('SourceSHA256'), digest_of(earlier)) else earlier
 
 
 def _tables_of(files: FeatureFiles) -> list[str]:
