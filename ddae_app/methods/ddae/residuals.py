@@ -240,7 +240,7 @@ def fit_residual_correction(
             for some in data.chunks(rows)
         ]
     )
-    contrast_before = _by_site(of_all, 'before', before)
+    added_before, usual_before, _ = of_all.effects('before', [before])
     chosen = evenly_by_site(data, rows)
     rows, before = rows[chosen], before[chosen]
     of_rendered = Regression(data, rows, earlier[1] if earlier else None)
@@ -277,11 +277,12 @@ def fit_residual_correction(
         # What rendering changes in the quantiles of a scan differs less between subjects than the
         # quantiles themselves. So a site's part of the change is estimated from the few scans
         # that are rendered, and its part of the quantiles before, from all scans, is added.
-        rows_of = contrast_before + _by_site(of_rendered, 'change', after - before)
-        knots = torch.from_numpy(np.stack([rising(row) for row in rows_of]))
-        return (
-            knots if reference is None else torch.cat([knots[:-1], reference.rendered[-1:].cpu()])
-        )
+        added, usual, _ = of_rendered.effects('change', [after - before])
+        # Sites differ from an unknown one by what they add, and not by who was scanned there.
+        known = reference.rendered[-1].cpu().numpy() if reference else None
+        unknown = rising(usual_before + usual) if known is None else known
+        of_sites = [rising(unknown[1:] + each) for each in added_before + added]
+        return torch.from_numpy(np.stack([*of_sites, unknown]))
 
     for _ in range(ROUNDS):
         current = curves()
@@ -289,7 +290,8 @@ def fit_residual_correction(
             roughness(map_intensities(x, current[s][None], current[-1:]), _interior(x))
             for x, s in zip(sharpened(), condition.site, strict=True)
         ]
-        found = torch.from_numpy(_by_site(of_rendered, 'rough', torch.cat(rough).numpy())).float()
+        added, common, _ = of_rendered.effects('rough', [torch.cat(rough).numpy()])
+        found = torch.from_numpy(np.stack([*(common + added[:own]), common])).float()
         usual = found[-1] if reference is None else reference.rough.cpu()
         step = (found[:own] - usual) @ torch.linalg.pinv(responses).T
         softness = (softness + step).clamp(-LARGEST_AMOUNT, LARGEST_AMOUNT)
@@ -297,12 +299,6 @@ def fit_residual_correction(
     new.rough.copy_(usual)
     new.rendered.copy_(curves())
     return new, (of_all.evidence(), of_rendered.evidence())
-
-
-def _by_site(regression: Regression, name: str, values: np.ndarray) -> np.ndarray:
-    """A measure at each site and, last, at the average one, at the center of the covariates."""
-    effects, common, _ = regression.effects(name, [values])
-    return np.concatenate([common + effects, common[None]])
 
 
 def measures_spread(config: ModelConfig) -> bool:

@@ -77,6 +77,22 @@ def test_scans_are_harmonized_between_the_new_sites(calibrated, elsewhere):
     assert (after[source == 0] == 0).all()
 
 
+def test_who_was_scanned_is_no_difference_to_an_unknown_site(bundle, elsewhere):
+    """Brains that are brighter than those of the first calibration, at both sites."""
+    first = calibrate(bundle, elsewhere)
+    sites, dark = np.array(elsewhere.sites), [np.quantile(x[x > 0], 0.3) for x in elsewhere.images]
+    of_sites = (np.flatnonzero(sites == site) for site in 'CD')
+    rows = np.concatenate([i[np.argsort(np.array(dark)[i])[len(i) // 2 :]] for i in of_sites])
+    brighter = SliceData(
+        elsewhere.images[rows], tuple(sites[rows]), elsewhere.ages[rows],
+        tuple(elsewhere.sexes[i] for i in rows), tuple(elsewhere.subjects[i] for i in rows),
+    )  # fmt: skip
+    rendered = calibrate(first, brighter).model.residuals.rendered
+    assert torch.equal(rendered[-1], first.model.residuals.rendered[-1])
+    # Twice as much where the brains themselves count as what all sites add.
+    assert (rendered[:-1].mean(dim=0) - rendered[-1]).abs().max() < 0.008
+
+
 def test_what_is_known_of_scanners_is_stored_and_passed_on(bundle, elsewhere, tmp_path):
     first = calibrate(bundle, elsewhere)
     assert first.model.evidence is not None
