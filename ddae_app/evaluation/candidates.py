@@ -75,9 +75,10 @@ def blurred(images: np.ndarray) -> Candidate:
     """
 
     def render(rows: np.ndarray, ages: np.ndarray) -> np.ndarray:
-        smooth = gaussian_filter(images[rows], (0, BLUR_PIXELS, BLUR_PIXELS))
-        smooth[images[rows] <= 0] = 0
-        return smooth
+        outputs = images[rows]
+        for image in outputs:
+            image[...] = np.where(image > 0, gaussian_filter(image, BLUR_PIXELS), 0)
+        return outputs
 
     return Candidate('blur', NOTHING_TO_FIT, lambda rows: render, label_blind=True)
 

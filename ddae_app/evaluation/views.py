@@ -21,6 +21,9 @@ FINE_PIXELS, BROAD_PIXELS = 1.5, 4.0
 LEAST_PIXELS = 200
 """Of an interior that is worth to be looked at."""
 
+IMAGES_AT_ONCE = 256
+"""That are smoothed, since more take more memory and no less time."""
+
 VIEWS = 'site_interior', 'site_broad', 'site_middle', 'site_fine', 'site_tissues'
 """Measures of the probes that see one view each."""
 
@@ -74,8 +77,12 @@ def views(images: np.ndarray, inside: np.ndarray) -> Iterator[tuple[str, np.ndar
 def _smoothed(images: np.ndarray, inside: np.ndarray, sigma: float) -> np.ndarray:
     """Gaussian mean over the interior, at the pixels of the interior, shape (N, P)."""
     weight = gaussian_filter(inside.astype(np.float32), sigma)[inside]
-    seen = np.where(inside, images, 0).astype(np.float32)
-    return gaussian_filter(seen, (0, sigma, sigma))[:, inside] / weight
+    smoothed = np.empty((len(images), len(weight)), np.float32)
+    for start in range(0, len(images), IMAGES_AT_ONCE):
+        some = slice(start, start + IMAGES_AT_ONCE)
+        seen = np.where(inside, images[some], 0).astype(np.float32)
+        smoothed[some] = gaussian_filter(seen, (0, sigma, sigma))[:, inside] / weight
+    return smoothed
 
 
 def _classes(values: np.ndarray) -> np.ndarray:

@@ -31,10 +31,8 @@ def slice_ssim(slices: np.ndarray, reference: np.ndarray) -> np.ndarray:
     """
     return np.array(
         [
-            structural_similarity(a, b, data_range=1.0)
-            for a, b in zip(
-                np.minimum(slices, CEILING), np.minimum(reference, CEILING), strict=True
-            )
+            structural_similarity(np.minimum(a, CEILING), np.minimum(b, CEILING), data_range=1.0)
+            for a, b in zip(slices, reference, strict=True)
         ]
     )
 

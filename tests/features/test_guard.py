@@ -38,18 +38,6 @@ def short_training():
         yield
 
 
-@pytest.fixture(scope='module')
-def labels():
-    return labels_of(24)
-
-
-@pytest.fixture(scope='module')
-def values(labels):
-    values = with_sites(truth_of(labels), labels)
-    values[3, 2] = np.nan
-    return values
-
-
 def _marked(model: FeatureModel, table, labels, harmonized: np.ndarray) -> list[int]:
     found = check_anatomy(model, table, labels, harmonized)
     return [i for i in range(len(harmonized)) if found.row(i)['anatomy_flag'] != 'none']

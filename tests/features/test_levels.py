@@ -25,18 +25,6 @@ CONFIG = Path(__file__).parents[2] / 'bids_validator_config' / 'derivatives.json
 
 
 @pytest.fixture(scope='module')
-def labels():
-    return labels_of(24)
-
-
-@pytest.fixture(scope='module')
-def values(labels):
-    values = with_sites(truth_of(labels), labels)
-    values[3, 2] = np.nan
-    return values
-
-
-@pytest.fixture(scope='module')
 def bids_dir(labels, tmp_path_factory):
     return write_dataset(tmp_path_factory.mktemp('tables') / 'bids', labels)
 
