@@ -9,7 +9,7 @@ import numpy as np
 
 from ddae_app.evaluation import fidelity, probes
 from ddae_app.evaluation.biology import MIN_TRAINING_SCANS
-from ddae_app.evaluation.candidates import Candidate, Render
+from ddae_app.evaluation.candidates import Candidate
 from ddae_app.evaluation.data import FOLDS, EvaluationData
 from ddae_app.evaluation.probes import Components
 from ddae_app.evaluation.views import interior, views
@@ -147,11 +147,10 @@ class CrossFittingHalf:
         for fold in self.folds:
             components = Components.fit(outputs, self.seed, fold.train)
             self._predict_site(outputs, components, fold, predictions)
-            self._predict_biology(outputs, components, fold, predictions)
+            false = None
             if false_ages is not None:
-                self._predict_age_change(
-                    render, outputs, false_ages, components, fold, predictions
-                )
+                false = render(self.rows[fold.test], false_ages[fold.test])
+            self._predict_biology(outputs, false, components, fold, predictions)
         self._predict_site_from_histograms(outputs, predictions)
         self._predict_site_from_views(outputs, predictions)
         self._compare(outputs, predictions)
@@ -182,15 +181,24 @@ class CrossFittingHalf:
     def _predict_biology(
         self,
         outputs: np.ndarray,
+        false_age_outputs: np.ndarray | None,
         components: Components,
         fold: Fold,
         predictions: ProbePredictions,
     ) -> None:
-        """Predict what is known of the subjects."""
-        test = outputs[fold.test]
-        regress = self._age_regression(components, fold)
-        if regress is not None:
-            self._store('age', fold, regress(test), predictions)
+        """Predict what is known of the subjects.
+
+        The test scans' outputs of false ages show whether age is written in.
+        """
+        test, ages = outputs[fold.test], self.ages[fold.train]
+        known = np.flatnonzero(~np.isnan(ages))
+        if len(known) >= MIN_TRAINING_SCANS and np.ptp(ages[known]) > 0:
+            regress = components.subset(known).fit_regression(ages[known])
+            predicted_ages = regress(test)
+            self._store('age', fold, predicted_ages, predictions)
+            if false_age_outputs is not None:
+                change = regress(false_age_outputs) - predicted_ages
+                self._store('predicted_age_change', fold, change, predictions)
             self._predict_age_of_new_sites(outputs, components, fold, predictions)
         for variable in self.variables:
             predicted = variable.predict(components, self.rows[fold.train], test)
@@ -201,14 +209,6 @@ class CrossFittingHalf:
         if len(known) >= MIN_TRAINING_SCANS and len(set(sexes[known])) == 2:
             classify = components.subset(known).fit_classifier(sexes[known].astype(str))
             self._store('sex', fold, classify(test), predictions)
-
-    def _age_regression(self, components: Components, fold: Fold) -> probes.Predictor | None:
-        """Trained on all whose age is known; None where these are too few, or of one age."""
-        ages = self.ages[fold.train]
-        known = np.flatnonzero(~np.isnan(ages))
-        if len(known) < MIN_TRAINING_SCANS or np.ptp(ages[known]) == 0:
-            return None
-        return components.subset(known).fit_regression(ages[known])
 
     def _predict_age_of_new_sites(
         self,
@@ -226,22 +226,6 @@ class CrossFittingHalf:
             if len(others) >= MIN_TRAINING_SCANS and len(test):
                 regress = components.subset(others).fit_regression(ages[others])
                 predictions.store('age_new_site', self.rows[test], regress(outputs[test]))
-
-    def _predict_age_change(
-        self,
-        render: Render,
-        outputs: np.ndarray,
-        false_ages: np.ndarray,
-        components: Components,
-        fold: Fold,
-        predictions: ProbePredictions,
-    ) -> None:
-        """Outputs of false ages show whether age is written in."""
-        regress = self._age_regression(components, fold)
-        if regress is not None:
-            false = render(self.rows[fold.test], false_ages[fold.test])
-            change = regress(false) - regress(outputs[fold.test])
-            self._store('predicted_age_change', fold, change, predictions)
 
     def _predict_site_from_histograms(
         self, outputs: np.ndarray, predictions: ProbePredictions

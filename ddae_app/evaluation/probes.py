@@ -33,7 +33,7 @@ accuracies on seven simulated sites differed by at most .03."""
 
 QUANTILE_LEVELS = np.linspace(0, 1, 33)
 IMAGES_AT_ONCE = 256
-"""That are compared, so that no copy of all is made."""
+"""Of which copies are made: more take more memory, and no less time."""
 
 EPOCHS = 24
 BATCH = 64

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 from scipy.ndimage import binary_erosion, gaussian_filter
 
+from ddae_app.evaluation.probes import IMAGES_AT_ONCE
 from ddae_app.imaging.anatomy import tissue_thresholds
 
 EDGE_PIXELS = 6
@@ -20,9 +21,6 @@ FINE_PIXELS, BROAD_PIXELS = 1.5, 4.0
 
 LEAST_PIXELS = 200
 """Of an interior that is worth to be looked at."""
-
-IMAGES_AT_ONCE = 256
-"""That are smoothed, since more take more memory and no less time."""
 
 VIEWS = 'site_interior', 'site_broad', 'site_middle', 'site_fine', 'site_tissues'
 """Measures of the probes that see one view each."""

@@ -13,6 +13,7 @@ from ddae_app.evaluation.candidates import blurred, cross_fitted, precomputed, u
 from ddae_app.evaluation.data import EvaluationData
 from ddae_app.evaluation.estimates import Estimate
 from ddae_app.evaluation.findings import OUTPUT_PROBES, findings, headline
+from ddae_app.evaluation.predictions import INTENSITY_BINS
 from ddae_app.evaluation.protocol import MEANING, controls, evaluate
 from ddae_app.methods.combat import ComBat
 
@@ -182,7 +183,8 @@ def test_results_do_not_depend_on_how_many_are_evaluated_at_once(world, monkeypa
         cross_fitted('combat', ComBat(), images, cohort, TARGET),
         precomputed('same', images, 'n/a'),
     ]
-    alone, together = (evaluate(data, candidates, TARGET, at_once=n) for n in (1, 3))
+    shown = [40, 3]
+    alone, together = (evaluate(data, candidates, TARGET, at_once=n, shown=shown) for n in (1, 3))
     assert list(together) == ['source', 'combat', 'same']
     for name, result in together.items():
         # As text, since not a number equals not a number there.
@@ -192,6 +194,13 @@ def test_results_do_not_depend_on_how_many_are_evaluated_at_once(world, monkeypa
         for site, counts in result.intensities.items():
             assert np.array_equal(counts, alone[name].intensities[site])
     assert repr(together['same'].estimates) == repr(together['source'].estimates)
+    source = together['source']
+    assert np.array_equal(source.shown, images[shown])
+    assert not np.array_equal(together['combat'].shown, images[shown])
+    assert list(source.intensities) == sorted(set(cohort['site']))
+    for site, counts in source.intensities.items():
+        scans = images[cohort['site'] == site]
+        assert np.array_equal(counts, np.histogram(scans[scans > 0], INTENSITY_BINS)[0])
 
 
 def test_unknown_ages_and_sexes_leave_their_measures_out(world, monkeypatch):
