@@ -10,7 +10,11 @@ from ddae_app.settings import CHOICES, choices
 
 
 def add_flag(group: argparse._ArgumentGroup, *names: str, **options) -> None:
-    """Add a flag with its underscore spelling, which older BIDS-Apps use, as an alias."""
+    """Add a flag with its underscore spelling, which older BIDS-Apps use, as an alias.
+
+    One that takes several values extends the list each time that it is given: argparse would
+    forget all but the last in silence.
+    """
     aliases = [
         '--' + n[2:].replace('-', '_') for n in names if n.startswith('--') and '-' in n[2:]
     ]
@@ -25,6 +29,7 @@ def add_selection(parser: argparse.ArgumentParser) -> None:
     add_flag(
         group,
         '--participant-label',
+        action='extend',
         nargs='+',
         metavar='LABEL',
         help='labels of the participants to process, with or without "sub-" (default: all)',
@@ -32,6 +37,7 @@ def add_selection(parser: argparse.ArgumentParser) -> None:
     add_flag(
         group,
         '--session-label',
+        action='extend',
         nargs='+',
         metavar='LABEL',
         help='labels of the sessions to process, with or without "ses-" (default: all)',
@@ -60,6 +66,7 @@ def add_selection(parser: argparse.ArgumentParser) -> None:
         group,
         '-d',
         '--derivatives',
+        action='extend',
         nargs='+',
         metavar='PACKAGE=PATH',
         help='derivatives of the dataset. ddae-app=PATH, the output folder of an earlier run: its '
@@ -304,6 +311,7 @@ def add_evaluation(parser: argparse.ArgumentParser) -> None:
     add_flag(
         group,
         '--biology',
+        action='extend',
         nargs='+',
         metavar='COLUMN',
         help='further columns of participants.tsv that harmonized images should still predict, '

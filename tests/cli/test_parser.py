@@ -110,6 +110,13 @@ def test_short_flags(short, name):
     assert name in _parse(short, 'x')
 
 
+@pytest.mark.parametrize('flag', [flag for flag, (typed, _) in FLAGS.items() if len(typed) > 1])
+def test_a_list_can_be_given_in_parts(flag):
+    """The last part does not replace the others in silence."""
+    typed, value = FLAGS[flag]
+    assert _parse(*(word for part in typed for word in (flag, part)))[_name(flag)] == value
+
+
 @pytest.mark.parametrize(('flags', 'count'), [(['-v'], 1), (['-vv'], 2), (['-v', '--verbose'], 2)])
 def test_verbosity_adds_up(flags, count):
     assert _parse(*flags)['verbose_count'] == count

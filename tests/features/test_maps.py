@@ -495,6 +495,22 @@ def test_a_table_of_the_name_of_the_measure(out, bids_dir, labels, values, tmp_p
     assert model.read_bytes() == before
 
 
+def test_maps_in_place_of_others_are_told(bids_dir, labels, values, tmp_path, capsys):
+    """Of other maps of the same people, not of those that changed or were copied."""
+    out = tmp_path / 'out'
+    one, two = (_written(tmp_path / name, labels, values) for name in ('one', 'two'))
+    assert _run(bids_dir, out, 'participant', one) == 0
+    assert _run(bids_dir, out, 'participant', two) == 0
+    _change(two / 'sub-003', lambda v: v + 0.01)
+    assert _run(bids_dir, out, 'participant', two) == 0
+    assert 'replace those of' not in capsys.readouterr().err
+    assert _run(bids_dir, out, 'participant', one) == 0
+    changed = sorted((two / 'sub-003' / 'anat').iterdir())
+    line = f'utputs replace those of other maps of the same people, {changed[0].resolve()}'
+    page = (out / 'thickness_features.html').read_text()
+    assert line in capsys.readouterr().err and line in page
+
+
 def test_maps_that_changed_are_not_evaluated(bids_dir, labels, values, tmp_path, capsys):
     folder, out = _written(tmp_path / 'maps', labels, values), tmp_path / 'out'
     assert _run(bids_dir, out, 'group', folder) == 18

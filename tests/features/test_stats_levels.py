@@ -217,6 +217,47 @@ def test_the_cortex_of_fastsurfer(bids_dir, labels, tmp_path):
     assert source['Sources'][-1].startswith('bids:fast:sub-')
 
 
+def _moved(own: Path, folder: Path, names: list[str]) -> Path:
+    """A folder with the recons of some people, who are not in the other one any more."""
+    folder.mkdir()
+    for name in names:
+        (own / name).rename(folder / name)
+    return folder
+
+
+def test_folders_of_different_people_are_one_table(bids_dir, labels, own, out, tmp_path, capsys):
+    """Named after one -d or after several; a person who is in both is refused."""
+    at_c = [f'sub-{s}' for s in labels.subjects[labels.sites == 'C']]
+    other = _moved(own, tmp_path / 'other', at_c)
+    again, given = tmp_path / 'out', ('-d', f'fs1={own}', '-d', f'fs2={other}')
+    assert _run(bids_dir, again, 'participant', 'aparc', *given, '--target-site', 'B') == 0
+    for desc in ('source', 'harmonized'):
+        name = f'features/aparc_desc-{desc}.tsv'
+        assert (again / name).read_bytes() == (out / name).read_bytes()
+    source = json.loads((again / 'features' / 'aparc_desc-source.json').read_text())
+    starts = {uri[: len('bids:fs1:')] for uri in source['Sources']}
+    assert starts == {'bids:fs1:', 'bids:fs2:'}
+    shutil.copytree(other / at_c[0], own / at_c[0])
+    line = _refused(capsys, bids_dir, again, 'participant', 'aparc', *given)
+    assert f'{own / at_c[0]} and {other / at_c[0]} are of the same person' in line
+
+
+def test_a_folder_in_place_of_another_is_told(bids_dir, labels, own, recons, tmp_path, capsys):
+    """Not of one that was moved or copied, nor of a change in the same folder."""
+    out, line = tmp_path / 'out', 'he outputs of {} replace those of {}; to have all people in one'
+    assert _run(bids_dir, out, 'participant', 'aparc', '-d', f'fs={recons}') == 0
+    assert _run(bids_dir, out, 'participant', 'aparc', '-d', f'fs={own}') == 0  # a copy
+    write_cortex(own / 'sub-000', values_of(labels)[1])
+    assert _run(bids_dir, out, 'participant', 'aparc', '-d', f'fs={own}') == 0
+    moved = own.rename(tmp_path / 'moved')
+    write_cortex(moved / 'sub-000', values_of(labels)[2])
+    assert _run(bids_dir, out, 'participant', 'aparc', '-d', f'fs={moved}') == 0
+    assert 'replace those of' not in _said(capsys)
+    assert _run(bids_dir, out, 'participant', 'aparc', '-d', f'fs={recons}') == 0
+    told = line.format(recons, moved)
+    assert told in _said(capsys) and told in (out / 'aparc_features.html').read_text()
+
+
 def test_who_is_left_out(bids_dir, own, tmp_path, capsys):
     shutil.rmtree(own / 'sub-000')
     (own / 'sub-001' / 'stats' / 'rh.aparc.stats').unlink()

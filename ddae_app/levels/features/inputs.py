@@ -126,13 +126,9 @@ def read_inputs(settings: Settings) -> FeatureInputs:
     files = FeatureFiles(settings.output_dir, table_name(path if table.maps else table.path))
     if isinstance(table, FeatureTable):
         _check_own(files, table.path)
-        if other := _table_elsewhere(files, table.path):
-            line = (
-                f'the outputs of {table.path} replace those of {other}, another table of that '
-                'name; to keep both, rename one of them, or give another output folder'
-            )
-            log.warning('%s', line)
-            warnings.append(line)
+    if line := _replaces(table, files):
+        log.warning('%s', line)
+        warnings.append(line)
     return FeatureInputs(table, labels, files, tuple(warnings))
 
 
@@ -192,19 +188,40 @@ def _check_own(files: FeatureFiles, path: Path) -> None:
             )
 
 
-def _table_elsewhere(files: FeatureFiles, path: Path) -> Path | None:
-    """The table that outputs of these names were made of, if it is still there and another one.
+def _replaces(table: FeatureTable | SurfaceMaps, files: FeatureFiles) -> str:
+    """That outputs take the place of those of another source, in a sentence; empty if not."""
+    root = files.root
+    if isinstance(table, FeatureTable):
+        other = _elsewhere(root, files.harmonized, table.path)
+        return other and (
+            f'the outputs of {table.path} replace those of {other}, another table of that name; '
+            'to keep both, rename one of them, or give another output folder'
+        )
+    maps = dict.fromkeys(file for row in table.files for file in row.values())
+    written = {file: file.harmonized(root, table.measure, table.mesh) for file in maps}
+    found = [_elsewhere(root, path, file.path) for file, path in written.items()]
+    if not (others := list(filter(None, found))):
+        return ''
+    return (
+        f'outputs replace those of other maps of the same people, {listed(others)}; to keep '
+        'both, give another output folder'
+    )
+
+
+def _elsewhere(root: Path, harmonized: Path, source: Path) -> str:
+    """The source of which an output was made, if it is still there and another one; else empty.
 
     One that is not there may have been moved, and one of the same content is a copy.
     """
-    said = sidecars.read(files.harmonized)
+    said = sidecars.read(harmonized)
     sources = said.get('Sources')
     if not isinstance(sources, list) or not sources:
-        return None
-    earlier = file_of(files.root, str(sources[0]))
-    if earlier is None or not earlier.is_file() or earlier.samefile(path):
-        return None
-    return None if digest_of(path) in (said.get('SourceSHA256'), digest_of(earlier)) else earlier
+        return ''
+    earlier = file_of(root, str(sources[0]))
+    if earlier is None or not earlier.is_file() or earlier.samefile(source):
+        return ''
+    same = digest_of(source) in (said.get('SourceSHA256'), digest_of(earlier))
+    return '' if same else str(earlier)
 
 
 def _tables_of(files: FeatureFiles) -> list[str]:

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from ddae_app import __version__
-from ddae_app.bids.dataset import generator, write_json
+from ddae_app.bids import sidecars
+from ddae_app.bids.dataset import file_of, generator, write_json
 from ddae_app.bids.feature_files import FeatureFiles
 from ddae_app.bids.layout import Layout, sidecar
 from ddae_app.bids.recons import Recon, find_recons
@@ -81,7 +82,8 @@ def read_source(settings: Settings) -> StatsSource:
     assert what is not None
     files = FeatureFiles(settings.output_dir, what)
     people = read_table(settings.bids_dir / 'participants.tsv', 'participant_id', 'sub-')
-    recons, warnings = _recons(settings, what, people)
+    roots = list(dict.fromkeys(folder for _, folder in derivatives(settings)))
+    recons, warnings = _recons(roots, what, people)
     stats = read_stats_table(what, recons, files.source)
     if stats.unfinished:
         n = len(stats.unfinished)
@@ -89,10 +91,17 @@ def read_source(settings: Settings) -> StatsSource:
             f'{n} recon{"s" * (n != 1)} without all stats of {what} left out: '
             f'{listed(stats.unfinished)}'
         )
+    text = stats.table.written(stats.table.values)
+    writes = settings.analysis_level != 'group'
+    if writes and (others := _read_elsewhere(files, roots, text)):
+        warnings.append(
+            f'the outputs of {listed(list(map(str, roots)))} replace those of '
+            f'{listed(list(map(str, others)))}; to have all people in one table, name all folders '
+            'after -d; to keep both, give another output folder'
+        )
     for line in warnings:
         log.warning('%s', line)
-    text = stats.table.written(stats.table.values)
-    if settings.analysis_level == 'group':
+    if not writes:
         _check_unchanged(files, text)
     else:
         describe_dataset(settings)
@@ -102,9 +111,8 @@ def read_source(settings: Settings) -> StatsSource:
     return StatsSource(stats.table, stats.versions, tuple(warnings))
 
 
-def _recons(settings: Settings, what: str, people: Table) -> tuple[list[Recon], list[str]]:
+def _recons(roots: list[Path], what: str, people: Table) -> tuple[list[Recon], list[str]]:
     """The recons to read, and which folders are left out and why, in sentences."""
-    roots = list(dict.fromkeys(folder for _, folder in derivatives(settings)))
     recons = find_recons(roots)
     where = ', '.join(map(str, roots))
     if not recons.found:
@@ -125,6 +133,22 @@ def _recons(settings: Settings, what: str, people: Table) -> tuple[list[Recon], 
     names = tuple(recon.folder.name for recon in strangers)
     left_out = [(names, f'not in participants.tsv{hint}'), *recons.left_out]
     return known, folders_left_out('stats', left_out)
+
+
+def _read_elsewhere(files: FeatureFiles, roots: list[Path], text: str) -> list[Path]:
+    """The folders of which an earlier run read another table, and which are not named now.
+
+    One that is not there may have been moved, and a copy gives the same table.
+    """
+    sources = sidecars.read(files.source).get('Sources')
+    if not isinstance(sources, list) or not files.source.is_file():
+        return []
+    if files.source.read_bytes() == text.encode():
+        return []
+    datasets_of = {str(uri).rpartition(':')[0] for uri in sources}
+    earlier = {folder for name in datasets_of if (folder := file_of(files.root, f'{name}:'))}
+    now = {root.resolve() for root in roots}
+    return sorted(folder for folder in earlier - now if folder.is_dir())
 
 
 def _nearby(root: Path) -> list[Path]:
