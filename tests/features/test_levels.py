@@ -305,6 +305,19 @@ def test_group_before_participant_and_after_a_change(bids_dir, table, values, la
     assert 'is another file than t_desc-harmonized.tsv was made from' in line
 
 
+def test_group_of_too_few_people_leaves_no_evaluation_of_others(out, bids_dir, values, labels,
+                                                                tmp_path, capsys):  # fmt: skip
+    copy = shutil.copytree(out, tmp_path / 'out')
+    assert len(earlier := [*copy.glob('group_aparc_features.*')]) == 2
+    rows = np.flatnonzero((labels.sites != 'B') | (np.cumsum(labels.sites == 'B') <= 4))
+    path = write_table(tmp_path / 'aparc.csv', values[rows], labels.rows(rows))
+    assert run(bids_dir, copy, 'participant', path) == 0
+    line = refused(capsys, 2, bids_dir, copy, 'group', path)
+    assert 'site B of 3 has 4 people; expected two sites or more' in line
+    assert not any(file.exists() for file in earlier)
+    assert (copy / 'features' / 'aparc_desc-harmonized.tsv').is_file()
+
+
 def test_group_without_rows_of_the_target(out, bids_dir, values, labels, tmp_path, capsys):
     rows = np.flatnonzero(labels.sites != 'B')
     path = write_table(tmp_path / 'aparc.tsv', values[rows], labels.rows(rows))

@@ -47,6 +47,8 @@ PROTOCOL = (
 def run_group(settings: Settings) -> int:
     """Evaluate the harmonized table against its source, and write the measures and a page.
 
+    If there are too few people for an evaluation, those of an earlier run are removed.
+
     Returns
     -------
     int
@@ -84,11 +86,16 @@ def run_group(settings: Settings) -> int:
         simplest = _refit(inputs, said, target, METHOD, settings.random_seed)
         candidates[_cross_fitted(METHOD)] = simplest
     log.info('evaluating %s', '; '.join(candidates))
-    results = evaluate(candidates, labels, seed=settings.random_seed)
+    files = inputs.files
+    try:
+        results = evaluate(candidates, labels, seed=settings.random_seed)
+    except NotEvaluableError:
+        for path in (files.group_table, files.group_page):  # of rows that are not these
+            path.unlink(missing_ok=True)
+        raise
     chance = 1 / len(labels.site_names)
     headline = _headline(results, method, chance)
     log.info('%s', headline)
-    files = inputs.files
     write_atomically(files.group_table, to_tsv(_rows(results)))
     estimates = {name: result.estimates for name, result in results.items()}
     measured = set().union(*estimates.values())
