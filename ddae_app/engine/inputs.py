@@ -302,6 +302,18 @@ def find_preprocessed(scan: Scan, space: Space, roots: Sequence[Path]) -> Prepro
     return None
 
 
+def scans_in(bids_dir: Path, participant: str) -> list[Scan]:
+    """The T1w images of a participant, by the names of files alone, whatever a run may take."""
+    folder = bids_dir / f'sub-{participant}'
+    paths = [p for anat in ('anat', 'ses-*/anat') for p in folder.glob(f'{anat}/sub-*_T1w.nii*')]
+    return [_scan_of(path, participant, path.name.partition('_T1w.')[0]) for path in sorted(paths)]
+
+
+def _scan_of(path: Path, participant: str, stem: str) -> Scan:
+    parts = dict(part.split('-', 1) for part in stem.split('_') if '-' in part)
+    return Scan(path, participant, parts.get('ses'), stem)
+
+
 def scans_with_outputs(bids_dir: Path, layout: SpaceLayout, participant: str) -> list[Scan]:
     """The scans of a participant of which the output folder holds whole images, by name.
 
@@ -314,8 +326,7 @@ def scans_with_outputs(bids_dir: Path, layout: SpaceLayout, participant: str) ->
         for image in folder.glob(f'**/anat/*{layout.ending(kind)}'):
             if (name := read_name(image)) is None:
                 continue
-            parts = dict(part.split('-', 1) for part in name.stem.split('_'))
-            scan = Scan(Path(), participant, parts.get('ses'), name.stem)
+            scan = _scan_of(Path(), participant, name.stem)
             path = bids_dir / scan.folder / f'{scan.stem}_T1w.nii'
             scan = replace(scan, path=path if path.exists() else path.with_suffix('.nii.gz'))
             whole = (

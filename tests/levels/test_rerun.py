@@ -218,7 +218,8 @@ def test_sessions_and_runs(model, tmp_path):
     assert run(bids, out, *flags, '--session-label', '02').returncode == 0
     page = (out / 'sub-A01.html').read_text()
     assert all(f'<section id="sub-A01_ses-{name}">' in page for name in ('01_run-1', '02_run-2'))
-    assert page.count('Not in the run that wrote this page') == 1
+    assert page.count('Not in the run that wrote this page') == 2
+    assert page.count('(failed)') == 1 and 'Traceback' in page.partition('id="errors"')[2]
     listed = run(bids, out, *flags, '--dry-run').stdout.splitlines()[1:]
     states = [tuple(line.split('\t')[1:3]) for line in listed]
     assert sorted(states) == [('done', 'done')] * 3 + [('new', 'new')]

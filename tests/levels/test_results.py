@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
-from ddae_app.bids.cohort import Cohort
+from ddae_app.bids.cohort import Cohort, read_cohort
 from ddae_app.bids.covariates import Covariates
 from ddae_app.bids.dataset import read_scans
 from ddae_app.bids.layout import Layout, RunFiles, sidecar
@@ -198,6 +199,74 @@ def test_jobs_of_single_sessions_write_one_page_of_all_sessions(tmp_path):
     assert 'Rome' in of_second and 'Not in the run that wrote this page' not in of_second
     assert 'No errors to report!' in alone and 'No errors to report of the scans in this' in text
     assert 'Not in the run that wrote this page' in of_last and '<th>Site</th>' not in of_last
+
+
+def _sessions(tmp_path):
+    """A dataset of three sessions of a person, its layout, and how to write a page of some."""
+    bids = tmp_path / 'bids'
+    scans = [
+        Scan(bids / f'sub-1/ses-{i}/anat/sub-1_ses-{i}_T1w.nii.gz', '1', i, f'sub-1_ses-{i}')
+        for i in '123'
+    ]
+    for scan in scans:
+        scan.path.parent.mkdir(parents=True)
+        scan.path.touch()
+    (bids / 'participants.tsv').write_text('participant_id\tsite\tsex\nsub-1\tRome\tF\n')
+    rows = ''.join(f'ses-{i}\t{40 + int(i)}\n' for i in '123')
+    (bids / 'sub-1' / 'sub-1_sessions.tsv').write_text('session_id\tage\n' + rows)
+    settings = Settings(bids, tmp_path / 'out', 'participant')
+    layout = Layout(settings.output_dir).in_space(space_of(Protocol()))
+
+    def page_of(*own, failures=(), run='2026-9', **select):
+        chosen = replace(settings, select=replace(settings.select, **select))
+        cohort = read_cohort(bids, own, **select)
+        logs = layout.run(run)
+        reasons = {scan: crash_reason(logs.folder / f'crash-{scan.workflow}.txt')
+                   for scan in failures}  # fmt: skip
+        write_results(Results(chosen, layout, cohort, None, logs, ''), own, reasons)
+        return layout.page('1').read_text()
+
+    return scans, layout, page_of
+
+
+def test_a_scan_that_failed_in_another_job_is_on_the_page(tmp_path):
+    (first, second, third), layout, page_of = _sessions(tmp_path)
+    logs, error = layout.root / 'logs', 'ddae_app.errors.ImageError: cut <short>'
+    crash(logs, '2026-1', first, error)
+    assert 'cut &lt;short&gt;' in page_of(first, failures=[first], run='2026-1')
+    outputs(layout, second, harmonized=False)
+    text = page_of(second)
+    _, place, rest = text.partition(f'<section id="{first.stem}">')
+    part = rest.split('</section>')[0]
+    assert place and 'cut &lt;short&gt;' in part and 'Not in the run that wrote this page' in part
+    assert 'logs/2026-1/crash-' in text and '2, of which 1 failed' in text
+    assert third.stem not in text
+    # It is told no more once it has outputs, nor of a scan that another run just works on.
+    gone = "FileNotFoundError: [Errno 2] No such file or directory: '/w/_0x0cd2_unfinished.json'"
+    crash(logs, '2026-2', third, gone)
+    outputs(layout, first, harmonized=False)
+    text = page_of(second)
+    assert 'cut &lt;short&gt;' not in text and third.stem not in text
+
+
+def test_site_age_and_sex_of_scans_that_another_job_preprocessed(tmp_path):
+    """From the tables, and the site of --source-site from the table of the scan."""
+    (first, second, _), layout, page_of = _sessions(tmp_path)
+    people = first.path.parents[3] / 'participants.tsv'
+    for scan in (first, second):
+        outputs(layout, scan, harmonized=False)
+    page_of(first)
+    part = page_of(second).partition(f'<section id="{first.stem}">')[2].split('</section>')[0]
+    assert 'Not in the run that wrote this page' in part and '41 years, F' in part
+    assert 'Rome (column' in page_of(second)
+    people.write_text('participant_id\tsex\nsub-1\tF\n')
+    page_of(first, source_site='Oslo')
+    part = page_of(second).partition(f'<section id="{first.stem}">')[2].split('</section>')[0]
+    assert 'Oslo (as recorded)' in part and '41 years, F' in part
+    # What the dataset has no more is shown as far as it is known.
+    first.path.unlink()
+    part = page_of(second).partition(f'<section id="{first.stem}">')[2].split('</section>')[0]
+    assert 'Not in the run' in part and '<th>Site</th>' not in part
 
 
 def test_tables_do_not_keep_what_a_later_run_no_longer_has(tmp_path):

@@ -22,6 +22,7 @@ from ddae_app.bids.scan import Scan
 from ddae_app.engine.inputs import derivative_roots, find_preprocessed, scans_with_outputs
 from ddae_app.engine.run import Crashes, crash_reason, is_taken
 from ddae_app.files import not_fetched
+from ddae_app.levels.participant.others import OtherScans
 from ddae_app.methods.find import FoundModel
 from ddae_app.reports.participant import (
     Measure,
@@ -149,8 +150,8 @@ def write_results(
     """Write ``*_scans.tsv`` and one HTML page per participant.
 
     A page also shows the scans of the participant that were not selected, as far as the output
-    folder has them: jobs that take a session each write the same page. The page of a participant
-    of whom another run works on a scan is left to that run.
+    folder has them or says why they failed: jobs that take a session each write the same page. The
+    page of a participant of whom another run works on a scan is left to that run.
 
     Returns
     -------
@@ -182,6 +183,7 @@ def write_results(
     update_scans(tables)
     # A run that only renews pages has no crashes; those of failed scans are in earlier logs.
     crashes = Crashes(layout.runs() if settings.run.reports_only else [results.logs])
+    others = OtherScans.of(settings, layout, scans)
     by_participant: dict[str, list[Scan]] = {}
     for scan in scans:
         by_participant.setdefault(scan.participant, []).append(scan)
@@ -198,22 +200,29 @@ def write_results(
         page = layout.page(participant)
         # Of jobs that end at the same time, the last finds what the others wrote.
         with locked(page):
-            others = _other_reports(results, participant, reports, roots)
-            write_participant_report(page, _report(results, participant, reports | others))
+            reports |= _other_reports(results, participant, reports, others)
+            write_participant_report(page, _report(results, participant, reports))
         pages.append(page)
     return pages
 
 
 def _other_reports(
-    results: Results, participant: str, own: Collection[str], roots: Sequence[Path]
+    results: Results, participant: str, own: Collection[str], others: OtherScans
 ) -> dict[str, ScanReport]:
-    """What the outputs say of scans that this run did not select, by their names."""
-    layout = results.layout
-    return {
-        scan.stem: _scan_report(layout, scan, None, entries_of(layout, scan, roots))
-        for scan in scans_with_outputs(results.settings.bids_dir, layout, participant)
-        if scan.stem not in own
-    }
+    """What is said of scans that this run did not select, by their names."""
+    layout, reports = results.layout, {}
+    roots = derivative_roots(results.settings)
+    for scan in scans_with_outputs(results.settings.bids_dir, layout, participant):
+        if scan.stem not in own:
+            entries = entries_of(layout, scan, roots)
+            known = others.known(scan, entries)
+            reports[scan.stem] = _scan_report(layout, scan, known, entries, selected=False)
+    for scan, run, file in others.failed(participant, reports.keys()):
+        facts, crash = (('T1w', scan.path.name),), _crash(run, file)
+        reports[scan.stem] = ScanReport(
+            scan.stem, crash_reason(file), facts, (), (), crash=crash, selected=False
+        )
+    return reports
 
 
 def _report(
@@ -244,17 +253,25 @@ def _failed_report(scan: Scan, error: str, crashes: Crashes) -> ScanReport:
     """What is said of a scan that failed in the latest of some runs."""
     crash = None
     if found := crashes.of(scan):
-        run, file = found
-        crash = run.link(file), file.read_text(errors='replace')
-        reason = crash_reason(file)
+        crash, reason = _crash(*found), crash_reason(found[1])
         error = error if reason in error else f'{error}; an earlier run failed: {reason}'
     return ScanReport(scan.stem, error, (('T1w', scan.path.name),), (), (), crash=crash)
 
 
+def _crash(run: RunFiles, file: Path) -> tuple[str, str]:
+    """Name and text of a crash file for a page."""
+    return run.link(file), file.read_text(errors='replace')
+
+
 def _scan_report(
-    layout: SpaceLayout, scan: Scan, covariates: Covariates | None, entries: Mapping[str, Any]
+    layout: SpaceLayout,
+    scan: Scan,
+    covariates: Covariates | None,
+    entries: Mapping[str, Any],
+    *,
+    selected: bool = True,
 ) -> ScanReport:
-    """What is said of a scan; without covariates, of one that the run did not select."""
+    """What is said of a scan; without covariates, of one that nothing tells them of."""
     measures = tuple(
         Measure(
             name,
@@ -271,8 +288,8 @@ def _scan_report(
         if (path := layout.figure(scan, desc)).is_file()
         and (desc in PREPROC_FIGURES or 'TargetSite' in entries)
     )
-    summary = _summary(layout, scan, covariates or _recorded(entries), entries)
-    if covariates is None and 'TargetSite' not in entries:  # preprocessing records neither
+    summary = _summary(layout, scan, covariates or Covariates(), entries)
+    if covariates is None:
         del summary['Site'], summary['Age, sex']
     unread = covariates.unread.values() if covariates else ()
     warnings = *_scan_warnings(entries), *unread
@@ -283,18 +300,7 @@ def _scan_report(
         measures,
         pictures,
         warnings,
-        selected=covariates is not None,
-    )
-
-
-def _recorded(entries: Mapping[str, Any]) -> Covariates:
-    """Site, age and sex with which a scan was harmonized."""
-    site, age, sex = (entries.get(name) for name in ('SourceSite', 'Age', 'Sex'))
-    return Covariates(
-        site=None if site in (None, 'n/a') else str(site),
-        age=float(age) if isinstance(age, int | float) else math.nan,
-        sex=None if sex is None else str(sex),
-        site_from=str(entries.get('SourceSiteFrom', 'as recorded')),
+        selected=selected,
     )
 
 
