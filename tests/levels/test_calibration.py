@@ -15,6 +15,7 @@ import pytest
 from ddae_app.bids.layout import Layout
 from ddae_app.bids.sidecars import read as read_sidecar
 from ddae_app.files import digest_of
+from ddae_app.levels.participant.calibration import _is_made_of
 from ddae_app.methods.modelfile import read_model_info
 from ddae_app.phantom.dataset import Design, write_dataset
 from tests.levels.conftest import command, error_lines, run, run_anew
@@ -339,6 +340,16 @@ def test_reference_scans_are_a_target(study, harmonized, tmp_path):
     reused = participant(study, 'reused', *flags)
     assert reused.returncode == 0 and 'register to MNI' not in reused.stderr, reused.stderr
     assert not list((study / 'reused').rglob('*desc-preproc_T1w.nii.gz'))
+    # So it is where the reference scans were moved since, but not of others in their place.
+    shutil.rmtree(namesake)
+    reference.rename(namesake)
+    moved = participant(study, 'moved', '--target-scans', namesake, *flags[2:])
+    assert moved.returncode == 0 and 'register to MNI' not in moved.stderr, moved.stderr
+    assert not list((study / 'moved').rglob('*desc-preproc_T1w.nii.gz'))
+    first, second, *_ = sorted(namesake.rglob('*_T1w.nii.gz'))
+    shutil.copy(first, second)
+    assert not _is_made_of(derived[0], namesake)
+    assert not _is_made_of(derived[0], tmp_path)
 
 
 @pytest.mark.parametrize(

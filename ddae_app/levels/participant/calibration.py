@@ -10,10 +10,12 @@ from pathlib import Path
 
 import numpy as np
 
+from ddae_app.bids import sidecars
 from ddae_app.bids.cohort import Cohort
 from ddae_app.bids.dataset import source_of
 from ddae_app.bids.layout import Layout, RunFiles
 from ddae_app.bids.output_folder import read_description
+from ddae_app.bids.provenance import read_record
 from ddae_app.bids.scan import Scan
 from ddae_app.engine.inputs import (
     Selected,
@@ -31,13 +33,14 @@ from ddae_app.errors import (
     NothingSelectedError,
     UsageError,
 )
+from ddae_app.files import digest_of
 from ddae_app.levels.train.alike import kinds_of, unlike_references
 from ddae_app.levels.train.data import Prepared, participants_by_site, people, people_of
 from ddae_app.levels.train.level import calibrate
 from ddae_app.methods import registry
 from ddae_app.methods.find import find_model, packaged_model
 from ddae_app.methods.suitability import FEWEST_TO_CALIBRATE, confounded_sites
-from ddae_app.settings import CALIBRATED, OWN_DERIVATIVES, SelectSettings, Settings
+from ddae_app.settings import CALIBRATED, OWN_DERIVATIVES, RAW, SelectSettings, Settings
 
 log = logging.getLogger('ddae_app')
 
@@ -219,7 +222,22 @@ def _preprocessed(settings: Settings, folder: Path, name: str) -> tuple[str, ...
     """What --derivatives names of earlier runs on the target scans, or with them as the target."""
     own = [root for kind, root in derivatives(settings) if kind == OWN_DERIVATIVES]
     places = [place for root in own for place in (root, root / TARGETS / name)]
-    return tuple(f'{OWN_DERIVATIVES}={p}' for p in places if source_of(p) == folder.resolve())
+    return tuple(f'{OWN_DERIVATIVES}={p}' for p in places if _is_made_of(p, folder.resolve()))
+
+
+def _is_made_of(derived: Path, folder: Path) -> bool:
+    """Whether an earlier run preprocessed the scans of a folder, wherever they were then."""
+    source = source_of(derived)
+    if source is None or source == folder or source.exists():
+        return source == folder
+    # The dataset is gone: it was moved here, or another one was removed.
+    same = []
+    for image in derived.glob('sub-*/**/anat/*_desc-preproc_T1w.nii.gz'):
+        raw, *_ = sidecars.read(image).get('Sources') or ['']
+        scan = folder / str(raw).removeprefix(f'bids:{RAW}:')
+        if scan.is_file():
+            same.append(digest_of(scan) == (read_record(image) or {}).get('RawSHA256'))
+    return bool(same) and all(same)
 
 
 def _without(settings: Settings, of_target: Sequence[str]) -> Settings:
