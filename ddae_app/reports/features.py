@@ -103,7 +103,7 @@ class Guard:
     more : int
         Marked rows that are not among these.
     file : str
-        Where all rows are told, from the page.
+        Where all rows are told, from the page; empty if nothing is known.
     cortex : Cortex or None
         Pictures of the first of them; None if there is none.
     """
@@ -181,6 +181,8 @@ class FeaturesEvaluation:
     meanings : mapping of str to str
         The definition of each measure.
     features : sequence of FeatureFacts
+    guard : Guard
+        As the participant level wrote it.
     cortex : Cortex or None
         Pictures of maps; None of a table.
     """
@@ -196,6 +198,7 @@ class FeaturesEvaluation:
     methods: Mapping[str, Mapping[str, Estimate]]
     meanings: Mapping[str, str]
     features: Sequence[FeatureFacts]
+    guard: Guard
     cortex: Cortex | None = None
 
     @property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -237,6 +238,36 @@ def test_a_run_twice_gives_the_same(failed_run, capsys):
     assert '1 of 72 rows is marked (sub-010); aparc_desc-anatomy.tsv says why' in lines[0]
 
 
+def test_the_group_page_tells_what_the_participant_level_found(failed_run, tmp_path):
+    """Read and not computed; said where the table is not there, or of earlier outputs."""
+    bids, table, first = failed_run
+    out = shutil.copytree(first, tmp_path / 'out')
+    path = out / 'features' / 'aparc_desc-anatomy.tsv'
+
+    def part() -> str:
+        assert run(bids, out, 'group', table) == 0
+        return (out / 'group_aparc_features.html').read_text().partition('id="guard"')[2]
+
+    text = part()
+    assert 'Anatomy guard: 1 of 72 rows is marked (sub-010).' in text
+    assert '<td><code>sub-010</code></td><td class="whole">A</td>' in text
+    assert '<a href="features/aparc_desc-anatomy.tsv">' in text
+    written = path.read_text()
+    path.write_text(written.replace('sub-010\tA', 'sub-010\tQ'))
+    assert '<td class="whole">Q</td>' in part()
+    for spoiled in (written.partition('sub-010')[0], written.replace('anatomy_share', 'x')):
+        path.write_text(spoiled)
+        assert 'aparc_desc-anatomy.tsv is damaged; run the participant level again' in part()
+    path.write_text(written)
+    said = json.loads(path.with_suffix('.json').read_text())
+    path.with_suffix('.json').write_text(json.dumps(said | {'TargetSite': 'B'}))
+    text = part()
+    assert 'is not of these rows and this harmonization' in text and 'href="features' not in text
+    path.unlink()
+    assert 'aparc_desc-anatomy.tsv is not there; run the participant level again' in part()
+    assert not path.exists()
+
+
 def test_a_clean_table_is_told_in_one_line(labels, values, tmp_path, capsys):
     bids = write_dataset(tmp_path / 'bids', labels)
     table = write_table(tmp_path / 't.tsv', values, labels)
@@ -244,6 +275,9 @@ def test_a_clean_table_is_told_in_one_line(labels, values, tmp_path, capsys):
     lines = [line for line in logged(capsys).splitlines() if 'anatomy guard' in line]
     assert len(lines) == 1 and 'INFO anatomy guard: 0 of 72 rows are marked' in lines[0]
     page = (tmp_path / 'out' / 't_features.html').read_text()
+    assert '<p>Anatomy guard: 0 of 72 rows are marked.</p>' in page
+    assert run(bids, tmp_path / 'out', 'group', table) == 0
+    page = (tmp_path / 'out' / 'group_t_features.html').read_text()
     assert '<p>Anatomy guard: 0 of 72 rows are marked.</p>' in page
 
 

@@ -422,6 +422,7 @@ def test_the_pages_and_the_measures(out):
     value = {(row['table'], row['measure']): float(row['value']) for row in rows}
     assert value['harmonized', 'site_variance'] < 0.02 < value['source', 'site_variance']
     assert 'vertex' in (out / 'group_thickness_features.html').read_text()
+    assert 'of 36 rows are marked' in (out / 'group_thickness_features.html').read_text()
 
 
 def test_the_output_is_a_derivative_dataset(out):

@@ -21,6 +21,7 @@ from ddae_app.features.fit import fit_model
 from ddae_app.features.model import METHOD
 from ddae_app.features.people import RowLabels
 from ddae_app.files import write_atomically
+from ddae_app.levels.features.guard import read_guard
 from ddae_app.levels.features.inputs import FeatureInputs, read_inputs
 from ddae_app.levels.features.outputs import read_harmonized
 from ddae_app.levels.features.page import cortex_of, feature_facts, sentence, title
@@ -105,6 +106,8 @@ def run_group(settings: Settings) -> int:
     cross_fitted = results[_cross_fitted(method)].outputs
     explained = [results[name].explained for name in (SOURCE, _cross_fitted(method))]
     features = feature_facts(inputs.table, cross_fitted, explained, constant)
+    guard = read_guard(inputs, said)
+    log.info('%s', guard.line)
     drawn = {'before': inputs.table.values, 'after': cross_fitted}
     write_features_group_page(
         files.group_page,
@@ -120,6 +123,7 @@ def run_group(settings: Settings) -> int:
             methods=estimates,
             meanings={name: text for name, text in MEANING.items() if name in measured},
             features=features,
+            guard=guard,
             cortex=cortex_of(inputs.table, drawn, features),
         ),
     )

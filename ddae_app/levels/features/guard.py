@@ -1,15 +1,17 @@
-"""What the anatomy guard says of the rows of a run: one line, a table, and a part of the page."""
+"""What the anatomy guard says of the rows of a run: one line, a table, and a part of the pages."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import csv
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
-from ddae_app.bids.dataset import generator, to_tsv, write_json
+from ddae_app.bids import sidecars
+from ddae_app.bids.dataset import generator, read_tsv, to_tsv, write_json
 from ddae_app.bids.layout import Layout, sidecar
 from ddae_app.features.guard import (
     FEWEST,
@@ -20,6 +22,7 @@ from ddae_app.features.guard import (
 )
 from ddae_app.features.maps import SurfaceMaps
 from ddae_app.features.matrix import listed
+from ddae_app.features.people import digest_of_rows
 from ddae_app.features.table import PERSON, SESSION
 from ddae_app.files import write_atomically
 from ddae_app.levels.features.dataset import datasets
@@ -70,8 +73,7 @@ class GuardedRows:
     @cached_property
     def marked(self) -> list[int]:
         """The rows to look at, first those that are farthest above a limit."""
-        rows = [i for i in range(len(self.rows)) if self._excess(i, LIMITS) > 1]
-        return sorted(rows, key=lambda i: -self._excess(i, LIMITS))
+        return _marked(self.rows)
 
     @cached_property
     def unchecked(self) -> list[int]:
@@ -81,11 +83,8 @@ class GuardedRows:
     @property
     def line(self) -> str:
         """What was found, for the log and the page."""
-        names, n = self.inputs.table.names, len(self.marked)
-        verb = 'is' if n == 1 else 'are'
-        line = f'anatomy guard: {n} of {len(self.rows)} rows {verb} marked'
-        if n:
-            line += f' ({listed([names[i] for i in self.marked])})'
+        names = self.inputs.table.names
+        line = _line([names[i] for i in self.marked], len(self.rows))
         if self.unchecked:
             sites = sorted({str(self.inputs.labels.sites[i]) for i in self.unchecked})
             line += (
@@ -106,7 +105,7 @@ class GuardedRows:
             line=sentence(self.line),
             rows=[self._told(i) for i in listed_rows],
             more=len(self.marked) - len(listed_rows),
-            file=self.inputs.files.anatomy.relative_to(self.inputs.files.root).as_posix(),
+            file=_from_page(self.inputs),
             cortex=self._drawn(),
         )
 
@@ -123,11 +122,7 @@ class GuardedRows:
 
     def _kind(self, i: int) -> str:
         """Which values a row is marked for: what changed, or what it was before."""
-        return 'left' if self._excess(i, KINDS['left']) > 1 else 'away'
-
-    def _excess(self, i: int, names: Iterable[str]) -> float:
-        """By how much a row is above the limits of measures, at most; 1 is at the limit."""
-        return max(np.nan_to_num(float(self.rows[i][n]) / LIMITS[n]) for n in names)
+        return 'left' if _excess(self.rows[i], KINDS['left']) > 1 else 'away'
 
     def _places(self, i: int) -> list[tuple[str, float]]:
         """The features for which a row is marked most, with their values."""
@@ -150,6 +145,76 @@ class GuardedRows:
             ends = 0.0, 2 * LIMITS[KINDS[kind][0]]
             maps.append(CortexMap(title, table.on_mesh(values), kind, 'inferno', ends))
         return Cortex(maps, '')
+
+
+def _excess(row: Mapping[str, float | str], names: Iterable[str]) -> float:
+    """By how much a row is above the limits of measures, at most; 1 is at the limit."""
+    return max(np.nan_to_num(float(row[name]) / LIMITS[name]) for name in names)
+
+
+def _marked(rows: Sequence[Mapping[str, float | str]]) -> list[int]:
+    found = [i for i, row in enumerate(rows) if _excess(row, LIMITS) > 1]
+    return sorted(found, key=lambda i: -_excess(rows[i], LIMITS))
+
+
+def _line(marked: Sequence[str], rows: int) -> str:
+    """How many rows are marked, and which."""
+    verb = 'is' if len(marked) == 1 else 'are'
+    named = f' ({listed(marked)})' if marked else ''
+    return f'anatomy guard: {len(marked)} of {rows} rows {verb} marked{named}'
+
+
+def read_guard(inputs: FeatureInputs, said: Mapping[str, object]) -> Guard:
+    """What the participant level found, for the page of the group; nothing is looked at anew.
+
+    Parameters
+    ----------
+    inputs : FeatureInputs
+    said : mapping
+        The sidecar of what was harmonized.
+    """
+    path, table = inputs.files.anatomy, inputs.table
+    made, now = sidecars.read(path), _made_of(inputs, said['TargetSite'], said['ModelSHA256'])
+    why = ''
+    rows: list[dict[str, float | str]] = []
+    if not path.is_file():
+        why = f'{path.name} is not there'
+    elif any(made.get(name) != value for name, value in now.items()):
+        why = f'{path.name} is not of these rows and this harmonization, but of earlier ones'
+    else:
+        try:
+            rows = [
+                row | {name: float(row[name].replace('n/a', 'nan')) for name in LIMITS}
+                for row in read_tsv(path)
+            ]
+        except (KeyError, ValueError, csv.Error):
+            why = f'{path.name} is damaged'
+    if why or len(rows) != len(table.names):
+        why = why or f'{path.name} is damaged'
+        line = f'anatomy guard: {why}; run the participant level again to have it'
+        return Guard(sentence(line), [], 0, '', None)
+    marked = _marked(rows)
+    told = [
+        MarkedRow(
+            table.names[i], str(rows[i]['source_site']), str(rows[i]['anatomy_flag']), '', {}
+        )
+        for i in marked[:MOST_LISTED]
+    ]
+    line = sentence(_line([table.names[i] for i in marked], len(rows)))
+    return Guard(line, told, len(marked) - len(told), _from_page(inputs), None)
+
+
+def _from_page(inputs: FeatureInputs) -> str:
+    return inputs.files.anatomy.relative_to(inputs.files.root).as_posix()
+
+
+def _made_of(inputs: FeatureInputs, target: object, model: object) -> dict[str, object]:
+    """What the table of the guard depends on, but for the version of the program."""
+    return {
+        'TargetSite': target,
+        'ModelSHA256': model,
+        'RowsSHA256': digest_of_rows(inputs.table, inputs.labels),
+    }
 
 
 def write_guard(settings: Settings, used: UsedModel, guarded: GuardedRows) -> None:
@@ -180,8 +245,7 @@ def write_guard(settings: Settings, used: UsedModel, guarded: GuardedRows) -> No
             'harmonized',
             'GeneratedBy': [generator(settings.run.container)],
             **({'Sources': sources} if sources else {}),
-            'TargetSite': settings.harmonize.target_site or 'n/a',
-            'ModelSHA256': used.sha256,
+            **_made_of(inputs, settings.harmonize.target_site or 'n/a', used.sha256),
             **{name: descriptions[name] for name in columns},
         },
     )
