@@ -169,7 +169,7 @@ class FeatureModel:
             rows=(*self.info.rows, len(rows)),
         )
         regression = self.regression.with_site(y, covariates)
-        ddae = self.ddae.calibrated(regression, y, covariates)
+        ddae = self.ddae.calibrated(regression, y, covariates, theirs.persons)
         return replace(self, info=info, regression=regression, ddae=ddae)
 
     def _values(self, table: FeatureMatrix) -> np.ndarray:
@@ -218,7 +218,7 @@ class FeatureModel:
         reference = None if target is None else self.info.sites.index(target)
         y, covariates = self._values(table), self.info.design.columns(labels)
         if self.ddae is not None:
-            harmonized = self.ddae.harmonized(y, sites, covariates, reference)
+            harmonized = self.ddae.harmonized(y, sites, covariates, labels.persons, reference)
         else:
             effects = self.regression.effects(reference)
             harmonized = effects.removed(y, sites, covariates, labels.persons)

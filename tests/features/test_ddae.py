@@ -225,6 +225,30 @@ def test_a_damaged_model_is_refused(out, tmp_path, broken):
         FeatureModel.load(tmp_path / 'm.safetensors')
 
 
+def test_sessions_of_people(tmp_path):
+    """Of people with one session too; what is known of sessions is kept in the file."""
+    labels = labels_of(16, sessions=2)
+    values = with_sites(truth_of(labels, own=2.0), labels)
+    means = values.reshape(48, 2, 12).mean(axis=1)[labels.persons]
+    values[labels.sites == 'C'] += 2 * (values - means)[labels.sites == 'C']
+    rows = np.flatnonzero((labels.persons % 4 > 0) | (np.arange(96) % 2 == 0))
+    values, labels = values[rows], labels.rows(rows)
+    bids = write_dataset(tmp_path / 'bids', labels)
+    table, out = write_table(tmp_path / 't.tsv', values, labels), tmp_path / 'out'
+    asked = bids, out, 'participant', table
+    assert run(*asked, '--method', 'ddae') == 0
+    assert run(bids, out, 'group', table) == 0
+    model = FeatureModel.load(out / 'models' / 't_features.safetensors')
+    assert model.info.longitudinal and model.ddae.sessions.ratio.shape == (3, 12)
+    written = read_feature_table(out / 'features' / 't_desc-harmonized.tsv').values
+    whole = replace(model, ddae=replace(model.ddae, sessions=None))
+    source = read_feature_table(table)
+    new, old = (m.harmonized(source, labels) for m in (model, whole))
+    assert written == pytest.approx(new, rel=1e-6)
+    one = np.bincount(labels.persons)[labels.persons] == 1
+    assert one.sum() == 12 and (new[one] == old[one]).all() and (new[~one] != old[~one]).any()
+
+
 def test_maps_on_the_cortex(labels, bids_dir, tmp_path, capsys):
     rng, vertices = np.random.default_rng(3), 642
     values = 2.5 + 0.2 * rng.normal(size=(len(labels.sites), 2 * vertices))

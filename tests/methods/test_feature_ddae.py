@@ -65,7 +65,7 @@ class Data:
         return effects.removed(self.y, self.sites, self.covariates, self.persons)
 
     def harmonized(self, model: FeatureDDAE, target: int | None = None) -> np.ndarray:
-        return model.harmonized(self.y, self.sites, self.covariates, target)
+        return model.harmonized(self.y, self.sites, self.covariates, self.persons, target)
 
     def error(self, values: np.ndarray) -> float:
         """Distance to the truth, without the mean of all people."""
@@ -326,7 +326,7 @@ def test_a_new_site_is_measured_in_ten_people():
     ten, rest = data.rows(new[:10]), data.rows(new[10:])
     before = without_networks(known, known.appearance())
     more = known.regression().with_site(ten.y, ten.covariates)
-    after = before.calibrated(more, ten.y, ten.covariates)
+    after = before.calibrated(more, ten.y, ten.covariates, ten.persons)
     for name in ('shift', 'scale', 'skew', 'tails'):
         old, added = (getattr(model.appearance, name) for model in (before, after))
         assert len(added) == len(old) + 1 and (added[:-1] == old).all()
@@ -577,7 +577,7 @@ def test_a_site_that_was_calibrated_is_unknown_to_the_networks(data):
     model = with_loud_networks(data)
     here = data.rows(np.flatnonzero(data.sites == 1))
     more = data.regression().with_site(here.y, here.covariates)
-    after = model.calibrated(more, here.y, here.covariates)
+    after = model.calibrated(more, here.y, here.covariates, here.persons)
     new = replace(here, sites=np.full(len(here.y), data.sites.max() + 1))
     assert (
         np.abs(new.harmonized(after) - new.harmonized(replace(after, trust=NO_TRUST))).max() == 0

@@ -14,6 +14,7 @@ from ddae_app.methods.ddae.schedule import noise_level, noise_times, split_predi
 from ddae_app.methods.feature_ddae.appearance import FeatureAppearance
 from ddae_app.methods.feature_ddae.geometry import Geometry
 from ddae_app.methods.feature_ddae.networks import FeatureNetworks
+from ddae_app.methods.feature_ddae.sessions import SessionScales
 from ddae_app.methods.location_scale import SiteRegression
 
 FIRST_NOISE, LAST_NOISE, STEPS = 1.0, 0.1, 4
@@ -22,8 +23,8 @@ FIRST_NOISE, LAST_NOISE, STEPS = 1.0, 0.1, 4
 ROWS = 16
 """That are harmonized at once."""
 
-NETWORKS = 'networks.'
-"""What the names of the arrays of the networks begin with."""
+NETWORKS, SESSIONS = 'networks.', 'sessions.'
+"""What the names of the arrays of the networks, and of the scales of sessions, begin with."""
 
 
 @dataclass(frozen=True)
@@ -39,15 +40,23 @@ class FeatureDDAE:
     trust : np.ndarray, shape (STEPS,), 0 to 1
         At each noise level, which part of the site effect of the networks is used: that which
         predicts features of people whom they were not trained on.
+    sessions : SessionScales, optional
+        Of the sites of the appearance; without, all rows are taken as of different people.
     """
 
     geometry: Geometry
     appearance: FeatureAppearance
     networks: FeatureNetworks
     trust: np.ndarray
+    sessions: SessionScales | None = None
 
     def harmonized(
-        self, y: np.ndarray, sites: np.ndarray, covariates: np.ndarray, target: int | None
+        self,
+        y: np.ndarray,
+        sites: np.ndarray,
+        covariates: np.ndarray,
+        persons: np.ndarray,
+        target: int | None,
     ) -> np.ndarray:
         """The features as if measured at the target, or at the mean of all sites.
 
@@ -58,8 +67,9 @@ class FeatureDDAE:
         ----------
         y : np.ndarray, shape (N, P)
             NaN where a value is missing, and missing in the result.
-        sites : np.ndarray of int, shape (N,)
-            Of the appearance.
+        sites, persons : np.ndarray of int, shape (N,)
+            The site of each row, of the appearance, and who it is of; all rows of a person say
+            what the person is.
         covariates : np.ndarray, shape (N, C)
         target : int or None
 
@@ -67,22 +77,48 @@ class FeatureDDAE:
         -------
         np.ndarray, shape (N, P), dtype of `y`
         """
-        out = np.empty_like(y)
+        out, look = np.empty_like(y), self.appearance
+        means = self._means(y, sites, covariates, persons) if self.sessions else {}
         for start in range(0, len(y), ROWS):
             rows = slice(start, start + ROWS)
-            here, look = sites[rows], self.appearance
+            here = sites[rows]
             x, protected = look.standardized(y[rows], here, covariates[rows])
             left = look.left(look.unbent(x, here) + protected, covariates[rows])
             change = self.edited(left, here, target)
+            if self.sessions is not None:
+                pairs = zip(left, persons[rows].tolist(), strict=True)
+                away = np.stack([row - means.get(person, row) for row, person in pairs])
+                change = change + self.sessions.change(away, here, target)
             out[rows] = look.back(look.unbent(x, here, target) + change, protected, target)
         return out
 
     def calibrated(
-        self, regression: SiteRegression, y: np.ndarray, covariates: np.ndarray
+        self,
+        regression: SiteRegression,
+        y: np.ndarray,
+        covariates: np.ndarray,
+        persons: np.ndarray,
     ) -> FeatureDDAE:
         """With one more site (:meth:`FeatureAppearance.calibrated`)."""
-        look = self.appearance.calibrated(regression, self.geometry.bands, y, covariates)
-        return replace(self, appearance=look)
+        bands, sessions = self.geometry.bands, self.sessions
+        look = self.appearance.calibrated(regression, bands, y, covariates)
+        if sessions is not None:
+            new = look.scale[-1:]
+            sessions = sessions.calibrated(regression, bands, new, y, covariates, persons)
+        return replace(self, appearance=look, sessions=sessions)
+
+    def _means(
+        self, y: np.ndarray, sites: np.ndarray, covariates: np.ndarray, persons: np.ndarray
+    ) -> dict[int, np.ndarray]:
+        """What each person with several rows is: their mean without the appearance of sites."""
+        look, means = self.appearance, {}
+        for person in np.flatnonzero(np.bincount(persons) > 1).tolist():
+            rows = np.flatnonzero(persons == person)
+            x, protected = look.standardized(y[rows], sites[rows], covariates[rows])
+            left = look.left(look.unbent(x, sites[rows]) + protected, covariates[rows])
+            known = np.maximum((~np.isnan(left)).sum(axis=0), 1)
+            means[person] = np.nansum(left, axis=0) / known
+        return means
 
     @torch.inference_mode()
     def edited(self, common: np.ndarray, sites: np.ndarray, target: int | None) -> np.ndarray:
@@ -134,8 +170,10 @@ class FeatureDDAE:
     def arrays(self) -> dict[str, np.ndarray]:
         """What a file keeps of it, by name."""
         weights = self.networks.state_dict()
+        sessions = vars(self.sessions) if self.sessions else {}
         return {
             **{f'appearance.{name}': value for name, value in vars(self.appearance).items()},
+            **{f'{SESSIONS}{name}': value for name, value in sessions.items()},
             **{f'{NETWORKS}{name}': value.numpy() for name, value in weights.items()},
             'trust': self.trust,
         }
@@ -148,10 +186,16 @@ class FeatureDDAE:
 
         Raises
         ------
-        KeyError, RuntimeError
+        KeyError, RuntimeError, ValueError
             If arrays are missing, or of other shapes.
         """
         look = {item.name: arrays[f'appearance.{item.name}'] for item in fields(FeatureAppearance)}
+        sessions = None
+        if any(name.startswith(SESSIONS) for name in arrays):
+            scales = {i.name: arrays[f'{SESSIONS}{i.name}'] for i in fields(SessionScales)}
+            sessions = SessionScales(**scales)
+            if sessions.ratio.shape != look['shift'].shape or (sessions.ratio <= 0).any():
+                raise ValueError('scales of sessions of another shape, or not above 0')
         with torch.random.fork_rng(devices=[]):  # what is drawn is replaced
             networks = FeatureNetworks(geometry, n_sites)
         networks.load_state_dict(
@@ -161,7 +205,8 @@ class FeatureDDAE:
                 if name.startswith(NETWORKS)
             }
         )
-        return cls(geometry, FeatureAppearance(**look), networks.eval(), arrays['trust'])
+        look_of_sites = FeatureAppearance(**look)
+        return cls(geometry, look_of_sites, networks.eval(), arrays['trust'], sessions)
 
 
 def editing_times(networks: FeatureNetworks) -> list[int]:

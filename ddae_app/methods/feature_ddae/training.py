@@ -16,6 +16,7 @@ from ddae_app.methods.feature_ddae.appearance import FeatureAppearance, shown_sh
 from ddae_app.methods.feature_ddae.geometry import Geometry
 from ddae_app.methods.feature_ddae.model import STEPS, FeatureDDAE, clean, editing_times
 from ddae_app.methods.feature_ddae.networks import FeatureNetworks
+from ddae_app.methods.feature_ddae.sessions import SessionScales
 from ddae_app.methods.location_scale import SiteRegression
 
 log = logging.getLogger('ddae_app')
@@ -62,6 +63,9 @@ def train_feature_ddae(
         Rows that training shows.
     """
     appearance = FeatureAppearance.fit(regression, geometry.bands, y, sites, covariates)
+    sessions = SessionScales.fit(
+        regression, geometry.bands, appearance.scale, y, sites, covariates, persons
+    )
     x, protected = appearance.standardized(y, sites, covariates)
     left = appearance.left(appearance.unbent(x, sites) + protected, covariates)
     u = torch.from_numpy(geometry.on_points(left))
@@ -83,7 +87,7 @@ def train_feature_ddae(
         'site effect of the networks in people whom they were not trained on: %s of it is used',
         ', '.join(f'{value:.0%}' for value in trust),
     )
-    return FeatureDDAE(geometry, appearance, networks, trust)
+    return FeatureDDAE(geometry, appearance, networks, trust, sessions)
 
 
 def _split(sites: np.ndarray, persons: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
