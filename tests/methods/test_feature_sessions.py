@@ -147,6 +147,14 @@ def test_arrays_hold_them():
     model = model_of(data)
     again = FeatureDDAE.of_arrays(data.geometry, 3, model.arrays())
     assert data.harmonized(again).tobytes() == data.harmonized(model).tobytes()
-    for spoiled in (np.ones((2, 12)), np.zeros((3, 12))):
+    for spoiled in (
+        {'sessions.ratio': np.ones((2, 12))},
+        {'sessions.ratio': np.zeros((3, 12))},
+        {'sessions.variance': np.ones(11)},
+        {'sessions.within': np.ones(3)},
+    ):
         with pytest.raises(ValueError, match='scales of sessions'):
-            FeatureDDAE.of_arrays(data.geometry, 3, model.arrays() | {'sessions.ratio': spoiled})
+            FeatureDDAE.of_arrays(data.geometry, 3, model.arrays() | spoiled)
+    missing = {name: v for name, v in model.arrays().items() if name != 'sessions.between'}
+    with pytest.raises(KeyError):
+        FeatureDDAE.of_arrays(data.geometry, 3, missing)

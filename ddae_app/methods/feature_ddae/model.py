@@ -78,7 +78,8 @@ class FeatureDDAE:
         np.ndarray, shape (N, P), dtype of `y`
         """
         out, look = np.empty_like(y), self.appearance
-        means = self._means(y, sites, covariates, persons) if self.sessions else {}
+        several = self.sessions is not None
+        means = self._means(y, sites, covariates, persons) if several else {}
         for start in range(0, len(y), ROWS):
             rows = slice(start, start + ROWS)
             here = sites[rows]
@@ -170,7 +171,7 @@ class FeatureDDAE:
     def arrays(self) -> dict[str, np.ndarray]:
         """What a file keeps of it, by name."""
         weights = self.networks.state_dict()
-        sessions = vars(self.sessions) if self.sessions else {}
+        sessions = {} if self.sessions is None else vars(self.sessions)
         return {
             **{f'appearance.{name}': value for name, value in vars(self.appearance).items()},
             **{f'{SESSIONS}{name}': value for name, value in sessions.items()},
@@ -190,12 +191,8 @@ class FeatureDDAE:
             If arrays are missing, or of other shapes.
         """
         look = {item.name: arrays[f'appearance.{item.name}'] for item in fields(FeatureAppearance)}
-        sessions = None
-        if any(name.startswith(SESSIONS) for name in arrays):
-            scales = {i.name: arrays[f'{SESSIONS}{i.name}'] for i in fields(SessionScales)}
-            sessions = SessionScales(**scales)
-            if sessions.ratio.shape != look['shift'].shape or (sessions.ratio <= 0).any():
-                raise ValueError('scales of sessions of another shape, or not above 0')
+        appearance = FeatureAppearance(**look)
+        sessions = _sessions_of(appearance, arrays)
         with torch.random.fork_rng(devices=[]):  # what is drawn is replaced
             networks = FeatureNetworks(geometry, n_sites)
         networks.load_state_dict(
@@ -205,8 +202,22 @@ class FeatureDDAE:
                 if name.startswith(NETWORKS)
             }
         )
-        look_of_sites = FeatureAppearance(**look)
-        return cls(geometry, look_of_sites, networks.eval(), arrays['trust'], sessions)
+        return cls(geometry, appearance, networks.eval(), arrays['trust'], sessions)
+
+
+def _sessions_of(
+    look: FeatureAppearance, arrays: Mapping[str, np.ndarray]
+) -> SessionScales | None:
+    """The scales of sessions; None where a model knows of none, as those of earlier versions."""
+    if not any(name.startswith(SESSIONS) for name in arrays):
+        return None
+    found = SessionScales(*(arrays[f'{SESSIONS}{item.name}'] for item in fields(SessionScales)))
+    shapes = [value.shape for value in vars(found).values()]
+    of_sites, of_bands = look.shift.shape, look.between.shape[1:]
+    expected = [of_sites, of_sites[1:], of_bands, of_bands]
+    if shapes != expected or found.ratio.min() <= 0:
+        raise ValueError('scales of sessions of another shape, or not above 0')
+    return found
 
 
 def editing_times(networks: FeatureNetworks) -> list[int]:
