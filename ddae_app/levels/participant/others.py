@@ -60,13 +60,15 @@ class OtherScans:
             if scan.stem not in own
         ]
         covariates: Mapping[str, Covariates] = {}
+        runs: Sequence[RunFiles] = ()
         if scans:
+            runs = layout.runs()[:MOST_RUNS]
             # With those of the run, of which some may alone have the field of --site-column.
             # --source-site may have been another one where they were selected.
             column = settings.select.site_column
             cohort = read_cohort(settings.bids_dir, [*selected, *scans], site_column=column)
             covariates = cohort.covariates
-        return cls(layout, tuple(scans), covariates, Crashes(layout.runs()[:MOST_RUNS]))
+        return cls(layout, tuple(scans), covariates, Crashes(runs))
 
     def known(self, scan: Scan, entries: Mapping[str, Any]) -> Covariates | None:
         """Site, age and sex with which a scan was harmonized, or else those of the tables.
