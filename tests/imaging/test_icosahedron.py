@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+from hashlib import sha256
+
 import numpy as np
 import pytest
 from nilearn.datasets import fetch_surf_fsaverage
 from nilearn.surface import load_surf_mesh
 
 from ddae_app.errors import UsageError
-from ddae_app.imaging.icosahedron import level_of, mesh_levels, sphere
+from ddae_app.imaging.icosahedron import (
+    divided,
+    interpolation,
+    level_of,
+    mesh,
+    mesh_levels,
+    sphere,
+)
 
 SIZES = {10242: 5, 2562: 4, 642: 3}
+FINER = {40962: 6, 163842: 7}
 
 
 @pytest.fixture(scope='module')
@@ -25,23 +35,70 @@ def of_ring(ring: np.ndarray) -> np.ndarray:
 
 
 def test_the_meshes_of_maps_are_known():
-    assert {vertices: level_of(vertices) for vertices in SIZES} == SIZES
-    for vertices in SIZES:
-        assert sphere(vertices) == pytest.approx(sphere(10242)[:vertices])
-    assert np.linalg.norm(sphere(10242), axis=1) == pytest.approx(1)
+    known = SIZES | FINER
+    assert {vertices: level_of(vertices) for vertices in known} == known
+    for vertices in known:
+        smaller = min(vertices, 10242)
+        assert sphere(vertices).shape == (vertices, 3)
+        assert (sphere(vertices)[:smaller] == sphere(10242)[:smaller]).all()
+        assert np.linalg.norm(sphere(vertices), axis=1) == pytest.approx(1)
 
 
 @pytest.mark.parametrize(
-    ('vertices', 'told'), [(163842, '163,842'), (32492, '32,492'), (162, '162'), (12, '12')]
+    ('vertices', 'told'), [(32492, '32,492'), (655362, '655,362'), (162, '162'), (12, '12')]
 )
 def test_another_number_of_vertices_is_refused(vertices, told):
     expected = (
-        f'a mesh of {told} vertices .*fsaverage5, 4 and 3 '
-        r'\(10,242, 2,562, 642\): resample the maps, or harmonize them with ComBat'
+        f'a mesh of {told} vertices .* fsaverage, or fsaverage6 to 3 '
+        r'\(163,842, 40,962, 10,242, 2,562, 642\): resample the maps, or harmonize them with'
+        ' ComBat'
     )
     for function in (level_of, sphere, lambda n: mesh_levels(n, 3)):
         with pytest.raises(UsageError, match=expected):
             function(vertices)
+
+
+def test_the_packaged_mesh_is_the_coarser_one_divided():
+    """Down to the numbers of its vertices, and the order of its triangles."""
+    packaged = load_surf_mesh(fetch_surf_fsaverage('fsaverage5')['sphere_left'])
+    places, faces = mesh(642)
+    for _ in range(2):
+        places, faces = divided(places, faces)
+    assert (faces == packaged.faces).all()
+    assert np.abs(places - packaged.coordinates / 100).max() < 1e-3
+
+
+@pytest.mark.parametrize(
+    ('vertices', 'digest', 'last'),
+    [
+        (40962, 'aedeee238a28dc7fdb5d1d226373d985fdcd3f306257766bd4bca8c252d6094c',
+         [[-0.30929, 0.85197, 0.42248], [0.028, 0.0, -0.99961]]),
+        (163842, 'e4d1c5eff37285c6ca1e220f48b0346285d74259b8aa0d629e81463e762394aa',
+         [[0.76827, -0.1157, 0.62958], [0.014, 0.0, -0.9999]]),
+    ],
+)  # fmt: skip
+def test_finer_meshes_are_those_of_freesurfer(vertices, digest, last):
+    """SHA-256 of the triangles, and two places, of its own fsaverage6 and fsaverage."""
+    places, faces = mesh(vertices)
+    assert sha256(faces.astype('<i4').tobytes()).hexdigest() == digest
+    assert np.abs(places[[vertices // 2, vertices - 1]] - last).max() < 2e-4
+
+
+def test_places_lie_between_the_corners_of_their_triangle():
+    corners, faces = mesh(642)
+    places = np.random.default_rng(0).normal(size=(3000, 3))
+    places /= np.linalg.norm(places, axis=1, keepdims=True)
+    vertices, weights = interpolation(places, corners, faces)
+    assert {*map(tuple, np.sort(vertices, axis=1).tolist())} <= {
+        *map(tuple, np.sort(faces, axis=1).tolist())
+    }
+    assert (weights >= 0).all() and weights.sum(axis=1) == pytest.approx(1)
+    back = (corners[vertices] * weights[..., None]).sum(axis=1)
+    back /= np.linalg.norm(back, axis=1, keepdims=True)
+    assert np.abs(back - places).max() < 1e-6
+    own, of_vertices = interpolation(corners, corners, faces)
+    assert own[np.arange(642), of_vertices.argmax(axis=1)].tolist() == [*range(642)]
+    assert of_vertices.max(axis=1) == pytest.approx(1, abs=1e-6)
 
 
 @pytest.mark.parametrize('vertices', SIZES)
