@@ -35,7 +35,7 @@ COPY scripts/slim_image.py .
 RUN python3 slim_image.py
 
 FROM build AS resources
-ARG FETCH="templates hd-bet"
+ARG FETCH="templates spheres hd-bet"
 ENV TEMPLATEFLOW_HOME=/opt/resources/templateflow HDBET_WEIGHTS=/opt/resources/hd-bet
 RUN mkdir -p $TEMPLATEFLOW_HOME $HDBET_WEIGHTS \
     && for what in $FETCH; do ddae-app-fetch $what || exit 1; done \

@@ -9,6 +9,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from functools import partial
 from pathlib import Path
 
 from ddae_app import __version__
@@ -20,6 +21,25 @@ from ddae_app.settings import absolute
 
 TEMPLATE = 'MNI152NLin2009cAsym'
 
+OF_TEMPLATEFLOW: dict[str, tuple[str, tuple[dict[str, object], ...]]] = {
+    'templates': (
+        TEMPLATE,
+        (
+            {'resolution': 2, 'desc': None, 'suffix': 'T1w'},
+            {'resolution': 2, 'desc': 'brain', 'suffix': 'mask'},
+        ),
+    ),
+    'spheres': (
+        'fsLR',
+        tuple(
+            {'space': 'fsaverage', 'density': density, 'hemi': hemi, 'suffix': 'sphere'}
+            for density in ('32k', '59k', '164k')
+            for hemi in 'LR'
+        ),
+    ),
+}
+"""What is downloaded from TemplateFlow: of which template, and by which queries a file each."""
+
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line of ``ddae-app-fetch``."""
@@ -30,10 +50,11 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         'what',
-        choices=('templates', 'hd-bet'),
+        choices=(*OF_TEMPLATEFLOW, 'hd-bet'),
         help=f'files to download. templates: {TEMPLATE} to TEMPLATEFLOW_HOME (default: '
-        '~/.cache/templateflow); hd-bet: the weights of HD-BET to HDBET_WEIGHTS (default: '
-        '~/hd-bet_params/release_2.0.0)',
+        '~/.cache/templateflow); spheres: where the vertices of fsLR lie, for --features with '
+        '--method ddae, to the same folder; hd-bet: the weights of HD-BET to HDBET_WEIGHTS '
+        '(default: ~/hd-bet_params/release_2.0.0)',
     )
     parser.add_argument('--version', action='version', version=f'ddae-app {__version__}')
     return parser
@@ -42,7 +63,7 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run ``ddae-app-fetch`` and return its exit code."""
     what = build_parser().parse_args(argv).what
-    fetch = _fetch_templates if what == 'templates' else _fetch_hd_bet
+    fetch = _fetch_hd_bet if what == 'hd-bet' else partial(_fetch_templates, what)
     try:
         with stop_signals(), tempfile.TemporaryDirectory() as folder:
             lines = fetch(Path(folder))
@@ -53,8 +74,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _fetch_templates(folder: Path) -> list[str]:
+def _fetch_templates(what: str, folder: Path) -> list[str]:
     """Download to `folder`, then copy, so that a broken download does not look like a template."""
+    template, queries = OF_TEMPLATEFLOW[what]
     default = Path.home() / '.cache' / 'templateflow'
     home = absolute(os.environ.get('TEMPLATEFLOW_HOME') or default, 'TEMPLATEFLOW_HOME')
     os.environ |= {'TEMPLATEFLOW_HOME': str(folder), 'TEMPLATEFLOW_AUTOUPDATE': 'on'}
@@ -62,14 +84,11 @@ def _fetch_templates(folder: Path) -> list[str]:
         with _silence():
             from templateflow import api
 
-            downloads = [
-                api.get(TEMPLATE, resolution=2, desc=None, suffix='T1w', raise_empty=True),
-                api.get(TEMPLATE, resolution=2, desc='brain', suffix='mask', raise_empty=True),
-            ]
+            downloads = [api.get(template, **query, raise_empty=True) for query in queries]
     except Exception as e:  # requests, urllib3, S3 and TemplateFlow raise different errors
         raise TemplateError(
-            f'{TEMPLATE} could not be downloaded ({_reason(e)}); check the network access, or '
-            f'copy the files by hand to {home / f"tpl-{TEMPLATE}"}'
+            f'{template} could not be downloaded ({_reason(e)}); check the network access, or '
+            f'copy the files by hand to {home / f"tpl-{template}"}'
         ) from e
     return [_copy(Path(path), home / Path(path).relative_to(folder)) for path in downloads]
 

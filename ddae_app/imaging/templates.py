@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -100,18 +101,32 @@ def _template(name: str, head: nib.Nifti1Image, mask: nib.Nifti1Image) -> Templa
     )
 
 
-def _find(home: Path, name: str, what: str) -> Path:
-    # Resolution labels are written 2 or 02. TemplateFlow leaves empty files in place of those
-    # that it has not fetched, and its function `get` would use the network.
-    wanted = [
-        home / f'tpl-{name}' / f'tpl-{name}_res-{resolution}_{what}.nii.gz'
-        for resolution in ('02', '2', '01', '1')
-    ]
-    for path in wanted:
+def first_fetched(paths: Sequence[Path]) -> Path | None:
+    """The first file of TemplateFlow that is there.
+
+    It leaves empty files in place of those that it has not fetched, and its function `get` would
+    use the network.
+
+    Raises
+    ------
+    TemplateError
+        One stands for a file that git-annex, DataLad or Git LFS has not fetched.
+    """
+    for path in paths:
         if message := not_fetched(path):
             raise TemplateError(message)
         if path.is_file() and path.stat().st_size > 0:
             return path
+    return None
+
+
+def _find(home: Path, name: str, what: str) -> Path:
+    wanted = [
+        home / f'tpl-{name}' / f'tpl-{name}_res-{resolution}_{what}.nii.gz'
+        for resolution in ('02', '2', '01', '1')  # labels are written with and without the 0
+    ]
+    if path := first_fetched(wanted):
+        return path
     raise TemplateError(
         f'{wanted[0]}: no such file (nor res-01); run "ddae-app-fetch templates" on a machine '
         'with network access, set TEMPLATEFLOW_HOME to a folder that contains it, or use '

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import pytest
 
 from ddae_app.cli.fetch import main
+from ddae_app.imaging.spheres import read_spheres
 from ddae_app.imaging.weights import check_weights
+from tests.imaging.made_spheres import even_places, sphere_path, write_sphere
 from tests.imaging.nnunet_model import write_model
 
 
@@ -28,6 +31,7 @@ def _environment(monkeypatch, tmp_path):
     ('what', 'call', 'mend'),
     [
         ('templates', 'templateflow.api.get', 'tpl-MNI152NLin2009cAsym'),
+        ('spheres', 'templateflow.api.get', 'tpl-fsLR'),
         ('hd-bet', 'HD_BET.checkpoint_download.maybe_download_parameters', '--hd-bet-weights'),
     ],
 )
@@ -52,6 +56,23 @@ def test_a_broken_download_leaves_nothing_behind(monkeypatch, tmp_path):
     monkeypatch.setattr('templateflow.api.get', break_off)
     assert main(['templates']) == 2
     assert not (tmp_path / 'home').exists()
+
+
+def test_fetched_spheres_are_those_that_are_read(monkeypatch, tmp_path, capsys):
+    os.environ['TEMPLATEFLOW_HOME'] = str(home := tmp_path / 'home')
+
+    def get(template, *, space, density, hemi, suffix, raise_empty):
+        assert (template, space, suffix, raise_empty) == ('fsLR', 'fsaverage', 'sphere', True)
+        path = sphere_path(Path(os.environ['TEMPLATEFLOW_HOME']), hemi, density)
+        write_sphere(path, even_places(50))
+        return path
+
+    monkeypatch.setattr('templateflow.api.get', get)
+    assert main(['spheres']) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert len(said) == 6 and all(Path(line).is_relative_to(home) for line in said)
+    for density in ('32k', '59k', '164k'):
+        assert read_spheres(density, 50, home).shape == (2, 50, 3)
 
 
 def test_fetched_weights_are_vouched_for(monkeypatch, tmp_path, capsys):

@@ -1,0 +1,80 @@
+"""The spheres of fsLR from TemplateFlow: both hemispheres, and what is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ddae_app.errors import TemplateError
+from ddae_app.imaging.spheres import read_spheres
+from tests.imaging.made_spheres import even_places, sphere_path, write_sphere, write_spheres
+
+N = 500
+
+
+@pytest.mark.parametrize('den', ['32k', '164k'])
+def test_each_hemisphere_has_its_own_places(tmp_path, den):
+    places = write_spheres(tmp_path, N, den)
+    found = read_spheres(den, N, tmp_path)
+    assert found.shape == (2, N, 3) and found.dtype == np.float32
+    assert np.abs(found - places).max() < 1e-6 < np.abs(found[0] - found[1]).max()
+
+
+def _unlink(path: Path) -> None:
+    path.unlink()
+
+
+def _skeleton(path: Path) -> None:
+    path.write_bytes(b'')
+
+
+def _annexed(path: Path) -> None:
+    path.unlink()
+    path.symlink_to(path.parent / '.git' / 'annex' / 'objects' / 'x')
+
+
+def _truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:400])
+
+
+def _fewer(path: Path) -> None:
+    write_sphere(path, even_places(N - 1))
+
+
+def _pial(path: Path) -> None:
+    write_sphere(path, even_places(N) * [1, 1.2, 1])
+
+
+def _infinite(path: Path) -> None:
+    write_sphere(path, np.where(np.arange(N)[:, None] == 3, np.nan, even_places(N)))
+
+
+@pytest.mark.parametrize('hemisphere', 'LR')
+@pytest.mark.parametrize(
+    ('spoil', 'message'),
+    [
+        (_unlink, 'no such file, .*ddae-app-fetch spheres.*TEMPLATEFLOW_HOME.*ComBat'),
+        (_skeleton, 'no such file, .*ddae-app-fetch spheres'),
+        (_annexed, 'the content is not on this machine; run "datalad get'),
+        (_truncate, 'not readable as a sphere .*; download it again'),
+        (_fewer, r'places of shape \(499, 3\); expected those of 500 vertices: download'),
+        (_pial, 'no sphere around 0, radius .*; download it again'),
+        (_infinite, 'no sphere around 0'),
+    ],
+)
+def test_what_is_wrong_is_told_in_one_line(
+    tmp_path, hemisphere: str, spoil: Callable[[Path], None], message: str
+):
+    write_spheres(tmp_path, N)
+    spoil(path := sphere_path(tmp_path, hemisphere))
+    with pytest.raises(TemplateError, match=message) as told:
+        read_spheres('32k', N, tmp_path)
+    assert '\n' not in str(told.value) and path.name in str(told.value)
+
+
+def test_without_a_folder():
+    with pytest.raises(TemplateError, match='set TEMPLATEFLOW_HOME'):
+        read_spheres('32k', N, None)
