@@ -1,30 +1,38 @@
 """Simulated maps of cortical thickness: seconds and memory of a run, and the distance to truth.
 
-    python -m benchmarks.surfaces WORK --people 1000 --sites 5
+    python -m benchmarks.surfaces WORK --people 1000 --sites 5 --mesh fsaverage5
 
-Anatomy is that of fsaverage5 as nilearn brings it along. People differ by age, sex, smooth fields
-of their own and noise; sites by smooth shifts and scales, and every second one by a curve as well,
-which no location and scale can undo. The three levels run in WORK by the command line, each in a
-process of its own, and what is printed is their time, the peak of their memory, and the error.
+Anatomy is that of fsaverage5 as nilearn brings it along, interpolated on finer meshes; fsLR needs
+its spheres in TEMPLATEFLOW_HOME. People differ by age, sex, smooth fields of their own and noise;
+sites by smooth shifts and scales, and every second one by a curve as well, which no location and
+scale can undo. The three levels run in WORK by the command line, each in a process of its own, and
+what is printed is their time, the peak of their memory, and the error.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import resource
 import subprocess
 import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
 from nilearn.datasets import fetch_surf_fsaverage
 from nilearn.surface import load_surf_data, load_surf_mesh
 
+from ddae_app.bids.surface_files import MESHES
 from ddae_app.features.people import RowLabels
+from ddae_app.features.places import read_places
+from ddae_app.imaging.icosahedron import interpolation, sphere
+from ddae_app.imaging.icosahedron import mesh as icosahedral_mesh
+from ddae_app.imaging.surfaces import GIFTI, gifti_of
 
 VERTICES = 10242
 SIDES = {'lh': 'left', 'rh': 'right'}
@@ -53,6 +61,7 @@ def simulate(
     sites: int,
     *,
     vertices: int = VERTICES,
+    places: np.ndarray | None = None,
     strange: bool = True,
     scaled: bool = True,
     seed: int = 0,
@@ -66,6 +75,8 @@ def simulate(
     sites : int
     vertices : int
         Of a hemisphere: the first ones of fsaverage5, which are those of the coarser meshes.
+    places : np.ndarray, shape (2, V, 3), optional
+        Of the vertices of both hemispheres of another mesh, on the unit sphere.
     strange : bool
         Whether every second site bends the values as well.
     scaled : bool
@@ -81,9 +92,9 @@ def simulate(
         ages=rng.uniform(20, 80, n),
         sexes=rng.choice(np.array(['F', 'M'], dtype=object), n),
     )
-    thickness, sulci, places = _anatomy(vertices)
+    thickness, sulci, where = _anatomy(vertices) if places is None else _anatomy_at(places)
     cortex = thickness > 0.5
-    waves = _waves(places)
+    waves = _waves(where)
 
     def fields(count: int) -> np.ndarray:
         """Smooth fields over the cortex of mean 0 and SD 1, shape (count, 2 V)."""
@@ -109,9 +120,9 @@ def simulate(
     return Simulated(labels, *maps, cortex)
 
 
-def write(folder: Path, simulated: Simulated) -> tuple[Path, Path]:
-    """A dataset without scans, and FreeSurfer's folder of subjects with maps on fsaverage5."""
-    bids, subjects = folder / 'bids', folder / 'freesurfer'
+def write(folder: Path, simulated: Simulated, mesh: str = 'fsaverage5') -> tuple[Path, Path]:
+    """A dataset without scans, and a folder of maps: FreeSurfer's on fsaverage, GIFTI on fsLR."""
+    bids, maps = folder / 'bids', folder / 'maps'
     bids.mkdir(parents=True)
     (bids / 'dataset_description.json').write_text('{"Name": "maps", "BIDSVersion": "1.10.0"}')
     labels = simulated.labels
@@ -120,21 +131,27 @@ def write(folder: Path, simulated: Simulated) -> tuple[Path, Path]:
     lines += [f'sub-{person}\t{site}\t{age:.2f}\t{sex}' for person, site, age, sex in rows]
     (bids / 'participants.tsv').write_text('\n'.join(lines) + '\n')
     for person, values in zip(labels.subjects, simulated.source, strict=True):
-        surf = subjects / f'sub-{person}' / 'surf'
-        surf.mkdir(parents=True)
+        surf, anat = (maps / f'sub-{person}' / part for part in ('surf', 'anat'))
         for side, half in zip(SIDES, np.split(values, 2), strict=True):
-            image = nib.MGHImage(half[:, None, None], np.eye(4))
-            nib.save(image, surf / f'{side}.thickness.fsaverage5.mgh')
-    return bids, subjects
+            if mesh.startswith('fsaverage'):
+                surf.mkdir(parents=True, exist_ok=True)
+                image = nib.MGHImage(half[:, None, None], np.eye(4))
+                nib.save(image, surf / f'{side}.thickness.{mesh}.mgh')
+            else:
+                anat.mkdir(parents=True, exist_ok=True)
+                hemi = side[0].upper()
+                name = f'sub-{person}_hemi-{hemi}_space-{mesh}_thickness{GIFTI}'
+                (anat / name).write_bytes(gifti_of(half, hemi))
+    return bids, maps
 
 
-def written(out: Path, simulated: Simulated) -> np.ndarray:
+def written(out: Path, simulated: Simulated, mesh: str = 'fsaverage5') -> np.ndarray:
     """The harmonized maps, shape (N, 2 V)."""
-    name = '{0}/anat/{0}_hemi-{1}_space-fsaverage5_desc-harmonized_thickness.shape.gii'
+    name = '{0}/anat/{0}_hemi-{1}_space-{2}_desc-harmonized_thickness.shape.gii'
     return np.array(
         [
             np.concatenate(
-                [nib.load(out / name.format(f'sub-{p}', h)).darrays[0].data for h in 'LR']
+                [nib.load(out / name.format(f'sub-{p}', h, mesh)).darrays[0].data for h in 'LR']
             )
             for p in simulated.labels.subjects
         ]
@@ -168,6 +185,18 @@ def _anatomy(vertices: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     )
 
 
+def _anatomy_at(places: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The same at other places, shape (2, V, 3)."""
+    thickness, sulci, _ = (np.split(values, 2) for values in _anatomy(VERTICES))
+    found = []
+    for h, side in enumerate(places):
+        corners, weights = interpolation(side, *icosahedral_mesh(VERTICES))
+        thick, deep = ((part[h][corners] * weights).sum(axis=1) for part in (thickness, sulci))
+        wall = (thickness[h][corners] <= 0.5).any(axis=1)
+        found.append((np.where(wall, 0, thick), deep, np.column_stack([side, side[:, 0] * 0 + h])))
+    return tuple(map(np.concatenate, zip(*found, strict=True)))
+
+
 def _waves(places: np.ndarray) -> np.ndarray:
     """Polynomials of the third degree on each sphere, shape (2 V, 40)."""
     x, y, z, side = places.T
@@ -182,6 +211,17 @@ def _waves(places: np.ndarray) -> np.ndarray:
     return np.hstack([waves * (side == h)[:, None] for h in (0, 1)])
 
 
+def _lies(mesh: str) -> dict[str, Any]:
+    """Where a mesh lies, for :func:`simulate`."""
+    if MESHES[mesh] <= VERTICES:
+        return {'vertices': MESHES[mesh]}
+    given = read_places(
+        f'thickness on {mesh}',
+        Path(os.environ.get('TEMPLATEFLOW_HOME') or Path.home() / '.cache' / 'templateflow'),
+    )
+    return {'places': np.stack([sphere(MESHES[mesh])] * 2) if given is None else given}
+
+
 def main() -> None:
     """Print one line of JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -189,14 +229,15 @@ def main() -> None:
     parser.add_argument('--people', type=int, default=1000, help='in all')
     parser.add_argument('--sites', type=int, default=5)
     parser.add_argument('--method', choices=('combat', 'ddae'), default='combat')
+    parser.add_argument('--mesh', choices=MESHES, default='fsaverage5')
     parser.add_argument('--levels', nargs='+', default=['train', 'participant', 'group'])
     asked = parser.parse_args()
-    simulated = simulate(asked.people // asked.sites, asked.sites)
-    bids, subjects = write(asked.work, simulated)
+    simulated = simulate(asked.people // asked.sites, asked.sites, **_lies(asked.mesh))
+    bids, maps = write(asked.work, simulated, asked.mesh)
     out = asked.work / 'out'
     found: dict[str, float] = {}
     for level in asked.levels:
-        flags = ['--features', 'thickness', '-d', f'freesurfer={subjects}']
+        flags = ['--features', 'thickness', '-d', f'maps={maps}']
         flags += ['--method', asked.method]
         command = [sys.executable, '-m', 'ddae_app', str(bids), str(out), level, *flags]
         start = time.perf_counter()
@@ -205,7 +246,7 @@ def main() -> None:
         peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20
         found[f'{level} or before, peak GB'] = round(peak, 2)
     found['error of source, mm'] = error(simulated.source, simulated)
-    found['error of harmonized, mm'] = error(written(out, simulated), simulated)
+    found['error of harmonized, mm'] = error(written(out, simulated, asked.mesh), simulated)
     print(json.dumps(found, indent=2))
 
 

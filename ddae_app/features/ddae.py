@@ -7,17 +7,17 @@ from pathlib import Path
 
 import numpy as np
 
-from ddae_app.bids.surface_files import MESHES
 from ddae_app.errors import ModelError, UsageError
 from ddae_app.features.people import RowLabels
+from ddae_app.features.places import mesh_of
 from ddae_app.imaging.surfaces import HEMISPHERES
 from ddae_app.methods.feature_ddae.geometry import Geometry
-from ddae_app.methods.feature_ddae.model import FeatureDDAE
+from ddae_app.methods.feature_ddae.model import PLACES, FeatureDDAE
 from ddae_app.methods.feature_ddae.training import train_feature_ddae
 from ddae_app.methods.location_scale import SiteRegression
 
 
-def geometry_of(maps: str, features: Sequence[str]) -> Geometry:
+def geometry_of(maps: str, features: Sequence[str], places: np.ndarray | None = None) -> Geometry:
     """Where the features lie.
 
     Parameters
@@ -26,23 +26,25 @@ def geometry_of(maps: str, features: Sequence[str]) -> Geometry:
         What is mapped on which mesh, ``thickness on fsaverage5``; empty of a table.
     features : sequence of str
         Vertices are called ``L0`` or ``R0``.
+    places : np.ndarray, shape (2, V, 3), optional
+        Of all vertices, as :func:`ddae_app.features.places.read_places` finds them.
 
     Raises
     ------
     UsageError
         If the mesh is none that the DDAE is for.
+    ValueError
+        If the places are not those of the mesh.
     """
     if not maps:
+        if places is not None:
+            raise ValueError('places of a table')
         return Geometry.of_table(len(features))
-    mesh = maps.rsplit(' on ', 1)[-1]
-    if mesh not in MESHES:
-        raise UsageError(
-            f'{maps}: the DDAE is for fsaverage5, 4 and 3; resample the maps, or harmonize them '
-            'with ComBat (without --method)'
-        )
+    mesh = mesh_of(maps)
+    mesh.check(places)
     sides = list(HEMISPHERES)
-    index = np.array([sides.index(name[0]) * MESHES[mesh] + int(name[1:]) for name in features])
-    return Geometry.of_cortex(MESHES[mesh], index)
+    index = np.array([sides.index(name[0]) * mesh.vertices + int(name[1:]) for name in features])
+    return Geometry.of_cortex(mesh.vertices, index, places)
 
 
 def fit_ddae(
@@ -53,10 +55,11 @@ def fit_ddae(
     labels: RowLabels,
     covariates: np.ndarray,
     seed: int,
+    places: np.ndarray | None,
 ) -> FeatureDDAE:
     """Train a DDAE; parameters as those of :func:`geometry_of` and ``train_feature_ddae``."""
     return train_feature_ddae(
-        geometry_of(maps, features),
+        geometry_of(maps, features, places),
         regression,
         y,
         np.unique(labels.sites, return_inverse=True)[1],
@@ -86,7 +89,8 @@ def stored_ddae(
     if not all(np.isfinite(value).all() for value in arrays.values()):
         raise ModelError(f'{wrong}; fit it again')
     try:
-        ddae = FeatureDDAE.of_arrays(geometry_of(maps, features), len(sites), arrays)
+        geometry = geometry_of(maps, features, arrays.get(PLACES))
+        ddae = FeatureDDAE.of_arrays(geometry, len(sites), arrays)
     except (KeyError, RuntimeError, ValueError, UsageError) as e:
         raise ModelError(f'{wrong}; fit it again') from e
     look, shape = ddae.appearance, (len(sites), len(features))

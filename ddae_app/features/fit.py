@@ -24,6 +24,7 @@ def fit_model(
     dataset: str = 'unknown',
     method: str = METHOD,
     seed: int = 0,
+    places: np.ndarray | None = None,
     age_spline: bool = False,
     allow_few: bool = False,
     allow_confounding: bool = False,
@@ -39,6 +40,8 @@ def fit_model(
     method : {'combat', 'ddae'}
     seed : int
         Of the training of a DDAE.
+    places : np.ndarray, shape (2, V, 3), optional
+        For a DDAE of maps, as :func:`ddae_app.features.places.read_places` finds them.
     age_spline : bool
         Whether age is a natural cubic spline, and no straight line.
     allow_few, allow_confounding : bool
@@ -107,7 +110,7 @@ def fit_model(
     # Imported here, since it loads torch.
     from ddae_app.features.ddae import fit_ddae
 
-    ddae = fit_ddae(info.maps, info.features, regression, y, labels, columns, seed)
+    ddae = fit_ddae(info.maps, info.features, regression, y, labels, columns, seed, places)
     return FeatureModel(info, regression, ddae), warnings
 
 

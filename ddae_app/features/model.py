@@ -113,6 +113,11 @@ class FeatureModel:
         """How the method is called."""
         return METHODS[self.info.method].label
 
+    @property
+    def given_places(self) -> np.ndarray | None:
+        """Where the vertices of maps lie, shape (2, V, 3), if a DDAE had to be given that."""
+        return None if self.ddae is None else self.ddae.geometry.given
+
     def effects(self, target: str | None = None) -> SiteEffects | FeatureAppearance:
         """Shift and scale of each site: of ComBat against the target, else against the mean."""
         if self.ddae is not None:

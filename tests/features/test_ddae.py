@@ -275,7 +275,13 @@ def test_maps_on_the_cortex(labels, bids_dir, tmp_path, capsys):
     assert said['HarmonizationMethod'] == 'DDAE'
 
 
-@pytest.mark.parametrize('maps', ['thickness on fsLR_den-32k', 'area on fsaverage', 'sulc on x'])
+@pytest.mark.parametrize('maps', ['thickness on a mesh of 700 and 700 vertices', 'sulc on x'])
 def test_other_meshes_are_refused(maps):
-    with pytest.raises(UsageError, match=r'fsaverage5.*harmonize them with ComBat'):
+    with pytest.raises(UsageError, match=r'fsaverage6.*harmonize them with ComBat'):
         ddae.geometry_of(maps, ['L0', 'R0'])
+
+
+@pytest.mark.parametrize('maps', ['', 'thickness on fsaverage4', 'area on fsaverage'])
+def test_places_that_are_known_are_not_taken(maps):
+    with pytest.raises(ValueError, match='places of'):
+        ddae.geometry_of(maps, ['L0', 'R0'], np.zeros((2, 2562, 3)))

@@ -415,7 +415,7 @@ def test_their_sidecars(out):
 def test_the_pages_and_the_measures(out):
     page = (out / 'thickness_features.html').read_text()
     assert 'Maps of thickness on fsaverage3' in page and 'The most affected' not in page
-    assert 'The cortex is drawn of maps on fsaverage5 alone' in page
+    assert 'there is no picture of maps on fsaverage3' in page
     card = (out / 'models' / 'thickness_features_MODEL.md').read_text()
     assert ', of thickness on fsaverage3, as ddae-app fits it, age and sex protected' in card
     rows = read_tsv(out / 'group_thickness_features.tsv')

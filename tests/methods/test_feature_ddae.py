@@ -26,6 +26,7 @@ from ddae_app.methods.feature_ddae.model import STEPS, FeatureDDAE, editing_time
 from ddae_app.methods.feature_ddae.networks import FeatureNetworks
 from ddae_app.methods.feature_ddae.training import train_feature_ddae
 from ddae_app.methods.location_scale import SiteRegression
+from tests.imaging.made_spheres import even_places
 
 VERTICES = 642
 NO_TRUST, TRUST = np.zeros(STEPS), np.ones(STEPS)
@@ -417,7 +418,101 @@ def test_features_come_back_from_their_points(data):
     points = data.geometry.on_points(values)
     assert points.shape == (3, 1, data.geometry.values, data.geometry.points)
     assert (data.geometry.of_points(points) == values).all()
-    assert (points.reshape(3, -1)[:, data.geometry.index] == values).all()
+    seen = points.reshape(3, -1)
+    assert (seen != 0).sum() == values.size and {*seen[seen != 0]} == {*values.ravel()}
+
+
+FSAVERAGE5 = 10242
+
+
+@pytest.fixture(scope='module')
+def finer():
+    """A mesh of 12,000 vertices that is another one in each hemisphere, without a part of it."""
+    places = np.stack([even_places(12000, turn) for turn in (0.0, 1.0)])
+    index = np.flatnonzero(places.reshape(-1, 3)[:, 0] < 0.8)
+    return Geometry.of_cortex(12000, index, places), places, index
+
+
+def test_networks_see_finer_meshes_as_fsaverage5(finer):
+    geometry, places, index = finer
+    assert (geometry.points, geometry.values) == (FSAVERAGE5, 2)
+    assert [len(level.rings) for level in geometry.levels] == [10242, 2562, 642]
+    assert geometry.bands.basis.shape[0] == len(index)
+    sides = np.repeat([1.0, 2.0], 12000)[:, None]
+    fields = (places.reshape(-1, 3) * sides)[index].T  # of the hemispheres, and each another
+    seen = geometry.on_points(fields)
+    assert seen.shape == (3, 1, 2, FSAVERAGE5) and seen.dtype == np.float32
+    assert seen.flags.c_contiguous
+    whole = sphere(FSAVERAGE5)[:, 0] < 0.75  # all vertices around are there
+    for side, scale in ((0, 1.0), (1, 2.0)):
+        here = scale * sphere(FSAVERAGE5)[whole].T
+        assert np.abs(seen[:, 0, side][:, whole] - here).max() < 0.02 * scale
+        gone = sphere(FSAVERAGE5)[:, 0] > 0.85
+        assert (seen[:, 0, side][:, gone] == 0).all()
+    inner = places.reshape(-1, 3)[index][:, 0] < 0.75
+    back = geometry.of_points(seen)
+    assert back.shape == fields.shape and np.abs(back - fields)[:, inner].max() < 0.04
+
+
+def test_what_is_missing_of_a_finer_mesh_takes_no_part(finer):
+    geometry, _, index = finer
+    rng = np.random.default_rng(14)
+    ones = np.ones((2, len(index)))
+    ones[0, rng.uniform(size=len(index)) < 0.5] = np.nan
+    ones[1, index < 12000] = np.nan
+    seen, complete = geometry.on_points(ones), geometry.on_points(np.ones((1, len(index))))
+    assert {*np.unique(seen).round(5).tolist()} == {0.0, 1.0}
+    assert (seen[1, 0, 0] == 0).all() and (seen[1, 0, 1] == complete[0, 0, 1]).all()
+    alone = geometry.on_points(ones[:1])
+    assert (alone[0] == seen[0]).all()
+
+
+def test_the_first_vertices_of_fsaverage6_are_points_of_the_networks():
+    index = np.arange(2 * 40962)
+    geometry = Geometry.of_cortex(40962, index)
+    full = np.random.default_rng(15).normal(size=(2, 1, 2, FSAVERAGE5)).astype(np.float32)
+    values = geometry.of_points(full).reshape(2, 2, 40962)
+    assert values[..., :FSAVERAGE5] == pytest.approx(full[:, 0], abs=1e-3)
+    middle = geometry.between[[40961]].toarray()[0]
+    assert np.sort(middle)[-2:] == pytest.approx([0.5, 0.5], abs=0.01)
+
+
+def test_points_that_no_vertex_is_near_count_as_the_average():
+    """A made-up mesh whose vertices are all on one half of the sphere."""
+    places = np.stack([even_places(12000)] * 2)
+    places[..., 2] = np.abs(places[..., 2])
+    geometry = Geometry.of_cortex(12000, np.arange(24000), places)
+    seen = geometry.on_points(np.ones((1, 24000)))
+    below = sphere(FSAVERAGE5)[:, 2] < -0.05
+    assert (seen[..., below] == 0).all() and (seen[..., ~below] >= 0).all()
+
+
+def maps_at(places: np.ndarray, given: np.ndarray | None) -> Data:
+    """Maps of three sites on a mesh of fsaverage, or a given one."""
+    simulated = simulate(16, 3, places=places, seed=1)
+    cortex, labels = np.flatnonzero(simulated.cortex), simulated.labels
+    return Data(
+        Geometry.of_cortex(places.shape[1], cortex, given),
+        simulated.source[:, cortex],
+        simulated.truth[:, cortex],
+        np.unique(labels.sites, return_inverse=True)[1],
+        CovariateDesign.fit(labels, spline=False).columns(labels),
+        labels.persons,
+    )
+
+
+@pytest.mark.parametrize('kind', ['fsaverage6', 'given'])
+def test_on_a_finer_mesh_it_comes_as_near_to_the_truth(kind):
+    coarse = maps_at(np.stack([sphere(FSAVERAGE5)] * 2), None)
+    if kind == 'given':
+        places = np.stack([even_places(12000)] * 2)
+        fine = maps_at(places, places)
+    else:
+        fine = maps_at(np.stack([sphere(40962)] * 2), None)
+    error = coarse.error(coarse.harmonized(without_networks(coarse, coarse.appearance())))
+    found = fine.error(fine.harmonized(fine.trained(seen=16)))
+    assert found < 1.1 * error and error < 0.4 * coarse.error(coarse.y)
+    assert found < 0.85 * fine.error(fine.combat(fine))
 
 
 def test_untrained_networks_answer_nothing(data):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from functools import partial
 
 import numpy as np
 
@@ -18,13 +19,15 @@ from ddae_app.features.evaluation import (
     site_from_demographics,
 )
 from ddae_app.features.fit import fit_model
-from ddae_app.features.model import METHOD
+from ddae_app.features.model import METHOD, FeatureModel
 from ddae_app.features.people import RowLabels
+from ddae_app.features.places import are_needed, read_places
 from ddae_app.files import write_atomically
+from ddae_app.levels.features.cortex import cortex_of
 from ddae_app.levels.features.guard import read_guard
 from ddae_app.levels.features.inputs import FeatureInputs, read_inputs
 from ddae_app.levels.features.outputs import read_harmonized
-from ddae_app.levels.features.page import cortex_of, feature_facts, sentence, title
+from ddae_app.levels.features.page import feature_facts, sentence, title
 from ddae_app.methods.registry import METHODS
 from ddae_app.methods.suitability import confounded_sites, unexamined_sites
 from ddae_app.reports.features import FeaturesEvaluation, write_features_group_page
@@ -78,14 +81,15 @@ def run_group(settings: Settings) -> int:
     for line in cautions:
         log.warning('%s', line)
     method = next(n for n, m in METHODS.items() if m.label == said['HarmonizationMethod'])
+    places = None if method == METHOD else _places(settings, inputs)
+    refit = partial(_refit, inputs, said, target, places, settings.random_seed)
     candidates: dict[str, np.ndarray | Refit] = {
         SOURCE: inputs.table.values,
         HARMONIZED: harmonized,
-        _cross_fitted(method): _refit(inputs, said, target, method, settings.random_seed),
+        _cross_fitted(method): partial(refit, method),
     }
     if method != METHOD:  # what the simplest method does is always there to compare
-        simplest = _refit(inputs, said, target, METHOD, settings.random_seed)
-        candidates[_cross_fitted(METHOD)] = simplest
+        candidates[_cross_fitted(METHOD)] = partial(refit, METHOD)
     log.info('evaluating %s', '; '.join(candidates))
     files = inputs.files
     try:
@@ -124,7 +128,7 @@ def run_group(settings: Settings) -> int:
             meanings={name: text for name, text in MEANING.items() if name in measured},
             features=features,
             guard=guard,
-            cortex=cortex_of(inputs.table, drawn, features),
+            cortex=cortex_of(inputs.table, places, drawn, features),
         ),
     )
     log.info('measures: %s', files.group_table)
@@ -150,30 +154,43 @@ def _cross_fitted(method: str) -> str:
     return f'{method}, cross-fitted'
 
 
+def _places(settings: Settings, inputs: FeatureInputs) -> np.ndarray | None:
+    """Where the vertices lie: as the model of these maps says, or else TemplateFlow."""
+    maps, path = inputs.table.maps, inputs.files.model(settings.train.model_name).model
+    if are_needed(maps) and path.is_file():
+        own = FeatureModel.load(path)
+        if own.info.maps == maps and own.given_places is not None:
+            return own.given_places
+    return read_places(maps, settings.preproc.templateflow_home)
+
+
 def _refit(
-    inputs: FeatureInputs, said: Mapping[str, object], target: str | None, method: str, seed: int
-) -> Refit:
+    inputs: FeatureInputs,
+    said: Mapping[str, object],
+    target: str | None,
+    places: np.ndarray | None,
+    seed: int,
+    method: str,
+    rows: np.ndarray,
+) -> np.ndarray:
     """Fit a method to some rows as the model was fitted, and apply that to all."""
-
-    def refit(rows: np.ndarray) -> np.ndarray:
-        try:
-            model, _ = fit_model(
-                inputs.table.rows(rows),
-                inputs.labels.rows(rows),
-                name='half',
-                method=method,
-                seed=seed,
-                age_spline=bool(said.get('AgeSpline')),
-                allow_few=True,
-                allow_confounding=True,
-            )
-        except UsageError as e:
-            raise NotEvaluableError(
-                f'{METHODS[method].label} cannot be fitted to half of the people: {e}'
-            ) from e
-        return model.harmonized(inputs.table, inputs.labels, target)
-
-    return refit
+    try:
+        model, _ = fit_model(
+            inputs.table.rows(rows),
+            inputs.labels.rows(rows),
+            name='half',
+            method=method,
+            seed=seed,
+            places=places,
+            age_spline=bool(said.get('AgeSpline')),
+            allow_few=True,
+            allow_confounding=True,
+        )
+    except UsageError as e:
+        raise NotEvaluableError(
+            f'{METHODS[method].label} cannot be fitted to half of the people: {e}'
+        ) from e
+    return model.harmonized(inputs.table, inputs.labels, target)
 
 
 def _fixed(inputs: FeatureInputs, harmonized: np.ndarray) -> np.ndarray:

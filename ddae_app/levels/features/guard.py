@@ -20,16 +20,16 @@ from ddae_app.features.guard import (
     AnatomyCheck,
     check_anatomy,
 )
-from ddae_app.features.maps import SurfaceMaps
 from ddae_app.features.matrix import listed
 from ddae_app.features.people import digest_of_rows
 from ddae_app.features.table import PERSON, SESSION
 from ddae_app.files import write_atomically
+from ddae_app.levels.features.cortex import Drawn
 from ddae_app.levels.features.dataset import datasets
 from ddae_app.levels.features.inputs import FeatureInputs
 from ddae_app.levels.features.page import sentence
 from ddae_app.levels.features.used import UsedModel
-from ddae_app.reports.cortex import MESH, CortexMap
+from ddae_app.reports.cortex import CortexMap
 from ddae_app.reports.features import Cortex, Guard, MarkedRow
 from ddae_app.settings import Settings
 
@@ -58,17 +58,21 @@ class GuardedRows:
     check : AnatomyCheck
     rows : list of dict, length N
         The measures of each row.
+    drawn : Drawn or None
+        Of maps that can be drawn.
     """
 
     inputs: FeatureInputs
     check: AnatomyCheck
     rows: list[dict[str, float | str]]
+    drawn: Drawn | None
 
     @classmethod
     def of(cls, inputs: FeatureInputs, used: UsedModel, values: np.ndarray) -> GuardedRows:
         """Look at harmonized values, shape (N, F)."""
         check = check_anatomy(used.model, inputs.table, inputs.labels, values)
-        return cls(inputs, check, [check.row(i) for i in range(len(values))])
+        drawn = Drawn.of(inputs.table, used.model.given_places)
+        return cls(inputs, check, [check.row(i) for i in range(len(values))], drawn)
 
     @cached_property
     def marked(self) -> list[int]:
@@ -131,11 +135,10 @@ class GuardedRows:
         return [(self.check.features[k], float(values[k])) for k in order]
 
     def _drawn(self) -> Cortex | None:
-        """The first marked rows of maps; None of a table, or of another mesh."""
-        table = self.inputs.table
-        if not isinstance(table, SurfaceMaps) or table.mesh != MESH or not self.marked:
+        """The first marked rows of maps; None where there are none, or no picture."""
+        if self.drawn is None or not self.marked:
             return None
-        maps = []
+        table, maps = self.inputs.table, []
         place = [table.place[name] for name in self.check.features]
         for i in self.marked[:MOST_DRAWN]:
             kind = self._kind(i)
@@ -143,7 +146,7 @@ class GuardedRows:
             values[place] = np.abs(getattr(self.check, kind)[i])
             title = f'{table.names[i]}: {TITLES[kind]}, SD'
             ends = 0.0, 2 * LIMITS[KINDS[kind][0]]
-            maps.append(CortexMap(title, table.on_mesh(values), kind, 'inferno', ends))
+            maps.append(CortexMap(title, self.drawn.values(values), kind, 'inferno', ends))
         return Cortex(maps, '')
 
 

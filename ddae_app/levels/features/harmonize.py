@@ -14,6 +14,7 @@ from ddae_app.features.matrix import FeatureMatrix
 from ddae_app.features.measures import became_negative
 from ddae_app.features.model import METHOD, read_features_info
 from ddae_app.features.people import digest_of_rows
+from ddae_app.features.places import read_places
 from ddae_app.files import write_atomically
 from ddae_app.levels.features.dataset import describe_dataset
 from ddae_app.levels.features.guard import GuardedRows, write_guard
@@ -120,13 +121,18 @@ def _fit(settings: Settings, inputs: FeatureInputs, files: ModelFiles) -> list[s
             'another --model-name'
         )
     _check_replaced(files, inputs.table)
+    method = settings.harmonize.method or METHOD
+    places = None
+    if method != METHOD:
+        places = read_places(inputs.table.maps, settings.preproc.templateflow_home)
     model, warnings = fit_model(
         inputs.table,
         inputs.labels,
         name=files.name,
         dataset=dataset_name(settings.bids_dir),
-        method=settings.harmonize.method or METHOD,
+        method=method,
         seed=settings.random_seed,
+        places=places,
         age_spline=settings.table.age_spline,
         allow_few=settings.train.allow_few_scans,
         allow_confounding=settings.train.allow_confounding,

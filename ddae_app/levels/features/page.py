@@ -2,30 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ddae_app import __version__
-from ddae_app.features.maps import SurfaceMaps
 from ddae_app.features.matrix import FeatureMatrix
 from ddae_app.features.measures import mean_change, variance_explained_by_site
 from ddae_app.features.model import FeatureModel, FeatureModelInfo
 from ddae_app.features.people import CovariateDesign
+from ddae_app.levels.features.cortex import cortex_of
 from ddae_app.levels.features.inputs import FeatureInputs
 from ddae_app.levels.features.outputs import covariates_in_words, target_in_words
 from ddae_app.levels.features.used import UsedModel
 from ddae_app.methods.location_scale import SiteEffects
-from ddae_app.reports.cortex import MESH, CortexMap
-from ddae_app.reports.features import (
-    Cortex,
-    FeatureFacts,
-    FeaturesReport,
-    Guard,
-    write_features_page,
-)
+from ddae_app.reports.features import FeatureFacts, FeaturesReport, Guard, write_features_page
 
 if TYPE_CHECKING:
     from ddae_app.methods.feature_ddae.appearance import FeatureAppearance
@@ -91,7 +84,9 @@ def write_page(
         features=features,
         methods=methods,
         guard=guard,
-        cortex=cortex_of(table, {'before': table.values, 'after': values}, features),
+        cortex=cortex_of(
+            table, model.given_places, {'before': table.values, 'after': values}, features
+        ),
     )
     write_features_page(inputs.files.page, report)
 
@@ -177,47 +172,6 @@ def feature_facts(
         for name, before, after, change in zip(table.features, *explained, changes, strict=True)
         if name not in constant
     ]
-
-
-def cortex_of(
-    table: FeatureMatrix, tables: Mapping[str, np.ndarray], features: Sequence[FeatureFacts]
-) -> Cortex | None:
-    """Pictures of maps: their mean, and the variance that the site explains.
-
-    Parameters
-    ----------
-    table : FeatureMatrix
-    tables : mapping of str to np.ndarray, shape (N, F)
-        What ``before`` and ``after`` are.
-    features : sequence of FeatureFacts
-
-    Returns
-    -------
-    Cortex or None
-        None of a table.
-    """
-    if not isinstance(table, SurfaceMaps):
-        return None
-    if table.mesh != MESH:
-        where = table.mesh or 'of this size'
-        return Cortex((), f'The cortex is drawn of maps on {MESH} alone; no mesh {where} is here.')
-    maps = [
-        CortexMap(f'Mean {table.measure} of all people, {name}', table.on_mesh(mean), 'mean')
-        for name, values in tables.items()
-        for mean in [_known_mean(values)]
-    ]
-    for name in tables:
-        share = np.full(len(table.features), np.nan)
-        share[[table.place[f.name] for f in features]] = [100 * vars(f)[name] for f in features]
-        title = f'% of the variance that the site explains, {name}'
-        maps.append(CortexMap(title, table.on_mesh(share), 'share', 'inferno'))
-    return Cortex(maps, '')
-
-
-def _known_mean(values: np.ndarray) -> np.ndarray:
-    known = ~np.isnan(values)
-    total = np.where(known, values, 0).sum(axis=0, dtype=float)
-    return np.divide(total, known.sum(axis=0), where=known.any(axis=0), out=total * np.nan)
 
 
 def methods_text(used: UsedModel, target: str | None) -> str:

@@ -23,8 +23,9 @@ FIRST_NOISE, LAST_NOISE, STEPS = 1.0, 0.1, 4
 ROWS = 16
 """That are harmonized at once."""
 
-NETWORKS, SESSIONS = 'networks.', 'sessions.'
-"""What the names of the arrays of the networks, and of the scales of sessions, begin with."""
+NETWORKS, SESSIONS, PLACES = 'networks.', 'sessions.', 'places'
+"""What the names of the arrays of the networks, and of the scales of sessions, begin with, and the
+name of the places of vertices that :class:`Geometry` was given."""
 
 
 @dataclass(frozen=True)
@@ -176,6 +177,7 @@ class FeatureDDAE:
             **{f'appearance.{name}': value for name, value in vars(self.appearance).items()},
             **{f'{SESSIONS}{name}': value for name, value in sessions.items()},
             **{f'{NETWORKS}{name}': value.numpy() for name, value in weights.items()},
+            **({} if self.geometry.given is None else {PLACES: self.geometry.given}),
             'trust': self.trust,
         }
 

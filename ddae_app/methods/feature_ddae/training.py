@@ -24,6 +24,9 @@ log = logging.getLogger('ddae_app')
 SEEN, BATCH = 8_000, 16
 """Rows that training shows, one as often as it takes, and rows at once."""
 
+BLOCK = 64
+"""Rows that are standardized at once."""
+
 LEARNING_RATE, WEIGHT_DECAY, WARM_UP, LARGEST_GRADIENT = 2e-3, 0.01, 0.1, 1.0
 
 HELD_OUT = 0.2
@@ -66,10 +69,7 @@ def train_feature_ddae(
     sessions = SessionScales.fit(
         regression, geometry.bands, appearance.scale, y, sites, covariates, persons
     )
-    x, protected = appearance.standardized(y, sites, covariates)
-    left = appearance.left(appearance.unbent(x, sites) + protected, covariates)
-    u = torch.from_numpy(geometry.on_points(left))
-    del x, protected, left
+    u = _left(geometry, appearance, y, sites, covariates)
     known = ages[~np.isnan(ages)]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -88,6 +88,26 @@ def train_feature_ddae(
         ', '.join(f'{value:.0%}' for value in trust),
     )
     return FeatureDDAE(geometry, appearance, networks, trust, sessions)
+
+
+def _left(
+    geometry: Geometry,
+    appearance: FeatureAppearance,
+    y: np.ndarray,
+    sites: np.ndarray,
+    covariates: np.ndarray,
+) -> Tensor:
+    """What the networks see, shape (N, 1, H, V): what appearance, age and sex leave.
+
+    Of some rows after the others, since it is computed in double precision.
+    """
+    parts = []
+    for start in range(0, len(y), BLOCK):
+        rows = slice(start, start + BLOCK)
+        x, protected = appearance.standardized(y[rows], sites[rows], covariates[rows])
+        left = appearance.left(appearance.unbent(x, sites[rows]) + protected, covariates[rows])
+        parts.append(geometry.on_points(left))
+    return torch.from_numpy(np.concatenate(parts))
 
 
 def _split(sites: np.ndarray, persons: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
