@@ -91,7 +91,7 @@ def stored_ddae(
     try:
         geometry = geometry_of(maps, features, arrays.get(PLACES))
         ddae = FeatureDDAE.of_arrays(geometry, len(sites), arrays)
-    except (KeyError, RuntimeError, ValueError, UsageError) as e:
+    except (LookupError, RuntimeError, ValueError, UsageError) as e:
         raise ModelError(f'{wrong}; fit it again') from e
     look, shape = ddae.appearance, (len(sites), len(features))
     of_sites = {look.shift.shape, look.scale.shape, look.skew.shape, look.tails.shape}

@@ -72,8 +72,9 @@ def mesh_of(maps: str) -> Mesh:
     name = maps.rsplit(' on ', 1)[-1]
     if name not in MESHES:
         raise UsageError(
-            f'{maps}: the DDAE is for fsaverage, fsaverage6 to fsaverage3 and fsLR; resample the '
-            'maps, or harmonize them with ComBat (without --method)'
+            f'{maps}: the DDAE is for fsaverage, fsaverage6 to fsaverage3, and fsLR whose density '
+            'is in the names of files (space-fsLR_den-32k, of CIFTI den-91k); resample the maps, '
+            'or harmonize them with ComBat (without --method)'
         )
     return Mesh(name, MESHES[name])
 
