@@ -4,9 +4,10 @@
         [--networks NETWORKS.safetensors] [--scanners 50]
 
 The appearance and the residual correction of the sites of the dataset are measured in all of its
-scans, for whole volumes and for the medial slice. The two models have the same networks. How
-scanners differ is measured in the scans that these learned from, which ``UNIVERSAL_DIR`` has, the
-work directory of ``benchmarks.universal``. The models are written to ``WORK_DIR`` in half
+scans, for whole volumes and for the medial slice. The two models have the same networks. How the
+scans of one scanner differ is measured in the scans that these learned from, which
+``UNIVERSAL_DIR`` has, the work directory of ``benchmarks.universal``; how scanners differ, in
+scans of the same people by other random scanners. The models are written to ``WORK_DIR`` in half
 precision.
 """
 
@@ -14,14 +15,29 @@ from __future__ import annotations
 
 import argparse
 import logging
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 
 from benchmarks.phantoms import PROTOCOL
-from benchmarks.universal import NAME, SCANNERS, VOLUMES, brains, draw, real_data
+from benchmarks.random_scanners import draw_random_scanner
+from benchmarks.universal import (
+    NAME,
+    SCANNERS,
+    SEED,
+    VOLUMES,
+    Brains,
+    brains,
+    draw,
+    labels_of,
+    real_data,
+    scanned,
+    stored_scans,
+)
 from ddae_app.imaging.slices import TRAINING_NEIGHBORS, slice_indices
 from ddae_app.methods.data import SliceData
 from ddae_app.methods.ddae.appearance import SiteAppearance, fit_site_appearance
@@ -32,6 +48,10 @@ from ddae_app.methods.ddae.intensity import edge_means, rising, tissue_quantiles
 from ddae_app.methods.ddae.model import DDAE, Networks
 from ddae_app.methods.ddae.residuals import LEVELS
 from ddae_app.methods.site_effects import Prior, Regression
+from ddae_app.phantom.seeds import generator
+
+SAME_PEOPLE, SAME_SCANNERS = 8, 100
+"""How many people each of how many random scanners scans, to learn how scanners differ."""
 
 NOTES = (
     'The networks learned from real and simulated brains under simulated scanners. Real brains: '
@@ -62,33 +82,99 @@ def main() -> None:
     )
     drawn = brains(args.bids_dir, args.preproc_dir, args.universal_dir)
     learnt = draw(drawn, args.universal_dir, args.scanners, args.threads)
+    same = draw_same_people(drawn['Real'], args.work_dir, args.threads)
     for slices in args.slices:
-        bundle, scans, of_scanners = (
+        bundle, scans, drawn_scans = (
             (medial(volumes, data), near_the_middle(data, TRAINING_NEIGHBORS),
-             near_the_middle(learnt, 0))
+             [near_the_middle(some, 0) for some in (learnt, same)])
             if slices == 'medial'
-            else (volumes, data, learnt)
+            else (volumes, data, [learnt, same])
         )  # fmt: skip
         found = calibrate(bundle, scans)
         assert found.model.evidence is not None  # these networks are of a kind that has it
-        found.model.evidence.set_priors(measure_priors(bundle, of_scanners))
+        found.model.evidence.set_priors(measure_priors(bundle, *drawn_scans))
         info = replace(found.info, notes=NOTES, references=found.info.sites)
         save_bundle(
             args.work_dir / f'universal-{slices}.safetensors', found.model, info, half=True
         )
 
 
-def measure_priors(bundle: Bundle, data: SliceData) -> dict[str, Prior]:
-    """How the appearance of random scanners differs on the common scale of some networks."""
+def draw_same_people(of: Brains, work_dir: Path, processes: int) -> SliceData:
+    """Scans of the same people by each of many random scanners."""
+    sites = [(of, f'Same{number:03d}', SAME_PEOPLE) for number in range(SAME_SCANNERS)]
+    return stored_scans(work_dir / 'same', sites, _scans_of_same, processes)
+
+
+def _scans_of_same(brains: Brains, site: str, n: int) -> tuple[np.ndarray, pd.DataFrame]:
+    """Scans by a random scanner of people who are the same for all, every second one mirrored."""
+    rng = generator(SEED, 'random scanner', site)
+    scanner = draw_random_scanner(rng)
+    chosen = np.linspace(0, len(brains.names) - 1, n).round().astype(int)
+    images = (brains.images[who][:, :: 1 if i % 2 else -1] for i, who in enumerate(chosen))
+    scans = np.stack([scanned(image, scanner, rng) for image in images])
+    return scans, labels_of(brains, chosen, site)
+
+
+class SamePeople(Regression):
+    """Of scans of the same people at each site, whose order is the same.
+
+    What a site adds is then known without knowing what people add, and not shrunk.
+
+    Attributes
+    ----------
+    values : dict of str to np.ndarray, shape (S, n, ...)
+        Of each site and person, by the name of the measure.
+    """
+
+    def __init__(self, data: SliceData, rows: np.ndarray) -> None:
+        super().__init__(data, rows)
+        self.values: dict[str, np.ndarray] = {}
+
+    def effects(
+        self, name: str, parts: Iterable[np.ndarray]
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        values = np.concatenate([part.astype(np.float64) for part in parts])
+        _, common, variance = super().effects(name, [values])
+        values = values.reshape(len(self.sites), -1, *values.shape[1:])
+        self.values[name] = values
+        at_site = values.mean(axis=1)
+        return at_site - at_site.mean(axis=0), common, variance
+
+
+def measure_priors(bundle: Bundle, learnt: SliceData, same: SliceData) -> dict[str, Prior]:
+    """How the appearance of random scanners differs on the common scale of some networks.
+
+    Parameters
+    ----------
+    bundle : Bundle
+    learnt : SliceData
+        Scans of many people, who show how the scans of one scanner differ.
+    same : SliceData
+        Scans of the same people by many scanners, who show how these differ.
+    """
+    rows = np.arange(len(learnt))
+    people = Regression(learnt, rows), Regression(learnt, rows)
+    _measure(bundle, learnt, *people)
+    rows = np.arange(len(same))
+    scanners = SamePeople(same, rows), SamePeople(same, rows)
+    _measure(bundle, same, *scanners)
+    return {
+        name: Prior.of_scanners(values, of_people.evidence().within(name))
+        for of_people, of_scanners in zip(people, scanners, strict=True)
+        for name, values in of_scanners.values.items()
+    }
+
+
+def _measure(
+    bundle: Bundle, data: SliceData, of_look: Regression, of_contrast: Regression
+) -> None:
+    """The appearance of all sites, and the contrast that it leaves."""
     rows, model = np.arange(len(data)), bundle.model
     config = replace(model.config, noise_corrected=False)  # noise has no prior
-    regression, of_contrast = Regression(data, rows), Regression(data, rows)
-    appearance = fit_site_appearance(config, data, rows, model.appearance, regression=regression)
+    appearance = fit_site_appearance(config, data, rows, model.appearance, regression=of_look)
     common = (tissue_quantiles(appearance.common_scans(data, some), LEVELS)
               for some in data.chunks(rows))  # fmt: skip
     of_contrast.effects('before', common)
-    found = regression.evidence(), of_contrast.evidence()
-    return {name: evidence.prior(name) for evidence in found for name in evidence.sums}
 
 
 def near_the_middle(data: SliceData, neighbors: int) -> SliceData:

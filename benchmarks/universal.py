@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import multiprocessing
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -199,21 +200,42 @@ def brains(bids_dir: Path, preproc_dir: Path, work_dir: Path) -> dict[str, Brain
 
 def draw(of: dict[str, Brains], work_dir: Path, scanners: int, processes: int) -> SliceData:
     """The scans to learn from, which are stored in files when they are drawn first."""
-    store, table = work_dir / 'scans.npy', work_dir / 'scans.tsv'
+    simulated = round(SIMULATED * scanners)
+    sites = [
+        (of[kind], f'{kind}{number:02d}', PER_SCANNER[kind])
+        for kind, n in (('Real', scanners - simulated), ('Phantom', simulated))
+        for number in range(n)
+    ]
+    return stored_scans(work_dir / 'scans', sites, _scans_of_site, processes)
+
+
+def stored_scans(
+    stem: Path,
+    sites: Sequence[tuple[Brains, str, int]],
+    scans_of: Callable[[Brains, str, int], tuple[np.ndarray, pd.DataFrame]],
+    processes: int,
+) -> SliceData:
+    """Scans of several sites, which are stored in files when they are drawn first.
+
+    Parameters
+    ----------
+    stem : Path
+        Of the files, whose names end in ``.npy`` and ``.tsv``.
+    sites : sequence of (Brains, str, int)
+        Who is scanned, the name of the site, and how many scans.
+    scans_of : callable
+        Draws the scans of a site, and their labels.
+    processes : int
+    """
+    store, table = stem.with_suffix('.npy'), stem.with_suffix('.tsv')
     if not table.is_file():
-        simulated = round(SIMULATED * scanners)
-        sites = [
-            (of[kind], f'{kind}{number:02d}', PER_SCANNER[kind])
-            for kind, n in (('Real', scanners - simulated), ('Phantom', simulated))
-            for number in range(n)
-        ]
         n = sum(per_site for _, _, per_site in sites)
         images = np.lib.format.open_memmap(store, mode='w+', dtype=np.float32, shape=(n, *SHAPE))
         people: list[pd.DataFrame] = []
         context = multiprocessing.get_context('spawn')
         with ProcessPoolExecutor(processes, mp_context=context) as pool:
             done = 0
-            for scans, who in pool.map(_scans_of_site, *zip(*sites, strict=True)):
+            for scans, who in pool.map(scans_of, *zip(*sites, strict=True)):
                 images[done : done + len(scans)] = scans
                 people.append(who)
                 done += len(scans)
@@ -236,18 +258,26 @@ def _scans_of_site(brains: Brains, site: str, n: int) -> tuple[np.ndarray, pd.Da
     scanner = draw_random_scanner(rng)
     chosen = rng.permutation(len(brains.names))[:n]
     scans = np.stack([_scan(brains.images[who], scanner, rng) for who in chosen])
+    return scans, labels_of(brains, chosen, site)
+
+
+def labels_of(brains: Brains, chosen: np.ndarray, site: str) -> pd.DataFrame:
+    """Site, age, sex and name of these people."""
     ages, sexes, names = (
         [values[who] for who in chosen] for values in (brains.ages, brains.sexes, brains.names)
     )
-    return scans, pd.DataFrame({'site': site, 'age': ages, 'sex': sexes, 'subject': names})
+    return pd.DataFrame({'site': site, 'age': ages, 'sex': sexes, 'subject': names})
 
 
 def _scan(brain: np.ndarray, scanner: RandomScanner, rng: np.random.Generator) -> np.ndarray:
     """A scan of a brain of eight bits or, as often, of its mirror image."""
-    brain = brain * np.float32(CEILING / LEVELS)
-    if rng.random() < 0.5:
-        brain = brain[:, ::-1]
-    return scan(brain, scanner, rng, VOLUMES.intensity_percentile)
+    return scanned(brain[:, ::-1] if rng.random() < 0.5 else brain, scanner, rng)
+
+
+def scanned(brain: np.ndarray, scanner: RandomScanner, rng: np.random.Generator) -> np.ndarray:
+    """A scan of a brain of eight bits."""
+    intensities = brain * np.float32(CEILING / LEVELS)
+    return scan(intensities, scanner, rng, VOLUMES.intensity_percentile)
 
 
 if __name__ == '__main__':

@@ -102,6 +102,36 @@ class Prior:
     between: np.ndarray
     within: np.ndarray
 
+    @classmethod
+    def of_scanners(cls, values: np.ndarray, within: np.ndarray) -> Prior:
+        """How several scanners differ that scanned the same people.
+
+        Then it does not matter who these are, but for what a scanner makes of one of them and not
+        of another, whose part of the difference is taken off.
+
+        Parameters
+        ----------
+        values : np.ndarray, shape (S, n, ...)
+            A measure of n people at S scanners.
+        within : np.ndarray
+            Between the scans of one, as the attribute.
+        """
+        at_site = values.mean(axis=1)
+        effects = at_site - at_site.mean(axis=0)
+        of_pair = values - at_site[:, None] - values.mean(axis=0) + values.mean(axis=(0, 1))
+        n_sites, n = values.shape[:2]
+        freedom = (n_sites - 1) * (n - 1) * n
+        if values.ndim > 3:
+            by_chance = np.square(of_pair).sum(axis=(0, 1)) / freedom
+            between = np.square(effects).sum(axis=0) / (n_sites - 1) - by_chance
+            return cls(gaussian_filter(np.maximum(between, 0), 1.0), within)
+        by_chance = np.einsum('snk,snl->kl', of_pair, of_pair) / freedom
+        found, vectors = np.linalg.eigh(effects.T @ effects / (n_sites - 1) - by_chance)
+        between = (vectors * np.maximum(found, 0)) @ vectors.T
+        sd, place = np.sqrt(np.diag(between)), np.linspace(0, 1, len(between))
+        alike = np.exp(-np.square((place[:, None] - place) / ALIKE_LEVELS) / 2)
+        return cls(between + UNLIKE_PRIOR * sd[:, None] * sd * alike, within)
+
     def shrunk(self, effect: np.ndarray, left: np.ndarray, freedom: int, n: int) -> np.ndarray:
         """The mean of what a site may add, given its scans (Efron and Morris 1973).
 
@@ -154,21 +184,11 @@ class Evidence:
     sums: dict[str, Sums]
     priors: Mapping[str, Prior] = field(default_factory=dict)
 
-    def prior(self, name: str) -> Prior:
-        """The prior of a measure that the sites of this evidence give, several scans each."""
-        sums, n_sites = self.sums[name], len(self.sites)
+    def within(self, name: str) -> np.ndarray:
+        """How a measure differs between the scans of a site, as :class:`Prior` has it."""
+        sums = self.sums[name]
         beta = _solved(self.gram, self.scans, sums.cross)
-        within = sums.left(beta, self.gram) / (self.scans - n_sites - COVARIATES)
-        effects = beta[:n_sites] - beta[:n_sites].mean(axis=0)
-        by_chance = within * np.mean(1 / np.diag(self.gram)[:n_sites])
-        if effects.ndim > 2:
-            between = np.square(effects).sum(axis=0) / (n_sites - 1) - by_chance
-            return Prior(gaussian_filter(np.maximum(between, 0), 1.0), within)
-        values, vectors = np.linalg.eigh(effects.T @ effects / (n_sites - 1) - by_chance)
-        between = (vectors * np.maximum(values, 0)) @ vectors.T
-        sd, place = np.sqrt(np.diag(between)), np.linspace(0, 1, len(between))
-        alike = np.exp(-np.square((place[:, None] - place) / ALIKE_LEVELS) / 2)
-        return Prior(between + UNLIKE_PRIOR * sd[:, None] * sd * alike, within)
+        return sums.left(beta, self.gram) / (self.scans - len(self.gram))
 
 
 class Regression:

@@ -10,6 +10,7 @@ import pytest
 from ddae_app.methods.data import SliceData
 from ddae_app.methods.site_effects import (
     KNOWN_SCANS,
+    Prior,
     Regression,
     effects_by_value,
     site_effects,
@@ -130,11 +131,31 @@ def scanners(n, per_site, seed):
     return data, tilt - tilt.mean(axis=0), np.repeat(tilt, per_site, axis=0) + of_subjects + noise
 
 
+def same_people(n: int, people: int) -> np.ndarray:
+    """The measure of the scanners above, of the same people at each; shape (n, people, 9)."""
+    rng = np.random.default_rng(4)
+    tilt = rng.normal(0, 1, (n, 1, 1)) * np.linspace(-1, 1, 9)
+    of_subjects = rng.normal(0, 1, (people, 1)) * np.array([1, 0.5, 0.2, *[0] * 6])
+    return tilt + of_subjects + rng.normal(0, 0.1, (n, people, 9))
+
+
+def test_scanners_of_the_same_people_differ_by_nothing_that_people_do():
+    values = same_people(400, 3)
+    prior = Prior.of_scanners(values, np.eye(9))
+    expected = np.multiply.outer(*[np.linspace(-1, 1, 9)] * 2)
+    # Beside the truth there is what a real scanner may differ by from all of these.
+    assert np.abs(prior.between - expected).max() < 0.2
+    # One person more than others at one scanner is chance, and no difference of scanners.
+    only_chance = np.random.default_rng(5).normal(0, 1, (400, 3, 9))
+    assert np.diag(Prior.of_scanners(only_chance, np.eye(9)).between).max() < 0.1
+    assert np.diag(np.cov(only_chance.mean(axis=1).T)).min() > 0.25
+
+
 def test_what_is_known_of_scanners_is_worth_scans():
     learnt, _, values = scanners(40, 6, seed=1)
     known = Regression(learnt, np.arange(240))
     known.effects('measure', [values])
-    prior = known.evidence().prior('measure')
+    prior = Prior.of_scanners(same_people(40, 6), known.evidence().within('measure'))
     assert prior.between[0, 8] < -0.4 and prior.within[0, 0] == pytest.approx(1, abs=0.25)
     data, truth, values = scanners(6, 6, seed=2)
     other, _, ordinary = scanners(1, 6, seed=3)
@@ -154,7 +175,9 @@ def test_a_prior_of_fields_is_one_of_each_value():
     data, _, values = scanners(40, 6, seed=1)
     fields = Regression(data, np.arange(240))
     fields.effects('field', [values.reshape(-1, 1, 3, 3)])
-    prior = fields.evidence().prior('field')
+    prior = Prior.of_scanners(
+        same_people(40, 6).reshape(40, 6, 1, 3, 3), fields.evidence().within('field')
+    )
     assert prior.between.shape == prior.within.shape == (1, 3, 3)
     effect = np.ones((1, 3, 3))
     nothing = np.zeros((1, 3, 3))
