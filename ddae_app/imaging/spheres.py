@@ -67,11 +67,13 @@ def _read(path: Path, vertices: int) -> np.ndarray:
         raise TemplateError(f'{path}: not readable as a sphere ({reason}); {again}') from e
     if places.shape != (vertices, 3):
         raise TemplateError(
-            f'{path}: places of shape {places.shape}; expected those of {vertices:,} vertices: '
+            f'{path}: places of shape {places.shape}; expected those of {vertices:,} vertices; '
             f'{again}'
         )
     radius = np.linalg.norm(places, axis=1, keepdims=True)
-    if not np.isfinite(radius).all() or np.ptp(radius) > OVAL * radius.min():
+    # False of what is no number, too; and of one point alone, be it 0.
+    around = (places.min(axis=0) < 0).all() and (places.max(axis=0) > 0).all()
+    if not around or np.ptp(radius) > OVAL * radius.min():
         raise TemplateError(
             f'{path}: no sphere around 0, radius {radius.min():.4g} to {radius.max():.4g}; {again}'
         )

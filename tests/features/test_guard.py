@@ -255,9 +255,15 @@ def test_the_group_page_tells_what_the_participant_level_found(failed_run, tmp_p
     written = path.read_text()
     path.write_text(written.replace('sub-010\tA', 'sub-010\tQ'))
     assert '<td class="whole">Q</td>' in part()
-    for spoiled in (written.partition('sub-010')[0], written.replace('anatomy_share', 'x')):
+    for spoiled in (
+        written.partition('sub-010')[0],
+        *(written.replace(name, 'x', 1) for name in ('anatomy_share', 'source_site', 'sub-011')),
+    ):
         path.write_text(spoiled)
         assert 'aparc_desc-anatomy.tsv is damaged; run the participant level again' in part()
+    header, *rows = written.splitlines(keepends=True)  # sorted in a spreadsheet
+    path.write_text(header + ''.join(reversed(rows)))
+    assert 'Anatomy guard: 1 of 72 rows is marked (sub-010).' in part()
     path.write_text(written)
     said = json.loads(path.with_suffix('.json').read_text())
     path.with_suffix('.json').write_text(json.dumps(said | {'TargetSite': 'B'}))

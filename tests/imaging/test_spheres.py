@@ -52,6 +52,14 @@ def _infinite(path: Path) -> None:
     write_sphere(path, np.where(np.arange(N)[:, None] == 3, np.nan, even_places(N)))
 
 
+def _one_point(path: Path) -> None:
+    write_sphere(path, np.tile([0.0, 0.0, 1.0], (N, 1)))
+
+
+def _nowhere(path: Path) -> None:
+    write_sphere(path, np.zeros((N, 3)))
+
+
 @pytest.mark.parametrize('hemisphere', 'LR')
 @pytest.mark.parametrize(
     ('spoil', 'message'),
@@ -60,9 +68,11 @@ def _infinite(path: Path) -> None:
         (_skeleton, 'no such file, .*ddae-app-fetch spheres'),
         (_annexed, 'the content is not on this machine; run "datalad get'),
         (_truncate, 'not readable as a sphere .*; download it again'),
-        (_fewer, r'places of shape \(499, 3\); expected those of 500 vertices: download'),
+        (_fewer, r'places of shape \(499, 3\); expected those of 500 vertices; download'),
         (_pial, 'no sphere around 0, radius .*; download it again'),
         (_infinite, 'no sphere around 0'),
+        (_one_point, 'no sphere around 0'),
+        (_nowhere, 'no sphere around 0, radius 0 to 0'),
     ],
 )
 def test_what_is_wrong_is_told_in_one_line(

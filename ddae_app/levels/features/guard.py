@@ -6,6 +6,7 @@ import csv
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -176,35 +177,47 @@ def read_guard(inputs: FeatureInputs, said: Mapping[str, object]) -> Guard:
     said : mapping
         The sidecar of what was harmonized.
     """
-    path, table = inputs.files.anatomy, inputs.table
-    made, now = sidecars.read(path), _made_of(inputs, said['TargetSite'], said['ModelSHA256'])
-    why = ''
-    rows: list[dict[str, float | str]] = []
+    path = inputs.files.anatomy
+    made, now = sidecars.read(path), _made_of(inputs, said['TargetSite'], said.get('ModelSHA256'))
     if not path.is_file():
-        why = f'{path.name} is not there'
-    elif any(made.get(name) != value for name, value in now.items()):
-        why = f'{path.name} is not of these rows and this harmonization, but of earlier ones'
-    else:
-        try:
-            rows = [
-                row | {name: float(row[name].replace('n/a', 'nan')) for name in LIMITS}
-                for row in read_tsv(path)
-            ]
-        except (KeyError, ValueError, csv.Error):
-            why = f'{path.name} is damaged'
-    if why or len(rows) != len(table.names):
-        why = why or f'{path.name} is damaged'
-        line = f'anatomy guard: {why}; run the participant level again to have it'
-        return Guard(sentence(line), [], 0, '', None)
+        return _not_known(f'{path.name} is not there')
+    if any(made.get(name) != value for name, value in now.items()):
+        return _not_known(
+            f'{path.name} is not of these rows and this harmonization, but of earlier ones'
+        )
+    try:
+        found = _rows_of(path)
+    except (OSError, KeyError, ValueError, csv.Error):
+        found = {}
+    if sorted(found) != sorted(inputs.table.names):
+        return _not_known(f'{path.name} is damaged')
+    names, rows = list(found), list(found.values())
     marked = _marked(rows)
     told = [
-        MarkedRow(
-            table.names[i], str(rows[i]['source_site']), str(rows[i]['anatomy_flag']), '', {}
-        )
+        MarkedRow(names[i], str(rows[i]['source_site']), str(rows[i]['anatomy_flag']), '', {})
         for i in marked[:MOST_LISTED]
     ]
-    line = sentence(_line([table.names[i] for i in marked], len(rows)))
+    line = sentence(_line([names[i] for i in marked], len(rows)))
     return Guard(line, told, len(marked) - len(told), _from_page(inputs), None)
+
+
+def _rows_of(path: Path) -> dict[str, dict[str, float | str]]:
+    """What a table of the guard says of each row, by its name, in whatever order they are."""
+    return {
+        '_'.join(
+            label for label in (row[PERSON], row.get(SESSION)) if label not in (None, 'n/a')
+        ): {
+            'source_site': row['source_site'],
+            'anatomy_flag': row['anatomy_flag'],
+            **{name: float(row[name].replace('n/a', 'nan')) for name in LIMITS},
+        }
+        for row in read_tsv(path)
+    }
+
+
+def _not_known(why: str) -> Guard:
+    line = f'anatomy guard: {why}; run the participant level again to have it'
+    return Guard(sentence(line), [], 0, '', None)
 
 
 def _from_page(inputs: FeatureInputs) -> str:
