@@ -7,6 +7,7 @@ import re
 import shutil
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -251,7 +252,10 @@ class Crashes:
         found: dict[str, tuple[RunFiles, Path]] = {}
         for run in self.runs:
             for file in run.crashes():
-                for part in _node_of(file.read_text(errors='replace'))[:-1]:
+                text = ''
+                with suppress(OSError):  # a folder of that name, or it was removed meanwhile
+                    text = file.read_text(errors='replace')
+                for part in _node_of(text)[:-1]:
                     found.setdefault(part, (run, file))
         return found
 

@@ -249,6 +249,24 @@ def test_a_scan_that_failed_in_another_job_is_on_the_page(tmp_path):
     assert 'cut &lt;short&gt;' not in text and third.stem not in text
 
 
+def test_what_cannot_be_read_of_other_jobs_is_no_reason_to_fail(tmp_path):
+    """Odd entries of logs, and tables of the dataset that were spoiled since the run began."""
+    (first, second, _), layout, page_of = _sessions(tmp_path)
+    run = crash(layout.root / 'logs', '2026-1', first, 'ddae_app.errors.ImageError: cut').parent
+    (run / 'crash-a.txt').mkdir()
+    (run / 'crash-b.txt').symlink_to('nowhere')
+    (run / 'crash-c.txt').write_bytes(b'Node: \xff')
+    outputs(layout, second, harmonized=False)
+    assert 'cut' in page_of(second).partition(f'<section id="{first.stem}">')[2]
+    bids = first.path.parents[3]
+    cohort = read_cohort(bids, [second])
+    (bids / 'participants.tsv').write_bytes(b'\xff\xfe')
+    settings = Settings(bids, layout.root, 'participant')
+    results = Results(settings, layout, cohort, None, layout.run('2026-9'), '')
+    (page,) = write_results(results, [second], {})
+    assert 'Rome (column' in page.read_text() and f'id="{first.stem}"' in page.read_text()
+
+
 def test_site_age_and_sex_of_scans_that_another_job_preprocessed(tmp_path):
     """From the tables, and the site of --source-site from the table of the scan."""
     (first, second, _), layout, page_of = _sessions(tmp_path)

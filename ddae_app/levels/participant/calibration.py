@@ -233,8 +233,9 @@ def _is_made_of(derived: Path, folder: Path) -> bool:
     # The dataset is gone: it was moved here, or another one was removed.
     same = []
     for image in derived.glob('sub-*/**/anat/*_desc-preproc_T1w.nii.gz'):
-        raw, *_ = sidecars.read(image).get('Sources') or ['']
-        scan = folder / str(raw).removeprefix(f'bids:{RAW}:')
+        sources = sidecars.read(image).get('Sources')
+        raw = str(sources[0]) if isinstance(sources, list) and sources else ''
+        scan = folder / raw.removeprefix(f'bids:{RAW}:')
         if scan.is_file():
             same.append(digest_of(scan) == (read_record(image) or {}).get('RawSHA256'))
     return bool(same) and all(same)

@@ -16,7 +16,7 @@ from ddae_app.bids.layout import RunFiles, SpaceLayout
 from ddae_app.bids.scan import Scan
 from ddae_app.engine.inputs import scans_in
 from ddae_app.engine.run import Crashes, crash_reason, is_taken
-from ddae_app.errors import InvalidBIDSError
+from ddae_app.errors import InvalidBIDSError, UsageError
 from ddae_app.settings import Settings
 
 MOST_RUNS = 500
@@ -45,13 +45,7 @@ class OtherScans:
 
     @classmethod
     def of(cls, settings: Settings, layout: SpaceLayout, selected: Sequence[Scan]) -> OtherScans:
-        """Those of a run that selected these, by the names of files.
-
-        Raises
-        ------
-        UsageError, InvalidBIDSError
-            As for the scans of the run, see :func:`ddae_app.bids.cohort.read_cohort`.
-        """
+        """Those of a run that selected these, by the names of files."""
         own = {scan.stem for scan in selected}
         scans = [
             scan
@@ -66,8 +60,10 @@ class OtherScans:
             # With those of the run, of which some may alone have the field of --site-column.
             # --source-site may have been another one where they were selected.
             column = settings.select.site_column
-            cohort = read_cohort(settings.bids_dir, [*selected, *scans], site_column=column)
-            covariates = cohort.covariates
+            # Tables that were spoiled since the run began are no reason to end it without a page.
+            with suppress(UsageError, InvalidBIDSError):
+                cohort = read_cohort(settings.bids_dir, [*selected, *scans], site_column=column)
+                covariates = cohort.covariates
         return cls(layout, tuple(scans), covariates, Crashes(runs))
 
     def known(self, scan: Scan, entries: Mapping[str, Any]) -> Covariates | None:
