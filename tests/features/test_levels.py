@@ -300,6 +300,13 @@ def test_group_before_participant_and_after_a_change(bids_dir, table, values, la
     out, own = tmp_path / 'out', write_table(tmp_path / 't.tsv', values, labels)
     assert 'run the participant level first' in refused(capsys, 18, bids_dir, out, 'group', own)
     assert run(bids_dir, out, 'participant', own) == 0
+    harmonized = out / 'features' / 't_desc-harmonized.tsv'
+    header, *rows = harmonized.read_text().splitlines()
+    cut = [line.rpartition('\t')[0] for line in (header, *rows)]
+    for lines in ([header, *reversed(rows)], [header, *rows[1:]], cut):
+        harmonized.write_text('\n'.join(lines) + '\n')
+        line = refused(capsys, 2, bids_dir, out, 'group', own)
+        assert 'its rows and columns are not those of t.tsv in their order; run the part' in line
     write_table(own, values + 1, labels)
     line = refused(capsys, 2, bids_dir, out, 'group', own)
     assert 'is another file than t_desc-harmonized.tsv was made from' in line

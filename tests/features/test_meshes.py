@@ -20,12 +20,16 @@ from ddae_app.features.model import FeatureModel
 from ddae_app.features.places import shown_vertices
 from ddae_app.imaging.icosahedron import sphere
 from ddae_app.imaging.surfaces import gifti_of, read_map
+from ddae_app.methods.feature_ddae import geometry
 from tests.features.simulated import labels_of, write_dataset
 from tests.imaging.made_spheres import even_places, sphere_path, write_sphere, write_spheres
 
 V = 32492
-WALL = np.arange(V // 4, V)
-"""Most vertices, since files that leave them out are read sooner."""
+CORTEX = 16
+"""One vertex in so many; all others are medial wall, so that files are read sooner."""
+
+POINTS = 642
+"""Of a hemisphere that networks see of fsLR here, instead of those of fsaverage5."""
 
 SEEN = 48
 """Rows that a training shows, instead of thousands."""
@@ -35,6 +39,7 @@ SEEN = 48
 def short_training():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ddae, 'train_feature_ddae', partial(ddae.train_feature_ddae, seen=SEEN))
+        patch.setattr(geometry, 'SEEN', POINTS)
         yield
 
 
@@ -56,6 +61,11 @@ def home(tmp_path_factory):
     return home
 
 
+def is_wall(vertices: int) -> np.ndarray:
+    """Which vertices of a hemisphere are medial wall."""
+    return np.arange(vertices) % CORTEX > 0
+
+
 def truth_at(places: np.ndarray, labels) -> np.ndarray:
     """Thickness, shape (N, 2 V), smooth and with noise; `places` are those of both hemispheres."""
     x, _, z = np.concatenate(places).T
@@ -68,8 +78,7 @@ def with_sites(truth: np.ndarray, places: np.ndarray, labels) -> np.ndarray:
     """Site B thickens one side, and scales what differs from the mean; 0 on the wall."""
     x, y, _ = np.concatenate(places).T
     values = truth + (labels.sites == 'B')[:, None] * (0.3 * x + 0.1 * (truth - 2.5) * (1 + y))
-    size = places.shape[1]
-    values[:, np.concatenate([WALL, WALL + size])] = 0
+    values[:, np.tile(is_wall(places.shape[1]), 2)] = 0
     return values.astype(np.float32)
 
 
@@ -86,7 +95,7 @@ def truth(labels, places):
 @pytest.fixture(scope='module')
 def values(truth, labels, places):
     values = with_sites(truth, places, labels)
-    values[4, 7] = 0  # missing
+    values[4, CORTEX] = 0  # missing
     return values
 
 
@@ -106,7 +115,7 @@ def gifti(values, labels, tmp_path_factory):
 def cifti(values, labels, tmp_path_factory):
     """CIFTI, as fMRIPrep writes it."""
     folder = tmp_path_factory.mktemp('derivatives') / 'fmriprep'
-    there = ~np.isin(np.arange(V), WALL)
+    there = ~is_wall(V)
     models = [
         nib.cifti2.BrainModelAxis.from_mask(there, name=f'cortex_{side}')
         for side in ('left', 'right')
@@ -139,8 +148,9 @@ def out(home, bids_dir, cifti, tmp_path_factory):
     """All levels; after training, there is no TemplateFlow."""
     out = tmp_path_factory.mktemp('run') / 'out'
     nowhere = out.parent / 'nowhere'
-    assert run(home, bids_dir, out, 'train', cifti, '--method', 'ddae') == 0
-    assert run(nowhere, bids_dir, out, 'participant', cifti) == 0
+    named = '--model-name', 'own'
+    assert run(home, bids_dir, out, 'train', cifti, '--method', 'ddae', *named) == 0
+    assert run(nowhere, bids_dir, out, 'participant', cifti, *named) == 0
     assert run(nowhere, bids_dir, out, 'group', cifti) == 0
     return out
 
@@ -160,7 +170,7 @@ def harmonized(out, labels):
 def test_what_is_written(out, harmonized, gifti, labels, truth, values):
     maps, _ = read_surface_maps([gifti], 'thickness')
     assert maps.mesh == 'fsLR_den-32k'
-    model = FeatureModel.load(out / 'models' / 'thickness_features.safetensors')
+    model = FeatureModel.load(out / 'models' / 'own_features.safetensors')
     for row, alone in zip(harmonized, model.harmonized(maps, labels), strict=True):
         on_mesh = np.concatenate([*maps.on_mesh(alone).values()])
         there = ~np.isnan(on_mesh)
@@ -168,11 +178,11 @@ def test_what_is_written(out, harmonized, gifti, labels, truth, values):
     away = [v[:, maps.vertices] - truth[:, maps.vertices] for v in (harmonized, values)]
     error, before = (np.sqrt(np.nanmean(np.square(a - np.nanmean(a, axis=0)))) for a in away)
     assert error < 0.5 * before
-    assert harmonized[4, 7] == 0
+    assert harmonized[4, CORTEX] == 0
 
 
 def test_the_model_knows_where_the_vertices_lie(out, places):
-    path = out / 'models' / 'thickness_features.safetensors'
+    path = out / 'models' / 'own_features.safetensors'
     model = FeatureModel.load(path)
     assert np.abs(model.given_places - places).max() < 1e-6
     assert (load_file(path)['ddae.places'] == model.given_places).all()
@@ -208,11 +218,11 @@ def test_gifti_by_the_model_of_cifti(
     out, harmonized, home, bids_dir, gifti, labels, tmp_path, capsys
 ):
     """Without spheres; only the group level, which finds no model, needs them."""
-    own, there = str(out / 'models' / 'thickness_features.safetensors'), tmp_path / 'out'
+    own, there = str(out / 'models' / 'own_features.safetensors'), tmp_path / 'out'
     nowhere = tmp_path / 'nowhere'
     assert run(nowhere, bids_dir, there, 'participant', gifti, '--model', own) == 0
     name = '{0}/anat/{0}_hemi-R_space-fsLR_den-32k_desc-harmonized_thickness.shape.gii'
-    cortex = np.delete(np.arange(V), WALL)
+    cortex = ~is_wall(V)
     for person, row in zip(labels.subjects, harmonized, strict=True):
         right = read_map(there / name.format(f'sub-{person}'), 'R')
         assert (right[cortex] == row[V:][cortex]).all()
@@ -265,7 +275,7 @@ def test_without_the_right_spheres_nothing_is_trained(
     ],
 )
 def test_damaged_places_are_refused(out, tmp_path, broken):
-    path = out / 'models' / 'thickness_features.safetensors'
+    path = out / 'models' / 'own_features.safetensors'
     arrays = load_file(path)
     broken(arrays)
     with safe_open(path, 'np') as file:
@@ -282,8 +292,11 @@ def test_vertices_that_the_mesh_has_not_are_refused(places, name):
         ddae.stored_ddae(Path('m'), 'thickness on fsLR_den-32k', ['L0', name], ['A'], given)
 
 
-def test_freesurfers_own_format_on_fsaverage6_needs_nothing(labels, bids_dir, tmp_path):
+def test_freesurfers_own_format_on_fsaverage6_needs_nothing(
+    labels, bids_dir, tmp_path, monkeypatch
+):
     """Known by its number of vertices; drawn, too, since fsaverage5 is a part of it."""
+    monkeypatch.setattr(geometry, 'SEEN', 10242)
     places = np.stack([sphere(40962)] * 2)
     truth = truth_at(places, labels)
     values = with_sites(truth, places, labels)

@@ -10,6 +10,7 @@ import numpy as np
 
 from ddae_app import __version__
 from ddae_app.bids.dataset import to_tsv
+from ddae_app.bids.layout import ModelFiles
 from ddae_app.errors import NotEvaluableError, UsageError
 from ddae_app.features.evaluation import (
     MEANING,
@@ -81,7 +82,7 @@ def run_group(settings: Settings) -> int:
     for line in cautions:
         log.warning('%s', line)
     method = next(n for n, m in METHODS.items() if m.label == said['HarmonizationMethod'])
-    places = None if method == METHOD else _places(settings, inputs)
+    places = None if method == METHOD else _places(settings, inputs, said)
     refit = partial(_refit, inputs, said, target, places, settings.random_seed)
     candidates: dict[str, np.ndarray | Refit] = {
         SOURCE: inputs.table.values,
@@ -154,9 +155,12 @@ def _cross_fitted(method: str) -> str:
     return f'{method}, cross-fitted'
 
 
-def _places(settings: Settings, inputs: FeatureInputs) -> np.ndarray | None:
+def _places(
+    settings: Settings, inputs: FeatureInputs, said: Mapping[str, object]
+) -> np.ndarray | None:
     """Where the vertices lie: as the model of these maps says, or else TemplateFlow."""
-    maps, path = inputs.table.maps, inputs.files.model(settings.train.model_name).model
+    maps = inputs.table.maps
+    path = ModelFiles(inputs.files.root / 'models', str(said['ModelName'])).model
     if are_needed(maps) and path.is_file():
         own = FeatureModel.load(path)
         if own.info.maps == maps and own.given_places is not None:

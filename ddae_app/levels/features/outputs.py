@@ -85,7 +85,13 @@ def read_harmonized(
     table, path = inputs.table, inputs.files.harmonized
     if isinstance(table, FeatureTable):
         said = _made(path, table.path)
-        return read_feature_table(path).columns(table.features), said
+        harmonized = read_feature_table(path)
+        if (harmonized.names, harmonized.features) != (table.names, table.features):
+            raise UsageError(
+                f'{path}: its rows and columns are not those of {table.path.name} in their order; '
+                'run the participant level again'
+            )
+        return harmonized.values, said
     values, runs = table.values.copy(), {}
     for row, files in zip(values, table.files, strict=True):
         parts = []
