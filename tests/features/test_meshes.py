@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from base64 import b64encode
 from functools import partial
 from pathlib import Path
 
@@ -21,6 +22,8 @@ from ddae_app.features.places import shown_vertices
 from ddae_app.imaging.icosahedron import sphere
 from ddae_app.imaging.surfaces import gifti_of, read_map
 from ddae_app.methods.feature_ddae import geometry
+from ddae_app.reports import features
+from ddae_app.reports.cortex import draw_cortex
 from tests.features.simulated import labels_of, write_dataset
 from tests.imaging.made_spheres import even_places, sphere_path, write_sphere, write_spheres
 
@@ -40,7 +43,14 @@ def short_training():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ddae, 'train_feature_ddae', partial(ddae.train_feature_ddae, seen=SEEN))
         patch.setattr(geometry, 'SEEN', POINTS)
+        patch.setattr(features, 'draw_cortex', drawn)
         yield
+
+
+def drawn(maps) -> bytes:
+    """How many maps at how many vertices, in place of a picture, which takes a second."""
+    sizes = {values.shape for m in maps for values in m.values.values()}
+    return f'{len(maps)} maps of {sizes}'.encode()
 
 
 @pytest.fixture(scope='module')
@@ -195,6 +205,7 @@ def test_the_cortex_is_drawn(out):
     for name in ('thickness_features.html', 'group_thickness_features.html'):
         page = (out / name).read_text()
         assert 'On the cortex' in page and 'there is no picture' not in page
+        assert b64encode(b'4 maps of {(10242,)}').decode() in page
 
 
 def test_each_vertex_of_the_picture_shows_its_nearest(places):
@@ -297,6 +308,7 @@ def test_freesurfers_own_format_on_fsaverage6_needs_nothing(
 ):
     """Known by its number of vertices; drawn, too, since fsaverage5 is a part of it."""
     monkeypatch.setattr(geometry, 'SEEN', 10242)
+    monkeypatch.setattr(features, 'draw_cortex', draw_cortex)
     places = np.stack([sphere(40962)] * 2)
     truth = truth_at(places, labels)
     values = with_sites(truth, places, labels)
