@@ -284,6 +284,7 @@ def format_features_card(
     warnings: Sequence[str],
     *,
     method: str,
+    scope: str,
     what: str = '',
 ) -> str:
     """The card of a model of features, as Markdown.
@@ -297,6 +298,8 @@ def format_features_card(
     warnings : sequence of str
     method : str
         What the model is, at the start of a sentence.
+    scope : str
+        Of which sites it harmonizes people, at the end of one.
     what : str
         What is mapped on which mesh; empty of a table.
     """
@@ -319,7 +322,7 @@ def format_features_card(
         '## Limits',
         '',
         f'- The model harmonizes {"maps" if what else "tables"} of the same features, in the same '
-        'units, of these sites.',
+        f'units, of {scope}.',
         '- It knows the people that it was fitted to. Its effect on other ages, and on diseases '
         'that nobody had, was not tested.',
         '- The model is not intended for diagnosis.',

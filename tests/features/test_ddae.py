@@ -95,7 +95,9 @@ def test_its_files_say_so(out):
     said = json.loads((out / 'features' / 'aparc_desc-harmonized.json').read_text())
     assert (said['HarmonizationMethod'], said['TargetSite']) == ('DDAE', 'B')
     assert said['ModelSites'] == ['A', 'B', 'C'] and said['SitesMeasuredInTheseRows'] == []
-    assert 'Disentangled Diffusion' in (out / 'models' / 'aparc_features_MODEL.md').read_text()
+    card = (out / 'models' / 'aparc_features_MODEL.md').read_text()
+    assert 'Disentangled Diffusion' in card
+    assert 'same units, of these sites, and of others from which the same run has 5 people' in card
     assert 'Disentangled Diffusion' in (out / 'aparc_features.html').read_text()
 
 

@@ -82,6 +82,7 @@ def test_the_pages(out):
     assert 'combat, cross-fitted' in group and 'site_linear' in group
     card = (out / 'models' / 'aparc_features_MODEL.md').read_text()
     assert '# aparc_features' in card and '| A | 24 | 24 |' in card
+    assert 'in the same units, of these sites.' in card
 
 
 def test_the_measures(out):

@@ -23,6 +23,7 @@ from ddae_app.levels.features.outputs import write_harmonized
 from ddae_app.levels.features.page import methods_text, model_facts, site_rows, write_page
 from ddae_app.levels.features.used import UsedModel
 from ddae_app.methods.registry import METHODS
+from ddae_app.methods.suitability import FEWEST_TO_CALIBRATE
 from ddae_app.reports.boilerplate import write_boilerplate
 from ddae_app.reports.features import format_features_card
 from ddae_app.settings import Settings
@@ -35,6 +36,13 @@ CARDS = {
     '2408.15890), with the appearance of each site (docs/features)',
 }
 """What a model of each method is, for its card."""
+
+SCOPES = {
+    'combat': 'these sites',
+    'ddae': 'these sites, and of others from which the same run has '
+    f'{FEWEST_TO_CALIBRATE} people or more',
+}
+"""Of which sites it harmonizes people."""
 
 
 def run_train(settings: Settings) -> int:
@@ -146,6 +154,7 @@ def _fit(settings: Settings, inputs: FeatureInputs, files: ModelFiles) -> list[s
         sites,
         warnings,
         method=CARDS[model.info.method],
+        scope=SCOPES[model.info.method],
         what=inputs.table.maps,
     )
     write_atomically(files.card, card)
