@@ -249,7 +249,7 @@ def test_the_group_page_tells_what_the_participant_level_found(failed_run, tmp_p
         return (out / 'group_aparc_features.html').read_text().partition('id="guard"')[2]
 
     text = part()
-    assert 'Anatomy guard: 1 of 72 rows is marked (sub-010).' in text
+    assert 'Anatomy guard: 1 of 72 rows is marked (sub-010). Marked rows take part' in text
     assert '<td><code>sub-010</code></td><td class="whole">A</td>' in text
     assert '<a href="features/aparc_desc-anatomy.tsv">' in text
     written = path.read_text()

@@ -510,6 +510,10 @@ def test_maps_in_place_of_others_are_told(bids_dir, labels, values, tmp_path, ca
     line = f'utputs replace those of other maps of the same people, {changed[0].resolve()}'
     page = (out / 'thickness_features.html').read_text()
     assert line in capsys.readouterr().err and line in page
+    # The group level replaces nothing.
+    assert _run(bids_dir, out, 'group', two) == 2
+    said = capsys.readouterr().err
+    assert 'is another file than' in said and 'replace those of' not in said
 
 
 def test_maps_that_changed_are_not_evaluated(bids_dir, labels, values, tmp_path, capsys):

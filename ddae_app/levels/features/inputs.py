@@ -126,7 +126,7 @@ def read_inputs(settings: Settings) -> FeatureInputs:
     files = FeatureFiles(settings.output_dir, table_name(path if table.maps else table.path))
     if isinstance(table, FeatureTable):
         _check_own(files, table.path)
-    if line := _replaces(table, files):
+    if settings.analysis_level != 'group' and (line := _replaces(table, files)):
         log.warning('%s', line)
         warnings.append(line)
     return FeatureInputs(table, labels, files, tuple(warnings))
