@@ -11,8 +11,9 @@ from ddae_app.errors import ModelError, UsageError
 from ddae_app.features.people import RowLabels
 from ddae_app.features.places import mesh_of
 from ddae_app.imaging.surfaces import HEMISPHERES
+from ddae_app.methods.feature_ddae.appearance import STATISTICS
 from ddae_app.methods.feature_ddae.geometry import Geometry
-from ddae_app.methods.feature_ddae.model import PLACES, FeatureDDAE
+from ddae_app.methods.feature_ddae.model import PLACES, STEPS, FeatureDDAE
 from ddae_app.methods.feature_ddae.training import train_feature_ddae
 from ddae_app.methods.location_scale import SiteRegression
 
@@ -76,9 +77,10 @@ def stored_ddae(
     maps: str,
     features: Sequence[str],
     sites: Sequence[str],
+    covariates: int,
     arrays: Mapping[str, np.ndarray],
 ) -> FeatureDDAE:
-    """The DDAE of a model file.
+    """The DDAE of a model file, by how many columns age and sex have, and its arrays.
 
     Raises
     ------
@@ -93,8 +95,13 @@ def stored_ddae(
         ddae = FeatureDDAE.of_arrays(geometry, len(sites), arrays)
     except (LookupError, RuntimeError, ValueError, UsageError) as e:
         raise ModelError(f'{wrong}; fit it again') from e
-    look, shape = ddae.appearance, (len(sites), len(features))
-    of_sites = {look.shift.shape, look.scale.shape, look.skew.shape, look.tails.shape}
-    if of_sites != {shape} or look.usual.shape != (2, len(features)):
+    s, p, k = len(sites), len(features), geometry.bands.count
+    expected = {
+        'mean': (p,), 'sd': (p,), 'slopes': (covariates, p), 'shift': (s, p), 'scale': (s, p),
+        'skew': (s, p), 'tails': (s, p), 'usual': (2, p), 'share': (1,),
+        'between': (len(STATISTICS), k), 'within': (len(STATISTICS), k),
+    }  # fmt: skip
+    shapes = {name: value.shape for name, value in vars(ddae.appearance).items()}
+    if shapes != expected or ddae.trust.shape != (STEPS,):
         raise ModelError(f'{wrong}; fit it again')
     return ddae

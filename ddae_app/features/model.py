@@ -331,7 +331,7 @@ class FeatureModel:
             # Imported here, since it loads torch.
             from ddae_app.features.ddae import stored_ddae
 
-            ddae = stored_ddae(path, info.maps, info.features, info.sites, others)
+            ddae = stored_ddae(path, info.maps, info.features, info.sites, c, others)
         return cls(info, SiteRegression(**arrays), ddae)
 
 

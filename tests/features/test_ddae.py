@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import partial
 
 import nibabel as nib
@@ -18,6 +18,7 @@ from ddae_app.features import ddae
 from ddae_app.features.fit import fit_model
 from ddae_app.features.model import FeatureModel
 from ddae_app.features.table import read_feature_table
+from ddae_app.methods.feature_ddae.appearance import FeatureAppearance
 from tests.features.commands import refused, run
 from tests.features.simulated import (
     labels_of,
@@ -211,7 +212,16 @@ def test_another_method_than_that_of_the_model_is_refused(out, bids_dir, table, 
     [
         lambda arrays: arrays.pop('ddae.trust'),
         lambda arrays: arrays.update({'ddae.trust': np.array([np.nan])}),
-        lambda arrays: arrays.update({'ddae.appearance.skew': np.zeros((3, 2))}),
+        lambda arrays: arrays.update({'ddae.trust': np.ones(2)}),
+        *(
+            lambda arrays, name=f'ddae.appearance.{item.name}': arrays.update(
+                {name: arrays[name][..., :-1]}
+            )
+            for item in fields(FeatureAppearance)
+        ),
+        lambda arrays: arrays.update(
+            {'ddae.appearance.slopes': arrays['ddae.appearance.slopes'][:1]}
+        ),
         lambda arrays: arrays.update({'ddae.networks.head.bias': np.zeros(5, np.float32)}),
         lambda arrays: [arrays.pop(name) for name in list(arrays) if name.startswith('ddae.')],
     ],

@@ -300,7 +300,7 @@ def test_damaged_places_are_refused(out, tmp_path, broken):
 def test_vertices_that_the_mesh_has_not_are_refused(places, name):
     given = {'places': places}
     with pytest.raises(ModelError, match='fit it again'):
-        ddae.stored_ddae(Path('m'), 'thickness on fsLR_den-32k', ['L0', name], ['A'], given)
+        ddae.stored_ddae(Path('m'), 'thickness on fsLR_den-32k', ['L0', name], ['A'], 2, given)
 
 
 def test_freesurfers_own_format_on_fsaverage6_needs_nothing(

@@ -176,12 +176,26 @@ def test_the_bands_are_orthonormal(wall):
     assert bands.smooth and not Bands.of_table(7).smooth
 
 
+@pytest.mark.parametrize('vertices', [1, 50, 161])
+def test_maps_of_fewer_vertices_than_functions(vertices):
+    """As of a region alone: the first functions say all, and nothing is left."""
+    _, places, hemispheres = whole_sphere(wall=False)
+    few = np.linspace(0, len(places) - 1, vertices).astype(int)
+    bands = Bands.of_sphere(places[few], hemispheres[few])
+    assert len(bands.band) == bands.basis.shape[1] == vertices
+    values = np.random.default_rng(0).normal(size=(3, vertices))
+    power = bands.power(values)
+    assert len(power) == bands.count and power[-1] < 1e-9
+    noise = np.zeros((3, bands.count))
+    assert np.abs(bands.shrunk(values, np.ones(bands.count), noise) - values).max() < 1e-9
+
+
 @pytest.mark.parametrize('where', ['sphere', 'table'])
 def test_white_noise_has_its_variance_in_every_band(where):
     bands = whole_sphere(wall=True)[0] if where == 'sphere' else Bands.of_table(500)
     noise = np.random.default_rng(0).normal(0, 3, (400, len(bands.basis)))
     power = bands.power(noise)
-    assert len(power) == bands.band.max() + 2
+    assert len(power) == bands.count
     assert power == pytest.approx(np.full(len(power), 9.0), rel=0.25)
     assert power[-1] == pytest.approx(9, rel=0.02)
     sums = bands.variances(noise @ bands.basis, float(np.square(noise).sum()))

@@ -52,8 +52,15 @@ class Bands:
                     for hemisphere in np.unique(hemispheres):
                         parts.append(part * (hemispheres == hemisphere))
                         degrees.append(degree)
-        # Without the medial wall they are not orthogonal; each degree keeps what it adds.
-        return cls(np.linalg.qr(np.column_stack(parts))[0], np.array(degrees))
+        # Without the medial wall they are not orthogonal; each degree keeps what it adds. Of a few
+        # vertices, the first functions say all.
+        basis = np.linalg.qr(np.column_stack(parts))[0]
+        return cls(basis, np.array(degrees[: basis.shape[1]]))
+
+    @property
+    def count(self) -> int:
+        """K, how many bands there are."""
+        return int(self.band.max()) + 2
 
     @property
     def smooth(self) -> bool:
