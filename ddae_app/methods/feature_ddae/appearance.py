@@ -175,9 +175,13 @@ class FeatureAppearance:
         bend = skew / 6 * (near**2 - 1) + tails / 24 * (near**3 - 3 * near)
         return x - share * bend
 
-    def left(self, common: np.ndarray, covariates: np.ndarray) -> np.ndarray:
-        """What age and sex do not explain, of values that are those of the mean of all sites."""
-        return common - (covariates @ self.slopes) / self.sd
+    def left(self, y: np.ndarray, sites: np.ndarray, covariates: np.ndarray) -> np.ndarray:
+        """What the appearance of the sites, age and sex do not explain of values, in ``sd``.
+
+        Parameters are those of :meth:`standardized`.
+        """
+        x, protected = self.standardized(y, sites, covariates)
+        return self.unbent(x, sites) + protected - (covariates @ self.slopes) / self.sd
 
     def back(self, x: np.ndarray, protected: np.ndarray, target: int | None) -> np.ndarray:
         """From standardized values to those of a target, or of the mean of all sites."""

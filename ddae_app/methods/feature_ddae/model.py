@@ -79,13 +79,12 @@ class FeatureDDAE:
         np.ndarray, shape (N, P), dtype of `y`
         """
         out, look = np.empty_like(y), self.appearance
-        several = self.sessions is not None
-        means = self._means(y, sites, covariates, persons) if several else {}
+        means = {} if self.sessions is None else self._means(y, sites, covariates, persons)
         for start in range(0, len(y), ROWS):
             rows = slice(start, start + ROWS)
             here = sites[rows]
             x, protected = look.standardized(y[rows], here, covariates[rows])
-            left = look.left(look.unbent(x, here) + protected, covariates[rows])
+            left = look.left(y[rows], here, covariates[rows])
             change = self.edited(left, here, target)
             if self.sessions is not None:
                 pairs = zip(left, persons[rows].tolist(), strict=True)
@@ -116,8 +115,7 @@ class FeatureDDAE:
         look, means = self.appearance, {}
         for person in np.flatnonzero(np.bincount(persons) > 1).tolist():
             rows = np.flatnonzero(persons == person)
-            x, protected = look.standardized(y[rows], sites[rows], covariates[rows])
-            left = look.left(look.unbent(x, sites[rows]) + protected, covariates[rows])
+            left = look.left(y[rows], sites[rows], covariates[rows])
             known = np.maximum((~np.isnan(left)).sum(axis=0), 1)
             means[person] = np.nansum(left, axis=0) / known
         return means

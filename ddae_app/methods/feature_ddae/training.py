@@ -104,8 +104,7 @@ def _left(
     parts = []
     for start in range(0, len(y), BLOCK):
         rows = slice(start, start + BLOCK)
-        x, protected = appearance.standardized(y[rows], sites[rows], covariates[rows])
-        left = appearance.left(appearance.unbent(x, sites[rows]) + protected, covariates[rows])
+        left = appearance.left(y[rows], sites[rows], covariates[rows])
         parts.append(geometry.on_points(left))
     return torch.from_numpy(np.concatenate(parts))
 
