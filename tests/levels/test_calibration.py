@@ -352,6 +352,33 @@ def test_reference_scans_are_a_target(study, harmonized, tmp_path):
     assert not _is_made_of(derived[0], tmp_path)
 
 
+def test_a_dataset_that_was_moved_is_known_by_its_scans(tmp_path):
+    """Also where one sidecar does not say of what its image was made."""
+    old, new, out = (tmp_path / name for name in ('old', 'new', 'out'))
+    out.mkdir()
+    links = {'Name': 'x', 'DatasetLinks': {'raw': '../old'}}
+    (out / 'dataset_description.json').write_text(json.dumps(links))
+    sources = {}
+    for label in ('1', '2', '3'):
+        scan = old / f'sub-{label}' / 'anat' / f'sub-{label}_T1w.nii.gz'
+        scan.parent.mkdir(parents=True)
+        scan.write_text(label)
+        image = out / f'sub-{label}' / 'anat' / f'sub-{label}_desc-preproc_T1w.nii.gz'
+        image.parent.mkdir(parents=True)
+        image.touch()
+        sources[label] = image.with_name(f'sub-{label}_desc-preproc_T1w.json')
+        said = {'Sources': [f'bids:raw:{scan.relative_to(old)}']}
+        sources[label].write_text(json.dumps(said | {'MadeFrom': {'RawSHA256': digest_of(scan)}}))
+    old.rename(new)
+    assert _is_made_of(out, new) and not _is_made_of(out, tmp_path)
+    sources['2'].write_text(json.dumps({'Sources': 1}))
+    assert _is_made_of(out, new)
+    (new / 'sub-1' / 'anat' / 'sub-1_T1w.nii.gz').write_text('of another')
+    assert not _is_made_of(out, new)
+    old.symlink_to(new)  # a link that the move left
+    assert _is_made_of(out, new)
+
+
 @pytest.mark.parametrize(
     ('folder', 'flags', 'message'),
     [
