@@ -238,14 +238,17 @@ def test_a_run_twice_gives_the_same(failed_run, capsys):
     assert '1 of 72 rows is marked (sub-010); aparc_desc-anatomy.tsv says why' in lines[0]
 
 
-def test_the_group_page_tells_what_the_participant_level_found(failed_run, tmp_path):
-    """Read and not computed; said where the table is not there, or of earlier outputs."""
+def test_the_group_page_tells_what_the_participant_level_found(failed_run, tmp_path, capsys):
+    """Read and not computed; said where it is not there, warned of where it is not usable."""
     bids, table, first = failed_run
     out = shutil.copytree(first, tmp_path / 'out')
     path = out / 'features' / 'aparc_desc-anatomy.tsv'
 
-    def part() -> str:
+    def part(level: str = 'INFO') -> str:
+        capsys.readouterr()
         assert run(bids, out, 'group', table) == 0
+        (line,) = [line for line in logged(capsys).splitlines() if 'Anatomy guard' in line]
+        assert f' {level} Anatomy guard: ' in line
         return (out / 'group_aparc_features.html').read_text().partition('id="guard"')[2]
 
     text = part()
@@ -260,15 +263,18 @@ def test_the_group_page_tells_what_the_participant_level_found(failed_run, tmp_p
         *(written.replace(name, 'x', 1) for name in ('anatomy_share', 'source_site', 'sub-011')),
     ):
         path.write_text(spoiled)
-        assert 'aparc_desc-anatomy.tsv is damaged; run the participant level again' in part()
+        text = part('WARNING')
+        assert 'aparc_desc-anatomy.tsv is damaged; run the participant level again' in text
     header, *rows = written.splitlines(keepends=True)  # sorted in a spreadsheet
     path.write_text(header + ''.join(reversed(rows)))
     assert 'Anatomy guard: 1 of 72 rows is marked (sub-010).' in part()
     path.write_text(written)
     said = json.loads(path.with_suffix('.json').read_text())
     path.with_suffix('.json').write_text(json.dumps(said | {'TargetSite': 'B'}))
-    text = part()
+    text = part('WARNING')
     assert 'is not of these rows and this harmonization' in text and 'href="features' not in text
+    path.with_suffix('.json').write_text('{')
+    assert 'is not of these rows and this harmonization' in part('WARNING')
     path.unlink()
     assert 'aparc_desc-anatomy.tsv is not there; run the participant level again' in part()
     assert not path.exists()

@@ -112,7 +112,6 @@ def run_group(settings: Settings) -> int:
     explained = [results[name].explained for name in (SOURCE, _cross_fitted(method))]
     features = feature_facts(inputs.table, cross_fitted, explained, constant)
     guard = read_guard(inputs, said)
-    log.info('%s', guard.line)
     drawn = {'before': inputs.table.values, 'after': cross_fitted}
     write_features_group_page(
         files.group_page,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -33,6 +34,8 @@ from ddae_app.levels.features.used import UsedModel
 from ddae_app.reports.cortex import CortexMap
 from ddae_app.reports.features import Cortex, Guard, MarkedRow
 from ddae_app.settings import Settings
+
+log = logging.getLogger('ddae_app')
 
 MOST_LISTED, MOST_DRAWN, MOST_PLACES = 50, 3, 3
 """Marked rows on the page, of these on the cortex, and features of each."""
@@ -169,7 +172,10 @@ def _line(marked: Sequence[str], rows: int) -> str:
 
 
 def read_guard(inputs: FeatureInputs, said: Mapping[str, object]) -> Guard:
-    """What the participant level found, for the page of the group; nothing is looked at anew.
+    """What the participant level found, for the page of the group, and log it.
+
+    Nothing is looked at anew. A table that is not there is of a run that made none; one that is
+    stale or damaged is warned of.
 
     Parameters
     ----------
@@ -180,17 +186,18 @@ def read_guard(inputs: FeatureInputs, said: Mapping[str, object]) -> Guard:
     path = inputs.files.anatomy
     made, now = sidecars.read(path), _made_of(inputs, said['TargetSite'], said.get('ModelSHA256'))
     if not path.is_file():
-        return _not_known(f'{path.name} is not there')
+        return _not_known(f'{path.name} is not there', logging.INFO)
     if any(made.get(name) != value for name, value in now.items()):
         return _not_known(
-            f'{path.name} is not of these rows and this harmonization, but of earlier ones'
+            f'{path.name} is not of these rows and this harmonization, but of earlier ones',
+            logging.WARNING,
         )
     try:
         found = _rows_of(path)
     except (OSError, KeyError, ValueError, csv.Error):
         found = {}
     if sorted(found) != sorted(inputs.table.names):
-        return _not_known(f'{path.name} is damaged')
+        return _not_known(f'{path.name} is damaged', logging.WARNING)
     names, rows = list(found), list(found.values())
     marked = _marked(rows)
     told = [
@@ -198,6 +205,7 @@ def read_guard(inputs: FeatureInputs, said: Mapping[str, object]) -> Guard:
         for i in marked[:MOST_LISTED]
     ]
     line = sentence(_line([names[i] for i in marked], len(rows)))
+    log.info('%s', line)
     return Guard(line, told, len(marked) - len(told), _from_page(inputs), None)
 
 
@@ -215,9 +223,10 @@ def _rows_of(path: Path) -> dict[str, dict[str, float | str]]:
     }
 
 
-def _not_known(why: str) -> Guard:
-    line = f'anatomy guard: {why}; run the participant level again to have it'
-    return Guard(sentence(line), [], 0, '', None)
+def _not_known(why: str, level: int) -> Guard:
+    line = sentence(f'anatomy guard: {why}; run the participant level again to have it')
+    log.log(level, '%s', line)
+    return Guard(line, [], 0, '', None)
 
 
 def _from_page(inputs: FeatureInputs) -> str:
