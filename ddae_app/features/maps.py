@@ -12,7 +12,7 @@ from ddae_app.bids.surface_files import MESHES, NATIVE, WHERE, MapFile, find_map
 from ddae_app.errors import UsageError
 from ddae_app.features.checks import unit_factor
 from ddae_app.features.matrix import FeatureMatrix, folders_left_out, listed, row_name
-from ddae_app.imaging.surfaces import HEMISPHERES, read_map
+from ddae_app.imaging.surfaces import HEMISPHERES, read_maps
 
 ZERO_IS_MISSING = {'thickness', 'area', 'volume'}
 """Measures that are above 0 wherever there is cortex."""
@@ -198,7 +198,9 @@ def _read(
     """All values as the files have them, shape (N, V), and the sizes of the hemispheres."""
     values, expected = np.empty((0, 0), dtype=np.float32), (MESHES.get(mesh, 0),) * 2
     for i, row in enumerate(rows):
-        parts = [read_map(found[row][h].path, h) for h in HEMISPHERES]
+        parts: list[np.ndarray] = []
+        for file in dict.fromkeys(found[row][h] for h in HEMISPHERES):  # one, if it is CIFTI
+            parts += read_maps(file.path, file.hemispheres).values()
         sizes = (len(parts[0]), len(parts[1]))
         path = found[row]['L'].path
         if i == 0:

@@ -24,52 +24,47 @@ STRUCTURES = {'L': 'CortexLeft', 'R': 'CortexRight'}
 """In GIFTI; CIFTI writes them in capitals."""
 
 
-def read_map(path: Path, hemisphere: str) -> np.ndarray:
-    """The values of one hemisphere.
+def read_maps(path: Path, hemispheres: str) -> dict[str, np.ndarray]:
+    """The values of the hemispheres that a file holds, which is read once.
 
     Parameters
     ----------
     path : Path
         GIFTI or CIFTI by its ending, MGH or MGZ; any other is FreeSurfer's format of curvature.
-    hemisphere : str
-        ``L`` or ``R``; only a CIFTI file holds both.
+    hemispheres : str
+        ``L`` or ``R``; of a CIFTI file also ``LR``.
 
     Returns
     -------
-    np.ndarray, shape (V,), float32
-        In the units of the file. Vertices that a CIFTI file leaves out are NaN.
+    dict of str to np.ndarray, shape (V,), float32
+        By hemisphere, in the order of `hemispheres` and the units of the file. Vertices that a
+        CIFTI file leaves out are NaN.
 
     Raises
     ------
     UsageError
-        It cannot be read, or holds anything but one map.
+        It cannot be read, or holds anything but one map of each hemisphere.
     """
     if message := not_fetched(path):
         raise UsageError(message)
     try:
-        is_image = path.name.endswith((GIFTI, CIFTI, '.mgh', '.mgz'))
-        image: Any = nib.load(path) if is_image else None
-        if path.name.endswith(CIFTI):
-            values = _of_cifti(image, hemisphere)
-        elif path.name.endswith(GIFTI):
-            arrays = image.darrays
-            values = arrays[0].data if len(arrays) == 1 else None
-        elif is_image:
-            values = _of_volume(np.asanyarray(image.dataobj))
-        else:
-            values = nib.freesurfer.read_morph_data(path)
+        found = _of_cifti(path) if path.name.endswith(CIFTI) else {hemispheres: _of_one(path)}
     except Exception as e:  # nibabel raises many kinds for what is damaged
         reason = (str(e).strip() or type(e).__name__).splitlines()[0]
         raise UsageError(
             f'{path}: not readable as a map on the cortex, or damaged ({reason}); make it again'
         ) from e
-    if values is None or values.ndim != 1 or values.size == 0:
-        raise UsageError(
-            f'{path}: expected one number for each vertex of the {HEMISPHERES[hemisphere]} '
-            'hemisphere, and no other maps or time points'
-        )
-    with np.errstate(over='ignore'):
-        return values.astype(np.float32)
+    maps = {}
+    for hemisphere in hemispheres:
+        values = found.get(hemisphere)
+        if values is None or values.ndim != 1 or values.size == 0:
+            raise UsageError(
+                f'{path}: expected one number for each vertex of the {HEMISPHERES[hemisphere]} '
+                'hemisphere, and no other maps or time points'
+            )
+        with np.errstate(over='ignore'):
+            maps[hemisphere] = values.astype(np.float32)
+    return maps
 
 
 def gifti_of(values: np.ndarray, hemisphere: str) -> bytes:
@@ -89,7 +84,7 @@ def cifti_of(source: Path, values: dict[str, np.ndarray]) -> bytes:
     source : Path
         Its axes are kept, and what it has outside of the cortex.
     values : dict of str to np.ndarray, shape (V,)
-        By hemisphere, as :func:`read_map` returns them.
+        By hemisphere, as :func:`read_maps` returns them.
     """
     image: Any = nib.load(source)
     data = np.asarray(image.dataobj, dtype=np.float32).copy()
@@ -100,18 +95,33 @@ def cifti_of(source: Path, values: dict[str, np.ndarray]) -> bytes:
     return new.to_bytes()
 
 
+def _of_one(path: Path) -> np.ndarray | None:
+    """The map of a file of one hemisphere; None where it holds several."""
+    if not path.name.endswith((GIFTI, '.mgh', '.mgz')):
+        return nib.freesurfer.read_morph_data(path)
+    image: Any = nib.load(path)
+    if path.name.endswith(GIFTI):
+        return image.darrays[0].data if len(image.darrays) == 1 else None
+    return _of_volume(np.asanyarray(image.dataobj))
+
+
 def _of_volume(data: np.ndarray) -> np.ndarray | None:
     """FreeSurfer writes a map as a volume of one row."""
     return data.ravel(order='F') if max(data.shape) == data.size else None
 
 
-def _of_cifti(image: Any, hemisphere: str) -> np.ndarray | None:
-    for found, part, vertices, size in _cortex(image):
-        if found == hemisphere and image.shape[0] == 1:
-            values = np.full(size, np.nan, dtype=np.float32)
-            values[vertices] = np.asarray(image.dataobj)[0, part]
-            return values
-    return None
+def _of_cifti(path: Path) -> dict[str, np.ndarray]:
+    """The map of each hemisphere that is there; none where the file holds several maps."""
+    image: Any = nib.load(path)
+    cortex = _cortex(image)
+    if image.shape[0] != 1:
+        return {}
+    data = np.asarray(image.dataobj)[0]
+    found: dict[str, np.ndarray] = {}
+    for hemisphere, part, vertices, size in cortex:
+        found[hemisphere] = np.full(size, np.nan, dtype=np.float32)
+        found[hemisphere][vertices] = data[part]
+    return found
 
 
 def _cortex(image: Any) -> list[tuple[str, slice, np.ndarray, int]]:

@@ -23,7 +23,7 @@ from ddae_app.errors import UsageError
 from ddae_app.features.fit import fit_model
 from ddae_app.features.maps import SurfaceMaps, read_surface_maps
 from ddae_app.features.model import FeatureModel
-from ddae_app.imaging.surfaces import cifti_of, gifti_of, read_map
+from ddae_app.imaging.surfaces import cifti_of, gifti_of, read_maps
 from tests.features.commands import refused
 from tests.features.simulated import labels_of, table_of, write_dataset, write_table
 
@@ -113,6 +113,14 @@ def test_every_form_is_read_alike(tmp_path, labels, values, form):
     assert '1,200 vertices outside the medial wall' in said[-1]
 
 
+def test_a_cifti_file_is_read_once_for_both_hemispheres(tmp_path, labels, values, monkeypatch):
+    folder, read, load = _written(tmp_path, labels, values, 'cifti'), [], nib.load
+    monkeypatch.setattr(nib, 'load', lambda path: read.append(path) or load(path))
+    maps, _ = read_surface_maps([folder], 'thickness')
+    assert maps.sizes == (V, V)
+    assert sorted(read) == sorted(folder.rglob('*.dscalar.nii')) and len(read) == 36
+
+
 def test_zero_is_a_value_of_curvature(tmp_path, labels, values):
     folder = _written(tmp_path, labels, values)
     for path in folder.rglob('*.gii'):
@@ -160,7 +168,7 @@ def test_one_folder_by_two_names_is_read_once(tmp_path, labels, values):
 def _change(path: Path, change: Callable[[np.ndarray], np.ndarray]) -> None:
     for hemi in 'LR':
         one = path / 'anat' / f'{path.name}_hemi-{hemi}_space-fsaverage3_thickness.shape.gii'
-        one.write_bytes(gifti_of(change(read_map(one, hemi)), hemi))
+        one.write_bytes(gifti_of(change(read_maps(one, hemi)[hemi]), hemi))
 
 
 def _unlink_right(folder: Path) -> None:
@@ -234,7 +242,7 @@ def test_files_of_several_maps_and_none(tmp_path):
     path = tmp_path / 'x.shape.gii'
     nib.save(nib.GiftiImage(darrays=arrays), path)
     with pytest.raises(UsageError, match='expected one number for each vertex of the left'):
-        read_map(path, 'L')
+        read_maps(path, 'L')
     with pytest.raises(UsageError, match='no maps in .*; looked for .*thickness.shape.gii, sub-'):
         read_surface_maps([tmp_path], 'thickness')
 
@@ -248,8 +256,8 @@ def test_a_cifti_file_keeps_what_is_no_cortex(tmp_path):
     axes = nib.cifti2.ScalarAxis(['x']), cortex + below + right
     path = tmp_path / 'x.dscalar.nii'
     nib.save(nib.Cifti2Image(np.arange(20, dtype=np.float32)[None], header=axes), path)
-    assert np.isnan(read_map(path, 'L')).tolist() == [i == 4 for i in range(9)]
-    path.write_bytes(cifti_of(path, {h: -read_map(path, h) for h in 'LR'}))
+    assert np.isnan(read_maps(path, 'L')['L']).tolist() == [i == 4 for i in range(9)]
+    path.write_bytes(cifti_of(path, {h: -values for h, values in read_maps(path, 'LR').items()}))
     assert nib.load(path).get_fdata().ravel().tolist() == [
         *(-float(i) for i in range(8)), 8, 9, 10, *(-float(i) for i in range(11, 20)),
     ]  # fmt: skip
@@ -265,7 +273,7 @@ def test_harmonized_cifti_is_float32(tmp_path, kind):
     image = nib.Cifti2Image(np.arange(18, dtype=kind)[None], header=axes)
     image.set_data_dtype(kind)
     nib.save(image, path := tmp_path / 'x.dscalar.nii')
-    path.write_bytes(cifti_of(path, {h: read_map(path, h) + 0.3 for h in 'LR'}))
+    path.write_bytes(cifti_of(path, {h: v + 0.3 for h, v in read_maps(path, 'LR').items()}))
     written = nib.load(path)
     assert written.get_data_dtype() == np.float32
     assert written.nifti_header.get_slope_inter() in ((1, 0), (None, None))
@@ -447,7 +455,7 @@ def test_other_forms_are_written(bids_dir, labels, values, tmp_path, form):
     }[form]
     there = sorted(p.name for p in (out / 'sub-001' / 'anat').iterdir() if p.suffix != '.json')
     assert there[0] == name and len(there) == (1 if form == 'cifti' else 2)
-    same = read_map(out / 'sub-001' / 'anat' / name, 'L')
+    same = read_maps(out / 'sub-001' / 'anat' / name, 'L')['L']
     kept = np.delete(np.arange(V), WALL)
     assert np.array_equal(same[kept], values[1, kept], equal_nan=True)
     if form == 'cifti':

@@ -20,7 +20,7 @@ from ddae_app.features.maps import read_surface_maps
 from ddae_app.features.model import FeatureModel
 from ddae_app.features.places import shown_vertices
 from ddae_app.imaging.icosahedron import sphere
-from ddae_app.imaging.surfaces import gifti_of, read_map
+from ddae_app.imaging.surfaces import gifti_of, read_maps
 from ddae_app.methods.feature_ddae import geometry
 from ddae_app.reports import features
 from ddae_app.reports.cortex import draw_cortex
@@ -171,7 +171,7 @@ def harmonized(out, labels):
     name = '{0}/anat/{0}_space-fsLR_den-91k_desc-harmonized_thickness.dscalar.nii'
     return np.array(
         [
-            np.concatenate([read_map(out / name.format(f'sub-{p}'), h) for h in 'LR'])
+            np.concatenate([*read_maps(out / name.format(f'sub-{p}'), 'LR').values()])
             for p in labels.subjects
         ]
     )
@@ -235,7 +235,7 @@ def test_gifti_by_the_model_of_cifti(
     name = '{0}/anat/{0}_hemi-R_space-fsLR_den-32k_desc-harmonized_thickness.shape.gii'
     cortex = ~is_wall(V)
     for person, row in zip(labels.subjects, harmonized, strict=True):
-        right = read_map(there / name.format(f'sub-{person}'), 'R')
+        right = read_maps(there / name.format(f'sub-{person}'), 'R')['R']
         assert (right[cortex] == row[V:][cortex]).all()
     line = refused(capsys, nowhere, bids_dir, there, 'group', gifti)
     assert sphere_path(nowhere, 'L').name in line and 'TEMPLATEFLOW_HOME' in line
@@ -322,7 +322,8 @@ def test_freesurfers_own_format_on_fsaverage6_needs_nothing(
     assert model.info.maps == 'thickness on fsaverage6' and model.given_places is None
     assert 'On the cortex' in (out / 'thickness_features.html').read_text()
     name = '{0}/anat/{0}_hemi-L_space-fsaverage6_desc-harmonized_thickness.shape.gii'
-    left = np.array([read_map(out / name.format(f'sub-{p}'), 'L') for p in labels.subjects])
+    files = [out / name.format(f'sub-{p}') for p in labels.subjects]
+    left = np.array([read_maps(file, 'L')['L'] for file in files])
     there = values[0, :40962] != 0
     away = [v[:, :40962][:, there] - truth[:, :40962][:, there] for v in (left, values)]
     error, before = (np.sqrt(np.square(a - a.mean(axis=0)).mean()) for a in away)

@@ -20,7 +20,7 @@ from ddae_app.features.maps import SurfaceMaps
 from ddae_app.features.model import FeatureModelInfo
 from ddae_app.features.table import PERSON, SESSION, FeatureTable, read_feature_table
 from ddae_app.files import digest_of, write_atomically
-from ddae_app.imaging.surfaces import cifti_of, gifti_of, read_map
+from ddae_app.imaging.surfaces import HEMISPHERES, cifti_of, gifti_of, read_maps
 from ddae_app.levels.features.dataset import datasets
 from ddae_app.levels.features.inputs import FeatureInputs
 from ddae_app.levels.features.used import UsedModel
@@ -94,12 +94,12 @@ def read_harmonized(
         return harmonized.values, said
     values, runs = table.values.copy(), {}
     for row, files in zip(values, table.files, strict=True):
-        parts = []
-        for hemisphere, file in sorted(files.items()):
+        parts: list[np.ndarray] = []
+        for file in dict.fromkeys(files[h] for h in HEMISPHERES):
             path = file.harmonized(settings.output_dir, table.measure, table.mesh)
             said = _made(path, file.path)
             runs[said.get('ModelSHA256'), said['TargetSite']] = said
-            parts.append(read_map(path, hemisphere))
+            parts += read_maps(path, file.hemispheres).values()
         if sum(map(len, parts)) != sum(table.sizes):
             raise UsageError(f'{path} is on another mesh; run the participant level again')
         row[:] = np.where(np.isnan(row), np.nan, np.concatenate(parts)[table.vertices])
@@ -132,10 +132,10 @@ def _is_known(value: float | str) -> bool:
 
 def _map(file: MapFile, on_mesh: Mapping[str, np.ndarray]) -> bytes:
     """A harmonized file; what is missing stays as the source has it."""
-    values = {}
-    for hemisphere in file.hemispheres:
-        new, old = on_mesh[hemisphere], read_map(file.path, hemisphere)
-        values[hemisphere] = np.where(np.isnan(new), old, new)
+    values = {
+        hemisphere: np.where(np.isnan(on_mesh[hemisphere]), old, on_mesh[hemisphere])
+        for hemisphere, old in read_maps(file.path, file.hemispheres).items()
+    }
     if file.is_cifti:
         return cifti_of(file.path, values)
     return gifti_of(values[file.hemispheres], file.hemispheres)
