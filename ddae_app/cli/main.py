@@ -140,9 +140,7 @@ def resolve(arguments: dict[str, Any], environment: Mapping[str, str]) -> Settin
 
 def _asks_for_targets(settings: Settings) -> bool:
     return (
-        settings.analysis_level == 'participant'
-        and settings.table.features is None
-        and settings.harmonize.target_site == TARGET_HELP
+        settings.analysis_level == 'participant' and settings.harmonize.target_site == TARGET_HELP
     )
 
 
@@ -279,8 +277,10 @@ def _run_level_here(settings: Settings, logs: RunFiles) -> int:
 def _run_level(settings: Settings, logs: RunFiles) -> int:
     # Imported here so that --help and usage errors do not wait for torch and nipype.
     if settings.table.features:
-        from ddae_app.levels.features.run import run_features
+        from ddae_app.levels.features.run import list_feature_targets, run_features
 
+        if _asks_for_targets(settings):
+            return list_feature_targets(settings)
         return run_features(settings, logs)
     if settings.analysis_level == 'participant':
         from ddae_app.levels.participant.calibration import calibrate_first, list_targets

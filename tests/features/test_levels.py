@@ -133,6 +133,30 @@ def test_a_run_without_a_model_fits_one_once(bids_dir, table, labels, values, tm
     assert lines[0] == lines[1]
 
 
+def test_the_targets_are_listed(bids_dir, table, out, labels, values, tmp_path, capsys):
+    def listed(there: Path, asked: Path, *flags: str) -> list[list[str]]:
+        assert run(bids_dir, there, 'participant', asked, '--target-site', 'help', *flags) == 0
+        return [line.split('\t') for line in capsys.readouterr().out.splitlines()]
+
+    capsys.readouterr()
+    counts = {site: int((labels.sites == site).sum()) for site in labels.site_names}
+    (file := tmp_path / 'file').touch()
+    lines = [[site, f'this table, {n} rows'] for site, n in counts.items()]
+    assert listed(file / 'out', table) == lines  # a folder that cannot be written to
+    before = {path: path.stat().st_mtime_ns for path in out.rglob('*')}
+    assert listed(out, table) == lines
+    keep = np.flatnonzero(labels.sites != 'B')
+    fewer = write_table(tmp_path / 'aparc.csv', values[keep], labels.rows(keep))
+    model = out / 'models' / 'aparc_features.safetensors'
+    of_model = ['B', f'aparc_features ({model}), {counts["B"]} people']
+    expected = [*(line for line in lines if line[0] != 'B'), of_model]
+    assert listed(out, fewer) == expected
+    assert listed(tmp_path / 'none', fewer, '--model', str(model)) == expected
+    assert {path: path.stat().st_mtime_ns for path in out.rglob('*')} == before
+    assert not (tmp_path / 'none').exists()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ['aparc.csv', 'file']
+
+
 def test_a_model_that_was_fitted_to_other_values(bids_dir, labels, values, tmp_path, capsys):
     out, path = tmp_path / 'out', write_table(tmp_path / 't.csv', values, labels)
     said = (

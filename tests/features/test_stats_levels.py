@@ -60,6 +60,14 @@ def _refused(capsys, *arguments: object, code: int = 2) -> str:
     return lines[0]
 
 
+def test_a_list_of_targets_writes_no_table(bids_dir, recons, labels, tmp_path, capsys):
+    flags = '-d', f'freesurfer={recons}', '--target-site', 'help'
+    assert _run(bids_dir, tmp_path / 'out', 'participant', 'aseg', *flags) == 0
+    sites = [line.split('\t')[0] for line in capsys.readouterr().out.splitlines()]
+    assert sites == list(labels.site_names)
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.fixture(scope='module')
 def out(bids_dir, recons, tmp_path_factory):
     """All three levels of the cortex, with target B."""

@@ -17,6 +17,11 @@ LINK = 'features'
 """The name in ``DatasetLinks`` of the folder of a table that lies outside of the dataset."""
 
 
+def writes_outputs(settings: Settings) -> bool:
+    """Whether a run makes or replaces features; group reads them, and a dry run only looks."""
+    return settings.analysis_level != 'group' and not settings.run.dry_run
+
+
 def describe_dataset(settings: Settings) -> None:
     """Write what makes the output folder a BIDS dataset; one of images keeps its name."""
     name = read_description(settings.output_dir).get('Name')

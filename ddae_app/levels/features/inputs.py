@@ -32,6 +32,7 @@ from ddae_app.features.model import read_features_info
 from ddae_app.features.people import RowLabels
 from ddae_app.features.table import FeatureTable, read_feature_table
 from ddae_app.files import digest_of
+from ddae_app.levels.features.dataset import writes_outputs
 from ddae_app.levels.features.source import read_source
 from ddae_app.settings import Settings
 
@@ -126,7 +127,7 @@ def read_inputs(settings: Settings) -> FeatureInputs:
     files = FeatureFiles(settings.output_dir, table_name(path if table.maps else table.path))
     if isinstance(table, FeatureTable):
         _check_own(files, table.path)
-    if settings.analysis_level != 'group' and (line := _replaces(table, files)):
+    if writes_outputs(settings) and (line := _replaces(table, files)):
         log.warning('%s', line)
         warnings.append(line)
     return FeatureInputs(table, labels, files, tuple(warnings))

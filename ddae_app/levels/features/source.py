@@ -25,7 +25,7 @@ from ddae_app.features.matrix import folders_left_out, listed
 from ddae_app.features.stats_table import StatsTable, file_names, read_stats_table
 from ddae_app.features.table import PERSON, SESSION, FeatureTable
 from ddae_app.files import write_atomically
-from ddae_app.levels.features.dataset import datasets, describe_dataset
+from ddae_app.levels.features.dataset import datasets, describe_dataset, writes_outputs
 from ddae_app.settings import Settings
 
 log = logging.getLogger('ddae_app')
@@ -92,7 +92,7 @@ def read_source(settings: Settings) -> StatsSource:
             f'{listed(stats.unfinished)}'
         )
     text = stats.table.written(stats.table.values)
-    writes = settings.analysis_level != 'group'
+    writes = writes_outputs(settings)
     if writes and (others := _read_elsewhere(files, roots, text)):
         warnings.append(
             f'the outputs of {listed(list(map(str, roots)))} replace those of '
@@ -101,9 +101,9 @@ def read_source(settings: Settings) -> StatsSource:
         )
     for line in warnings:
         log.warning('%s', line)
-    if not writes:
+    if settings.analysis_level == 'group':
         _check_unchanged(files, text)
-    else:
+    if writes:
         describe_dataset(settings)
         write_json(sidecar(files.source), _sidecar(settings, what, stats))
         write_atomically(files.source, text)
