@@ -149,6 +149,8 @@ def test_scanners_of_the_same_people_differ_by_nothing_that_people_do():
     only_chance = np.random.default_rng(5).normal(0, 1, (400, 3, 9))
     assert np.diag(Prior.of_scanners(only_chance, np.eye(9)).between).max() < 0.1
     assert np.diag(np.cov(only_chance.mean(axis=1).T)).min() > 0.25
+    fields = only_chance.reshape(400, 3, 1, 3, 3)
+    assert Prior.of_scanners(fields, np.ones((1, 3, 3))).between.max() < 0.1
 
 
 def test_what_is_known_of_scanners_is_worth_scans():
