@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 import signal
 import subprocess
@@ -119,6 +120,23 @@ def test_whoever_wants_none_of_it_refuses_them(study, harmonized):
     assert len(lines) == 2 and all(FEW in line for line in lines)
 
 
+def test_of_a_new_site_with_enough_participants_train_is_named(study, harmonized, tmp_path):
+    bids = tmp_path / 'bids'
+    shutil.copytree(study / 'bids', bids)
+    table = bids / 'participants.tsv'
+    table.write_text(table.read_text().replace(f'\t{MANY}\t', '\tUpgraded\t'))
+    asked = 'participant', '--target-site', 'IXI', '--dry-run', *FLAGS
+    told = run(bids, study / 'out', *asked).stderr
+    (model,) = Layout(study / 'out').models()
+    elsewhere = run(bids, tmp_path / 'out', *asked, '--model', model).stderr
+    lines = {
+        line.split(' is unknown')[0][-8:]: line for line in told.splitlines() if 'is unk' in line
+    }
+    assert lines['Upgraded'].endswith('; run train to calibrate it')
+    assert lines[FEW[-8:]].endswith("its subject's own")
+    assert 'Upgraded is unknown' in elsewhere and 'run train' not in elsewhere
+
+
 def test_a_calibration_of_another_dataset_or_version_is_not_used_in_silence(study, harmonized):
     other = study / 'other'
     shutil.copytree(study / 'bids', other)
@@ -174,6 +192,65 @@ def test_jobs_of_single_participants_are_told_the_command(study):
     (line,) = error_lines(refused.stderr)
     assert f'ddae-app {study / "bids"} {study / "jobs"} train' in line
     assert '--unseen-site agnostic' in line
+
+
+def test_the_command_that_jobs_are_told_can_be_copied(study, tmp_path):
+    """With the flags that decide of what use a calibration is, and paths that have spaces."""
+    bids = tmp_path / 'my study'
+    shutil.copytree(study / 'bids', bids)
+    table = bids / 'participants.tsv'
+    table.write_text(table.read_text().replace('\tsite', '\tMRI of the study', 1))
+    asked = (
+        bids, tmp_path / 'out', 'participant', *FLAGS, '-w', tmp_path / 'work', '--target-site',
+        'IXI', '--site-column', 'MRI of the study', '-d', f'ddae-app={study / "out"}',
+        '--participant-label', 'A01',
+    )  # fmt: skip
+    refused = run(*asked)
+    assert refused.returncode == 2
+    (line,) = error_lines(refused.stderr)
+    told = shlex.split(line.split('run it once (')[1].split('), or give')[0])
+    assert told[:4] == ['ddae-app', str(bids), str(tmp_path / 'out'), 'train']
+    assert '--participant-label' not in told
+    made = run(*told[1:], '-w', tmp_path / 'work')
+    assert made.returncode == 0, made.stderr
+    done = run(*asked)
+    assert done.returncode == 0, done.stderr
+
+
+def test_jobs_with_reference_scans_are_told_the_command_too(study, tmp_path):
+    reference, out = tmp_path / 'Reference', tmp_path / 'out'
+    write_dataset(
+        reference, Design(n_sites=1, subjects_per_site=5, seed=12, scanner_seed=3, voxel_mm=3.0)
+    )
+    (reference / 'participants.tsv').unlink()
+    asked = (
+        study / 'bids', out, 'participant', *FLAGS, '-w', tmp_path / 'work', '--target-scans',
+        reference, '-d', f'ddae-app={study / "out"}', '--participant-label', 'A01',
+    )  # fmt: skip
+    refused = run(*asked)
+    assert refused.returncode == 2
+    (line,) = error_lines(refused.stderr)
+    told = shlex.split(line.split('run it once (')[1].split('), or give')[0])
+    made = run(*told[1:], '-w', tmp_path / 'work')
+    assert made.returncode == 0, made.stderr
+    done = run(*asked)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_calibration_is_renewed_with_the_slices_that_it_had(study, harmonized, tmp_path):
+    """Its model of the medial slice used to be replaced by one of whole volumes."""
+    out = tmp_path / 'out'
+    shutil.copytree(study / 'out' / 'models', out / 'models')
+    (model,) = Layout(out).models()
+    asked = (
+        study / 'bids', out, 'train', '--skull-strip', 'none', '--sloppy',
+        '--skip-bids-validation', '--dry-run', '-w', tmp_path / 'work',
+    )  # fmt: skip
+    assert 'universal-medial' in run(*asked).stderr
+    assert 'universal-all' in run(*asked, '--slices', 'all').stderr
+    assert 'universal-all' in run(*asked, '--model-name', 'another').stderr
+    model.write_bytes(b'damaged')
+    assert 'universal-all' in run(*asked).stderr
 
 
 def test_a_participant_who_is_not_there_is_told_first(study):
@@ -290,6 +367,10 @@ def test_a_scan_that_fails_is_tried_and_reported_once(study, harmonized, tmp_pat
     assert line.split('failed: ')[1][:40] in (out / 'sub-A06.html').read_text()
     (model,) = Layout(out).models()
     assert read_model_info(model).training.subjects_per_site[0] == 5
+    # Nobody has come since: who fails each time is no reason to calibrate again.
+    again = run(*asked)
+    assert again.returncode == 1, again.stderr
+    assert 'was calibrated with' not in done.stderr + again.stderr
 
 
 def test_reference_scans_are_a_target(study, harmonized, tmp_path):

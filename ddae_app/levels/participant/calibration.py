@@ -12,7 +12,7 @@ import numpy as np
 
 from ddae_app.bids import sidecars
 from ddae_app.bids.cohort import Cohort
-from ddae_app.bids.dataset import source_of
+from ddae_app.bids.dataset import source_of, write_description
 from ddae_app.bids.layout import Layout, RunFiles
 from ddae_app.bids.output_folder import read_description
 from ddae_app.bids.provenance import read_record
@@ -34,6 +34,7 @@ from ddae_app.errors import (
     UsageError,
 )
 from ddae_app.files import digest_of
+from ddae_app.levels.participant.command import train_command
 from ddae_app.levels.train.alike import kinds_of, unlike_references
 from ddae_app.levels.train.data import Prepared, participants_by_site, people, people_of
 from ddae_app.levels.train.level import calibrate
@@ -102,12 +103,11 @@ def sites_to_calibrate(settings: Settings, default_model: Path | None) -> dict[s
 
 def _calibrate(settings: Settings, logs: RunFiles, sites: dict[str, int]) -> Selected | None:
     """Calibrate sites, with the scans of the run, which are returned; in a dry run, say so."""
-    bids_dir, output_dir = settings.bids_dir, settings.output_dir
     if settings.select.participant_label or settings.select.session_label:
         check_selection(settings)
         raise UsageError(
-            f'{output_dir} holds no calibration of the sites of this dataset, which takes scans '
-            f'of all participants; run it once (ddae-app {bids_dir} {output_dir} train), or give '
+            f'{settings.output_dir} holds no calibration of the sites of this dataset, which '
+            f'takes scans of all participants; run it once ({train_command(settings)}), or give '
             '--unseen-site agnostic to harmonize each scan by itself'
         )
     counts = ', '.join(f'{site} {n}' for site, n in sites.items())
@@ -169,6 +169,10 @@ def _with_target_scans(
         log.info('%s would be calibrated as the target site %s', folder, target)
     elif not (files.is_made or only_texts):
         log.info('calibrating the scans of %s as the target site %s', folder, target)
+        # By it the folder is known for ours, where this run is interrupted.
+        write_description(
+            settings.output_dir, settings.bids_dir, derivatives(settings), settings.run.container
+        )
         _tell(calibrate(reference, RunFiles(_logs_of(reference, logs))))
     selected = None
     if calibrates and not (own.is_made or only_texts):

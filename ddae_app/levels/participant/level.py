@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -37,9 +36,13 @@ from ddae_app.engine.plan import (
 from ddae_app.engine.run import Crashes, crash_reason, run_workflow
 from ddae_app.files import remove_temporary_files
 from ddae_app.levels.participant.calibration import sites_to_calibrate
+from ddae_app.levels.participant.doubts import (
+    doubts_of,
+    tell_what_changed,
+    warn_of_unknown_sites,
+)
 from ddae_app.levels.participant.methods_text import methods_text
 from ddae_app.levels.participant.results import Results, outputs_missing, write_results
-from ddae_app.levels.train.data import participants_by_site, people
 from ddae_app.methods.compatibility import (
     check_options,
     check_protocol,
@@ -47,9 +50,8 @@ from ddae_app.methods.compatibility import (
     site_refusal,
     unseen_site_policy,
 )
-from ddae_app.methods.ddae.info import DDAEInfo
 from ddae_app.methods.device import resolve_device
-from ddae_app.methods.find import FoundModel, find_model, packaged_model
+from ddae_app.methods.find import FoundModel, find_model
 from ddae_app.reports.boilerplate import read_boilerplate, write_boilerplate
 from ddae_app.settings import Settings
 from ddae_app.workflows.harmonize import HarmonizeRequest
@@ -103,17 +105,17 @@ def run_participant(
         known = model.info.source_sites
         for line in near_twins(here - set(known), known):
             log.warning('%s', line)
-        if settings.harmonize.unseen_site == 'agnostic':
-            sites = [cohort[scan].site for scan in scans]
-            _warn_of_unknown_sites(model, [site for site in sites if site not in coming])
-        part = settings.select.participant_label or settings.select.session_label
-        if not part and model.path in Layout(settings.output_dir).models():
-            _tell_what_changed(model, scans, cohort)
         asked = settings.preproc
-        protocol = check_protocol(model.info, asked.template, asked.slices)
+        layout = layout_of(settings, check_protocol(model.info, asked.template, asked.slices))
+        of_folder = model.path in layout.models()
+        if settings.harmonize.unseen_site == 'agnostic':
+            others = [scan for scan in scans if cohort[scan].site not in coming]
+            warn_of_unknown_sites(model, others, cohort, of_folder=of_folder)
+        part = settings.select.participant_label or settings.select.session_label
+        if not part and of_folder:
+            tell_what_changed(model, scans, cohort, layout)
     else:
-        protocol = protocol_without_model(settings)
-    layout = layout_of(settings, protocol)
+        layout = layout_of(settings, protocol_without_model(settings))
     run = _Run(settings, scans, cohort, layout, model, logs)
     if settings.run.dry_run:
         return run.dry_run()
@@ -124,53 +126,6 @@ def run_participant(
         faults = {scan: fault for scan in scans if (fault := cohort[scan].fault)}
         return run.finish(faults, run.last_methods())
     return run.process()
-
-
-def _doubts(model: FoundModel, dataset: str) -> list[str]:
-    """Why a model that lies in the output folder may not be the one for this run."""
-    doubts, made_for = [], model.info.training.dataset
-    if made_for != dataset:
-        doubts.append(
-            f'{model.path} was made for the dataset {made_for!r}, and this is {dataset!r}; run '
-            'train, or give another output folder'
-        )
-    if isinstance(model.info, DDAEInfo) and model.info.networks:
-        name, sha256 = model.info.networks.rsplit(' ', 1)
-        packaged = packaged_model(model.info.protocol.slices)
-        if name == packaged.info.name and sha256 != packaged.sha256:
-            doubts.append(
-                f'{model.path} was calibrated with the networks of another version of ddae-app; '
-                'outputs of both versions do not belong together: run train, or keep that version'
-            )
-    return doubts
-
-
-def _warn_of_unknown_sites(model: FoundModel, sites: Sequence[str | None]) -> None:
-    if without := sum(site is None for site in sites):
-        log.warning('%d of the scans have no site: each is harmonized by itself', without)
-    for site, n in sorted(Counter(site for site in sites if site).items()):
-        if site not in model.info.source_sites:
-            namesake = ' (its packaged site of that name may be another)'
-            log.warning(
-                'site %s is unknown to %r%s: each of its scans (%d) is harmonized by itself, '
-                'which removes some of what is its subject\'s own',
-                site, model.info.name, namesake if site in model.info.sites else '', n,
-            )  # fmt: skip
-
-
-def _tell_what_changed(model: FoundModel, scans: Sequence[Scan], cohort: Cohort) -> None:
-    """Log where participants came or went since the sites of the dataset were calibrated."""
-    if not isinstance(model.info, DDAEInfo) or not model.info.networks:
-        return
-    counts = zip(model.info.sites, model.info.training.subjects_per_site, strict=True)
-    now = participants_by_site(scans, cohort)
-    for site, then in counts:
-        if site in model.info.source_sites and now.get(site, then) != then:
-            log.log(
-                logging.WARNING if now[site] < then else logging.INFO,
-                'site %s was calibrated with %s and now has %d: its calibration stays as it is; '
-                'run train to renew it', site, people(then), now[site],
-            )  # fmt: skip
 
 
 class _Run:
@@ -391,7 +346,7 @@ def _model(settings: Settings, default: Path | None) -> FoundModel | None:
     model = find_model(asked.model, default, trained, asked.method, settings.preproc.slices)
     log.info('%s', model.describe())
     if model.path in trained:
-        for line in _doubts(model, dataset_name(settings.bids_dir)):
+        for line in doubts_of(model, dataset_name(settings.bids_dir)):
             log.warning('%s', line)
     if not settings.run.reports_only:  # pages say what each scan was harmonized to
         check_target(model.info, asked.target_site)

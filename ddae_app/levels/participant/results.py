@@ -351,9 +351,10 @@ def _scan_warnings(entries: Mapping[str, Any]) -> tuple[str, ...]:
     if not entries.get('SourceSiteKnown', True):
         scans = entries.get('ScansAdaptedTo', 0)
         measured = f'{scans} scans of the site' if scans else 'this scan alone'
+        whose = 'these subjects' if scans else 'its subject'
         warnings.append(
             'The model was not trained on the site of this scan: the site appearance was measured '
-            f'in {measured}, and may contain features of these subjects.'
+            f'in {measured}, and may contain features of {whose}.'
         )
     if entries.get('anatomy_flag', 'none') not in ('none', 'not checked'):
         warnings.append(

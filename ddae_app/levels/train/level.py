@@ -17,7 +17,7 @@ from typing import Any
 from tqdm import tqdm
 
 from ddae_app.bids.dataset import dataset_name, is_phantom, license_of, locked
-from ddae_app.bids.layout import ModelFiles, RunFiles, SpaceLayout
+from ddae_app.bids.layout import Layout, ModelFiles, RunFiles, SpaceLayout
 from ddae_app.bids.scan import Scan
 from ddae_app.engine.decision import listing, summary
 from ddae_app.engine.inputs import (
@@ -29,7 +29,7 @@ from ddae_app.engine.inputs import (
     select_scans,
 )
 from ddae_app.engine.plan import decide_preprocessing
-from ddae_app.errors import UsageError
+from ddae_app.errors import ModelError, UsageError
 from ddae_app.files import staged, sync, write_atomically
 from ddae_app.levels.train.card import make_card
 from ddae_app.levels.train.data import check_cohort, people_of, prepare
@@ -40,7 +40,7 @@ from ddae_app.methods.data import SliceData
 from ddae_app.methods.ddae.info import DDAEInfo
 from ddae_app.methods.device import resolve_device
 from ddae_app.methods.find import PACKAGED, FoundModel, find_model, load_harmonizer
-from ddae_app.methods.modelfile import ModelIdentity
+from ddae_app.methods.modelfile import ModelIdentity, read_model_info
 from ddae_app.methods.samples import Samples, transformed_samples
 from ddae_app.methods.suitability import ages_beyond
 from ddae_app.reports.card import format_card
@@ -74,7 +74,7 @@ def run_train(settings: Settings, logs: RunFiles, local_processes: int = 1) -> i
     DdaeError
         Something is wrong that concerns every scan.
     """
-    settings = with_preset(settings)
+    settings = _like_the_one_before(with_preset(settings))
     initial = _initial_model(settings)
     layout = _layout(settings, initial)
     if settings.run.dry_run:
@@ -115,6 +115,21 @@ def calibrate(
     initial = _initial_model(settings)
     layout = _layout(settings, initial)
     return _train(settings, logs, layout, initial, selected=selected, unless_there=True)[0]
+
+
+def _like_the_one_before(settings: Settings) -> Settings:
+    """Settings with the slices of the calibration that is made anew, where none are asked for."""
+    file = Layout(settings.output_dir).model(model_name(settings)).model
+    asked = settings.preproc
+    if settings.train.preset != CALIBRATED or asked.slices or settings.train.init_from:
+        return settings
+    if not file.is_file():
+        return settings
+    try:
+        slices = read_model_info(file).protocol.slices
+    except ModelError:  # a damaged one is made anew as well, and may be of any slices
+        return settings
+    return replace(settings, preproc=replace(asked, slices=slices))
 
 
 def _layout(settings: Settings, initial: FoundModel | None) -> SpaceLayout:
