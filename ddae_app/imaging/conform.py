@@ -209,7 +209,10 @@ def _check_affine(path: Path, image: nib.spatialimages.SpatialImage) -> None:
 def _checked_intensities(path: Path, data: np.ndarray) -> np.ndarray:
     bad = np.size(data) - np.count_nonzero(np.isfinite(data))
     if bad:
-        raise ImageError(f'{path}: {bad} voxels are NaN or infinite; expected finite intensities')
+        raise ImageError(
+            f'{path}: {bad} voxels are NaN or infinite; expected finite intensities. Write 0 '
+            'where the scan has no data, or export the scan again'
+        )
     if data.min() == data.max():
         raise ImageError(f'{path}: every voxel is {data.flat[0]:g}; expected an image of a head')
     negative = np.count_nonzero(data < 0) / data.size

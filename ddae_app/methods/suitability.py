@@ -107,11 +107,12 @@ def unexamined_sites(data: People) -> list[str]:
         few = {site: n for site, n in counts.items() if n < FEWEST_KNOWN}
         if few:
             named = ', '.join(
-                f'{site} ({n} of {int((sites == site).sum())})' for site, n in few.items()
+                f'{site} ({what} known of {n} of {int((sites == site).sum())} subjects)'
+                for site, n in few.items()
             )
             told.append(
-                f'confounding of site with {what} was not examined for {named}: that many of the '
-                f'subjects have a known {what}, and it takes {FEWEST_KNOWN}'
+                f'confounding of site with {what} was not examined for {named}: a known {what} '
+                f'of {FEWEST_KNOWN} subjects is needed'
             )
         told += [
             f'confounding of site with {what} was not examined for {site}: no subject of another '

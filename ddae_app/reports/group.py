@@ -128,8 +128,11 @@ def _strip(
     if not sites:
         return None
     values = [value for scans in sites.values() for value, _ in scans]
-    ticks = MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]).tick_values(min(values), max(values))
-    # The ticks extend beyond the values, even beyond a single value.
+    least, most = min(values), max(values)
+    # One value that all scans have lies in the middle, on an axis of the size of the value.
+    margin = (abs(least) or 1) / 2 if least == most else 0.0
+    ticks = MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]).tick_values(least - margin, most + margin)
+    # The ticks extend beyond the values.
     low, high = float(ticks[0]), float(ticks[-1])
 
     def position(value: float) -> float:

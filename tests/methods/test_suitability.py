@@ -62,11 +62,14 @@ def test_what_could_not_be_examined_is_told():
     ages, sexes = [*range(20, 60)], 'MF' * 20
     assert unexamined_sites(cohort(ages, sexes)) == []
     (text,) = unexamined_sites(cohort([np.nan] * 40, sexes))
-    assert text.startswith('confounding of site with age was not examined for A (0 of 20), B (0 ')
+    assert text == (
+        'confounding of site with age was not examined for A (age known of 0 of 20 subjects), '
+        'B (age known of 0 of 20 subjects): a known age of 5 subjects is needed'
+    )
     (text,) = unexamined_sites(cohort(ages, [None] * 16 + [*'MFMF'] + ['M', 'F'] * 10))
-    assert 'with sex was not examined for A (4 of 20): ' in text
+    assert 'with sex was not examined for A (sex known of 4 of 20 subjects): ' in text
     of_few, alone = unexamined_sites(cohort([*range(20, 40)] + [np.nan] * 20, sexes))
-    assert 'for B (0 of 20): ' in of_few
+    assert 'for B (age known of 0 of 20 subjects): ' in of_few
     assert alone.endswith('not examined for A: no subject of another site has a known age')
 
 

@@ -166,6 +166,19 @@ def test_group_page_draws_inside_its_frame(tmp_path):
     assert all(LEFT <= x <= RIGHT for x in places)
 
 
+@pytest.mark.parametrize('value', ['0', '5', '-0.002', '1e-13'])
+def test_the_axis_of_a_measure_that_all_scans_share_is_of_its_size(tmp_path, value):
+    """A share of 0 in all scans was drawn on an axis from -1e-13 to 1e-13."""
+    rows = [{'bids_name': f's{i}', 'source_site': 'A', 'same': value} for i in range(6)]
+    write_group_report(tmp_path / 'g.html', rows, {}, {})
+    (svg,) = re.findall(r'<svg.*?</svg>', (tmp_path / 'g.html').read_text(), re.DOTALL)
+    texts = (text.strip() for text in re.findall(r'<text[^>]*>([^<]*)</text>', svg))
+    ticks = [float(text) for text in texts if text not in ('A', '')]
+    size = abs(float(value)) or 1
+    assert ticks[0] < float(value) < ticks[-1]
+    assert 0.9 * size <= ticks[-1] - ticks[0] <= 3 * size
+
+
 def test_flags_and_warnings_show(tmp_path):
     path = tmp_path / 'sub-01.html'
     scans = (
