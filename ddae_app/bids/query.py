@@ -88,7 +88,7 @@ def read_filters(path: Path) -> dict[str, Any]:
     return filters
 
 
-def find_scans(bids_dir: Path, selection: Selection) -> list[Scan]:
+def find_scans(bids_dir: Path, selection: Selection, *, quiet: bool = False) -> list[Scan]:
     """The selected T1w images, by name.
 
     Parameters
@@ -97,6 +97,8 @@ def find_scans(bids_dir: Path, selection: Selection) -> list[Scan]:
         Root of a raw BIDS dataset.
     selection : Selection
         What to take of it.
+    quiet : bool
+        Do not log what is left out, for who asks again in a run that says so.
 
     Raises
     ------
@@ -144,7 +146,7 @@ def find_scans(bids_dir: Path, selection: Selection) -> list[Scan]:
         raise NothingSelectedError(
             _nothing(bids_dir, replace(selection, filters=conditions), without[:1])
         )
-    if left_out:
+    if left_out and not quiet:
         log.info(
             '%d contrast-enhanced T1w left out (ce-, for example %s); %s',
             len(left_out), left_out[0].path.name, TAKE_CONTRAST_ENHANCED,

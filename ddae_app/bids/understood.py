@@ -195,6 +195,20 @@ def _listed(texts: Sequence[str]) -> list[str]:
     return different[:MOST_NAMED] + ([f'... and {more} more of this kind'] if more > 0 else [])
 
 
+def without_scan(labels: Sequence[str]) -> str:
+    """A warning about participants of whom no scan is taken, where all of the dataset are.
+
+    Parameters
+    ----------
+    labels : sequence of str
+        At least one.
+    """
+    return (
+        f'no scan is taken of {_people(labels)}: the folder holds no T1w image, or only '
+        'contrast-enhanced ones'
+    )
+
+
 def _people(labels: Sequence[str]) -> str:
     named = ', '.join(f'sub-{label}' for label in labels[:MOST_NAMED])
     more = len(labels) - MOST_NAMED

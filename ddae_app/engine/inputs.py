@@ -15,7 +15,7 @@ from ddae_app.bids.layout import Layout, Preprocessed, SpaceLayout, read_name, s
 from ddae_app.bids.metadata import ScanMetadata
 from ddae_app.bids.provenance import read_record
 from ddae_app.bids.query import Selection, find_scans, read_filters
-from ddae_app.bids.scan import Scan, Space
+from ddae_app.bids.scan import Scan, Space, participants_in
 from ddae_app.bids.validation import validate_input
 from ddae_app.errors import InvalidBIDSError, TemplateError, UsageError, WeightsError
 from ddae_app.files import not_fetched
@@ -68,13 +68,18 @@ def select_scans(settings: Settings) -> Selected:
         log.info('%s', line)
     for line in understood.warnings(cohort, scans, metadata):
         log.warning('%s', line)
+    if not (select.participant_label or select.session_label or select.bids_filter_file):
+        others = set(participants_in(settings.bids_dir)) - {scan.participant for scan in scans}
+        if others:
+            log.warning('%s', understood.without_scan(sorted(others)))
     return scans, cohort
 
 
 def select_all_scans(settings: Settings) -> Selected:
     """The scans of the whole dataset, those of participants that were not asked for too."""
     everybody = replace(settings.select, participant_label=(), session_label=())
-    scans = find_scans(settings.bids_dir, _selection(replace(settings, select=everybody)))
+    selection = _selection(replace(settings, select=everybody))
+    scans = find_scans(settings.bids_dir, selection, quiet=True)
     check_tables(settings.bids_dir, scans)
     cohort = read_cohort(
         settings.bids_dir,
@@ -92,7 +97,7 @@ def check_selection(settings: Settings) -> None:
     ------
     NothingSelectedError
     """
-    find_scans(settings.bids_dir, _selection(settings))
+    find_scans(settings.bids_dir, _selection(settings), quiet=True)
 
 
 def check_tables(bids_dir: Path, scans: Sequence[Scan]) -> None:

@@ -13,6 +13,7 @@ from ddae_app.bids.extraction import Extraction
 from ddae_app.bids.layout import SpaceLayout, sidecar
 from ddae_app.bids.scan import Scan
 from ddae_app.engine.inputs import (
+    check_selection,
     check_sites_known,
     check_understood,
     derivative_roots,
@@ -20,6 +21,8 @@ from ddae_app.engine.inputs import (
     find_preprocessed,
     mask_folders,
     protocol_without_model,
+    select_all_scans,
+    select_scans,
     space_of,
 )
 from ddae_app.errors import InvalidBIDSError, UsageError, WeightsError
@@ -32,6 +35,28 @@ from ddae_app.settings import (
     Settings,
     TrainSettings,
 )
+
+
+def test_participants_without_a_scan_and_what_is_left_out_are_told_once(tmp_path, caplog):
+    """They used to be passed over in silence, and what was left out was told at each look."""
+    caplog.set_level('INFO', logger='ddae_app')
+    (tmp_path / 'dataset_description.json').write_text('{"Name": "x", "BIDSVersion": "1.10.0"}')
+    for name in ('01_T1w', '02_UNIT1', '03_ce-gadolinium_T1w'):
+        scan = tmp_path / f'sub-{name[:2]}' / 'anat' / f'sub-{name}.nii.gz'
+        scan.parent.mkdir(parents=True)
+        scan.touch()
+    select = SelectSettings(skip_bids_validation=True)
+    settings = Settings(tmp_path, tmp_path / 'out', 'participant', select=select)
+    select_all_scans(settings)
+    check_selection(settings)
+    assert not caplog.text
+    scans, _ = select_scans(settings)
+    assert [scan.stem for scan in scans] == ['sub-01']
+    assert caplog.text.count('1 contrast-enhanced T1w left out') == 1
+    assert caplog.text.count('no scan is taken of sub-02, sub-03: the folder holds no T1w') == 1
+    caplog.clear()
+    select_scans(replace(settings, select=replace(select, participant_label=('01',))))
+    assert 'no scan is taken' not in caplog.text
 
 
 @pytest.mark.parametrize(
