@@ -173,27 +173,46 @@ def write_changed(
         )
     proxy: Any = scan.dataobj
     stored = proxy.get_unscaled()
-    before = stored.astype(np.float64) * proxy.slope + proxy.inter
     change = change.reshape(stored.shape)
+    least, darkest = _darkest(stored, proxy)
+    # Of the changed voxels alone, a seventh of a scan: one of 0.5 mm has a hundred million.
     changed = change != 0
-    least = before[before > 0].min() if (before > 0).any() else 0.0
-    change = np.where(changed, np.maximum(change, least - before), 0)
-    step = change / proxy.slope
+    old, made = stored[changed], np.zeros_like(change)
+    wanted = np.maximum(change[changed], least - _scaled(old, proxy))
+    made[changed] = wanted
+    step = wanted / proxy.slope
     kind = stored.dtype
     if kind.kind in 'iu':
         low, high = (_as_float(limit) for limit in (np.iinfo(kind).min, np.iinfo(kind).max))
         step = np.rint(step)
-        new = np.clip(stored.astype(np.float64) + step, low, high).astype(kind)
+        new = np.clip(old.astype(np.float64) + step, low, high).astype(kind)
     else:
-        new = (stored + step).astype(kind)
+        new = (old + step).astype(kind)
     # Rounding may go below it again.
-    darkest = stored.flat[np.where(before > 0, before, np.inf).argmin()]
-    new = np.where(new.astype(np.float64) * proxy.slope + proxy.inter < least, darkest, new)
-    out: Any = scan.__class__(np.where(step == 0, stored, new), None, scan.header)
+    new = np.where(_scaled(new, proxy) < least, darkest, new)
+    data = stored.copy(order='K')
+    data[changed] = np.where(step == 0, old, new)
+    out: Any = scan.__class__(data, None, scan.header)
     out.header.set_slope_inter(proxy.slope, proxy.inter)
     with staged(path) as temporary:
         nib.save(out, temporary)
-    return change
+    return made
+
+
+def _scaled(stored: np.ndarray, proxy: Any) -> np.ndarray:
+    """Stored numbers as intensities, float64."""
+    return stored.astype(np.float64) * proxy.slope + proxy.inter
+
+
+def _darkest(stored: np.ndarray, proxy: Any) -> tuple[float, Any]:
+    """The least intensity above 0, or 0 where there is none, and the number that stores it."""
+    least, darkest = np.inf, stored.flat[0]
+    for part in stored:  # one plane at a time, for memory
+        values = _scaled(part, proxy)
+        values[~(values > 0)] = np.inf
+        if values.min() < least:
+            least, darkest = values.min(), part.flat[values.argmin()]
+    return (float(least) if np.isfinite(least) else 0.0), darkest
 
 
 def _as_float(limit: int) -> float:

@@ -203,6 +203,26 @@ def test_a_head_is_told_by_what_is_around_the_brain_and_not_by_its_size(size):
         assert head_kind(nib.Nifti1Image(image.get_fdata(), affine), mask) == expected
 
 
+def test_what_is_around_a_brain_is_what_is_far_from_all_of_it(monkeypatch):
+    """Distances are measured in a box, at the faces of which they are those of the whole scan."""
+    mask = np.zeros((40, 40, 40), bool)
+    mask[12:30, 15:25, 0:20] = True
+    affine = np.diag([1.0, 2.0, 0.7, 1])
+    away = ndimage.distance_transform_edt(~mask, sampling=[1.0, 2.0, 0.7])
+    near = np.where(mask, 1.0, (away <= 5) * 1.0)
+    far = np.where(mask, 1.0, (away > 5) * 1.0)
+    for least in (
+        0,
+        1,
+    ):  # the share of what is bright outside, exactly on either side of the limit
+        monkeypatch.setattr(
+            'ddae_app.imaging.brain.HEAD_SHARE', ((away > 5).sum() - least) / mask.sum()
+        )
+        expected = 'head' if least else 'brain'
+        assert head_kind(nib.Nifti1Image(far.astype(np.float32), affine), mask) == expected
+    assert head_kind(nib.Nifti1Image(near.astype(np.float32), affine), mask) == 'brain'
+
+
 def test_brain_only_is_a_box_in_the_same_place():
     head, mask = in_a_head(brain_on(3, 4, 5))
     data = head.get_fdata(dtype=np.float32)
