@@ -46,6 +46,7 @@ STEPS = {
     'extract_brain': 'extract brain',
     'measure_appearance': 'measure site appearance',
     'harmonize': 'harmonize',
+    'bring_back': 'bring back to its own space',
     'ds_preproc': 'preprocessed',
     'ds_harmonized': 'harmonized',
 }

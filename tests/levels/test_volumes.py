@@ -62,6 +62,13 @@ def test_the_scan_keeps_its_header_and_what_is_outside_the_brain(done, bids_dir)
     assert np.abs(error[inside]).max() <= 0.51 * raw.dataobj.slope
 
 
+def test_the_log_reports_every_step_that_takes_long(done):
+    """The last step of a whole volume took a minute of a fine scan, in silence."""
+    (log,) = done.glob('logs/*/ddae-app.log')
+    for step in ('conform', 'register to MNI', 'harmonize', 'bring back to its own space'):
+        assert f'sub-B01: {step} (' in log.read_text()
+
+
 def test_sidecars_of_the_scan_in_its_own_space(done):
     found = json.loads((done / f'{ANAT}_desc-harmonized_T1w.json').read_text())
     raw = 'bids:raw:sub-B01/anat/sub-B01_T1w.nii.gz'
