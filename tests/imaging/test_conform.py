@@ -138,7 +138,8 @@ def test_constant(tmp_path, value):
 def test_not_finite(tmp_path, bad):
     data = head()
     data[3, 4, 5:8] = bad
-    assert_refused(written(tmp_path / 'a.nii.gz', data), '3 voxels')
+    path = written(tmp_path / 'a.nii.gz', data)
+    assert_refused(path, '3 voxels', 'Write 0 where the scan has no data')
 
 
 def test_z_scores(tmp_path):

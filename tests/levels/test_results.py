@@ -62,6 +62,14 @@ def test_measures_outside_of_what_is_usual_are_flagged(name, value, unusual):
             ('Could not be checked: anatomy_unexplained, because no brain lies deep.',),
         ),
         ({'brain_unchecked': 'cjv, because x'}, ('Could not be checked: cjv, because x.',)),
+        (
+            {'SourceSiteKnown': False},
+            ('this scan alone, and may contain features of its subject.',),
+        ),
+        (
+            {'SourceSiteKnown': False, 'ScansAdaptedTo': 5},
+            ('5 scans of the site, and may contain features of these subjects.',),
+        ),
         ({'bright_share': 0.0134}, ('1.3 % of the brain outshines all tissue',)),
     ],
 )
