@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import fields, replace
-from functools import partial
 
 import nibabel as nib
 import numpy as np
@@ -30,15 +29,8 @@ from tests.features.simulated import (
 )
 
 N = 24
-SEEN = 320
-"""Rows that a training shows, instead of thousands."""
 
-
-@pytest.fixture(scope='module', autouse=True)
-def short_training():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ddae, 'train_feature_ddae', partial(ddae.train_feature_ddae, seen=SEEN))
-        yield
+pytestmark = pytest.mark.usefixtures('short_training')
 
 
 @pytest.fixture(scope='module')

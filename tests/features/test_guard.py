@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +14,7 @@ from benchmarks.feature_guard import PLANTS, cortex
 from benchmarks.surfaces import simulate
 from benchmarks.surfaces import write as write_freesurfer
 from ddae_app.bids.dataset import read_tsv
-from ddae_app.features import ddae, guard
+from ddae_app.features import guard
 from ddae_app.features.fit import fit_model
 from ddae_app.features.guard import LIMITS, MEASURES, AnatomyCheck, check_anatomy, unexplained
 from ddae_app.features.model import FeatureModel
@@ -32,11 +31,7 @@ from tests.features.simulated import (
 NAMES = ['participant_id', 'source_site', *MEASURES]
 
 
-@pytest.fixture(scope='module', autouse=True)
-def short_training():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ddae, 'train_feature_ddae', partial(ddae.train_feature_ddae, seen=320))
-        yield
+pytestmark = pytest.mark.usefixtures('short_training')
 
 
 def _marked(model: FeatureModel, table, labels, harmonized: np.ndarray) -> list[int]:

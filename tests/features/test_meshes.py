@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from base64 import b64encode
-from functools import partial
 from pathlib import Path
 
 import nibabel as nib
@@ -34,14 +33,10 @@ CORTEX = 16
 POINTS = 642
 """Of a hemisphere that networks see of fsLR here, instead of those of fsaverage5."""
 
-SEEN = 48
-"""Rows that a training shows, instead of thousands."""
-
 
 @pytest.fixture(scope='module', autouse=True)
-def short_training():
+def quick(short_training):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ddae, 'train_feature_ddae', partial(ddae.train_feature_ddae, seen=SEEN))
         patch.setattr(geometry, 'SEEN', POINTS)
         patch.setattr(features, 'draw_cortex', drawn)
         yield
