@@ -115,20 +115,44 @@ def everything_said():
     done = (method.describe(keep_noise=False) for method in METHODS.values())
     settings = asked(target_site='Site_A', sloppy=True, skull_strip='hd-bet')
     text = methods_text([*methods, *done], settings, model, extractions={'hd-bet', 'deepbet'})
-    return f'{text}\n\n{said_of_tables()}'
+    paragraphs = '\n\n'.join(said_of_features().values())
+    return f'{text}\n\n{paragraphs}'
 
 
-def said_of_tables():
+def feature_models():
+    """ComBat and DDAEs, by what they are of; of the DDAEs, words depend on nothing else."""
     labels = labels_of(12, sessions=2)
     table = table_of(truth_of(labels), labels)
     combat, _ = fit_model(table, labels, name='Site_A', age_spline=True)
-    # Only words are looked at, which depend on nothing else of the two DDAEs.
-    regional = replace(combat, ddae=object())
-    cortical = replace(regional, info=replace(combat.info, maps='thickness on fsaverage5'))
-    return '\n\n'.join(
-        features_text(UsedModel(Path('m'), model, 'ab'), 'A')
-        for model in (combat, regional, cortical)
-    )
+    maps = '', 'thickness on fsaverage5', 'thickness on fsLR_den-32k'
+    of = {what: replace(combat, info=replace(combat.info, maps=what)) for what in maps}
+    ddaes = {what: replace(model, ddae=object()) for what, model in of.items()}
+    return {('combat', what): model for what, model in of.items()} | {
+        ('ddae', what): model for what, model in ddaes.items()
+    }
+
+
+def said_of_features():
+    return {
+        of: features_text(UsedModel(Path('m'), model, 'ab'), 'A')
+        for of, model in feature_models().items()
+    }
+
+
+@pytest.mark.parametrize('method', ['combat', 'ddae'])
+@pytest.mark.parametrize(
+    ('maps', 'source'),
+    [
+        ('', ''),
+        ('thickness on fsaverage5', 'Nilearn [@abraham2014]'),
+        ('thickness on fsLR_den-32k', 'TemplateFlow [@ciric2022]'),
+    ],
+)
+def test_what_knows_where_vertices_lie_says_whose_files_tell(method, maps, source):
+    text = said_of_features()[method, maps]
+    assert (' sphere' in text) == (method == 'ddae' and bool(maps))
+    assert ('TemplateFlow' in text) == (method == 'ddae' and 'fsLR' in maps)
+    assert method == 'combat' or source in text
 
 
 def test_everything_that_is_ever_said_can_be_cited():

@@ -13,6 +13,7 @@ from ddae_app.features.matrix import FeatureMatrix
 from ddae_app.features.measures import mean_change, variance_explained_by_site
 from ddae_app.features.model import FeatureModel, FeatureModelInfo
 from ddae_app.features.people import CovariateDesign
+from ddae_app.features.places import mesh_of
 from ddae_app.levels.features.cortex import cortex_of
 from ddae_app.levels.features.inputs import FeatureInputs
 from ddae_app.levels.features.outputs import covariates_in_words, target_in_words
@@ -195,6 +196,7 @@ def methods_text(used: UsedModel, target: str | None) -> str:
         f'The model {info.name} (SHA-256 {used.sha256[:16]}) was fitted to {fitted} '
         f'people of {len(used.fitted_sites)} sites.'
         + (f' The appearance of {here} was measured in the rows at hand.' if here else '')
+        + (_places_in_words(info.maps) if used.model.ddae and info.maps else '')
     )
 
 
@@ -220,4 +222,16 @@ def _ddae_in_words(info: FeatureModelInfo) -> str:
         f'difference between what {networks} render at the target and at the source site was '
         'added, under shared noise [@kulikov2024], as far as it predicted people whom they were '
         'not trained on'
+    )
+
+
+def _places_in_words(maps: str) -> str:
+    """Whose files say where the vertices lie; ComBat does not have to know."""
+    of_fsaverage = 'as distributed with Nilearn [@abraham2014]'
+    if mesh_of(maps).is_known:
+        return f' The vertices lie on the sphere of fsaverage [@fischl1999], {of_fsaverage}.'
+    return (
+        ' The vertices lie on the spheres of fsLR [@vanessen2012] in the space of fsaverage '
+        '[@fischl1999], as distributed with TemplateFlow [@ciric2022], and the points of the '
+        f'networks on the sphere of fsaverage, {of_fsaverage}.'
     )
