@@ -20,6 +20,13 @@ places stand in files."""
 ROUNDED = 1e-3
 """By how much a place may be off the unit sphere."""
 
+OUTSIDE = 0.3
+"""How far out the middle of the medial wall may lie on the unit sphere of fsaverage, where it is
+at -0.8; it is at 0 where vertices are left out all around."""
+
+LEAST_WALL = 0.02
+"""The part of a hemisphere that is medial wall at least (it is 0.05 to 0.09)."""
+
 
 @dataclass(frozen=True)
 class Mesh:
@@ -90,7 +97,9 @@ def are_needed(maps: str) -> bool:
     return bool(maps) and not mesh_of(maps).is_known
 
 
-def read_places(maps: str, templateflow_home: Path | None) -> np.ndarray | None:
+def read_places(
+    maps: str, templateflow_home: Path | None, cortex: np.ndarray | None = None
+) -> np.ndarray | None:
     """The places that a DDAE of maps has to be given.
 
     Parameters
@@ -98,6 +107,9 @@ def read_places(maps: str, templateflow_home: Path | None) -> np.ndarray | None:
     maps : str
         What is mapped on which mesh; empty of a table.
     templateflow_home : Path or None
+    cortex : np.ndarray of int, shape (F,), optional
+        The vertices outside the medial wall among all, the left hemisphere first, by which it is
+        seen whether left and right are what they are called.
 
     Returns
     -------
@@ -107,12 +119,34 @@ def read_places(maps: str, templateflow_home: Path | None) -> np.ndarray | None:
     Raises
     ------
     UsageError
-        The mesh is none that the DDAE is for, or TemplateFlow's files are not there.
+        The mesh is none that the DDAE is for, TemplateFlow's files are not there, or left and
+        right are exchanged.
     """
     if not are_needed(maps):
         return None
     mesh = mesh_of(maps)
-    return read_spheres(mesh.name.removeprefix(READ), mesh.vertices, templateflow_home)
+    places = read_spheres(mesh.name.removeprefix(READ), mesh.vertices, templateflow_home)
+    if cortex is not None:
+        _check_sides(maps, places, cortex)
+    return places
+
+
+def _check_sides(maps: str, places: np.ndarray, cortex: np.ndarray) -> None:
+    """Refuse spheres on which the medial wall of both hemispheres lies outside.
+
+    It is at the right of the left hemisphere, and at the left of the right one.
+    """
+    is_wall = np.ones(places.shape[:2], dtype=bool)
+    is_wall.flat[cortex] = False
+    if is_wall.mean(axis=1).min() < LEAST_WALL:
+        return
+    outward = -places[0, is_wall[0], 0].mean(), places[1, is_wall[1], 0].mean()
+    if min(outward) > OUTSIDE:
+        raise UsageError(
+            f'{maps}: the medial wall of both hemispheres lies on the outer side of their '
+            'spheres, so left and right are exchanged, in the spheres of TemplateFlow or in the '
+            'maps; download the spheres again with "ddae-app-fetch spheres", or mend the maps'
+        )
 
 
 def shown_vertices(mesh: str, places: np.ndarray | None) -> np.ndarray | None:

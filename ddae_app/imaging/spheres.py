@@ -13,7 +13,7 @@ import nibabel as nib
 import numpy as np
 
 from ddae_app.errors import TemplateError
-from ddae_app.imaging.surfaces import HEMISPHERES
+from ddae_app.imaging.surfaces import HEMISPHERES, STRUCTURES
 from ddae_app.imaging.templates import first_fetched
 
 NAME = 'tpl-fsLR_space-fsaverage_hemi-{hemi}_den-{den}_sphere.surf.gii'
@@ -41,17 +41,24 @@ def read_spheres(den: str, vertices: int, templateflow_home: Path | None) -> np.
     Raises
     ------
     TemplateError
-        A file is missing, damaged, or no sphere of so many vertices.
+        A file is missing, damaged, no sphere of so many vertices, or of the other hemisphere.
     """
     if templateflow_home is None:
         raise TemplateError(
             f'no TemplateFlow folder for the spheres of fsLR at {den}; set TEMPLATEFLOW_HOME'
         )
     folder = templateflow_home / 'tpl-fsLR'
-    return np.stack([_read(folder / NAME.format(hemi=h, den=den), vertices) for h in HEMISPHERES])
+    paths = {h: folder / NAME.format(hemi=h, den=den) for h in HEMISPHERES}
+    left, right = (_read(path, vertices, hemisphere) for hemisphere, path in paths.items())
+    if np.array_equal(left, right):
+        raise TemplateError(
+            f'{paths["R"]}: the same sphere as {paths["L"].name}, which lies elsewhere; download '
+            'both again with "ddae-app-fetch spheres"'
+        )
+    return np.stack([left, right])
 
 
-def _read(path: Path, vertices: int) -> np.ndarray:
+def _read(path: Path, vertices: int, hemisphere: str) -> np.ndarray:
     if first_fetched([path]) is None:
         raise TemplateError(
             f'{path}: no such file, which says where the vertices lie; run "ddae-app-fetch '
@@ -62,9 +69,15 @@ def _read(path: Path, vertices: int) -> np.ndarray:
     try:
         image: Any = nib.load(path)
         places = np.asarray(image.agg_data('pointset'), dtype=np.float64)
+        said = {part.meta.get('AnatomicalStructurePrimary') for part in (image, *image.darrays)}
     except Exception as e:  # nibabel raises many kinds for what is damaged
         reason = (str(e).strip() or type(e).__name__).splitlines()[0]
         raise TemplateError(f'{path}: not readable as a sphere ({reason}); {again}') from e
+    if other := said & {*STRUCTURES.values()} - {STRUCTURES[hemisphere]}:
+        raise TemplateError(
+            f'{path}: of {", ".join(other)}, as the file says, and not of the '
+            f'{HEMISPHERES[hemisphere]} hemisphere; {again}'
+        )
     if places.shape != (vertices, 3):
         raise TemplateError(
             f'{path}: places of shape {places.shape}; expected those of {vertices:,} vertices; '

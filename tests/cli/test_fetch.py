@@ -64,7 +64,7 @@ def test_fetched_spheres_are_those_that_are_read(monkeypatch, tmp_path, capsys):
     def get(template, *, space, density, hemi, suffix, raise_empty):
         assert (template, space, suffix, raise_empty) == ('fsLR', 'fsaverage', 'sphere', True)
         path = sphere_path(Path(os.environ['TEMPLATEFLOW_HOME']), hemi, density)
-        write_sphere(path, even_places(50))
+        write_sphere(path, even_places(50, turn=float(hemi == 'R')))
         return path
 
     monkeypatch.setattr('templateflow.api.get', get)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from base64 import b64encode
+from functools import partial
 from pathlib import Path
 
 import nibabel as nib
@@ -13,11 +14,11 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 from ddae_app.cli.main import main
-from ddae_app.errors import ModelError
+from ddae_app.errors import ModelError, UsageError
 from ddae_app.features import ddae
 from ddae_app.features.maps import read_surface_maps
 from ddae_app.features.model import FeatureModel
-from ddae_app.features.places import shown_vertices
+from ddae_app.features.places import read_places, shown_vertices
 from ddae_app.imaging.icosahedron import sphere
 from ddae_app.imaging.surfaces import gifti_of, read_maps
 from ddae_app.methods.feature_ddae import geometry
@@ -250,12 +251,36 @@ def _none(home: Path) -> None:
         sphere_path(home, hemisphere).unlink()
 
 
+def _exchanged(home: Path) -> None:
+    left, right = (sphere_path(home, hemisphere).read_bytes() for hemisphere in 'LR')
+    sphere_path(home, 'L').write_bytes(right)
+    sphere_path(home, 'R').write_bytes(left)
+
+
+@pytest.mark.parametrize('size', [0.3, 0.0])
+@pytest.mark.parametrize('exchanged', [False, True])
+def test_spheres_of_the_other_hemisphere_show_in_the_medial_wall(tmp_path, size, exchanged):
+    """Where files do not tell: as on fsaverage, it is at the right of the left hemisphere."""
+    for hemisphere, side in zip('LR', (1, -1), strict=True):
+        write_sphere(sphere_path(tmp_path, hemisphere), even_places(V) * [side, 1, 1])
+    wall = np.tile(even_places(V)[:, 0] > 1 - size, 2)
+    if exchanged:
+        _exchanged(tmp_path)
+    found = partial(read_places, 'thickness on fsLR_den-32k', tmp_path, np.flatnonzero(~wall))
+    if exchanged and size:
+        with pytest.raises(UsageError, match='outer side .* left and right are exchanged.*; down'):
+            found()
+    else:
+        assert found().shape == (2, V, 3)
+
+
 @pytest.mark.parametrize('level', ['train', 'participant'])
 @pytest.mark.parametrize(
     ('spoil', 'message'),
     [
         (_none, r'hemi-L_den-32k.*no such file.*ddae-app-fetch spheres.*_HOME.*with ComBat'),
         (_left_only, r'hemi-R_den-32k.*no such file.*ddae-app-fetch spheres'),
+        (_exchanged, r'hemi-L.*of CortexRight, as the file says, and not of the left'),
         (_other_size, r'hemi-R.*shape \(10242, 3\); expected those of 32,492 vertices'),
     ],
 )

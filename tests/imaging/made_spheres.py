@@ -30,11 +30,12 @@ def sphere_path(home: Path, hemisphere: str, den: str = '32k') -> Path:
     )
 
 
-def write_sphere(path: Path, places: np.ndarray) -> None:
-    """Write a surface of radius 100 mm."""
+def write_sphere(path: Path, places: np.ndarray, structure: str = '') -> None:
+    """Write a surface of radius 100 mm; `structure` is the hemisphere that the file tells."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    meta = {'AnatomicalStructurePrimary': structure} if structure else {}
     arrays = [
-        nib.gifti.GiftiDataArray(values, intent=intent, datatype=kind)
+        nib.gifti.GiftiDataArray(values, intent=intent, datatype=kind, meta=meta)
         for values, intent, kind in (
             (100 * places.astype(np.float32), 'NIFTI_INTENT_POINTSET', 'NIFTI_TYPE_FLOAT32'),
             (np.array([[0, 1, 2]], dtype=np.int32), 'NIFTI_INTENT_TRIANGLE', 'NIFTI_TYPE_INT32'),
@@ -47,5 +48,6 @@ def write_spheres(home: Path, count: int = 32492, den: str = '32k') -> np.ndarra
     """Write those of both hemispheres, which differ; their places, shape (2, count, 3)."""
     places = np.stack([even_places(count, turn) for turn in (0.0, 1.0)])
     for hemisphere, side in zip('LR', places, strict=True):
-        write_sphere(sphere_path(home, hemisphere, den), side)
+        structure = {'L': 'CortexLeft', 'R': 'CortexRight'}[hemisphere]
+        write_sphere(sphere_path(home, hemisphere, den), side, structure)
     return places

@@ -56,6 +56,15 @@ def _one_point(path: Path) -> None:
     write_sphere(path, np.tile([0.0, 0.0, 1.0], (N, 1)))
 
 
+def _of_the_other(path: Path) -> None:
+    other = 'CortexRight' if 'hemi-L' in path.name else 'CortexLeft'
+    write_sphere(path, even_places(N, 2.0), other)
+
+
+def _like_the_other(path: Path) -> None:
+    write_sphere(path, even_places(N, 1.0 if 'hemi-L' in path.name else 0.0))
+
+
 def _nowhere(path: Path) -> None:
     write_sphere(path, np.zeros((N, 3)))
 
@@ -73,6 +82,8 @@ def _nowhere(path: Path) -> None:
         (_infinite, 'no sphere around 0'),
         (_one_point, 'no sphere around 0'),
         (_nowhere, 'no sphere around 0, radius 0 to 0'),
+        (_of_the_other, r'of Cortex(Left|Right), as the file says, and not of the (left|right) '),
+        (_like_the_other, r'hemi-R.*: the same sphere as .*hemi-L.*; download both again'),
     ],
 )
 def test_what_is_wrong_is_told_in_one_line(
@@ -83,6 +94,12 @@ def test_what_is_wrong_is_told_in_one_line(
     with pytest.raises(TemplateError, match=message) as told:
         read_spheres('32k', N, tmp_path)
     assert '\n' not in str(told.value) and path.name in str(told.value)
+
+
+def test_files_that_do_not_tell_their_hemisphere_are_taken(tmp_path):
+    for hemisphere, turn in (('L', 0.0), ('R', 1.0)):
+        write_sphere(sphere_path(tmp_path, hemisphere), even_places(N, turn))
+    assert read_spheres('32k', N, tmp_path).shape == (2, N, 3)
 
 
 def test_without_a_folder():

@@ -164,7 +164,7 @@ def _places(
         own = FeatureModel.load(path)
         if own.info.maps == maps and own.given_places is not None:
             return own.given_places
-    return read_places(maps, settings.preproc.templateflow_home)
+    return read_places(maps, settings.preproc.templateflow_home, inputs.cortex)
 
 
 def _refit(

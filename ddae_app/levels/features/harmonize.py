@@ -132,7 +132,8 @@ def _fit(settings: Settings, inputs: FeatureInputs, files: ModelFiles) -> list[s
     method = settings.harmonize.method or METHOD
     places = None
     if method != METHOD:
-        places = read_places(inputs.table.maps, settings.preproc.templateflow_home)
+        home = settings.preproc.templateflow_home
+        places = read_places(inputs.table.maps, home, inputs.cortex)
     model, warnings = fit_model(
         inputs.table,
         inputs.labels,

@@ -58,6 +58,11 @@ class FeatureInputs:
     files: FeatureFiles
     warnings: tuple[str, ...]
 
+    @property
+    def cortex(self) -> np.ndarray | None:
+        """Which vertices are no medial wall, shape (F,); None of a table."""
+        return self.table.vertices if isinstance(self.table, SurfaceMaps) else None
+
 
 def read_inputs(settings: Settings) -> FeatureInputs:
     """Read the table, look up site, age and sex of each row as for images, and log both.
