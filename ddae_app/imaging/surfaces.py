@@ -76,23 +76,33 @@ def gifti_of(values: np.ndarray, hemisphere: str) -> bytes:
     return nib.GiftiImage(darrays=[array], meta=meta).to_bytes()
 
 
-def cifti_of(source: Path, values: dict[str, np.ndarray]) -> bytes:
-    """A CIFTI file like another, with other values on the cortex, all of them float32.
+def written_like(source: Path, hemispheres: str, values: dict[str, np.ndarray]) -> bytes:
+    """A file like another, with other values on the cortex, all of them float32.
 
     Parameters
     ----------
     source : Path
-        Its axes are kept, and what it has outside of the cortex.
+        It is read once. Of CIFTI, its axes are kept, and what it has outside of the cortex; any
+        other becomes GIFTI.
+    hemispheres : str
+        As that of :func:`read_maps`.
     values : dict of str to np.ndarray, shape (V,)
-        By hemisphere, as :func:`read_maps` returns them.
+        By hemisphere; where one is NaN, the value of the source stays.
     """
+    if not source.name.endswith(CIFTI):
+        old = read_maps(source, hemispheres)[hemispheres]
+        return gifti_of(_filled(values[hemispheres], old), hemispheres)
     image: Any = nib.load(source)
     data = np.asarray(image.dataobj, dtype=np.float32).copy()
     for hemisphere, part, vertices, _ in _cortex(image):
-        data[0, part] = values[hemisphere][vertices]
+        data[0, part] = _filled(values[hemisphere][vertices], data[0, part])
     new = nib.Cifti2Image(data, header=image.header, nifti_header=image.nifti_header)
     new.set_data_dtype(np.float32)
     return new.to_bytes()
+
+
+def _filled(values: np.ndarray, old: np.ndarray) -> np.ndarray:
+    return np.where(np.isnan(values), old, values)
 
 
 def _of_one(path: Path) -> np.ndarray | None:

@@ -23,7 +23,7 @@ from ddae_app.errors import UsageError
 from ddae_app.features.fit import fit_model
 from ddae_app.features.maps import SurfaceMaps, read_surface_maps
 from ddae_app.features.model import FeatureModel
-from ddae_app.imaging.surfaces import cifti_of, gifti_of, read_maps
+from ddae_app.imaging.surfaces import gifti_of, read_maps, written_like
 from tests.features.commands import refused
 from tests.features.simulated import labels_of, table_of, write_dataset, write_table
 
@@ -257,14 +257,17 @@ def test_a_cifti_file_keeps_what_is_no_cortex(tmp_path):
     path = tmp_path / 'x.dscalar.nii'
     nib.save(nib.Cifti2Image(np.arange(20, dtype=np.float32)[None], header=axes), path)
     assert np.isnan(read_maps(path, 'L')['L']).tolist() == [i == 4 for i in range(9)]
-    path.write_bytes(cifti_of(path, {h: -values for h, values in read_maps(path, 'LR').items()}))
+    other = {h: -values for h, values in read_maps(path, 'LR').items()}
+    other['R'][2] = np.nan
+    path.write_bytes(written_like(path, 'LR', other))
     assert nib.load(path).get_fdata().ravel().tolist() == [
-        *(-float(i) for i in range(8)), 8, 9, 10, *(-float(i) for i in range(11, 20)),
+        *(-float(i) for i in range(8)), 8, 9, 10, -11, -12, 13,
+        *(-float(i) for i in range(14, 20)),
     ]  # fmt: skip
 
 
 @pytest.mark.parametrize('kind', [np.uint8, np.int16, np.float64])
-def test_harmonized_cifti_is_float32(tmp_path, kind):
+def test_harmonized_cifti_is_float32_and_its_source_read_once(tmp_path, monkeypatch, kind):
     models = [
         nib.cifti2.BrainModelAxis.from_mask(np.ones(9, dtype=bool), name=f'cortex_{side}')
         for side in ('left', 'right')
@@ -273,7 +276,12 @@ def test_harmonized_cifti_is_float32(tmp_path, kind):
     image = nib.Cifti2Image(np.arange(18, dtype=kind)[None], header=axes)
     image.set_data_dtype(kind)
     nib.save(image, path := tmp_path / 'x.dscalar.nii')
-    path.write_bytes(cifti_of(path, {h: v + 0.3 for h, v in read_maps(path, 'LR').items()}))
+    other = {h: v + 0.3 for h, v in read_maps(path, 'LR').items()}
+    opened, load = [], nib.load
+    monkeypatch.setattr(nib, 'load', lambda p: [opened.append(p), load(p)][1])
+    content = written_like(path, 'LR', other)
+    assert opened == [path]
+    path.write_bytes(content)
     written = nib.load(path)
     assert written.get_data_dtype() == np.float32
     assert written.nifti_header.get_slope_inter() in ((1, 0), (None, None))

@@ -20,7 +20,7 @@ from ddae_app.features.maps import SurfaceMaps
 from ddae_app.features.model import FeatureModelInfo
 from ddae_app.features.table import PERSON, SESSION, FeatureTable, read_feature_table
 from ddae_app.files import digest_of, write_atomically
-from ddae_app.imaging.surfaces import HEMISPHERES, cifti_of, gifti_of, read_maps
+from ddae_app.imaging.surfaces import HEMISPHERES, read_maps, written_like
 from ddae_app.levels.features.dataset import datasets
 from ddae_app.levels.features.inputs import FeatureInputs
 from ddae_app.levels.features.used import UsedModel
@@ -62,7 +62,7 @@ def write_harmonized(
             path = file.harmonized(settings.output_dir, table.measure, table.mesh)
             own = _sources(settings, file.path) | _said_of_mesh(file, table)
             write_json(sidecar(path), own | record | told)
-            write_atomically(path, _map(file, on_mesh))
+            write_atomically(path, written_like(file.path, file.hemispheres, on_mesh))
 
 
 def read_harmonized(
@@ -128,17 +128,6 @@ def _made(path: Path, source: Path) -> dict[str, Any]:
 
 def _is_known(value: float | str) -> bool:
     return bool(value) if isinstance(value, str) else not math.isnan(value)
-
-
-def _map(file: MapFile, on_mesh: Mapping[str, np.ndarray]) -> bytes:
-    """A harmonized file; what is missing stays as the source has it."""
-    values = {
-        hemisphere: np.where(np.isnan(on_mesh[hemisphere]), old, on_mesh[hemisphere])
-        for hemisphere, old in read_maps(file.path, file.hemispheres).items()
-    }
-    if file.is_cifti:
-        return cifti_of(file.path, values)
-    return gifti_of(values[file.hemispheres], file.hemispheres)
 
 
 def covariates_in_words(info: FeatureModelInfo) -> list[str]:
