@@ -21,6 +21,7 @@ from ddae_app.evaluation.estimates import Estimate, Score
 from ddae_app.evaluation.probes import Components, folds
 from ddae_app.features.measures import variance_explained_by_site
 from ddae_app.features.people import CovariateDesign, RowLabels
+from ddae_app.methods.location_scale import blocks
 
 MEANING = {
     'site_linear': 'Balanced accuracy of logistic regression on principal components that is '
@@ -102,7 +103,7 @@ def evaluate(
         measures = _Measures(labels, seed)
         for _, rows in halves:
             for train, test in folds(labels.sites[rows], labels.subjects[rows], FOLDS, seed):
-                measures.predict(outputs, rows[train], rows[test])
+                measures.predict(outputs, rows, train, test)
         explained = variance_explained_by_site(outputs, labels, design, parts)
         ratios = _variance_ratios(outputs, source, labels, parts)
         found = measures.estimated() | {
@@ -131,15 +132,44 @@ def _outputs(
 ) -> np.ndarray:
     if not callable(candidate):
         return candidate
-    parts = [(rows, candidate(fit_rows)) for fit_rows, rows in halves]
-    outputs = np.empty_like(parts[0][1])
-    for rows, values in parts:
+    outputs = np.empty(0)
+    for fit_rows, rows in halves:
+        values = candidate(fit_rows)
+        outputs = outputs if outputs.size else np.empty_like(values)
         outputs[rows] = values[rows]
     return outputs
 
 
-def _prepared(values: np.ndarray, train: np.ndarray) -> np.ndarray:
-    """Standardized by the training rows; what is missing is their mean."""
+def _prepared(values: np.ndarray, rows: np.ndarray, train: np.ndarray) -> np.ndarray:
+    """Some rows, standardized by those to train on; what is missing is the mean of these.
+
+    Of many features, they are not returned themselves, but places in as many dimensions as there
+    are rows, between which distances are the same: principal components, and all that probes
+    compute from them, depend on nothing else.
+
+    Parameters
+    ----------
+    values : np.ndarray, shape (N, F)
+    rows : np.ndarray of int, shape (R,)
+    train : np.ndarray of int
+        Those to train on, among `rows`.
+
+    Returns
+    -------
+    np.ndarray, shape (R, F) or (R, R)
+    """
+    parts = blocks(values.shape[1])
+    if len(parts) == 1:
+        return _standardized(values[rows], train)
+    products = np.zeros((len(rows), len(rows)))
+    for block in parts:
+        part = _standardized(values[rows, block], train)
+        products += part @ part.T
+    squares, axes = np.linalg.eigh(products)
+    return axes * np.sqrt(np.maximum(squares, 0))
+
+
+def _standardized(values: np.ndarray, train: np.ndarray) -> np.ndarray:
     known = ~np.isnan(values[train])
     n = np.maximum(known.sum(axis=0), 1)
     mean = np.where(known, values[train], 0).sum(axis=0) / n
@@ -157,20 +187,23 @@ class _Measures:
         self._site, self._sex = (np.full(n, None, dtype=object) for _ in range(2))
         self._age = np.full(n, np.nan)
 
-    def predict(self, outputs: np.ndarray, train: np.ndarray, test: np.ndarray) -> None:
-        """Train probes on some rows, and store what they predict of others."""
-        labels, values = self._labels, _prepared(outputs, train)
+    def predict(
+        self, outputs: np.ndarray, rows: np.ndarray, train: np.ndarray, test: np.ndarray
+    ) -> None:
+        """Train probes on some of the rows, and store what they predict of others."""
+        labels, values = self._labels.rows(rows), _prepared(outputs, rows, train)
         components = Components.fit(values[train], self._seed)
-        self._site[test] = components.fit_classifier(labels.sites[train])(values[test])
+        tested = rows[test]
+        self._site[tested] = components.fit_classifier(labels.sites[train])(values[test])
         ages, sexes = labels.ages[train], labels.sexes[train]
         known = np.flatnonzero(~np.isnan(ages))
         if len(known) >= MIN_TRAINING_SCANS and np.ptp(ages[known]) > 0:
             regress = components.subset(known).fit_regression(ages[known])
-            self._age[test] = regress(values[test])
+            self._age[tested] = regress(values[test])
         known = np.flatnonzero([sex is not None for sex in sexes])
         if len(known) >= MIN_TRAINING_SCANS and len(set(sexes[known])) == 2:
             classify = components.subset(known).fit_classifier(sexes[known].astype(str))
-            self._sex[test] = classify(values[test])
+            self._sex[tested] = classify(values[test])
 
     def estimated(self) -> dict[str, Estimate]:
         """The measures with their intervals."""
@@ -204,9 +237,9 @@ class _Measures:
 
 
 def _over_all(values: np.ndarray, labels: RowLabels, seed: int) -> Estimate:
-    predicted = np.empty_like(labels.sites)
+    predicted, everybody = np.empty_like(labels.sites), np.arange(len(labels.sites))
     for train, test in folds(labels.sites, labels.subjects, FOLDS, seed):
-        prepared = _prepared(values, train)
+        prepared = _prepared(values, everybody, train)
         classify = Components.fit(prepared[train], seed).fit_classifier(labels.sites[train])
         predicted[test] = classify(prepared[test])
     return estimates.bootstrap_estimate(
@@ -236,9 +269,10 @@ def _variance_ratios(
 def _within(values: np.ndarray, labels: RowLabels) -> np.ndarray:
     """Squared distances from the mean of the site, summed; shape (F,)."""
     total = np.zeros(values.shape[1])
-    for site in labels.site_names:
-        here = values[labels.sites == site]
-        known = ~np.isnan(here)
-        mean = np.where(known, here, 0).sum(axis=0) / np.maximum(known.sum(axis=0), 1)
-        total += np.square(np.where(known, here - mean, 0)).sum(axis=0)
+    for block in blocks(len(total)):
+        for site in labels.site_names:
+            here = values[labels.sites == site, block].astype(np.float64)
+            known = ~np.isnan(here)
+            mean = np.where(known, here, 0).sum(axis=0) / np.maximum(known.sum(axis=0), 1)
+            total[block] += np.square(np.where(known, here - mean, 0)).sum(axis=0)
     return total

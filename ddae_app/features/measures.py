@@ -61,12 +61,16 @@ def mean_change(before: np.ndarray, after: np.ndarray) -> np.ndarray:
     before, after : np.ndarray, shape (N, F)
         NaN where missing, in both.
     """
-    known = ~np.isnan(before)
-    n = np.maximum(known.sum(axis=0), 1)
-    change = np.abs(np.where(known, after - before, 0)).sum(axis=0) / n
-    mean = np.where(known, before, 0).sum(axis=0) / n
-    sd = np.sqrt(np.square(np.where(known, before - mean, 0)).sum(axis=0) / n)
-    return np.divide(change, sd, out=np.zeros_like(sd), where=sd > 0)
+    found = np.empty(before.shape[1])
+    for block in blocks(before.shape[1]):
+        values = before[:, block].astype(np.float64)
+        known = ~np.isnan(values)
+        n = np.maximum(known.sum(axis=0), 1)
+        change = np.abs(np.where(known, after[:, block] - values, 0)).sum(axis=0) / n
+        mean = np.where(known, values, 0).sum(axis=0) / n
+        sd = np.sqrt(np.square(np.where(known, values - mean, 0)).sum(axis=0) / n)
+        found[block] = np.divide(change, sd, out=np.zeros_like(sd), where=sd > 0)
+    return found
 
 
 def became_negative(before: np.ndarray, after: np.ndarray) -> np.ndarray:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from ddae_app.errors import NotEvaluableError
+from ddae_app.features import evaluation
 from ddae_app.features.evaluation import MEANING, evaluate, site_from_demographics
 from ddae_app.features.fit import fit_model
 from ddae_app.features.measures import (
@@ -16,6 +18,7 @@ from ddae_app.features.measures import (
     variance_explained_by_site,
 )
 from ddae_app.features.people import CovariateDesign
+from ddae_app.methods import location_scale
 from tests.features.simulated import labels_of, table_of, truth_of, with_sites
 
 N = 40
@@ -144,3 +147,32 @@ def test_what_changed():
     after = np.array([[-1.0, 5.0, 1.0], [2.0, 5.0, np.nan], [4.0, 5.0, -2.0]])
     assert mean_change(before, after) == pytest.approx([1 / 3 / np.sqrt(8 / 3), 0, 0.5])
     assert became_negative(before, after).tolist() == [1, 0, 0]
+
+
+def test_many_features_are_judged_by_the_distances_between_rows(
+    labels, truth, results, monkeypatch
+):
+    monkeypatch.setattr(location_scale, 'BLOCK', 5)
+    source = with_sites(truth, labels)
+    found = evaluate({'source': source}, labels)['source'].estimates
+    for name, estimate in found.items():
+        for part, value in vars(estimate).items():
+            expected = getattr(results['source'].estimates[name], part)
+            assert value == pytest.approx(expected, rel=1e-6), (name, part)
+
+
+def test_many_features_take_less_memory_than_a_copy_of_them():
+    values = np.random.default_rng(0).normal(size=(60, 60_000)).astype(np.float32)
+    values[:, 7], values[3, 9] = 2.5, np.nan
+    rows, train = np.arange(10, 60), np.arange(40)
+    tracemalloc.start()
+    found = evaluation._prepared(values, rows, train)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < values.nbytes
+    mean, sd = np.nanmean(values[rows][train], axis=0), np.nanstd(values[rows][train], axis=0)
+    sd[7] = np.inf
+    standardized = np.nan_to_num((values[rows] - mean) / sd)
+    for i, j in ((0, 1), (0, 49), (20, 45)):
+        apart = [np.linalg.norm(v[i] - v[j]) for v in (found, standardized)]
+        assert apart[0] == pytest.approx(apart[1], rel=1e-5)

@@ -8,7 +8,12 @@ import numpy as np
 import pytest
 
 from ddae_app.methods.feature_ddae.appearance import FeatureAppearance
-from ddae_app.methods.feature_ddae.model import FeatureDDAE
+from ddae_app.methods.feature_ddae.model import (
+    ROWS,
+    FeatureDDAE,
+    means_of_people,
+    parts_of_people,
+)
 from ddae_app.methods.feature_ddae.sessions import SessionScales
 from ddae_app.methods.location_scale import SiteRegression
 from tests.methods.test_feature_ddae import Data, table, without_networks
@@ -158,3 +163,21 @@ def test_arrays_hold_them():
     missing = {name: v for name, v in model.arrays().items() if name != 'sessions.between'}
     with pytest.raises(KeyError):
         FeatureDDAE.of_arrays(data.geometry, 3, missing)
+
+
+def test_all_rows_of_a_person_are_harmonized_at_once():
+    rng = np.random.default_rng(0)
+    persons = rng.permutation(np.repeat(np.arange(30), rng.integers(1, 5, 30)))
+    parts = list(parts_of_people(persons))
+    assert sorted(np.concatenate(parts)) == list(range(len(persons)))
+    assert max(map(len, parts)) <= ROWS and len(parts) < len(persons) / (ROWS - 4) + 1
+    people = [{*persons[part].tolist()} for part in parts]
+    assert sum(map(len, people)) == 30
+    alone = list(parts_of_people(np.array([1, *[0] * (ROWS + 3)])))
+    assert [*map(len, alone)] == [ROWS + 3, 1]
+
+
+def test_the_mean_of_a_person_is_of_what_is_known():
+    left = np.array([[1, np.nan], [3, 5], [7, np.nan]])
+    found = means_of_people(left, np.array([4, 4, 2]))
+    assert found.tolist() == [[2, 5], [2, 5], [7, 0]]

@@ -194,9 +194,11 @@ class FeatureAppearance:
 class _Measured:
     """Residuals of rows, in the standard deviation of their site, NaN where missing."""
 
-    residuals: np.ndarray
+    residuals: np.ndarray  # (N, P), float32
     sites: np.ndarray
-    expected: np.ndarray  # what age and sex do, in the same unit
+    covariates: np.ndarray
+    slopes: np.ndarray
+    own: np.ndarray  # (S, P), standard deviation of each site
 
     @classmethod
     def of(
@@ -208,15 +210,11 @@ class _Measured:
         own: np.ndarray,
         slopes: np.ndarray,
     ) -> _Measured:
-        residuals, expected = np.empty((2, *y.shape), dtype=np.float32)
-        own = np.where(own > 0, own, 1)
+        residuals, own = np.empty(y.shape, dtype=np.float32), np.where(own > 0, own, 1)
         for block in blocks(y.shape[1]):
-            away = covariates @ slopes[:, block]
-            residuals[:, block] = (y[:, block] - intercepts[sites, block] - away) / own[
-                sites, block
-            ]
-            expected[:, block] = away / own[sites, block]
-        return cls(residuals, sites, expected)
+            left = y[:, block] - intercepts[sites, block] - covariates @ slopes[:, block]
+            residuals[:, block] = left / own[sites, block]
+        return cls(residuals, sites, covariates, slopes, own)
 
     def hermite(self, block: slice) -> list[np.ndarray]:
         """What each row adds to the first four cumulants; 0 where missing."""
@@ -258,7 +256,8 @@ class _Measured:
         for block in blocks(scale.shape[1]):
             r = np.nan_to_num(self.residuals[:, block].astype(float))
             known = ~np.isnan(self.residuals[:, block])
-            change = (scale[self.sites, block] - 1) * self.expected[:, block] * known
+            expected = self.covariates @ self.slopes[:, block] / self.own[self.sites, block]
+            change = (scale[self.sites, block] - 1) * expected * known
             moved += (r * change).sum(axis=1)
             squared += np.square(change).sum(axis=1)
         return shown_share(moved, squared)

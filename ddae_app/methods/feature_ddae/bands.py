@@ -42,20 +42,20 @@ class Bands:
             Of each vertex, on the unit sphere.
         hemispheres : np.ndarray of int, shape (P,)
         """
-        parts, degrees = [], []
-        polar = np.arccos(np.clip(places[:, 2], -1, 1))
-        around = np.arctan2(places[:, 1], places[:, 0])
-        for degree in range(DEGREES + 1):
-            for order in range(degree + 1):
-                wave = sph_harm_y(degree, order, polar, around)
-                for part in (wave.real, wave.imag) if order else (wave.real,):
-                    for hemisphere in np.unique(hemispheres):
-                        parts.append(part * (hemispheres == hemisphere))
-                        degrees.append(degree)
-        # Without the medial wall they are not orthogonal; each degree keeps what it adds. Of a few
-        # vertices, the first functions say all.
-        basis = np.linalg.qr(np.column_stack(parts))[0]
-        return cls(basis, np.array(degrees[: basis.shape[1]]))
+        bases, degrees = [], []
+        for hemisphere in np.unique(hemispheres):
+            here = hemispheres == hemisphere
+            waves, degree = _waves(places[here])
+            # Without the medial wall they are not orthogonal; each degree keeps what it adds. Of
+            # a few vertices, the first functions say all.
+            bases.append((here, np.linalg.qr(waves)[0]))
+            degrees.append(degree[: bases[-1][1].shape[1]])
+        basis = np.zeros((len(places), sum(map(len, degrees))))
+        start = 0
+        for here, part in bases:
+            basis[here, start : start + part.shape[1]] = part
+            start += part.shape[1]
+        return cls(basis, np.concatenate(degrees))
 
     @property
     def count(self) -> int:
@@ -104,3 +104,18 @@ class Bands:
         rest = values - coefficients @ self.basis.T
         smooth = (coefficients * factor[:, self.band]) @ self.basis.T
         return smooth + rest * factor[:, -1:]
+
+
+def _waves(places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Spherical harmonics at places, shape (P, M), and the degree of each."""
+    waves: list[np.ndarray] = []
+    degrees: list[int] = []
+    polar = np.arccos(np.clip(places[:, 2], -1, 1))
+    around = np.arctan2(places[:, 1], places[:, 0])
+    for degree in range(DEGREES + 1):
+        for order in range(degree + 1):
+            wave = sph_harm_y(degree, order, polar, around)
+            parts = (wave.real, wave.imag) if order else (wave.real,)
+            waves += parts
+            degrees += [degree] * len(parts)
+    return np.column_stack(waves), np.array(degrees)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 
 import numpy as np
@@ -21,7 +21,7 @@ FIRST_NOISE, LAST_NOISE, STEPS = 1.0, 0.1, 4
 """Noise levels of editing, as for images (:mod:`ddae_app.methods.ddae.editing`)."""
 
 ROWS = 16
-"""That are harmonized at once."""
+"""That are harmonized at once, or as many as a person has."""
 
 NETWORKS, SESSIONS, PLACES = 'networks.', 'sessions.', 'places'
 """What the names of the arrays of the networks, and of the scales of sessions, begin with, and the
@@ -79,16 +79,13 @@ class FeatureDDAE:
         np.ndarray, shape (N, P), dtype of `y`
         """
         out, look = np.empty_like(y), self.appearance
-        means = {} if self.sessions is None else self._means(y, sites, covariates, persons)
-        for start in range(0, len(y), ROWS):
-            rows = slice(start, start + ROWS)
+        for rows in parts_of_people(persons):
             here = sites[rows]
             x, protected = look.standardized(y[rows], here, covariates[rows])
             left = look.left(y[rows], here, covariates[rows])
             change = self.edited(left, here, target)
             if self.sessions is not None:
-                pairs = zip(left, persons[rows].tolist(), strict=True)
-                away = np.stack([row - means.get(person, row) for row, person in pairs])
+                away = left - means_of_people(left, persons[rows])
                 change = change + self.sessions.change(away, here, target)
             out[rows] = look.back(look.unbent(x, here, target) + change, protected, target)
         return out
@@ -107,18 +104,6 @@ class FeatureDDAE:
             new = look.scale[-1:]
             sessions = sessions.calibrated(regression, bands, new, y, covariates, persons)
         return replace(self, appearance=look, sessions=sessions)
-
-    def _means(
-        self, y: np.ndarray, sites: np.ndarray, covariates: np.ndarray, persons: np.ndarray
-    ) -> dict[int, np.ndarray]:
-        """What each person with several rows is: their mean without the appearance of sites."""
-        look, means = self.appearance, {}
-        for person in np.flatnonzero(np.bincount(persons) > 1).tolist():
-            rows = np.flatnonzero(persons == person)
-            left = look.left(y[rows], sites[rows], covariates[rows])
-            known = np.maximum((~np.isnan(left)).sum(axis=0), 1)
-            means[person] = np.nansum(left, axis=0) / known
-        return means
 
     @torch.inference_mode()
     def edited(self, common: np.ndarray, sites: np.ndarray, target: int | None) -> np.ndarray:
@@ -218,6 +203,45 @@ def _sessions_of(
     if shapes != expected or found.ratio.min() <= 0:
         raise ValueError('scales of sessions of another shape, or not above 0')
     return found
+
+
+def parts_of_people(persons: np.ndarray) -> Iterator[np.ndarray]:
+    """Which rows are harmonized at once, so that all rows of a person are.
+
+    Parameters
+    ----------
+    persons : np.ndarray of int, shape (N,)
+
+    Yields
+    ------
+    np.ndarray of int
+        Of as many people as ``ROWS`` rows are of, and at least of one.
+    """
+    part: list[int] = []
+    order = np.argsort(persons, kind='stable')
+    for rows in np.split(order, np.flatnonzero(np.diff(persons[order])) + 1):
+        if part and len(part) + len(rows) > ROWS:
+            yield np.array(part)
+            part = []
+        part += rows.tolist()
+    yield np.array(part, dtype=int)
+
+
+def means_of_people(left: np.ndarray, persons: np.ndarray) -> np.ndarray:
+    """What the person of each row is, shape (N, P): the mean over the rows of the person.
+
+    Parameters
+    ----------
+    left : np.ndarray, shape (N, P)
+        Without the appearance of sites; NaN where a value is missing.
+    persons : np.ndarray of int, shape (N,)
+    """
+    means = left.copy()
+    for person in np.unique(persons):
+        rows = persons == person
+        known = np.maximum((~np.isnan(left[rows])).sum(axis=0), 1)
+        means[rows] = np.nansum(left[rows], axis=0) / known
+    return means
 
 
 def editing_times(networks: FeatureNetworks) -> list[int]:

@@ -24,8 +24,8 @@ log = logging.getLogger('ddae_app')
 SEEN, BATCH = 8_000, 16
 """Rows that training shows, one as often as it takes, and rows at once."""
 
-BLOCK = 64
-"""Rows that are standardized at once."""
+BLOCK = 16
+"""Rows that are standardized at once, in a dozen copies in double precision."""
 
 LEARNING_RATE, WEIGHT_DECAY, WARM_UP, LARGEST_GRADIENT = 2e-3, 0.01, 0.1, 1.0
 
