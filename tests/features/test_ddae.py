@@ -11,6 +11,8 @@ import pytest
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
+from benchmarks.surfaces import simulate
+from benchmarks.surfaces import write as write_freesurfer
 from ddae_app.bids.dataset import read_tsv
 from ddae_app.errors import ModelError, UsageError
 from ddae_app.features import ddae
@@ -289,3 +291,37 @@ def test_other_meshes_are_refused(maps):
 def test_places_that_are_known_are_not_taken(maps):
     with pytest.raises(ValueError, match='places of'):
         ddae.geometry_of(maps, ['L0', 'R0'], np.zeros((2, 2562, 3)))
+
+
+@pytest.fixture(scope='module')
+def parts(tmp_path_factory):
+    """A dataset, and maps of it: those of the sites S0 and S1, and each half of those of S2."""
+    folder = tmp_path_factory.mktemp('parts')
+    bids, maps = write_freesurfer(folder, simulate(12, 3, vertices=642), 'fsaverage3')
+    for name, first, last in (('known', 0, 24), ('one', 24, 30), ('two', 30, 36)):
+        (folder / name).mkdir()
+        for i in range(first, last):
+            (maps / f'sub-{i:04d}').rename(folder / name / f'sub-{i:04d}')
+    return bids, folder
+
+
+@pytest.mark.parametrize('known', [True, False])
+def test_maps_that_were_harmonized_in_parts(parts, tmp_path, capsys, known):
+    """Where a site is measured in the rows of a run, its maps belong into one run."""
+    bids, folder = parts
+    out = tmp_path / 'out'
+
+    def asked(level: str, *names: str) -> tuple:
+        return bids, out, level, 'thickness', '-d', *(f'{n}={folder / n}' for n in names)
+
+    trained = ('known', 'one', 'two') if known else ('known',)
+    assert run(*asked('train', *trained), *([] if known else ['--method', 'ddae'])) == 0
+    assert run(*asked('participant', 'known', 'one')) == 0
+    assert run(*asked('participant', 'two')) == 0
+    everybody = asked('group', 'known', 'one', 'two')
+    if not known:
+        line = refused(capsys, 2, *everybody)
+        assert 'thickness of site S2 was harmonized in several runs' in line
+        assert 'run the participant level again with all of them' in line
+        assert run(*asked('participant', 'known', 'one', 'two')) == 0
+    assert run(*everybody) == 0

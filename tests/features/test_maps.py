@@ -24,6 +24,7 @@ from ddae_app.features.fit import fit_model
 from ddae_app.features.maps import SurfaceMaps, read_surface_maps
 from ddae_app.features.model import FeatureModel
 from ddae_app.imaging.surfaces import gifti_of, read_maps, written_like
+from ddae_app.levels.features.outputs import _taken_together
 from tests.features.commands import refused
 from tests.features.simulated import labels_of, table_of, write_dataset, write_table
 
@@ -552,3 +553,12 @@ def test_freesurfers_maps_on_fsaverage5_are_drawn(tmp_path):
     assert error(written(out, simulated), simulated) < error(simulated.source, simulated)
     maps, _ = read_surface_maps([subjects], 'thickness')
     assert isinstance(maps, SurfaceMaps) and maps.mesh == 'fsaverage5'
+
+
+def test_what_a_harmonized_map_depends_on():
+    said = {'TargetSite': 'T', 'SitesMeasuredInTheseRows': ['T', 'S', 'X']}
+    assert _taken_together(said, '01', 'S') == ['site T', 'site S']
+    assert _taken_together(said | {'RandomInterceptOfPeople': True}, '01', 'A') == [
+        'site T', 'sub-01',
+    ]  # fmt: skip
+    assert _taken_together({'TargetSite': 'n/a'}, '01', 'S') == []

@@ -17,7 +17,9 @@ from ddae_app.bids.surface_files import MapFile
 from ddae_app.bids.tables import read_dictionary
 from ddae_app.errors import NothingSelectedError, UsageError
 from ddae_app.features.maps import SurfaceMaps
+from ddae_app.features.matrix import listed
 from ddae_app.features.model import FeatureModelInfo
+from ddae_app.features.people import digest_of_rows
 from ddae_app.features.table import PERSON, SESSION, FeatureTable, read_feature_table
 from ddae_app.files import digest_of, write_atomically
 from ddae_app.imaging.surfaces import HEMISPHERES, read_maps, written_like
@@ -48,7 +50,7 @@ def write_harmonized(
         What the anatomy guard found in each row, for the sidecars of maps.
     """
     table, path = inputs.table, inputs.files.harmonized
-    record = _record(settings, used)
+    record = _record(settings, used, inputs)
     if isinstance(table, FeatureTable):
         own = _columns(table, used.model.info) | _sources(settings, table.path)
         # A column that bears the name of an entry of the record goes without a description.
@@ -80,7 +82,7 @@ def read_harmonized(
     NothingSelectedError
         They are not there.
     UsageError
-        They were made from other values, or not by one run.
+        They were made from other values, or by runs that do not go together.
     """
     table, path = inputs.table, inputs.files.harmonized
     if isinstance(table, FeatureTable):
@@ -93,12 +95,16 @@ def read_harmonized(
             )
         return harmonized.values, said
     values, runs = table.values.copy(), {}
-    for row, files in zip(values, table.files, strict=True):
+    runs_of: dict[str, set[str]] = {}
+    people = zip(table.participants, inputs.labels.sites.tolist(), strict=True)
+    for row, files, person_and_site in zip(values, table.files, people, strict=True):
         parts: list[np.ndarray] = []
         for file in dict.fromkeys(files[h] for h in HEMISPHERES):
             path = file.harmonized(settings.output_dir, table.measure, table.mesh)
             said = _made(path, file.path)
             runs[said.get('ModelSHA256'), said['TargetSite']] = said
+            for what in _taken_together(said, *person_and_site):
+                runs_of.setdefault(what, set()).add(str(said.get('RowsSHA256')))
             parts += read_maps(path, file.hemispheres).values()
         if sum(map(len, parts)) != sum(table.sizes):
             raise UsageError(f'{path} is on another mesh; run the participant level again')
@@ -108,7 +114,24 @@ def read_harmonized(
             f'{settings.output_dir}: {table.measure} was harmonized with different models or to '
             'different targets; run the participant level again'
         )
+    if parted := [what for what, of in runs_of.items() if len(of) > 1]:
+        raise UsageError(
+            f'{settings.output_dir}: {table.measure} of {listed(parted)} was harmonized in '
+            'several runs, each of which knew a part of these maps; run the participant level '
+            'again with all of them'
+        )
     return values, next(iter(runs.values()))
+
+
+def _taken_together(said: Mapping[str, Any], person: str, site: str) -> list[str]:
+    """Whose other maps of the same run a harmonized map depends on.
+
+    Nobody's, where the model knows the site and takes all maps as of different people: these may
+    be harmonized in parts.
+    """
+    measured = said.get('SitesMeasuredInTheseRows', [])
+    sites = [f'site {name}' for name in measured if name in (site, said['TargetSite'])]
+    return [*sites, *([f'sub-{person}'] if said.get('RandomInterceptOfPeople') else [])]
 
 
 def _made(path: Path, source: Path) -> dict[str, Any]:
@@ -172,7 +195,7 @@ def _sources(settings: Settings, source: Path) -> dict[str, Any]:
     }
 
 
-def _record(settings: Settings, used: UsedModel) -> dict[str, Any]:
+def _record(settings: Settings, used: UsedModel, inputs: FeatureInputs) -> dict[str, Any]:
     """What was done, the same in all files of a run."""
     info = used.model.info
     return {
@@ -187,6 +210,7 @@ def _record(settings: Settings, used: UsedModel) -> dict[str, Any]:
         'ModelSHA256': used.sha256,
         'ModelSites': list(used.fitted_sites),
         'SitesMeasuredInTheseRows': list(used.calibrated),
+        'RowsSHA256': digest_of_rows(inputs.table, inputs.labels),
         'SoftwareVersion': __version__,
     }
 
