@@ -45,7 +45,8 @@ class FeatureModelInfo:
     ----------
     name : str
     dataset, table : str
-        Name of the dataset, and file name of the table, that it was fitted to.
+        Name of the dataset, and file name of the table, that it was fitted to; another table may
+        have the same name, which `digest` tells.
     sites : tuple of str, length S
     features : tuple of str, length P
         Those that are harmonized.
@@ -272,6 +273,8 @@ class FeatureModel:
         if table.maps:  # the edge of the medial wall differs between groups of people
             return
         known = {*self.info.features, *self.info.constant}
+        # A model does not say in which folder a table was, since models are passed on.
+        other = 'another ' if self.info.table == table.path.name else ''
         for names, problem in (
             (known - {*table.features}, 'are missing; the model'),
             ({*table.features} - known, 'are not known; the model'),
@@ -279,7 +282,8 @@ class FeatureModel:
             if names:
                 raise UsageError(
                     f'{table.path}: columns {listed(sorted(names))} {problem} '
-                    f'{self.info.name!r} was fitted to {self.info.table}: {remedy}'
+                    f'{self.info.name!r} was fitted to {other}{self.info.table}, of '
+                    f'{self.info.dataset}: {remedy}'
                 )
 
     def save(self, path: Path) -> None:

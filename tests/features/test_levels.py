@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -169,7 +170,10 @@ def test_a_model_that_was_fitted_to_other_values(bids_dir, labels, values, tmp_p
     assert said not in logged(capsys)
     write_table(path, values + 1, labels)
     assert run(bids_dir, out, 'participant', path) == 0
-    assert f'{said}: it stays as it is; run train to fit it again' in logged(capsys)
+    assert (
+        f'{said}, or to another table of the name t.csv: it stays as it is; run train to fit it '
+        'again'
+    ) in logged(capsys)
     assert said[1:] in (out / 't_features.html').read_text()
     flags = '--model', str(out / 'models' / 't_features.safetensors')
     assert run(bids_dir, out, 'participant', path, *flags) == 0
@@ -318,6 +322,23 @@ def test_tables_of_one_name_in_different_folders(labels, values, tmp_path, capsy
     second.rename(first)
     assert run(datasets[0], out, 'participant', first) == 0  # moved
     assert 'another table of that name' not in logged(capsys)
+
+
+def test_a_model_of_a_table_of_the_same_name_elsewhere(bids_dir, labels, values, tmp_path, capsys):
+    """A model knows the name of its table alone; what is said does not take one for the other."""
+    out, names = tmp_path / 'out', [tmp_path / name / 't.tsv' for name in ('one', 'two')]
+    for path, content in zip(names, (values, values + 1), strict=True):
+        path.parent.mkdir()
+        write_table(path, content, labels)
+    page = out / 't_features.html'
+    assert run(bids_dir, out, 'train', names[0]) == 0
+    for path, fitted in zip(names, ('these rows', 'other rows or values'), strict=True):
+        assert run(bids_dir, out, 'participant', path) == 0
+        assert re.findall('fitted to ([a-z]+ rows[a-z ]*)<', page.read_text()) == [fitted]
+    assert 'or to another table of the name t.tsv' in logged(capsys)
+    write_table(names[1], values[:, 1:], labels)
+    line = refused(capsys, 2, bids_dir, out, 'participant', names[1])
+    assert re.search(r"the model 't_features' was fitted to another t\.tsv, of tables: add", line)
 
 
 def test_group_before_participant_and_after_a_change(bids_dir, table, values, labels, tmp_path,

@@ -212,6 +212,11 @@ def _model(settings: Settings, inputs: FeatureInputs) -> tuple[UsedModel, list[s
     return used, []
 
 
+def _or_another(table: FeatureMatrix) -> str:
+    """A model knows the name of its table, and not the folder."""
+    return '' if table.maps else f', or to another table of the name {table.path.name}'
+
+
 def _check_target(settings: Settings, inputs: FeatureInputs) -> None:
     """Refuse a target of which there is no row, before a model is fitted."""
     target, sites = settings.harmonize.target_site, inputs.labels.site_names
@@ -241,7 +246,7 @@ def _doubts(
         if not people and info.digest not in ('', digest_of_rows(table, labels)):
             people = [
                 f'the model {info.name} was fitted to other values of {len(table.names)} rows '
-                f'(features, site, age or sex): {remedy}'
+                f'(features, site, age or sex){_or_another(table)}: {remedy}'
             ]
         lines += people
     ages = labels.ages[~np.isnan(labels.ages)]

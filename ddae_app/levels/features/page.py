@@ -12,7 +12,7 @@ from ddae_app import __version__
 from ddae_app.features.matrix import FeatureMatrix
 from ddae_app.features.measures import mean_change, variance_explained_by_site
 from ddae_app.features.model import FeatureModel, FeatureModelInfo
-from ddae_app.features.people import CovariateDesign
+from ddae_app.features.people import CovariateDesign, digest_of_rows
 from ddae_app.features.places import mesh_of
 from ddae_app.levels.features.cortex import cortex_of
 from ddae_app.levels.features.inputs import FeatureInputs
@@ -66,8 +66,7 @@ def write_page(
         if missing
         else 'none',
         'Brought to': target_in_words(target),
-        'Model': f'{model.info.name}, SHA-256 {used.sha256[:16]}'
-        + (', fitted to these rows' if used.fitted_here else ''),
+        'Model': f'{model.info.name}, SHA-256 {used.sha256[:16]}' + _fitted_to(used, inputs),
         **model_facts(model, used.fitted_sites),
     }
     design = CovariateDesign.fit(inputs.labels, spline=False)
@@ -90,6 +89,15 @@ def write_page(
         ),
     )
     write_features_page(inputs.files.page, report)
+
+
+def _fitted_to(used: UsedModel, inputs: FeatureInputs) -> str:
+    """Whether the model was fitted to these rows, which the name of a table does not tell."""
+    digest = used.model.info.digest
+    if not digest:  # of an earlier version
+        return ', fitted to these rows' if used.fitted_here else ''
+    same = digest == digest_of_rows(inputs.table, inputs.labels)
+    return ', fitted to these rows' if same else ', fitted to other rows or values'
 
 
 def title(table: FeatureMatrix, name: str) -> str:
