@@ -14,8 +14,8 @@ _NAME = re.compile(r'sub-(?P<participant>[A-Za-z0-9+]+)(_ses-(?P<session>[A-Za-z
 _TEMPLATES = re.compile(r'fsaverage\w*|[lr]h\.EC_average|cvs_avg35\w*')
 """Folders that the programs put beside those of people."""
 
-_BASE = 'base-tps'
-"""The file by which FreeSurfer marks the template of the sessions of a person."""
+_BASES = 'base-tps', 'base-tps.fastsurfer'
+"""The files by which FreeSurfer and FastSurfer mark the template of the sessions of a person."""
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ def recons_of(folders: Iterable[Path]) -> Recons:
         name
         for name, recon in found.items()
         if (recon.session is None and recon.participant in several)
-        or (recon.folder / _BASE).is_file()
+        or any((recon.folder / base).is_file() for base in _BASES)
     }
     return Recons(
         tuple(recon for name, recon in sorted(found.items()) if name not in templates),

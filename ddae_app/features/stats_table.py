@@ -37,6 +37,10 @@ OF_HEMISPHERE = {'MeanThickness': 'thickness', 'WhiteSurfArea': 'area'}
 OF_HEAD = ('BrainSegVolNotVent', 'eTIV')
 """What ``aparcstats2table`` takes of the header: of each hemisphere, and once."""
 
+OF_VOLUMES = 'aseg.stats'
+"""From whose header that of the head comes where the files of the cortex have none: FreeSurfer 7.3
+leaves it out there (``mris_anatomical_stats -noglobal``)."""
+
 FULL_NAMES = ('eTIV', 'ICV')
 """Measures of the header that ``asegstats2table`` calls by the first of their names."""
 
@@ -96,7 +100,8 @@ class StatsTable:
 def file_names(what: str) -> list[tuple[str, ...]]:
     """The files that are looked for, those of FreeSurfer first."""
     if what == ASEG:
-        return [('aseg.stats',), ('aseg+DKT.stats',)]
+        # In FastSurfer since 2025, the second is a link to the third, which copies may lose.
+        return [(OF_VOLUMES,), ('aseg+DKT.stats',), ('aseg+DKT.VINN.stats',)]
     names = [what, f'{what}.mapped'] if what == 'aparc.DKTatlas' else [what]
     return [tuple(f'{side}.{name}.stats' for side in HEMISPHERES) for name in names]
 
@@ -128,14 +133,14 @@ def read_stats_table(what: str, recons: Sequence[Recon], path: Path) -> StatsTab
         files = tuple(read_stats(recon.stats / name, needed) for name in names)
         for file in files:
             _check_kind(file)
-        chosen.append((recon, files))
+        chosen.append((recon, files if what == ASEG else (*files, *_of_head(recon, files))))
     expected = ' or '.join(' and '.join(names) for names in file_names(what))
     if not chosen:
         raise UsageError(
             f'no stats of {what} in {listed([str(recon.stats) for recon in recons])}; expected '
             f'{expected}'
         )
-    for slot in range(len(chosen[0][1])):
+    for slot in range(len(file_names(what)[0])):
         _check_regions([files[slot] for _, files in chosen])
     rows = [dict(_cells(what, files)) for _, files in chosen]
     # From the row that has most on, so that what one person lacks does not go to the end.
@@ -179,6 +184,14 @@ def _choose(what: str, recon: Recon) -> tuple[tuple[str, ...], str]:
         if there:
             lacks = f'no {next(name for name in names if name not in there)}'
     return (), lacks
+
+
+def _of_head(recon: Recon, files: Sequence[StatsFile]) -> list[StatsFile]:
+    """The file that has measures of the head which those of the cortex lack, if it is there."""
+    path = recon.stats / OF_VOLUMES
+    if {*OF_HEAD} <= {measure.name for measure in files[0].measures}:
+        return []
+    return [read_stats(path, (VOLUME,))] if path.is_file() or not_fetched(path) else []
 
 
 def _check_kind(file: StatsFile) -> None:
@@ -247,7 +260,7 @@ def _of_aseg(file: StatsFile) -> Iterator[tuple[Column, str]]:
 
 def _of_cortex(files: Sequence[StatsFile]) -> Iterator[tuple[Column, str]]:
     for i, (measure, (source, unit, meaning)) in enumerate(CORTEX.items()):
-        for side, file in zip(HEMISPHERES, files, strict=True):
+        for side, file in zip(HEMISPHERES, files[:2], strict=True):
             block = 2 * i + list(HEMISPHERES).index(side)
             for own, texts in file.regions.items():
                 region = _renamed(own)
@@ -259,12 +272,19 @@ def _of_cortex(files: Sequence[StatsFile]) -> Iterator[tuple[Column, str]]:
                 if OF_HEMISPHERE.get(total.name) == measure:
                     of = f'{HEMISPHERES[side]} hemisphere: {total.name}'
                     yield Column(f'{side}_{total.name}_{measure}', block, unit, of), total.text
-    for total in files[0].measures:
-        if total.name in OF_HEAD:
-            of = f'{total.name} of the header of {files[0].path.name}'
-            yield Column(total.name, 2 * len(CORTEX), 'mm^3', of), total.text
+    of_head = {
+        total.name: (total, file)
+        for file in (*files[2:], files[0])  # those of the cortex count, where they are there
+        for total in file.measures
+        if total.name in OF_HEAD
+    }
+    for name in OF_HEAD:
+        if name in of_head:
+            total, file = of_head[name]
+            of = f'{name} of the header of {file.path.name}'
+            yield Column(name, 2 * len(CORTEX), 'mm^3', of), total.text
 
 
 def _version(files: Sequence[StatsFile]) -> str:
     mapped = ', FastSurfer' if '.mapped.' in files[0].path.name else ''
-    return ' and '.join(dict.fromkeys(file.version for file in files)) + mapped
+    return ' and '.join(dict.fromkeys(file.version for file in files[:2])) + mapped

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -78,8 +79,12 @@ def write_cortex(
     atlas: str = 'aparc',
     version: str = SURFACE_VERSION,
     left_out: tuple[str, ...] = (),
+    head: bool = True,
 ) -> None:
-    """The stats of both hemispheres; `values` are those of :func:`values_of` of one person."""
+    """The stats of both hemispheres; `values` are those of :func:`values_of` of one person.
+
+    Without `head`, as ``mris_anatomical_stats -noglobal`` of FreeSurfer 7.3 writes them.
+    """
     stats = folder / 'stats'
     stats.mkdir(parents=True, exist_ok=True)
     for side, part in zip(('lh', 'rh'), values.reshape(2, len(REGIONS), 3), strict=True):
@@ -88,6 +93,8 @@ def write_cortex(
             area=f'{900 * part.mean():.1f}', thickness=f'{part.mean() / 20:.5f}',
             etiv=f'{30000 * values.mean():.6f}',
         )  # fmt: skip
+        if not head:
+            text = re.sub('# Measure (BrainSeg|Cortex, CortexVol|Estimated).*\n', '', text)
         for region, (thickness, area, volume) in zip(REGIONS, part, strict=True):
             if region not in left_out:
                 text += (
@@ -97,7 +104,9 @@ def write_cortex(
         (stats / f'{side}.{atlas}.stats').write_text(text, encoding='latin-1')
 
 
-def write_volumes(folder: Path, values: np.ndarray, *, fast: bool = False) -> None:
+def write_volumes(
+    folder: Path, values: np.ndarray, *, fast: bool = False, name_of_fast: str = 'aseg+DKT.stats'
+) -> None:
     """The volumes of structures; FastSurfer's without a measure of the head, and with cortex."""
     stats = folder / 'stats'
     stats.mkdir(parents=True, exist_ok=True)
@@ -115,7 +124,7 @@ def write_volumes(folder: Path, values: np.ndarray, *, fast: bool = False) -> No
             f'{i + 1:3d} {label:4d}  {7000 + i:6d}  {values[i] * 100:9.1f}  {name:<30} '
             '35.5 12.8 10.0 85.0 75.0\n'
         )
-    (stats / ('aseg+DKT.stats' if fast else 'aseg.stats')).write_text(text)
+    (stats / (name_of_fast if fast else 'aseg.stats')).write_text(text)
 
 
 def write_recons(root: Path, labels: RowLabels, names: list[str] | None = None) -> Path:

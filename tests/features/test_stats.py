@@ -116,6 +116,49 @@ def test_fastsurfer(tmp_path):
         _read(tmp_path)
 
 
+def test_the_segmentation_of_current_fastsurfer(tmp_path):
+    """Since 2025, ``aseg+DKT.stats`` is a link to a file of another name."""
+    for i, values in enumerate(VALUES[:3]):
+        folder = tmp_path / f'sub-{i}'
+        write_volumes(folder, values, fast=True, name_of_fast='aseg+DKT.VINN.stats')
+    linked = tmp_path / 'sub-0' / 'stats' / 'aseg+DKT.stats'
+    linked.symlink_to('aseg+DKT.VINN.stats')
+    found = _read(tmp_path, 'aseg')
+    assert [file.path.name for (file,) in found.files] == [
+        'aseg+DKT.stats', 'aseg+DKT.VINN.stats', 'aseg+DKT.VINN.stats',
+    ]  # fmt: skip
+    assert not np.isnan(found.table.values).any()
+
+
+HEAD = ['BrainSegVolNotVent', 'eTIV']
+
+
+def test_the_head_where_files_of_the_cortex_lack_it(root):
+    """FreeSurfer 7.3 leaves it out there; it comes from the volumes of the same person."""
+    expected = _read(root)
+    for i in range(3):
+        write_cortex(root / f'sub-{i}', VALUES[i], head=False)
+        text = (root / f'sub-{i}' / 'stats' / 'lh.aparc.stats').read_text('latin-1')
+        names = [line.split(', ')[1] for line in text.splitlines() if line[:9] == '# Measure']
+        assert names == ['NumVert', 'WhiteSurfArea', 'MeanThickness']
+        _edit(
+            root / f'sub-{i}' / 'stats' / 'aseg.stats',
+            '# Measure lhCortex,',
+            '# Measure BrainSegNotVent, BrainSegVolNotVent, Brain Segmentation Volume Without '
+            'Ventricles, 1170000.500000, mm^3\n# Measure lhCortex,',
+        )
+    (root / 'sub-1' / 'stats' / 'aseg.stats').unlink()
+    found = _read(root)
+    assert found.table.features == expected.table.features
+    assert found.versions == expected.versions
+    head, before = (table.columns(HEAD) for table in (found.table, expected.table))
+    assert np.isnan(head[1]).all()
+    assert np.array_equal(np.delete(head, 1, axis=0), np.delete(before, 1, axis=0))
+    names = [[file.path.name for file in files] for files in found.files]
+    cortex = ['lh.aparc.stats', 'rh.aparc.stats']
+    assert names == [[*cortex, 'aseg.stats'], cortex, [*cortex, 'aseg.stats'], cortex, cortex]
+
+
 def test_older_names_of_regions(root):
     for i in range(3):
         _edit(root / f'sub-{i}' / 'stats' / 'aseg.stats', '-Thalamus ', '-Thalamus-Proper ')
@@ -223,10 +266,11 @@ def test_content_that_was_not_fetched(root):
 
 def test_folders_of_people(tmp_path):
     names = ['sub-01', 'sub-02_ses-1', 'sub-02_ses-2', 'sub-02', 'sub-02_ses-1.long.sub-02']
-    names += ['sub-03_run-1', 'bert', 'fsaverage', 'fsaverage5', 'sub-04']
+    names += ['sub-03_run-1', 'bert', 'fsaverage', 'fsaverage5', 'sub-04', 'sub-05']
     for name in names:
         (tmp_path / name / 'stats').mkdir(parents=True)
     (tmp_path / 'sub-04' / 'base-tps').touch()
+    (tmp_path / 'sub-05' / 'base-tps.fastsurfer').touch()
     (tmp_path / 'logs').mkdir()
     recons = find_recons([tmp_path])
     assert [(r.participant, r.session) for r in recons.found] == [
@@ -234,6 +278,6 @@ def test_folders_of_people(tmp_path):
     ]  # fmt: skip
     assert recons.misnamed == ('bert', 'sub-03_run-1')
     assert recons.longitudinal == ('sub-02_ses-1.long.sub-02',)
-    assert recons.templates == ('sub-02', 'sub-04')
+    assert recons.templates == ('sub-02', 'sub-04', 'sub-05')
     with pytest.raises(UsageError, match='are of the same person; remove one'):
         find_recons([tmp_path, tmp_path])
