@@ -17,6 +17,7 @@ import pytest
 from benchmarks.surfaces import error, simulate, written
 from benchmarks.surfaces import write as write_freesurfer
 from ddae_app.bids.dataset import read_tsv
+from ddae_app.bids.surface_files import NATIVE, find_maps
 from ddae_app.bids.validation import run_validator
 from ddae_app.cli.main import main
 from ddae_app.errors import UsageError
@@ -562,3 +563,46 @@ def test_what_a_harmonized_map_depends_on():
         'site T', 'sub-01',
     ]  # fmt: skip
     assert _taken_together({'TargetSite': 'n/a'}, '01', 'S') == []
+
+
+REAL = """
+sub-01_acq-mprage_rec-rms_desc-ribbon_mask.nii.gz
+sub-01_acq-mprage_rec-rms_hemi-L_midthickness.surf.gii
+sub-01_acq-mprage_rec-rms_hemi-L_space-fsLR_desc-msmsulc_sphere.surf.gii
+sub-01_acq-mprage_rec-rms_hemi-L_space-fsLR_den-164k_thickness.shape.gii
+sub-01_acq-mprage_rec-rms_hemi-L_sulc.shape.gii
+sub-01_acq-mprage_rec-rms_hemi-L_thickness.shape.gii
+sub-01_acq-mprage_rec-rms_hemi-R_space-fsLR_den-164k_thickness.shape.gii
+sub-01_acq-mprage_rec-rms_hemi-R_thickness.shape.gii
+sub-02_hemi-L_desc-cortex_mask.label.gii
+sub-02_hemi-L_thickness.shape.gii
+sub-02_hemi-R_thickness.shape.gii
+sub-02_space-fsLR_den-91k_curv.dscalar.nii
+sub-02_space-fsLR_den-91k_thickness.dscalar.nii
+sub-02_space-fsLR_den-91k_thickness.json
+"""
+"""Names of files that sMRIPrep 0.16 and fMRIPrep 24 wrote."""
+
+
+def test_names_of_real_files(tmp_path):
+    for name in REAL.split():
+        anat = tmp_path / name.split('_')[0] / 'anat'
+        anat.mkdir(parents=True, exist_ok=True)
+        (anat / name).touch()
+    found = {
+        (file.participant, file.mesh, file.hemispheres): file
+        for file in find_maps([tmp_path], 'thickness')[0]
+    }
+    assert sorted(found) == [
+        ('01', NATIVE, 'L'), ('01', NATIVE, 'R'),
+        ('01', 'fsLR_den-164k', 'L'), ('01', 'fsLR_den-164k', 'R'),
+        ('02', NATIVE, 'L'), ('02', NATIVE, 'R'), ('02', 'fsLR_den-32k', 'LR'),
+    ]  # fmt: skip
+    written = [
+        found[key].harmonized(tmp_path, 'thickness', key[1]).name
+        for key in [('01', 'fsLR_den-164k', 'L'), ('02', 'fsLR_den-32k', 'LR')]
+    ]
+    assert written == [
+        'sub-01_acq-mprage_rec-rms_hemi-L_space-fsLR_den-164k_desc-harmonized_thickness.shape.gii',
+        'sub-02_space-fsLR_den-91k_desc-harmonized_thickness.dscalar.nii',
+    ]
