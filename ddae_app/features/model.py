@@ -179,7 +179,12 @@ class FeatureModel:
         return replace(self, info=info, regression=regression, ddae=ddae)
 
     def _values(self, table: FeatureMatrix) -> np.ndarray:
-        """The features of the model, shape (N, P); NaN where the table has none."""
+        """The features of the model, shape (N, P); NaN where the table has none.
+
+        A table of these features in their order is no copy.
+        """
+        if table.features == self.info.features:
+            return table.values
         y = np.full((len(table.values), len(self.info.features)), np.nan, table.values.dtype)
         known, columns = self.places(table)
         y[:, known] = table.values[:, columns]
@@ -230,6 +235,8 @@ class FeatureModel:
             harmonized = effects.removed(y, sites, covariates, labels.persons)
         if reference is not None:  # the same to the last digit
             harmonized[sites == reference] = y[sites == reference]
+        if table.features == self.info.features:
+            return harmonized
         out = table.values.copy()
         known, columns = self.places(table)
         out[:, columns] = harmonized[:, known]

@@ -133,6 +133,14 @@ def test_age_is_left(table, labels, model, truth):
     assert np.corrcoef(slopes(out), slopes(truth))[0, 1] > 0.98
 
 
+@pytest.mark.parametrize('target', [None, 'A'])
+def test_the_values_of_the_table_stay(table, labels, model, target):
+    before = table.values.copy()
+    out = model.harmonized(table, labels, target)
+    assert np.array_equal(table.values, before) and not np.shares_memory(out, table.values)
+    assert np.shares_memory(table.columns(table.features), table.values)
+
+
 def test_the_order_of_rows_and_columns_does_not_matter(table, labels, model):
     rng = np.random.default_rng(0)
     rows, columns = rng.permutation(len(table.values)), rng.permutation(len(table.features))
