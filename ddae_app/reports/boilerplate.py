@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from functools import cache, lru_cache
 from importlib.resources import files
 from pathlib import Path
+from urllib.parse import quote
 
 from pybtex.database import BibliographyData, Entry, parse_string
 from pybtex.plugin import find_plugin
@@ -20,6 +21,8 @@ WAIVER = (
 )
 
 _CITATION = re.compile(r'\[(@[\w-]+(?:; @[\w-]+)*)\]')
+_DOI = re.compile(r'^    doi = .*$', re.MULTILINE)
+_LINK = re.compile('href="([^"]+)"')
 _EMPHASIS = re.compile(r'\*([^*\n]+)\*')
 _LATEX = str.maketrans({
     '\\': r'\textbackslash{}', '&': r'\&', '%': r'\%', '$': r'\$', '#': r'\#', '_': r'\_',
@@ -55,7 +58,9 @@ def cited(text: str) -> list[str]:
 
 def to_bibtex(text: str) -> str:
     """The entries that a text cites, as BibTeX."""
-    return _cited_entries(text).to_string('bibtex')
+    entries = _cited_entries(text).to_string('bibtex')
+    # Programs take a DOI as it stands: a backslash that escapes a character would be part of it.
+    return _DOI.sub(lambda match: match[0].replace('\\', ''), entries)
 
 
 def to_markdown(text: str) -> str:
@@ -86,10 +91,18 @@ def html_body(text: str) -> str:
         _EMPHASIS.sub(r'<em>\1</em>', _CITATION.sub(link, html.escape(paragraph)))
         for paragraph in _paragraphs(text)
     )
-    items = '\n'.join(f'<li id="ref-{key}">{line}</li>' for key, line in _references(text, 'html'))
+    items = '\n'.join(
+        f'<li id="ref-{key}">{_LINK.sub(_quoted, line)}</li>'
+        for key, line in _references(text, 'html')
+    )
     notice = f'\n<h3>Copyright waiver</h3>\n<p>{WAIVER}</p>'
     listed = f'\n<h3>References</h3>\n<ul>\n{items}\n</ul>' if items else ''
     return '\n'.join(f'<p>{paragraph}</p>' for paragraph in paragraphs) + notice + listed
+
+
+def _quoted(link: re.Match[str]) -> str:
+    """Some DOIs hold characters that no address may have, as < and >."""
+    return f'href="{quote(link[1], safe="/:;()?=&")}"'
 
 
 def to_latex(text: str) -> str:

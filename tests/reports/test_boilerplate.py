@@ -7,6 +7,7 @@ import shutil
 import subprocess
 from dataclasses import replace
 from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
 
@@ -98,6 +99,19 @@ def test_names_of_authors_survive():
     text = 'Written with SimpleITK [@lowekamp2013].'
     assert 'Ibáñez' in boilerplate.to_markdown(text)
     assert 'Ibáñez' in boilerplate.to_bibtex(text)
+
+
+def test_dois_lead_to_what_they_name():
+    """One holds < and >, and some hold _, which an address and BibTeX take in other ways."""
+    text = everything_said()
+    works = boilerplate.bibliography().entries.values()
+    names = {work.fields['doi'] for work in works if 'doi' in work.fields}
+    assert {char for doi in names for char in doi} >= {'<', '>', '_'}
+    entries = re.findall(r'doi = "([^"]+)"', boilerplate.to_bibtex(text))
+    assert {*entries} == names
+    links = re.findall('href="https://doi.org/([^"]+)"', boilerplate.to_html(text))
+    assert {unquote(link) for link in links} == names
+    assert not [link for link in links if re.search(r'[^\w./:;()%-]', link)]
 
 
 def asked(**values):
