@@ -14,10 +14,10 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
-import subprocess
 import sys
-import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ import numpy as np
 from nilearn.datasets import fetch_surf_fsaverage
 from nilearn.surface import load_surf_data, load_surf_mesh
 
+from benchmarks.preprocessing import measure
 from ddae_app.bids.surface_files import MESHES
 from ddae_app.features.people import RowLabels
 from ddae_app.features.places import read_places
@@ -222,8 +223,20 @@ def _lies(mesh: str) -> dict[str, Any]:
     return {'places': np.stack([sphere(MESHES[mesh])] * 2) if given is None else given}
 
 
+@contextmanager
+def measuring() -> Iterator[Callable[[list[str]], tuple[float, float, float]]]:
+    """Measure commands (:func:`benchmarks.preprocessing.measure`) from a process of its own.
+
+    A command reports at least as much memory as the process that starts it holds. So that process
+    is started here, before there are maps to hold.
+    """
+    with ProcessPoolExecutor(1) as small:
+        small.submit(int).result()  # the first task starts it
+        yield lambda command: small.submit(measure, command).result()
+
+
 def main() -> None:
-    """Print one line of JSON."""
+    """Print seconds, memory and errors as JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('work', type=Path)
     parser.add_argument('--people', type=int, default=1000, help='in all')
@@ -232,23 +245,17 @@ def main() -> None:
     parser.add_argument('--mesh', choices=MESHES, default='fsaverage5')
     parser.add_argument('--levels', nargs='+', default=['train', 'participant', 'group'])
     asked = parser.parse_args()
-    simulated = simulate(asked.people // asked.sites, asked.sites, **_lies(asked.mesh))
-    bids, maps = write(asked.work, simulated, asked.mesh)
-    out = asked.work / 'out'
-    found: dict[str, float] = {}
-    for level in asked.levels:
-        flags = ['--features', 'thickness', '-d', f'maps={maps}']
-        flags += ['--method', asked.method]
-        command = [sys.executable, '-m', 'ddae_app', str(bids), str(out), level, *flags]
-        start = time.perf_counter()
-        # With something to call before, the process is forked: the peak of one that shares the
-        # memory of this one while it starts (vfork) would be that of this one.
-        subprocess.run(
-            [*command, '-w', str(asked.work / 'work')], check=True, preexec_fn=lambda: None
-        )
-        found[f'{level}, s'] = round(time.perf_counter() - start, 1)
-        peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20
-        found[f'{level} or before, peak GB'] = round(peak, 2)
+    with measuring() as measured:
+        simulated = simulate(asked.people // asked.sites, asked.sites, **_lies(asked.mesh))
+        bids, maps = write(asked.work, simulated, asked.mesh)
+        out = asked.work / 'out'
+        found: dict[str, float] = {}
+        for level in asked.levels:
+            flags = ['--features', 'thickness', '-d', f'maps={maps}', '--method', asked.method]
+            command = [sys.executable, '-m', 'ddae_app', str(bids), str(out), level, *flags]
+            seconds, _, peak = measured([*command, '-w', str(asked.work / 'work')])
+            found[f'{level}, s'] = round(seconds, 1)
+            found[f'{level}, peak GB'] = round(peak, 2)
     found['error of source, mm'] = error(simulated.source, simulated)
     found['error of harmonized, mm'] = error(written(out, simulated, asked.mesh), simulated)
     print(json.dumps(found, indent=2))
