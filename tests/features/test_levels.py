@@ -358,6 +358,25 @@ def test_group_before_participant_and_after_a_change(bids_dir, table, values, la
     assert 'is another file than t_desc-harmonized.tsv was made from' in line
 
 
+def test_group_after_a_change_of_what_is_said_of_people(out, bids_dir, table, labels, tmp_path,
+                                                        capsys):  # fmt: skip
+    copy, rest = shutil.copytree(out, tmp_path / 'out'), 'which harmonized these rows by what was'
+    assert run(bids_dir, copy, 'group', table) == 0
+    assert rest not in logged(capsys)
+    first = np.arange(len(labels.sites)) == 0
+    moved = replace(labels, sites=np.where(first, 'B', labels.sites))
+    older = replace(labels, ages=labels.ages + first)
+    for name, changed, told in (
+        ('moved', moved, 'the site of sub-000'),
+        ('older', older, 'age or sex of some rows'),
+    ):
+        bids = write_dataset(tmp_path / name, changed)
+        assert run(bids, copy, 'group', table) == 0
+        line = f'{told} changed after the participant level, {rest}'
+        assert f'WARNING {line}' in logged(capsys)
+        assert line[1:] in (copy / 'group_aparc_features.html').read_text()
+
+
 def test_group_of_too_few_people_leaves_no_evaluation_of_others(out, bids_dir, values, labels,
                                                                 tmp_path, capsys):  # fmt: skip
     copy = shutil.copytree(out, tmp_path / 'out')

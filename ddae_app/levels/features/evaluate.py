@@ -25,7 +25,7 @@ from ddae_app.features.people import RowLabels
 from ddae_app.features.places import are_needed, read_places
 from ddae_app.files import write_atomically
 from ddae_app.levels.features.cortex import cortex_of
-from ddae_app.levels.features.guard import read_guard
+from ddae_app.levels.features.guard import changed_since, read_guard
 from ddae_app.levels.features.inputs import FeatureInputs, read_inputs
 from ddae_app.levels.features.outputs import read_harmonized
 from ddae_app.levels.features.page import feature_facts, sentence, title
@@ -71,6 +71,7 @@ def run_group(settings: Settings) -> int:
     harmonized, said = read_harmonized(settings, inputs)
     target, unmet = _target(said, labels)
     cautions = [
+        *changed_since(inputs, said),
         *(
             f'site {site} is confounded with {reason}: what the measures call a site effect may '
             'be biology'

@@ -23,7 +23,6 @@ from ddae_app.features.guard import (
     check_anatomy,
 )
 from ddae_app.features.matrix import listed
-from ddae_app.features.people import digest_of_rows
 from ddae_app.features.table import PERSON, SESSION
 from ddae_app.files import write_atomically
 from ddae_app.levels.features.cortex import Drawn
@@ -192,10 +191,7 @@ def read_guard(inputs: FeatureInputs, said: Mapping[str, object]) -> Guard:
             f'{path.name} is not of these rows and this harmonization, but of earlier ones',
             logging.WARNING,
         )
-    try:
-        found = _rows_of(path)
-    except (OSError, KeyError, ValueError, csv.Error):
-        found = {}
+    found = _rows_of(path)
     if sorted(found) != sorted(inputs.table.names):
         return _not_known(f'{path.name} is damaged', logging.WARNING)
     names, rows = list(found), list(found.values())
@@ -209,18 +205,47 @@ def read_guard(inputs: FeatureInputs, said: Mapping[str, object]) -> Guard:
     return Guard(line, told, len(marked) - len(told), _from_page(inputs), None)
 
 
+def changed_since(inputs: FeatureInputs, said: Mapping[str, object]) -> list[str]:
+    """Which labels are others than those that rows were harmonized with, in a sentence, or none.
+
+    Nothing is said where the last harmonization was of other rows.
+
+    Parameters
+    ----------
+    inputs : FeatureInputs
+    said : mapping
+        The sidecar of what was harmonized, from these very values.
+    """
+    path = inputs.files.anatomy
+    made, now = sidecars.read(path), _made_of(inputs, said['TargetSite'], said.get('ModelSHA256'))
+    found = _rows_of(path)
+    others = [name for name, value in now.items() if made.get(name) != value]
+    if others != ['RowsSHA256'] or sorted(found) != sorted(inputs.table.names):
+        return []
+    sites = zip(inputs.table.names, inputs.labels.sites.tolist(), strict=True)
+    moved = [name for name, site in sites if found[name]['source_site'] != site]
+    what = f'the site of {listed(moved)}' if moved else 'age or sex of some rows'
+    return [
+        f'{what} changed after the participant level, which harmonized these rows by what was '
+        'said of them before; run the participant level again'
+    ]
+
+
 def _rows_of(path: Path) -> dict[str, dict[str, float | str]]:
-    """What a table of the guard says of each row, by its name, in whatever order they are."""
-    return {
-        '_'.join(
-            label for label in (row[PERSON], row.get(SESSION)) if label not in (None, 'n/a')
-        ): {
-            'source_site': row['source_site'],
-            'anatomy_flag': row['anatomy_flag'],
-            **{name: float(row[name].replace('n/a', 'nan')) for name in LIMITS},
+    """What a table of the guard says of each row, by its name; nothing of a damaged one."""
+    try:
+        return {
+            '_'.join(
+                label for label in (row[PERSON], row.get(SESSION)) if label not in (None, 'n/a')
+            ): {
+                'source_site': row['source_site'],
+                'anatomy_flag': row['anatomy_flag'],
+                **{name: float(row[name].replace('n/a', 'nan')) for name in LIMITS},
+            }
+            for row in read_tsv(path)
         }
-        for row in read_tsv(path)
-    }
+    except (OSError, KeyError, ValueError, csv.Error):
+        return {}
 
 
 def _not_known(why: str, level: int) -> Guard:
@@ -238,7 +263,7 @@ def _made_of(inputs: FeatureInputs, target: object, model: object) -> dict[str, 
     return {
         'TargetSite': target,
         'ModelSHA256': model,
-        'RowsSHA256': digest_of_rows(inputs.table, inputs.labels),
+        'RowsSHA256': inputs.digest,
     }
 
 

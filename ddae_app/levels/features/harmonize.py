@@ -13,7 +13,6 @@ from ddae_app.features.fit import fit_model
 from ddae_app.features.matrix import FeatureMatrix
 from ddae_app.features.measures import became_negative
 from ddae_app.features.model import METHOD, read_features_info
-from ddae_app.features.people import digest_of_rows
 from ddae_app.features.places import read_places
 from ddae_app.files import write_atomically
 from ddae_app.levels.features.dataset import describe_dataset
@@ -243,7 +242,7 @@ def _doubts(
             for site, then in zip(used.fitted_sites, info.people, strict=False)
             if (now := labels.people_of(site)) != then
         ]
-        if not people and info.digest not in ('', digest_of_rows(table, labels)):
+        if not people and info.digest not in ('', inputs.digest):
             people = [
                 f'the model {info.name} was fitted to other values of {len(table.names)} rows '
                 f'(features, site, age or sex){_or_another(table)}: {remedy}'

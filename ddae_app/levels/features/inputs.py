@@ -6,6 +6,7 @@ import logging
 import unicodedata
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +30,7 @@ from ddae_app.errors import ModelError, UsageError
 from ddae_app.features.maps import SurfaceMaps, read_surface_maps
 from ddae_app.features.matrix import listed
 from ddae_app.features.model import read_features_info
-from ddae_app.features.people import RowLabels
+from ddae_app.features.people import RowLabels, digest_of_rows
 from ddae_app.features.table import FeatureTable, read_feature_table
 from ddae_app.files import digest_of
 from ddae_app.levels.features.dataset import writes_outputs
@@ -62,6 +63,11 @@ class FeatureInputs:
     def cortex(self) -> np.ndarray | None:
         """Which vertices are no medial wall, shape (F,); None of a table."""
         return self.table.vertices if isinstance(self.table, SurfaceMaps) else None
+
+    @cached_property
+    def digest(self) -> str:
+        """A SHA-256 of the rows and what is known of them, which outputs and models keep."""
+        return digest_of_rows(self.table, self.labels)
 
 
 def read_inputs(settings: Settings) -> FeatureInputs:

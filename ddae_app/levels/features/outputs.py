@@ -19,7 +19,6 @@ from ddae_app.errors import NothingSelectedError, UsageError
 from ddae_app.features.maps import SurfaceMaps
 from ddae_app.features.matrix import listed
 from ddae_app.features.model import FeatureModelInfo
-from ddae_app.features.people import digest_of_rows
 from ddae_app.features.table import PERSON, SESSION, FeatureTable, read_feature_table
 from ddae_app.files import digest_of, write_atomically
 from ddae_app.imaging.surfaces import HEMISPHERES, read_maps, written_like
@@ -210,7 +209,7 @@ def _record(settings: Settings, used: UsedModel, inputs: FeatureInputs) -> dict[
         'ModelSHA256': used.sha256,
         'ModelSites': list(used.fitted_sites),
         'SitesMeasuredInTheseRows': list(used.calibrated),
-        'RowsSHA256': digest_of_rows(inputs.table, inputs.labels),
+        'RowsSHA256': inputs.digest,
         'SoftwareVersion': __version__,
     }
 

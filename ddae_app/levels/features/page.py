@@ -12,7 +12,7 @@ from ddae_app import __version__
 from ddae_app.features.matrix import FeatureMatrix
 from ddae_app.features.measures import mean_change, variance_explained_by_site
 from ddae_app.features.model import FeatureModel, FeatureModelInfo
-from ddae_app.features.people import CovariateDesign, digest_of_rows
+from ddae_app.features.people import CovariateDesign
 from ddae_app.features.places import mesh_of
 from ddae_app.levels.features.cortex import cortex_of
 from ddae_app.levels.features.inputs import FeatureInputs
@@ -96,7 +96,7 @@ def _fitted_to(used: UsedModel, inputs: FeatureInputs) -> str:
     digest = used.model.info.digest
     if not digest:  # of an earlier version
         return ', fitted to these rows' if used.fitted_here else ''
-    same = digest == digest_of_rows(inputs.table, inputs.labels)
+    same = digest == inputs.digest
     return ', fitted to these rows' if same else ', fitted to other rows or values'
 
 
