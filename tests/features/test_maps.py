@@ -6,6 +6,7 @@ The mesh is mostly that of fsaverage3, whose 642 vertices are the first of those
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -473,20 +474,52 @@ def test_other_forms_are_written(bids_dir, labels, values, tmp_path, form):
         assert said['Density'] == '642 vertices in each hemisphere'
 
 
-def test_sessions_are_rows_of_one_person(tmp_path):
+def _with_sessions(folder: Path) -> tuple[Path, Path]:
+    """A dataset of people with two sessions each, and their maps."""
     labels = labels_of(12, sessions=2)
     rng = np.random.default_rng(4)
     values = rng.normal(2.5, 0.2, (36, 2 * V))[labels.persons]
     values = (values + rng.normal(0, 0.1, values.shape)).astype(np.float32)
-    folder = tmp_path / 'maps'
     for i, (person, row) in enumerate(zip(labels.subjects, values, strict=True)):
-        _mgh(folder, f'{person}_ses-{i % 2 + 1}', row)
+        _mgh(folder / 'maps', f'{person}_ses-{i % 2 + 1}', row)
+    return write_dataset(folder / 'bids', labels), folder / 'maps'
+
+
+def test_sessions_are_rows_of_one_person(tmp_path):
+    bids_dir, folder = _with_sessions(tmp_path)
     out = tmp_path / 'out'
-    assert _run(write_dataset(tmp_path / 'bids', labels), out, 'participant', folder) == 0
+    assert _run(bids_dir, out, 'participant', folder) == 0
     name = 'sub-003_ses-2_hemi-R_space-fsaverage3_desc-harmonized_thickness.shape.gii'
     assert (out / 'sub-003' / 'ses-2' / 'anat' / name).is_file()
     model = FeatureModel.load(out / 'models' / 'thickness_features.safetensors')
     assert model.info.longitudinal and np.median(model.regression.ratio) > 1
+
+
+def test_jobs_of_one_person_each(tmp_path, capsys):
+    """No person depends on others; the sessions of a person do on each other."""
+    bids_dir, folder = _with_sessions(tmp_path)
+    out, job = tmp_path / 'out', tmp_path / 'job'
+
+    def alone(*sessions: str) -> int:
+        job.mkdir()
+        for session in sessions:
+            (job / session).symlink_to(folder / session)
+        code = _run(bids_dir, out, 'participant', job)
+        shutil.rmtree(job)
+        return code
+
+    assert _run(bids_dir, out, 'train', folder) == 0
+    assert _run(bids_dir, out, 'participant', folder) == 0
+    name = 'sub-003_ses-1_hemi-R_space-fsaverage3_desc-harmonized_thickness.shape.gii'
+    path = out / 'sub-003' / 'ses-1' / 'anat' / name
+    together = path.read_bytes()
+    for person in ('003', '014', '030'):
+        assert alone(f'sub-{person}_ses-1', f'sub-{person}_ses-2') == 0
+    assert path.read_bytes() == together
+    assert _run(bids_dir, out, 'group', folder) == 0
+    assert alone('sub-014_ses-2') == 0
+    line = _refused(capsys, bids_dir, out, 'group', folder)
+    assert 'thickness of sub-014 was harmonized in several runs' in line
 
 
 def test_what_the_command_line_refuses(bids_dir, folder, labels, tmp_path, capsys):
