@@ -41,6 +41,10 @@ MEANING = {
     'features.',
 }
 
+APART = 1e-8
+"""What is added to the squared length of each row, as a share of their mean, so that no row is
+exactly a sum of others."""
+
 Refit = Callable[[np.ndarray], np.ndarray]
 """Takes the rows to fit to, and returns the table as harmonized by that fit, shape (N, F)."""
 
@@ -163,10 +167,12 @@ def _prepared(values: np.ndarray, rows: np.ndarray, train: np.ndarray) -> np.nda
         return _standardized(values[rows], train)
     products = np.zeros((len(rows), len(rows)))
     for block in parts:
-        part = _standardized(values[rows, block], train)
+        part = _standardized(values[rows, block].astype(np.float64), train)
         products += part @ part.T
-    squares, axes = np.linalg.eigh(products)
-    return axes * np.sqrt(np.maximum(squares, 0))
+    # Of thousands of rows, eigenvectors would take minutes. Cholesky's decomposition is fast, but
+    # takes no rows that depend on each other.
+    products[np.diag_indices(len(rows))] += APART * max(np.trace(products) / len(rows), 1)
+    return np.linalg.cholesky(products)
 
 
 def _standardized(values: np.ndarray, train: np.ndarray) -> np.ndarray:

@@ -176,3 +176,14 @@ def test_many_features_take_less_memory_than_a_copy_of_them():
     for i, j in ((0, 1), (0, 49), (20, 45)):
         apart = [np.linalg.norm(v[i] - v[j]) for v in (found, standardized)]
         assert apart[0] == pytest.approx(apart[1], rel=1e-5)
+
+
+@pytest.mark.parametrize('spread', [0.0, 1.0])
+def test_rows_of_many_features_may_be_alike(spread):
+    values = spread * np.random.default_rng(0).normal(size=(12, 9000))
+    values[3], values[11] = values[5], values[5]
+    found = evaluation._prepared(values, np.arange(12), np.arange(9))
+    size = np.linalg.norm(found[5])
+    assert np.isfinite(found).all() and (size > 50) == (spread > 0)
+    for i in (3, 11):
+        assert np.linalg.norm(found[i] - found[5]) < 1e-3 * max(size, 1)

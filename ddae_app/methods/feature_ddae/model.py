@@ -215,7 +215,7 @@ def parts_of_people(persons: np.ndarray) -> Iterator[np.ndarray]:
     Yields
     ------
     np.ndarray of int
-        Of as many people as ``ROWS`` rows are of, and at least of one.
+        The rows of one person or of several: at most ``ROWS``, or more of a single person.
     """
     part: list[int] = []
     order = np.argsort(persons, kind='stable')
