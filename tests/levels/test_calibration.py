@@ -497,3 +497,17 @@ def test_reference_scans_that_cannot_be_a_target(study, folder, flags, message, 
     (line,) = error_lines(refused.stderr)
     assert '--target-scans' in line and message in line
     assert not list((study / 'nowhere').glob('sub-*'))
+
+
+@pytest.mark.parametrize('target', ['IXI', MANY, 'scans'])
+def test_where_nothing_names_the_sites_that_is_the_reason(study, target, tmp_path):
+    bids, out = tmp_path / 'bids', tmp_path / 'out'
+    shutil.copytree(study / 'bids', bids)
+    (bids / 'participants.tsv').unlink()
+    asked = ('--target-scans', study / 'bids') if target == 'scans' else ('--target-site', target)
+    refused = run(bids, out, 'participant', *FLAGS, '-w', tmp_path / 'work', *asked)
+    assert refused.returncode == 2
+    (line,) = error_lines(refused.stderr)
+    assert 'participants.tsv is not there, so the sites of the scans are unknown' in line
+    assert 'no site' not in refused.stderr and 'calibrating' not in refused.stderr
+    assert not (out / 'targets').exists()

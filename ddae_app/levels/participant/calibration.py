@@ -20,6 +20,7 @@ from ddae_app.bids.scan import Scan
 from ddae_app.engine.inputs import (
     Selected,
     check_selection,
+    check_sites_known,
     derivative_roots,
     derivatives,
     layout_of,
@@ -76,14 +77,16 @@ def calibrate_first(
     Raises
     ------
     UsageError
-        The target is no site that could be one, or no calibration is there for a run of some
-        participants.
+        Nothing names the sites, the target is no site that could be one, or no calibration is
+        there for a run of some participants.
     """
     if settings.harmonize.target_scans:
         return _with_target_scans(settings, logs, default_model)
     if not _is_missing(settings, default_model):
         return settings, None
-    sites = _large(*select_all_scans(settings))
+    scans, cohort = select_all_scans(settings)
+    check_sites_known(settings, cohort)
+    sites = _large(scans, cohort)
     _check_target(settings, sites)
     if sites:
         return settings, _calibrate(settings, logs, sites)
@@ -149,6 +152,7 @@ def _with_target_scans(
     reference_scans = _reference_scans(reference)
     target = _target_among(reference_scans, asked.target_site, folder)
     scans = select_all_scans(settings)
+    check_sites_known(settings, scans[1])  # before the work that it would refuse
     sites = _large(*scans)
     packaged = packaged_model(settings.preproc.slices or 'all')
     if target in sites or target in packaged.info.sites:
