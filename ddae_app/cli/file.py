@@ -29,6 +29,17 @@ log = logging.getLogger('ddae_app')
 SITE = 'file'
 """The site of the one scan; no model knows it."""
 
+OF_A_DATASET = re.compile(
+    rf"input: 1 T1w .*|sites \(column 'site'\): {SITE} 1|(age|sex) unknown .*|"
+    r'no site has \d+ participants, so .*|[01] of 1 T1w done'
+)
+"""What the participant level tells of the dataset that is made of the scan."""
+
+ALONE = (
+    'what the scanner does to all scans alike is estimated from this scan alone, which removes '
+    "some of what is its subject's own"
+)
+
 ENDINGS = '.nii.gz', '.nii'
 
 OTHERWISE = {
@@ -117,7 +128,8 @@ def harmonize_file(scan: str | Path, out: str | Path, *flags: str) -> int:
         command = [str(bids), str(derived), 'participant', '-w', str(folder / 'work'), *flags]
         given = vars(app.build_parser().parse_args(command))
         _check_flags(given)
-        code = app.main(command)
+        with _log_of_one_scan(folder):
+            code = app.main(command)
         image = derived / 'sub-1' / 'anat' / 'sub-1_desc-harmonized_T1w.nii.gz'
         if code == 0 and image.is_file():
             page = (derived / 'sub-1.html').read_text(encoding='utf-8')
@@ -126,7 +138,6 @@ def harmonize_file(scan: str | Path, out: str | Path, *flags: str) -> int:
             page = _about_the_scan(page, scan, ending, shlex.join(command), own_command)
             write_atomically(_page_of(out), page)
             write_atomically(out, image.read_bytes())
-            # The places that were named before are of the folder that is removed now.
             log.info('harmonized scan: %s', out)
             log.info('report: %s', _page_of(out))
         elif code == 0 and not (given.get('dry_run') or given.get('target_site') == TARGET_HELP):
@@ -148,6 +159,28 @@ def _folder_beside(out: Path) -> Iterator[Path]:
         ) from e
     with folder as name:
         yield Path(name)
+
+
+@contextmanager
+def _log_of_one_scan(folder: Path) -> Iterator[None]:
+    """Leave out of the log what is no matter of one scan, and places in a folder that is removed.
+
+    What is wrong is left in, wherever it is.
+    """
+
+    def is_shown(record: logging.LogRecord) -> bool:
+        text = record.getMessage()
+        if text.startswith(f'site {SITE} is unknown to '):
+            record.msg, record.args = ALONE, ()
+        elif OF_A_DATASET.fullmatch(text):
+            return False
+        return record.levelno > logging.INFO or str(folder) not in text
+
+    log.addFilter(is_shown)
+    try:
+        yield
+    finally:
+        log.removeFilter(is_shown)
 
 
 def _check_flags(given: Mapping[str, Any]) -> None:

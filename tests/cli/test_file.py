@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from pathlib import Path
 
@@ -67,13 +68,40 @@ def test_the_image_and_a_page_of_its_own_come_out(scan, level, tmp_path):
     ]  # fmt: skip
 
 
-def test_the_log_ends_with_the_places_of_the_outputs(scan, level, tmp_path, caplog):
+def test_of_places_the_log_has_those_of_the_outputs(scan, level, monkeypatch, tmp_path, caplog):
     """Those that the participant level names are gone when it is read."""
+    write = one_file.app.main
+
+    def run(arguments):
+        write(arguments)
+        one_file.log.info('sub-1: harmonize (16 s)')
+        one_file.log.info('1 of 1 T1w done')
+        one_file.log.info('report: %s', Path(arguments[1]) / 'sub-1.html')
+        one_file.log.warning('%s: it cannot be read', arguments[1])
+        return 0
+
+    monkeypatch.setattr(one_file.app, 'main', run)
     with caplog.at_level('INFO', 'ddae_app'):
         assert one_file.harmonize_file(scan, tmp_path / 'o.nii.gz', *TARGET) == 0
-    assert caplog.messages[-2:] == [
+        one_file.log.info('1 of 1 T1w done')  # of another run of this process
+    said, wrong, *places, after = caplog.messages
+    assert said == 'sub-1: harmonize (16 s)' and wrong.endswith('out: it cannot be read')
+    assert places == [
         f'harmonized scan: {tmp_path / "o.nii.gz"}', f'report: {tmp_path / "o.html"}'
     ]  # fmt: skip
+    assert after == '1 of 1 T1w done'
+
+
+def test_the_log_tells_of_no_dataset(scan, tmp_path, monkeypatch, capsys):
+    """The participant level itself, which asks whether the scan can be harmonized."""
+    # The program sets variables for the processes that it starts: forget them afterwards.
+    monkeypatch.setattr(os, 'environ', os.environ.copy())
+    asked = scan, tmp_path / 'o.nii.gz', *TARGET, '--skull-strip', 'none', '--dry-run'
+    assert one_file.main([str(word) for word in asked]) == 0
+    said = capsys.readouterr().err
+    assert "model 'universal'" in said and said.count(one_file.ALONE) == 1
+    for inner in ('site file', 'no site', ': file', 'column', 'participant', '1 T1w'):
+        assert inner not in said
 
 
 def test_the_page_names_the_scan_and_no_place_that_is_gone(scan, level, tmp_path):
