@@ -132,7 +132,7 @@ def read_models(paths: Sequence[Path]) -> list[FoundModel]:
     ModelError
         If a file is no model.
     """
-    return [_read(path, 'trained in this output folder') for path in paths]
+    return [_read(path, 'made in this output folder') for path in paths]
 
 
 def load_harmonizer(path: str | Path, **options: Any) -> StoredHarmonizer:

@@ -60,6 +60,8 @@ def test_the_sites_are_calibrated_once(study, harmonized):
     # The dataset is validated and told of once, though both calibration and the run take it.
     assert harmonized.count('The dataset was not validated') == 1
     assert harmonized.count('input: 7 T1w') == 1
+    # Nothing is trained, though several slices are taken of each scan.
+    assert f'calibrating in 5 scans: {MANY} 5\n' in harmonized and 'train' not in harmonized
     (model,) = Layout(study / 'out').models()
     info = read_model_info(model)
     assert info.name == 'calibrated' and info.sites == (MANY, *PACKAGED)
@@ -92,6 +94,14 @@ def test_scans_of_a_site_of_few_are_harmonized_each_by_itself(study, harmonized)
     image = next((study / 'out' / 'sub-B01' / 'anat').glob('*desc-harmonized_T1w.nii.gz'))
     assert read_sidecar(image)['UnseenSitePolicy'] == 'agnostic'
     assert FEW in (study / 'out' / 'sub-B01.html').read_text()
+
+
+def test_a_dry_run_of_train_tells_which_sites_would_be_calibrated(study, harmonized):
+    listed = run(study / 'bids', study / 'out', 'train', '--dry-run', *FLAGS)
+    assert listed.returncode == 0, listed.stderr
+    assert f'scans to calibrate in: {MANY} 5, {FEW} 2' in listed.stderr
+    assert f'site {FEW} is not calibrated' in listed.stderr
+    assert 'training' not in listed.stderr and 'refused' not in listed.stderr
 
 
 def test_scans_that_are_gone_since_are_told_and_the_calibration_stays(study, harmonized, tmp_path):

@@ -188,7 +188,10 @@ def test_training_lists_what_it_would_preprocess(out, bids_dir, tmp_path):
     result = run(bids_dir, out, *flags)
     assert result.returncode == 0, result.stderr
     assert result.stdout.splitlines()[1:] == [f'sub-{s}\tdone\tnone\t-' for s in ('A01', 'B01')]
-    assert 'PhantomA 1, PhantomB 1' in result.stderr
+    assert 'scans to calibrate in: PhantomA 1, PhantomB 1' in result.stderr
+    assert 'calibration would be refused: no site has 5 participants' in result.stderr
+    result = run(bids_dir, out, *flags, '--preset', 'tiny')
+    assert 'scans to train on: PhantomA 1, PhantomB 1' in result.stderr
     assert 'training would be refused: site PhantomA has 1 subject' in result.stderr
 
 

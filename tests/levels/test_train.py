@@ -147,7 +147,7 @@ def test_the_sites_of_a_dataset_are_calibrated_without_training(trained, bids_di
     assert not list(models.glob('*_losses.*'))
     used = run(bids_dir, out, 'participant', '--target-site', 'PhantomB', *elsewhere, *FLAGS)
     assert used.returncode == 0, used.stderr
-    assert "'calibrated' from " in used.stderr and 'trained in this output folder' in used.stderr
+    assert "'calibrated' from " in used.stderr and 'made in this output folder' in used.stderr
 
 
 @pytest.mark.parametrize(
@@ -205,7 +205,7 @@ def test_trained_model_is_found_and_used_and_group_gathers(trained, bids_dir):
         bids_dir, out, 'participant', '--target-site', 'PhantomB', '-w', folder / 'work', *flags
     )
     assert result.returncode == 0, result.stderr
-    assert 'trained in this output folder' in result.stderr
+    assert 'made in this output folder' in result.stderr
     group = run_anew(bids_dir, out, 'group', '-w', folder / 'work')
     assert group.returncode == 0, group.stderr
     rows = read_tsv(out / 'group_T1w.tsv')

@@ -120,7 +120,7 @@ def prepare(
     }
     usable = [scan for scan in scans if scan not in failures]
     # Hours of preprocessing later it would be refused as well.
-    usable = _to_use(usable, cohort, settings, failures)
+    usable = to_use(usable, cohort, settings, failures)
     check_cohort(people_of(usable, cohort), settings)
     write_description(
         settings.output_dir, settings.bids_dir, derivatives(settings), settings.run.container
@@ -131,7 +131,7 @@ def prepare(
     failures |= failed
     usable = [scan for scan in usable if scan not in failures]
     if failures:
-        usable = _to_use(usable, cohort, settings, failures)
+        usable = to_use(usable, cohort, settings, failures)
     roots = derivative_roots(settings)
     stored, unusable = _store(roots, usable, layout, store)
     prepared = replace(people_of(stored, cohort), failures=unusable | failures)
@@ -141,10 +141,17 @@ def prepare(
     warnings += tuple(unlike_scans(stored, cohort, layout, roots, metadata))
     for warning in warnings:
         log.warning('%s', warning)
-    counts = Counter(data.sites)
-    slices = (f'{site} {n * data.depth}' for site, n in counts.items())
-    log.info('training slices: %s', ', '.join(slices))
+    if settings.train.preset == CALIBRATED:
+        scans_by_site = Counter(cohort[scan].site or '' for scan in dict.fromkeys(stored))
+        log.info('calibrating in %d scans: %s', scans_by_site.total(), _listed(scans_by_site))
+    else:
+        slices = {site: n * data.depth for site, n in Counter(data.sites).items()}
+        log.info('training slices: %s', _listed(slices))
     return replace(prepared, warnings=warnings)
+
+
+def _listed(counts: Mapping[str, int]) -> str:
+    return ', '.join(f'{site} {n}' for site, n in counts.items())
 
 
 def participants_by_site(scans: Sequence[Scan], cohort: Cohort) -> dict[str, int]:
@@ -158,10 +165,25 @@ def people(n: int) -> str:
     return f'{n} participant{"s" * (n != 1)}'
 
 
-def _to_use(
+def to_use(
     scans: Sequence[Scan], cohort: Cohort, settings: Settings, failures: Mapping[Scan, str]
 ) -> list[Scan]:
-    """The scans to use: where no network is trained, those of sites that can be measured."""
+    """The scans to use: where no network is trained, those of sites that can be measured.
+
+    Parameters
+    ----------
+    scans : sequence of Scan
+        Of known sites.
+    cohort : Cohort
+    settings : Settings
+    failures : mapping of Scan to str
+        Other scans, which cannot be used, and why.
+
+    Raises
+    ------
+    NotCalibratedError
+        No site has enough participants.
+    """
     asked = settings.train
     if asked.preset != CALIBRATED or asked.allow_few_scans:
         return list(scans)
@@ -210,7 +232,7 @@ def _store(
             file.write(stacks.tobytes())
             stored += [scan] * len(stacks)
     if not stored:
-        raise UsageError('no scan could be preprocessed, so there is nothing to train on')
+        raise UsageError('no scan could be preprocessed, so no model can be made')
     return stored, unusable
 
 
@@ -246,7 +268,7 @@ def check_cohort(data: People, settings: Settings) -> tuple[str, ...]:
     asked = settings.train
     sites = sorted(set(data.sites))
     if not sites:
-        raise UsageError('no scan has a known site, so there is nothing to train on')
+        raise UsageError('no scan has a known site, so no model can be made')
     if len(sites) < 2 and asked.preset != CALIBRATED:
         raise UsageError(
             f'all scans come from {sites[0]}; a model that separates sites needs at '

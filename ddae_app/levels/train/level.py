@@ -32,7 +32,7 @@ from ddae_app.engine.plan import decide_preprocessing
 from ddae_app.errors import ModelError, UsageError
 from ddae_app.files import staged, sync, write_atomically
 from ddae_app.levels.train.card import make_card
-from ddae_app.levels.train.data import check_cohort, people_of, prepare
+from ddae_app.levels.train.data import check_cohort, people_of, prepare, to_use
 from ddae_app.methods import registry
 from ddae_app.methods.base import Progress, ProgressCallback, TrainedModel, TrainingRequest
 from ddae_app.methods.compatibility import check_protocol
@@ -264,7 +264,7 @@ def _draw(samples: Samples, path: Path, title: str) -> None:
 
 
 def _dry_run(settings: Settings, layout: SpaceLayout) -> int:
-    """Print which scans would be preprocessed for training, and write nothing."""
+    """Print which scans would be preprocessed for a model, and write nothing."""
     scans, cohort = select_scans(settings)
     check_sites_known(settings, cohort)
     check_understood(cohort, scans)
@@ -273,13 +273,16 @@ def _dry_run(settings: Settings, layout: SpaceLayout) -> int:
     for line in summary(decisions):
         log.info('%s', line)
     known = [scan for scan in scans if cohort[scan].site]
+    calibrates = settings.train.preset == CALIBRATED
     try:
-        for warning in check_cohort(people_of(known, cohort), settings):
+        usable = to_use(known, cohort, settings, {})
+        for warning in check_cohort(people_of(usable, cohort), settings):
             log.warning('%s', warning)
     except UsageError as e:
-        log.warning('training would be refused: %s', e)
+        log.warning('%s would be refused: %s', 'calibration' if calibrates else 'training', e)
     counts = Counter(cohort[scan].site or 'not known' for scan in scans)
-    log.info('scans to train on: %s', ', '.join(f'{site} {n}' for site, n in counts.items()))
+    listed = ', '.join(f'{site} {n}' for site, n in counts.items())
+    log.info('scans to %s: %s', 'calibrate in' if calibrates else 'train on', listed)
     refused = any(decision.refusal for decision in decisions)
     return 1 if 'not known' in counts or refused else 0
 
