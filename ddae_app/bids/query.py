@@ -22,6 +22,9 @@ log = logging.getLogger('ddae_app')
 
 NAME = re.compile(r'sub-[A-Za-z0-9+]+(_[A-Za-z0-9]+-[A-Za-z0-9+]+)*')
 
+MOST_NAMED = 5
+"""Images of a participant in a message; the others are counted."""
+
 CONTRAST_ENHANCED_OUT = {'ceagent': None}
 TAKE_CONTRAST_ENHANCED = (
     'to take them, give --bids-filter-file with {"t1w": {"ceagent": "*"}}, or with '
@@ -142,9 +145,11 @@ def find_scans(bids_dir: Path, selection: Selection, *, quiet: bool = False) -> 
         left_out = _scans(layout, chosen | {'ceagent': Query.ANY})
     without = sorted(set(participants) - {scan.participant for scan in scans})
     if without or not scans:
-        conditions = (CONTRAST_ENHANCED_OUT if left_out else {}) | selection.filters
+        named = without[:1]
+        enhanced = any(not named or scan.participant in named for scan in left_out)
+        conditions = (CONTRAST_ENHANCED_OUT if enhanced else {}) | selection.filters
         raise NothingSelectedError(
-            _nothing(bids_dir, replace(selection, filters=conditions), without[:1])
+            _nothing(bids_dir, replace(selection, filters=conditions), named)
         )
     if left_out and not quiet:
         log.info(
@@ -332,14 +337,28 @@ def _nothing(bids_dir: Path, selection: Selection, named: list[str]) -> str:
     participants = len(participants_in(bids_dir))
     layout = _index(bids_dir, selection)
     images = len(layout.get(suffix='T1w', extension=['.nii', '.nii.gz']))
+    found = _images_of(layout, named)
+    more = len(found) - MOST_NAMED
     return (
         f'{bids_dir}: {"".join(f"sub-{label} has " for label in named)}no T1w image'
         f'{" with " if conditions else ""}{", ".join(conditions)}; the dataset has '
         f'{participants} participant{"s" * (participants != 1)}, {images} T1w '
         f'image{"s" * (images != 1)}'
         + (', none of them in a folder sub-<label>/anat' if images and not participants else '')
+        + (f'; of sub-{named[0]} it has ' if found else '')
+        + ', '.join(found[:MOST_NAMED])
+        + (f' and {more} more' if more > 0 else '')
         + (f'; {TAKE_CONTRAST_ENHANCED}' if selection.filters == CONTRAST_ENHANCED_OUT else '')
     )
+
+
+def _images_of(layout: Any, participants: Sequence[str]) -> list[str]:
+    """Names of the anatomical images of some participants, those that are like a T1w first."""
+    if not participants:
+        return []
+    files = layout.get(subject=participants, datatype='anat', extension=['.nii', '.nii.gz'])
+    names = sorted({file.filename for file in files})
+    return sorted(names, key=lambda name: not re.search(r'_(T1w|UNIT1)\.', name))
 
 
 def _first_line(error: BaseException) -> str:

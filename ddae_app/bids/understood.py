@@ -204,8 +204,8 @@ def without_scan(labels: Sequence[str]) -> str:
         At least one.
     """
     return (
-        f'no scan is taken of {_people(labels)}: the folder holds no T1w image, or only '
-        'contrast-enhanced ones'
+        f'no scan is taken of {_people(labels)}: the folder holds no T1w image (a UNIT1 is none), '
+        'or only contrast-enhanced ones'
     )
 
 

@@ -199,6 +199,27 @@ def test_a_named_participant_without_t1w_is_not_passed_over(add, found):
         found(participants=('01', '02'))
 
 
+def test_of_a_participant_without_t1w_the_other_images_are_named(add, found):
+    add('sub-01')
+    for suffix in ('UNIT1', 'T2w', 'PDw', 'FLAIR', 'T2starw', 'angio', 'inplaneT1'):
+        add('sub-02', suffix=suffix)
+    add('sub-03_ce-gad')
+    add('sub-04')
+    with pytest.raises(NothingSelectedError) as error:
+        found(participants=('02', '03'))
+    assert str(error.value).endswith(
+        ': sub-02 has no T1w image; the dataset has 4 participants, 3 T1w images; of sub-02 it '
+        'has sub-02_UNIT1.nii.gz, sub-02_FLAIR.nii.gz, sub-02_PDw.nii.gz, '
+        'sub-02_T2starw.nii.gz, sub-02_T2w.nii.gz and 2 more'
+    )
+    with pytest.raises(NothingSelectedError) as error:
+        found(participants=('03',))
+    assert 'sub-03 has no T1w image with ceagent=none; the dataset' in str(error.value)
+    assert '; of sub-03 it has sub-03_ce-gad_T1w.nii.gz; to take them, give' in str(error.value)
+    with pytest.raises(NothingSelectedError, match='with run=1; .*; of sub-04 it has sub-04_T1w'):
+        found(participants=('04',), filters={'run': 1})
+
+
 def test_a_dataset_without_images(found):
     with pytest.raises(NothingSelectedError, match='no T1w image; the dataset has 0 participants'):
         found()

@@ -54,6 +54,7 @@ def test_participants_without_a_scan_and_what_is_left_out_are_told_once(tmp_path
     assert [scan.stem for scan in scans] == ['sub-01']
     assert caplog.text.count('1 contrast-enhanced T1w left out') == 1
     assert caplog.text.count('no scan is taken of sub-02, sub-03: the folder holds no T1w') == 1
+    assert 'UNIT1 is none' in caplog.text
     caplog.clear()
     select_scans(replace(settings, select=replace(select, participant_label=('01',))))
     assert 'no scan is taken' not in caplog.text
