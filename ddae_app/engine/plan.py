@@ -37,6 +37,7 @@ from ddae_app.engine.inputs import (
 from ddae_app.engine.run import run_workflow
 from ddae_app.errors import DdaeError
 from ddae_app.files import not_fetched
+from ddae_app.imaging.conform import count_voxels
 from ddae_app.imaging.templates import load_template, write_template
 from ddae_app.methods.device import resolve_device
 from ddae_app.methods.find import FoundModel
@@ -104,6 +105,7 @@ class Planner:
             preproc_record=decision.preproc_record,
             harmonize_record=decision.harmonize_record,
             raw_sha256=decision.raw_sha256,
+            voxels=count_voxels(scan.path),
             site=self.unseen(covariates.site),
             extraction=extraction,
             mask=self.layout.uri(mask, links) if mask else None,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import io
+import math
 import zlib
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,17 @@ MIN_EXTENT_MM = 80.0
 
 MAX_NEGATIVE_FRACTION = 0.01
 """Resampling leaves a few small negative values; a larger share means normalized intensities."""
+
+UNREADABLE = (
+    nib.filebasedimages.ImageFileError,
+    nib.spatialimages.HeaderDataError,
+    EOFError,
+    OSError,
+    ValueError,  # from a header whose fields are not numbers
+    OverflowError,
+    zlib.error,
+)
+"""What a file raises that is no image, or a damaged one."""
 
 
 def load_t1w(path: Path, sha256: str | None = None) -> nib.Nifti1Image:
@@ -72,17 +84,23 @@ def read_nifti(path: Path, sha256: str | None = None) -> nib.spatialimages.Spati
         raise ImageError(
             f'{path}: no such file; is it a broken link, or data that was not fetched?'
         ) from None
-    except (
-        nib.filebasedimages.ImageFileError,
-        nib.spatialimages.HeaderDataError,
-        EOFError,
-        OSError,
-        ValueError,  # from a header whose fields are not numbers
-        OverflowError,
-        zlib.error,
-    ) as e:
+    except UNREADABLE as e:
         raise ImageError(f'{path}: not a readable NIfTI image ({_first_line(e)})') from e
     raise ImageError(f'{path}: not a readable NIfTI image (it has no NIfTI header)')
+
+
+def count_voxels(path: Path) -> int:
+    """Voxels of an image, by its header alone; 0 where that cannot be read."""
+    try:
+        with gzip.open(path) if path.suffix == '.gz' else path.open('rb') as file:
+            start = file.read(nib.Nifti2Header.sizeof_hdr)
+        for kind in (nib.Nifti1Header, nib.Nifti2Header):
+            if kind.may_contain_header(start):
+                header = kind(start[: kind.sizeof_hdr], check=False)
+                return max(0, math.prod(map(int, header.get_data_shape())))
+    except UNREADABLE:
+        pass
+    return 0
 
 
 def checked_t1w(path: Path, image: nib.spatialimages.SpatialImage) -> nib.Nifti1Image:

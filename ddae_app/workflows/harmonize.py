@@ -19,6 +19,7 @@ from ddae_app.interfaces.harmonize import (
 )
 from ddae_app.interfaces.preproc import ExtractSlices
 from ddae_app.settings import Protocol
+from ddae_app.workflows.memory import planned_gb
 
 HARMONIZE_FIELDS = (
     'slices', 'harmonized', 'difference', 'native', 'native_difference', 'native_facts',
@@ -168,6 +169,7 @@ def init_harmonize_wf(
     covariates: Covariates,
     t1w: Path,
     t1w_sha256: str | None = None,
+    voxels: int = 0,
     site: UnseenSite | None = None,
     omp_nthreads: int = 1,
     sloppy: bool = False,
@@ -187,6 +189,8 @@ def init_harmonize_wf(
         The scan, to which the difference is added where the model takes all slices.
     t1w_sha256 : str, optional
         Its digest when the run was planned.
+    voxels : int
+        Of the scan, by which memory is planned; 0 if they are not known.
     site : UnseenSite, optional
         The site of this scan, where its appearance was measured.
     omp_nthreads : int
@@ -256,7 +260,11 @@ def init_harmonize_wf(
             'transform and added to the scan itself.'
         )
         digest = {'sha256': t1w_sha256} if t1w_sha256 else {}
-        bring_back = pe.Node(BringBack(t1w=str(t1w), **digest), name='bring_back', mem_gb=2)
+        bring_back = pe.Node(
+            BringBack(t1w=str(t1w), **digest),
+            name='bring_back',
+            mem_gb=planned_gb('bring_back', voxels, 2),
+        )
         workflow.connect([
             (inputnode, bring_back, [('xfm', 'xfm')]),
             (extract_slices, bring_back, [('out_file', 'slices')]),

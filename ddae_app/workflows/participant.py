@@ -56,6 +56,8 @@ class ScanPlan:
         What the outputs are made from; None where they are not made.
     raw_sha256 : str or None
         Of the T1w, to notice if it changes while the run goes on.
+    voxels : int
+        Of the T1w; 0 if they are not known.
     site : UnseenSite or None
         The site of the scan, where the model does not know it and its appearance is measured.
     extraction : Extraction or None
@@ -73,6 +75,7 @@ class ScanPlan:
     preproc_record: Record | None = None
     harmonize_record: Record | None = None
     raw_sha256: str | None = None
+    voxels: int = 0
     site: UnseenSite | None = None
     extraction: Extraction | None = None
     mask: str | None = None
@@ -121,6 +124,7 @@ def init_participant_wf(
                 covariates=plan.covariates,
                 t1w=plan.scan.path,
                 t1w_sha256=plan.raw_sha256,
+                voxels=plan.voxels,
                 site=plan.site,
                 omp_nthreads=omp_nthreads,
                 sloppy=sloppy,
@@ -176,6 +180,7 @@ def _add_preproc(
         template=preprocessing.template,
         extraction=plan.extraction,
         device=preprocessing.device,
+        voxels=plan.voxels,
         omp_nthreads=omp_nthreads,
         sloppy=sloppy,
     )

@@ -18,6 +18,7 @@ from ddae_app.interfaces.preproc import (
     ResampleGrid,
 )
 from ddae_app.settings import Protocol
+from ddae_app.workflows.memory import planned_gb
 
 PREPROC_FIELDS = (
     't1w_grid', 't1w_preproc', 'mask', 'xfm', 'kind', 'registration_qc', 'brain_qc',
@@ -36,6 +37,7 @@ def init_preproc_wf(
     template: TemplateFiles,
     extraction: Extraction,
     device: str,
+    voxels: int = 0,
     omp_nthreads: int = 1,
     sloppy: bool = False,
     name: str = PREPROC_NAME,
@@ -52,6 +54,8 @@ def init_preproc_wf(
         How the brain is extracted.
     device : str
         Torch device of the network that extracts the brain.
+    voxels : int
+        Of the scan, by which memory is planned; 0 if they are not known.
     omp_nthreads : int
         Threads of that network.
     sloppy : bool
@@ -82,12 +86,14 @@ def init_preproc_wf(
     fields = ['in_file', 'sha256']
     inputnode = pe.Node(niu.IdentityInterface(fields=fields), name='inputnode')
     outputnode = pe.Node(niu.IdentityInterface(fields=[*PREPROC_FIELDS]), name='outputnode')
-    conform = pe.Node(Conform(), name='conform', mem_gb=1)
-    extract_brain = _extract_brain(protocol, template, extraction, device, omp_nthreads, sloppy)
+    conform = pe.Node(Conform(), name='conform', mem_gb=planned_gb('conform', voxels, 1))
+    extract_brain = _extract_brain(
+        protocol, template, extraction, device, voxels, omp_nthreads, sloppy
+    )
     register_mni = pe.Node(
         RegisterMNI(brain=str(template.brain), mask=str(template.mask), sloppy=sloppy),
         name='register_mni',
-        mem_gb=1,
+        mem_gb=planned_gb('register_mni', voxels, 1),
     )
     resample_grid = pe.Node(
         ResampleGrid(protocol=asdict(protocol)), name='resample_grid', mem_gb=0.5
@@ -122,6 +128,7 @@ def _extract_brain(
     template: TemplateFiles,
     extraction: Extraction,
     device: str,
+    voxels: int,
     omp_nthreads: int,
     sloppy: bool,
 ) -> pe.Node:
@@ -146,7 +153,7 @@ def _extract_brain(
     return pe.Node(
         interface,
         name='extract_brain',
-        mem_gb=NETWORK_GB.get(method, 1),
+        mem_gb=planned_gb('extract_brain', voxels, NETWORK_GB.get(method, 1)),
         n_procs=omp_nthreads if network else 1,
     )
 

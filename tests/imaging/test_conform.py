@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import gzip
+import math
 import re
 import struct
 import tracemalloc
@@ -12,7 +13,7 @@ import pytest
 
 from ddae_app.errors import ImageError
 from ddae_app.files import digest_of
-from ddae_app.imaging.conform import conform, load_t1w
+from ddae_app.imaging.conform import conform, count_voxels, load_t1w
 from ddae_app.interfaces.preproc import Conform
 
 SHAPE = (24, 28, 26)
@@ -322,3 +323,14 @@ def test_data_that_lie_nowhere_are_refused(tmp_path, offset):
     path.write_bytes(content)
     with pytest.raises(ImageError, match='cannot be read|not a readable'):
         load_t1w(path)
+
+
+def test_voxels_are_counted_by_the_header(tmp_path):
+    path = written(tmp_path / 'a.nii.gz')
+    assert count_voxels(path) == math.prod(SHAPE)
+    path.write_bytes(path.read_bytes()[:-1000])
+    assert count_voxels(path) == math.prod(SHAPE)  # the step that reads it says what is wrong
+    for content in (b'', b'no image', gzip.compress(b'no image'), path.read_bytes()[:100]):
+        path.write_bytes(content)
+        assert count_voxels(path) == 0
+    assert count_voxels(tmp_path / 'none.nii.gz') == 0

@@ -36,7 +36,7 @@ def build(tmp_path):
 
     def make(
         *, preproc=True, harmonize=True, device='cpu', skull_strip='none', slices='medial',
-        site_effect=False,
+        site_effect=False, voxels=0,
     ):  # fmt: skip
         facts = sidecars.harmonization(
             sidecars.ModelFacts('DDAE', 'm', 'f' * 64, False), Covariates('A'), 'B', 'refuse'
@@ -51,6 +51,7 @@ def build(tmp_path):
                 facts if harmonize else None,
                 preproc_record={'of': 'preprocessing'},
                 harmonize_record={'of': 'harmonization'},
+                voxels=voxels,
                 extraction=Extraction(skull_strip, tmp_path, 'f' * 64) if preproc else None,
             )
             for i in (1, 2)
@@ -173,3 +174,20 @@ def test_the_appearance_of_a_site_is_measured_once(tmp_path):
     for site in sites:
         node = workflow.get_node(f'{site.workflow}.measure_appearance')
         assert node.inputs.site == site.name and len(node.inputs.images) == 3
+
+
+@pytest.mark.parametrize(('step', 'usual', 'fine'), [
+    ('harmonize_wf.bring_back', 2, 3.56),
+    ('preproc_wf.extract_brain', 1.5, 2.66),
+    ('preproc_wf.conform', 1, 1.4),
+    ('preproc_wf.register_mni', 1, 1.76),
+])  # fmt: skip
+def test_memory_is_planned_by_the_voxels_of_the_scan(build, step, usual, fine):
+    """A scan of 0.5 mm took 3 GB in a step that was planned with 2."""
+
+    def planned(voxels):
+        workflow = build(skull_strip='deepbet', slices='all', voxels=voxels)
+        return workflow.get_node(f'sub_01_run_1_wf.{step}').mem_gb
+
+    assert planned(0) == planned(256**3) == usual
+    assert planned(90_000_000) == pytest.approx(fine)
