@@ -521,3 +521,19 @@ def test_where_nothing_names_the_sites_that_is_the_reason(study, target, tmp_pat
     assert 'participants.tsv is not there, so the sites of the scans are unknown' in line
     assert 'no site' not in refused.stderr and 'calibrating' not in refused.stderr
     assert not (out / 'targets').exists()
+
+
+def test_nothing_is_said_of_a_flag_where_tables_name_the_site_of_reference_scans(study, tmp_path):
+    reference = tmp_path / 'Reference'
+    table = 'participant_id\tsite\n'
+    for i in range(5):
+        scan = reference / f'sub-{i}' / 'anat' / f'sub-{i}_T1w.nii.gz'
+        scan.parent.mkdir(parents=True)
+        scan.write_bytes(b'')
+        table += f'sub-{i}\tX\n'
+    (reference / 'participants.tsv').write_text(table)
+    (reference / 'dataset_description.json').write_text('{"Name": "x", "BIDSVersion": "1.10.0"}')
+    failed = participant(study, 'unreadable', '--target-scans', reference)
+    assert failed.returncode == 2
+    assert "sites (column 'site'): X 5" in failed.stderr
+    assert '--source-site' not in failed.stderr

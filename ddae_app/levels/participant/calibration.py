@@ -150,6 +150,9 @@ def _with_target_scans(
     reference = _reference(settings, folder)
     settings = _without(settings, reference.select.derivatives)
     reference_scans = _reference_scans(reference)
+    if not any(c.site_from == '--source-site' for c in reference_scans[1].covariates.values()):
+        # The tables name all sites, so that the name of the folder is not needed, nor told of.
+        reference = replace(reference, select=replace(reference.select, source_site=None))
     target = _target_among(reference_scans, asked.target_site, folder)
     scans = select_all_scans(settings)
     check_sites_known(settings, scans[1])  # before the work that it would refuse
