@@ -29,6 +29,9 @@ log = logging.getLogger('ddae_app')
 SITE = 'file'
 """The site of the one scan; no model knows it."""
 
+PARTICIPANT = 'sub-1'
+"""The name that the scan has in the dataset that is made of it."""
+
 OF_A_DATASET = re.compile(
     rf"input: 1 T1w .*|sites \(column 'site'\): {SITE} 1|(age|sex) unknown .*|"
     r'no site has \d+ participants, so .*|[01] of 1 T1w done'
@@ -128,11 +131,11 @@ def harmonize_file(scan: str | Path, out: str | Path, *flags: str) -> int:
         command = [str(bids), str(derived), 'participant', '-w', str(folder / 'work'), *flags]
         given = vars(app.build_parser().parse_args(command))
         _check_flags(given)
-        with _log_of_one_scan(folder):
+        with _log_of_one_scan(folder, scan.name.removesuffix(ending)):
             code = app.main(command)
-        image = derived / 'sub-1' / 'anat' / 'sub-1_desc-harmonized_T1w.nii.gz'
+        image = derived / PARTICIPANT / 'anat' / f'{PARTICIPANT}_desc-harmonized_T1w.nii.gz'
         if code == 0 and image.is_file():
-            page = (derived / 'sub-1.html').read_text(encoding='utf-8')
+            page = (derived / f'{PARTICIPANT}.html').read_text(encoding='utf-8')
             page = _with_figures_inside(page, derived)
             own_command = shlex.join([str(scan), str(out), *flags])
             page = _about_the_scan(page, scan, ending, shlex.join(command), own_command)
@@ -162,10 +165,10 @@ def _folder_beside(out: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def _log_of_one_scan(folder: Path) -> Iterator[None]:
+def _log_of_one_scan(folder: Path, name: str) -> Iterator[None]:
     """Leave out of the log what is no matter of one scan, and places in a folder that is removed.
 
-    What is wrong is left in, wherever it is.
+    What is wrong is left in, wherever it is. The scan is called by its name, not as a participant.
     """
 
     def is_shown(record: logging.LogRecord) -> bool:
@@ -174,6 +177,8 @@ def _log_of_one_scan(folder: Path) -> Iterator[None]:
             record.msg, record.args = ALONE, ()
         elif OF_A_DATASET.fullmatch(text):
             return False
+        elif text.startswith(f'{PARTICIPANT}: '):
+            record.msg, record.args = name + text.removeprefix(PARTICIPANT), ()
         return record.levelno > logging.INFO or str(folder) not in text
 
     log.addFilter(is_shown)
@@ -205,16 +210,16 @@ def _page_of(out: Path) -> Path:
 
 def _write_dataset(folder: Path, scan: Path, ending: str) -> None:
     """A BIDS dataset of one scan."""
-    anat = folder / 'sub-1' / 'anat'
+    anat = folder / PARTICIPANT / 'anat'
     anat.mkdir(parents=True)
-    (anat / f'sub-1_T1w{ending}').symlink_to(scan)
+    (anat / f'{PARTICIPANT}_T1w{ending}').symlink_to(scan)
     write_atomically(
         folder / 'dataset_description.json', f'{{"Name": "{SITE}", "BIDSVersion": "1.10.0"}}\n'
     )
-    write_atomically(folder / 'participants.tsv', f'participant_id\tsite\nsub-1\t{SITE}\n')
+    write_atomically(folder / 'participants.tsv', f'participant_id\tsite\n{PARTICIPANT}\t{SITE}\n')
     sidecar = scan.with_name(scan.name.removesuffix(ending) + '.json')
     if sidecar.is_file():
-        (anat / 'sub-1_T1w.json').symlink_to(sidecar)
+        (anat / f'{PARTICIPANT}_T1w.json').symlink_to(sidecar)
 
 
 def _with_figures_inside(page: str, folder: Path) -> str:
@@ -228,15 +233,17 @@ def _with_figures_inside(page: str, folder: Path) -> str:
         content = base64.b64encode(figure.read_bytes()).decode()
         return f'{match[1]}="data:image/{kind};base64,{content}"'
 
-    page = re.sub(r'\b(src|data)="(sub-1/figures/[^"]+)"', inside, page)
-    return re.sub(r'<a href="sub-1/figures/[^"]+">(.*?)</a>', r'\1', page, flags=re.DOTALL)
+    page = re.sub(rf'\b(src|data)="({PARTICIPANT}/figures/[^"]+)"', inside, page)
+    link = rf'<a href="{PARTICIPANT}/figures/[^"]+">(.*?)</a>'
+    return re.sub(link, r'\1', page, flags=re.DOTALL)
 
 
 def _about_the_scan(page: str, scan: Path, ending: str, command: str, own_command: str) -> str:
     """A page that names the scan and the command, not the dataset that was made of them."""
     name = escape(scan.name.removesuffix(ending))
-    page = page.replace(f'sub-1_T1w{ending}', escape(scan.name))
-    page = page.replace('<title>sub-1', f'<title>{name}').replace('>sub-1<', f'>{name}<')
+    page = page.replace(f'{PARTICIPANT}_T1w{ending}', escape(scan.name))
+    page = page.replace(f'<title>{PARTICIPANT}', f'<title>{name}')
+    page = page.replace(f'>{PARTICIPANT}<', f'>{name}<')
     page = page.replace(escape(f'ddae-app {command}'), escape(f'ddae-app-file {own_command}'))
     gone = 'Participant', 'Site', 'Logs and settings'
     page = re.sub(rf'<tr><th>({"|".join(gone)})</th>.*?</tr>\n?', '', page)

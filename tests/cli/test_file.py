@@ -85,7 +85,8 @@ def test_of_places_the_log_has_those_of_the_outputs(scan, level, monkeypatch, tm
         assert one_file.harmonize_file(scan, tmp_path / 'o.nii.gz', *TARGET) == 0
         one_file.log.info('1 of 1 T1w done')  # of another run of this process
     said, wrong, *places, after = caplog.messages
-    assert said == 'sub-1: harmonize (16 s)' and wrong.endswith('out: it cannot be read')
+    assert said == 'head of a person: harmonize (16 s)'
+    assert wrong.endswith('out: it cannot be read')
     assert places == [
         f'harmonized scan: {tmp_path / "o.nii.gz"}', f'report: {tmp_path / "o.html"}'
     ]  # fmt: skip
