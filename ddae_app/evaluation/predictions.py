@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -113,27 +114,22 @@ class CrossFittingHalf:
         Rows of the other half, and of this one, ascending.
     seed : int
         Of the folds, the probes and the false ages.
-
-    Attributes
-    ----------
-    images : np.ndarray, shape (M, H, W)
-        The original scans of this half.
     """
 
     def __init__(
         self, data: EvaluationData, fit_rows: np.ndarray, evaluated_rows: np.ndarray, seed: int
     ) -> None:
         self.fit_rows, self.rows, self.seed = fit_rows, evaluated_rows, seed
-        self.images, self.sites = data.images[self.rows], data.sites[self.rows]
+        self.scans, self.variables = data.images, data.variables
+        self.sites = data.sites[self.rows]
         self.ages, self.sexes = data.ages[self.rows], data.sexes[self.rows]
-        self.variables = data.variables
         costly_folds = min(FOLDS, math.ceil(COSTLY_TEST_SCANS / len(data.images) * FOLDS))
         self.inside = interior(data.images)
-        self.source_fractions = _tissue_fractions(self.images)
+        self.source_fractions = _tissue_fractions(data.images[row] for row in self.rows)
         subjects = data.subjects[self.rows]
         self.folds = []
         for number, (train, test) in enumerate(probes.folds(self.sites, subjects, FOLDS, seed)):
-            components = Components.fit(self.images, seed, train)
+            components = Components.fit(data.images, seed, self.rows[train])
             self.folds.append(Fold(train, test, components, number < costly_folds))
 
     def predict(self, candidate: Candidate, predictions: ProbePredictions) -> None:
@@ -253,7 +249,7 @@ class CrossFittingHalf:
 
     def _compare(self, after: np.ndarray, predictions: ProbePredictions) -> None:
         """Store how the outputs of this half compare with the original scans."""
-        before, sites = self.images, self.sites
+        before, sites = self.scans[self.rows], self.sites
         fractions = _tissue_fractions(after)
         drift = 100 * np.abs(fractions - self.source_fractions).mean(axis=1)
         comparisons = dict(zip(TISSUES, fractions.T, strict=True)) | {
@@ -283,6 +279,6 @@ def _permuted(ages: np.ndarray, seed: int) -> np.ndarray:
     return ages
 
 
-def _tissue_fractions(images: np.ndarray) -> np.ndarray:
+def _tissue_fractions(images: Iterable[np.ndarray]) -> np.ndarray:
     """Brain fractions of CSF, gray and white matter, shape (N, 3)."""
     return np.array([list(tissue_shares(image[None]).values()) for image in images])

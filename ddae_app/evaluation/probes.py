@@ -190,12 +190,12 @@ def cnn_predict(
         The predicted labels.
     """
     names, numbers = np.unique(labels, return_inverse=True)
-    x, unseen = (
-        torch.from_numpy(np.ascontiguousarray(images[rows], dtype=np.float32))[:, None]
-        for rows in (train, test)
-    )
-    mean, sd = x.mean(), x.std()
-    x, unseen = x.sub_(mean).div_(sd), unseen.sub_(mean).div_(sd)
+
+    mean, sd = _mean_and_sd(images, train)
+
+    def standardized(rows: np.ndarray) -> torch.Tensor:
+        return _as_tensor(images, rows).sub_(mean).div_(sd)[:, None]
+
     y = torch.from_numpy(numbers[train])
     weight = len(train) / (len(names) * torch.bincount(y, minlength=len(names)))
     # A generator of its own, so that networks which are trained side by side draw the same.
@@ -211,15 +211,26 @@ def cnn_predict(
     for _ in range(epochs):
         order = torch.randperm(len(train), generator=generator)
         for rows in order.split(BATCH):
-            loss = nn.functional.cross_entropy(network(x[rows]), y[rows], weight)
+            x = standardized(train[rows.numpy()])
+            loss = nn.functional.cross_entropy(network(x), y[rows], weight)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
             schedule.step()
     network.eval()
     with torch.inference_mode():
-        predicted = torch.cat([network(part) for part in unseen.split(BATCH)]).argmax(1)
+        parts = np.split(test, range(BATCH, len(test), BATCH))
+        predicted = torch.cat([network(standardized(part)).argmax(1) for part in parts])
     return names[predicted.numpy()]
+
+
+def _as_tensor(images: np.ndarray, rows: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(images[rows].astype(np.float32, copy=False))
+
+
+def _mean_and_sd(images: np.ndarray, rows: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+    x = _as_tensor(images, rows)
+    return x.mean(), x.std()
 
 
 class _SmallCNN(nn.Module):

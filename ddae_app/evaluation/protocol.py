@@ -184,6 +184,7 @@ def evaluate(
                 f'Evaluating {candidate.name}: half {number} of 2' for candidate in candidates
             ]
             list(pool.map(predict, parts, repeat(half), candidates, predictions))
+            del half  # before the other is made
         results = list(pool.map(measure, candidates, predictions))
     return {candidate.name: result for candidate, result in zip(candidates, results, strict=True)}
 

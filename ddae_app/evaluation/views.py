@@ -45,7 +45,7 @@ def interior(images: np.ndarray) -> np.ndarray:
 
 
 def views(images: np.ndarray, inside: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
-    """What each probe sees, one after another.
+    """What each probe sees, one after another, each until the next is asked for.
 
     Parameters
     ----------
@@ -61,15 +61,14 @@ def views(images: np.ndarray, inside: np.ndarray) -> Iterator[tuple[str, np.ndar
         Of ``site_tissues``, 0 is CSF, 1 gray and 2 white matter: the anatomy, as far as contrast
         lets tell.
     """
-    everything = images[:, inside]
-    yield 'site_interior', everything
-    yield 'site_tissues', np.stack([_classes(values) for values in everything])
+    yield 'site_interior', images[:, inside]
+    yield 'site_tissues', np.stack([_classes(image[inside]) for image in images])
     broad = _smoothed(images, inside, BROAD_PIXELS)
     yield 'site_broad', broad
     fine = _smoothed(images, inside, FINE_PIXELS)
-    yield 'site_middle', fine - broad
-    del broad  # all of them together take much memory
-    yield 'site_fine', everything - fine
+    # In place, since all of them together take much memory.
+    yield 'site_middle', np.subtract(fine, broad, out=broad)
+    yield 'site_fine', np.subtract(images[:, inside], fine, out=fine)
 
 
 def _smoothed(images: np.ndarray, inside: np.ndarray, sigma: float) -> np.ndarray:

@@ -24,7 +24,7 @@ from ddae_app.methods.base import (
     model_info,
     training_data,
 )
-from ddae_app.methods.data import SliceData, sex_numbers
+from ddae_app.methods.data import SliceData, chunks, sex_numbers
 from ddae_app.methods.location_scale import SiteRegression, refuse_confounding
 from ddae_app.methods.modelfile import ModelInfo, metadata_of, open_model, parse_info
 from ddae_app.methods.suitability import People, sites_with_few_subjects
@@ -131,15 +131,21 @@ class ComBat:
                 f'images are {scans.shape[1:]} (slices, rows, columns), ComBat was fitted to '
                 f'{fit.pixels.shape}; preprocess with the protocol of the model'
             )
-        seen = np.minimum(scans, CEILING)
-        expected, z = self._standardized(seen, labels)
+        design = self._design(labels)
         target = info.sites.index(target_site)
-        y = expected + fit.sd * (z * fit.scale[target] + fit.shift[target])
-        out = seen.copy()
-        out[:, fit.pixels] = y
-        # In this order, a scan that does not change is the same to the bit.
-        out = np.where(scans > seen, scans + (out - seen), out)
-        return in_brain(out, scans).reshape(images.shape)
+        out = np.empty(scans.shape, np.float32)
+        for rows in chunks(np.arange(len(scans)), scans.shape[1]):
+            given = scans[rows]
+            seen = np.minimum(given, CEILING)
+            expected, z = self._standardized(seen, *(part[rows] for part in design))
+            rendered = seen.copy()
+            rendered[:, fit.pixels] = expected + fit.sd * (
+                z * fit.scale[target] + fit.shift[target]
+            )
+            # In this order, a scan that does not change is the same to the bit.
+            rendered = np.where(given > seen, given + (rendered - seen), rendered)
+            out[rows] = in_brain(rendered, given)
+        return out.reshape(images.shape)
 
     def without_site(self, images: np.ndarray, cohort: pd.DataFrame) -> np.ndarray:
         """At no site: what other implementations of ComBat return.
@@ -157,18 +163,24 @@ class ComBat:
         info, fit = self._ready()
         labels = check_request(images, cohort, info.sites[0], info.sites)
         scans = images[:, None] if images.ndim == 3 else images
-        expected, z = self._standardized(np.minimum(scans, CEILING), labels)
+        expected, z = self._standardized(np.minimum(scans, CEILING), *self._design(labels))
         return expected + fit.sd * z
 
-    def _standardized(self, scans: np.ndarray, labels: Labels) -> tuple[np.ndarray, np.ndarray]:
-        """What is expected of each person, and how far the image is from it, less the site."""
+    def _design(self, labels: Labels) -> tuple[np.ndarray, np.ndarray]:
+        """The number of the site of each scan, and age and sex, centered; 0 where unknown."""
         info, fit = self._ready()
-        rows = known_sites(labels.sites, info)
         known = np.stack([labels.ages, sex_numbers(labels.sexes)], axis=1)
         centered = np.where(np.isnan(known), 0, known - fit.covariates)
+        return np.array(known_sites(labels.sites, info), dtype=int), centered
+
+    def _standardized(
+        self, scans: np.ndarray, sites: np.ndarray, centered: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """What is expected of each person, and how far the image is from it, less the site."""
+        _, fit = self._ready()
         expected = fit.mean + centered @ fit.slopes
         z = (scans[:, fit.pixels] - expected) / fit.sd
-        return expected, (z - fit.shift[rows]) / fit.scale[rows]
+        return expected, (z - fit.shift[sites]) / fit.scale[sites]
 
     def facts(self) -> dict[str, Any]:
         """What was done, for sidecars: age and sex, where known, are covariates."""
@@ -261,8 +273,11 @@ def _regression(
 
     Scans are clipped to ``CEILING``, so that a spike in one of them does not make a pixel vary.
     """
-    y = np.minimum(data.images[:, z], CEILING)
-    pixels = np.ptp(y, axis=0) > 0
+    seen = data.images[:, z]
+    lowest, highest = (np.minimum(of(axis=0), CEILING) for of in (seen.min, seen.max))
+    pixels = highest > lowest
+    y = seen[:, pixels]
+    np.minimum(y, CEILING, out=y)
     sites = np.array(data.sites)
     member = np.stack([sites == site for site in data.site_names], axis=1).astype(float)
-    return pixels, SiteRegression.fit(y[:, pixels].astype(np.float64), member, centered)
+    return pixels, SiteRegression.fit(y, member, centered)

@@ -93,8 +93,7 @@ class SliceData:
 
     def chunks(self, rows: np.ndarray) -> list[np.ndarray]:
         """Rows in parts of which the scans fit into memory."""
-        step = max(1, CHUNK // self.depth)
-        return [rows[i : i + step] for i in range(0, len(rows), step)]
+        return chunks(rows, self.depth)
 
     def with_brain(self, rows: np.ndarray) -> np.ndarray:
         """Row and position of every slice that shows enough brain, shape (M, 2)."""
@@ -112,6 +111,12 @@ class SliceData:
         for some in self.chunks(np.arange(len(self))):
             digest.update(np.ascontiguousarray(self.images[some]).data)
         return digest.hexdigest()
+
+
+def chunks(rows: np.ndarray, depth: int) -> list[np.ndarray]:
+    """Rows of scans of so many slices, in parts of which the scans fit into memory."""
+    step = max(1, CHUNK // depth)
+    return [rows[i : i + step] for i in range(0, len(rows), step)]
 
 
 def sex_numbers(sexes: Sequence[str | None]) -> np.ndarray:

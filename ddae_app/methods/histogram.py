@@ -46,9 +46,8 @@ class HistogramMatching:
             raise UsageError('this histogram matching knows no sites yet; call fit first')
         check_request(images, cohort, target_site, self.sites)
         reference = self.reference[self.sites.index(target_site)]
-        out = np.zeros_like(images)
+        out = np.empty(images.shape, np.float32)
         for image, matched in zip(images, out, strict=True):
-            brain = image > 0
-            if brain.any():
-                matched[brain] = np.interp(image[brain], brain_quantiles(image, LEVELS), reference)
-        return in_brain(out, images)
+            curve = brain_quantiles(image, LEVELS), reference
+            matched[...] = in_brain(np.interp(image, *curve), image)
+        return out

@@ -93,10 +93,11 @@ class SiteRegression:
         beta, ratio = np.empty((design.shape[1], n_values)), np.zeros(n_values)
         squares, counts = np.empty((2, n_sites, n_values))
         for known, columns in patterns(~np.isnan(y)):
-            here, x, site = y[known][:, columns], design[known], member[known]
+            here, x, site = y[np.ix_(known, columns)], design[known], member[known]
             if persons is None:
                 beta[:, columns] = np.linalg.pinv(x) @ here
-                left = np.square(here - x @ beta[:, columns])
+                left = here - x @ beta[:, columns]
+                np.square(left, out=left)
             else:
                 who = np.unique(persons[known], return_inverse=True)[1]
                 beta[:, columns], ratio[columns] = slopes_and_ratio(here, x, who)
