@@ -19,6 +19,9 @@ TAKEN = {
 TAKEN_OF_FILES = TAKEN | {'derivatives'}
 """Those of a table that is read from stats files, and of maps on the cortex."""
 
+TAKEN_OF_MAPS = TAKEN_OF_FILES | {'participant_label'}
+"""Those of maps at the participant level, of which each person has files of their own."""
+
 FROM_ENVIRONMENT = {'hd_bet_weights', 'templateflow_home'}
 """Settings that have a value although no flag gave it."""
 
@@ -47,6 +50,8 @@ def check_feature_flags(settings: Settings, given: Collection[str]) -> None:
         return
     stats, measure = settings.table.surfer_stats, settings.table.measure
     taken = TAKEN_OF_FILES if stats or measure else TAKEN
+    if measure and settings.analysis_level == 'participant':
+        taken = TAKEN_OF_MAPS
     plain = Settings(settings.bids_dir, settings.output_dir, settings.analysis_level)
     for group in fields(settings):
         section, default = (getattr(s, group.name) for s in (settings, plain))
@@ -54,9 +59,11 @@ def check_feature_flags(settings: Settings, given: Collection[str]) -> None:
             name, usual = item.name, getattr(default, item.name)
             changed = getattr(section, name) != usual and name not in FROM_ENVIRONMENT
             if name not in taken and (changed or name in given):
+                what = 'maps on the cortex' if measure else 'a table'
                 raise UsageError(
-                    f'--{name.replace("_", "-")} means nothing with --features, which harmonizes '
-                    'a table and no scans; leave it out'
+                    f'--{name.replace("_", "-")} means nothing with --features at the '
+                    f'{settings.analysis_level} level, which takes {what} and no scans; leave it '
+                    'out'
                 )
     named = [read_derivative(entry)[0] for entry in settings.select.derivatives]
     if stats and (not named or OWN_DERIVATIVES in named):

@@ -26,6 +26,12 @@ power, give or take a factor of the other, are taken for other units."""
 LARGEST = 1e150
 """Squares of larger numbers, summed over people, are not finite."""
 
+SO_MANY, SHARE = 5, 0.2
+"""Features of a row, and which share of its values, that only other units move together."""
+
+LONG = 1e10
+"""From here on, a number is told by its power of ten."""
+
 FAR = 5.0
 """Standard deviations: within so many, a value may be just a small or a large one."""
 
@@ -79,10 +85,11 @@ def check_people(
 
 def varying_features(
     table: FeatureMatrix, labels: RowLabels, estimated: int
-) -> tuple[list[str], list[str]]:
-    """The features that can be scaled, and those that stay as they are.
+) -> tuple[list[str], list[str], list[str]]:
+    """The features that can be scaled, those that stay as they are, and the sites that say so.
 
-    These do not vary within any site; of maps, they may also have too few values.
+    At some site, these do not vary, so that nothing can be scaled there (the ComBat of sva leaves
+    them out as well); of maps, they may also have too few values.
 
     Parameters
     ----------
@@ -101,14 +108,15 @@ def varying_features(
         values = table.values[labels.sites == site]
         counts[i] = (~np.isnan(values)).sum(axis=0)
         lowest[i], highest[i] = np.fmin.reduce(values), np.fmax.reduce(values)
-    varies = np.any(highest > lowest, axis=0)
+    varies = np.all(highest > lowest, axis=0)
     enough = (counts.min(axis=0) >= FEWEST_VALUES) & (counts.sum(axis=0) > estimated)
     if not table.maps:
         _check_counts(table, labels, counts, varies, estimated)
     kinds: tuple[list[str], list[str]] = [], []
     for name, fine in zip(table.features, varies & enough, strict=True):
         kinds[0 if fine else 1].append(name)
-    return kinds
+    same = ~np.all(highest > lowest, axis=1)
+    return *kinds, [site for site, some in zip(labels.site_names, same, strict=True) if some]
 
 
 def _check_counts(
@@ -154,6 +162,40 @@ def check_sizes(table: FeatureMatrix) -> None:
         )
 
 
+def check_units_of_rows(table: FeatureMatrix) -> None:
+    """Refuse rows in other units than those of most people, in five features or more.
+
+    A single small or large value may be real, as of lesions. Maps are checked when they are read.
+
+    Raises
+    ------
+    UsageError
+        With the rows.
+    """
+    if table.maps:
+        return
+    positive = np.where(table.values > 0, table.values, np.nan)
+    known = ~np.isnan(positive)
+    here = known.any(axis=0)
+    usual = np.nanquantile(positive[:, here], 0.5, axis=0, method='lower')
+    apart = np.log(positive[:, here] / usual) / np.log(THOUSAND)
+    powers = np.round(apart)
+    near = np.abs(apart - powers) < np.log(LIKE_THOUSAND) / np.log(THOUSAND)
+    others: dict[int, list[str]] = {}
+    for name, row, fine in zip(table.names, powers, near, strict=True):
+        found, counts = np.unique(row[fine & (row != 0)], return_counts=True)
+        if counts.size and counts.max() >= max(SO_MANY, np.isfinite(row).sum() * SHARE):
+            others.setdefault(int(found[counts.argmax()]), []).append(name)
+    if others:
+        power, names = max(others.items(), key=lambda item: len(item[1]))
+        raise UsageError(
+            f'{table.path}: {listed(names)} {_have(names)} values about '
+            f'{times(THOUSAND ** abs(power))} {"larger" if power > 0 else "smaller"} than '
+            'those of most people, as if in other units; expected one unit in each column: '
+            f'convert {"this row" if len(names) == 1 else "these rows"}'
+        )
+
+
 def check_units(table: FeatureMatrix, labels: RowLabels) -> None:
     """Refuse a table in which a site has other units, mL and cubic millimeters for example.
 
@@ -185,7 +227,7 @@ def check_units(table: FeatureMatrix, labels: RowLabels) -> None:
         (high, low, factor), names = max(mixed.items(), key=lambda item: len(item[1]))
         raise UsageError(
             f'{table.path}: {listed(names)} {_have(names)} values at site {high} about '
-            f'{factor:,.0f} times those at site {low}, as if in other units; expected one unit in '
+            f'{times(factor)} those at site {low}, as if in other units; expected one unit in '
             'each column: convert the rows of a site'
         )
 
@@ -228,7 +270,7 @@ def check_units_of(
         (site, than, factor), names = max(mixed.items(), key=lambda item: len(item[1]))
         raise UsageError(
             f'{table.path}: {listed(names)} {_have(names)} values at site {site} about '
-            f'{factor:,.0f} times {than} than those that the model was fitted to, as if in other '
+            f'{times(factor)} {than} than those that the model was fitted to, as if in other '
             'units; convert them to the units of the model'
         )
 
@@ -241,6 +283,11 @@ def unit_factor(larger: float, smaller: float) -> float:
     factor = THOUSAND**power
     near = 1 / LIKE_THOUSAND < larger / smaller / factor < LIKE_THOUSAND
     return factor if power > 0 and near else 1.0
+
+
+def times(factor: float) -> str:
+    """How many times, for people."""
+    return f'{factor:,.0f} times' if factor < LONG else f'{factor:.0e} times'
 
 
 def _have(names: Sequence[str]) -> str:

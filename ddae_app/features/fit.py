@@ -6,8 +6,14 @@ import numpy as np
 
 import ddae_app
 from ddae_app.errors import UsageError
-from ddae_app.features.checks import check_people, check_sizes, check_units, varying_features
-from ddae_app.features.matrix import FeatureMatrix
+from ddae_app.features.checks import (
+    check_people,
+    check_sizes,
+    check_units,
+    check_units_of_rows,
+    varying_features,
+)
+from ddae_app.features.matrix import FeatureMatrix, listed
 from ddae_app.features.model import METHOD, FeatureModel, FeatureModelInfo
 from ddae_app.features.people import CovariateDesign, RowLabels, digest_of_rows
 from ddae_app.methods.location_scale import SiteRegression, refuse_confounding
@@ -61,16 +67,18 @@ def fit_model(
     warnings = check_people(labels, allow_few=allow_few, allow_confounding=allow_confounding)
     check_sizes(table)
     check_units(table, labels)
+    check_units_of_rows(table)
     design = CovariateDesign.fit(labels, spline=age_spline)
     estimated = len(labels.site_names) + len(design.centers)
-    features, constant = varying_features(table, labels, estimated)
+    features, constant, same = varying_features(table, labels, estimated)
     if not features:
-        raise UsageError(f'{table.path}: no feature varies within a site; nothing to harmonize')
+        raise UsageError(f'{table.path}: no feature varies within each site; nothing to harmonize')
     if constant:
         why = 'too few values or ' if table.maps else ''
+        where = f'within site{"s" * (len(same) > 1)} {listed(same)}' if same else 'within a site'
         warnings.append(
-            f'{why}no variation within any site, so that nothing can be scaled and they stay '
-            f'unchanged: {table.told(constant)}'
+            f'{why}no variation {where}, so that nothing can be scaled and they stay unchanged: '
+            f'{table.told(constant)}'
         )
     columns = design.columns(labels)
     refuse_confounding(columns[:, [0, -1]], labels.sites)

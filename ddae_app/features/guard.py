@@ -83,7 +83,8 @@ MEASURES = {
     'anatomy_place': Measure('The feature with the largest change that is not explained'),
     'anatomy_flag': Measure(
         'Why the row should be looked at before use; none if nothing is unusual, not checked if '
-        f'nothing is, and the site has fewer than {FEWEST} rows to compare with',
+        f'nothing is, and the site has fewer than {FEWEST} rows to compare with, or the row '
+        'no value',
         unusual='not none',
     ),
 }

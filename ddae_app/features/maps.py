@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from ddae_app.bids.surface_files import MESHES, NATIVE, WHERE, MapFile, find_maps
 from ddae_app.errors import UsageError
-from ddae_app.features.checks import unit_factor
+from ddae_app.features.checks import times, unit_factor
 from ddae_app.features.matrix import FeatureMatrix, folders_left_out, listed, row_name
 from ddae_app.imaging.surfaces import HEMISPHERES, read_maps
 
@@ -90,7 +90,9 @@ class SurfaceMaps(FeatureMatrix):
         return dict(zip(HEMISPHERES, np.split(full, [self.sizes[0]]), strict=True))
 
 
-def read_surface_maps(folders: Sequence[Path], measure: str) -> tuple[SurfaceMaps, list[str]]:
+def read_surface_maps(
+    folders: Sequence[Path], measure: str, people: Collection[str] = ()
+) -> tuple[SurfaceMaps, list[str]]:
     """Find and read the maps of a measure.
 
     A value that is NaN is missing; of thickness, area and volume, so is one that is exactly 0. A
@@ -102,6 +104,9 @@ def read_surface_maps(folders: Sequence[Path], measure: str) -> tuple[SurfaceMap
         Derivatives of the dataset: BIDS, or FreeSurfer's folder of subjects.
     measure : str
         As in the names of files, ``thickness``.
+    people : collection of str
+        Labels without ``sub-``, of whom the maps are read; of all where none is given. The mesh is
+        that of all.
 
     Returns
     -------
@@ -123,6 +128,14 @@ def read_surface_maps(folders: Sequence[Path], measure: str) -> tuple[SurfaceMap
             + ''.join(f'; {line}' for line in left_out)
         )
     mesh, chosen, said = _choose(files, measure)
+    if people:
+        chosen = [file for file in chosen if file.participant in people]
+        if without := sorted(set(people) - {file.participant for file in chosen}):
+            raise UsageError(
+                f'--participant-label: no map of {measure}{mesh and f" on {mesh}"} of '
+                f'{listed([row_name(person, None) for person in without])} in '
+                f'{", ".join(map(str, folders))}; leave these people out, or make their maps'
+            )
     found: dict[Row, dict[str, MapFile]] = {}
     for file in chosen:
         hemispheres = found.setdefault((file.participant, file.session), {})
@@ -153,7 +166,8 @@ def read_surface_maps(folders: Sequence[Path], measure: str) -> tuple[SurfaceMap
     if measure in ZERO_IS_MISSING:
         values[values == 0] = np.nan
     names = [row_name(*row) for row in rows]
-    _check_values(values, names, folders[0], measure)
+    left = int(np.searchsorted(vertices, sizes[0]))
+    _check_values(values, left, names, folders[0], measure)
     labels = [f'{h}{i}' for h, n in zip(HEMISPHERES, sizes, strict=True) for i in range(n)]
     maps = SurfaceMaps(
         path=folders[0],
@@ -216,25 +230,35 @@ def _read(
     return values, expected
 
 
-def _check_values(values: np.ndarray, names: Sequence[str], folder: Path, measure: str) -> None:
-    """Refuse infinite values, people without any, and other units than those of most people."""
+def _check_values(
+    values: np.ndarray, left: int, names: Sequence[str], folder: Path, measure: str
+) -> None:
+    """Refuse infinite values, a hemisphere without any, and other units than those of most people.
+
+    The first `left` values of a row are of the left hemisphere.
+    """
+    sides = {'left': slice(None, left), 'right': slice(left, None)}
+    sides = {side: part for side, part in sides.items() if values[:, part].shape[1]}
     for row, name in zip(values, names, strict=True):
-        if np.isinf(row).any():
+        if n := int(np.isinf(row).sum()):
             raise UsageError(
-                f'{folder}: {measure} of {name} is infinite at {int(np.isinf(row).sum())} '
-                'vertices; expected finite numbers, or NaN where it is not known: make it again'
+                f'{folder}: {measure} of {name} is infinite at {n} '
+                f'{"vertex" if n == 1 else "vertices"}; expected finite numbers, or NaN where it '
+                'is not known: make it again'
             )
-        if np.isnan(row).all() or not row.any():
-            raise UsageError(f'{folder}: {measure} of {name} has no values; make it again')
-    sizes = _sizes_of(values)
-    usual = float(np.median(sizes))
-    factors = np.array([unit_factor(max(s, usual), min(s, usual)) for s in sizes.tolist()])
-    if others := [names[i] for i in np.flatnonzero(factors > 1)]:
-        first = int(np.argmax(factors > 1))
-        than = 'larger' if sizes[first] > usual else 'smaller'
+        if empty := [side for side, part in sides.items() if not np.nan_to_num(row[part]).any()]:
+            where = '' if len(empty) == len(sides) else f' in the {empty[0]} hemisphere'
+            raise UsageError(f'{folder}: {measure} of {name} has no values{where}; make it again')
+    sizes = np.array([_sizes_of(values[:, part]) for part in sides.values()])
+    usual = np.median(sizes, axis=1, keepdims=True)
+    high, low = np.maximum(sizes, usual).ravel(), np.minimum(sizes, usual).ravel()
+    factors = np.array(list(map(unit_factor, high, low))).reshape(sizes.shape)
+    if others := [names[i] for i in np.flatnonzero((factors > 1).any(axis=0))]:
+        first, side = np.argwhere(factors.T > 1)[0]
+        than = 'larger' if sizes[side, first] > usual[side, 0] else 'smaller'
         raise UsageError(
-            f'{folder}: {measure} of {listed(others)} is about {factors[first]:,.0f} times {than} '
-            'than that of most people, as if in other units; convert their maps'
+            f'{folder}: {measure} of {listed(others)} is about {times(factors[side, first])} '
+            f'{than} than that of most people, as if in other units; convert their maps'
         )
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import safetensors.numpy
 
 from ddae_app.errors import ModelError, UsageError
-from ddae_app.features.checks import check_sizes, check_units_of
+from ddae_app.features.checks import check_sizes, check_units_of, check_units_of_rows
 from ddae_app.features.matrix import FeatureMatrix, listed
 from ddae_app.features.people import CovariateDesign, RowLabels
 from ddae_app.files import write_atomically
@@ -226,6 +226,7 @@ class FeatureModel:
         sites = self._sites(labels, target)
         self._check_table(table)
         check_units_of(table, labels, self._expected())
+        check_units_of_rows(table)
         reference = None if target is None else self.info.sites.index(target)
         y, covariates = self._values(table), self.info.design.columns(labels)
         if self.ddae is not None:

@@ -13,7 +13,7 @@ import nibabel as nib
 import numpy as np
 
 from ddae_app.errors import TemplateError
-from ddae_app.imaging.surfaces import HEMISPHERES, STRUCTURES
+from ddae_app.imaging.surfaces import HEMISPHERES, other_structure
 from ddae_app.imaging.templates import first_fetched
 
 NAME = 'tpl-fsLR_space-fsaverage_hemi-{hemi}_den-{den}_sphere.surf.gii'
@@ -69,13 +69,13 @@ def _read(path: Path, vertices: int, hemisphere: str) -> np.ndarray:
     try:
         image: Any = nib.load(path)
         places = np.asarray(image.agg_data('pointset'), dtype=np.float64)
-        said = {part.meta.get('AnatomicalStructurePrimary') for part in (image, *image.darrays)}
+        other = other_structure(image, hemisphere)
     except Exception as e:  # nibabel raises many kinds for what is damaged
         reason = (str(e).strip() or type(e).__name__).splitlines()[0]
         raise TemplateError(f'{path}: not readable as a sphere ({reason}); {again}') from e
-    if other := said & {*STRUCTURES.values()} - {STRUCTURES[hemisphere]}:
+    if other:
         raise TemplateError(
-            f'{path}: of {", ".join(other)}, as the file says, and not of the '
+            f'{path}: of {other}, as the file says, and not of the '
             f'{HEMISPHERES[hemisphere]} hemisphere; {again}'
         )
     if places.shape != (vertices, 3):

@@ -6,6 +6,7 @@ and "curv" files (surfer.nmr.mgh.harvard.edu/fswiki/FileFormats), as nibabel rea
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -43,17 +44,27 @@ def read_maps(path: Path, hemispheres: str) -> dict[str, np.ndarray]:
     Raises
     ------
     UsageError
-        It cannot be read, or holds anything but one map of each hemisphere.
+        It cannot be read, holds anything but one map of each hemisphere, or says that it is of the
+        other one.
     """
     if message := not_fetched(path):
         raise UsageError(message)
     try:
-        found = _of_cifti(path) if path.name.endswith(CIFTI) else {hemispheres: _of_one(path)}
+        image: Any = None if _is_morph(path) else nib.load(path)
+        found: Mapping[str, np.ndarray | None] = (
+            _of_cifti(image) if path.name.endswith(CIFTI) else {hemispheres: _of_one(path, image)}
+        )
+        other = other_structure(image, hemispheres) if path.name.endswith(GIFTI) else ''
     except Exception as e:  # nibabel raises many kinds for what is damaged
         reason = (str(e).strip() or type(e).__name__).splitlines()[0]
         raise UsageError(
             f'{path}: not readable as a map on the cortex, or damaged ({reason}); make it again'
         ) from e
+    if other:
+        raise UsageError(
+            f'{path}: of {other}, as the file says, and not of the {HEMISPHERES[hemispheres]} '
+            'hemisphere, as its name says; make it again'
+        )
     maps = {}
     for hemisphere in hemispheres:
         values = found.get(hemisphere)
@@ -65,6 +76,12 @@ def read_maps(path: Path, hemispheres: str) -> dict[str, np.ndarray]:
         with np.errstate(over='ignore'):
             maps[hemisphere] = values.astype(np.float32)
     return maps
+
+
+def other_structure(image: nib.GiftiImage, hemisphere: str) -> str:
+    """What a GIFTI file says that it is of, if that is the other hemisphere; else empty."""
+    said = {part.meta.get('AnatomicalStructurePrimary') for part in (image, *image.darrays)}
+    return ', '.join(said & {*STRUCTURES.values()} - {STRUCTURES[hemisphere]})
 
 
 def gifti_of(values: np.ndarray, hemisphere: str) -> bytes:
@@ -105,11 +122,15 @@ def _filled(values: np.ndarray, old: np.ndarray) -> np.ndarray:
     return np.where(np.isnan(values), old, values)
 
 
-def _of_one(path: Path) -> np.ndarray | None:
+def _is_morph(path: Path) -> bool:
+    """Whether a file is of FreeSurfer's format of curvature."""
+    return not path.name.endswith((GIFTI, CIFTI, '.mgh', '.mgz'))
+
+
+def _of_one(path: Path, image: Any) -> np.ndarray | None:
     """The map of a file of one hemisphere; None where it holds several."""
-    if not path.name.endswith((GIFTI, '.mgh', '.mgz')):
+    if image is None:
         return nib.freesurfer.read_morph_data(path)
-    image: Any = nib.load(path)
     if path.name.endswith(GIFTI):
         return image.darrays[0].data if len(image.darrays) == 1 else None
     return _of_volume(np.asanyarray(image.dataobj))
@@ -120,9 +141,8 @@ def _of_volume(data: np.ndarray) -> np.ndarray | None:
     return data.ravel(order='F') if max(data.shape) == data.size else None
 
 
-def _of_cifti(path: Path) -> dict[str, np.ndarray]:
+def _of_cifti(image: Any) -> dict[str, np.ndarray]:
     """The map of each hemisphere that is there; none where the file holds several maps."""
-    image: Any = nib.load(path)
     cortex = _cortex(image)
     if image.shape[0] != 1:
         return {}

@@ -306,6 +306,17 @@ def test_rows_of_a_site_that_are_too_few(failed_run, labels, values, tmp_path, c
     assert 'not checked' not in (tmp_path / 'b' / 'features' / 'new_desc-anatomy.tsv').read_text()
 
 
+def test_a_row_without_values(labels, values, tmp_path, capsys):
+    empty = values.copy()
+    empty[30] = np.nan
+    bids = write_dataset(tmp_path / 'bids', labels)
+    table = write_table(tmp_path / 't.tsv', empty, labels)
+    assert run(bids, tmp_path / 'out', 'participant', table) == 0
+    said = logged(capsys)
+    assert '0 of 72 rows are marked, and 1 is without a value: sub-030; t_desc-anatomy' in said
+    assert 'fewer than' not in said
+
+
 def test_a_site_that_the_model_does_not_know(labels, values, tmp_path):
     table = table_of(values, labels)
     model, _ = fit_model(table, labels, name='t', method='ddae')

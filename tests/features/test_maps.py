@@ -335,6 +335,44 @@ def test_a_site_in_other_units_is_refused(tmp_path, labels, values):
         fit_model(maps, chosen, name='m')
 
 
+def test_a_hemisphere_without_values_is_refused(tmp_path, labels, values):
+    """As a surface that failed, or a file of zeros; of the other one there is nothing to say."""
+    failed = values.copy()
+    failed[5, V:] = 0
+    with pytest.raises(UsageError, match='thickness of sub-005 has no values in the right hemi'):
+        read_surface_maps([_written(tmp_path / 'a', labels, failed)], 'thickness')
+    failed[5] = 0
+    with pytest.raises(UsageError, match='thickness of sub-005 has no values; make it again'):
+        read_surface_maps([_written(tmp_path / 'b', labels, failed)], 'thickness')
+    failed[:, V:] = 0  # nobody has it
+    failed[5] = values[5] * (np.arange(2 * V) < V)
+    maps, _ = read_surface_maps([_written(tmp_path / 'c', labels, failed)], 'thickness')
+    assert all(name.startswith('L') for name in maps.features)
+
+
+def test_a_file_of_the_other_hemisphere_is_refused(tmp_path, labels, values):
+    folder = _written(tmp_path, labels, values)
+    left, right = sorted((folder / 'sub-005' / 'anat').glob('*.shape.gii'))
+    content = right.read_bytes()
+    right.write_bytes(left.read_bytes())
+    with pytest.raises(UsageError, match=r'hemi-R.*: of CortexLeft, as the file says, and not of'):
+        read_surface_maps([folder], 'thickness')
+    # A file that names none is taken by its name.
+    right.write_bytes(content.replace(b'AnatomicalStructurePrimary', b'Whatever'))
+    maps, _ = read_surface_maps([folder], 'thickness')
+    assert len(maps.participants) == 36
+
+
+def test_a_hemisphere_in_other_units_is_refused(tmp_path, labels, values):
+    mixed = values.copy()
+    mixed[5, :V] *= 1000
+    with pytest.raises(UsageError, match='of sub-005 is about 1,000 times larger than that of mo'):
+        read_surface_maps([_written(tmp_path / 'a', labels, mixed)], 'thickness')
+    mixed[5, :V] *= 1e27
+    with pytest.raises(UsageError, match=r'is about 1e\+30 times larger'):
+        read_surface_maps([_written(tmp_path / 'b', labels, mixed)], 'thickness')
+
+
 def test_a_model_takes_the_maps_that_it_knows(tmp_path, labels, values):
     maps, _ = read_surface_maps([_written(tmp_path, labels, values)], 'thickness')
     model, _ = fit_model(maps, labels, name='m')
@@ -520,6 +558,46 @@ def test_jobs_of_one_person_each(tmp_path, capsys):
     assert alone('sub-014_ses-2') == 0
     line = _refused(capsys, bids_dir, out, 'group', folder)
     assert 'thickness of sub-014 was harmonized in several runs' in line
+
+
+def test_participants_that_are_asked_for(bids_dir, folder, tmp_path, capsys):
+    """As a job of an array takes them, with the model that was fitted to all."""
+    out, asked = tmp_path / 'out', ('--participant-label', 'sub-003', '014')
+    line = _refused(capsys, bids_dir, out, 'participant', folder, *asked)
+    assert 'models/thickness_features.safetensors is not there, and a model is fitted to' in line
+    assert 'run train first (this command with train, and without --participant-label)' in line
+    line = _refused(capsys, bids_dir, out, 'train', folder, *asked)
+    assert '--participant-label means nothing with --features at the train level' in line
+    assert _run(bids_dir, out, 'participant', folder) == 0
+    together = {p.name: p.read_bytes() for p in out.glob('sub-*/anat/*.gii')}
+    for path in out.glob('sub-*'):
+        shutil.rmtree(path)
+    capsys.readouterr()
+    assert _run(bids_dir, out, 'participant', folder, *asked) == 0
+    said = capsys.readouterr().err
+    assert 'when the model' not in said and 'the model thickness' not in said
+    assert 'no thickness map' not in said
+    written = {p.name: p.read_bytes() for p in out.glob('sub-*/anat/*.gii')}
+    assert len(written) == 4 and {n[:7] for n in written} == {'sub-003', 'sub-014'}
+    assert all(together[name] == content for name, content in written.items())
+    line = _refused(
+        capsys, bids_dir, out, 'participant', folder, '--participant-label', '3', '014'
+    )
+    assert 'no map of thickness on fsaverage3 of sub-3 in' in line
+
+
+def test_a_job_of_one_person_names_what_it_needs(bids_dir, folder, tmp_path, capsys):
+    out, job = tmp_path / 'out', tmp_path / 'job'
+    job.mkdir()
+    (job / 'sub-003').symlink_to(folder / 'sub-003')
+    line = _refused(capsys, bids_dir, out, 'participant', job)
+    assert 'a part of the people, run train with all of them first, or give --model' in line
+    assert _run(bids_dir, out, 'train', folder) == 0
+    capsys.readouterr()
+    assert _run(bids_dir, out, 'participant', job) == 0
+    said = capsys.readouterr().err
+    assert 'has 0 people' not in said and 'has 1 people' not in said
+    assert 'that the model thickness_features was fitted to (1 of 12 of site A): it stays' in said
 
 
 def test_what_the_command_line_refuses(bids_dir, folder, labels, tmp_path, capsys):

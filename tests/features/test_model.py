@@ -347,8 +347,20 @@ def test_features_that_do_not_vary_stay(table, labels):
     assert any(line.endswith('they stay unchanged: same, field') for line in warnings)
     assert (model.harmonized(more, labels)[:, -2:] == values[:, -2:]).all()
     only = table_of(values[:, -2:], labels, ['same', 'field'])
-    with pytest.raises(UsageError, match='no feature varies within a site'):
+    with pytest.raises(UsageError, match='no feature varies within each site'):
         fit_model(only, labels, name='m')
+
+
+def test_features_that_do_not_vary_at_one_site_stay(table, labels):
+    """There is nothing to scale; what age does elsewhere would be put in (sva leaves them out)."""
+    values = table.values.copy()
+    values[labels.sites == 'B', 3] = 0
+    model, warnings = fit_model(replace(table, values=values), labels, name='m')
+    assert model.info.constant == ('f3',)
+    line = 'no variation within site B, so that nothing can be scaled and they stay unchanged: f3'
+    assert line in warnings
+    harmonized = model.harmonized(replace(table, values=values), labels)
+    assert (harmonized[:, 3] == values[:, 3]).all() and (harmonized[:, 2] != values[:, 2]).any()
 
 
 @pytest.mark.parametrize(('left', 'message'), [(0, 'has no value at'), (1, 'has one value only')])
@@ -382,6 +394,23 @@ def test_other_units_at_a_site(table, labels, factor):
     assert 'f0, f4 have values at site ' in str(error.value)
     assert f'{max(factor, 1 / factor):,.0f} times' in str(error.value)
     assert 'at site B' in str(error.value) and 'one unit in each column' in str(error.value)
+
+
+@pytest.mark.parametrize(('factor', 'than'), [(1000.0, 'larger'), (1e-3, 'smaller')])
+def test_other_units_of_some_rows(table, labels, model, factor, than):
+    """Of one site or several, so that no site is the odd one."""
+    values = table.values.copy()
+    values[np.ix_([3, 50], [0, 4, 5, 6, 7])] *= factor
+    mixed = replace(table, values=values)
+    line = (
+        f'{", ".join(table.names[i] for i in (3, 50))} have values about 1,000 times {than} than'
+    )
+    with pytest.raises(UsageError, match=line):
+        fit_model(mixed, labels, name='m')
+    with pytest.raises(UsageError, match=line):
+        model.harmonized(mixed, labels)
+    values[np.ix_([3, 50], [0])] /= factor
+    fit_model(mixed, labels, name='m')  # four features may be odd for another reason
 
 
 def test_other_units_than_those_of_the_model(table, labels, model):

@@ -85,7 +85,16 @@ class GuardedRows:
     @cached_property
     def unchecked(self) -> list[int]:
         """The rows of sites with too few others, at which nothing is unusual."""
-        return [i for i, row in enumerate(self.rows) if row['anatomy_flag'] == 'not checked']
+        return [
+            i
+            for i, row in enumerate(self.rows)
+            if row['anatomy_flag'] == 'not checked' and i not in self.empty
+        ]
+
+    @cached_property
+    def empty(self) -> list[int]:
+        """The rows without a value that the model harmonizes."""
+        return np.flatnonzero(np.isnan(self.check.away).all(axis=1)).tolist()
 
     @property
     def line(self) -> str:
@@ -95,15 +104,19 @@ class GuardedRows:
         if self.unchecked:
             sites = sorted({str(self.inputs.labels.sites[i]) for i in self.unchecked})
             line += (
-                f', and {len(self.unchecked)} are not checked, of sites with fewer than {FEWEST} '
-                f'rows: {listed(sites)}'
+                f', and {_are(len(self.unchecked))} not checked, of sites with fewer than '
+                f'{FEWEST} rows: {listed(sites)}'
+            )
+        if self.empty:
+            line += f', and {_are(len(self.empty))} without a value: ' + listed(
+                [names[i] for i in self.empty]
             )
         return f'{line}; {self.inputs.files.anatomy.name} says why' if self.worth_telling else line
 
     @property
     def worth_telling(self) -> bool:
         """Whether the line is a warning."""
-        return bool(self.marked or self.unchecked)
+        return bool(self.marked or self.unchecked or self.empty)
 
     def of_page(self) -> Guard:
         """The part of the page."""
@@ -168,6 +181,10 @@ def _line(marked: Sequence[str], rows: int) -> str:
     verb = 'is' if len(marked) == 1 else 'are'
     named = f' ({listed(marked)})' if marked else ''
     return f'anatomy guard: {len(marked)} of {rows} rows {verb} marked{named}'
+
+
+def _are(count: int) -> str:
+    return f'{count} {"is" if count == 1 else "are"}'
 
 
 def read_guard(inputs: FeatureInputs, said: Mapping[str, object]) -> Guard:

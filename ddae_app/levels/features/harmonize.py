@@ -9,10 +9,12 @@ import numpy as np
 from ddae_app.bids.dataset import dataset_name, locked
 from ddae_app.bids.layout import ModelFiles, RunFiles
 from ddae_app.errors import ModelError, UsageError
+from ddae_app.features.checks import check_people
 from ddae_app.features.fit import fit_model
 from ddae_app.features.matrix import FeatureMatrix
 from ddae_app.features.measures import became_negative
 from ddae_app.features.model import METHOD, read_features_info
+from ddae_app.features.people import RowLabels
 from ddae_app.features.places import read_places
 from ddae_app.files import write_atomically
 from ddae_app.levels.features.dataset import describe_dataset
@@ -188,13 +190,7 @@ def _model(settings: Settings, inputs: FeatureInputs) -> tuple[UsedModel, list[s
     if named is None:
         with locked(files.model):
             if not files.is_made:
-                _check_target(settings, inputs)
-                log.info(
-                    '%s is not there: fitting %s to this table first, once; to apply the '
-                    'model of another table, give --model', files.model,
-                    METHODS[settings.harmonize.method or METHOD].label,
-                )  # fmt: skip
-                warnings = _fit(settings, inputs, files)
+                warnings = _fit_first(settings, inputs, files)
                 return UsedModel.read(files.model, fitted_here=True), warnings
     used = UsedModel.read(named or files.model)
     method = settings.harmonize.method
@@ -211,9 +207,65 @@ def _model(settings: Settings, inputs: FeatureInputs) -> tuple[UsedModel, list[s
     return used, []
 
 
+def _fit_first(settings: Settings, inputs: FeatureInputs, files: ModelFiles) -> list[str]:
+    """Fit the model of a participant level, as :func:`_fit`.
+
+    Raises
+    ------
+    UsageError
+        The rows are a part of the people, or no model can be fitted to them.
+    """
+    if settings.select.participant_label:
+        raise UsageError(
+            f'--participant-label: {files.model} is not there, and a model is fitted to all '
+            'people: run train first (this command with train, and without --participant-label), '
+            'or give --model'
+        )
+    _check_target(settings, inputs)
+    log.info(
+        '%s is not there: fitting %s to %s first, once; to apply another model, give --model',
+        files.model, METHODS[settings.harmonize.method or METHOD].label,
+        'these maps' if inputs.table.maps else 'this table',
+    )  # fmt: skip
+    train = settings.train
+    try:
+        check_people(
+            inputs.labels,
+            allow_few=train.allow_few_scans,
+            allow_confounding=train.allow_confounding,
+        )
+    except UsageError as e:
+        raise UsageError(
+            f'{e}; where these rows are a part of the people, run train with all of them first, '
+            'or give --model'
+        ) from e
+    return _fit(settings, inputs, files)
+
+
 def _or_another(table: FeatureMatrix) -> str:
     """A model knows the name of its table, and not the folder."""
     return '' if table.maps else f', or to another table of the name {table.path.name}'
+
+
+def _other_people(used: UsedModel, labels: RowLabels, remedy: str) -> list[str]:
+    """Of which sites there are other people than when the model was fitted, in sentences."""
+    info = used.model.info
+    counts = [
+        (site, labels.people_of(site), then)
+        for site, then in zip(used.fitted_sites, info.people, strict=False)
+    ]
+    if sum(now for _, now, _ in counts) * 2 < sum(info.people):
+        now = ', '.join(f'{n} of {then} of site {site}' for site, n, then in counts if n)
+        return [
+            f'these rows are of less than half of the people that the model {info.name} was '
+            f'fitted to ({now or "none"}): it stays as it is, as it should for a part of them; if '
+            'the others are gone, run train to fit it again'
+        ]
+    return [
+        f'site {site} has {now} people, and {then} when the model was fitted: {remedy}'
+        for site, now, then in counts
+        if now != then
+    ]
 
 
 def _check_target(settings: Settings, inputs: FeatureInputs) -> None:
@@ -235,13 +287,10 @@ def _doubts(
         f'{labels.people_of(site)} people of these rows'
         for site in used.calibrated
     ]
-    if settings.harmonize.model is None and not used.fitted_here:
+    part = bool(settings.select.participant_label)
+    if settings.harmonize.model is None and not used.fitted_here and not part:
         remedy = 'it stays as it is; run train to fit it again'
-        people = [
-            f'site {site} has {now} people, and {then} when the model was fitted: {remedy}'
-            for site, then in zip(used.fitted_sites, info.people, strict=False)
-            if (now := labels.people_of(site)) != then
-        ]
+        people = _other_people(used, labels, remedy)
         if not people and info.digest not in ('', inputs.digest):
             people = [
                 f'the model {info.name} was fitted to other values of {len(table.names)} rows '

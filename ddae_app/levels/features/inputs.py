@@ -119,7 +119,8 @@ def read_inputs(settings: Settings) -> FeatureInputs:
     people = read_table(bids_dir / 'participants.tsv', 'participant_id', 'sub-')
     _check_known(settings, table.path, cohort, rows, people)
     _check_no_covariates(table, people, from_stats=source is not None)
-    if missing := sorted(set(people.rows) - set(table.participants)):
+    missing = sorted(set(people.rows) - set(table.participants))
+    if missing and not settings.select.participant_label:
         what = f'no {path} map' if table.maps else f'no row in {table.path.name}'
         line = f'{what} of {_persons(missing)}, whom participants.tsv knows'
         log.warning('%s', line)
@@ -147,7 +148,9 @@ def read_inputs(settings: Settings) -> FeatureInputs:
 def _read(settings: Settings, path: Path) -> tuple[FeatureTable | SurfaceMaps, list[str]]:
     """The table or the maps, and what was taken, in sentences."""
     if measure := settings.table.measure:
-        return read_surface_maps([folder for _, folder in derivatives(settings)], measure)
+        folders = [folder for _, folder in derivatives(settings)]
+        people = {label.removeprefix('sub-') for label in settings.select.participant_label}
+        return read_surface_maps(folders, measure, people)
     return read_feature_table(path), []
 
 
