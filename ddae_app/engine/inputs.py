@@ -153,10 +153,11 @@ def check_sites_known(settings: Settings, cohort: Cohort) -> None:
     )
 
 
-def check_understood(cohort: Cohort, scans: Sequence[Scan]) -> None:
+def check_understood(cohort: Cohort, scans: Sequence[Scan], what: str = 'scan') -> None:
     """Refuse to go on where the tables say of a scan what is not understood.
 
-    For what is computed from all scans together: leaving a scan out would change the result.
+    For what is computed from all scans together: leaving a scan out would change the result. It is
+    called `what`, such as the row of a table.
 
     Raises
     ------
@@ -172,7 +173,7 @@ def check_understood(cohort: Cohort, scans: Sequence[Scan]) -> None:
         return
     scan, problem = next(iter(problems.items()))
     more = len(problems) - 1
-    others = f' ({more} more scan{"s" * (more != 1)} with such a problem)' if more else ''
+    others = f' ({more} more {what}{"s" * (more != 1)} with such a problem)' if more else ''
     raise InvalidBIDSError(f'{scan.stem}: {problem}{others}')
 
 

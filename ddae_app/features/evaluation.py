@@ -8,17 +8,18 @@ would be classified below chance.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from ddae_app.errors import NotEvaluableError
 from ddae_app.evaluation import estimates
-from ddae_app.evaluation.biology import MIN_TRAINING_SCANS
+from ddae_app.evaluation.biology import MIN_KNOWN_SCANS, MIN_TRAINING_SCANS
 from ddae_app.evaluation.data import FOLDS, MIN_SUBJECTS
 from ddae_app.evaluation.estimates import Estimate, Score
 from ddae_app.evaluation.probes import Components, folds
+from ddae_app.features.matrix import counted
 from ddae_app.features.measures import variance_explained_by_site
 from ddae_app.features.people import CovariateDesign, RowLabels
 from ddae_app.methods.location_scale import blocks
@@ -93,7 +94,8 @@ def evaluate(
     for site in labels.site_names:
         if (n := labels.people_of(site)) < MIN_SUBJECTS or len(labels.site_names) < 2:
             raise NotEvaluableError(
-                f'site {site} of {len(labels.site_names)} has {n} people; expected two sites or '
+                f'site {site} of {len(labels.site_names)} has {counted(n, "person", "people")}; '
+                'expected two sites or '
                 f'more, and {MIN_SUBJECTS} people of each: add people, or leave the site out'
             )
     halves = folds(labels.sites, labels.subjects, 2, seed)
@@ -118,6 +120,17 @@ def evaluate(
             found['site_all'] = _over_all(candidate, labels, seed)
         results[name] = FeatureResult(found, outputs, explained)
     return results
+
+
+def not_predicted(measured: Collection[str]) -> list[str]:
+    """Why a measure of biology is not among those that were made, in sentences."""
+    return [
+        f'{what} is not predicted, so that the evaluation does not tell whether its effect is '
+        f'preserved: a probe learns from {MIN_TRAINING_SCANS} rows or more whose {what} is known '
+        f'and differs, which takes about {MIN_KNOWN_SCANS} in all'
+        for what, measure in (('age', 'age_r'), ('sex', 'sex'))
+        if measure not in measured
+    ]
 
 
 def site_from_demographics(labels: RowLabels, *, seed: int = 0) -> Estimate | None:

@@ -13,7 +13,7 @@ from ddae_app.features.checks import (
     check_units_of_rows,
     varying_features,
 )
-from ddae_app.features.matrix import FeatureMatrix, listed
+from ddae_app.features.matrix import FeatureMatrix, counted, listed
 from ddae_app.features.model import METHOD, FeatureModel, FeatureModelInfo
 from ddae_app.features.people import CovariateDesign, RowLabels, digest_of_rows
 from ddae_app.methods.location_scale import SiteRegression, refuse_confounding
@@ -87,7 +87,8 @@ def fit_model(
     repeated = len(labels.subjects) - len(np.unique(labels.subjects))
     if 0 < repeated < FEWEST_REPEATED:
         warnings.append(
-            f'only {repeated} rows are further sessions of a person, fewer than '
+            f'only {counted(repeated, "row is a", "rows are")} further '
+            f'{"session" if repeated == 1 else "sessions"} of a person, fewer than '
             f'{FEWEST_REPEATED}: all rows are taken as of different people'
         )
     longitudinal = repeated >= FEWEST_REPEATED
@@ -112,6 +113,7 @@ def fit_model(
         method=method,
         maps=table.maps,
         digest=digest_of_rows(table, labels),
+        persons=len(np.unique(labels.subjects)),
     )
     if method == METHOD:
         return FeatureModel(info, regression), warnings

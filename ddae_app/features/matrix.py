@@ -86,6 +86,11 @@ def row_name(participant: str, session: str | None) -> str:
     return f'sub-{participant}' + (f'_ses-{session}' if session else '')
 
 
+def counted(n: int, one: str, many: str = '') -> str:
+    """A number of things: 1 row, 2 rows."""
+    return f'{n:,} {one if n == 1 else many or f"{one}s"}'
+
+
 def listed(names: Sequence[str]) -> str:
     """The first few names, and how many more there are."""
     more = len(names) - MOST_NAMED

@@ -12,7 +12,7 @@ import safetensors.numpy
 
 from ddae_app.errors import ModelError, UsageError
 from ddae_app.features.checks import check_sizes, check_units_of, check_units_of_rows
-from ddae_app.features.matrix import FeatureMatrix, listed
+from ddae_app.features.matrix import FeatureMatrix, counted, listed
 from ddae_app.features.people import CovariateDesign, RowLabels
 from ddae_app.files import write_atomically
 from ddae_app.methods.location_scale import SiteEffects, SiteRegression
@@ -68,6 +68,9 @@ class FeatureModelInfo:
     digest : str
         Of the rows that it was fitted to (:func:`ddae_app.features.people.digest_of_rows`); empty
         in files of earlier versions.
+    persons : int
+        Whom it was fitted to, each counted once, also those who were at several sites; 0 in files
+        of earlier versions.
     """
 
     name: str
@@ -85,6 +88,7 @@ class FeatureModelInfo:
     method: str = METHOD
     maps: str = ''
     digest: str = ''
+    persons: int = 0
 
 
 @dataclass(frozen=True)
@@ -154,9 +158,10 @@ class FeatureModel:
         assert self.ddae is not None
         if (people := labels.people_of(site)) < FEWEST_TO_CALIBRATE:
             raise UsageError(
-                f'site {site} is unknown to the model {self.info.name!r}, and {people} people are '
-                f'too few to measure it; expected {FEWEST_TO_CALIBRATE}: add people, leave its '
-                'rows out, or fit again with them (train)'
+                f'site {site} is unknown to the model {self.info.name!r}, and '
+                f'{counted(people, "person is", "people are")} too few to measure it; expected '
+                f'{FEWEST_TO_CALIBRATE}: add people, leave its rows out, or fit again with them '
+                '(train)'
             )
         self._check_table(table)
         rows = np.flatnonzero(labels.sites == site)

@@ -479,6 +479,11 @@ def test_the_pages_and_the_measures(out):
     value = {(row['table'], row['measure']): float(row['value']) for row in rows}
     assert value['harmonized', 'site_variance'] < 0.02 < value['source', 'site_variance']
     assert 'vertex' in (out / 'group_thickness_features.html').read_text()
+    # Of so few people, probes of age and sex have too few to learn from.
+    assert ('source', 'age_r') not in value and ('source', 'sex') not in value
+    page = (out / 'group_thickness_features.html').read_text()
+    assert 'Age is not predicted, so that' in page and 'Sex is not predicted, so that' in page
+    assert 'a probe learns from 25 rows or more whose age is known' in page
     assert 'of 36 rows are marked' in (out / 'group_thickness_features.html').read_text()
 
 

@@ -6,6 +6,7 @@ import contextlib
 import io
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -20,6 +21,8 @@ from ddae_app.features.fit import fit_model
 from ddae_app.features.measures import variance_explained_by_site
 from ddae_app.features.model import FeatureModel
 from ddae_app.features.people import CovariateDesign, RowLabels, natural_spline
+from ddae_app.levels.features.page import methods_text
+from ddae_app.levels.features.used import UsedModel
 from tests.features.simulated import labels_of, table_of, truth_of, with_sites
 
 N = 40
@@ -256,7 +259,7 @@ def test_without_own_intercepts_sessions_are_as_other_people(table, labels):
     again.subjects[1] = again.subjects[0]
     model, warnings = fit_model(table, again, name='m')
     assert not model.info.longitudinal
-    assert any('only 1 rows are further sessions' in line for line in warnings)
+    assert any('only 1 row is a further session of' in line for line in warnings)
 
 
 def test_what_is_saved_comes_back(table, labels, model, tmp_path):
@@ -349,6 +352,19 @@ def test_features_that_do_not_vary_stay(table, labels):
     only = table_of(values[:, -2:], labels, ['same', 'field'])
     with pytest.raises(UsageError, match='no feature varies within each site'):
         fit_model(only, labels, name='m')
+
+
+def test_a_person_at_two_sites_is_one_person():
+    labels = labels_of(12, sessions=2)
+    moved = np.where(np.arange(len(labels.sites)) % 2, np.roll(labels.sites, 24), labels.sites)
+    labels = replace(labels, sites=moved)
+    model, _ = fit_model(table_of(truth_of(labels), labels), labels, name='m')
+    assert model.info.people == (24, 24, 24) and model.info.persons == 36
+    text = methods_text(UsedModel(Path('m'), model, '0' * 64), None)
+    assert 'was fitted to 36 people of 3 sites' in str(text)
+    earlier = replace(model, info=replace(model.info, persons=0))
+    text = methods_text(UsedModel(Path('m'), earlier, '0' * 64), None)
+    assert 'was fitted to 72 rows of people of 3 sites' in str(text)
 
 
 def test_features_that_do_not_vary_at_one_site_stay(table, labels):

@@ -17,6 +17,7 @@ from ddae_app.features.evaluation import (
     FeatureResult,
     Refit,
     evaluate,
+    not_predicted,
     site_from_demographics,
 )
 from ddae_app.features.fit import fit_model
@@ -106,6 +107,9 @@ def run_group(settings: Settings) -> int:
     write_atomically(files.group_table, to_tsv(_rows(results)))
     estimates = {name: result.estimates for name, result in results.items()}
     measured = set().union(*estimates.values())
+    missing = not_predicted(measured)
+    for line in missing:
+        log.warning('%s', line)
     constant = [
         n for n, v in zip(inputs.table.features, _fixed(inputs, harmonized), strict=True) if v
     ]
@@ -122,7 +126,7 @@ def run_group(settings: Settings) -> int:
             version=__version__,
             headline=headline,
             protocol=PROTOCOL,
-            warnings=[sentence(line) for line in (*inputs.warnings, *cautions)],
+            warnings=[sentence(line) for line in (*inputs.warnings, *cautions, *missing)],
             chance=chance,
             demographics=site_from_demographics(labels, seed=settings.random_seed),
             methods=estimates,

@@ -11,7 +11,7 @@ from ddae_app.bids.layout import ModelFiles, RunFiles
 from ddae_app.errors import ModelError, UsageError
 from ddae_app.features.checks import check_people
 from ddae_app.features.fit import fit_model
-from ddae_app.features.matrix import FeatureMatrix
+from ddae_app.features.matrix import FeatureMatrix, counted
 from ddae_app.features.measures import became_negative
 from ddae_app.features.model import METHOD, read_features_info
 from ddae_app.features.people import RowLabels
@@ -302,8 +302,9 @@ def _doubts(
         beyond = int(((ages < info.ages[0]) | (ages > info.ages[1])).sum())
         if beyond:
             lines.append(
-                f'{beyond} rows are of ages beyond {info.ages[0]:.1f} to {info.ages[1]:.1f} '
-                'years, to which the model was fitted: what age does there is extrapolated'
+                f'{counted(beyond, "row is of an age", "rows are of ages")} beyond '
+                f'{info.ages[0]:.1f} to {info.ages[1]:.1f} years, to which the model was '
+                'fitted: what age does there is extrapolated'
             )
     same = info.constant
     if table.maps:  # the edge of the medial wall may be another than in the people of the model
@@ -313,9 +314,11 @@ def _doubts(
     negative = became_negative(table.values, values)
     if negative.any():
         names = [table.features[i] for i in np.flatnonzero(negative)]
+        what = table.told(names)
+        if not table.maps:
+            what = f'{"column" if len(names) == 1 else "columns"} {what}'
         lines.append(
-            f'negative values in {table.told(names)} ({int(negative.sum())} in all), where the '
-            f'source has none: {used.model.label} knows no lower end; look at these before using '
-            'them'
+            f'{counted(int(negative.sum()), "negative value")} in {what}, where the source has '
+            f'none: {used.model.label} knows no lower end; look at these before using them'
         )
     return lines

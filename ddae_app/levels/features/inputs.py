@@ -115,7 +115,7 @@ def read_inputs(settings: Settings) -> FeatureInputs:
         warnings = [*table.left_out, *warnings]
     for line in warnings:
         log.warning('%s', line)
-    check_understood(cohort, rows)
+    check_understood(cohort, rows, 'row')
     people = read_table(bids_dir / 'participants.tsv', 'participant_id', 'sub-')
     _check_known(settings, table.path, cohort, rows, people)
     _check_no_covariates(table, people, from_stats=source is not None)

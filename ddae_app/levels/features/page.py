@@ -61,7 +61,11 @@ def write_page(
         'Rows': f'{len(table.participants)} of {len(set(table.participants))} people',
         'Vertices' if table.maps else 'Features': f'{len(table.features)}'
         + (' outside the medial wall' if table.maps else '')
-        + (f', of which {constant} stay as they are' if constant else ''),
+        + (
+            f', of which {constant} {"stays as it is" if constant == 1 else "stay as they are"}'
+            if constant
+            else ''
+        ),
         'Missing values': f'{missing} ({missing / table.values.size:.1%}), also in the output'
         if missing
         else 'none',
@@ -196,13 +200,17 @@ def methods_text(used: UsedModel, target: str | None) -> str:
     if info.maps:
         what = f'Maps of {info.maps} ({len(info.features)} vertices of both hemispheres)'
     how = _ddae_in_words(info) if used.model.ddae else _combat_in_words(info)
-    fitted = sum(info.people[: len(used.fitted_sites)])
+    sites = len(used.fitted_sites)
+    # What a model of an earlier version does not say is how many were at several sites.
+    fitted = (
+        f'{info.persons} people' if info.persons else f'{sum(info.rows[:sites])} rows of people'
+    )
     here = ', '.join(used.calibrated)
     return (
         f'{what} were harmonized with {how}, while age{age} and sex were '
         f'protected{longitudinal}. All sites were brought to {target_in_words(target)}. '
-        f'The model {info.name} (SHA-256 {used.sha256[:16]}) was fitted to {fitted} '
-        f'people of {len(used.fitted_sites)} sites.'
+        f'The model {info.name} (SHA-256 {used.sha256[:16]}) was fitted to {fitted} of '
+        f'{sites} sites.'
         + (f' The appearance of {here} was measured in the rows at hand.' if here else '')
         + (_places_in_words(info.maps) if used.model.ddae and info.maps else '')
     )
