@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from hashlib import sha256
 
 import numpy as np
 
@@ -160,6 +161,20 @@ def check_sizes(table: FeatureMatrix) -> None:
             f'{np.nanmax(largest):.3g}, too large to compute with; expected numbers of anatomy: '
             'mend these cells, or write n/a'
         )
+
+
+def same_values(table: FeatureMatrix) -> list[str]:
+    """Rows with the same values in all of five features or more, in sentences: one is a copy."""
+    found: dict[bytes, list[str]] = {}
+    for name, row in zip(table.names, table.values, strict=True):
+        if np.isfinite(row).sum() >= SO_MANY:
+            found.setdefault(sha256(row.tobytes()).digest(), []).append(name)
+    return [
+        f'{listed(names)} have the same values in all {len(table.features):,} features, so that '
+        'all but one are copies; look where they come from'
+        for names in found.values()
+        if len(names) > 1
+    ]
 
 
 def check_units_of_rows(table: FeatureMatrix) -> None:

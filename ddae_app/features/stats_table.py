@@ -20,6 +20,7 @@ from ddae_app.features.matrix import listed
 from ddae_app.features.stats import AGAIN, StatsFile, read_stats
 from ddae_app.features.table import PERSON, SESSION, FeatureTable
 from ddae_app.files import not_fetched
+from ddae_app.settings import SURFER_STATS
 
 ASEG = 'aseg'
 HEMISPHERES = {'lh': 'left', 'rh': 'right'}
@@ -106,6 +107,12 @@ def file_names(what: str) -> list[tuple[str, ...]]:
     return [tuple(f'{side}.{name}.stats' for side in HEMISPHERES) for name in names]
 
 
+def _others(recons: Sequence[Recon]) -> str:
+    """Of which words there are files, in a part of a message; empty if of none."""
+    there = [what for what in SURFER_STATS if any(not _choose(what, recon)[1] for recon in recons)]
+    return f'; there are those for --features {" or ".join(there)}' if there else ''
+
+
 def read_stats_table(what: str, recons: Sequence[Recon], path: Path) -> StatsTable:
     """Read the stats files of all recons.
 
@@ -138,7 +145,7 @@ def read_stats_table(what: str, recons: Sequence[Recon], path: Path) -> StatsTab
     if not chosen:
         raise UsageError(
             f'no stats of {what} in {listed([str(recon.stats) for recon in recons])}; expected '
-            f'{expected}'
+            f'{expected}' + _others(recons)
         )
     for slot in range(len(file_names(what)[0])):
         _check_regions([files[slot] for _, files in chosen])

@@ -216,7 +216,7 @@ def test_its_table_and_the_page(failed_run):
     assert all(said[name]['Description'] for name in NAMES)
     page = (out / 'aparc_features.html').read_text()
     assert 'Anatomy guard: 1 of 72 rows is marked (sub-010)' in page
-    assert '<td><code>sub-010</code></td><td class="whole">A</td>' in page
+    assert '<td><code>sub-010</code></td><td class="site">A</td>' in page
 
 
 def test_a_run_twice_gives_the_same(failed_run, capsys):
@@ -248,11 +248,11 @@ def test_the_group_page_tells_what_the_participant_level_found(failed_run, tmp_p
 
     text = part()
     assert 'Anatomy guard: 1 of 72 rows is marked (sub-010). Marked rows take part' in text
-    assert '<td><code>sub-010</code></td><td class="whole">A</td>' in text
+    assert '<td><code>sub-010</code></td><td class="site">A</td>' in text
     assert '<a href="features/aparc_desc-anatomy.tsv">' in text
     written = path.read_text()
     path.write_text(written.replace('sub-010\tA', 'sub-010\tQ'))
-    assert '<td class="whole">Q</td>' in part()
+    assert '<td class="site">Q</td>' in part()
     for spoiled in (
         written.partition('sub-010')[0],
         *(written.replace(name, 'x', 1) for name in ('anatomy_share', 'source_site', 'sub-011')),

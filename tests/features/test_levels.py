@@ -78,7 +78,7 @@ def test_the_pages(out):
     page = (out / 'aparc_features.html').read_text()
     assert 'Table aparc, harmonized' in page and 'site B, whose own values stay' in page
     assert 'data:image/png;base64,' in page and 'Johnson et al., 2007' in page
-    assert '<td>A</td><td>24</td><td>24</td>' in page
+    assert '<td class="site">A</td><td>24</td><td>24</td>' in page
     group = (out / 'group_aparc_features.html').read_text()
     assert 'combat, cross-fitted' in group and 'site_linear' in group
     card = (out / 'models' / 'aparc_features_MODEL.md').read_text()
@@ -493,6 +493,28 @@ def test_the_methods_text_is_written_for_papers(out):
 def test_a_page_says_sentences(tmp_path):
     assert sentence('site A has 3 people') == 'Site A has 3 people.'
     assert sentence('participants.tsv has no row') == 'participants.tsv has no row.'
+
+
+def test_what_was_harmonized_is_not_harmonized_again(bids_dir, out, tmp_path, capsys):
+    path = out / 'features' / 'aparc_desc-harmonized.tsv'
+    line = refused(capsys, 2, bids_dir, tmp_path / 'out', 'participant', path)
+    assert 'aparc_desc-harmonized.tsv: harmonized already (ComBat from bids:features:' in line
+    assert 'as aparc_desc-harmonized.json says; give the table that it was made from' in line
+    path.with_suffix('.json').rename(path.with_suffix('.moved'))
+    try:  # as of one that was copied alone, nobody knows
+        assert run(bids_dir, tmp_path / 'out', 'participant', path) == 0
+    finally:
+        path.with_suffix('.moved').rename(path.with_suffix('.json'))
+
+
+def test_copies_are_told(bids_dir, labels, values, tmp_path, capsys):
+    twice = values.copy()
+    twice[[5, 40]] = twice[7]
+    table = write_table(tmp_path / 't.tsv', twice, labels)
+    assert run(bids_dir, tmp_path / 'out', 'participant', table) == 0
+    line = 'sub-005, sub-007, sub-040 have the same values in all 12 features, so that'
+    assert line in logged(capsys)
+    assert line in (tmp_path / 'out' / 't_features.html').read_text()
 
 
 def test_doubtful_results_are_told(bids_dir, labels, tmp_path, capsys):

@@ -111,7 +111,9 @@ def test_fastsurfer(tmp_path):
     assert 'lh_insula_thickness' in cortex.table.features
     assert set(cortex.versions) == {'mris_anatomical_stats 7.4.1, FastSurfer'}
     with pytest.raises(
-        UsageError, match=r'no stats of aparc in .*; expected lh\.aparc\.stats and'
+        UsageError,
+        match=r'no stats of aparc in .*; expected lh\.aparc\.stats and rh.*; there are those for '
+        '--features aparc.DKTatlas or aseg',
     ):
         _read(tmp_path)
 

@@ -16,6 +16,7 @@ from ddae_app.bids.cohort import Cohort, read_cohort
 from ddae_app.bids.covariates import AGE_COLUMNS, SEX_COLUMNS, SITE_COLUMNS
 from ddae_app.bids.dataset import file_of
 from ddae_app.bids.feature_files import FeatureFiles, table_name
+from ddae_app.bids.layout import sidecar
 from ddae_app.bids.metadata import ScanMetadata
 from ddae_app.bids.query import check_description
 from ddae_app.bids.scan import Scan
@@ -27,6 +28,7 @@ from ddae_app.engine.inputs import (
     derivatives,
 )
 from ddae_app.errors import ModelError, UsageError
+from ddae_app.features.checks import same_values
 from ddae_app.features.maps import SurfaceMaps, read_surface_maps
 from ddae_app.features.matrix import listed
 from ddae_app.features.model import read_features_info
@@ -38,6 +40,9 @@ from ddae_app.levels.features.source import read_source
 from ddae_app.settings import Settings
 
 log = logging.getLogger('ddae_app')
+
+METHOD_ENTRY = 'HarmonizationMethod'
+"""In the sidecar of what was harmonized."""
 
 
 @dataclass(frozen=True)
@@ -111,6 +116,7 @@ def read_inputs(settings: Settings) -> FeatureInputs:
         log.info('%s', line)
     # A dataset whose scans are elsewhere has no folders of people.
     warnings = understood.warnings(replace(cohort, without_folder=()), rows, metadata)
+    warnings += same_values(table)
     if isinstance(table, SurfaceMaps):
         warnings = [*table.left_out, *warnings]
     for line in warnings:
@@ -151,7 +157,20 @@ def _read(settings: Settings, path: Path) -> tuple[FeatureTable | SurfaceMaps, l
         folders = [folder for _, folder in derivatives(settings)]
         people = {label.removeprefix('sub-') for label in settings.select.participant_label}
         return read_surface_maps(folders, measure, people)
+    _check_not_harmonized(path)
     return read_feature_table(path), []
+
+
+def _check_not_harmonized(path: Path) -> None:
+    """Refuse what an earlier run harmonized, as its sidecar says: twice is too much."""
+    said = sidecars.read(path)
+    if METHOD_ENTRY in said:
+        sources = said.get('Sources')
+        made_of = f' from {sources[0]}' if isinstance(sources, list) and sources else ''
+        raise UsageError(
+            f'--features {path}: harmonized already ({said[METHOD_ENTRY]}{made_of}), as '
+            f'{sidecar(path).name} says; give the table that it was made from'
+        )
 
 
 def _check_no_covariates(
