@@ -144,6 +144,12 @@ def _read_cells(path: Path) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
     lines = [line for line in lines if any(line)]
     header = lines[0] if lines else ()
     if PERSON not in header:
+        if len(header) == 1 and ';' in header[0]:
+            raise UsageError(
+                f'{path}: the columns are separated by semicolons; save the table with '
+                f'{"tabs" if delimiter != "," else "commas"} between columns, and with decimal '
+                'points in its numbers'
+            )
         found = ', '.join(header[:MOST_NAMED]) or 'nothing'
         raise UsageError(
             f'{path}: no column {PERSON} (found {found}{", ..." * (len(header) > MOST_NAMED)}); '

@@ -62,6 +62,10 @@ def test_what_is_missing_is_not_zero(tmp_path, word):
         ('ID\tx\n01\t1\n', 'no column participant_id .found ID, x.; call the column'),
         ('participant_id,x\n01,1\n', 'no column participant_id .*separate columns by tabs'),
         ('', 'no column participant_id .found nothing'),
+        (
+            'participant_id;x\n01;1,5\n',
+            'separated by semicolons; save the table with tabs .* points',
+        ),
         ('participant_id\tx\n', 'no rows; expected one for each person'),
         ('participant_id\n01\n', 'no column but participant_id; expected columns of features'),
         ('participant_id\tx\tx\n01\t1\t1\n', 'several columns x; rename or remove'),
