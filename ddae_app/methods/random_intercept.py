@@ -70,7 +70,7 @@ def _lowest(
     """Where so many functions are lowest between 0 and ``MOST_SHARED``, and how low.
 
     Golden-section search (Kiefer 1953, doi 10.1090/S0002-9939-1953-0055639-3) of all together: one
-    by one takes half an hour for the vertices of fsaverage.
+    by one takes many times as long, minutes for the vertices of fsaverage.
     """
     low, high = np.zeros(count), np.full(count, MOST_SHARED)
     a, b = high - GOLDEN * (high - low), low + GOLDEN * (high - low)
