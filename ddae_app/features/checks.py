@@ -180,7 +180,8 @@ def same_values(table: FeatureMatrix) -> list[str]:
 def check_units_of_rows(table: FeatureMatrix) -> None:
     """Refuse rows in other units than those of most people, in five features or more.
 
-    A single small or large value may be real, as of lesions. Maps are checked when they are read.
+    A single small or large value may be real, and so may many in features of which people have
+    more and less by orders of magnitude, as of lesions. Maps are checked when they are read.
 
     Raises
     ------
@@ -192,10 +193,13 @@ def check_units_of_rows(table: FeatureMatrix) -> None:
     positive = np.where(table.values > 0, table.values, np.nan)
     known = ~np.isnan(positive)
     here = known.any(axis=0)
-    usual = np.nanquantile(positive[:, here], 0.5, axis=0, method='lower')
+    quartiles = np.nanquantile(positive[:, here], (0.25, 0.5, 0.75), axis=0, method='lower')
+    low, usual, high = quartiles
+    # On one side at least, also where up to half of the rows are in other units.
+    narrow = np.minimum(high / usual, usual / low) < LIKE_THOUSAND
     apart = np.log(positive[:, here] / usual) / np.log(THOUSAND)
     powers = np.round(apart)
-    near = np.abs(apart - powers) < np.log(LIKE_THOUSAND) / np.log(THOUSAND)
+    near = narrow & (np.abs(apart - powers) < np.log(LIKE_THOUSAND) / np.log(THOUSAND))
     others: dict[int, list[str]] = {}
     for name, row, fine in zip(table.names, powers, near, strict=True):
         found, counts = np.unique(row[fine & (row != 0)], return_counts=True)

@@ -429,6 +429,15 @@ def test_other_units_of_some_rows(table, labels, model, factor, than):
     fit_model(mixed, labels, name='m')  # four features may be odd for another reason
 
 
+def test_a_row_of_few_lesions_is_in_no_other_unit(labels):
+    """In features that differ between people by orders of magnitude, all of them at once."""
+    rng = np.random.default_rng(9)
+    burden = rng.normal(7, 2, (len(labels.sites), 1))
+    values = np.exp(burden + rng.normal(0, 0.3, (len(labels.sites), 8)))
+    values[3] = np.median(values, axis=0) / 1000
+    fit_model(table_of(values, labels), labels, name='m')
+
+
 def test_other_units_than_those_of_the_model(table, labels, model):
     values = table.values.copy()
     values[labels.sites == 'B', 0] *= 1000
