@@ -33,10 +33,12 @@ class StopRequest(BaseException):  # noqa: N818 - like KeyboardInterrupt, it is 
     ----------
     number : int
         The signal, one of ``STOP_SIGNALS``.
+    resumes : bool
+        Whether the same command goes on where this one was stopped.
     """
 
     def __init__(self, number: int) -> None:
-        self.number = number
+        self.number, self.resumes = number, True
 
     @property
     def exit_code(self) -> int:
@@ -92,7 +94,7 @@ def run_apart(work: Callable[[], int]) -> int:
     if code < 0:
         raise DdaeError(
             f'the run crashed with {signal.Signals(-code).name} in a library; run the same '
-            'command again to resume, and report it if that happens again'
+            'command again, and report it if that happens again'
         )
     return code
 

@@ -167,7 +167,7 @@ class _DatasetReader:
             if other:
                 fault = (
                     f'participants.tsv has no row of sub-{scan.participant}, but one of '
-                    f'sub-{other[0]}, of whom there is no folder; write both alike'
+                    f'sub-{other[0]}, which may be the same person; write both alike'
                 )
                 person = replace(person, fault=fault)
         if not scan.session:

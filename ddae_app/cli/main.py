@@ -71,7 +71,8 @@ def _report(work: Callable[[], int], output_dir: Path | str | None) -> int:
         log.error('%s', error)
         return error.exit_code
     except StopRequest as stop:
-        log.error('%s; run the same command again to resume', stop)
+        then = ' to resume' if stop.resumes else ', which starts anew'
+        log.error('%s; run the same command again%s', stop, then)
         return stop.exit_code
     except Exception as error:
         shortage = _shortage(error, output_dir)
@@ -86,7 +87,7 @@ def _shortage(error: Exception, output_dir: Path | str | None) -> str | None:
     if isinstance(error, OSError) and error.errno in DISK_ERRORS:
         return (
             f'{error.filename or output_dir}: {error.strerror}; free some disk space and run the '
-            'same command again to resume'
+            'same command again'
         )
     return lack_of_memory(f'{type(error).__name__}: {error}')
 
@@ -229,7 +230,11 @@ def _run(settings: Settings, command: str, run_level: RunLevel) -> int:
     runtime.log_to_file(logs.log)
     log.info('ddae-app %s, run %s', __version__, run_id)
     log.debug('command: ddae-app %s', command)
-    return run_level(settings, logs)
+    try:
+        return run_level(settings, logs)
+    except StopRequest as stop:
+        stop.resumes = not settings.table.features
+        raise
 
 
 def _with_model(settings: Settings) -> Settings:

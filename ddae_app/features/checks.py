@@ -120,6 +120,14 @@ def varying_features(
     return *kinds, [site for site, some in zip(labels.site_names, same, strict=True) if some]
 
 
+def without_variation(table: FeatureMatrix, rows: np.ndarray) -> list[str]:
+    """The features that have two values or more in some rows, and all of these the same."""
+    values = table.values[rows]
+    known = (~np.isnan(values)).sum(axis=0) >= FEWEST_VALUES
+    same = known & (np.fmin.reduce(values) == np.fmax.reduce(values))
+    return [table.features[i] for i in np.flatnonzero(same)]
+
+
 def _check_counts(
     table: FeatureMatrix, labels: RowLabels, counts: np.ndarray, varies: np.ndarray, estimated: int
 ) -> None:
@@ -164,40 +172,45 @@ def check_sizes(table: FeatureMatrix) -> None:
 
 
 def same_values(table: FeatureMatrix) -> list[str]:
-    """Rows with the same values in all of five features or more, in sentences: one is a copy."""
-    found: dict[bytes, list[str]] = {}
-    for name, row in zip(table.names, table.values, strict=True):
-        if np.isfinite(row).sum() >= SO_MANY:
-            found.setdefault(sha256(row.tobytes()).digest(), []).append(name)
+    """Rows with the same values in all features, in sentences: one is a copy.
+
+    Those of fewer than five different values beside 0, as of lesions or ratings, may agree by
+    chance.
+    """
+    found: dict[bytes, list[int]] = {}
+    for i, row in enumerate(table.values):
+        found.setdefault(sha256(row.tobytes()).digest(), []).append(i)
     return [
-        f'{listed(names)} have the same values in all {len(table.features):,} features, so that '
-        'all but one are copies; look where they come from'
-        for names in found.values()
-        if len(names) > 1
+        f'{listed([table.names[i] for i in rows])} have the same values in all '
+        f'{len(table.features):,} features, so that all but one are copies; look where they come '
+        'from'
+        for rows in found.values()
+        if len(rows) > 1 and len(np.unique(_beside_zero(table.values[rows[0]]))) >= SO_MANY
     ]
+
+
+def _beside_zero(row: np.ndarray) -> np.ndarray:
+    return row[np.isfinite(row) & (row != 0)]
 
 
 def check_units_of_rows(table: FeatureMatrix) -> None:
     """Refuse rows in other units than those of most people, in five features or more.
 
     A single small or large value may be real, and so may many in features of which people have
-    more and less by orders of magnitude, as of lesions. Maps are checked when they are read.
+    more and less by orders of magnitude, as of lesions, or with values below 0. Maps are checked
+    when they are read.
 
     Raises
     ------
     UsageError
         With the rows.
     """
-    if table.maps:
+    here = (table.values > 0).any(axis=0) & ~(table.values < 0).any(axis=0)
+    if table.maps or not here.any():
         return
-    positive = np.where(table.values > 0, table.values, np.nan)
-    known = ~np.isnan(positive)
-    here = known.any(axis=0)
-    quartiles = np.nanquantile(positive[:, here], (0.25, 0.5, 0.75), axis=0, method='lower')
-    low, usual, high = quartiles
-    # On one side at least, also where up to half of the rows are in other units.
-    narrow = np.minimum(high / usual, usual / low) < LIKE_THOUSAND
-    apart = np.log(positive[:, here] / usual) / np.log(THOUSAND)
+    positive = np.where(table.values[:, here] > 0, table.values[:, here], np.nan)
+    usual, narrow = usual_sizes(positive)
+    apart = np.log(positive / usual) / np.log(THOUSAND)
     powers = np.round(apart)
     near = narrow & (np.abs(apart - powers) < np.log(LIKE_THOUSAND) / np.log(THOUSAND))
     others: dict[int, list[str]] = {}
@@ -292,6 +305,21 @@ def check_units_of(
             f'{times(factor)} {than} than those that the model was fitted to, as if in other '
             'units; convert them to the units of the model'
         )
+
+
+def usual_sizes(sizes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The size that most rows have, and whether most are about as large, each of shape (P,).
+
+    On one side at least, also where up to half of the rows are in other units.
+
+    Parameters
+    ----------
+    sizes : np.ndarray, shape (N, P)
+        0 or more; NaN where not known.
+    """
+    low, usual, high = np.nanquantile(sizes, (0.25, 0.5, 0.75), axis=0, method='lower')
+    narrow = (high < LIKE_THOUSAND * usual) | (usual < LIKE_THOUSAND * low)
+    return usual, narrow
 
 
 def unit_factor(larger: float, smaller: float) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from ddae_app.bids.surface_files import MESHES, NATIVE, WHERE, MapFile, find_maps
 from ddae_app.errors import UsageError
-from ddae_app.features.checks import times, unit_factor
+from ddae_app.features.checks import times, unit_factor, usual_sizes
 from ddae_app.features.matrix import FeatureMatrix, folders_left_out, listed, row_name
 from ddae_app.imaging.surfaces import HEMISPHERES, read_maps
 
@@ -91,7 +91,10 @@ class SurfaceMaps(FeatureMatrix):
 
 
 def read_surface_maps(
-    folders: Sequence[Path], measure: str, people: Collection[str] = ()
+    folders: Sequence[Path],
+    measure: str,
+    people: Collection[str] = (),
+    cortex: Collection[str] = (),
 ) -> tuple[SurfaceMaps, list[str]]:
     """Find and read the maps of a measure.
 
@@ -107,6 +110,9 @@ def read_surface_maps(
     people : collection of str
         Labels without ``sub-``, of whom the maps are read; of all where none is given. The mesh is
         that of all.
+    cortex : collection of str
+        Vertices that are no medial wall, whatever these maps have there: those of a model, so that
+        no map depends on who else is read.
 
     Returns
     -------
@@ -158,17 +164,18 @@ def read_surface_maps(
     values, sizes = _read(rows, found, measure, mesh)
     if mesh == NATIVE:  # what is on one mesh by its numbers bears no name
         mesh = next((m for m, n in MESHES.items() if sizes == (n, n)), NATIVE)
-    cortex = np.zeros(values.shape[1], dtype=bool)
+    labels = [f'{h}{i}' for h, n in zip(HEMISPHERES, sizes, strict=True) for i in range(n)]
+    known = frozenset(cortex)
+    takes_part = np.array([label in known for label in labels])
     for row in values:
-        cortex |= (row != 0) & ~np.isnan(row)
-    vertices = np.flatnonzero(cortex)
+        takes_part |= (row != 0) & ~np.isnan(row)
+    vertices = np.flatnonzero(takes_part)
     values = values[:, vertices]
     if measure in ZERO_IS_MISSING:
         values[values == 0] = np.nan
     names = [row_name(*row) for row in rows]
     left = int(np.searchsorted(vertices, sizes[0]))
     _check_values(values, left, names, folders[0], measure)
-    labels = [f'{h}{i}' for h, n in zip(HEMISPHERES, sizes, strict=True) for i in range(n)]
     maps = SurfaceMaps(
         path=folders[0],
         participants=tuple(row[0] for row in rows),
@@ -237,8 +244,6 @@ def _check_values(
 
     The first `left` values of a row are of the left hemisphere.
     """
-    sides = {'left': slice(None, left), 'right': slice(left, None)}
-    sides = {side: part for side, part in sides.items() if values[:, part].shape[1]}
     for row, name in zip(values, names, strict=True):
         if n := int(np.isinf(row).sum()):
             raise UsageError(
@@ -246,22 +251,39 @@ def _check_values(
                 f'{"vertex" if n == 1 else "vertices"}; expected finite numbers, or NaN where it '
                 'is not known: make it again'
             )
-        if empty := [side for side, part in sides.items() if not np.nan_to_num(row[part]).any()]:
-            where = '' if len(empty) == len(sides) else f' in the {empty[0]} hemisphere'
-            raise UsageError(f'{folder}: {measure} of {name} has no values{where}; make it again')
-    sizes = np.array([_sizes_of(values[:, part]) for part in sides.values()])
-    usual = np.median(sizes, axis=1, keepdims=True)
+    sides = {'left': values[:, :left], 'right': values[:, left:]}
+    sides = {side: part for side, part in sides.items() if part.shape[1]}
+    sizes = np.column_stack([_sizes_of(part) for part in sides.values()])
+    _refuse_empty(np.isnan(sizes), tuple(sides), names, f'{folder}: {measure}')
+    usual, narrow = usual_sizes(sizes)
+    # Where people differ by orders of magnitude, as of lesions, a hemisphere of zeros is a value.
+    zeros = np.column_stack([_sizes_of(part, np.max) == 0 for part in sides.values()])
+    _refuse_empty(zeros & narrow & (usual > 0), tuple(sides), names, f'{folder}: {measure}')
     high, low = np.maximum(sizes, usual).ravel(), np.minimum(sizes, usual).ravel()
     factors = np.array(list(map(unit_factor, high, low))).reshape(sizes.shape)
-    if others := [names[i] for i in np.flatnonzero((factors > 1).any(axis=0))]:
-        first, side = np.argwhere(factors.T > 1)[0]
-        than = 'larger' if sizes[side, first] > usual[side, 0] else 'smaller'
+    other = narrow & (factors > 1)
+    if others := [names[i] for i in np.flatnonzero(other.any(axis=1))]:
+        first, side = np.argwhere(other)[0]
+        than = 'larger' if sizes[first, side] > usual[side] else 'smaller'
         raise UsageError(
-            f'{folder}: {measure} of {listed(others)} is about {times(factors[side, first])} '
+            f'{folder}: {measure} of {listed(others)} is about {times(factors[first, side])} '
             f'{than} than that of most people, as if in other units; convert their maps'
         )
 
 
-def _sizes_of(values: np.ndarray) -> np.ndarray:
-    """Median size of the known values of each row, shape (N,), float64."""
-    return np.array([np.median(np.abs(row[~np.isnan(row)])) for row in values], dtype=float)
+def _refuse_empty(
+    empty: np.ndarray, sides: Sequence[str], names: Sequence[str], what: str
+) -> None:
+    """Refuse the first person of whom a hemisphere is empty, by a mask of people and sides."""
+    for row, name in zip(empty, names, strict=True):
+        if row.any():
+            where = '' if row.all() else f' in the {sides[row.argmax()]} hemisphere'
+            raise UsageError(f'{what} of {name} has no values{where}; make it again')
+
+
+def _sizes_of(
+    values: np.ndarray, of: Callable[[np.ndarray], np.ndarray] = np.median
+) -> np.ndarray:
+    """Median size of the known values of each row, shape (N,), float64; NaN if there is none."""
+    known = (np.abs(row[~np.isnan(row)]) for row in values)
+    return np.array([of(sizes) if sizes.size else np.nan for sizes in known], dtype=float)

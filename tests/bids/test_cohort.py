@@ -111,7 +111,7 @@ def test_what_is_missing_of_a_site_is_told(people, known, lines, of, reason):
 def test_a_row_that_is_spelled_otherwise_is_no_missing_row(people, known, bids_dir):
     people('participant_id site', 'sub-1 A', 'sub-02 B', 'sub-2 C')
     assert known().fault == (
-        'participants.tsv has no row of sub-01, but one of sub-1, of whom there is no folder; '
+        'participants.tsv has no row of sub-01, but one of sub-1, which may be the same person; '
         'write both alike'
     )
     assert known(scan('02')).site == 'B'

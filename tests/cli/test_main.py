@@ -5,6 +5,7 @@ import json
 import os
 import pwd
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -18,6 +19,7 @@ from ddae_app.cli import runtime
 from ddae_app.cli.main import main, resolve
 from ddae_app.cli.runtime import default_model, own_work_dir
 from ddae_app.errors import UsageError
+from ddae_app.processes import StopRequest
 from ddae_app.settings import from_flat, read_flat, to_toml
 
 HEAVY = {'torch', 'nipype', 'ants', 'bids', 'numpy', 'pandas', 'nibabel', 'templateflow'}
@@ -391,3 +393,20 @@ def test_a_run_keeps_its_settings_and_its_log(settings, bids_dir, tmp_path, caps
     assert f'command: ddae-app {bids_dir}' in (logs / 'ddae-app.log').read_text()
     assert 'finished in' in capsys.readouterr().err
     assert _tree(bids_dir) == ['dataset_description.json', 'sub-01']
+
+
+@pytest.mark.parametrize(
+    ('flags', 'then'), [((), ' to resume'), (('--features', 't.tsv'), ', which starts anew')]
+)
+def test_what_the_same_command_does_after_a_stop(
+    bids_dir, tmp_path, capsys, monkeypatch, flags, then
+):
+    """Features are fitted, harmonized and evaluated in one go."""
+
+    def stopped(*_: object) -> int:
+        raise StopRequest(signal.SIGTERM)
+
+    monkeypatch.setattr(cli, '_run_level', stopped)
+    arguments = [str(bids_dir), str(tmp_path / 'out'), 'train', '-w', str(tmp_path / 'work')]
+    assert main([*arguments, *flags]) == 143
+    assert f'terminated; run the same command again{then}\n' in capsys.readouterr().err

@@ -148,6 +148,18 @@ def test_a_site_that_the_model_does_not_know_is_measured(out, newcomers, tmp_pat
     ]
     assert away[0] < away[1] / 3
     assert np.array_equal(written[~new], values[~new])  # of site A, the target
+
+
+def test_a_site_at_which_a_feature_does_not_vary_is_told(out, newcomers, tmp_path, capsys):
+    """As of zeros for what was not measured there, which are brought to the mean of people."""
+    labels, _, values = newcomers
+    bids_dir, path = write_dataset(tmp_path / 'bids', labels), out / 'models'
+    values[labels.sites == 'D', 4] = 0
+    table = write_table(tmp_path / 'new.tsv', values, labels)
+    flags = '--model', str(path / 'aparc_features.safetensors')
+    assert run(bids_dir, tmp_path / 'out', 'participant', table, *flags) == 0
+    line = 'no variation within site D, which was measured in these rows: f4; all values were'
+    assert line in capsys.readouterr().err
     page = (tmp_path / 'out' / 'new_features.html').read_text()
     assert 'The appearance of D was measured in the rows at hand' in page
 

@@ -7,6 +7,7 @@ import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,12 +16,21 @@ from ddae_app.bids.dataset import read_tsv
 from ddae_app.bids.layout import Layout
 from ddae_app.bids.validation import run_validator
 from ddae_app.cli.main import main
+from ddae_app.features.checks import same_values
 from ddae_app.features.model import FeatureModel
 from ddae_app.features.table import read_feature_table
 from ddae_app.files import digest_of
+from ddae_app.levels.features.harmonize import _other_people
 from ddae_app.levels.features.page import sentence
 from tests.features.commands import logged, refused, run
-from tests.features.simulated import labels_of, truth_of, with_sites, write_dataset, write_table
+from tests.features.simulated import (
+    labels_of,
+    table_of,
+    truth_of,
+    with_sites,
+    write_dataset,
+    write_table,
+)
 
 CONFIG = Path(__file__).parents[2] / 'bids_validator_config' / 'derivatives.json'
 
@@ -515,6 +525,41 @@ def test_copies_are_told(bids_dir, labels, values, tmp_path, capsys):
     line = 'sub-005, sub-007, sub-040 have the same values in all 12 features, so that'
     assert line in logged(capsys)
     assert line in (tmp_path / 'out' / 't_features.html').read_text()
+
+
+def test_rows_that_may_agree_by_chance_are_no_copies(labels, values):
+    """As of people without lesions, and of ratings from 0 to 3."""
+    rng = np.random.default_rng(0)
+    assert not same_values(table_of(np.zeros_like(values), labels))
+    assert not same_values(table_of(rng.integers(0, 4, (len(values), 2)).repeat(4, 1), labels))
+
+
+def test_other_people_of_a_model_that_measured_a_site():
+    """Those of a site that was measured in these rows are none of the model."""
+    labels = labels_of(30)
+    info = SimpleNamespace(name='m', people=(30, 20, 30))
+    used = SimpleNamespace(model=SimpleNamespace(info=info), fitted_sites=('A', 'B'))
+    here = labels.rows(np.flatnonzero((labels.sites != 'A') | (labels.persons < 2)))
+    lines = _other_people(used, here, 'remedy')
+    assert lines == [
+        'site A has 2 people, and 30 when the model was fitted: remedy',
+        'site B has 30 people, and 20 when the model was fitted: remedy',
+    ]
+
+
+def test_group_says_what_a_half_cannot_scale(bids_dir, labels, values, tmp_path, capsys):
+    """At one site, one person has another value than 0, so that in one half nobody has."""
+    sparse = np.abs(values)
+    of_site = np.flatnonzero(labels.sites == 'B')
+    sparse[of_site, 3] = 0
+    sparse[of_site[0], 3] = 5
+    table, out = write_table(tmp_path / 't.tsv', sparse, labels), tmp_path / 'out'
+    assert run(bids_dir, out, 'participant', table) == 0
+    assert 'stay unchanged' not in logged(capsys)
+    assert run(bids_dir, out, 'group', table) == 0
+    line = 'in a half of the people, f3 cannot be scaled at each site, so that what is cross-'
+    assert line in logged(capsys)
+    assert line[1:] in (out / 'group_t_features.html').read_text()
 
 
 def test_doubtful_results_are_told(bids_dir, labels, tmp_path, capsys):

@@ -373,6 +373,77 @@ def test_a_hemisphere_in_other_units_is_refused(tmp_path, labels, values):
         read_surface_maps([_written(tmp_path / 'b', labels, mixed)], 'thickness')
 
 
+def _lesions(folder: Path, labels) -> tuple[Path, np.ndarray]:
+    """Maps of a measure that is 0 nearly everywhere, of whom some have it on one side alone."""
+    rng = np.random.default_rng(5)
+    values = np.zeros((36, 2 * V), dtype=np.float32)
+    there = rng.random((36, 30)) < 0.7
+    values[:, V : V + 30] = np.where(there, rng.lognormal(0, 1, (36, 30)), 0)
+    values[::4, :30] = rng.lognormal(0, 1, (9, 30))
+    for person, row in zip(labels.subjects, values, strict=True):
+        FORMS['mgh'](folder, person, row)
+    for path in folder.glob('sub-*/surf/*.mgh'):
+        path.rename(path.with_name(path.name.replace('thickness', 'lesion')))
+    return folder, values
+
+
+def test_a_measure_that_is_zero_nearly_everywhere(tmp_path, labels, values):
+    """0 is a value there, also of a whole hemisphere, and people differ by orders of magnitude."""
+    folder, lesions = _lesions(tmp_path / 'a', labels)
+    maps, _ = read_surface_maps([folder], 'lesion')
+    assert np.array_equal(maps.values, lesions[:, maps.vertices])
+    burden = 10.0 ** np.linspace(-4, 4, 36)
+    spread = (np.abs(values) * burden[:, None]).astype(np.float32)
+    spread[5, V:] = 0
+    folder = _written(tmp_path / 'b', labels, spread, 'mgh')
+    for path in folder.glob('sub-*/surf/*.mgh'):
+        path.rename(path.with_name(path.name.replace('thickness', 'burden')))
+    assert len(read_surface_maps([folder], 'burden')[0].participants) == 36
+
+
+def test_a_hemisphere_of_zeros_is_refused_of_other_measures(tmp_path, labels, values):
+    failed = values - 2.4
+    failed[5, V:] = 0
+    folder = _written(tmp_path, labels, failed, 'mgh')
+    for path in folder.glob('sub-*/surf/*.mgh'):
+        path.rename(path.with_name(path.name.replace('thickness', 'curv')))
+    with pytest.raises(UsageError, match='curv of sub-005 has no values in the right hemisphere'):
+        read_surface_maps([folder], 'curv')
+
+
+def test_no_map_depends_on_who_else_is_read(bids_dir, labels, tmp_path):
+    """A vertex at which one person has 0 is no medial wall if the model harmonizes it."""
+    folder, _ = _lesions(tmp_path / 'maps', labels)
+    out = tmp_path / 'out'
+    command = [
+        str(bids_dir),
+        str(out),
+        'participant',
+        '--features',
+        'lesion',
+        '-d',
+        f'fs={folder}',
+    ]
+    assert main([*command, '-w', str(tmp_path / 'w')]) == 0
+    together = {p.name: p.read_bytes() for p in out.glob('sub-003/anat/*.gii')}
+    shutil.rmtree(out / 'sub-003')
+    assert main([*command, '-w', str(tmp_path / 'w'), '--participant-label', '003']) == 0
+    assert {p.name: p.read_bytes() for p in out.glob('sub-003/anat/*.gii')} == together
+
+
+def test_one_person_without_a_hemisphere_is_refused(
+    bids_dir, folder, labels, values, tmp_path, capsys
+):
+    out = tmp_path / 'out'
+    assert _run(bids_dir, out, 'train', folder) == 0
+    failed = values[3].copy()
+    failed[V:] = 0
+    job = tmp_path / 'job'
+    _gifti(job, '003', failed)
+    line = _refused(capsys, bids_dir, out, 'participant', job)
+    assert 'thickness of sub-003 has no values in the right hemisphere' in line
+
+
 def test_a_model_takes_the_maps_that_it_knows(tmp_path, labels, values):
     maps, _ = read_surface_maps([_written(tmp_path, labels, values)], 'thickness')
     model, _ = fit_model(maps, labels, name='m')
@@ -585,6 +656,14 @@ def test_participants_that_are_asked_for(bids_dir, folder, tmp_path, capsys):
     written = {p.name: p.read_bytes() for p in out.glob('sub-*/anat/*.gii')}
     assert len(written) == 4 and {n[:7] for n in written} == {'sub-003', 'sub-014'}
     assert all(together[name] == content for name, content in written.items())
+    for path in out.glob('sub-*'):
+        shutil.rmtree(path)
+    assert _run(bids_dir, out, 'participant', folder) == 0
+    assert _run(bids_dir, out, 'participant', folder, *asked) == 0
+    capsys.readouterr()
+    assert _run(bids_dir, out, 'group', folder) == 0
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if 'Anatomy' in line]
+    assert ' INFO Anatomy guard: thickness_desc-anatomy.tsv has 2 of these 36 rows' in line
     line = _refused(
         capsys, bids_dir, out, 'participant', folder, '--participant-label', '3', '014'
     )

@@ -17,6 +17,7 @@ from safetensors.numpy import save_file
 from scipy.interpolate import CubicSpline
 
 from ddae_app.errors import ModelError, UsageError
+from ddae_app.features.checks import check_units_of_rows
 from ddae_app.features.fit import fit_model
 from ddae_app.features.measures import variance_explained_by_site
 from ddae_app.features.model import FeatureModel
@@ -436,6 +437,22 @@ def test_a_row_of_few_lesions_is_in_no_other_unit(labels):
     values = np.exp(burden + rng.normal(0, 0.3, (len(labels.sites), 8)))
     values[3] = np.median(values, axis=0) / 1000
     fit_model(table_of(values, labels), labels, name='m')
+
+
+@pytest.mark.parametrize('kind', ['correlated', 'below 0', 'missing'])
+def test_no_unit_is_told_of_features_with_values_below_zero(table, labels, model, kind):
+    """A value near 0 is as usual there as any other, in all features that go together."""
+    rng = np.random.default_rng(0)
+    if kind == 'correlated':
+        common = rng.normal(size=(len(labels.sites), 1))
+        common[3] = np.median(common[common > 0]) / 1000
+        values = common * rng.uniform(0.9, 1.1, (len(labels.sites), 8))
+        values = table_of(values + 1e-9, labels)
+    else:
+        values = replace(
+            table, values=-table.values if kind == 'below 0' else table.values * np.nan
+        )
+    check_units_of_rows(values)
 
 
 def test_other_units_than_those_of_the_model(table, labels, model):

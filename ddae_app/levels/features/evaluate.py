@@ -85,7 +85,8 @@ def run_group(settings: Settings) -> int:
         log.warning('%s', line)
     method = next(n for n, m in METHODS.items() if m.label == said['HarmonizationMethod'])
     places = None if method == METHOD else _places(settings, inputs, said)
-    refit = partial(_refit, inputs, said, target, places, settings.random_seed)
+    kept: set[str] = set()
+    refit = partial(_refit, inputs, said, target, places, settings.random_seed, kept)
     candidates: dict[str, np.ndarray | Refit] = {
         SOURCE: inputs.table.values,
         HARMONIZED: harmonized,
@@ -107,12 +108,18 @@ def run_group(settings: Settings) -> int:
     write_atomically(files.group_table, to_tsv(_rows(results)))
     estimates = {name: result.estimates for name, result in results.items()}
     measured = set().union(*estimates.values())
-    missing = not_predicted(measured)
-    for line in missing:
-        log.warning('%s', line)
     constant = [
         n for n, v in zip(inputs.table.features, _fixed(inputs, harmonized), strict=True) if v
     ]
+    missing = not_predicted(measured)
+    if names := [n for n in inputs.table.features if n in kept and n not in constant]:
+        missing.append(
+            f'in a half of the people, {inputs.table.told(names)} cannot be scaled at each site, '
+            'so that what is cross-fitted has the source there, and less is harmonized than in '
+            'what was written'
+        )
+    for line in missing:
+        log.warning('%s', line)
     cross_fitted = results[_cross_fitted(method)].outputs
     explained = [results[name].explained for name in (SOURCE, _cross_fitted(method))]
     features = feature_facts(inputs.table, cross_fitted, explained, constant)
@@ -178,10 +185,14 @@ def _refit(
     target: str | None,
     places: np.ndarray | None,
     seed: int,
+    kept: set[str],
     method: str,
     rows: np.ndarray,
 ) -> np.ndarray:
-    """Fit a method to some rows as the model was fitted, and apply that to all."""
+    """Fit a method to some rows as the model was fitted, and apply that to all.
+
+    The features that stay as they are, are added to `kept`.
+    """
     try:
         model, _ = fit_model(
             inputs.table.rows(rows),
@@ -198,6 +209,7 @@ def _refit(
         raise NotEvaluableError(
             f'{METHODS[method].label} cannot be fitted to half of the people: {e}'
         ) from e
+    kept.update(model.info.constant)
     return model.harmonized(inputs.table, inputs.labels, target)
 
 

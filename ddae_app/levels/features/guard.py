@@ -203,12 +203,19 @@ def read_guard(inputs: FeatureInputs, said: Mapping[str, object]) -> Guard:
     made, now = sidecars.read(path), _made_of(inputs, said['TargetSite'], said.get('ModelSHA256'))
     if not path.is_file():
         return _not_known(f'{path.name} is not there', logging.INFO)
-    if any(made.get(name) != value for name, value in now.items()):
+    found = _rows_of(path)
+    others = [name for name, value in now.items() if made.get(name) != value]
+    if others == ['RowsSHA256'] and inputs.table.maps and {*found} < {*inputs.table.names}:
+        return _without_rows(
+            f'{path.name} has {len(found)} of these {len(inputs.table.names)} rows, those of the '
+            'last run of the participant level; what was found in each map stands in its JSON',
+            logging.INFO,
+        )
+    if others:
         return _not_known(
             f'{path.name} is not of these rows and this harmonization, but of earlier ones',
             logging.WARNING,
         )
-    found = _rows_of(path)
     if sorted(found) != sorted(inputs.table.names):
         return _not_known(f'{path.name} is damaged', logging.WARNING)
     names, rows = list(found), list(found.values())
@@ -266,7 +273,11 @@ def _rows_of(path: Path) -> dict[str, dict[str, float | str]]:
 
 
 def _not_known(why: str, level: int) -> Guard:
-    line = sentence(f'anatomy guard: {why}; run the participant level again to have it')
+    return _without_rows(f'{why}; run the participant level again to have it', level)
+
+
+def _without_rows(why: str, level: int) -> Guard:
+    line = sentence(f'anatomy guard: {why}')
     log.log(level, '%s', line)
     return Guard(line, [], 0, '', None)
 

@@ -9,7 +9,7 @@ import numpy as np
 from ddae_app.bids.dataset import dataset_name, locked
 from ddae_app.bids.layout import ModelFiles, RunFiles
 from ddae_app.errors import ModelError, UsageError
-from ddae_app.features.checks import check_people
+from ddae_app.features.checks import check_people, without_variation
 from ddae_app.features.fit import fit_model
 from ddae_app.features.matrix import FeatureMatrix, counted
 from ddae_app.features.measures import became_negative
@@ -254,7 +254,7 @@ def _other_people(used: UsedModel, labels: RowLabels, remedy: str) -> list[str]:
         (site, labels.people_of(site), then)
         for site, then in zip(used.fitted_sites, info.people, strict=False)
     ]
-    if sum(now for _, now, _ in counts) * 2 < sum(info.people):
+    if sum(now for _, now, _ in counts) * 2 < sum(then for _, _, then in counts):
         now = ', '.join(f'{n} of {then} of site {site}' for site, n, then in counts if n)
         return [
             f'these rows are of less than half of the people that the model {info.name} was '
@@ -287,6 +287,13 @@ def _doubts(
         f'{labels.people_of(site)} people of these rows'
         for site in used.calibrated
     ]
+    for site in used.calibrated:
+        if same := without_variation(table, labels.sites == site):
+            lines.append(
+                f'no variation within site {site}, which was measured in these rows: '
+                f'{table.told(same)}; all values were brought to what is expected at the target, '
+                'also where there was nothing to measure (write n/a there)'
+            )
     part = bool(settings.select.participant_label)
     if settings.harmonize.model is None and not used.fitted_here and not part:
         remedy = 'it stays as it is; run train to fit it again'

@@ -156,9 +156,21 @@ def _read(settings: Settings, path: Path) -> tuple[FeatureTable | SurfaceMaps, l
     if measure := settings.table.measure:
         folders = [folder for _, folder in derivatives(settings)]
         people = {label.removeprefix('sub-') for label in settings.select.participant_label}
-        return read_surface_maps(folders, measure, people)
+        return read_surface_maps(folders, measure, people, _cortex_of_model(settings, path))
     _check_not_harmonized(path)
     return read_feature_table(path), []
+
+
+def _cortex_of_model(settings: Settings, measure: Path) -> tuple[str, ...]:
+    """The vertices that a stored model harmonizes; none where a run has no model yet."""
+    if settings.analysis_level != 'participant':
+        return ()
+    files = FeatureFiles(settings.output_dir, table_name(measure))
+    model = settings.harmonize.model or files.model(settings.train.model_name).model
+    with suppress(ModelError):  # it is told when the model is loaded
+        info = read_features_info(model) if model.is_file() else None
+        return info.features if info and info.maps else ()
+    return ()
 
 
 def _check_not_harmonized(path: Path) -> None:
