@@ -213,10 +213,13 @@ def check_units_of_rows(table: FeatureMatrix) -> None:
     apart = np.log(positive / usual) / np.log(THOUSAND)
     powers = np.round(apart)
     near = narrow & (np.abs(apart - powers) < np.log(LIKE_THOUSAND) / np.log(THOUSAND))
+    unusual = narrow & ~np.isnan(apart) & ~(near & (powers == 0))
     others: dict[int, list[str]] = {}
-    for name, row, fine in zip(table.names, powers, near, strict=True):
+    for name, row, fine, odd in zip(table.names, powers, near, unusual, strict=True):
         found, counts = np.unique(row[fine & (row != 0)], return_counts=True)
-        if counts.size and counts.max() >= max(SO_MANY, np.isfinite(row).sum() * SHARE):
+        # Other units move most of what is unusual alike, and a failed segmentation does not.
+        least = max(SO_MANY, np.isfinite(row).sum() * SHARE, odd.sum() / 2)
+        if counts.size and counts.max() >= least:
             others.setdefault(int(found[counts.argmax()]), []).append(name)
     if others:
         power, names = max(others.items(), key=lambda item: len(item[1]))

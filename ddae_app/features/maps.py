@@ -262,7 +262,8 @@ def _check_values(
     high, low = np.maximum(sizes, usual).ravel(), np.minimum(sizes, usual).ravel()
     factors = np.array(list(map(unit_factor, high, low))).reshape(sizes.shape)
     other = narrow & (factors > 1)
-    if others := [names[i] for i in np.flatnonzero(other.any(axis=1))]:
+    others = [names[i] for i in np.flatnonzero(other.any(axis=1))]
+    if 0 < len(others) < len(names) / 2:  # else nobody is most people; the fit looks at sites
         first, side = np.argwhere(other)[0]
         than = 'larger' if sizes[first, side] > usual[side] else 'smaller'
         raise UsageError(

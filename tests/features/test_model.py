@@ -430,6 +430,13 @@ def test_other_units_of_some_rows(table, labels, model, factor, than):
     fit_model(mixed, labels, name='m')  # four features may be odd for another reason
 
 
+def test_a_failed_segmentation_is_in_no_other_unit(labels):
+    """Its volumes are far too small, and not by one factor; the anatomy guard marks it."""
+    values = with_sites(truth_of(labels, 100), labels)
+    values[3] *= np.random.default_rng(0).lognormal(-np.log(1000), 2, 100)
+    fit_model(table_of(values, labels), labels, name='m')
+
+
 def test_a_row_of_few_lesions_is_in_no_other_unit(labels):
     """In features that differ between people by orders of magnitude, all of them at once."""
     rng = np.random.default_rng(9)
