@@ -35,7 +35,7 @@ def variance_explained_by_site(
     Returns
     -------
     np.ndarray, shape (F,), 0 to 1
-        0 where nothing varies.
+        0 where nothing varies, and where no rows are left to tell what does by chance.
     """
     covariates = design.columns(labels)
     member = (labels.sites[:, None] == np.array(labels.site_names)).astype(float)
@@ -89,7 +89,9 @@ def _explained(values: np.ndarray, member: np.ndarray, covariates: np.ndarray) -
         alone = np.column_stack([np.ones(rows.sum()), covariates[rows]])
         with_site = np.hstack([member[rows], covariates[rows]])
         (left_alone, rank_alone), (left, rank) = (_left(here, x) for x in (alone, with_site))
-        error = left / max(len(here) - rank, 1)
+        if len(here) == rank:
+            continue
+        error = left / (len(here) - rank)
         total = left_alone + error
         between = left_alone - left - (rank - rank_alone) * error
         share[columns] = np.divide(between, total, out=np.zeros_like(total), where=total > 0)

@@ -135,6 +135,8 @@ class FeaturesReport:
     guard : Guard
     cortex : Cortex or None
         Pictures of maps; None of a table.
+    fewest : int
+        How many rows two sites need to tell what the site explains, if they have fewer; else 0.
     """
 
     name: str
@@ -147,6 +149,7 @@ class FeaturesReport:
     methods: str
     guard: Guard
     cortex: Cortex | None = None
+    fewest: int = 0
 
     @property
     def most_affected(self) -> list[FeatureFacts]:

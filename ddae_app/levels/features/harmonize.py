@@ -288,10 +288,10 @@ def _doubts(
         for site in used.calibrated
     ]
     for site in used.calibrated:
-        if same := without_variation(table, labels.sites == site):
+        if alike := without_variation(table, labels.sites == site):
             lines.append(
                 f'no variation within site {site}, which was measured in these rows: '
-                f'{table.told(same)}; all values were brought to what is expected at the target, '
+                f'{table.told(alike)}; all values were brought to what is expected at the target, '
                 'also where there was nothing to measure (write n/a there)'
             )
     part = bool(settings.select.participant_label)

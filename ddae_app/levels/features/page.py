@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ddae_app import __version__
+from ddae_app.features.guard import FEWEST
 from ddae_app.features.matrix import FeatureMatrix
 from ddae_app.features.measures import mean_change, variance_explained_by_site
 from ddae_app.features.model import FeatureModel, FeatureModelInfo
@@ -73,11 +74,16 @@ def write_page(
         'Model': f'{model.info.name}, SHA-256 {used.sha256[:16]}' + _fitted_to(used, inputs),
         **model_facts(model, used.fitted_sites),
     }
-    design = CovariateDesign.fit(inputs.labels, spline=False)
-    explained = [
-        variance_explained_by_site(v, inputs.labels, design) for v in (table.values, values)
-    ]
-    features = feature_facts(table, values, explained, {*model.info.constant})
+    features, cortex = [], None
+    rows_of_sites = np.unique(inputs.labels.sites, return_counts=True)[1]
+    if tells := int((rows_of_sites >= FEWEST).sum()) > 1:
+        design = CovariateDesign.fit(inputs.labels, spline=False)
+        explained = [
+            variance_explained_by_site(v, inputs.labels, design) for v in (table.values, values)
+        ]
+        features = feature_facts(table, values, explained, {*model.info.constant})
+        drawn = {'before': table.values, 'after': values}
+        cortex = cortex_of(table, model.given_places, drawn, features)
     report = FeaturesReport(
         name=inputs.files.name,
         title=title(table, inputs.files.name),
@@ -88,9 +94,8 @@ def write_page(
         features=features,
         methods=methods,
         guard=guard,
-        cortex=cortex_of(
-            table, model.given_places, {'before': table.values, 'after': values}, features
-        ),
+        cortex=cortex,
+        fewest=0 if tells else FEWEST,
     )
     write_features_page(inputs.files.page, report)
 
@@ -101,7 +106,7 @@ def _fitted_to(used: UsedModel, inputs: FeatureInputs) -> str:
     if not digest:  # of an earlier version
         return ', fitted to these rows' if used.fitted_here else ''
     same = digest == inputs.digest
-    return ', fitted to these rows' if same else ', fitted to other rows or values'
+    return ', fitted to these rows' if same else ', not fitted to just these rows and values'
 
 
 def title(table: FeatureMatrix, name: str) -> str:
