@@ -342,7 +342,9 @@ def test_a_model_of_a_table_of_the_same_name_elsewhere(bids_dir, labels, values,
         write_table(path, content, labels)
     page = out / 't_features.html'
     assert run(bids_dir, out, 'train', names[0]) == 0
-    for path, fitted in zip(names, ('these rows', 'other rows or values'), strict=True):
+    for path, fitted in zip(
+        names, ('these rows', 'other rows or values than just these'), strict=True
+    ):
         assert run(bids_dir, out, 'participant', path) == 0
         assert re.findall('fitted to ([a-z]+ rows[a-z ]*)<', page.read_text()) == [fitted]
     assert 'or to another table of the name t.tsv' in logged(capsys)

@@ -106,7 +106,7 @@ def _fitted_to(used: UsedModel, inputs: FeatureInputs) -> str:
     if not digest:  # of an earlier version
         return ', fitted to these rows' if used.fitted_here else ''
     same = digest == inputs.digest
-    return ', fitted to these rows' if same else ', not fitted to just these rows and values'
+    return ', fitted to these rows' if same else ', fitted to other rows or values than just these'
 
 
 def title(table: FeatureMatrix, name: str) -> str:
