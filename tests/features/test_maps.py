@@ -804,3 +804,20 @@ def test_names_of_real_files(tmp_path):
         'sub-01_acq-mprage_rec-rms_hemi-L_space-fsLR_den-164k_desc-harmonized_thickness.shape.gii',
         'sub-02_space-fsLR_den-91k_desc-harmonized_thickness.dscalar.nii',
     ]
+
+
+def test_a_few_vertices_at_the_edge_are_no_warning_of_group(
+    bids_dir, labels, values, tmp_path, capsys
+):
+    """At one site, two people have a value there, so that half of the people have one or none."""
+    edge, out = values.copy(), tmp_path / 'out'
+    edge[np.flatnonzero(labels.sites == 'B')[2:], 9] = 0
+    folder = _written(tmp_path / 'maps', labels, edge)
+    assert _run(bids_dir, out, 'participant', folder) == 0
+    assert _run(bids_dir, out, 'group', folder) == 0
+    assert 'in a half of the people' not in capsys.readouterr().err
+    edge[np.flatnonzero(labels.sites == 'B')[2:], 9:30] = 0
+    folder = _written(tmp_path / 'maps', labels, edge)
+    assert _run(bids_dir, out, 'participant', folder) == 0
+    assert _run(bids_dir, out, 'group', folder) == 0
+    assert 'in a half of the people, 21 vertices cannot be scaled' in capsys.readouterr().err

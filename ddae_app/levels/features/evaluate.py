@@ -40,6 +40,9 @@ log = logging.getLogger('ddae_app')
 SOURCE, HARMONIZED = 'source', 'harmonized'
 """The tables that are compared, as they were and as written; cross-fitted ones join them."""
 
+LEAST_KEPT = 0.01
+"""Of all features; of maps, a few vertices beside the medial wall are always among them."""
+
 PROTOCOL = (
     'People are split into two halves. Probes are trained, in five folds, on the values of some '
     'people of a half, and tested on those of the rest. For "cross-fitted", a method is '
@@ -112,7 +115,8 @@ def run_group(settings: Settings) -> int:
         n for n, v in zip(inputs.table.features, _fixed(inputs, harmonized), strict=True) if v
     ]
     missing = not_predicted(measured)
-    if names := [n for n in inputs.table.features if n in kept and n not in constant]:
+    names = [n for n in inputs.table.features if n in kept and n not in constant]
+    if len(names) > LEAST_KEPT * len(inputs.table.features):
         missing.append(
             f'in a half of the people, {inputs.table.told(names)} cannot be scaled at each site, '
             'so that what is cross-fitted has the source there, and less is harmonized than in '
