@@ -97,18 +97,20 @@ def not_fetched(path: Path) -> str | None:
     """What to do about a file whose content git-annex, DataLad or Git LFS has not fetched.
 
     Such a file is a link into the store of the annex, where its content is missing, or a small
-    text that stands for it. None of a file that is there, and of one that is missing altogether.
+    text that stands for it. A link to elsewhere that is broken is told as well. None of a file
+    that is there, and of one that is missing altogether.
     """
     pointer = _read_start(path)
+    target = os.path.realpath(path) if path.is_symlink() and not path.exists() else ''
     if pointer.startswith(_LFS):
         tool = 'git lfs pull --include {}'
-    elif (
-        pointer.startswith(_ANNEX.encode())
-        or path.is_symlink()
-        and not path.exists()
-        and _ANNEX in os.path.realpath(path)
-    ):
+    elif pointer.startswith(_ANNEX.encode()) or _ANNEX in target:
         tool = 'datalad get {0}" or "git annex get {0}'
+    elif target:
+        return (
+            f'{path}: a broken link to {target}; mend it, or, in a container, mount the folder '
+            'that it leads to as well'
+        )
     else:
         return None
     return f'{path}: the content is not on this machine; run "{tool.format(_in_annex(path))}"'

@@ -101,11 +101,18 @@ def test_files_that_are_there_or_missing_are_no_matter_of_fetching(tmp_path):
     (tmp_path / OBJECT).parent.mkdir(parents=True)
     (tmp_path / OBJECT).write_text('content')
     fetched = _dropped_link(tmp_path)
-    (tmp_path / 'broken').symlink_to('/nowhere/x')
-    (tmp_path / 'loop').symlink_to('loop')
     (tmp_path / 'file').write_bytes(b'\x1f\x8b')
-    for path in (fetched, *(tmp_path / n for n in ('broken', 'loop', 'file', 'missing', '.'))):
+    for path in (fetched, *(tmp_path / n for n in ('file', 'missing', '.'))):
         assert not_fetched(path) is None
+
+
+def test_a_broken_link_is_told_with_where_it_leads(tmp_path):
+    (tmp_path / 'broken').symlink_to('/nowhere/x')
+    (tmp_path / 'second').symlink_to('broken')
+    (tmp_path / 'loop').symlink_to('loop')
+    for name, target in (('broken', '/nowhere/x'), ('second', '/nowhere/x'), ('loop', '')):
+        path = tmp_path / name
+        assert (not_fetched(path) or '').startswith(f'{path}: a broken link to {target}')
 
 
 def test_what_another_run_is_writing_is_not_tidied_up(tmp_path):

@@ -77,6 +77,20 @@ def test_one_scan_that_was_not_fetched_hurts_no_other(dataset, program, how, lev
     assert of_b.startswith('sub-B01\tnew')
 
 
+@pytest.mark.parametrize('level', ['participant', 'train'])
+def test_a_scan_behind_a_broken_link_is_refused_before_the_work(dataset, program, level):
+    image = t1w(dataset, 'A01')
+    image.unlink()
+    image.symlink_to('/nowhere/T1.nii.gz')
+    flags = ['--stage', 'preproc'] if level == 'participant' else []
+    code, listed, _ = program(level, *flags, '--dry-run')
+    of_a, of_b = listed.splitlines()[1:]
+    assert code == 1
+    assert of_a.startswith('sub-A01\trefused')
+    assert f'{image}: a broken link to /nowhere/T1.nii.gz; ' in of_a
+    assert of_b.startswith('sub-B01\tnew')
+
+
 @pytest.mark.parametrize('how', ['link', 'pointer'])
 @pytest.mark.parametrize(
     'name',

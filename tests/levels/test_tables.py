@@ -99,7 +99,7 @@ def test_a_dry_run_tells_what_is_missing_and_fills_gaps_only(visits, model, tmp_
     )  # fmt: skip
     code, told = said(*flags)
     assert code == 0
-    assert '1 of the scans have no site: each is harmonized by itself' in told.err
+    assert '1 scan has no site: each is harmonized by itself' in told.err
     code, told = said(*flags, '--unseen-site', 'refuse')
     assert code == 1
     (line,) = (line for line in told.out.splitlines() if 'refused' in line)

@@ -60,7 +60,10 @@ def warn_of_unknown_sites(
     """
     sites = [site for scan in scans if (site := cohort[scan].site)]
     if without := len(scans) - len(sites):
-        log.warning('%d of the scans have no site: each is harmonized by itself', without)
+        log.warning(
+            '%d scan%s no site: each is harmonized by itself',
+            without, ' has' if without == 1 else 's have',
+        )  # fmt: skip
     participants = participants_by_site(scans, cohort)
     for site, n in sorted(Counter(sites).items()):
         if site not in model.info.source_sites:
