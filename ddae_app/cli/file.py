@@ -26,8 +26,8 @@ from ddae_app.settings import absolute
 
 log = logging.getLogger('ddae_app')
 
-SITE = 'file'
-"""The site of the one scan; no model knows it."""
+SITE = 'its own scanner'
+"""The site of the one scan, as pictures and the methods text call it; no model knows it."""
 
 PARTICIPANT = 'sub-1'
 """The name that the scan has in the dataset that is made of it."""
@@ -214,7 +214,7 @@ def _write_dataset(folder: Path, scan: Path, ending: str) -> None:
     anat.mkdir(parents=True)
     (anat / f'{PARTICIPANT}_T1w{ending}').symlink_to(scan)
     write_atomically(
-        folder / 'dataset_description.json', f'{{"Name": "{SITE}", "BIDSVersion": "1.10.0"}}\n'
+        folder / 'dataset_description.json', '{"Name": "One scan", "BIDSVersion": "1.10.0"}\n'
     )
     write_atomically(folder / 'participants.tsv', f'participant_id\tsite\n{PARTICIPANT}\t{SITE}\n')
     sidecar = scan.with_name(scan.name.removesuffix(ending) + '.json')
@@ -245,7 +245,7 @@ def _about_the_scan(page: str, scan: Path, ending: str, command: str, own_comman
     page = page.replace(f'<title>{PARTICIPANT}', f'<title>{name}')
     page = page.replace(f'>{PARTICIPANT}<', f'>{name}<')
     page = page.replace(escape(f'ddae-app {command}'), escape(f'ddae-app-file {own_command}'))
-    gone = 'Participant', 'Site', 'Logs and settings'
+    gone = 'Participant', 'Site', 'Age, sex', 'Logs and settings'
     page = re.sub(rf'<tr><th>({"|".join(gone)})</th>.*?</tr>\n?', '', page)
     # Its places are of a folder that is removed.
     return re.sub(r'<details><summary>Settings of the run.*?</details>', '', page, flags=re.DOTALL)

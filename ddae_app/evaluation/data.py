@@ -51,13 +51,15 @@ class EvaluationData:
             raise NotEvaluableError(
                 f'all scans are of site {names[0]}; a comparison needs at least two sites'
             )
-        for site in names:
-            n = len(set(self.subjects[self.sites == site]))
-            if n < MIN_SUBJECTS:
-                raise NotEvaluableError(
-                    f'site {site} has {n} participant{"" if n == 1 else "s"}, and {MIN_SUBJECTS} '
-                    'are needed; exclude the site (--participant-label), or add participants'
-                )
+        counts = {site: len(set(self.subjects[self.sites == site])) for site in names}
+        few = [f'{site} ({n})' for site, n in counts.items() if n < MIN_SUBJECTS]
+        if few:
+            others = len(names) - len(few)
+            exclude = 'exclude these scans (--participant-label), or ' if others > 1 else ''
+            raise NotEvaluableError(
+                f'there are too few participants of {", ".join(few)}: {MIN_SUBJECTS} of each site '
+                f'are needed; {exclude}add participants'
+            )
 
     @classmethod
     def from_cohort(

@@ -50,6 +50,12 @@ class FoundModel:
             f'sites: {", ".join(self.info.sites)}; SHA-256 {self.sha256[:16]}'
         )
 
+    def describe_site(self, site: str) -> str:
+        """What a target site is, for the log: a site of the dataset may have its name."""
+        n = self.info.training.subjects_per_site[self.info.sites.index(site)]
+        packaged = '' if site in self.info.source_sites else 'packaged with the program, '
+        return f'{site} ({packaged}{n} participants)'
+
     def reference(self, site: str) -> dict[str, list[float]]:
         """Brain-intensity quantiles of a site: ``levels``, ``p25``, ``median``, ``p75``."""
         row, quantiles = self.info.sites.index(site), self.info.quantiles

@@ -13,6 +13,9 @@ from markupsafe import escape
 
 from ddae_app.cli import file as one_file
 from ddae_app.errors import UsageError
+from ddae_app.levels.participant.methods_text import methods_text
+from ddae_app.methods.find import find_model
+from ddae_app.settings import from_flat
 
 TARGET = '--target-site', 'IXI'
 
@@ -41,7 +44,7 @@ def level(monkeypatch):
         page = (
             '<title>sub-1 &middot; ddae-app</title><h1>sub-1</h1>'
             '<tr><th>T1w</th><td>sub-1_T1w.nii.gz</td></tr>\n'
-            '<tr><th>Site</th><td>file (column &#39;site&#39; of participants.tsv)</td></tr>\n'
+            '<tr><th>Site</th><td>its own scanner (column &#39;site&#39;)</td></tr>\n'
             '<a href="sub-1/figures/a.svg"><strong>Mask.</strong></a>'
             '<img src="sub-1/figures/a.svg"><a href="https://x.org">'
             f'<code>{escape("ddae-app " + shlex.join(arguments))}</code>'
@@ -101,7 +104,8 @@ def test_the_log_tells_of_no_dataset(scan, tmp_path, monkeypatch, capsys):
     assert one_file.main([str(word) for word in asked]) == 0
     said = capsys.readouterr().err
     assert "model 'universal'" in said and said.count(one_file.ALONE) == 1
-    for inner in ('site file', 'no site', ': file', 'column', 'participant', '1 T1w'):
+    assert 'target site: IXI (packaged with the program, 94 participants)' in said
+    for inner in ('site its own', 'no site', ': its', 'column', '1 participant', '1 T1w'):
         assert inner not in said
 
 
@@ -200,3 +204,11 @@ def test_paths_that_cannot_be_meant(given, out, message, tmp_path, capsys):
     assert one_file.main([str(tmp_path / given), str(tmp_path / out)]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith('ddae-app-file: error: ') and message in line
+
+
+def test_the_methods_text_names_no_site_that_nobody_knows(tmp_path):
+    asked = {'bids_dir': tmp_path, 'output_dir': tmp_path, 'analysis_level': 'participant'}
+    settings = from_flat(asked | {'target_site': 'IXI', 'unseen_site': 'agnostic'})
+    model = find_model(None, None, ())
+    text = methods_text(['Done.'], settings, model, extractions=(), sites=[one_file.SITE])
+    assert 'not been trained on the scans of its own scanner: ' in text

@@ -165,8 +165,13 @@ def test_controls_are_at_chance_without_confounding(world):
 def test_a_site_of_few_people_is_an_error_that_names_it(world):
     images, _, cohort = world
     few = np.flatnonzero((cohort['site'] != 'C') | (np.arange(len(cohort)) % N < 3))
-    with pytest.raises(NotEvaluableError, match='site C has 3 participants, and 10 are needed'):
+    message = r'of C \(3\): 10 of each site are needed; exclude these scans'
+    with pytest.raises(NotEvaluableError, match=message):
         EvaluationData.from_cohort(images[few], cohort.iloc[few])
+    fewer = few[(cohort['site'].iloc[few] != 'B') | (few % N < 4)]
+    # Nothing could be compared without both.
+    with pytest.raises(NotEvaluableError, match=r'of B \(4\), C \(3\): 10 .* are needed; add'):
+        EvaluationData.from_cohort(images[fewer], cohort.iloc[fewer])
     one = np.flatnonzero(cohort['site'] == 'A')
     with pytest.raises(NotEvaluableError, match='all scans are of site A'):
         EvaluationData.from_cohort(images[one], cohort.iloc[one])

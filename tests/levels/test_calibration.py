@@ -403,6 +403,7 @@ def test_reference_scans_are_a_target(study, harmonized, tmp_path):
     assert done.returncode == 0, done.stderr
     assert 'the target Reference is confounded with age (81 to 85 years there' in done.stderr
     assert 'prepared like those of the dataset' not in done.stderr
+    assert 'calibrated-Reference.safetensors (--target-scans); sites: ' in done.stderr
     for name, site in (('A01', MANY), ('B01', FEW)):
         folder = study / 'to-reference' / f'sub-{name}'
         said = read_sidecar(next(folder.rglob('*desc-harmonized_T1w.nii.gz')))
@@ -478,7 +479,7 @@ def test_a_dataset_that_was_moved_is_known_by_its_scans(tmp_path):
         ('empty', (), 'no dataset_description.json; expected the root of a BIDS dataset'),
         ('T2w', (), 'no T1w image; the dataset has 1 participant, 0 T1w images'),
         ('derived', (), 'its images are derivatives of scans'),
-        ('one-person', (), 'no site has scans of 5 people (one-person 1 participant)'),
+        ('one-person', (), 'no site has scans of 5 participants (one-person 1 participant)'),
         ('two-sites', (), '--target-site has to name one of its sites'),
     ],
 )

@@ -163,9 +163,9 @@ def test_with_few_participants_the_page_says_why_there_is_no_evaluation(tmp_path
         '--skip-bids-validation',
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
-    assert 'site East has 2 participants, and 10 are needed' in result.stderr
+    assert 'of East (2), West (2): 10 of each site are needed; add participants' in result.stderr
     page = (tmp_path / 'out' / 'group_T1w.html').read_text()
-    assert 'The harmonization was not evaluated: site East has 2 participants' in page
+    assert 'The harmonization was not evaluated: there are too few participants of East' in page
     assert not (tmp_path / 'out' / 'group_metrics.json').exists()
 
 
@@ -180,7 +180,7 @@ def test_scans_that_were_preprocessed_elsewhere_are_evaluated_too(tmp_path):
         '--skip-bids-validation',
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
-    assert 'site East has 2 participants, and 10 are needed' in result.stderr
+    assert 'of East (2), West (2): 10 of each site are needed; add participants' in result.stderr
 
 
 def test_only_what_was_harmonized_alike_and_whole_is_evaluated(tmp_path, caplog):

@@ -190,7 +190,7 @@ def _with_target_scans(
         log.warning('%s', line)
     if not model.exists():  # in a dry run, or where nothing but pages is written
         model, target = packaged.path, packaged.info.sites[0]
-    of_target = replace(asked, model=model, target_site=target, target_scans=None)
+    of_target = replace(asked, model=model, target_site=target)
     return replace(settings, harmonize=of_target), selected
 
 
@@ -277,8 +277,8 @@ def _target_among(
     found = ', '.join(f'{site} {people(n)}' for site, n in counts.items()) or 'none has a site'
     if not offered:
         raise UsageError(
-            f'--target-scans {folder}: no site has scans of {FEWEST_TO_CALIBRATE} people '
-            f'({found}); add scans of others, or give a packaged site as --target-site'
+            f'--target-scans {folder}: no site has scans of {FEWEST_TO_CALIBRATE} participants '
+            f'({found}); add scans of others, or give a packaged site (--target-site) instead'
         )
     raise UsageError(
         f'--target-scans {folder}: --target-site has to name one of its sites with '

@@ -343,13 +343,16 @@ def _model(settings: Settings, default: Path | None) -> FoundModel | None:
     if asked.stage == 'preproc':
         return None
     trained = Layout(settings.output_dir).models()
-    model = find_model(asked.model, default, trained, asked.method, settings.preproc.slices)
+    slices, flag = settings.preproc.slices, '--target-scans' if asked.target_scans else '--model'
+    model = find_model(asked.model, default, trained, asked.method, slices, flag=flag)
     log.info('%s', model.describe())
     if model.path in trained:
         for line in doubts_of(model, dataset_name(settings.bids_dir)):
             log.warning('%s', line)
     if not settings.run.reports_only:  # pages say what each scan was harmonized to
         check_target(model.info, asked.target_site)
+        if not asked.target_scans:
+            log.info('target site: %s', model.describe_site(asked.target_site))
     policy = unseen_site_policy(model.info, asked.unseen_site)
     check_options(model.info, policy, keep_noise=asked.keep_noise)
     return model

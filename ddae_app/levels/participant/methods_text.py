@@ -57,7 +57,7 @@ def methods_text(
         of_phantoms = ', made from simulated scans' if model.info.phantom else ''
         closing.insert(
             0,
-            f'The target site was {settings.harmonize.target_site}; the model was '
+            f'The target site was {_target(settings, model)}; the model was '
             f'{model.info.name} (SHA-256 {model.sha256[:16]}){_of_networks(model)}{of_phantoms}.'
             + _of_unseen(set(sites) - set(model.info.source_sites), settings),
         )
@@ -66,6 +66,13 @@ def methods_text(
             'Only few iterations were run (--sloppy): the results are not suitable for analysis.'
         )
     return '\n\n'.join([opening, *parts, ' '.join(closing)]).strip()
+
+
+def _target(settings: Settings, model: FoundModel) -> str:
+    """The target site; a site of the dataset may have the name of a packaged one."""
+    site = settings.harmonize.target_site
+    of_others = site in model.info.sites and site not in model.info.source_sites
+    return f'{site}, of reference scans that come with the program' if of_others else f'{site}'
 
 
 def _of_networks(model: FoundModel) -> str:
@@ -84,7 +91,8 @@ def _of_unseen(sites: set[str | None], settings: Settings) -> str:
     adapted = settings.harmonize.unseen_site == 'adapt'
     scans = 'the scans of the site' if adapted else 'each scan alone'
     return (
-        f' The model had not been trained on {named}: the site appearance was measured in {scans}.'
+        f' The model had not been trained on the scans of {named}: their site appearance was '
+        f'measured in {scans}.'
     )
 
 
