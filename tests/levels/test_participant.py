@@ -6,19 +6,23 @@ import gzip
 import json
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
 
+from ddae_app.bids import sidecars
 from ddae_app.bids.dataset import read_tsv
 from ddae_app.bids.validation import run_validator
 from ddae_app.engine.inputs import skull_strip_of
 from ddae_app.imaging.brain import volume_ml
 from ddae_app.imaging.weights import weights_sha256
+from ddae_app.levels.participant.level import _model
 from ddae_app.phantom.dataset import Design, write_dataset
 from ddae_app.reports.boilerplate import read_boilerplate
+from ddae_app.settings import from_flat
 from tests.imaging.nnunet_model import write_model as write_network
 from tests.levels.conftest import TEMPLATE, contents, error_lines, run, run_anew, write_model
 
@@ -245,6 +249,27 @@ def test_reports_only_writes_the_pages_again(done, bids_dir, model, tmp_path):
     assert sorted(out.glob('sub-*.html')) == pages
     assert '<th>Target site</th><td>PhantomA</td>' in pages[1].read_text()
     assert 'Disentangled Diffusion Autoencoder' in pages[0].read_text()
+
+
+@pytest.mark.parametrize(
+    ('said', 'slices'),
+    [({'SliceIndices': [65]}, 'medial'), ({'SliceIndices': [64, 65]}, 'all'), ({}, 'all')],
+)
+def test_reports_only_takes_the_slices_that_are_there(bids_dir, tmp_path, said, slices):
+    """With the packaged networks, so that --slices need not be given again."""
+    image = tmp_path / f'{ANAT}_desc-harmonized_T1w.nii.gz'
+    image.parent.mkdir(parents=True)
+    image.touch()
+    sidecars.sidecar(image).write_text(json.dumps(said))
+    places = {'bids_dir': bids_dir, 'output_dir': tmp_path}
+    settings = from_flat(
+        places | {'analysis_level': 'participant', 'reports_only': True, 'unseen_site': 'auto'}
+    )
+    model = _model(settings, None)
+    assert model is not None and model.path.name == f'universal-{slices}.safetensors'
+    asked = replace(settings.preproc, slices='all')
+    model = _model(replace(settings, preproc=asked), None)
+    assert model is not None and model.path.name == 'universal-all.safetensors'
 
 
 def test_boilerplate_names_the_steps(bids_dir, model, tmp_path):

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from nipype.pipeline.engine import Workflow
 
+from ddae_app.bids import sidecars
 from ddae_app.bids.cohort import Cohort
 from ddae_app.bids.dataset import dataset_name, write_description
 from ddae_app.bids.layout import Layout, RunFiles, SpaceLayout
@@ -337,6 +338,13 @@ class _Run:
         )
 
 
+def _harmonized_slices(output_dir: Path) -> str | None:
+    """Which slices an earlier run harmonized, by the sidecar of one of its images."""
+    images = output_dir.glob('sub-*/**/*_space-*_desc-harmonized_T1w.nii.gz')
+    indices = sidecars.read(image).get('SliceIndices') if (image := next(images, None)) else None
+    return ('medial' if len(indices) == 1 else 'all') if isinstance(indices, list) else None
+
+
 def _model(settings: Settings, default: Path | None) -> FoundModel | None:
     """The model of the run, if it fits what is asked of it; None to stop after preprocessing."""
     asked = settings.harmonize
@@ -344,6 +352,8 @@ def _model(settings: Settings, default: Path | None) -> FoundModel | None:
         return None
     trained = Layout(settings.output_dir).models()
     slices, flag = settings.preproc.slices, '--target-scans' if asked.target_scans else '--model'
+    if settings.run.reports_only:
+        slices = slices or _harmonized_slices(settings.output_dir)
     model = find_model(asked.model, default, trained, asked.method, slices, flag=flag)
     log.info('%s', model.describe())
     if model.path in trained:
