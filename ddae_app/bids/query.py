@@ -31,6 +31,9 @@ TAKE_CONTRAST_ENHANCED = (
     '[null, "*"] for all images'
 )
 
+CONFIG = ['bids', 'derivatives']
+"""Entities that pybids reads of names: also those of derivatives, such as ``desc``, to filter by."""
+
 # Files in folders such as derivatives/ and sourcedata/ are no part of the raw dataset.
 IGNORED = [re.compile(p) for p in (r'^/(?!sub-)[^/]+/', r'/\.')]
 
@@ -202,7 +205,7 @@ def _index(bids_dir: Path, selection: Selection, participants: Sequence[str] = (
             ignored.append(_OthersThan(frozenset(participants)))
         indexer = bids.BIDSLayoutIndexer(validate=False, index_metadata=False, ignore=ignored)
         return bids.BIDSLayout(
-            bids_dir, indexer=indexer, database_path=folder, is_derivative=False
+            bids_dir, indexer=indexer, database_path=folder, is_derivative=False, config=CONFIG
         )
 
     try:
@@ -262,7 +265,7 @@ def _make_index(index: Callable[[Path], Any], folder: Path) -> None:
 
 def _fingerprint(bids_dir: Path, version: str) -> str:
     """What an index depends on: where a dataset is, the names of its files, and the indexer."""
-    digest = sha256(f'{bids_dir}\0{version}\0{[p.pattern for p in IGNORED]}'.encode())
+    digest = sha256(f'{bids_dir}\0{version}\0{[p.pattern for p in IGNORED]}\0{CONFIG}'.encode())
     digest.update((bids_dir / 'dataset_description.json').read_bytes())
     for start in [bids_dir, *sorted(p for p in bids_dir.glob('sub-*') if p.is_dir())]:
         for folder, folders, files in os.walk(start, followlinks=True):

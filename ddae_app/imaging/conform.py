@@ -73,6 +73,8 @@ def read_nifti(path: Path, sha256: str | None = None) -> nib.spatialimages.Spati
     """
     try:
         content = path.read_bytes()
+        if not content:
+            raise ImageError(f'{path}: the file is empty; copy it again, or exclude it')
         _check_digest(path, hashlib.sha256(content).hexdigest(), sha256)
         stream: Any = io.BytesIO(content)
         stream = gzip.GzipFile(fileobj=stream) if path.suffix == '.gz' else stream

@@ -337,6 +337,17 @@ def test_an_unusable_index_folder(add, found, tmp_path, kind):
     assert '\n' not in str(error.value)
 
 
+def test_what_bidsignore_lists_is_taken_as_in_fmriprep_and_can_be_filtered_out(
+    add, bids_dir, found, tmp_path
+):
+    for stem in ('sub-01', 'sub-01_desc-defaced', 'sub-02'):
+        add(stem)
+    (bids_dir / '.bidsignore').write_text('sub-02/\n*_desc-*\n')
+    assert found() == ['sub-01', 'sub-01_desc-defaced', 'sub-02']
+    for database in (None, tmp_path / 'index', tmp_path / 'index'):
+        assert found(filters={'desc': None}, database=database) == ['sub-01', 'sub-02']
+
+
 def test_a_filter_of_an_unknown_entity_is_refused(dataset, found):
     with pytest.raises(UsageError, match=r"'acq' is no BIDS entity.* acquisition, "):
         found(filters={'acq': None})

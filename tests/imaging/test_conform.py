@@ -92,12 +92,17 @@ def test_missing_file_and_broken_link(tmp_path):
     assert_refused(link, 'broken link')
 
 
+def test_an_empty_file_is_called_empty(tmp_path):
+    (tmp_path / 'a.nii.gz').touch()
+    assert_refused(tmp_path / 'a.nii.gz', 'the file is empty')
+
+
 def test_folder_instead_of_a_file(tmp_path):
     (tmp_path / 'a.nii.gz').mkdir()
     assert_refused(tmp_path / 'a.nii.gz', 'not a readable NIfTI')
 
 
-@pytest.mark.parametrize('content', [b'', b'PNG, really', bytes(1000)])
+@pytest.mark.parametrize('content', [b'PNG, really', bytes(1000)])
 @pytest.mark.parametrize('name', ['a.nii', 'a.nii.gz'])
 def test_not_nifti(tmp_path, name, content):
     (tmp_path / name).write_bytes(content)
