@@ -32,7 +32,7 @@ TAKE_CONTRAST_ENHANCED = (
 )
 
 CONFIG = ['bids', 'derivatives']
-"""Entities that pybids reads of names: also those of derivatives, such as ``desc``, to filter by."""
+"""Entities that pybids reads: also those of derivatives, such as ``desc``, to filter by."""
 
 # Files in folders such as derivatives/ and sourcedata/ are no part of the raw dataset.
 IGNORED = [re.compile(p) for p in (r'^/(?!sub-)[^/]+/', r'/\.')]

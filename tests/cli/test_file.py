@@ -44,7 +44,9 @@ def level(monkeypatch):
         page = (
             '<title>sub-1 &middot; ddae-app</title><h1>sub-1</h1>'
             '<tr><th>T1w</th><td>sub-1_T1w.nii.gz</td></tr>\n'
-            '<tr><th>Site</th><td>its own scanner (column &#39;site&#39;)</td></tr>\n'
+            '<tr><th>Age, sex</th><td>not known, not known</td></tr>\n'
+            '<tr><th>Site</th><td>its own scanner '
+            '(column &#39;site&#39; of participants.tsv)</td></tr>\n'
             '<a href="sub-1/figures/a.svg"><strong>Mask.</strong></a>'
             '<img src="sub-1/figures/a.svg"><a href="https://x.org">'
             f'<code>{escape("ddae-app " + shlex.join(arguments))}</code>'
@@ -118,7 +120,7 @@ def test_the_page_names_the_scan_and_no_place_that_is_gone(scan, level, tmp_path
     command = shlex.join([str(scan), str(out), *TARGET])
     assert f'<code>{escape("ddae-app-file " + command)}</code>' in page
     assert '<strong>Mask.</strong><img' in page and '.ddae-app-' not in page
-    assert 'Settings of the run' not in page
+    assert 'Settings of the run' not in page and 'Age, sex' not in page
 
 
 @pytest.mark.parametrize(

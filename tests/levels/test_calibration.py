@@ -60,6 +60,7 @@ def test_the_sites_are_calibrated_once(study, harmonized):
     # The dataset is validated and told of once, though both calibration and the run take it.
     assert harmonized.count('The dataset was not validated') == 1
     assert harmonized.count('input: 7 T1w') == 1
+    assert '--target-site NAME' not in harmonized, 'the run goes on by itself'
     # Nothing is trained, though several slices are taken of each scan.
     assert f'calibrating in 5 scans: {MANY} 5\n' in harmonized and 'train' not in harmonized
     (model,) = Layout(study / 'out').models()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -181,6 +182,22 @@ def test_scans_that_were_preprocessed_elsewhere_are_evaluated_too(tmp_path):
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
     assert 'of East (2), West (2): 10 of each site are needed; add participants' in result.stderr
+
+
+def test_of_one_scan_the_log_speaks_in_the_singular(tmp_path, caplog):
+    images, truth, cohort = simulate(1)
+    few = [0, N]
+    write_derived(tmp_path, images[few], cohort.iloc[few], TEMPLATE, truth[few], 'East')
+    first, second = sorted((tmp_path / 'out').glob('sub-*'))
+    shutil.rmtree(second)
+    table = first / f'{first.name}_scans.tsv'
+    table.write_text('filename\tsource_site\nanat/x_T1w.nii.gz\tEast\n')
+    places = {'bids_dir': tmp_path / 'bids', 'output_dir': tmp_path / 'out'}
+    level = {'analysis_level': 'group', 'skip_bids_validation': True}
+    with caplog.at_level('INFO', 'ddae_app'):
+        run_group(from_flat(places | level), None)
+    assert 'Only 1 of 2 scans is evaluated; ' in caplog.text
+    assert 'The quality measures of 1 scan were written' in caplog.text
 
 
 def test_only_what_was_harmonized_alike_and_whole_is_evaluated(tmp_path, caplog):

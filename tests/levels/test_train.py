@@ -53,6 +53,7 @@ def test_a_model_comes_with_its_card_and_samples(trained):
     assert '| PhantomA | 1 | 0 | 9 |' in card and '| PhantomB | 1 | 0 | 9 |' in card
     assert 'site PhantomA has 1 subject, fewer than 10' in card
     assert 'site PhantomA has 1 subject' in said
+    assert f'{folder / "out"} participant --target-site NAME' in said, 'the next step'
     assert 'License: See README' in card
     assert (models / 'ddae_samples.png').read_bytes().startswith(b'\x89PNG')
 

@@ -113,8 +113,9 @@ def gather(settings: Settings, scans: Sequence[Scan], cohort: Cohort) -> Outputs
         )
     if len(rows) < len(scans):
         log.warning(
-            'Only %d of %d scans are evaluated; the others have no known site, are not '
-            'preprocessed, or were not harmonized like most scans.', len(rows), len(scans),
+            'Only %d of %d scans %s evaluated; the others have no known site, are not '
+            'preprocessed, or were not harmonized like most scans.',
+            len(rows), len(scans), 'is' if len(rows) == 1 else 'are',
         )  # fmt: skip
     table = pd.DataFrame(
         rows, columns=['subject', 'site', 'age', 'sex', *settings.evaluate.biology]

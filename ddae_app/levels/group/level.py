@@ -48,7 +48,8 @@ def run_group(settings: Settings, default_model: Path | None = None) -> int:
         log.warning('The harmonization was not evaluated: %s.', error)
     meanings = {name: measure.meaning for name, measure in MEASURES.items()}
     write_group_report(layout.group_page, rows, meanings, pages, evaluation)
-    log.info('The quality measures of %d scans were written to %s.', len(rows), layout.group_table)
+    count = f'{len(rows)} scan{"" if len(rows) == 1 else "s"}'
+    log.info('The quality measures of %s were written to %s.', count, layout.group_table)
     log.info('The report was written to %s.', layout.group_page)
     return 0
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import shlex
 import shutil
 import sys
 import time
@@ -218,6 +219,12 @@ def _train(
                 )  # fmt: skip
             else:
                 _publish(settings, files, trained, data, warnings)
+                if not unless_there:
+                    where = shlex.join([str(settings.bids_dir), str(settings.output_dir)])
+                    log.info(
+                        'to harmonize with this model: ddae-app %s participant --target-site NAME '
+                        '(--target-site help lists the names)', where,
+                    )  # fmt: skip
     return prepared.failures, trained is not None
 
 
