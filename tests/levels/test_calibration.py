@@ -400,6 +400,8 @@ def test_reference_scans_are_a_target(study, harmonized, tmp_path):
     early = participant(study, 'early', *flags, '--boilerplate-only')
     assert early.returncode == 2 and not list((study / 'early').rglob('sub-*'))
     assert '--boilerplate-only' in error_lines(early.stderr)[0]
+    listed = participant(study, 'to-reference', *flags, '--dry-run')
+    assert '(packaged); sites: IXI' in listed.stderr and '(--model)' not in listed.stderr
     done = participant(study, 'to-reference', *flags)
     assert done.returncode == 0, done.stderr
     assert 'the target Reference is confounded with age (81 to 85 years there' in done.stderr

@@ -52,7 +52,7 @@ from ddae_app.methods.compatibility import (
     unseen_site_policy,
 )
 from ddae_app.methods.device import resolve_device
-from ddae_app.methods.find import FoundModel, find_model
+from ddae_app.methods.find import PACKAGED, FoundModel, find_model
 from ddae_app.reports.boilerplate import read_boilerplate, write_boilerplate
 from ddae_app.settings import Settings
 from ddae_app.workflows.harmonize import HarmonizeRequest
@@ -351,7 +351,11 @@ def _model(settings: Settings, default: Path | None) -> FoundModel | None:
     if asked.stage == 'preproc':
         return None
     trained = Layout(settings.output_dir).models()
-    slices, flag = settings.preproc.slices, '--target-scans' if asked.target_scans else '--model'
+    slices, flag = settings.preproc.slices, '--model'
+    if asked.target_scans and asked.model:
+        # In a dry run, the packaged networks stand for what would be calibrated of them.
+        made = asked.model.is_relative_to(settings.output_dir)
+        flag = '--target-scans' if made else PACKAGED
     if settings.run.reports_only:
         slices = slices or _harmonized_slices(settings.output_dir)
     model = find_model(asked.model, default, trained, asked.method, slices, flag=flag)
@@ -360,9 +364,9 @@ def _model(settings: Settings, default: Path | None) -> FoundModel | None:
         for line in doubts_of(model, dataset_name(settings.bids_dir)):
             log.warning('%s', line)
     if not settings.run.reports_only:  # pages say what each scan was harmonized to
-        check_target(model.info, asked.target_site)
+        target = check_target(model.info, asked.target_site)
         if not asked.target_scans:
-            log.info('target site: %s', model.describe_site(asked.target_site))
+            log.info('target site: %s', model.describe_site(target))
     policy = unseen_site_policy(model.info, asked.unseen_site)
     check_options(model.info, policy, keep_noise=asked.keep_noise)
     return model
