@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import partial
 
 import numpy as np
@@ -114,14 +114,7 @@ def run_group(settings: Settings) -> int:
     constant = [
         n for n, v in zip(inputs.table.features, _fixed(inputs, harmonized), strict=True) if v
     ]
-    missing = not_predicted(measured)
-    names = [n for n in inputs.table.features if n in kept and n not in constant]
-    if len(names) > LEAST_KEPT * len(inputs.table.features):
-        missing.append(
-            f'in a half of the people, {inputs.table.told(names)} cannot be scaled at each site, '
-            'so that what is cross-fitted has the source there, and less is harmonized than in '
-            'what was written'
-        )
+    missing = [*not_predicted(measured), *_not_scaled(inputs, kept.difference(constant))]
     for line in missing:
         log.warning('%s', line)
     cross_fitted = results[_cross_fitted(method)].outputs
@@ -162,6 +155,19 @@ def _target(said: Mapping[str, object], labels: RowLabels) -> tuple[str | None, 
     return None, [
         f'no row is of site {target}, which all were brought to: what is cross-fitted is brought '
         'to the mean of all sites'
+    ]
+
+
+def _not_scaled(inputs: FeatureInputs, kept: Collection[str]) -> list[str]:
+    """That a method fitted to half of the people keeps more features, in a sentence, if many."""
+    features = inputs.table.features
+    names = [name for name in features if name in kept]
+    if len(names) <= LEAST_KEPT * len(features):
+        return []
+    return [
+        f'in a half of the people, {inputs.table.told(names)} cannot be scaled at each site, so '
+        'that what is cross-fitted has the source there, and less is harmonized than in what was '
+        'written'
     ]
 
 
