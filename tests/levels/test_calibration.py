@@ -228,7 +228,7 @@ def test_the_command_that_jobs_are_told_can_be_copied(study, tmp_path):
     assert done.returncode == 0, done.stderr
 
 
-def test_jobs_with_reference_scans_are_told_the_command_too(study, tmp_path):
+def test_jobs_with_reference_scans_are_told_the_command_too(study, harmonized, tmp_path):
     reference, out = tmp_path / 'Reference', tmp_path / 'out'
     write_dataset(
         reference, Design(n_sites=1, subjects_per_site=5, seed=12, scanner_seed=3, voxel_mm=3.0)
