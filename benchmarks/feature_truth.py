@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.surfaces import simulate
+from benchmarks.surfaces import Simulated, simulate
 from benchmarks.tables import labels_of, read, table_of
 from ddae_app.features.fit import fit_model
 from ddae_app.features.matrix import FeatureMatrix
@@ -86,14 +86,19 @@ class Case:
 def maps(mesh: str, vertices: int, people: int, *, strange: bool, scaled: bool, seed: int) -> Case:
     """Simulated thickness at five sites, in mm."""
     made = simulate(people, 5, vertices=vertices, strange=strange, scaled=scaled, seed=seed)
+    name = 'maps, ' + ('bent at two sites' if strange else 'all values scaled')
+    return case_of(made, mesh, name if scaled else 'maps, as ComBat takes it')
+
+
+def case_of(made: Simulated, mesh: str, name: str) -> Case:
+    """Simulated maps without their medial wall, in mm."""
+    vertices = len(made.cortex) // 2
     cortex = np.flatnonzero(made.cortex)
     names = tuple(f'{"LR"[i // vertices]}{i % vertices}' for i in cortex)
     n = len(made.source)
     source = OnFsaverage(
         Path('maps'), tuple(map(str, range(n))), (None,) * n, names, made.source[:, cortex], mesh
     )
-    name = 'maps, ' + ('bent at two sites' if strange else 'all values scaled')
-    name = name if scaled else 'maps, as ComBat takes it'
     return Case(name, source, made.labels, made.truth[:, cortex], np.ones(len(cortex)))
 
 

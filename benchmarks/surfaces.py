@@ -49,12 +49,15 @@ class Simulated:
     truth, source : np.ndarray, shape (N, 2 V), float32
         Thickness, mm, without and with what the sites do to it; 0 on the medial wall.
     cortex : np.ndarray, shape (2 V,), bool
+    functions : np.ndarray, shape (2 V, 39)
+        What a site adds is a sum of these.
     """
 
     labels: RowLabels
     truth: np.ndarray
     source: np.ndarray
     cortex: np.ndarray
+    functions: np.ndarray
 
 
 def simulate(
@@ -65,6 +68,7 @@ def simulate(
     places: np.ndarray | None = None,
     strange: bool = True,
     scaled: bool = True,
+    smooth_in: str = 'mm',
     seed: int = 0,
 ) -> Simulated:
     """People of each of some sites, one map each.
@@ -83,6 +87,9 @@ def simulate(
     scaled : bool
         Whether a site scales what age and sex do as well, and not only what they leave, as in
         the model of ComBat.
+    smooth_in : {'mm', 'deviations', 'mean'}
+        In which unit what a site adds is smooth: mm, standard deviations of people at each
+        vertex, or as a share of the mean there.
     seed : int
     """
     rng = np.random.default_rng(seed)
@@ -110,6 +117,8 @@ def simulate(
     truth += 0.1 * rng.normal(size=(n, 12)) @ fields(12) / np.sqrt(12)
     truth += 0.12 * rng.normal(size=truth.shape)
     shift, scale = 0.15 * fields(sites), np.exp(0.2 * fields(sites))
+    unit = {'mm': 1 + 0 * thickness, 'deviations': truth.std(axis=0), 'mean': thickness}[smooth_in]
+    shift *= unit / np.median(unit[cortex])
     number = labels.persons // people
     unscaled = 0 if scaled else np.outer(labels.ages - 50, slope) + sex
     away = unscaled + (truth - thickness - unscaled) * scale[number]
@@ -118,7 +127,8 @@ def simulate(
         away = np.where(bent, 0.5 * np.tanh(away / 0.5), away)
     source = thickness + away + shift[number]
     maps = (np.where(cortex, values, 0).astype(np.float32) for values in (truth, source))
-    return Simulated(labels, *maps, cortex)
+    functions = np.column_stack([np.ones(len(waves)), waves]) * unit[:, None]
+    return Simulated(labels, *maps, cortex, functions)
 
 
 def write(folder: Path, simulated: Simulated, mesh: str = 'fsaverage5') -> tuple[Path, Path]:

@@ -98,10 +98,11 @@ def stored_ddae(
     s, p, k = len(sites), len(features), geometry.bands.count
     expected = {
         'mean': (p,), 'sd': (p,), 'slopes': (covariates, p), 'shift': (s, p), 'scale': (s, p),
-        'skew': (s, p), 'tails': (s, p), 'usual': (2, p), 'share': (1,),
+        'skew': (s, p), 'tails': (s, p), 'unit': (p,), 'usual': (2, p), 'share': (1,),
         'between': (len(STATISTICS), k), 'within': (len(STATISTICS), k),
     }  # fmt: skip
     shapes = {name: value.shape for name, value in vars(ddae.appearance).items()}
-    if shapes != expected or ddae.trust.shape != (STEPS,):
+    positive = min(ddae.appearance.sd.min(), ddae.appearance.unit.min()) > 0
+    if shapes != expected or ddae.trust.shape != (STEPS,) or not positive:
         raise ModelError(f'{wrong}; fit it again')
     return ddae

@@ -52,13 +52,16 @@ class Data:
         persons = self.persons if longitudinal else None
         return SiteRegression.fit(self.y, member, self.covariates, persons)
 
-    def appearance(self, regression: SiteRegression | None = None) -> FeatureAppearance:
+    def appearance(
+        self, regression: SiteRegression | None = None, unit: np.ndarray | None = None
+    ) -> FeatureAppearance:
         return FeatureAppearance.fit(
             regression or self.regression(),
             self.geometry.bands,
             self.y,
             self.sites,
             self.covariates,
+            unit,
         )
 
     def combat(self, fitted: Data, *, longitudinal: bool = False) -> np.ndarray:
@@ -271,8 +274,8 @@ def bent(skew: np.ndarray, tails: np.ndarray) -> FeatureAppearance:
     variances = np.zeros((len(STATISTICS), 2))
     return FeatureAppearance(
         mean=0 * one, sd=one, slopes=np.zeros((2, 1)), shift=none, scale=none + 1,
-        skew=skew[:, None], tails=tails[:, None], usual=np.zeros((2, 1)), share=np.array(0.0),
-        between=variances, within=variances,
+        skew=skew[:, None], tails=tails[:, None], unit=one, usual=np.zeros((2, 1)),
+        share=np.array(0.0), between=variances, within=variances,
     )  # fmt: skip
 
 

@@ -5,16 +5,25 @@ shrunk towards what its neighbors say, by how much sites differ and by how much 
 spatial frequency (empirical Bayes; Efron and Morris 1973, doi 10.1080/01621459.1973.10481350). And
 besides location and scale there is the bend of the values, from their third and fourth cumulants
 (Cornish and Fisher 1938, doi 10.2307/1400905).
+
+What a site adds may be smooth over the cortex in the unit of the map, in standard deviations of
+people, or as a share of the mean, and it is not in more than one of these: the mean and the
+deviations follow the folds. In which one it is, the data say, by Stein's estimate of the error
+(Stein 1981, doi 10.1214/aos/1176345632).
 """
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from ddae_app.methods.feature_ddae.bands import Bands
 from ddae_app.methods.location_scale import SiteRegression, blocks, posterior
+
+log = logging.getLogger('ddae_app')
 
 STATISTICS = ('shift', 'variance', 'skew', 'tails')
 """What is measured of each site: the first four cumulants."""
@@ -42,6 +51,8 @@ class FeatureAppearance:
     shift, scale, skew, tails : np.ndarray, shape (S, P)
         How much larger the values of a site are, in ``sd``; their standard deviation over that of
         all sites; and third and fourth cumulant, less ``usual``.
+    unit : np.ndarray, shape (P,)
+        In which shifts are smooth, in ``sd``; 1 of features without neighbors.
     usual : np.ndarray, shape (2, P)
         Third and fourth cumulant of all sites.
     share : np.ndarray, shape (1,)
@@ -49,7 +60,7 @@ class FeatureAppearance:
         scales what age and sex do just as well.
     between, within : np.ndarray, shape (4, K)
         Variance of each of ``STATISTICS`` in each band, between sites, and within a site between
-        rows.
+        rows; of shifts in ``unit``.
     """
 
     mean: np.ndarray
@@ -59,6 +70,7 @@ class FeatureAppearance:
     scale: np.ndarray
     skew: np.ndarray
     tails: np.ndarray
+    unit: np.ndarray
     usual: np.ndarray
     share: np.ndarray
     between: np.ndarray
@@ -72,6 +84,7 @@ class FeatureAppearance:
         y: np.ndarray,
         sites: np.ndarray,
         covariates: np.ndarray,
+        unit: np.ndarray | None = None,
     ) -> FeatureAppearance:
         """Measure sites in the rows that a regression was fitted to.
 
@@ -83,6 +96,8 @@ class FeatureAppearance:
             NaN where a value is missing.
         sites : np.ndarray of int, shape (N,)
         covariates : np.ndarray, shape (N, C)
+        unit : np.ndarray, shape (P,), optional
+            In which shifts are smooth, in the unit of `y`; without, the rows say it.
         """
         counts = regression.counts
         mean = (counts * regression.intercepts).sum(axis=0) / counts.sum(axis=0)
@@ -94,8 +109,13 @@ class FeatureAppearance:
             y, sites, covariates, regression.intercepts, own, regression.slopes
         )
         rows = counts.mean(axis=1)
-        within = np.stack([bands.variances(c, s) for c, s in measured.of_rows(bands)]) / len(y)
-        statistics = measured.statistics((regression.intercepts - mean) / sd, own / sd)
+        shift = (regression.intercepts - mean) / sd
+        if unit is None:
+            unit = measured.unit_of_shifts(bands, shift, rows, mean, sd)
+        unit = unit / sd / np.median(unit / sd)
+        of_rows = measured.of_rows(bands, (0,), 1 / unit) + measured.of_rows(bands, (1, 2, 3))
+        within = np.stack([bands.variances(c, s) for c, s in of_rows]) / len(y)
+        statistics = measured.statistics(shift / unit, own / sd)
         usual = np.average(statistics[2:], axis=1, weights=rows)
         statistics[2:] -= usual[:, None]
         between = np.stack(
@@ -104,9 +124,9 @@ class FeatureAppearance:
                 for d, w in zip(statistics, within, strict=True)
             ]
         )
-        shrunk = _shrunk(bands, statistics, between, within, counts)
+        shrunk = _shrunk(bands, unit, statistics, between, within, counts)
         share = np.array([measured.share(shrunk[1])])
-        return cls(mean, sd, regression.slopes, *shrunk, usual, share, between, within)
+        return cls(mean, sd, regression.slopes, *shrunk, unit, usual, share, between, within)
 
     def calibrated(
         self, regression: SiteRegression, bands: Bands, y: np.ndarray, covariates: np.ndarray
@@ -128,10 +148,11 @@ class FeatureAppearance:
         unknown = counts[0] < 2
         own[:, unknown] = self.sd[unknown]
         measured = _Measured.of(y, sites, covariates, intercept, own, self.slopes)
-        found = measured.statistics((intercept - self.mean) / self.sd, own / self.sd)
+        shift = (intercept - self.mean) / self.sd / self.unit
+        found = measured.statistics(shift, own / self.sd)
         found[2:] -= self.usual[:, None]
         found[2:, :, unknown] = 0
-        new = _shrunk(bands, found, self.between, self.within, counts)
+        new = _shrunk(bands, self.unit, found, self.between, self.within, counts)
         old = self.shift, self.scale, self.skew, self.tails
         shift, scale, skew, tails = map(np.concatenate, zip(old, new, strict=True))
         return replace(self, shift=shift, scale=scale, skew=skew, tails=tails)
@@ -223,21 +244,81 @@ class _Measured:
         known = ~np.isnan(self.residuals[:, block])
         return [r, (square - 1) * known, r * (square - 3), (square * (square - 6) + 3) * known]
 
-    def of_rows(self, bands: Bands) -> list[tuple[np.ndarray, float]]:
-        """Of each statistic, its coefficients in the bands, shape (N, M), and all its squares."""
-        n = len(self.sites)
-        found = [(np.zeros((n, bands.basis.shape[1])), 0.0) for _ in STATISTICS]
+    def of_rows(
+        self, bands: Bands, which: Sequence[int], factor: np.ndarray | None = None
+    ) -> list[tuple[np.ndarray, float]]:
+        """Of some statistics, the coefficients in the bands, shape (N, M), and all squares.
+
+        Parameters
+        ----------
+        bands : Bands
+        which : sequence of int
+            Of ``STATISTICS``.
+        factor : np.ndarray, shape (P,), optional
+            By which they are multiplied before.
+        """
+        n, p = self.residuals.shape
+        factor = np.ones(p) if factor is None else factor
+        found = [(np.zeros((n, bands.basis.shape[1])), 0.0) for _ in which]
         member = (self.sites[:, None] == np.unique(self.sites)).astype(float)
         member /= member.sum(axis=0)
-        for block in blocks(self.residuals.shape[1]):
-            for i, h in enumerate(self.hermite(block)):
-                h = h - (member > 0) @ (member.T @ h)
+        for block in blocks(p):
+            hermite = self.hermite(block)
+            for i, statistic in enumerate(which):
+                h = hermite[statistic]
+                h = (h - (member > 0) @ (member.T @ h)) * factor[block]
                 coefficients, squares = found[i]
                 found[i] = (
                     coefficients + h @ bands.basis[block],
                     squares + float(np.square(h).sum()),
                 )
         return found
+
+    def unit_of_shifts(
+        self, bands: Bands, shift: np.ndarray, rows: np.ndarray, mean: np.ndarray, sd: np.ndarray
+    ) -> np.ndarray:
+        """The unit in which shrunken shifts are expected to be nearest to the true ones.
+
+        Let :math:`F` be the shrinkage, which is linear, :math:`d` a measured shift, and :math:`r`
+        the residuals of the rows. Stein's estimate of the squared error, less what is the same in
+        all units, is :math:`|d - F d|^2 + 2 E[r' F r] / n` of a site of :math:`n` rows.
+
+        Parameters
+        ----------
+        bands : Bands
+        shift : np.ndarray, shape (S, P)
+            As measured, in `sd`.
+        rows : np.ndarray, shape (S,)
+        mean, sd : np.ndarray, shape (P,)
+            Of all sites, in the unit of the rows.
+
+        Returns
+        -------
+        np.ndarray, shape (P,)
+            `sd`, 1 or `mean`.
+        """
+        if not bands.smooth:
+            return sd
+        units = {'standard deviations of people': sd, 'the unit of the maps': np.ones_like(sd)}
+        if mean.min() > 0:
+            units['shares of the mean'] = mean
+        errors, everything = [], 0.0
+        for unit in (unit / sd for unit in units.values()):
+            (divided, squares), (multiplied, _) = (
+                self.of_rows(bands, (0,), factor)[0] for factor in (1 / unit, unit)
+            )
+            everything = everything or squares  # the first one is 1
+            within = bands.variances(divided, squares) / len(divided)
+            between = np.maximum(bands.power(shift / unit) - within * (1 / rows).mean(), 0)
+            noise = within / rows[:, None]
+            left = shift - unit * bands.shrunk(shift / unit, between, noise)
+            kept = bands.factors(between, noise) @ bands.sums(
+                (divided * multiplied).sum(axis=0), everything
+            )
+            errors.append(np.square(left).sum() + 2 * (kept / rows).sum() / len(divided))
+        name = list(units)[int(np.argmin(errors))]
+        log.info('what sites add is smoothest in %s', name)
+        return units[name]
 
     def statistics(self, shift: np.ndarray, scale: np.ndarray) -> np.ndarray:
         """The cumulants of each site, shape (4, S, P), of given shift and scale."""
@@ -302,18 +383,22 @@ def _squares(
 
 def _shrunk(
     bands: Bands,
+    unit: np.ndarray,
     statistics: np.ndarray,
     between: np.ndarray,
     within: np.ndarray,
     counts: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Shift, scale, skew and tails, each its mean given its rows; shape (S, P) each."""
+    """Shift, scale, skew and tails, each its mean given its rows; shape (S, P) each.
+
+    Of `statistics`, the shift is in `unit`; of what is returned, in standard deviations.
+    """
     rows = counts.mean(axis=1, keepdims=True)
     shift, variance, skew, tails = (
         bands.shrunk(d, b, w / rows) for d, b, w in zip(statistics, between, within, strict=True)
     )
     if bands.smooth:
-        return shift, np.exp(variance / 2), skew, tails
+        return shift * unit, np.exp(variance / 2), skew, tails
     # Features without neighbors: as in ComBat, which needs no other sites for its priors.
     scale = np.empty_like(shift)
     for site, n in enumerate(counts):

@@ -82,10 +82,22 @@ class Bands:
         squares : float
             All values of these rows, squared and summed.
         """
-        of_function = np.square(coefficients).sum(axis=0)
-        smooth = np.bincount(self.band, of_function) / np.bincount(self.band)
         others = max(self.basis.shape[0] - self.basis.shape[1], 1)
-        return np.append(smooth, max(squares - of_function.sum(), 0.0) / others)
+        functions = np.append(np.bincount(self.band), others)
+        return self.sums(np.square(coefficients).sum(axis=0), squares) / functions
+
+    def sums(self, of_functions: np.ndarray, total: float) -> np.ndarray:
+        """Sum of each band, shape (K,), of something of each function, shape (M,).
+
+        What of the `total` is none of the functions', if any, is that of the last band.
+        """
+        rest = max(total - float(of_functions.sum()), 0.0)
+        return np.append(np.bincount(self.band, of_functions), rest)
+
+    def factors(self, between: np.ndarray, noise: np.ndarray) -> np.ndarray:
+        """What of each band is kept, shape (S, K), 0 to 1; parameters as of :meth:`shrunk`."""
+        total = between + noise
+        return np.divide(between, total, out=np.zeros_like(total), where=total > 0)
 
     def shrunk(self, values: np.ndarray, between: np.ndarray, noise: np.ndarray) -> np.ndarray:
         """The expected truth of measured values.
@@ -98,8 +110,7 @@ class Bands:
         noise : np.ndarray, shape (S, K)
             Variance of the error of measurement.
         """
-        total = between + noise
-        factor = np.divide(between, total, out=np.zeros_like(total), where=total > 0)
+        factor = self.factors(between, noise)
         coefficients = values @ self.basis
         rest = values - coefficients @ self.basis.T
         smooth = (coefficients * factor[:, self.band]) @ self.basis.T

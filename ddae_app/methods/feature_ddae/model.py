@@ -23,9 +23,13 @@ FIRST_NOISE, LAST_NOISE, STEPS = 1.0, 0.1, 4
 ROWS = 16
 """That are harmonized at once, or as many as a person has."""
 
-NETWORKS, SESSIONS, PLACES = 'networks.', 'sessions.', 'places'
-"""What the names of the arrays of the networks, and of the scales of sessions, begin with, and the
-name of the places of vertices that :class:`Geometry` was given."""
+APPEARANCE, NETWORKS, SESSIONS = 'appearance.', 'networks.', 'sessions.'
+"""What the names of the arrays of the appearance, of the networks, and of the scales of sessions
+begin with."""
+
+UNIT, PLACES = f'{APPEARANCE}unit', 'places'
+"""The names of the unit of shifts, which models of earlier versions do not have, and of the places
+of vertices that :class:`Geometry` was given."""
 
 
 @dataclass(frozen=True)
@@ -157,7 +161,7 @@ class FeatureDDAE:
         weights = self.networks.state_dict()
         sessions = {} if self.sessions is None else vars(self.sessions)
         return {
-            **{f'appearance.{name}': value for name, value in vars(self.appearance).items()},
+            **{f'{APPEARANCE}{name}': value for name, value in vars(self.appearance).items()},
             **{f'{SESSIONS}{name}': value for name, value in sessions.items()},
             **{f'{NETWORKS}{name}': value.numpy() for name, value in weights.items()},
             **({} if self.geometry.given is None else {PLACES: self.geometry.given}),
@@ -175,8 +179,10 @@ class FeatureDDAE:
         KeyError, RuntimeError, ValueError
             If arrays are missing, or of other shapes.
         """
-        look = {item.name: arrays[f'appearance.{item.name}'] for item in fields(FeatureAppearance)}
-        appearance = FeatureAppearance(**look)
+        # Models of earlier versions took shifts as smooth in standard deviations.
+        arrays = {UNIT: np.ones_like(arrays[f'{APPEARANCE}sd']), **arrays}
+        names = [item.name for item in fields(FeatureAppearance)]
+        appearance = FeatureAppearance(**{name: arrays[f'{APPEARANCE}{name}'] for name in names})
         sessions = _sessions_of(appearance, arrays)
         with torch.random.fork_rng(devices=[]):  # what is drawn is replaced
             networks = FeatureNetworks(geometry, n_sites)
