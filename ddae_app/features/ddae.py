@@ -11,7 +11,7 @@ from ddae_app.errors import ModelError, UsageError
 from ddae_app.features.people import RowLabels
 from ddae_app.features.places import mesh_of
 from ddae_app.imaging.surfaces import HEMISPHERES
-from ddae_app.methods.feature_ddae.appearance import STATISTICS
+from ddae_app.methods.feature_ddae.cumulants import STATISTICS
 from ddae_app.methods.feature_ddae.geometry import Geometry
 from ddae_app.methods.feature_ddae.model import PLACES, STEPS, FeatureDDAE
 from ddae_app.methods.feature_ddae.training import train_feature_ddae

@@ -15,12 +15,9 @@ from ddae_app.imaging.icosahedron import sphere
 from ddae_app.methods.condition import Condition, label_blind
 from ddae_app.methods.ddae.schedule import noise_level
 from ddae_app.methods.feature_ddae import training
-from ddae_app.methods.feature_ddae.appearance import (
-    STATISTICS,
-    FeatureAppearance,
-    shown_share,
-)
+from ddae_app.methods.feature_ddae.appearance import FeatureAppearance
 from ddae_app.methods.feature_ddae.bands import DEGREES, Bands
+from ddae_app.methods.feature_ddae.cumulants import STATISTICS, shown_share
 from ddae_app.methods.feature_ddae.geometry import Geometry
 from ddae_app.methods.feature_ddae.model import STEPS, FeatureDDAE, editing_times
 from ddae_app.methods.feature_ddae.networks import FeatureNetworks

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from ddae_app.methods.condition import Condition, label_blind, make_condition
 from ddae_app.methods.ddae.losses import denoising_loss
 from ddae_app.methods.ddae.schedule import noise_level
-from ddae_app.methods.feature_ddae.appearance import FeatureAppearance, shown_share
+from ddae_app.methods.feature_ddae.appearance import FeatureAppearance
+from ddae_app.methods.feature_ddae.cumulants import shown_share
 from ddae_app.methods.feature_ddae.geometry import Geometry
 from ddae_app.methods.feature_ddae.model import STEPS, FeatureDDAE, clean, editing_times
 from ddae_app.methods.feature_ddae.networks import FeatureNetworks
