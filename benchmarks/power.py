@@ -91,7 +91,7 @@ def main() -> None:
         measured = pd.concat(measure(people, args.seed, args.per_site))
         measured.to_csv(file, sep='\t', index=False)
     features = pd.read_csv(file, sep='\t', dtype={'person': str})
-    table = analyze(features, args.seed, args.draws, args.per_site)
+    table = analyze(features, PATIENTS, args.seed, args.draws, args.per_site)
     (folder / 'power.md').write_text(table)
     print(table)
 
@@ -201,11 +201,13 @@ ANALYSES = {
 """By the name of the row: the images, and the analysis of their features."""
 
 
-def analyze(features: pd.DataFrame, seed: int, draws: int, per_site: int) -> str:
-    """The table, in Markdown."""
+def analyze(
+    features: pd.DataFrame, patients: dict[str, float], seed: int, draws: int, per_site: int
+) -> str:
+    """The table, in Markdown; the share of patients is by site."""
     rng = generator(seed, 'studies')
     people = features.person.unique()
-    studies = [study(people, per_site, rng) for _ in range(draws)]
+    studies = [study(people, patients, per_site, rng) for _ in range(draws)]
     lines = ['| | found | false | effect | spread | ICC | CV, % |', '| --- ' * 7 + '|']
     unit = None
     for label, (method, analysis) in ANALYSES.items():
@@ -230,12 +232,14 @@ def analyze(features: pd.DataFrame, seed: int, draws: int, per_site: int) -> str
     return '\n'.join(lines) + '\n'
 
 
-def study(people: np.ndarray, per_site: int, rng: np.random.Generator) -> pd.DataFrame:
+def study(
+    people: np.ndarray, patients: dict[str, float], per_site: int, rng: np.random.Generator
+) -> pd.DataFrame:
     """People at each site, some of whom are patients."""
     parts = []
-    for site in SEEN:
+    for site, share in patients.items():
         drawn = {'person': people[rng.integers(len(people), size=per_site)], 'site': site}
-        is_patient = np.arange(per_site) < round(PATIENTS[site] * per_site)
+        is_patient = np.arange(per_site) < round(share * per_site)
         parts.append(pd.DataFrame(drawn).assign(patient=is_patient.astype(int)))
     return pd.concat(parts, ignore_index=True)
 
@@ -252,7 +256,7 @@ def result(
     age = (seen.age - seen.age.mean()) / seen.age.std()
     columns = [seen.patient, np.ones(len(seen)), age, age**2, seen.sex == 'M']
     if analysis == 'site':
-        columns += [seen.site == site for site in SEEN[1:]]
+        columns += [seen.site == site for site in study.site.unique()[1:]]
     return group_effect(np.column_stack(columns).astype(float), gray)
 
 

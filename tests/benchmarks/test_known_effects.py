@@ -80,7 +80,7 @@ def test_the_effect_of_the_group_is_that_of_a_t_test_where_nothing_else_is_known
 
 def test_a_study_has_as_many_people_at_each_site_and_more_patients_at_some():
     people = np.array([f'p{i}' for i in range(63)])
-    study = power.study(people, 60, np.random.default_rng(0))
+    study = power.study(people, power.PATIENTS, 60, np.random.default_rng(0))
     assert (study.groupby('site').size() == 60).all() and set(study.person) <= set(people)
     shares = study.groupby('site').patient.mean().reindex(SEEN)
     assert shares.is_monotonic_increasing and shares.iloc[0] < 0.2 and shares.iloc[-1] > 0.8
@@ -103,7 +103,7 @@ def test_scanners_make_false_alarms_that_the_covariate_prevents():
     rng = np.random.default_rng(2)
     table = features(site_effect=0.004).set_index(['person', 'site', 'ill']).sort_index()
     people = np.array([f'p{i}' for i in range(63)])
-    studies = [power.study(people, 9, rng) for _ in range(60)]
+    studies = [power.study(people, power.PATIENTS, 9, rng) for _ in range(60)]
 
     def share(world, analysis):
         found = [power.result(table, each, world, analysis)[1] < 0.05 for each in studies]
