@@ -12,6 +12,7 @@ of the three tissues in its octants as well, for ComBat on features. Finished me
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
@@ -25,7 +26,7 @@ from benchmarks.atrophy import METHODS, SITES
 from benchmarks.known_atrophy import resized
 from benchmarks.phantoms import TARGET
 from benchmarks.power import WORLDS, analyze
-from benchmarks.real_anatomy import Scanner, common_brains, draw_scanner, parser_of_folders, scan
+from benchmarks.real_anatomy import common_brains, draw_scanner, parser_of_folders, scan
 from benchmarks.volumes import SHAPE
 from ddae_app.imaging.anatomy import tissue_shares
 from ddae_app.methods.base import Harmonizer
@@ -35,43 +36,42 @@ from ddae_app.phantom.seeds import generator
 PATIENTS = dict(zip(SITES, (0.15, 0.4, 0.6, 0.85), strict=True))
 """Share of patients at each site."""
 
+FILES = 'brains.npy', 'images.npy', 'truth.npy'
+
 
 @dataclass(frozen=True)
-class World:
-    """People at four scanners.
+class People:
+    """People as they are (0) and with the loss (1); arrays are mapped into memory from files.
 
     Attributes
     ----------
-    name : str
-        Of ``WORLDS``.
     table : pandas.DataFrame
         Columns ``person``, ``age`` and ``sex``.
     brains : np.ndarray, shape (N, 2, D, H, W)
-        As they are, and with the loss; mapped into memory.
-    scanners : dict of str to Scanner
-    seed : int
+    test, others : np.ndarray of int
+        Who is measured, and who may be fitted to.
+    images : np.ndarray, shape (T, S, 2, D, H, W)
+        Of those to measure, at each of ``SITES``.
+    truth : np.ndarray, shape (T, 2, D, H, W)
+        At the target's scanner without noise.
     """
 
-    name: str
     table: pd.DataFrame
     brains: np.ndarray
-    scanners: dict[str, Scanner]
-    seed: int
+    test: np.ndarray
+    others: np.ndarray
+    images: np.ndarray
+    truth: np.ndarray
 
-    @property
-    def states(self) -> tuple[int, ...]:
-        """0, without the loss, and 1, with it, where there is one."""
-        return (0, 1) if self.name == WORLDS[0] else (0,)
-
-    def training(self, others: np.ndarray, per_site: int) -> SliceData:
-        """Scans to fit to: some of the others at each scanner, some of whom are patients."""
+    def training(self, seed: int, per_site: int, *, patients: bool) -> SliceData:
+        """Scans to fit to: some of the others at each scanner."""
         images, sites, who = [], [], []
         for site in SITES:
-            rng = generator(self.seed, 'fitting', site)
-            patients = round(PATIENTS[site] * per_site) * max(self.states)
-            for i, person in enumerate(rng.permutation(others)[:per_site]):
-                brain = self.brains[person, int(i < patients)]
-                images.append(scan(brain, self.scanners[site], rng)[0])
+            rng = generator(seed, 'fitting', site)
+            ill = round(PATIENTS[site] * per_site) if patients else 0
+            for i, person in enumerate(rng.permutation(self.others)[:per_site]):
+                brain = self.brains[person, int(i < ill)]
+                images.append(scan(brain, draw_scanner(site, seed, axes=3), rng)[0])
                 sites.append(site)
                 who.append(person)
         of = self.table.iloc[who]
@@ -80,19 +80,16 @@ class World:
         )
 
     def measured(
-        self, test: np.ndarray, method: str, harmonizer: Harmonizer | None
+        self, method: str, world: str, harmonizer: Harmonizer | None
     ) -> Iterator[dict[str, object]]:
         """Features of each person at each scanner, a row each."""
-        for person, site, ill in product(test, SITES, self.states):
-            who = self.table.iloc[person : person + 1].assign(site=site)
-            brain, rng = self.brains[person, ill], generator(self.seed, 'test', site, str(person))
-            if method == 'truth':
-                image, _ = scan(brain, self.scanners[TARGET], None)
-            else:
-                image, _ = scan(brain, self.scanners[site], rng)
+        states = (0, 1) if world == WORLDS[0] else (0,)
+        for i, (number, site), ill in product(range(len(self.test)), enumerate(SITES), states):
+            who = self.table.iloc[self.test[i] : self.test[i] + 1].assign(site=site)
+            image = self.truth[i, ill] if method == 'truth' else self.images[i, number, ill]
             if harmonizer is not None:
-                image = harmonizer.transform(image[None], who, TARGET)[0]
-            named = {'method': method, 'world': self.name, 'ill': ill}
+                image = harmonizer.transform(np.array(image)[None], who, TARGET)[0]
+            named = {'method': method, 'world': world, 'ill': ill}
             yield who.iloc[0].to_dict() | named | shares(image)
 
 
@@ -108,22 +105,23 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     folder = args.work_dir / f'power-volumes-{args.seed}-{args.people}-{args.loss:g}'
     folder.mkdir(parents=True, exist_ok=True)
-    people, brains = with_loss(args.bids_dir, args.preproc_dir, folder, args.loss)
-    order = generator(args.seed, 'people').permutation(len(people))
-    test, others = order[: args.people], order[args.people :]
-    scanners = {site: draw_scanner(site, args.seed, axes=3) for site in SITES}
+    people = draw(args, folder)
     found = []
-    for number, name in enumerate(WORLDS):
-        world = World(name, people, brains, scanners, args.seed)
+    for number, world in enumerate(WORLDS):
         own = folder / f'world-{number}'
         own.mkdir(exist_ok=True)
+        training = None
         for method in ('truth', 'source', *METHODS):
             file = own / f'{method}.tsv'
             if not file.is_file():
-                print(f'{name}: {method} ...', flush=True)
-                fit = METHODS.get(method)
-                harmonizer = fit(world.training(others, args.fitted), own) if fit else None
-                rows = list(world.measured(test, method, harmonizer))
+                print(f'{world}: {method} ...', flush=True)
+                harmonizer = None
+                if method in METHODS:
+                    training = training or people.training(
+                        args.seed, args.fitted, patients=world == WORLDS[0]
+                    )
+                    harmonizer = METHODS[method](training, own)
+                rows = list(people.measured(method, world, harmonizer))
                 pd.DataFrame(rows).to_csv(file, sep='\t', index=False)
             found.append(pd.read_csv(file, sep='\t', dtype={'person': str}))
     table = analyze(pd.concat(found), PATIENTS, args.seed, args.draws, args.per_site)
@@ -131,25 +129,36 @@ def main() -> None:
     print(table)
 
 
-def with_loss(
-    bids_dir: Path, preproc_dir: Path, folder: Path, loss: float
-) -> tuple[pd.DataFrame, np.ndarray]:
-    """Everybody, and their brains as they are and with the loss, shape (N, 2, D, H, W).
-
-    They are drawn when they are asked for first, and then mapped into memory from a file.
-    """
-    table, store = folder / 'people.tsv', folder / 'brains.npy'
+def draw(args: argparse.Namespace, folder: Path) -> People:
+    """The people and their scans, which are stored when they are drawn first."""
+    table = folder / 'people.tsv'
     if not table.is_file():
-        data, brains = common_brains(bids_dir, preproc_dir, folder)
-        shape = (len(data), 2, *SHAPE)
-        both = np.lib.format.open_memmap(store, mode='w+', dtype=np.float32, shape=shape)
-        for row, brain in enumerate(brains):
-            both[row] = brain, resized(brain, {'cortex': -loss})
-            print(f'  {data.subjects[row]}', flush=True)
-        both.flush()
-        people = {'person': data.subjects, 'age': data.ages, 'sex': data.sexes}
-        pd.DataFrame(people).to_csv(table, sep='\t', index=False)
-    return pd.read_csv(table, sep='\t', dtype={'person': str}), np.load(store, mmap_mode='r')
+        data, brains = common_brains(args.bids_dir, args.preproc_dir, folder)
+        order = generator(args.seed, 'people').permutation(len(data))
+        test = order[: args.people].tolist()
+        scanners = {site: draw_scanner(site, args.seed, axes=3) for site in SITES}
+        shapes = (len(data), 2), (len(test), len(SITES), 2), (len(test), 2)
+        both, images, truth = (
+            np.lib.format.open_memmap(folder / name, mode='w+', dtype=np.float32,
+                                      shape=(*shape, *SHAPE))
+            for name, shape in zip(FILES, shapes, strict=True)
+        )  # fmt: skip
+        for person, brain in enumerate(brains):
+            both[person] = brain, resized(brain, {'cortex': -args.loss})
+            for i, ill in product([test.index(person)] if person in test else [], (0, 1)):
+                truth[i, ill] = scan(both[person, ill], scanners[TARGET], None)[0]
+                for number, site in enumerate(SITES):
+                    rng = generator(args.seed, 'test', site, str(person))
+                    images[i, number, ill] = scan(both[person, ill], scanners[site], rng)[0]
+            print(f'  {data.subjects[person]}', flush=True)
+        for stored in (both, images, truth):
+            stored.flush()
+        rows = {'person': data.subjects, 'age': data.ages, 'sex': data.sexes}
+        pd.DataFrame(rows).to_csv(table, sep='\t', index=False)
+    people = pd.read_csv(table, sep='\t', dtype={'person': str})
+    order = generator(args.seed, 'people').permutation(len(people))
+    both, images, truth = (np.load(folder / name, mmap_mode='r') for name in FILES)
+    return People(people, both, order[: args.people], order[args.people :], images, truth)
 
 
 def shares(image: np.ndarray) -> dict[str, float]:
