@@ -77,6 +77,18 @@ def test_maps_whose_mean_is_0_somewhere_are_no_share_of_it(reversed_rows):
     assert look.unit == pytest.approx(relative(units_of(look)['mm'], look))
 
 
+def test_vertices_at_which_people_hardly_differ_do_not_decide():
+    data = simulated('mm')
+    odd = slice(0, None, 240)
+    y = data.y.astype(float)
+    for site in range(SITES):
+        here = y[data.sites == site]
+        here[:, odd] = here[:, odd].mean(axis=0) + 1e-3 * (here - here.mean(axis=0))[:, odd]
+        y[data.sites == site] = here
+    look = replace(data, y=y).appearance()
+    assert look.unit == pytest.approx(relative(units_of(look)['mm'], look))
+
+
 def test_features_of_a_table_have_no_unit_but_their_own():
     data = simulated('mm')
     few = replace(data, geometry=Geometry.of_table(50), y=data.y[:, :50], truth=data.truth[:, :50])

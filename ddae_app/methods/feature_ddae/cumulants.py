@@ -106,7 +106,8 @@ class RowCumulants:
 
         Let :math:`F` be the shrinkage, which is linear, :math:`d` a measured shift, and :math:`r`
         the residuals of the rows. Stein's estimate of the squared error, less what is the same in
-        all units, is :math:`|d - F d|^2 + 2 E[r' F r] / n` of a site of :math:`n` rows.
+        all units, is :math:`|d - F d|^2 + 2 E[r' F r] / n` of a site of :math:`n` rows; here in
+        `sd`, or in the median of `sd` where that is larger.
 
         Parameters
         ----------
@@ -127,16 +128,18 @@ class RowCumulants:
         units = {'standard deviations of people': sd, 'the unit of the maps': np.ones_like(sd)}
         if mean.min() > 0:
             units['shares of the mean'] = mean
-        errors, everything = [], 0.0
+        # Of few vertices at which people hardly differ, errors in sd would outweigh all others.
+        weight = np.minimum(sd / np.median(sd), 1)
+        _, everything = self.of_rows(bands, (0,), weight)[0]
+        errors = []
         for unit in (unit / sd for unit in units.values()):
             (divided, squares), (multiplied, _) = (
-                self.of_rows(bands, (0,), factor)[0] for factor in (1 / unit, unit)
+                self.of_rows(bands, (0,), factor)[0] for factor in (1 / unit, weight**2 * unit)
             )
-            everything = everything or squares  # the first one is 1
             within = bands.variances(divided, squares) / len(divided)
             between = np.maximum(bands.power(shift / unit) - within * (1 / rows).mean(), 0)
             noise = within / rows[:, None]
-            left = shift - unit * bands.shrunk(shift / unit, between, noise)
+            left = weight * (shift - unit * bands.shrunk(shift / unit, between, noise))
             kept = bands.factors(between, noise) @ bands.sums(
                 (divided * multiplied).sum(axis=0), everything
             )
