@@ -108,6 +108,10 @@ def test_a_new_site_is_measured_in_the_unit_of_the_model():
         errors[name] = error_of_shifts(data, found)
         assert (found.shift[:3] == other.shift).all()
     assert (look.unit == known.appearance(regression, look.mean).unit).all()
+    sure = replace(look, between=np.full_like(look.between, 1e12))  # nothing is shrunk
+    found = sure.calibrated(more, data.geometry.bands, new.y, new.covariates)
+    measured = (more.intercepts[3] - look.mean) / look.sd
+    assert found.shift[3] == pytest.approx(measured, abs=1e-6)
     assert min(errors, key=errors.__getitem__) == 'mean'
 
 
