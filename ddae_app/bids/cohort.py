@@ -15,6 +15,9 @@ from ddae_app.bids.values import shown
 from ddae_app.errors import InvalidBIDSError, UsageError
 from ddae_app.settings import MAX_NAME, is_name
 
+SOURCE_SITE = '--source-site'
+"""The flag that gives a site to scans of which nothing else names it."""
+
 
 @dataclass(frozen=True)
 class Cohort:
@@ -25,7 +28,7 @@ class Cohort:
     covariates : dict of str to Covariates
         By the scan's stem.
     site_column : str or None
-        The column, or field of the scans' JSON, that named the sites, or ``--source-site`` where
+        The column, or field of the scans' JSON, that named the sites, or `source_site_from` where
         nothing else did; None where nothing names them.
     columns : tuple of str
         All columns of participants.tsv.
@@ -40,7 +43,9 @@ class Cohort:
     site_fields : tuple of str
         Fields of the scans' JSON that could name the site, where nothing names it.
     source_site : str or None
-        What --source-site says.
+        The site of the scans of which nothing else names it.
+    source_site_from : str
+        What says that, in words.
     """
 
     covariates: dict[str, Covariates]
@@ -53,6 +58,7 @@ class Cohort:
     other_columns: tuple[str, ...] = ()
     site_fields: tuple[str, ...] = ()
     source_site: str | None = None
+    source_site_from: str = SOURCE_SITE
 
     def __getitem__(self, scan: Scan) -> Covariates:
         return self.covariates[scan.stem]
@@ -64,6 +70,7 @@ def read_cohort(
     *,
     site_column: str | None = None,
     source_site: str | None = None,
+    source_site_from: str = SOURCE_SITE,
     further: Sequence[str] = (),
     metadata: ScanMetadata | None = None,
 ) -> Cohort:
@@ -82,6 +89,8 @@ def read_cohort(
         else the first of `SITE_COLUMNS` that is there.
     source_site : str, optional
         The site of the scans of which nothing else names it.
+    source_site_from : str
+        What says that, in words.
     further : sequence of str
         Names of other columns to look up.
     metadata : ScanMetadata, optional
@@ -95,7 +104,7 @@ def read_cohort(
         A table is not readable.
     """
     if source_site is not None and not is_name(source_site):
-        raise UsageError(f'--source-site {_no_name(source_site)}')
+        raise UsageError(f'{source_site_from} {_no_name(source_site)}')
     metadata = metadata or ScanMetadata(bids_dir)
     reader = _DatasetReader(bids_dir, site_column, further)
     folders = set(participants_in(bids_dir))
@@ -105,7 +114,7 @@ def read_cohort(
         if known.site is None and site_column:
             known = _from_json(known, scan, site_column, metadata)
         if known.site is None and source_site:
-            known = replace(known, site=source_site, site_from='--source-site')
+            known = replace(known, site=source_site, site_from=source_site_from)
         if known.site and not is_name(known.site):
             known = replace(known, fault=known.fault or f'its site is {_no_name(known.site)}')
         # What is not reliable is not used, whoever looks at it.
@@ -124,7 +133,7 @@ def read_cohort(
     people = {scan.participant for scan in scans}
     return Cohort(
         covariates,
-        column or ('--source-site' if source_site else None),
+        column or (source_site_from if source_site else None),
         table.columns,
         age_column=reader.first('age_column') or '',
         sex_column=reader.first('sex_column') or '',
@@ -133,6 +142,7 @@ def read_cohort(
         other_columns=reader.first('other_sites') or (),
         site_fields=() if column else _site_fields(scans, metadata),
         source_site=source_site,
+        source_site_from=source_site_from,
     )
 
 

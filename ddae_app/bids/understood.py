@@ -52,11 +52,11 @@ def _sites(cohort: Cohort, known: Sequence[Covariates]) -> str:
     parts = [', '.join(named) + (f' and {more} more sites' if more else '')]
     missing = len(known) - counts.total()
     parts += [f'{missing} not known'] if missing else []
-    filled = sum(c.site_from == '--source-site' for c in known)
-    if filled and cohort.site_column != '--source-site':
-        parts.append(f'{filled} of them by --source-site')
-    column = cohort.site_column or ''
-    where = column if column.startswith('--') else f'{_kind(known)} {column!r}'
+    column, by = cohort.site_column, cohort.source_site_from
+    filled = sum(c.site_from == by for c in known)
+    if filled and column != by:
+        parts.append(f'{filled} of them by {by}')
+    where = by if column == by else f'{_kind(known)} {column!r}'
     if cohort.other_columns:
         where += f'; not {", ".join(map(repr, cohort.other_columns))}'
     return f'sites ({where}): {"; ".join(parts)}'
@@ -152,10 +152,9 @@ def warnings(cohort: Cohort, scans: Sequence[Scan], metadata: ScanMetadata) -> l
             f'{name} of {_plural(n, "scan")} is that of participants.tsv, since it is n/a in the '
             'table of sessions'
         )
-    if cohort.source_site and not any(c.site_from == '--source-site' for c in known.values()):
-        lines.append(
-            f'--source-site {cohort.source_site}: no scan lacks a site, so the flag names none'
-        )
+    by = cohort.source_site_from
+    if cohort.source_site and not any(c.site_from == by for c in known.values()):
+        lines.append(f'{by} {cohort.source_site}: no scan lacks a site, so the flag names none')
     lines += near_twins({c.site for c in known.values() if c.site})
     return lines + contradictions({s: c.site for s, c in known.items() if c.site}, metadata)
 

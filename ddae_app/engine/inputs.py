@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ddae_app.bids import sidecars, understood
-from ddae_app.bids.cohort import Cohort, read_cohort
+from ddae_app.bids.cohort import SOURCE_SITE, Cohort, read_cohort
 from ddae_app.bids.dataset import link_names
 from ddae_app.bids.extraction import MASK_FILTER, Extraction, read_mask_filter
 from ddae_app.bids.layout import Layout, Preprocessed, SpaceLayout, read_name, sidecar
@@ -32,6 +32,8 @@ from ddae_app.settings import (
 
 log = logging.getLogger('ddae_app')
 
+FOLDER_NAME = 'the name of the folder'
+"""What gives a site to scans of ``--target-scans`` of which nothing else names it."""
 
 Selected = tuple[list[Scan], Cohort]
 """Scans, and what is known about each."""
@@ -61,6 +63,7 @@ def select_scans(settings: Settings) -> Selected:
         scans,
         site_column=select.site_column,
         source_site=select.source_site,
+        source_site_from=_source_site_from(settings),
         further=settings.evaluate.biology,
         metadata=metadata,
     )
@@ -86,8 +89,14 @@ def select_all_scans(settings: Settings) -> Selected:
         scans,
         site_column=settings.select.site_column,
         source_site=settings.select.source_site,
+        source_site_from=_source_site_from(settings),
     )
     return scans, cohort
+
+
+def _source_site_from(settings: Settings) -> str:
+    """What says of which site scans are of which nothing else does."""
+    return FOLDER_NAME if settings.bids_dir == settings.harmonize.target_scans else SOURCE_SITE
 
 
 def check_selection(settings: Settings) -> None:

@@ -479,6 +479,8 @@ def test_a_dataset_that_was_moved_is_known_by_its_scans(tmp_path):
     [
         ('none', (), 'no such folder; expected a BIDS dataset'),
         ('none', ('--model', 'x'), 'leave out --model'),
+        ('the-dataset', (), 'this is the dataset itself; name one of its sites (--target-site)'),
+        ('x' * 201, (), "the name of the folder 'xxx"),
         ('empty', (), 'no dataset_description.json; expected the root of a BIDS dataset'),
         ('T2w', (), 'no T1w image; the dataset has 1 participant, 0 T1w images'),
         ('derived', (), 'its images are derivatives of scans'),
@@ -489,6 +491,7 @@ def test_a_dataset_that_was_moved_is_known_by_its_scans(tmp_path):
 def test_reference_scans_that_cannot_be_a_target(study, folder, flags, message, tmp_path):
     reference = tmp_path / folder
     names = {'T2w': ['sub-1/anat/sub-1_T2w.nii.gz'], 'derived': [], 'two-sites': []}
+    names['x' * 201] = ['sub-1/anat/sub-1_T1w.nii.gz']
     names['one-person'] = [f'sub-1/ses-{i}/anat/sub-1_ses-{i}_T1w.nii.gz' for i in range(6)]
     table = 'participant_id\tsite\n'
     for i in range(10 if folder == 'two-sites' else 0):
@@ -506,6 +509,9 @@ def test_reference_scans_that_cannot_be_a_target(study, folder, flags, message, 
         (reference / 'dataset_description.json').write_text(json.dumps(said))
     if folder == 'two-sites':
         (reference / 'participants.tsv').write_text(table)
+    if folder == 'the-dataset':
+        shutil.rmtree(reference)
+        reference.symlink_to(study / 'bids')
     refused = participant(study, 'nowhere', '--target-scans', reference, *flags)
     assert refused.returncode == 2
     (line,) = error_lines(refused.stderr)
@@ -527,9 +533,17 @@ def test_where_nothing_names_the_sites_that_is_the_reason(study, target, tmp_pat
     assert not (out / 'targets').exists()
 
 
-def test_nothing_is_said_of_a_flag_where_tables_name_the_site_of_reference_scans(study, tmp_path):
+@pytest.mark.parametrize(
+    ('columns', 'told'),
+    [
+        ('site', "sites (column 'site'): X 5"),
+        ('note', 'sites (the name of the folder): Reference 5'),
+    ],
+)
+def test_what_names_the_site_of_reference_scans_is_told(study, tmp_path, columns, told):
+    """It is no flag, which nobody gave."""
     reference = tmp_path / 'Reference'
-    table = 'participant_id\tsite\n'
+    table = f'participant_id\t{columns}\n'
     for i in range(5):
         scan = reference / f'sub-{i}' / 'anat' / f'sub-{i}_T1w.nii.gz'
         scan.parent.mkdir(parents=True)
@@ -539,5 +553,8 @@ def test_nothing_is_said_of_a_flag_where_tables_name_the_site_of_reference_scans
     (reference / 'dataset_description.json').write_text('{"Name": "x", "BIDSVersion": "1.10.0"}')
     failed = participant(study, 'unreadable', '--target-scans', reference)
     assert failed.returncode == 2
-    assert "sites (column 'site'): X 5" in failed.stderr
+    assert told in failed.stderr
+    (line,) = error_lines(failed.stderr)
+    assert f'--target-scans {reference}: no site has 5 participants with usable scans' in line
+    assert line.endswith('or give a packaged site (--target-site) instead')  # nothing else helps
     assert '--source-site' not in failed.stderr

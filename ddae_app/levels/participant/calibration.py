@@ -18,6 +18,7 @@ from ddae_app.bids.output_folder import read_description
 from ddae_app.bids.provenance import read_record
 from ddae_app.bids.scan import Scan
 from ddae_app.engine.inputs import (
+    FOLDER_NAME,
     Selected,
     check_selection,
     check_sites_known,
@@ -150,7 +151,7 @@ def _with_target_scans(
     reference = _reference(settings, folder)
     settings = _without(settings, reference.select.derivatives)
     reference_scans = _reference_scans(reference)
-    if not any(c.site_from == '--source-site' for c in reference_scans[1].covariates.values()):
+    if not any(c.site_from == FOLDER_NAME for c in reference_scans[1].covariates.values()):
         # The tables name all sites, so that the name of the folder is not needed, nor told of.
         reference = replace(reference, select=replace(reference.select, source_site=None))
     target = _target_among(reference_scans, asked.target_site, folder)
@@ -180,7 +181,13 @@ def _with_target_scans(
         write_description(
             settings.output_dir, settings.bids_dir, derivatives(settings), settings.run.container
         )
-        _tell(calibrate(reference, RunFiles(_logs_of(reference, logs))))
+        try:
+            _tell(calibrate(reference, RunFiles(_logs_of(reference, logs))))
+        except NotCalibratedError as e:
+            raise UsageError(
+                f'--target-scans {folder}: {e.problem}; mend or replace these scans, or give a '
+                'packaged site (--target-site) instead'
+            ) from e
     selected = None
     if calibrates and not (own.is_made or only_texts):
         train = replace(settings.train, init_from=files.model, model_name=own.name)
@@ -201,6 +208,11 @@ def _reference(settings: Settings, folder: Path) -> Settings:
     """
     if not folder.is_dir():
         raise UsageError(f'--target-scans {folder}: no such folder; expected a BIDS dataset')
+    if folder.resolve() == settings.bids_dir.resolve():
+        raise UsageError(
+            f'--target-scans {folder}: this is the dataset itself; name one of its sites '
+            '(--target-site) instead'
+        )
     if read_description(folder).get('DatasetType') == 'derivative':
         raise UsageError(
             f'--target-scans {folder}: its images are derivatives of scans; give the dataset of '
@@ -261,7 +273,7 @@ def _without(settings: Settings, of_target: Sequence[str]) -> Settings:
 def _reference_scans(reference: Settings) -> tuple[list[Scan], Cohort]:
     try:
         return select_all_scans(reference)
-    except (InvalidBIDSError, NothingSelectedError) as e:
+    except (InvalidBIDSError, NothingSelectedError, UsageError) as e:
         raise UsageError(f'--target-scans {e}') from e
 
 
