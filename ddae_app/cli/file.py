@@ -10,7 +10,8 @@ import shlex
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -34,9 +35,12 @@ PARTICIPANT = 'sub-1'
 
 OF_A_DATASET = re.compile(
     rf"input: 1 T1w .*|sites \(column 'site'\): {SITE} 1|(age|sex) unknown .*|"
-    r'no site has \d+ participants, so .*|[01] of 1 T1w done'
+    rf'no site has \d+ participants, so .*|.* that are not listed, .*|[01] of 1 T1w done'
 )
 """What the participant level tells of the dataset that is made of the scan."""
+
+CHOICE_OF_A_DATASET = re.compile(r'(?<=; choose )one of the dataset \(none .*\) or (?=a packaged)')
+"""What it offers that the dataset that is made of the scan does not have."""
 
 ALONE = (
     'what the scanner does to all scans alike is estimated from this scan alone, which removes '
@@ -131,7 +135,7 @@ def harmonize_file(scan: str | Path, out: str | Path, *flags: str) -> int:
         command = [str(bids), str(derived), 'participant', '-w', str(folder / 'work'), *flags]
         given = vars(app.build_parser().parse_args(command))
         _check_flags(given)
-        with _log_of_one_scan(folder, scan.name.removesuffix(ending)):
+        with _told_of_one_scan(folder, scan, ending):
             code = app.main(command)
         image = derived / PARTICIPANT / 'anat' / f'{PARTICIPANT}_desc-harmonized_T1w.nii.gz'
         if code == 0 and image.is_file():
@@ -165,27 +169,37 @@ def _folder_beside(out: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def _log_of_one_scan(folder: Path, name: str) -> Iterator[None]:
+def _told_of_one_scan(folder: Path, scan: Path, ending: str) -> Iterator[None]:
     """Leave out of the log what is no matter of one scan, and places in a folder that is removed.
 
-    What is wrong is left in, wherever it is. The scan is called by its name, not as a participant.
+    What is wrong is left in, wherever it is. The scan is called by its name, not as a participant,
+    and so it is in what is printed.
     """
+    inside = str(_place(folder / 'bids', ending))
+
+    def own(text: str) -> str:
+        """A text that names the scan and its place as the user does."""
+        name = scan.name.removesuffix(ending)
+        called = rf'(?<![\w/]){PARTICIPANT}(_T1w)?(?![\w/])'
+        return re.sub(called, lambda _: name, text.replace(inside, str(scan)))
 
     def is_shown(record: logging.LogRecord) -> bool:
-        text = record.getMessage()
-        if text.startswith(f'site {SITE} is unknown to '):
-            record.msg, record.args = ALONE, ()
-        elif OF_A_DATASET.fullmatch(text):
+        text = own(record.getMessage())
+        if OF_A_DATASET.fullmatch(text):
             return False
-        elif text.startswith(f'{PARTICIPANT}: '):
-            record.msg, record.args = name + text.removeprefix(PARTICIPANT), ()
+        if text.startswith(f'site {SITE} is unknown to '):
+            text = ALONE
+        record.msg, record.args = CHOICE_OF_A_DATASET.sub('', text), ()
         return record.levelno > logging.INFO or str(folder) not in text
 
     log.addFilter(is_shown)
+    printed = StringIO()
     try:
-        yield
+        with redirect_stdout(printed):
+            yield
     finally:
         log.removeFilter(is_shown)
+        print(own(printed.getvalue()), end='')
 
 
 def _check_flags(given: Mapping[str, Any]) -> None:
@@ -210,16 +224,21 @@ def _page_of(out: Path) -> Path:
 
 def _write_dataset(folder: Path, scan: Path, ending: str) -> None:
     """A BIDS dataset of one scan."""
-    anat = folder / PARTICIPANT / 'anat'
-    anat.mkdir(parents=True)
-    (anat / f'{PARTICIPANT}_T1w{ending}').symlink_to(scan)
+    place = _place(folder, ending)
+    place.parent.mkdir(parents=True)
+    place.symlink_to(scan)
     write_atomically(
         folder / 'dataset_description.json', '{"Name": "One scan", "BIDSVersion": "1.10.0"}\n'
     )
     write_atomically(folder / 'participants.tsv', f'participant_id\tsite\n{PARTICIPANT}\t{SITE}\n')
     sidecar = scan.with_name(scan.name.removesuffix(ending) + '.json')
     if sidecar.is_file():
-        (anat / f'{PARTICIPANT}_T1w.json').symlink_to(sidecar)
+        _place(folder, '.json').symlink_to(sidecar)
+
+
+def _place(folder: Path, ending: str) -> Path:
+    """The scan, or its sidecar, in the dataset that is made of it."""
+    return folder / PARTICIPANT / 'anat' / f'{PARTICIPANT}_T1w{ending}'
 
 
 def _with_figures_inside(page: str, folder: Path) -> str:

@@ -288,8 +288,9 @@ def _run_level(settings: Settings, logs: RunFiles) -> int:
             return list_feature_targets(settings)
         return run_features(settings, logs)
     if settings.analysis_level == 'participant':
-        from ddae_app.levels.participant.calibration import calibrate_first, list_targets
+        from ddae_app.levels.participant.calibration import calibrate_first
         from ddae_app.levels.participant.level import run_participant
+        from ddae_app.levels.participant.targets import list_targets
 
         default = runtime.default_model()
         if _asks_for_targets(settings):

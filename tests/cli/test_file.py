@@ -104,11 +104,54 @@ def test_the_log_tells_of_no_dataset(scan, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(os, 'environ', os.environ.copy())
     asked = scan, tmp_path / 'o.nii.gz', *TARGET, '--skull-strip', 'none', '--dry-run'
     assert one_file.main([str(word) for word in asked]) == 0
-    said = capsys.readouterr().err
+    printed, said = capsys.readouterr()
+    assert printed == 'scan\tpreprocess\tharmonize\twhy\nhead of a person\tnew\tnew\t-\n'
     assert "model 'universal'" in said and said.count(one_file.ALONE) == 1
     assert 'target site: IXI (packaged with the program, 94 participants)' in said
-    for inner in ('site its own', 'no site', ': its', 'column', '1 participant', '1 T1w'):
-        assert inner not in said
+    assert not told_of_a_dataset(said)
+
+
+def told_of_a_dataset(said):
+    words = (
+        'site its own',
+        'no site has',
+        ': its',
+        'column',
+        '1 participant',
+        '1 T1w',
+        'dataset',
+        'sub-1',
+    )
+    return [word for word in words if word in said]
+
+
+@pytest.mark.parametrize(
+    ('content', 'target', 'message'),
+    [
+        (b'', 'IXI', 'head of a person failed: {}: the file is empty'),
+        (b'x', 'Mars', "'Mars' is no site that can be a target; choose a packaged one (IXI, "),
+    ],
+)
+def test_an_error_names_the_scan_and_its_place(
+    scan, tmp_path, monkeypatch, capsys, content, target, message
+):
+    monkeypatch.setattr(os, 'environ', os.environ.copy())
+    scan.write_bytes(content)
+    asked = scan, tmp_path / 'o.nii.gz', '--target-site', target, '--nprocs', 1
+    assert one_file.main([str(word) for word in asked]) != 0
+    said = capsys.readouterr().err
+    (line,) = (line for line in said.splitlines() if line.startswith('ddae-app: error: '))
+    assert message.format(scan) in line
+    assert not told_of_a_dataset(said)
+
+
+def test_the_targets_are_listed_without_a_dataset(scan, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(os, 'environ', os.environ.copy())
+    asked = str(scan), str(tmp_path / 'o.nii.gz'), '--target-site', 'help'
+    assert one_file.main(asked) == 0
+    printed, said = capsys.readouterr()
+    assert [line.split('\t')[0] for line in printed.splitlines()] == ['IXI', 'Novosibirsk', 'UCLA']
+    assert not told_of_a_dataset(said)
 
 
 def test_the_page_names_the_scan_and_no_place_that_is_gone(scan, level, tmp_path):

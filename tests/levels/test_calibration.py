@@ -17,6 +17,7 @@ from ddae_app.bids.layout import Layout
 from ddae_app.bids.sidecars import read as read_sidecar
 from ddae_app.files import digest_of
 from ddae_app.levels.participant.calibration import _is_made_of
+from ddae_app.methods.find import packaged_model
 from ddae_app.methods.modelfile import read_model_info
 from ddae_app.phantom.dataset import Design, write_dataset
 from tests.levels.conftest import command, error_lines, run, run_anew
@@ -170,11 +171,12 @@ def test_a_calibration_of_another_dataset_or_version_is_not_used_in_silence(stud
     assert 'and this is' not in ours.stderr and 'another version' not in ours.stderr
 
 
-def test_the_targets_are_listed(study, harmonized):
+def test_the_targets_are_listed(study, harmonized, tmp_path):
     before = participant(study, 'none', '--target-site', 'help')
     assert before.returncode == 0, before.stderr
+    small = 'sites of the dataset that are not listed, since a target needs 5 participants: '
+    assert before.stderr.endswith(f'INFO {small}{FEW} 2\n') and before.stderr.count('\n') == 1
     # A question writes nothing, and needs no folder that could be written to.
-    assert not before.stderr
     assert not (study / 'none').exists() and not (study / 'none-work').exists()
     file = study / 'file'
     file.touch()
@@ -185,7 +187,22 @@ def test_the_targets_are_listed(study, harmonized):
     assert lines == [MANY, *PACKAGED]
     after = participant(study, 'out', '--target-site', 'help')
     assert [line.split('\t')[0] for line in after.stdout.splitlines()] == lines
-    assert 'calibrated' in after.stdout
+    assert f'{MANY}\tcalibrated' in after.stdout
+    assert 'UCLA\tpackaged with the program, 10 participants\n' in after.stdout
+    assert after.stderr.endswith(f'INFO {small}{FEW} 2\n')
+    trained = participant(
+        study, 'none', '--target-site', 'help', '--model', packaged_model('medial').path
+    )
+    unknown = 'sites of the dataset that are not listed, since the model does not know them: '
+    assert f'INFO {unknown}{MANY} 5\n' in trained.stderr and small in trained.stderr
+    bids = tmp_path / 'bids'
+    shutil.copytree(study / 'bids', bids)
+    (bids / 'participants.tsv').write_text('participant_id\tsite\nsub-A01\tUCLA\n')
+    asked = bids, tmp_path / 'out', 'participant', *FLAGS, '--target-site', 'help'
+    namesake = run(*asked)
+    assert f'{small}UCLA 1\n' in namesake.stderr and namesake.stdout.count('UCLA') == 1
+    (bids / 'participants.tsv').unlink()
+    assert 'nothing names the sites of the dataset, so none of' in run(*asked).stderr
 
 
 def test_a_target_that_nobody_has_is_refused_before_any_work(study):

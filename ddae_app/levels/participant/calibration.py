@@ -41,7 +41,7 @@ from ddae_app.levels.train.alike import kinds_of, unlike_references
 from ddae_app.levels.train.data import Prepared, participants_by_site, people, people_of
 from ddae_app.levels.train.level import calibrate
 from ddae_app.methods import registry
-from ddae_app.methods.find import find_model, packaged_model
+from ddae_app.methods.find import packaged_model
 from ddae_app.methods.suitability import FEWEST_TO_CALIBRATE, confounded_sites
 from ddae_app.settings import CALIBRATED, OWN_DERIVATIVES, RAW, SelectSettings, Settings
 
@@ -83,11 +83,11 @@ def calibrate_first(
     """
     if settings.harmonize.target_scans:
         return _with_target_scans(settings, logs, default_model)
-    if not _is_missing(settings, default_model):
+    if not lacks_calibration(settings, default_model):
         return settings, None
     scans, cohort = select_all_scans(settings)
     check_sites_known(settings, cohort)
-    sites = _large(scans, cohort)
+    sites = large_sites(scans, cohort)
     _check_target(settings, sites)
     if sites:
         return settings, _calibrate(settings, logs, sites)
@@ -100,9 +100,9 @@ def calibrate_first(
 
 def sites_to_calibrate(settings: Settings, default_model: Path | None) -> dict[str, int]:
     """Participants of each site that :func:`calibrate_first`, of the same arguments, is for."""
-    if settings.harmonize.target_scans or not _is_missing(settings, default_model):
+    if settings.harmonize.target_scans or not lacks_calibration(settings, default_model):
         return {}
-    return _large(*select_all_scans(settings))
+    return large_sites(*select_all_scans(settings))
 
 
 def _calibrate(settings: Settings, logs: RunFiles, sites: dict[str, int]) -> Selected | None:
@@ -157,7 +157,7 @@ def _with_target_scans(
     target = _target_among(reference_scans, asked.target_site, folder)
     scans = select_all_scans(settings)
     check_sites_known(settings, scans[1])  # before the work that it would refuse
-    sites = _large(*scans)
+    sites = large_sites(*scans)
     packaged = packaged_model(settings.preproc.slices or 'all')
     if target in sites or target in packaged.info.sites:
         raise UsageError(
@@ -341,27 +341,7 @@ def _logs_of(reference: Settings, logs: RunFiles) -> Path:
     return folder
 
 
-def list_targets(settings: Settings, default_model: Path | None) -> int:
-    """Print the sites that can be targets of a run, a line each, and what they are."""
-    scans, cohort = select_all_scans(settings)
-    large = {}
-    if _is_missing(settings, default_model):
-        large = _large(scans, cohort)
-        model = packaged_model(settings.preproc.slices or 'all')
-    else:
-        trained, asked = Layout(settings.output_dir).models(), settings.harmonize
-        model = find_model(
-            asked.model, default_model, trained, asked.method, settings.preproc.slices
-        )
-    for site, n in large.items():
-        print(f'{site}\tthis dataset, {n} participants')
-    for site, n in zip(model.info.sites, model.info.training.subjects_per_site, strict=True):
-        if site not in large:
-            print(f'{site}\t{model.info.name} ({model.origin}), {n} participants')
-    return 0
-
-
-def _large(scans: Sequence[Scan], cohort: Cohort) -> dict[str, int]:
+def large_sites(scans: Sequence[Scan], cohort: Cohort) -> dict[str, int]:
     """Participants of each site that has enough of them to be calibrated."""
     by_site = participants_by_site(scans, cohort)
     return {site: n for site, n in by_site.items() if n >= FEWEST_TO_CALIBRATE}
@@ -381,7 +361,7 @@ def _check_target(settings: Settings, sites: dict[str, int]) -> None:
     )
 
 
-def _is_missing(settings: Settings, default_model: Path | None) -> bool:
+def lacks_calibration(settings: Settings, default_model: Path | None) -> bool:
     """Whether a run needs a calibration that is not there."""
     asked, run = settings.harmonize, settings.run
     return (
