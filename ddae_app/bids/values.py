@@ -168,7 +168,8 @@ def read_sex(text: str, levels: Mapping[str, str], beside: Collection[str] = ())
         sexes = set()
     if len(sexes) != 1:
         raise ValueError(
-            'expected M, F or O, or a code that "Levels" in participants.json explains'
+            'expected M, F or O, a word such as female or other, or a code that "Levels" in '
+            'participants.json explains'
         )
     # Hombre and mujer, varón and mujer: beside the one, M is the other.
     if meaning is None and words == ['m'] and {'h', 'v'} & set(beside):

@@ -155,13 +155,14 @@ def test_sex(people, known, header, value, sex):
     assert (known().sex, known().unread) == (sex, {})
 
 
-@pytest.mark.parametrize('value', ['1', '2', '0', 'H', 'X', 'M?', 'male/female', 'm f'])
+@pytest.mark.parametrize('value', ['1', '2', '0', 'H', 'w', 'X', 'M?', 'male/female', 'm f'])
 def test_a_sex_that_is_not_understood_is_told(known, bids_dir, value):
     (bids_dir / 'participants.tsv').write_text(f'participant_id\tsex\nsub-01\t{value}\n')
     assert known().sex is None
     assert known().unread['sex'] == (
-        f'participants.tsv: sex of sub-01 is {value!r}: expected M, F or O, or a code that '
-        '"Levels" in participants.json explains; mend it, or write n/a if it is not known'
+        f'participants.tsv: sex of sub-01 is {value!r}: expected M, F or O, a word such as '
+        'female or other, or a code that "Levels" in participants.json explains; mend it, or '
+        'write n/a if it is not known'
     )
 
 
