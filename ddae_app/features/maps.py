@@ -135,15 +135,54 @@ def read_surface_maps(
         )
     mesh, chosen, said = _choose(files, measure)
     if people:
-        chosen = [file for file in chosen if file.participant in people]
-        if without := sorted(set(people) - {file.participant for file in chosen}):
-            raise UsageError(
-                f'--participant-label: no map of {measure}{mesh and f" on {mesh}"} of '
-                f'{listed([row_name(person, None) for person in without])} in '
-                f'{", ".join(map(str, folders))}; leave these people out, or make their maps'
-            )
+        of_what = f'{measure}{mesh and f" on {mesh}"}'
+        chosen = _of_people(chosen, people, of_what, ', '.join(map(str, folders)))
+    found = _by_row(chosen, measure)
+    values, sizes = _read(found, measure, mesh)
+    if mesh == NATIVE:  # what is on one mesh by its numbers bears no name
+        mesh = next((m for m, n in MESHES.items() if sizes == (n, n)), NATIVE)
+    labels = [f'{h}{i}' for h, n in zip(HEMISPHERES, sizes, strict=True) for i in range(n)]
+    vertices = _outside_medial_wall(values, labels, cortex)
+    values = values[:, vertices]
+    if measure in ZERO_IS_MISSING:
+        values[values == 0] = np.nan
+    left = int(np.searchsorted(vertices, sizes[0]))
+    _check_values(values, left, [row_name(*row) for row in found], folders[0], measure)
+    participants, sessions = zip(*found, strict=True)
+    maps = SurfaceMaps(
+        path=folders[0],
+        participants=participants,
+        sessions=sessions,
+        features=tuple(labels[i] for i in vertices),
+        values=values,
+        measure=measure,
+        mesh=mesh,
+        files=tuple(found.values()),
+        vertices=vertices,
+        sizes=sizes,
+        left_out=tuple(left_out),
+    )
+    return maps, [*said, f'{maps.maps}: {len(vertices):,} vertices outside the medial wall']
+
+
+def _of_people(
+    files: Sequence[MapFile], people: Collection[str], of_what: str, folders: str
+) -> list[MapFile]:
+    """The files of some people, each of whom has one."""
+    files = [file for file in files if file.participant in people]
+    if without := sorted(set(people) - {file.participant for file in files}):
+        raise UsageError(
+            f'--participant-label: no map of {of_what} of '
+            f'{listed([row_name(person, None) for person in without])} in {folders}; leave these '
+            'people out, or make their maps'
+        )
+    return files
+
+
+def _by_row(files: Sequence[MapFile], measure: str) -> dict[Row, dict[str, MapFile]]:
+    """One file of each hemisphere of each person and session, in the order of these."""
     found: dict[Row, dict[str, MapFile]] = {}
-    for file in chosen:
+    for file in files:
         hemispheres = found.setdefault((file.participant, file.session), {})
         for hemisphere in file.hemispheres:
             if other := hemispheres.get(hemisphere):
@@ -153,43 +192,26 @@ def read_surface_maps(
                     'one of them out'
                 )
             hemispheres[hemisphere] = file
-    rows = sorted(found, key=lambda row: (row[0], row[1] or ''))
-    for row in rows:
-        for hemisphere in set(HEMISPHERES) - set(found[row]):
-            there = next(iter(found[row].values())).path
+    found = {row: found[row] for row in sorted(found, key=lambda row: (row[0], row[1] or ''))}
+    for row, hemispheres in found.items():
+        for hemisphere in set(HEMISPHERES) - set(hemispheres):
+            there = next(iter(hemispheres.values())).path
             raise UsageError(
                 f'{row_name(*row)} has no map of {measure} of the {HEMISPHERES[hemisphere]} '
                 f'hemisphere beside {there}; add it, or leave {row_name(*row)} out'
             )
-    values, sizes = _read(rows, found, measure, mesh)
-    if mesh == NATIVE:  # what is on one mesh by its numbers bears no name
-        mesh = next((m for m, n in MESHES.items() if sizes == (n, n)), NATIVE)
-    labels = [f'{h}{i}' for h, n in zip(HEMISPHERES, sizes, strict=True) for i in range(n)]
+    return found
+
+
+def _outside_medial_wall(
+    values: np.ndarray, labels: Sequence[str], cortex: Collection[str]
+) -> np.ndarray:
+    """Which vertices have a value in any row, or are of the cortex of a model, by number."""
     known = frozenset(cortex)
     takes_part = np.array([label in known for label in labels])
     for row in values:
         takes_part |= (row != 0) & ~np.isnan(row)
-    vertices = np.flatnonzero(takes_part)
-    values = values[:, vertices]
-    if measure in ZERO_IS_MISSING:
-        values[values == 0] = np.nan
-    names = [row_name(*row) for row in rows]
-    left = int(np.searchsorted(vertices, sizes[0]))
-    _check_values(values, left, names, folders[0], measure)
-    maps = SurfaceMaps(
-        path=folders[0],
-        participants=tuple(row[0] for row in rows),
-        sessions=tuple(row[1] for row in rows),
-        features=tuple(labels[i] for i in vertices),
-        values=values,
-        measure=measure,
-        mesh=mesh,
-        files=tuple(found[row] for row in rows),
-        vertices=vertices,
-        sizes=sizes,
-        left_out=tuple(left_out),
-    )
-    return maps, [*said, f'{maps.maps}: {len(vertices):,} vertices outside the medial wall']
+    return np.flatnonzero(takes_part)
 
 
 def _choose(files: Sequence[MapFile], measure: str) -> tuple[str, list[MapFile], list[str]]:
@@ -214,24 +236,25 @@ def _in_words(key: tuple[str, bool]) -> str:
 
 
 def _read(
-    rows: Sequence[Row], found: Mapping[Row, Mapping[str, MapFile]], measure: str, mesh: str
+    found: Mapping[Row, Mapping[str, MapFile]], measure: str, mesh: str
 ) -> tuple[np.ndarray, tuple[int, int]]:
     """All values as the files have them, shape (N, V), and the sizes of the hemispheres."""
     values, expected = np.empty((0, 0), dtype=np.float32), (MESHES.get(mesh, 0),) * 2
-    for i, row in enumerate(rows):
+    for i, (row, files) in enumerate(found.items()):
         parts: list[np.ndarray] = []
-        for file in dict.fromkeys(found[row][h] for h in HEMISPHERES):  # one, if it is CIFTI
+        for file in dict.fromkeys(files[h] for h in HEMISPHERES):  # one, if it is CIFTI
             parts += read_maps(file.path, file.hemispheres).values()
         sizes = (len(parts[0]), len(parts[1]))
-        path = found[row]['L'].path
+        path = files['L'].path
         if i == 0:
             expected = expected if all(expected) else sizes
-            values = np.empty((len(rows), sum(expected)), dtype=np.float32)
+            values = np.empty((len(found), sum(expected)), dtype=np.float32)
         if sizes != expected:
-            what = f'{mesh or row_name(*rows[0])} has {expected[0]:,} and {expected[1]:,}'
+            other = mesh or row_name(*next(iter(found)))
             raise UsageError(
                 f'{path}: the hemispheres of {row_name(*row)} have {sizes[0]:,} and {sizes[1]:,} '
-                f'vertices, and {what}; {RESAMPLE.format(measure)}'
+                f'vertices, and {other} has {expected[0]:,} and {expected[1]:,}; '
+                + RESAMPLE.format(measure)
             )
         values[i] = np.concatenate(parts)
     return values, expected

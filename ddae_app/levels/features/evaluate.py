@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from functools import partial
 
 import numpy as np
@@ -71,57 +71,41 @@ def run_group(settings: Settings) -> int:
         There are too few people, or the tables are not what they were.
     """
     inputs = read_inputs(settings)
-    labels = inputs.labels
+    labels, source = inputs.labels, inputs.table.values
     harmonized, said = read_harmonized(settings, inputs)
     target, unmet = _target(said, labels)
-    cautions = [
-        *changed_since(inputs, said),
-        *(
-            f'site {site} is confounded with {reason}: what the measures call a site effect may '
-            'be biology'
-            for site, reason in confounded_sites(labels).items()
-        ),
-        *unexamined_sites(labels),
-        *unmet,
-    ]
+    cautions = [*_cautions(inputs, said), *unmet]
     for line in cautions:
         log.warning('%s', line)
     method = next(n for n, m in METHODS.items() if m.label == said['HarmonizationMethod'])
     places = None if method == METHOD else _places(settings, inputs, said)
     kept: set[str] = set()
     refit = partial(_refit, inputs, said, target, places, settings.random_seed, kept)
-    candidates: dict[str, np.ndarray | Refit] = {
-        SOURCE: inputs.table.values,
-        HARMONIZED: harmonized,
-        _cross_fitted(method): partial(refit, method),
-    }
-    if method != METHOD:  # what the simplest method does is always there to compare
-        candidates[_cross_fitted(METHOD)] = partial(refit, METHOD)
-    log.info('evaluating %s', '; '.join(candidates))
-    files = inputs.files
-    try:
-        results = evaluate(candidates, labels, seed=settings.random_seed)
-    except NotEvaluableError:
-        for path in (files.group_table, files.group_page):  # of rows that are not these
-            path.unlink(missing_ok=True)
-        raise
+    fitted = dict.fromkeys((method, METHOD))  # what the simplest method does is always there
+    results = _evaluated(
+        {
+            SOURCE: source,
+            HARMONIZED: harmonized,
+            **{_cross_fitted(name): partial(refit, name) for name in fitted},
+        },
+        inputs,
+        settings.random_seed,
+    )
     chance = 1 / len(labels.site_names)
     headline = _headline(results, method, chance)
     log.info('%s', headline)
+    files = inputs.files
     write_atomically(files.group_table, to_tsv(_rows(results)))
     estimates = {name: result.estimates for name, result in results.items()}
     measured = set().union(*estimates.values())
-    constant = [
-        n for n, v in zip(inputs.table.features, _fixed(inputs, harmonized), strict=True) if v
-    ]
+    constant = _constant(inputs, harmonized)
     missing = [*not_predicted(measured), *_not_scaled(inputs, kept.difference(constant))]
     for line in missing:
         log.warning('%s', line)
-    cross_fitted = results[_cross_fitted(method)].outputs
-    explained = [results[name].explained for name in (SOURCE, _cross_fitted(method))]
-    features = feature_facts(inputs.table, cross_fitted, explained, constant)
-    guard = read_guard(inputs, said)
-    drawn = {'before': inputs.table.values, 'after': cross_fitted}
+    cross_fitted = results[_cross_fitted(method)]
+    explained = [results[SOURCE].explained, cross_fitted.explained]
+    features = feature_facts(inputs.table, cross_fitted.outputs, explained, constant)
+    drawn = {'before': source, 'after': cross_fitted.outputs}
     write_features_group_page(
         files.group_page,
         FeaturesEvaluation(
@@ -136,13 +120,37 @@ def run_group(settings: Settings) -> int:
             methods=estimates,
             meanings={name: text for name, text in MEANING.items() if name in measured},
             features=features,
-            guard=guard,
+            guard=read_guard(inputs, said),
             cortex=cortex_of(inputs.table, places, drawn, features),
         ),
     )
     log.info('measures: %s', files.group_table)
     log.info('report: %s', files.group_page)
     return 0
+
+
+def _cautions(inputs: FeatureInputs, said: Mapping[str, object]) -> Iterator[str]:
+    """Why the measures may mislead, in sentences."""
+    yield from changed_since(inputs, said)
+    for site, reason in confounded_sites(inputs.labels).items():
+        yield (
+            f'site {site} is confounded with {reason}: what the measures call a site effect may '
+            'be biology'
+        )
+    yield from unexamined_sites(inputs.labels)
+
+
+def _evaluated(
+    candidates: Mapping[str, np.ndarray | Refit], inputs: FeatureInputs, seed: int
+) -> dict[str, FeatureResult]:
+    """The measures of each candidate; where there are none, those of earlier rows are removed."""
+    log.info('evaluating %s', '; '.join(candidates))
+    try:
+        return evaluate(candidates, inputs.labels, seed=seed)
+    except NotEvaluableError:
+        for path in (inputs.files.group_table, inputs.files.group_page):
+            path.unlink(missing_ok=True)
+        raise
 
 
 def _target(said: Mapping[str, object], labels: RowLabels) -> tuple[str | None, list[str]]:
@@ -223,10 +231,10 @@ def _refit(
     return model.harmonized(inputs.table, inputs.labels, target)
 
 
-def _fixed(inputs: FeatureInputs, harmonized: np.ndarray) -> np.ndarray:
-    """Features that the participant level left as they are, shape (F,), bool."""
-    same = (harmonized == inputs.table.values) | np.isnan(harmonized)
-    return same.all(axis=0)
+def _constant(inputs: FeatureInputs, harmonized: np.ndarray) -> list[str]:
+    """Features that the participant level left as they are."""
+    same = ((harmonized == inputs.table.values) | np.isnan(harmonized)).all(axis=0)
+    return [name for name, fixed in zip(inputs.table.features, same, strict=True) if fixed]
 
 
 def _headline(results: Mapping[str, FeatureResult], method: str, chance: float) -> str:
