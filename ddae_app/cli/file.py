@@ -187,7 +187,7 @@ def _told_of_one_scan(folder: Path, scan: Path, ending: str) -> Iterator[None]:
         text = own(record.getMessage())
         if OF_A_DATASET.fullmatch(text):
             return False
-        if text.startswith(f'site {SITE} is unknown to '):
+        if text.startswith(f'site {SITE} (1 scan) is unknown to '):
             text = ALONE
         record.msg, record.args = CHOICE_OF_A_DATASET.sub('', text), ()
         return record.levelno > logging.INFO or str(folder) not in text

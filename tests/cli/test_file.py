@@ -256,4 +256,7 @@ def test_the_methods_text_names_no_site_that_nobody_knows(tmp_path):
     settings = from_flat(asked | {'target_site': 'IXI', 'unseen_site': 'agnostic'})
     model = find_model(None, None, ())
     text = methods_text(['Done.'], settings, model, extractions=(), sites=[one_file.SITE])
-    assert 'not been trained on the scans of its own scanner: ' in text
+    assert 'did not know the site appearance of its own scanner: it was measured in' in text
+    namesake = methods_text(['Done.'], settings, model, extractions=(), sites=['IXI', 'A'])
+    assert 'was IXI, of reference scans that come with the program' in namesake
+    assert 'did not know the site appearance of A and IXI in this dataset: ' in namesake

@@ -142,11 +142,14 @@ def test_of_a_new_site_with_enough_participants_train_is_named(study, harmonized
     (model,) = Layout(study / 'out').models()
     elsewhere = run(bids, tmp_path / 'out', *asked, '--model', model).stderr
     lines = {
-        line.split(' is unknown')[0][-8:]: line for line in told.splitlines() if 'is unk' in line
+        line.partition(' site ')[2].split()[0]: line
+        for line in told.splitlines()
+        if ' is unknown' in line
     }
     assert lines['Upgraded'].endswith('; run train to calibrate it')
-    assert lines[FEW[-8:]].endswith("its subject's own")
-    assert 'Upgraded is unknown' in elsewhere and 'run train' not in elsewhere
+    assert lines[FEW].endswith("its subject's own")
+    both = f"sites {FEW} (2 scans), Upgraded (5 scans) are unknown to 'calibrated': each scan is"
+    assert both in elsewhere and 'run train' not in elsewhere
 
 
 def test_a_calibration_of_another_dataset_or_version_is_not_used_in_silence(study, harmonized):
@@ -292,7 +295,8 @@ def test_a_dry_run_tells_what_would_be_calibrated(study):
     told = participant(study, 'dry', '--target-site', 'IXI', '--dry-run')
     assert told.returncode == 0, told.stderr
     assert f'the sites would be calibrated first (participants): {MANY} 5\n' in told.stderr
-    assert f'site {MANY} is unknown' not in told.stderr and f'site {FEW} is unknown' in told.stderr
+    assert f'WARNING site {FEW} (2 scans) is unknown' in told.stderr
+    assert f'{MANY} (5 scans)' not in told.stderr
     assert not (study / 'dry').exists()
 
 

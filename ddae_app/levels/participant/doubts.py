@@ -65,17 +65,25 @@ def warn_of_unknown_sites(
             without, ' has' if without == 1 else 's have',
         )  # fmt: skip
     participants = participants_by_site(scans, cohort)
+    renewable = of_folder and _is_calibrated(model)
+    alike: dict[tuple[str, str], list[str]] = {}
     for site, n in sorted(Counter(sites).items()):
         if site not in model.info.source_sites:
-            namesake = ' (its packaged site of that name may be another)'
-            renewable = of_folder and _is_calibrated(model)
-            enough = participants[site] >= FEWEST_TO_CALIBRATE
-            log.warning(
-                'site %s is unknown to %r%s: each of its scans (%d) is harmonized by itself, '
-                'which removes some of what is its subject\'s own%s',
-                site, model.info.name, namesake if site in model.info.sites else '', n,
-                '; run train to calibrate it' if renewable and enough else '',
-            )  # fmt: skip
+            namesake = site in model.info.sites
+            calibrates = renewable and participants[site] >= FEWEST_TO_CALIBRATE
+            told = (
+                ' (a packaged site of the same name may be another)' if namesake else '',
+                '; run train to calibrate it' if calibrates else '',
+            )
+            alike.setdefault(told, []).append(f'{site} ({n} scan{"s" * (n != 1)})')
+    for (namesakes, remedy), named in alike.items():
+        one = len(named) == 1
+        log.warning(
+            'site%s %s %s unknown to %r%s: each scan is harmonized by itself, which removes some '
+            "of what is its subject's own%s",
+            '' if one else 's', ', '.join(named), 'is' if one else 'are', model.info.name,
+            namesakes, remedy if one else remedy.replace(' it', ' them'),
+        )  # fmt: skip
 
 
 def tell_what_changed(

@@ -59,7 +59,7 @@ def methods_text(
             0,
             f'The target site was {_target(settings, model)}; the model was '
             f'{model.info.name} (SHA-256 {model.sha256[:16]}){_of_networks(model)}{of_phantoms}.'
-            + _of_unseen(set(sites) - set(model.info.source_sites), settings),
+            + _of_unseen(set(sites) - set(model.info.source_sites), settings, model),
         )
     if settings.preproc.sloppy:
         closing.append(
@@ -83,16 +83,17 @@ def _of_networks(model: FoundModel) -> str:
     return f', whose networks are those of {name}, calibrated to its sites'
 
 
-def _of_unseen(sites: set[str | None], settings: Settings) -> str:
-    """How sites that the model does not know were treated."""
+def _of_unseen(sites: set[str | None], settings: Settings, model: FoundModel) -> str:
+    """How sites that the model does not know were treated; it may know others of their names."""
     if not sites:
         return ''
     named = _listed(sorted(site or 'a site that is not recorded' for site in sites))
     adapted = settings.harmonize.unseen_site == 'adapt'
     scans = 'the scans of the site' if adapted else 'each scan alone'
+    here = ' in this dataset' if sites.intersection(model.info.sites) else ''
     return (
-        f' The model had not been trained on the scans of {named}: their site appearance was '
-        f'measured in {scans}.'
+        f' The model did not know the site appearance of {named}{here}: it was measured in '
+        f'{scans}.'
     )
 
 

@@ -67,8 +67,7 @@ FIGURES = {
     'histogram': (
         'Harmonization',
         'Intensities',
-        'Intensities of the brain before and after, beside those of the training scans of the '
-        'target site.',
+        'Intensities of the brain before and after, beside those of scans of the target site.',
     ),
 }
 """Figures of a scan by their desc label: section, title, caption, in the order of the page."""
@@ -310,13 +309,12 @@ def _summary(
     """Facts of a scan, for the top of its part of the page."""
     age = 'not known' if math.isnan(covariates.age) else f'{covariates.age:g} years'
     kinds = {'head': 'a whole head', 'brain': 'a skull-stripped brain'}
-    template = layout.space.protocol.template
     summary = {
         'T1w': scan.path.name,
         'Shows': kinds.get(entries.get('HeadKind', ''), 'not recorded'),
         'Site': f'{covariates.site} ({covariates.site_from})' if covariates.site else 'not known',
         'Age, sex': f'{age}, {covariates.sex or "not known"}',
-        'Space': f'{template}, {entries.get("Resolution", "")}',
+        'Space': str(entries.get('Resolution', layout.space.protocol.template)),
         'Brain extraction': str(entries.get('SkullStripMethod', 'not recorded')),
     }
     if 'TargetSite' in entries:
@@ -353,8 +351,8 @@ def _scan_warnings(entries: Mapping[str, Any]) -> tuple[str, ...]:
         measured = f'{scans} scans of the site' if scans else 'this scan alone'
         whose = 'these subjects' if scans else 'its subject'
         warnings.append(
-            'The model was not trained on the site of this scan: the site appearance was measured '
-            f'in {measured}, and may contain features of {whose}.'
+            'The model does not know the site of this scan: the site appearance was measured in '
+            f'{measured}, and may contain features of {whose}.'
         )
     if entries.get('anatomy_flag', 'none') not in ('none', 'not checked'):
         warnings.append(
