@@ -94,7 +94,9 @@ def read_table(path: Path, key: str, prefix: str) -> Table:
         with path.open(encoding='utf-8-sig', newline='') as file:
             lines = list(csv.reader(file, delimiter='\t', quoting=csv.QUOTE_NONE))
     except (OSError, UnicodeDecodeError, csv.Error) as e:
-        raise InvalidBIDSError(f'{path}: not readable as a UTF-8 table ({e})') from e
+        raise InvalidBIDSError(
+            f'{path}: not readable as a UTF-8 table ({e}); save it as one'
+        ) from e
     header = [_unquoted(cell) for cell in lines[0]] if lines else []
     columns = tuple(column for column in header if column)
     if key not in columns:

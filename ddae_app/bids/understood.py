@@ -136,12 +136,17 @@ def warnings(cohort: Cohort, scans: Sequence[Scan], metadata: ScanMetadata) -> l
     lines = _listed([c.fault for c in known.values() if c.fault])
     unread = [text for c in known.values() if not c.fault for text in c.unread.values()]
     lines += _listed(unread)
+    rowless = {label: _no_row([label]) for label in cohort.without_row}  # told of together
     lines += _listed(
-        [f'no site: {c.no_site}' for c in known.values() if c.site is None and not c.fault]
+        [
+            f'no site: {c.no_site}'
+            for scan, c in known.items()
+            if c.site is None and not c.fault and c.no_site != rowless.get(scan.participant)
+        ]
     )
     lines += _not_read(cohort) + _changed_sexes(known)
     if cohort.without_row:
-        lines.append(f'participants.tsv has no row of {_people(cohort.without_row)}')
+        lines.append(_no_row(cohort.without_row))
     if cohort.without_folder:
         lines.append(
             f'participants.tsv has rows without a folder: {_people(cohort.without_folder)}'
@@ -206,6 +211,10 @@ def without_scan(labels: Sequence[str]) -> str:
         f'no scan is taken of {_people(labels)}: the folder holds no T1w image (a UNIT1 is none), '
         'or only contrast-enhanced ones'
     )
+
+
+def _no_row(labels: Sequence[str]) -> str:
+    return f'participants.tsv has no row of {_people(labels)}'
 
 
 def _people(labels: Sequence[str]) -> str:

@@ -39,8 +39,8 @@ OF_A_DATASET = re.compile(
 )
 """What the participant level tells of the dataset that is made of the scan."""
 
-CHOICE_OF_A_DATASET = re.compile(r'(?<=; choose )one of the dataset \(none .*\) or (?=a packaged)')
-"""What it offers that the dataset that is made of the scan does not have."""
+LACK_OF_A_DATASET = re.compile(r'; no site of the dataset has \d+ participants$')
+"""What it adds to an error of a target, since there could be more scans."""
 
 ALONE = (
     'what the scanner does to all scans alike is estimated from this scan alone, which removes '
@@ -189,7 +189,7 @@ def _told_of_one_scan(folder: Path, scan: Path, ending: str) -> Iterator[None]:
             return False
         if text.startswith(f'site {SITE} (1 scan) is unknown to '):
             text = ALONE
-        record.msg, record.args = CHOICE_OF_A_DATASET.sub('', text), ()
+        record.msg, record.args = LACK_OF_A_DATASET.sub('', text), ()
         return record.levelno > logging.INFO or str(folder) not in text
 
     log.addFilter(is_shown)
@@ -264,7 +264,7 @@ def _about_the_scan(page: str, scan: Path, ending: str, command: str, own_comman
     page = page.replace(f'<title>{PARTICIPANT}', f'<title>{name}')
     page = page.replace(f'>{PARTICIPANT}<', f'>{name}<')
     page = page.replace(escape(f'ddae-app {command}'), escape(f'ddae-app-file {own_command}'))
-    gone = 'Participant', 'Site', 'Age, sex', 'Logs and settings'
+    gone = 'Participant', 'T1w images', 'Site', 'Age, sex', 'Logs and settings'
     page = re.sub(rf'<tr><th>({"|".join(gone)})</th>.*?</tr>\n?', '', page)
     # Its places are of a folder that is removed.
     return re.sub(r'<details><summary>Settings of the run.*?</details>', '', page, flags=re.DOTALL)

@@ -149,16 +149,18 @@ def check_sites_known(settings: Settings, cohort: Cohort) -> None:
     """
     if cohort.site_column is not None:
         return
-    problem = (
-        f'participants.tsv has no site column (found {", ".join(cohort.columns)})'
-        if cohort.columns
-        else f'{settings.bids_dir / "participants.tsv"} is not there'
-    )
-    fields = cohort.site_fields
-    or_field = f', or a field of the JSON of the scans ({", ".join(fields)}),' if fields else ''
+    fields = ', '.join(cohort.site_fields)
+    if cohort.columns:
+        problem = f'participants.tsv has no site column (found {", ".join(cohort.columns)})'
+        or_field = f', or a field of the JSON of the scans ({fields}),' if fields else ''
+        remedy = f'name the column{or_field} with --site-column'
+    else:
+        problem = f'{settings.bids_dir / "participants.tsv"} is not there'
+        or_field = f', name a field of the JSON of the scans ({fields}) with --site-column'
+        remedy = f'write it, with a column site{or_field if fields else ""}'
     raise UsageError(
-        f'{problem}, so the sites of the scans are unknown; name the column{or_field} with '
-        '--site-column, or the one site of all scans with --source-site'
+        f'{problem}, so the sites of the scans are unknown; {remedy}, or name the one site of '
+        'all scans with --source-site'
     )
 
 

@@ -140,7 +140,9 @@ def _read_cells(path: Path) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
                 for line in csv.reader(file, delimiter=delimiter)
             ]
     except (OSError, UnicodeDecodeError, csv.Error) as e:
-        raise UsageError(f'--features {path}: not readable as a UTF-8 table ({e})') from e
+        raise UsageError(
+            f'--features {path}: not readable as a UTF-8 table ({e}); save it as one'
+        ) from e
     lines = [line for line in lines if any(line)]
     header = lines[0] if lines else ()
     if PERSON not in header:

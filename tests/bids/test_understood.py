@@ -75,7 +75,6 @@ def test_what_is_missing_and_what_is_not_understood_is_told(said, bids_dir):
     assert doubts[2].startswith("participants.tsv: sex of sub-02 is 'M': beside H or V")
     assert doubts[3:] == [
         "no site: site of sub-02 is 'n/a' in participants.tsv",
-        'no site: participants.tsv has no row of sub-03',
         'participants.tsv has no row of sub-03',
         'participants.tsv has rows without a folder: sub-09',
     ]

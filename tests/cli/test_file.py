@@ -43,6 +43,7 @@ def level(monkeypatch):
         (out / 'sub-1' / 'figures' / 'a b.svg').write_text('<svg/>')
         page = (
             '<title>sub-1 &middot; ddae-app</title><h1>sub-1</h1>'
+            '<tr><th>T1w images</th><td>1</td></tr>\n'
             '<tr><th>T1w</th><td>sub-1_T1w.nii.gz</td></tr>\n'
             '<tr><th>Age, sex</th><td>not known, not known</td></tr>\n'
             '<tr><th>Site</th><td>its own scanner '
@@ -129,7 +130,7 @@ def told_of_a_dataset(said):
     ('content', 'target', 'message'),
     [
         (b'', 'IXI', 'head of a person failed: {}: the file is empty'),
-        (b'x', 'Mars', "'Mars' is no site that can be a target; choose a packaged one (IXI, "),
+        (b'x', 'Mars', 'be a target; choose a packaged one (IXI, Novosibirsk, UCLA)\n'),
     ],
 )
 def test_an_error_names_the_scan_and_its_place(
@@ -140,7 +141,7 @@ def test_an_error_names_the_scan_and_its_place(
     asked = scan, tmp_path / 'o.nii.gz', '--target-site', target, '--nprocs', 1
     assert one_file.main([str(word) for word in asked]) != 0
     said = capsys.readouterr().err
-    (line,) = (line for line in said.splitlines() if line.startswith('ddae-app: error: '))
+    (line,) = (x for x in said.splitlines(keepends=True) if x.startswith('ddae-app: error: '))
     assert message.format(scan) in line
     assert not told_of_a_dataset(said)
 
@@ -163,7 +164,8 @@ def test_the_page_names_the_scan_and_no_place_that_is_gone(scan, level, tmp_path
     command = shlex.join([str(scan), str(out), *TARGET])
     assert f'<code>{escape("ddae-app-file " + command)}</code>' in page
     assert '<strong>Mask.</strong><img' in page and '.ddae-app-' not in page
-    assert 'Settings of the run' not in page and 'Age, sex' not in page
+    for inner in ('Settings of the run', 'Age, sex', 'T1w images'):
+        assert inner not in page
 
 
 @pytest.mark.parametrize(

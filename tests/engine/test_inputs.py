@@ -183,6 +183,22 @@ def test_fields_that_could_name_the_site_are_offered():
     check_sites_known(settings, Cohort({}, 'site', columns))
 
 
+@pytest.mark.parametrize(
+    ('fields', 'remedies'),
+    [
+        ((), 'write it, with a column site, or name the one site'),
+        (
+            ('StationName',),
+            r'site, name a field of .* \(StationName\) with --site-column, or name',
+        ),
+    ],
+)
+def test_without_a_table_no_column_of_it_is_asked_for(fields, remedies):
+    settings = Settings(Path('/bids'), Path('/out'), 'participant')
+    with pytest.raises(UsageError, match=f'^/bids/participants.tsv is not .*; .*{remedies}'):
+        check_sites_known(settings, Cohort({}, None, (), site_fields=fields))
+
+
 def test_what_takes_all_scans_refuses_the_first_that_is_not_understood():
     scans = [Scan(Path(f'{stem}_T1w.nii'), stem[4:], None, stem) for stem in ('sub-1', 'sub-2')]
     good = Covariates('A', 30, 'F')

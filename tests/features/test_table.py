@@ -83,7 +83,7 @@ def test_what_is_missing_is_not_zero(tmp_path, word):
         ('participant_id\tx\n01\t1_000\n', "column x of sub-01 is '1_000'; expected numbers"),
         ('participant_id\tx\n01\tinf\n', "column x of sub-01 is 'inf', which is infinite"),
         ('participant_id\tx\n01\t-1e999\n', "is '-1e999', which is infinite"),
-        (b'participant_id\tx\n01\t\xff\n', 'not readable as a UTF-8 table'),
+        (b'participant_id\tx\n01\t\xff\n', 'not readable as a UTF-8 table .*; save it as one'),
     ],
 )
 def test_what_is_wrong_is_told_in_one_line(tmp_path, text, message):

@@ -354,11 +354,13 @@ def _check_target(settings: Settings, sites: dict[str, int]) -> None:
     if target in sites or target in packaged:
         return
     problem = 'is missing' if target is None else f'{target!r} is no site that can be a target'
-    here = ', '.join(sites) or f'none with {FEWEST_TO_CALIBRATE} participants'
-    raise UsageError(
-        f'--target-site {problem}; choose one of the dataset ({here}) or a packaged one '
-        f'({", ".join(packaged)})'
-    )
+    of_packaged = f'a packaged one ({", ".join(packaged)})'
+    if sites:
+        choice = f'choose one of the dataset ({", ".join(sites)}) or {of_packaged}'
+    else:
+        fewest = FEWEST_TO_CALIBRATE
+        choice = f'choose {of_packaged}; no site of the dataset has {fewest} participants'
+    raise UsageError(f'--target-site {problem}; {choice}')
 
 
 def lacks_calibration(settings: Settings, default_model: Path | None) -> bool:
