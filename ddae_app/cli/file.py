@@ -71,8 +71,16 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add('scan', metavar='T1W', help='the scan, .nii or .nii.gz; it is never changed')
-    add('out', metavar='OUT', help='the file to write, .nii.gz; a page, OUT.html, goes beside it')
-    add('--target-site', metavar='NAME', help='a packaged site: IXI, Novosibirsk or UCLA; help lists them')
+    add(
+        'out',
+        metavar='OUT',
+        help='the file to write, .nii.gz; a page of the same name, .html, goes beside it',
+    )
+    add(
+        '--target-site',
+        metavar='NAME',
+        help='a packaged site: IXI, Novosibirsk or UCLA; help lists them',
+    )
     add('--target-scans', metavar='PATH', help='a BIDS dataset of reference scans, instead')
     add('--version', action='version', version=f'ddae-app {__version__}')
     return parser
