@@ -30,8 +30,8 @@ log = logging.getLogger('ddae_app')
 SITE = 'its own scanner'
 """The site of the one scan, as pictures and the methods text call it; no model knows it."""
 
-PARTICIPANT = 'sub-1'
-"""The name that the scan has in the dataset that is made of it."""
+PARTICIPANT = 'sub-onescan'
+"""The name of the scan in the dataset that is made of it; reference scans hardly have it."""
 
 OF_A_DATASET = re.compile(
     rf"input: 1 T1w .*|sites \(column 'site'\): {SITE} 1|(age|sex) unknown .*|"

@@ -35,25 +35,27 @@ def level(monkeypatch):
     def run(arguments):
         calls.append(arguments)
         bids, out = Path(arguments[0]), Path(arguments[1])
-        assert (bids / 'sub-1' / 'anat' / 'sub-1_T1w.nii.gz').resolve().is_file()
-        (out / 'sub-1' / 'anat').mkdir(parents=True)
-        (out / 'sub-1' / 'figures').mkdir()
-        (out / 'sub-1' / 'figures' / 'a.svg').write_text('<svg/>')
-        (out / 'sub-1' / 'anat' / 'sub-1_desc-harmonized_T1w.nii.gz').write_bytes(b'image')
-        (out / 'sub-1' / 'figures' / 'a b.svg').write_text('<svg/>')
+        assert (bids / 'sub-onescan' / 'anat' / 'sub-onescan_T1w.nii.gz').resolve().is_file()
+        (out / 'sub-onescan' / 'anat').mkdir(parents=True)
+        (out / 'sub-onescan' / 'figures').mkdir()
+        (out / 'sub-onescan' / 'figures' / 'a.svg').write_text('<svg/>')
+        (out / 'sub-onescan' / 'anat' / 'sub-onescan_desc-harmonized_T1w.nii.gz').write_bytes(
+            b'image'
+        )
+        (out / 'sub-onescan' / 'figures' / 'a b.svg').write_text('<svg/>')
         page = (
-            '<title>sub-1 &middot; ddae-app</title><h1>sub-1</h1>'
+            '<title>sub-onescan &middot; ddae-app</title><h1>sub-onescan</h1>'
             '<tr><th>T1w images</th><td>1</td></tr>\n'
-            '<tr><th>T1w</th><td>sub-1_T1w.nii.gz</td></tr>\n'
+            '<tr><th>T1w</th><td>sub-onescan_T1w.nii.gz</td></tr>\n'
             '<tr><th>Age, sex</th><td>not known, not known</td></tr>\n'
             '<tr><th>Site</th><td>its own scanner '
             '(column &#39;site&#39; of participants.tsv)</td></tr>\n'
-            '<a href="sub-1/figures/a.svg"><strong>Mask.</strong></a>'
-            '<img src="sub-1/figures/a.svg"><a href="https://x.org">'
+            '<a href="sub-onescan/figures/a.svg"><strong>Mask.</strong></a>'
+            '<img src="sub-onescan/figures/a.svg"><a href="https://x.org">'
             f'<code>{escape("ddae-app " + shlex.join(arguments))}</code>'
             '<details><summary>Settings of the run</summary><pre>x</pre></details>'
         )
-        (out / 'sub-1.html').write_text(page)
+        (out / 'sub-onescan.html').write_text(page)
         return 0
 
     monkeypatch.setattr(one_file.app, 'main', run)
@@ -80,9 +82,10 @@ def test_of_places_the_log_has_those_of_the_outputs(scan, level, monkeypatch, tm
 
     def run(arguments):
         write(arguments)
-        one_file.log.info('sub-1: harmonize (16 s)')
+        one_file.log.info('sub-onescan: harmonize (16 s)')
         one_file.log.info('1 of 1 T1w done')
-        one_file.log.info('report: %s', Path(arguments[1]) / 'sub-1.html')
+        one_file.log.info('sub-1: conform (1 s)')  # of --target-scans
+        one_file.log.info('report: %s', Path(arguments[1]) / 'sub-onescan.html')
         one_file.log.warning('%s: it cannot be read', arguments[1])
         return 0
 
@@ -90,7 +93,8 @@ def test_of_places_the_log_has_those_of_the_outputs(scan, level, monkeypatch, tm
     with caplog.at_level('INFO', 'ddae_app'):
         assert one_file.harmonize_file(scan, tmp_path / 'o.nii.gz', *TARGET) == 0
         one_file.log.info('1 of 1 T1w done')  # of another run of this process
-    said, wrong, *places, after = caplog.messages
+    said, other, wrong, *places, after = caplog.messages
+    assert other == 'sub-1: conform (1 s)'
     assert said == 'head of a person: harmonize (16 s)'
     assert wrong.endswith('out: it cannot be read')
     assert places == [
@@ -121,7 +125,7 @@ def told_of_a_dataset(said):
         '1 participant',
         '1 T1w',
         'dataset',
-        'sub-1',
+        'sub-onescan',
     )
     return [word for word in words if word in said]
 
