@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from ddae_app.phantom.dataset import Design, write_dataset
-from tests.levels.conftest import command, contents, run, write_model
+from tests.levels.conftest import command, contents, run, start_forked, write_model
 
 FLAGS = (
     'participant', '--target-site', 'PhantomA', '--skull-strip', 'none', '--sloppy',
@@ -26,7 +26,7 @@ def eight(tmp_path_factory):
     model = write_model(folder / 'random.safetensors')
     result = run(
         folder / 'bids', folder / 'out', *FLAGS, '--model', model, '-w', folder / 'work',
-        '--nprocs', '2',
+        '--nprocs', '1',
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
     return folder
@@ -42,31 +42,38 @@ def heeds_interrupts():
 
 @pytest.fixture
 def start(eight, tmp_path, heeds_interrupts):
-    """Start a run in the background: ``start('A01', 'B02', nprocs=2)``."""
-    processes = []
+    """Start a run in the background: ``start('A01', 'B02', nprocs=2)``.
+
+    With `anew`, it is no fork, but a process that loads its libraries as that of a user does.
+    """
+    jobs = []
 
     def started(
-        *labels, nprocs=1, bids=None, out=tmp_path / 'out', work=tmp_path / 'work', under=()
-    ):
+        *labels, nprocs=1, bids=None, out=tmp_path / 'out', work=tmp_path / 'work', anew=False,
+        under=(),
+    ):  # fmt: skip
         labelled = ('--participant-label', *labels) if labels else ()
-        program = command(
+        asked = (
             bids or eight / 'bids', out, *FLAGS, '--model', eight / 'random.safetensors',
             '-w', work, '--nprocs', nprocs, *labelled,
         )  # fmt: skip
-        process = subprocess.Popen(
-            [*under, *program],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        )
-        processes.append(process)
-        return process
+        if anew or under:
+            job = subprocess.Popen(
+                [*under, *command(*asked)],
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                text=True,
+                start_new_session=True,
+            )
+        else:
+            job = start_forked(*asked)
+        jobs.append(job)
+        return job
 
     yield started
-    for process in processes:
-        process.kill()
-        process.wait()
+    for job in jobs:
+        job.kill()
+        job.wait()
 
 
 def images(folder: Path) -> dict[str, bytes]:

@@ -60,11 +60,11 @@ def test_eight_jobs_in_one_folder(eight, start, tmp_path):
 )
 def test_asked_to_end(eight, start, tmp_path, number, code, word, nprocs):
     """As terminals, `timeout` and batch systems ask: the whole group, and more than once."""
-    job = start('A01', 'B01', nprocs=nprocs)
+    job = start('A01', 'B01', nprocs=nprocs, anew=True)
     while not list((tmp_path / 'work').rglob('register_mni/_0x*_unfinished.json')):
         assert job.poll() is None
         time.sleep(0.05)
-    time.sleep(1)  # it is in the middle of a call of ANTs
+    time.sleep(0.3)  # it is in the middle of a call of ANTs
     check_ends(job, number, code, word)
     assert torn(tmp_path / 'out') == [] and not list((tmp_path / 'work').glob('*/tmp-*'))
     (log,) = (tmp_path / 'out' / 'logs').glob('*/ddae-app.log')
@@ -292,7 +292,7 @@ def test_the_clock_is_set_back_again_and_again(eight, start, tmp_path, monkeypat
     """By an hour, whenever a process looks at it; nothing waits until it is that late again."""
     (tmp_path / 'sitecustomize.py').write_text(BACKWARDS)
     monkeypatch.setenv('PYTHONPATH', str(tmp_path), prepend=os.pathsep)
-    job = start('A01', nprocs=2)
+    job = start('A01', nprocs=2, anew=True)
     said = job.communicate(timeout=240)[1]
     assert job.returncode == 0, said
     times = [line[:19] for line in said.splitlines()]

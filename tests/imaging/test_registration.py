@@ -44,7 +44,7 @@ def test_known_affine_is_found(registration):
     )
     assert np.linalg.norm(truth - points, axis=1).mean() > 15  # there was something to find
     error = np.linalg.norm(truth - ours, axis=1)
-    assert error.mean() < 1  # 0.6 measured with few iterations, 0.26 with all; voxels are 3 mm
+    assert error.mean() < 1  # 0.7 measured with few iterations, 0.26 with all; voxels are 3 mm
     assert error.max() < 2
 
 

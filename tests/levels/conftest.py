@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from ddae_app.bids.dataset import locked
 from ddae_app.methods.ddae.bundle import build_network, save_bundle
 from ddae_app.methods.ddae.config import ModelConfig
 from ddae_app.methods.ddae.info import DDAEInfo
@@ -23,18 +26,59 @@ TEMPLATE = 'MNI152NLin2009aSym'
 SITES = ('PhantomA', 'PhantomB')
 
 
+FAST = ('--skull-strip', 'none', '--sloppy', '--skip-bids-validation', '--nprocs', '1')
+
+
 @pytest.fixture(scope='session')
-def bids_dir(tmp_path_factory):
+def shared(tmp_path_factory):
+    """Make a folder once for all workers of pytest, which only read it: ``shared(name, make)``."""
+    root = tmp_path_factory.getbasetemp()
+    if 'PYTEST_XDIST_WORKER' in os.environ:
+        root = root.parent
+
+    def once(name: str, make: Callable[[Path], object]) -> Path:
+        folder, made = root / f'shared-{name}', root / f'shared-{name}.made'
+        with locked(made):
+            if not made.exists():
+                shutil.rmtree(folder, ignore_errors=True)  # of a worker that failed to make it
+                folder.mkdir()
+                make(folder)
+                made.touch()
+        return folder
+
+    return once
+
+
+@pytest.fixture(scope='session')
+def bids_dir(shared):
     """Two sites, one person each, coarse voxels."""
-    folder = tmp_path_factory.mktemp('phantoms') / 'bids'
-    write_dataset(folder, Design(n_sites=2, subjects_per_site=1, seed=5, voxel_mm=3.0))
-    return folder
+    design = Design(n_sites=2, subjects_per_site=1, seed=5, voxel_mm=3.0)
+    return shared('phantoms', lambda folder: write_dataset(folder / 'bids', design)) / 'bids'
 
 
 @pytest.fixture(scope='session')
-def model(tmp_path_factory):
+def model(shared):
     """A model with random weights: wrong pictures, right plumbing."""
-    return write_model(tmp_path_factory.mktemp('model') / 'random.safetensors')
+    name = 'random.safetensors'
+    return shared('model', lambda folder: write_model(folder / name)) / name
+
+
+@pytest.fixture(scope='session')
+def done(bids_dir, model, shared):
+    """Output folder of an undisturbed run to site PhantomA, validation of the input included."""
+
+    def make(folder):
+        fast = [flag for flag in FAST if flag != '--skip-bids-validation']
+        result = run_anew(
+            bids_dir, folder / 'out', 'participant', '--target-site', 'PhantomA', '--model', model,
+            '-w', folder / 'work', *fast,
+        )  # fmt: skip
+        assert result.returncode == 0, result.stderr
+        assert '2 T1w of 2 participants' in result.stderr
+        assert "sites (column 'site'): PhantomA 1, PhantomB 1" in result.stderr
+        assert 'PHANTOM model' in result.stderr
+
+    return shared('done', make) / 'out'
 
 
 def write_model(path: Path, *, phantom: bool = True, protocol: Protocol | None = None) -> Path:
@@ -74,6 +118,11 @@ def command(*arguments) -> list[str]:
 def run(*arguments, **environment) -> subprocess.CompletedProcess[str]:
     """Run the program in another process: its exit code and what it says."""
     return forked.run([*map(str, arguments)], {**os.environ, **environment})
+
+
+def start_forked(*arguments) -> forked.Job:
+    """Start the program in the background, in another process."""
+    return forked.start([*map(str, arguments)], dict(os.environ))
 
 
 def run_anew(*arguments, **environment) -> subprocess.CompletedProcess[str]:

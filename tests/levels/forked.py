@@ -19,30 +19,99 @@ import runpy
 import signal
 import socket
 import socketserver
+import struct
 import subprocess
 import sys
 import tempfile
+import threading
 import traceback
 from pathlib import Path
+from typing import TextIO
 
 LONGEST = 1_000_000
 """Bytes of a request: the arguments, the environment and the current folder of a run."""
 
+NUMBER = struct.Struct('i')
+"""How a process id and an exit code are sent."""
+
 
 def run(arguments: list[str], environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
     """Run the program to its end, in the current folder."""
-    asked = {'arguments': arguments, 'environment': environment, 'cwd': str(Path.cwd())}
     with tempfile.TemporaryFile('w+') as out, tempfile.TemporaryFile('w+') as err:
-        with socket.socket(socket.AF_UNIX) as connection:
-            connection.connect(_address())
-            request = json.dumps(asked).encode() + b'\n'
-            assert len(request) < LONGEST
-            socket.send_fds(connection, [request], [out.fileno(), err.fileno()])
-            with connection.makefile() as answer:
-                code = int(answer.read())
+        code = Job(arguments, environment, out.fileno(), err.fileno()).wait()
         out.seek(0)
         err.seek(0)
         return subprocess.CompletedProcess(arguments, code, out.read(), err.read())
+
+
+def start(arguments: list[str], environment: dict[str, str]) -> Job:
+    """Start the program in the background, in the current folder, and throw its output away."""
+    reader, writer = os.pipe()
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    job = Job(arguments, environment, nowhere, writer)
+    os.close(writer)
+    os.close(nowhere)
+    job.stderr = os.fdopen(reader)
+    return job
+
+
+class Job:
+    """A run that may go on in the background; what it has in common with `Popen` is alike.
+
+    Attributes
+    ----------
+    pid : int
+    returncode : int or None
+        None as long as nobody has seen it end.
+    stderr : text file
+        What it says, if it was started in the background.
+    """
+
+    stderr: TextIO
+
+    def __init__(
+        self, arguments: list[str], environment: dict[str, str], out: int, err: int
+    ) -> None:
+        asked = {'arguments': arguments, 'environment': environment, 'cwd': str(Path.cwd())}
+        request = json.dumps(asked).encode() + b'\n'
+        assert len(request) < LONGEST
+        self._connection = socket.socket(socket.AF_UNIX)
+        self._connection.connect(_address())
+        socket.send_fds(self._connection, [request], [out, err])
+        self.pid = self._receive()
+        self.returncode: int | None = None
+
+    def _receive(self) -> int:
+        return NUMBER.unpack(self._connection.recv(NUMBER.size, socket.MSG_WAITALL))[0]
+
+    def wait(self, timeout: float | None = None) -> int:
+        if self.returncode is None:
+            self._connection.settimeout(timeout)
+            try:
+                self.returncode = self._receive()
+            except (TimeoutError, BlockingIOError):
+                raise subprocess.TimeoutExpired('ddae-app', timeout or 0) from None
+            self._connection.close()
+        return self.returncode
+
+    def poll(self) -> int | None:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.wait(0)
+        return self.returncode
+
+    def kill(self) -> None:
+        if self.poll() is None:
+            os.kill(self.pid, signal.SIGKILL)
+
+    def communicate(self, timeout: float = 600) -> tuple[None, str]:
+        """All that it says until it ends; it is killed if that takes longer, in seconds."""
+        late = threading.Timer(timeout, self.kill)
+        late.start()
+        with self.stderr:
+            said = self.stderr.read()
+        late.cancel()
+        self.wait()
+        return None, said
 
 
 @functools.cache
@@ -84,7 +153,7 @@ class _Server(socketserver.ForkingMixIn, socketserver.UnixStreamServer):
 
 
 class _Handler(socketserver.BaseRequestHandler):
-    """In the fork: forks once more for the program, and answers with its exit code."""
+    """In the fork: forks once more for the program, and answers with its number and exit code."""
 
     def handle(self) -> None:
         request, descriptors, _, _ = socket.recv_fds(self.request, LONGEST, 2)
@@ -93,8 +162,11 @@ class _Handler(socketserver.BaseRequestHandler):
         child = os.fork()
         if child == 0:
             _become_program(json.loads(request), descriptors)
+        for descriptor in descriptors:
+            os.close(descriptor)
+        self.request.sendall(NUMBER.pack(child))
         _, status = os.waitpid(child, 0)
-        self.request.sendall(str(os.waitstatus_to_exitcode(status)).encode())
+        self.request.sendall(NUMBER.pack(os.waitstatus_to_exitcode(status)))
 
 
 def _become_program(asked: dict, descriptors: list[int]) -> None:

@@ -6,7 +6,6 @@ import json
 import shlex
 import shutil
 import signal
-import subprocess
 from concurrent.futures import ThreadPoolExecutor
 
 import nibabel as nib
@@ -20,7 +19,7 @@ from ddae_app.levels.participant.calibration import _is_made_of
 from ddae_app.methods.find import packaged_model
 from ddae_app.methods.modelfile import read_model_info
 from ddae_app.phantom.dataset import Design, write_dataset
-from tests.levels.conftest import command, error_lines, run, run_anew
+from tests.levels.conftest import error_lines, run, run_anew, start_forked
 
 FLAGS = (
     '--skull-strip', 'none', '--sloppy', '--skip-bids-validation', '--nprocs', '1', '--slices',
@@ -38,6 +37,21 @@ def study(tmp_path_factory):
     for number in (3, 4, 5):
         shutil.rmtree(folder / 'bids' / f'sub-B0{number}')
     return folder
+
+
+@pytest.fixture(scope='module')
+def scans_of_another_scanner(tmp_path_factory):
+    """Of five other people."""
+    folder = tmp_path_factory.mktemp('another') / 'bids'
+    design = Design(n_sites=1, subjects_per_site=5, seed=12, scanner_seed=3, voxel_mm=3.0)
+    write_dataset(folder, design)
+    return folder
+
+
+@pytest.fixture
+def reference(scans_of_another_scanner, tmp_path):
+    """A copy that a test may change, in a folder with the name of a site."""
+    return shutil.copytree(scans_of_another_scanner, tmp_path / 'Reference')
 
 
 def participant(study, out, *flags):
@@ -248,11 +262,10 @@ def test_the_command_that_jobs_are_told_can_be_copied(study, tmp_path):
     assert done.returncode == 0, done.stderr
 
 
-def test_jobs_with_reference_scans_are_told_the_command_too(study, harmonized, tmp_path):
-    reference, out = tmp_path / 'Reference', tmp_path / 'out'
-    write_dataset(
-        reference, Design(n_sites=1, subjects_per_site=5, seed=12, scanner_seed=3, voxel_mm=3.0)
-    )
+def test_jobs_with_reference_scans_are_told_the_command_too(
+    study, harmonized, reference, tmp_path
+):
+    out = tmp_path / 'out'
     (reference / 'participants.tsv').unlink()
     asked = (
         study / 'bids', out, 'participant', *FLAGS, '-w', tmp_path / 'work', '--target-scans',
@@ -306,8 +319,7 @@ def test_a_job_that_is_killed_while_it_calibrates_is_followed_by_the_next(study,
     )  # fmt: skip
 
     def start(number):
-        flags = '-w', study / f'race-work-{number}'
-        return subprocess.Popen(command(*asked, *flags), stderr=subprocess.PIPE, text=True)
+        return start_forked(*asked, '-w', study / f'race-work-{number}')
 
     first = start(0)
     until(first, 'to measure residual site effects')
@@ -405,11 +417,7 @@ def test_a_scan_that_fails_is_tried_and_reported_once(study, harmonized, tmp_pat
     assert 'was calibrated with' not in done.stderr + again.stderr
 
 
-def test_reference_scans_are_a_target(study, harmonized, tmp_path):
-    reference = tmp_path / 'Reference'
-    write_dataset(
-        reference, Design(n_sites=1, subjects_per_site=5, seed=12, scanner_seed=3, voxel_mm=3.0)
-    )
+def test_reference_scans_are_a_target(study, harmonized, reference, tmp_path):
     flags = '--target-scans', reference, '-d', f'ddae-app={study / "out"}'
     clash = participant(study, 'to-reference', *flags)
     assert clash.returncode == 2

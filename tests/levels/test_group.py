@@ -58,7 +58,7 @@ def train(folder, images: np.ndarray, cohort: pd.DataFrame) -> None:
     folder.mkdir()
     protocol = Protocol(template=TEMPLATE)
     for kind in (CVAEHarmonizer, StyleGANHarmonizer):
-        harmonizer = kind(protocol=protocol, images=96, device='cpu')
+        harmonizer = kind(protocol=protocol, images=32, device='cpu')
         harmonizer.fit(images, cohort).save(folder / f'{kind.method}.safetensors')
     elsewhere = cohort.assign(site=cohort['site'] + 'ern')
     strange = CVAEHarmonizer(protocol=protocol, images=32, device='cpu').fit(images, elsewhere)

@@ -24,26 +24,9 @@ from ddae_app.phantom.dataset import Design, write_dataset
 from ddae_app.reports.boilerplate import read_boilerplate
 from ddae_app.settings import from_flat
 from tests.imaging.nnunet_model import write_model as write_network
-from tests.levels.conftest import TEMPLATE, contents, error_lines, run, run_anew, write_model
+from tests.levels.conftest import FAST, TEMPLATE, contents, error_lines, run, write_model
 
-FAST = ('--skull-strip', 'none', '--sloppy', '--skip-bids-validation', '--nprocs', '1')
 ANAT = f'sub-A01/anat/sub-A01_space-{TEMPLATE}_res-130'
-
-
-@pytest.fixture(scope='session')
-def done(bids_dir, model, tmp_path_factory):
-    """Output folder of an undisturbed run to site PhantomA, validation of the input included."""
-    out = tmp_path_factory.mktemp('out')
-    fast = [flag for flag in FAST if flag != '--skip-bids-validation']
-    result = run_anew(
-        bids_dir, out, 'participant', '--target-site', 'PhantomA', '--model', model,
-        '-w', out.with_name('work'), *fast,
-    )  # fmt: skip
-    assert result.returncode == 0, result.stderr
-    assert '2 T1w of 2 participants' in result.stderr
-    assert "sites (column 'site'): PhantomA 1, PhantomB 1" in result.stderr
-    assert 'PHANTOM model' in result.stderr
-    return out
 
 
 def test_brains_by_a_network(bids_dir, tmp_path):

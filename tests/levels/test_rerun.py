@@ -15,27 +15,12 @@ from ddae_app.cli.main import resolve
 from ddae_app.cli.parser import build_parser
 from ddae_app.levels.participant.level import run_participant
 from ddae_app.phantom.dataset import Design, write_dataset
-from tests.levels.conftest import TEMPLATE, contents, error_lines, run, write_model
-
-FAST = ('--skull-strip', 'none', '--sloppy', '--skip-bids-validation', '--nprocs', '1')
-
-
-@pytest.fixture(scope='module')
-def done(bids_dir, model, tmp_path_factory):
-    """A finished run to PhantomA, whose work directory is lost."""
-    out = tmp_path_factory.mktemp('out')
-    work = out.with_name('lost')
-    result = run(
-        bids_dir, out, 'participant', '--target-site', 'PhantomA', '--model', model,
-        '-w', work, *FAST,
-    )  # fmt: skip
-    assert result.returncode == 0, result.stderr
-    shutil.rmtree(work)
-    return out
+from tests.levels.conftest import FAST, TEMPLATE, contents, error_lines, run, write_model
 
 
 @pytest.fixture
 def out(done, tmp_path):
+    """A finished run to PhantomA, whose work directory is lost."""
     return shutil.copytree(done, tmp_path / 'out')
 
 
