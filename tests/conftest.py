@@ -17,8 +17,8 @@ REPOSITORY = Path(__file__).parents[1]
 
 LONGEST = (
     'faults/test_faults.py', 'levels/test_calibration.py', 'levels/test_participant.py',
-    'levels/test_train.py', 'levels/test_kill.py', 'levels/test_group.py',
-    'levels/test_baselines.py', 'test_processes.py', 'methods/test_slice_networks.py',
+    'levels/test_train.py', 'methods/test_slice_networks.py', 'levels/test_kill.py',
+    'levels/test_baselines.py', 'levels/test_group.py', 'test_processes.py',
     'evaluation/test_protocol.py', 'levels/test_rerun.py',
 )  # fmt: skip
 """Files that take half a minute or more, the longest first."""

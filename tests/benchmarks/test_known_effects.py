@@ -25,10 +25,15 @@ def brain() -> np.ndarray:
     return np.where(out < 1, image, 0).astype(np.float32)
 
 
+@pytest.fixture(scope='module')
+def structures(brain) -> dict[str, known_atrophy.Structure]:
+    return {name: known_atrophy.find(brain, name) for name in known_atrophy.STRUCTURES}
+
+
 @pytest.mark.parametrize('percent', [-10.0, -1.0, 5.0])
 @pytest.mark.parametrize('name', known_atrophy.STRUCTURES)
-def test_a_structure_has_the_volume_that_was_asked_for(brain, name, percent):
-    structure = known_atrophy.find(brain, name)
+def test_a_structure_has_the_volume_that_was_asked_for(brain, structures, name, percent):
+    structure = structures[name]
     inside = structure.inside.astype(np.float32)
     reach = known_atrophy._reach(structure, percent, brain > 0)
     moved = known_atrophy._pulled(inside, reach * structure.outward, 1)[brain > 0].sum()
@@ -36,15 +41,15 @@ def test_a_structure_has_the_volume_that_was_asked_for(brain, name, percent):
     assert np.abs(reach * structure.outward).max() < 1  # a smooth change, of less than a voxel
 
 
-def test_the_image_changes_at_the_structure_alone_and_in_the_right_direction(brain):
+def test_the_image_changes_at_the_structure_alone_and_in_the_right_direction(brain, structures):
     larger = known_atrophy.resized(brain, {'ventricles': 10})
-    near = np.abs(known_atrophy.find(brain, 'ventricles').outward).max(axis=0) > 1e-3
+    near = np.abs(structures['ventricles'].outward).max(axis=0) > 1e-3
     np.testing.assert_array_equal(larger > 0, brain > 0)
     np.testing.assert_allclose(larger[~near], brain[~near], atol=2e-3)
-    inside = known_atrophy.find(brain, 'ventricles').inside
+    inside = structures['ventricles'].inside
     gained = (brain - larger)[near].sum() / (0.75 * inside.sum())  # 0.75 darker than white matter
     assert 0.07 < gained < 0.13
-    thinner = known_atrophy.resized(brain, {'cortex': -10})
+    thinner = known_atrophy.resized(brain, {'cortex': -10}, structures)
     gray = [np.sum((image > 0.47) & (image < 0.85)) for image in (brain, thinner)]
     assert 0.84 < gray[1] / gray[0] < 0.96
     assert known_atrophy.resized(brain, {}) == pytest.approx(brain, abs=1e-4)

@@ -128,7 +128,7 @@ def test_a_process_killed_for_lack_of_memory(eight, start, tmp_path):
     assert job.returncode == 1
     assert 'lack of memory' in error_lines(said)[0]
     assert 'BrokenProcessPool' not in said and 'Traceback' not in said
-    again(eight, tmp_path / 'out', tmp_path / 'work', 'A01', 'A02', 'B01', nprocs=2)
+    again(eight, tmp_path / 'out', tmp_path / 'work', 'A01', 'A02', 'B01')
 
 
 def test_a_scan_that_memory_does_not_hold(eight, start, dim, tmp_path):
@@ -146,7 +146,7 @@ def test_a_scan_that_memory_does_not_hold(eight, start, dim, tmp_path):
     assert 'sub-A01' in line and 'step conform: there is too little memory' in line
     assert 'Traceback' not in said and torn(tmp_path / 'out') == []
     shutil.copyfile(eight / 'bids' / scan.relative_to(bids), scan)
-    again(eight, tmp_path / 'out', tmp_path / 'work', 'A01', 'B01', nprocs=2)
+    again(eight, tmp_path / 'out', tmp_path / 'work', 'A01', 'B01')
 
 
 def test_too_little_memory_to_begin_with(start):
