@@ -327,7 +327,8 @@ def test_a_job_that_is_killed_while_it_calibrates_is_followed_by_the_next(study,
     for job in others:
         until(job, 'calibrating model')  # its next step is to wait for the lock
     first.kill()
-    assert first.wait() == -signal.SIGKILL
+    first.communicate()
+    assert first.returncode == -signal.SIGKILL
     assert not Layout(study / 'race').models()
     with ThreadPoolExecutor(3) as readers:
         said = list(readers.map(lambda job: job.communicate()[1], others))
