@@ -38,7 +38,7 @@ FEW_ITERATIONS = {
     'aff_shrink_factors': (6, 3),
     'aff_smoothing_sigmas': (3, 1),
 }
-"""At two resolutions, a sixth of the time."""
+"""At two resolutions."""
 
 LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
