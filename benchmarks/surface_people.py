@@ -89,7 +89,8 @@ class Fits:
         truth = self._case.truth
         regression, _ = self._regression(truth, rows)
         error = regression.intercepts - regression.intercepts.mean(axis=0)
-        basis = np.linalg.qr(self._functions)[0]
+        functions, sizes, _ = np.linalg.svd(self._functions, full_matrices=False)
+        basis = functions[:, sizes > 1e-9 * sizes[0]]  # on a sphere, some are sums of others
         return truth - (error @ basis @ basis.T)[self._sites]
 
 
