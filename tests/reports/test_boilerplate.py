@@ -193,15 +193,15 @@ def test_the_text_describes_how_unseen_sites_were_treated(policy, how):
     packaged = find_model(None, None, ())
     settings = asked(target_site='PhantomA', unseen_site=policy)
     text = methods_text(['Done.'], settings, packaged, extractions=(), sites=['UCLA'])
-    assert 'trained on the scans of UCLA:' in text, 'a packaged site is a target only'
+    assert f'appearance of UCLA in this dataset: it was {how}' in text, 'no packaged site'
     of_packaged = asked(target_site='UCLA', unseen_site=policy)
     text = methods_text(['Done.'], of_packaged, packaged, extractions=(), sites=['UCLA'])
     assert 'target site was UCLA, of reference scans that come with the program; ' in text
     model = replace(packaged, info=replace(packaged.info, references=()))
     text = methods_text(['Done.'], settings, model, extractions=(), sites=['UCLA', 'Else', None])
-    assert 'on the scans of Else and a site that is not recorded:' in text and how in text
+    assert f'appearance of Else and a site that is not recorded: it was {how}' in text
     text = methods_text(['Done.'], settings, model, extractions=(), sites=['UCLA'])
-    assert 'had not been trained' not in text and 'calibrated' not in text
+    assert 'did not know' not in text and 'calibrated' not in text
     info = replace(model.info, networks='universal 0123')
     calibrated = replace(model, info=info)
     text = methods_text(['Done.'], settings, calibrated, extractions=(), sites=['UCLA'])
