@@ -179,7 +179,7 @@ def test_the_text_names_what_ran():
     text = everything_said()
     assert 'target site was Site_A' in text and 'made from simulated scans' in text
     assert '*antspyx*' in text and '*HD_BET*' in text and '*torch*' in text and '--sloppy' in text
-    assert 'had not been trained' not in text
+    assert 'did not know' not in text
     preprocessed = methods_text(['Done.'], asked(skull_strip='none'), None, extractions={'none'})
     assert 'preprocessing performed' in preprocessed
     assert 'torch' not in preprocessed and '--sloppy' not in preprocessed
