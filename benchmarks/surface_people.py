@@ -5,8 +5,8 @@
 Maps are those of :mod:`benchmarks.surfaces` at five sites. As in `group`, methods are fitted to
 half of the people, and probes are trained and tested on the others. Besides the methods, there is
 the appearance of sites alone, where it is told in which unit shifts are smooth, and a bound: all
-that a site does is known but what it adds, and of that the functions that it is a sum of. No
-method that measures sites in these people can do better, but by chance. Printed as Markdown.
+that a site does is known but what it adds, and of that the functions that it is a sum of. Only
+a method that knows how sites differ could do better, but by chance. Printed as Markdown.
 """
 
 from __future__ import annotations
