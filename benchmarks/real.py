@@ -245,14 +245,15 @@ def _similarity(scans: Scans, after: np.ndarray) -> dict[str, Score]:
         np.array([list(tissue_shares(x[None]).values()) for x in images])
         for images in (after, before)
     ]
+    blocks = fidelity.block_means(after), fidelity.block_means(before)
     of_each = {
         'ssim': fidelity.ssim(after, before),
         'edges': fidelity.gradient_correlation(after, before),
-        'rank': fidelity.distance_rank_correlations(after, before, sites),
-        'identified': fidelity.matches_reference(after, before),
+        'rank': fidelity.distance_rank_correlations(*blocks, sites),
+        'identified': fidelity.matches_reference(*blocks),
         'tissue_drift': 100 * np.abs(shares[0] - shares[1]).mean(axis=1),
     }
-    variances = (fidelity.between_subject_variance(images, sites) for images in (after, before))
+    variances = (fidelity.between_subject_variance(of, sites) for of in blocks)
     return {name: estimates.mean(values) for name, values in of_each.items()} | {
         'variance_ratio': estimates.ratio(*variances)
     }

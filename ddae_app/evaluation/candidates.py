@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 from scipy.ndimage import gaussian_filter
 
+from ddae_app.evaluation.probes import IMAGES_AT_ONCE
 from ddae_app.methods.base import Harmonizer
 
 BLUR_PIXELS = 2.0
@@ -105,6 +106,12 @@ def pretrained(
 
 def _renderer(fitted: Harmonizer, images: np.ndarray, cohort: pd.DataFrame, target: str) -> Render:
     def render(rows: np.ndarray, ages: np.ndarray) -> np.ndarray:
-        return fitted.transform(images[rows], cohort.iloc[rows].assign(age=ages), target)
+        outputs = np.empty((len(rows), *images.shape[1:]), np.float32)
+        # Part by part, since a copy of all these scans would be large.
+        for start in range(0, len(rows), IMAGES_AT_ONCE):
+            some = slice(start, start + IMAGES_AT_ONCE)
+            people = cohort.iloc[rows[some]].assign(age=ages[some])
+            outputs[some] = fitted.transform(images[rows[some]], people, target)
+        return outputs
 
     return render

@@ -158,20 +158,38 @@ class SampleSets:
         )
         return cls(others, spaces, seed)
 
-    def distances(self, outputs: np.ndarray) -> dict[str, Estimate]:
+    def no_features(self) -> list[np.ndarray]:
+        """Room for the features of the outputs of ``others``, NaN, shape (M, F) in each space."""
+        return [np.full_like(space.target, np.nan) for space in self.spaces]
+
+    def store(self, features: list[np.ndarray], rows: np.ndarray, outputs: np.ndarray) -> None:
+        """Compute the features of the outputs of some scans, as far as they are compared.
+
+        Parameters
+        ----------
+        features : list of np.ndarray
+            As :meth:`no_features` makes them; changed in place.
+        rows : np.ndarray of int, shape (N,)
+        outputs : np.ndarray, shape (N, H, W)
+        """
+        _, place, of = np.intersect1d(self.others, rows, return_indices=True)
+        if len(of):
+            for space, known in zip(self.spaces, features, strict=True):
+                known[place] = space.features(outputs[of])
+
+    def distances(self, features: list[np.ndarray]) -> dict[str, Estimate]:
         """Distances of the outputs to the target's scans, by measure.
 
         Parameters
         ----------
-        outputs : np.ndarray, shape (M, H, W)
-            Of the scans ``others``.
+        features : list of np.ndarray
+            Of the outputs of all ``others``; see :meth:`store`.
         """
-        measured = {}
-        for space in self.spaces:
-            features = space.features(outputs)
-            for name, distance in space.distances.items():
-                measured[name] = estimate_distance(distance, features, space.target, self.seed)
-        return measured
+        return {
+            name: estimate_distance(distance, known, space.target, self.seed)
+            for space, known in zip(self.spaces, features, strict=True)
+            for name, distance in space.distances.items()
+        }
 
 
 def balanced_rows(

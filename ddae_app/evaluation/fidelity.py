@@ -5,6 +5,8 @@ The reference is the truth where that is known, and else the scan that an output
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 from scipy.spatial.distance import pdist, squareform
 from scipy.stats import spearmanr
@@ -32,12 +34,14 @@ def psnr(images: np.ndarray, reference: np.ndarray) -> np.ndarray:
         return -10 * np.log10(error)
 
 
-def ssim(images: np.ndarray, reference: np.ndarray) -> np.ndarray:
+def ssim(images: Iterable[np.ndarray], reference: Iterable[np.ndarray]) -> np.ndarray:
     """Structural similarity of each image, shape (N,); see :mod:`ddae_app.imaging.similarity`."""
     return similarity.slice_ssim(images, reference)
 
 
-def gradient_correlation(images: np.ndarray, reference: np.ndarray) -> np.ndarray:
+def gradient_correlation(
+    images: Iterable[np.ndarray], reference: Iterable[np.ndarray]
+) -> np.ndarray:
     """Gradient correlation of each image, shape (N,); see :mod:`ddae_app.imaging.similarity`.
 
     The brain is where the reference is above 0.
@@ -58,16 +62,17 @@ def block_means(images: np.ndarray) -> np.ndarray:
 
 
 def distance_rank_correlations(
-    images: np.ndarray, reference: np.ndarray, sites: np.ndarray
+    blocks: np.ndarray, reference: np.ndarray, sites: np.ndarray
 ) -> np.ndarray:
     """Whether the subjects that were most similar to each other still are, for each image.
 
     Spearman correlation, over the other images of the site, of the distances to them before and
-    after harmonization. Distances are Euclidean, between the block means of the images.
+    after harmonization. Distances are Euclidean.
 
     Parameters
     ----------
-    images, reference : np.ndarray, shape (N, H, W)
+    blocks, reference : np.ndarray, shape (N, B)
+        Of the images and of their references; see :func:`block_means`.
     sites : np.ndarray, shape (N,), str
 
     Returns
@@ -75,12 +80,12 @@ def distance_rank_correlations(
     np.ndarray, shape (N,)
         0 where all distances are equal; NaN where a site has fewer than four images.
     """
-    correlations = np.full(len(images), np.nan)
+    correlations = np.full(len(blocks), np.nan)
     for site in np.unique(sites):
         rows = np.flatnonzero(sites == site)
         if len(rows) < 4:
             continue
-        distances = [squareform(pdist(block_means(x[rows]))) for x in (images, reference)]
+        distances = [squareform(pdist(x[rows])) for x in (blocks, reference)]
         for i, row in enumerate(rows):
             others = np.arange(len(rows)) != i
             pair = distances[0][i, others], distances[1][i, others]
@@ -88,22 +93,34 @@ def distance_rank_correlations(
     return correlations
 
 
-def matches_reference(images: np.ndarray, reference: np.ndarray) -> np.ndarray:
+def matches_reference(blocks: np.ndarray, reference: np.ndarray) -> np.ndarray:
     """1 where an image correlates best with its own reference, among all, else 0; shape (N,).
 
-    The mean over all images is subtracted first, and block means are compared.
+    The mean over all images is subtracted first.
+
+    Parameters
+    ----------
+    blocks, reference : np.ndarray, shape (N, B)
+        Of the images and of their references; see :func:`block_means`.
     """
-    residuals = [block_means(x) - block_means(x).mean(axis=0) for x in (images, reference)]
+    residuals = [x - x.mean(axis=0) for x in (blocks, reference)]
     unit = [x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12) for x in residuals]
-    return (np.argmax(unit[0] @ unit[1].T, axis=1) == np.arange(len(images))).astype(float)
+    return (np.argmax(unit[0] @ unit[1].T, axis=1) == np.arange(len(blocks))).astype(float)
 
 
-def between_subject_variance(images: np.ndarray, sites: np.ndarray) -> np.ndarray:
-    """Mean squared difference of the block means of each image to its site's mean, shape (N,)."""
-    blocks = block_means(images)
+def between_subject_variance(blocks: np.ndarray, sites: np.ndarray) -> np.ndarray:
+    """Mean squared difference of each image to the mean of its site, shape (N,).
+
+    Parameters
+    ----------
+    blocks : np.ndarray, shape (N, B)
+        See :func:`block_means`.
+    sites : np.ndarray, shape (N,)
+    """
+    differences = blocks.copy()
     for site in np.unique(sites):
-        blocks[sites == site] -= blocks[sites == site].mean(axis=0)
-    return np.square(blocks, dtype=np.float64).mean(axis=1)
+        differences[sites == site] -= blocks[sites == site].mean(axis=0)
+    return np.square(differences, dtype=np.float64).mean(axis=1)
 
 
 def variance_explained_by_site(images: np.ndarray, sites: np.ndarray) -> np.ndarray:

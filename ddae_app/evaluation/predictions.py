@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -12,6 +12,7 @@ from ddae_app.evaluation import fidelity, probes
 from ddae_app.evaluation.biology import MIN_TRAINING_SCANS
 from ddae_app.evaluation.candidates import Candidate
 from ddae_app.evaluation.data import FOLDS, EvaluationData
+from ddae_app.evaluation.distribution import SampleSets
 from ddae_app.evaluation.probes import Components
 from ddae_app.evaluation.views import interior, views
 from ddae_app.imaging.anatomy import TISSUES, tissue_shares
@@ -36,6 +37,9 @@ class ProbePredictions:
     data : EvaluationData
     kept_rows : np.ndarray of int, shape (K,), ascending
         Scans whose outputs are needed as they are.
+    features : list of np.ndarray
+        Of the outputs that are compared with scans of the target site; see
+        :class:`ddae_app.evaluation.distribution.SampleSets`.
 
     Attributes
     ----------
@@ -55,6 +59,7 @@ class ProbePredictions:
 
     data: EvaluationData
     kept_rows: np.ndarray
+    features: list[np.ndarray]
     labels: dict[str, np.ndarray] = field(default_factory=dict)
     values: dict[str, np.ndarray] = field(default_factory=dict)
     counts: dict[str, np.ndarray] = field(default_factory=dict)
@@ -112,25 +117,40 @@ class CrossFittingHalf:
     data : EvaluationData
     fit_rows, evaluated_rows : np.ndarray of int
         Rows of the other half, and of this one, ascending.
+    sample_sets : SampleSets
+        Which outputs are compared with scans of the target site.
     seed : int
         Of the folds, the probes and the false ages.
     """
 
     def __init__(
-        self, data: EvaluationData, fit_rows: np.ndarray, evaluated_rows: np.ndarray, seed: int
+        self,
+        data: EvaluationData,
+        fit_rows: np.ndarray,
+        evaluated_rows: np.ndarray,
+        sample_sets: SampleSets,
+        seed: int,
     ) -> None:
         self.fit_rows, self.rows, self.seed = fit_rows, evaluated_rows, seed
+        self.sample_sets = sample_sets
         self.scans, self.variables = data.images, data.variables
         self.sites = data.sites[self.rows]
         self.ages, self.sexes = data.ages[self.rows], data.sexes[self.rows]
         costly_folds = min(FOLDS, math.ceil(COSTLY_TEST_SCANS / len(data.images) * FOLDS))
         self.inside = interior(data.images)
-        self.source_fractions = _tissue_fractions(data.images[row] for row in self.rows)
+        self.source_fractions = _tissue_fractions(self._own_scans())
+        self.source_blocks = np.concatenate(
+            [fidelity.block_means(scan[None]) for scan in self._own_scans()]
+        )
         subjects = data.subjects[self.rows]
         self.folds = []
         for number, (train, test) in enumerate(probes.folds(self.sites, subjects, FOLDS, seed)):
             components = Components.fit(data.images, seed, self.rows[train])
             self.folds.append(Fold(train, test, components, number < costly_folds))
+
+    def _own_scans(self) -> Iterator[np.ndarray]:
+        """The scans of this half one by one: a copy of all of them would be large."""
+        return (self.scans[row] for row in self.rows)
 
     def predict(self, candidate: Candidate, predictions: ProbePredictions) -> None:
         """Render the scans of this half with a candidate, and store what probes predict."""
@@ -249,21 +269,22 @@ class CrossFittingHalf:
 
     def _compare(self, after: np.ndarray, predictions: ProbePredictions) -> None:
         """Store how the outputs of this half compare with the original scans."""
-        before, sites = self.scans[self.rows], self.sites
+        sites, blocks = self.sites, fidelity.block_means(after)
         fractions = _tissue_fractions(after)
         drift = 100 * np.abs(fractions - self.source_fractions).mean(axis=1)
         comparisons = dict(zip(TISSUES, fractions.T, strict=True)) | {
             'tissue_drift': drift,
-            'ssim': fidelity.ssim(after, before),
-            'edges': fidelity.gradient_correlation(after, before),
-            'identified': fidelity.matches_reference(after, before),
-            'variance': fidelity.between_subject_variance(after, sites),
-            'source_variance': fidelity.between_subject_variance(before, sites),
-            'rank': fidelity.distance_rank_correlations(after, before, sites),
+            'ssim': fidelity.ssim(after, self._own_scans()),
+            'edges': fidelity.gradient_correlation(after, self._own_scans()),
+            'identified': fidelity.matches_reference(blocks, self.source_blocks),
+            'variance': fidelity.between_subject_variance(blocks, sites),
+            'source_variance': fidelity.between_subject_variance(self.source_blocks, sites),
+            'rank': fidelity.distance_rank_correlations(blocks, self.source_blocks, sites),
         }
         for name, values in comparisons.items():
             predictions.store(name, self.rows, values)
         predictions.keep(self.rows, after)
+        self.sample_sets.store(predictions.features, self.rows, after)
         predictions.explained.append(fidelity.variance_explained_by_site(after, sites))
         predictions.quantiles[self.rows] = fidelity.intensity_quantiles(after)
         for site in np.unique(sites):

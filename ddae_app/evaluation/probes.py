@@ -95,17 +95,22 @@ class Components:
         flat = images.reshape(len(images), -1)
         rows = np.arange(len(flat)) if rows is None else rows
         varying = _varying(flat, rows)
-        # One copy, of no more than what is needed; each pixel's values lie together.
-        flat = flat.T[np.ix_(varying, rows)].T
-        count = min(MAX_COMPONENTS, len(flat) - 1, flat.shape[1])
+
+        def training() -> np.ndarray:
+            # A copy of no more than what is needed; each pixel's values lie together.
+            return flat.T[np.ix_(varying, rows)].T
+
+        count = min(MAX_COMPONENTS, len(rows) - 1, len(varying))
+        # One copy after the other: the fit overwrites its own.
+        pca = PCA(count, copy=False, svd_solver='randomized', random_state=seed)
         with np.errstate(invalid='ignore'):  # the explained share of variance, if that is 0
-            pca = PCA(count, svd_solver='randomized', random_state=seed).fit(flat)
+            pca.fit(training())
         scale = max(float(np.sqrt(pca.explained_variance_[0])), 1e-12)
 
         def project(images: np.ndarray) -> np.ndarray:
             return pca.transform(images.reshape(len(images), -1)[:, varying]) / scale
 
-        return cls(project, pca.transform(flat) / scale)
+        return cls(project, pca.transform(training()) / scale)
 
     def subset(self, rows: np.ndarray) -> Components:
         """The same components, to train probes on some of the training images only."""
@@ -243,7 +248,7 @@ class _SmallCNN(nn.Module):
         with torch.device('meta'):  # nothing is drawn from the generator that all share
             for before, after, kernel in ((1, 8, 5), (8, 16, 3), (16, 32, 3), (32, 64, 3)):
                 layers += [nn.Conv2d(before, after, kernel, stride=2, padding=kernel // 2)]
-                layers += [nn.BatchNorm2d(after), nn.ReLU()]
+                layers += [nn.BatchNorm2d(after), nn.ReLU(inplace=True)]
             self.features = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(2), nn.Flatten())
             self.head = nn.Linear(256, n_classes)
         self.to_empty(device='cpu')

@@ -151,8 +151,8 @@ def evaluate(
     report_progress = progress or (lambda text: None)
     sample_sets = SampleSets.draw(data, target, seed, inception)
     travelers = traveling.rows_of_travelers(data.sites, data.subjects)
-    kept = np.unique(np.concatenate([sample_sets.others, *travelers, shown]).astype(int))
-    predictions = [ProbePredictions(data, kept) for _ in candidates]
+    kept = np.unique(np.concatenate([*travelers, shown]).astype(int))
+    predictions = [ProbePredictions(data, kept, sample_sets.no_features()) for _ in candidates]
     every_row = np.arange(len(data.images))
 
     def predict(
@@ -166,7 +166,7 @@ def evaluate(
         _add_site(measures)
         _add_biology(measures)
         _add_fidelity(measures, target)
-        measured = measures.estimates | sample_sets.distances(predictions.kept(sample_sets.others))
+        measured = measures.estimates | sample_sets.distances(predictions.features)
         if not candidate.refitted:
             outputs = candidate.fit(every_row)(every_row, data.ages)
             measured['site_all'] = _cross_validated_site_accuracy(data, outputs, seed)
@@ -179,7 +179,7 @@ def evaluate(
     # after the other, so that no more than the scans of one are in memory twice.
     with ThreadPoolExecutor(at_once) as pool:
         for number, rows in enumerate(probes.folds(data.sites, data.subjects, 2, seed), 1):
-            half = CrossFittingHalf(data, *rows, seed)
+            half = CrossFittingHalf(data, *rows, sample_sets, seed)
             parts = [
                 f'Evaluating {candidate.name}: half {number} of 2' for candidate in candidates
             ]

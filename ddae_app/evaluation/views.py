@@ -7,7 +7,6 @@ from collections.abc import Iterator
 import numpy as np
 from scipy.ndimage import binary_erosion, gaussian_filter
 
-from ddae_app.evaluation.probes import IMAGES_AT_ONCE
 from ddae_app.imaging.anatomy import tissue_thresholds
 
 EDGE_PIXELS = 6
@@ -57,29 +56,35 @@ def views(images: np.ndarray, inside: np.ndarray) -> Iterator[tuple[str, np.ndar
     ------
     str
         The name of the measure of the probe that sees this view alone, of ``VIEWS``.
-    np.ndarray, shape (N, P)
-        Of ``site_tissues``, 0 is CSF, 1 gray and 2 white matter: the anatomy, as far as contrast
-        lets tell.
+    np.ndarray, shape (N, P), float32
+        The same array each time, since all of them together take much memory. Of
+        ``site_tissues``, 0 is CSF, 1 gray and 2 white matter: the anatomy, as far as contrast lets
+        tell.
     """
-    yield 'site_interior', images[:, inside]
-    yield 'site_tissues', np.stack([_classes(image[inside]) for image in images])
-    broad = _smoothed(images, inside, BROAD_PIXELS)
-    yield 'site_broad', broad
-    fine = _smoothed(images, inside, FINE_PIXELS)
-    # In place, since all of them together take much memory.
-    yield 'site_middle', np.subtract(fine, broad, out=broad)
-    yield 'site_fine', np.subtract(images[:, inside], fine, out=fine)
+    seen = np.empty((len(images), np.count_nonzero(inside)), np.float32)
+    for image, row in zip(images, seen, strict=True):
+        row[...] = image[inside]
+    yield 'site_interior', seen
+    for image, row in zip(images, seen, strict=True):
+        row[...] = _classes(image[inside])
+    yield 'site_tissues', seen
+    _smooth(images, inside, BROAD_PIXELS, seen)
+    yield 'site_broad', seen
+    fine = np.empty_like(seen)
+    _smooth(images, inside, FINE_PIXELS, fine)
+    np.subtract(fine, seen, out=seen)
+    yield 'site_middle', seen
+    for image, smoothed, row in zip(images, fine, seen, strict=True):
+        np.subtract(image[inside], smoothed, out=row)
+    yield 'site_fine', seen
 
 
-def _smoothed(images: np.ndarray, inside: np.ndarray, sigma: float) -> np.ndarray:
-    """Gaussian mean over the interior, at the pixels of the interior, shape (N, P)."""
+def _smooth(images: np.ndarray, inside: np.ndarray, sigma: float, out: np.ndarray) -> None:
+    """Write the Gaussian mean over the interior, at its pixels, to an array, shape (N, P)."""
     weight = gaussian_filter(inside.astype(np.float32), sigma)[inside]
-    smoothed = np.empty((len(images), len(weight)), np.float32)
-    for start in range(0, len(images), IMAGES_AT_ONCE):
-        some = slice(start, start + IMAGES_AT_ONCE)
-        seen = np.where(inside, images[some], 0).astype(np.float32)
-        smoothed[some] = gaussian_filter(seen, (0, sigma, sigma))[:, inside] / weight
-    return smoothed
+    for image, row in zip(images, out, strict=True):
+        seen = np.where(inside, image, 0).astype(np.float32)
+        row[...] = gaussian_filter(seen, sigma)[inside] / weight
 
 
 def _classes(values: np.ndarray) -> np.ndarray:

@@ -6,7 +6,7 @@ counts as that, so that a vessel or a spike weighs no more than other voxels do.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from skimage.metrics import structural_similarity
@@ -14,14 +14,14 @@ from skimage.metrics import structural_similarity
 from ddae_app.imaging.intensities import CEILING
 
 
-def slice_ssim(slices: np.ndarray, reference: np.ndarray) -> np.ndarray:
+def slice_ssim(slices: Iterable[np.ndarray], reference: Iterable[np.ndarray]) -> np.ndarray:
     """Structural similarity (SSIM) of each slice to its reference, data range 1.
 
     Wang et al. 2004, doi:10.1109/TIP.2003.819861.
 
     Parameters
     ----------
-    slices, reference : np.ndarray, shape (N, H, W)
+    slices, reference : iterable of np.ndarray, shape (H, W)
         0 outside the brain, brain about 0 to 1.
 
     Returns

@@ -93,11 +93,13 @@ class SiteRegression:
         beta, ratio = np.empty((design.shape[1], n_values)), np.zeros(n_values)
         squares, counts = np.empty((2, n_sites, n_values))
         for known, columns in patterns(~np.isnan(y)):
-            here, x, site = y[np.ix_(known, columns)], design[known], member[known]
+            here = y if known.all() and len(columns) == n_values else y[np.ix_(known, columns)]
+            x, site = design[known], member[known]
             if persons is None:
                 beta[:, columns] = np.linalg.pinv(x) @ here
-                left = here - x @ beta[:, columns]
-                np.square(left, out=left)
+                # In place: beside these, nothing of the size of the values is in memory.
+                left = x @ beta[:, columns]
+                np.square(np.subtract(here, left, out=left), out=left)
             else:
                 who = np.unique(persons[known], return_inverse=True)[1]
                 beta[:, columns], ratio[columns] = slopes_and_ratio(here, x, who)

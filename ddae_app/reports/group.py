@@ -129,9 +129,11 @@ def _strip(
         return None
     values = [value for scans in sites.values() for value, _ in scans]
     least, most = min(values), max(values)
-    # One value that all scans have lies in the middle, on an axis of the size of the value.
-    margin = (abs(least) or 1) / 2 if least == most else 0.0
-    ticks = MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]).tick_values(least - margin, most + margin)
+    if least == most:
+        # One value that all scans have lies in the middle, on an axis of the size of the value. No
+        # share, count or distance is below 0.
+        least, most = least - abs(least) / 2, most + abs(most) / 2 or 1.0
+    ticks = MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]).tick_values(least, most)
     # The ticks extend beyond the values.
     low, high = float(ticks[0]), float(ticks[-1])
 

@@ -108,6 +108,13 @@ def data():
     return EvaluationData(images, sites, np.array([f'p{i}' for i in range(80)]), ages, sexes)
 
 
+def distances(sample_sets, images, *parts):
+    features = sample_sets.no_features()
+    for rows in parts or (np.arange(len(images)),):
+        sample_sets.store(features, rows, images[rows])
+    return sample_sets.distances(features)
+
+
 def test_a_better_method_has_smaller_distances_in_every_feature_space(data):
     sample_sets = distribution.SampleSets.draw(
         data, 'A', inception=lambda x: x.reshape(len(x), -1)[:, ::9]
@@ -115,13 +122,23 @@ def test_a_better_method_has_smaller_distances_in_every_feature_space(data):
     half, done = data.images.copy(), data.images.copy()
     half[40:] *= 0.7 / 0.6
     done[40:] = data.images[:40][::-1]
-    found = [
-        sample_sets.distances(images[sample_sets.others]) for images in (data.images, half, done)
-    ]
+    found = [distances(sample_sets, images) for images in (data.images, half, done)]
     assert set(found[0]) == {'frechet', 'kernel', 'mmd', 'fid', 'kid'}
     for name in found[0]:
         source, better, best = (part[name].value for part in found)
         assert source > better > best
     assert all(found[2][name].low <= 0 for name in ('kernel', 'mmd', 'kid'))
-    plain = distribution.SampleSets.draw(data, 'A').distances(data.images[sample_sets.others])
+    plain = distances(distribution.SampleSets.draw(data, 'A'), data.images)
     assert 'fid' not in plain and plain['frechet'] == found[0]['frechet']
+
+
+def test_outputs_that_come_in_parts_are_those_that_come_at_once(data):
+    sample_sets = distribution.SampleSets.draw(data, 'A')
+    parts = np.arange(80)[::2], np.arange(80)[1::2], np.array([], dtype=int)
+    in_parts = distances(sample_sets, data.images, *parts)
+    for name, estimate in distances(sample_sets, data.images).items():
+        assert in_parts[name].value == pytest.approx(estimate.value, rel=1e-4, abs=1e-6)
+    features = sample_sets.no_features()
+    sample_sets.store(features, parts[0], data.images[parts[0]])
+    for known in features:
+        assert np.array_equal(np.isnan(known).any(axis=1), sample_sets.others % 2 == 1)

@@ -78,29 +78,30 @@ def test_distance_to_a_site_is_that_of_the_intensities():
 
 def test_an_output_matches_its_own_scan():
     rng = np.random.default_rng(0)
-    images = rng.uniform(0.2, 1, (10, 16, 16))
-    assert (fidelity.matches_reference(images * 0.5 + 0.1, images) == 1).all()
-    assert fidelity.matches_reference(np.repeat(images[:1], 10, axis=0), images).mean() < 0.3
+    blocks = fidelity.block_means(rng.uniform(0.2, 1, (10, 16, 16)))
+    assert (fidelity.matches_reference(blocks * 0.5 + 0.1, blocks) == 1).all()
+    assert fidelity.matches_reference(np.repeat(blocks[:1], 10, axis=0), blocks).mean() < 0.3
 
 
 def test_rank_correlation_of_each_image():
     rng = np.random.default_rng(0)
-    images = rng.uniform(0.2, 1, (12, 16, 16))
+    blocks = fidelity.block_means(rng.uniform(0.2, 1, (12, 16, 16)))
     sites = np.repeat(['A', 'B', 'C'], [5, 5, 2])
-    same = fidelity.distance_rank_correlations(images * 2, images, sites)
+    same = fidelity.distance_rank_correlations(blocks * 2, blocks, sites)
     assert same[:10] == pytest.approx(1)
     assert np.isnan(same[10:]).all()  # two images are too few
-    assert (
-        fidelity.distance_rank_correlations(np.ones_like(images), images, sites)[:10] == 0
-    ).all()
+    equal = np.ones_like(blocks)
+    assert (fidelity.distance_rank_correlations(equal, blocks, sites)[:10] == 0).all()
 
 
 def test_between_subject_variance_ignores_site_effects():
     rng = np.random.default_rng(0)
-    images = rng.normal(0.5, 0.1, (40, 16, 16))
+    blocks = fidelity.block_means(rng.normal(0.5, 0.1, (40, 16, 16)))
     sites = np.repeat(['A', 'B'], 20)
-    before = fidelity.between_subject_variance(images, sites).mean()
-    images[20:] += 1  # a site effect, no variation between subjects
-    assert fidelity.between_subject_variance(images, sites).mean() == pytest.approx(before)
-    half = fidelity.between_subject_variance(0.5 * images, sites).mean()
+    before = fidelity.between_subject_variance(blocks, sites).mean()
+    blocks[20:] += 1  # a site effect, no variation between subjects
+    given = blocks.copy()
+    assert fidelity.between_subject_variance(blocks, sites).mean() == pytest.approx(before)
+    assert np.array_equal(blocks, given)
+    half = fidelity.between_subject_variance(0.5 * blocks, sites).mean()
     assert half == pytest.approx(before / 4)

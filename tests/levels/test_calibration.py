@@ -15,7 +15,7 @@ import pytest
 from ddae_app.bids.layout import Layout
 from ddae_app.bids.sidecars import read as read_sidecar
 from ddae_app.files import digest_of
-from ddae_app.levels.participant.calibration import _is_made_of
+from ddae_app.levels.participant.calibration import _is_made_of, name_of_folder
 from ddae_app.methods.find import packaged_model
 from ddae_app.methods.modelfile import read_model_info
 from ddae_app.phantom.dataset import Design, write_dataset
@@ -416,6 +416,11 @@ def test_a_scan_that_fails_is_tried_and_reported_once(study, harmonized, tmp_pat
     again = run(*asked)
     assert again.returncode == 1, again.stderr
     assert 'was calibrated with' not in done.stderr + again.stderr
+
+
+@pytest.mark.parametrize(('folder', 'name'), (('Köln 2', 'Koln-2'), ('東京', '--')))
+def test_the_name_of_a_folder_of_target_scans_is_one_for_any_file_system(tmp_path, folder, name):
+    assert name_of_folder(tmp_path / folder) == name
 
 
 def test_reference_scans_are_a_target(study, harmonized, reference, tmp_path):

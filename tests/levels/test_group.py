@@ -196,7 +196,7 @@ def test_of_one_scan_the_log_speaks_in_the_singular(tmp_path, caplog):
     level = {'analysis_level': 'group', 'skip_bids_validation': True}
     with caplog.at_level('INFO', 'ddae_app'):
         run_group(from_flat(places | level), None)
-    assert 'Only 1 of 2 scans is evaluated; ' in caplog.text
+    assert 'Only 1 of 2 scans can be evaluated; ' in caplog.text
     assert 'The quality measures of 1 scan were written' in caplog.text
 
 

@@ -234,7 +234,10 @@ def _ddae_in_words(info: FeatureModelInfo) -> str:
     shrunk = 'as in ComBat [@johnson2007; @fortin2018]'
     networks = 'networks that learn a vector of features'
     if info.maps:
-        shrunk = 'at each spatial frequency [@efron1973]'
+        shrunk = (
+            'at each spatial frequency [@efron1973], shifts in the unit of least expected error '
+            '[@stein1981]'
+        )
         networks = 'networks on the icosahedral mesh of the cortex [@zhao2019]'
     return (
         f'a Disentangled Diffusion Autoencoder [@ijishakin2024] of features, *ddae-app* '

@@ -113,9 +113,9 @@ def gather(settings: Settings, scans: Sequence[Scan], cohort: Cohort) -> Outputs
         )
     if len(rows) < len(scans):
         log.warning(
-            'Only %d of %d scans %s evaluated; the others have no known site, are not '
+            'Only %d of %d scans can be evaluated; the others have no known site, are not '
             'preprocessed, or were not harmonized like most scans.',
-            len(rows), len(scans), 'is' if len(rows) == 1 else 'are',
+            len(rows), len(scans),
         )  # fmt: skip
     table = pd.DataFrame(
         rows, columns=['subject', 'site', 'age', 'sex', *settings.evaluate.biology]

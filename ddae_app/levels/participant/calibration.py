@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -201,6 +202,13 @@ def _with_target_scans(
     return replace(settings, harmonize=of_target), selected
 
 
+def name_of_folder(folder: Path) -> str:
+    """The name of a folder in letters that any file system takes: Malmo-2 of Malmö 2."""
+    letters = unicodedata.normalize('NFKD', folder.resolve().name)
+    plain = ''.join(letter for letter in letters if not unicodedata.combining(letter))
+    return re.sub(r'[^\w.-]', '-', plain, flags=re.ASCII)
+
+
 def _reference(settings: Settings, folder: Path) -> Settings:
     """Settings that calibrate the sites of the target scans, in a folder of their own.
 
@@ -218,7 +226,7 @@ def _reference(settings: Settings, folder: Path) -> Settings:
             f'--target-scans {folder}: its images are derivatives of scans; give the dataset of '
             'the scans themselves, which are prepared like those that are harmonized'
         )
-    name = re.sub(r'[^\w.-]', '-', folder.resolve().name, flags=re.ASCII)
+    name = name_of_folder(folder)
     output_dir = settings.output_dir / TARGETS / name
     # A dataset that is no longer there may have been moved here.
     if (earlier := source_of(output_dir)) not in (None, folder.resolve()) and earlier.exists():
