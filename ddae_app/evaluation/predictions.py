@@ -49,8 +49,9 @@ class ProbePredictions:
         NaN where nothing was predicted or measured.
     quantiles : np.ndarray, shape (N, 101)
         Of the brain intensities; see :func:`ddae_app.evaluation.fidelity.intensity_quantiles`.
-    counts : dict of str to np.ndarray, shape (B,), int
-        Of each site, how many brain pixels have an intensity in each of ``INTENSITY_BINS``.
+    counts : list of dict of str to np.ndarray, shape (B,), int
+        Of each half, by site, how many brain pixels have an intensity in each of
+        ``INTENSITY_BINS``.
     explained : list of np.ndarray, shape (H, W)
         Share of the variance at each pixel that the site explains, in either half. What a fit to
         one half of the subjects leaves in the other has the opposite sign in the first, after a
@@ -62,13 +63,22 @@ class ProbePredictions:
     features: list[np.ndarray]
     labels: dict[str, np.ndarray] = field(default_factory=dict)
     values: dict[str, np.ndarray] = field(default_factory=dict)
-    counts: dict[str, np.ndarray] = field(default_factory=dict)
+    counts: list[dict[str, np.ndarray]] = field(default_factory=list)
     explained: list[np.ndarray] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         n, *shape = self.data.images.shape
         self.quantiles = np.full((n, len(fidelity.QUANTILE_LEVELS)), np.nan)
         self._kept = np.zeros((len(self.kept_rows), *shape), self.data.images.dtype)
+
+    @property
+    def intensities(self) -> dict[str, np.ndarray]:
+        """The counts of both halves, by site."""
+        sites = sorted({site for half in self.counts for site in half})
+        return {
+            site: np.sum([half[site] for half in self.counts if site in half], axis=0)
+            for site in sites
+        }
 
     def store(self, name: str, rows: np.ndarray, predicted: np.ndarray) -> None:
         """Store predictions, numbers or labels, for some rows."""
@@ -287,10 +297,14 @@ class CrossFittingHalf:
         self.sample_sets.store(predictions.features, self.rows, after)
         predictions.explained.append(fidelity.variance_explained_by_site(after, sites))
         predictions.quantiles[self.rows] = fidelity.intensity_quantiles(after)
-        for site in np.unique(sites):
-            here = after[sites == site]
-            counted, _ = np.histogram(here[here > 0], INTENSITY_BINS)
-            predictions.counts[site] = predictions.counts.get(site, 0) + counted
+        predictions.counts.append(
+            {str(site): _counts(after[sites == site]) for site in np.unique(sites)}
+        )
+
+
+def _counts(images: np.ndarray) -> np.ndarray:
+    """How many brain pixels have an intensity in each of ``INTENSITY_BINS``."""
+    return np.histogram(images[images > 0], INTENSITY_BINS)[0]
 
 
 def _permuted(ages: np.ndarray, seed: int) -> np.ndarray:

@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from itertools import repeat
 
 import numpy as np
 
@@ -155,6 +154,9 @@ def evaluate(
     predictions = [ProbePredictions(data, kept, sample_sets.no_features()) for _ in candidates]
     every_row = np.arange(len(data.images))
 
+    def split(rows: tuple[np.ndarray, np.ndarray]) -> CrossFittingHalf:
+        return CrossFittingHalf(data, *rows, sample_sets, seed)
+
     def predict(
         part: str, half: CrossFittingHalf, candidate: Candidate, predictions: ProbePredictions
     ) -> None:
@@ -172,19 +174,18 @@ def evaluate(
             measured['site_all'] = _cross_validated_site_accuracy(data, outputs, seed)
         explained = np.mean(predictions.explained, axis=0).clip(0, 1)
         return EvaluationResult(
-            measured, explained, predictions.counts, predictions.kept(np.array(shown, int))
+            measured, explained, predictions.intensities, predictions.kept(np.array(shown, int))
         )
 
-    # Threads suffice: nearly all of the time is spent in PyTorch and in linear algebra. One half
-    # after the other, so that no more than the scans of one are in memory twice.
+    # Threads suffice: nearly all of the time is spent in PyTorch and in linear algebra.
     with ThreadPoolExecutor(at_once) as pool:
-        for number, rows in enumerate(probes.folds(data.sites, data.subjects, 2, seed), 1):
-            half = CrossFittingHalf(data, *rows, sample_sets, seed)
-            parts = [
-                f'Evaluating {candidate.name}: half {number} of 2' for candidate in candidates
-            ]
-            list(pool.map(predict, parts, repeat(half), candidates, predictions))
-            del half  # before the other is made
+        halves = pool.map(split, probes.folds(data.sites, data.subjects, 2, seed))
+        parts = [
+            (f'Evaluating {candidate.name}: half {number} of 2', half, candidate, found)
+            for number, half in enumerate(halves, 1)
+            for candidate, found in zip(candidates, predictions, strict=True)
+        ]
+        list(pool.map(lambda part: predict(*part), parts))
         results = list(pool.map(measure, candidates, predictions))
     return {candidate.name: result for candidate, result in zip(candidates, results, strict=True)}
 
