@@ -187,7 +187,7 @@ class Evidence:
     def within(self, name: str) -> np.ndarray:
         """How a measure differs between the scans of a site, as :class:`Prior` has it."""
         sums = self.sums[name]
-        beta = _solved(self.gram, self.scans, sums.cross)
+        beta = solved(self.gram, self.scans, sums.cross)
         return sums.left(beta, self.gram) / (self.scans - len(self.gram))
 
 
@@ -227,7 +227,7 @@ class Regression:
         covariates = self._center.columns(data, rows)
         self._design = np.concatenate([member, others, covariates], axis=1).astype(np.float64)
         self._own_gram = self._design.T @ self._design
-        self._subjects = (*_subjects(data, rows), *(earlier.subjects if earlier else ()))
+        self._subjects = (*subjects_per_site(data, rows), *(earlier.subjects if earlier else ()))
         self._gram, self._scans, self._weight = self._own_gram, float(len(rows)), 0.0
         if earlier:
             self._weight = min(1.0, KNOWN_SCANS / max(earlier.scans, 1))
@@ -259,7 +259,7 @@ class Regression:
         """
         self._sums[name] = own = _summed(self._design, parts)
         known = self._with_earlier(name, self._weight)
-        beta = _solved(self._gram, self._scans, known.cross)
+        beta = solved(self._gram, self._scans, known.cross)
         variance = _diagonal(known.left(beta, self._gram), own) / self._scans
         variance = np.maximum(variance, 0)
         n_sites = len(self._columns)
@@ -315,36 +315,6 @@ def site_effects(
     return Regression(data, rows).effects('measure', parts)
 
 
-def effects_by_value(data: SliceData, rows: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """What each site adds to a measure, where every value is shrunk by itself.
-
-    Each value is shrunk by the part of its variance between the sites that chance alone would make
-    (empirical Bayes). So values that differ much between people, such as dark quantiles, do not
-    hide what sites add to others.
-
-    Parameters
-    ----------
-    data : SliceData
-    rows : np.ndarray of int, length N
-    values : np.ndarray, shape (N, K)
-
-    Returns
-    -------
-    np.ndarray, shape (S, K)
-        Of each of ``data.site_names``.
-    """
-    member = np.array(data.sites)[rows][:, None] == np.array(data.site_names)
-    covariates = Center.of(data, rows).columns(data, rows)
-    design = np.concatenate([member, covariates], axis=1).astype(np.float64)
-    gram, n_sites = design.T @ design, len(data.site_names)
-    beta = _solved(gram, float(len(rows)), design.T @ values)
-    left = np.square(values - design @ beta).sum(axis=0) / max(len(rows) - len(gram), 1)
-    effects = beta[:n_sites] - beta[:n_sites].mean(axis=0)
-    by_chance = left * np.mean(1 / np.array(_subjects(data, rows)))
-    between = np.square(effects).sum(axis=0) / max(n_sites - 1, 1)
-    return effects * np.maximum(1 - by_chance / np.maximum(between, 1e-12), 0)
-
-
 def _summed(design: np.ndarray, parts: Iterable[np.ndarray]) -> Sums:
     cross, square, start = np.zeros(()), np.zeros(()), 0
     for part in parts:
@@ -361,8 +331,17 @@ def _summed(design: np.ndarray, parts: Iterable[np.ndarray]) -> Sums:
     return Sums(cross, square)
 
 
-def _solved(gram: np.ndarray, scans: float, cross: np.ndarray) -> np.ndarray:
-    """What each column of the design adds to a measure."""
+def solved(gram: np.ndarray, scans: float, cross: np.ndarray) -> np.ndarray:
+    """What each column of the design adds to a measure, shape (C, ...).
+
+    Parameters
+    ----------
+    gram : np.ndarray, shape (C, C)
+        Products of the columns, summed over so many scans.
+    scans : float
+    cross : np.ndarray, shape (C, ...)
+        Products of the columns and the measure.
+    """
     ridge = 1e-6 * scans * np.eye(len(gram))  # for columns that say nothing
     return np.tensordot(np.linalg.inv(gram + ridge), cross, axes=1)
 
@@ -393,6 +372,7 @@ def _filled(values: np.ndarray, otherwise: float) -> np.ndarray:
     return np.where(np.isnan(values), known.mean() if known.size else otherwise, values)
 
 
-def _subjects(data: SliceData, rows: Sequence[int] | np.ndarray) -> list[int]:
+def subjects_per_site(data: SliceData, rows: Sequence[int] | np.ndarray) -> list[int]:
+    """How many people of each of ``data.site_names`` these rows are of; at least 1."""
     pairs = {(data.sites[i], data.subjects[i]) for i in rows}
     return [max(1, sum(site == named for named, _ in pairs)) for site in data.site_names]

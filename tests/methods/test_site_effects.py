@@ -12,7 +12,6 @@ from ddae_app.methods.site_effects import (
     KNOWN_SCANS,
     Prior,
     Regression,
-    effects_by_value,
     site_effects,
 )
 
@@ -211,16 +210,3 @@ def test_a_site_that_is_measured_again_is_named_once():
     effects, _, _ = regression.effects('measure', [values[b]])
     assert effects.shape == (2, 5)
     assert regression.evidence().sites == ('B', 'A', '')
-
-
-def test_a_value_that_differs_much_between_people_does_not_hide_others():
-    data = population(30, older=20.0)
-    values = measured(data, effect=0.2, noise=0.05)
-    values[:, 0] += np.random.default_rng(2).normal(0, 20, len(data))
-    effects = effects_by_value(data, np.arange(60), values)
-    difference = effects[1] - effects[0]
-    assert difference[1:] == pytest.approx([0.2] * 4, abs=0.06)
-    by_chance = measured(data, effect=0.0, noise=0.5)
-    shrunk = effects_by_value(data, np.arange(60), by_chance)
-    raw = by_chance[30:].mean(axis=0) - by_chance[:30].mean(axis=0)
-    assert np.abs(shrunk[1] - shrunk[0]).mean() < np.abs(raw).mean()

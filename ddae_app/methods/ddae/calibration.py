@@ -106,10 +106,13 @@ def calibrate(bundle: Bundle, data: SliceData) -> Bundle:
     _keep(residuals, old.residuals, measured, kept)
     remaining, evidence = None, None
     if found:
-        some = rows[evenly_by_site(data, rows)]
-        remaining = fit_remaining_contrast(appearance, residuals, data, some, rendered)
+        *of_contrast, before = found
+        chosen = evenly_by_site(data, rows)
+        remaining = fit_remaining_contrast(
+            appearance, residuals, data, rows, before, chosen, rendered
+        )
         names = OF_APPEARANCE, OF_CONTRAST, OF_RENDERED
-        of_each = dict(zip(names, (regression.evidence(), *found), strict=True))
+        of_each = dict(zip(names, (regression.evidence(), *of_contrast), strict=True))
         evidence = StoredEvidence.of(shape, of_each)
     known = bundle.info
     of_kept = (known.training.subjects_per_site[i] for i in kept.values())

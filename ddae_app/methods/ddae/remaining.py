@@ -22,7 +22,7 @@ from ddae_app.methods.data import SliceData
 from ddae_app.methods.ddae.appearance import SiteAppearance
 from ddae_app.methods.ddae.intensity import edge_depth, map_intensities, rising
 from ddae_app.methods.ddae.residuals import KNOTS, QUANTILE_LEVELS, ResidualCorrection
-from ddae_app.methods.site_effects import effects_by_value
+from ddae_app.methods.double_sampling import effects_by_value
 
 Rendered = tuple[Tensor, Condition]
 """Scans of some sites, shape (B, D, H, W), after they were rendered as of an unknown site without
@@ -72,6 +72,8 @@ def fit_remaining_contrast(
     residuals: ResidualCorrection,
     data: SliceData,
     rows: np.ndarray,
+    before: np.ndarray,
+    chosen: np.ndarray,
     rendered: Sequence[Rendered],
 ) -> RemainingContrast:
     """Measure what is left of each site in its outputs.
@@ -87,16 +89,20 @@ def fit_remaining_contrast(
         Of the same sites.
     data : SliceData
     rows : np.ndarray of int, length N
-        The scans that are measured.
+        The scans to use.
+    before : np.ndarray, shape (N, K)
+        Their intensity quantiles before they are rendered, on the common scale.
+    chosen : np.ndarray of int, length M
+        Which of the rows are rendered.
     rendered : sequence
-        Of these rows, in their order.
+        Of these, in their order.
     """
     own, n_sites = len(data.site_names), len(appearance.curve) - 1
     new = RemainingContrast(n_sites).to(appearance.curve.device)
     for target in range(n_sites):
         outputs = (_output(appearance, residuals, y, source, target) for y, source in rendered)
         found = np.stack([brain_quantiles(y, QUANTILE_LEVELS) for some in outputs for y in some])
-        effects = effects_by_value(data, rows, found)
+        effects = effects_by_value(data, rows[chosen], found, rows, before)
         mean = found.mean(axis=0)
         itself = mean + effects[target] if target < own else mean
         new.quantiles[target] = torch.from_numpy(rising(itself))

@@ -192,7 +192,7 @@ def fit_residual_correction(
     render: Render,
     reference: ResidualCorrection | None = None,
     earlier: tuple[Evidence, Evidence] | None = None,
-) -> tuple[ResidualCorrection, tuple[Evidence, Evidence] | None]:
+) -> tuple[ResidualCorrection, tuple[Evidence, Evidence, np.ndarray] | None]:
     """Measure what rendering leaves of each site.
 
     Scans of each site are rendered as of an unknown one. The place and intensity of their white
@@ -225,8 +225,9 @@ def fit_residual_correction(
     ResidualCorrection
         Of the sites of the appearance. Spread and softness of those that were measured before are
         not among what is measured here.
-    tuple of Evidence, or None
-        As `earlier`, with these scans; None where nothing is measured.
+    tuple of Evidence, Evidence and np.ndarray, or None
+        As `earlier`, with these scans, and the intensity quantiles of each scan on the common
+        scale, shape (N, LEVELS); None where nothing is measured.
     """
     shape = data.depth, *data.images.shape[2:]
     device = appearance.curve.device
@@ -242,7 +243,7 @@ def fit_residual_correction(
     )
     added_before, usual_before, _ = of_all.effects('before', [before])
     chosen = evenly_by_site(data, rows)
-    rows, before = rows[chosen], before[chosen]
+    rows, of_chosen = rows[chosen], before[chosen]
     of_rendered = Regression(data, rows, earlier[1] if earlier else None)
     images = 'slices' if data.depth == 1 else 'scans'
     log.info('rendering %d %s to measure residual site effects', len(rows), images)
@@ -277,7 +278,7 @@ def fit_residual_correction(
         # What rendering changes in the quantiles of a scan differs less between subjects than the
         # quantiles themselves. So a site's part of the change is estimated from the few scans
         # that are rendered, and its part of the quantiles before, from all scans, is added.
-        added, usual, _ = of_rendered.effects('change', [after - before])
+        added, usual, _ = of_rendered.effects('change', [after - of_chosen])
         # Sites differ from an unknown one by what they add, and not by who was scanned there.
         known = reference.rendered[-1].cpu().numpy() if reference else None
         unknown = rising(usual_before + usual) if known is None else known
@@ -298,7 +299,7 @@ def fit_residual_correction(
     new.softness[:own] = softness.to(new.softness)
     new.rough.copy_(usual)
     new.rendered.copy_(curves())
-    return new, (of_all.evidence(), of_rendered.evidence())
+    return new, (of_all.evidence(), of_rendered.evidence(), before)
 
 
 def measures_spread(config: ModelConfig) -> bool:

@@ -9,9 +9,10 @@ import torch
 from ddae_app.imaging.similarity import brain_quantiles
 from ddae_app.methods.condition import batch_of, condition_of, label_blind
 from ddae_app.methods.ddae.appearance import fit_site_appearance
+from ddae_app.methods.ddae.intensity import tissue_quantiles
 from ddae_app.methods.ddae.remaining import RemainingContrast, fit_remaining_contrast
 from ddae_app.methods.ddae.render import render
-from ddae_app.methods.ddae.residuals import KNOTS, ResidualCorrection
+from ddae_app.methods.ddae.residuals import KNOTS, LEVELS, ResidualCorrection
 from ddae_app.methods.site_effects import site_effects
 
 from ..toy import random_model
@@ -27,12 +28,13 @@ def outputs():
     source = label_blind(condition_of(data, rows).site.tolist())
     y = flawed(appearance)(batch_of(data, rows), source, source.at_unknown_site())
     residuals = ResidualCorrection((1, SIZE, SIZE), 2)
-    return appearance, residuals, data, rows, [(y, source)]
+    before = tissue_quantiles(appearance.common_scans(data, rows), LEVELS)
+    return appearance, residuals, data, rows, before, rows, [(y, source)]
 
 
 def test_outputs_of_a_source_get_the_contrast_of_the_target(outputs):
     remaining = fit_remaining_contrast(*outputs)
-    appearance, _, data, rows, [(y, source)] = outputs
+    appearance, _, data, rows, *_, [(y, source)] = outputs
     target = torch.zeros(len(rows), dtype=torch.int64)
     here, unknown = (appearance(site, target) for site in (target, target - 1))
     there = appearance.from_common(appearance.to_common(y, unknown), here, (y > 0).long())
