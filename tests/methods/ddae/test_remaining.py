@@ -51,6 +51,24 @@ def test_outputs_of_a_source_get_the_contrast_of_the_target(outputs):
     )
 
 
+def test_who_is_rendered_does_not_shift_the_contrast(outputs):
+    """Of whole volumes few are rendered: here the brightest of A and the darkest of B."""
+    appearance, residuals, data, rows, before, _, [(y, source)] = outputs
+    order = np.argsort(before.mean(axis=1))
+    at_b = np.array(data.sites)[order] == 'B'
+    chosen = np.sort(np.concatenate([order[~at_b][-20:], order[at_b][:20]]))
+    few = [(y[chosen], source[torch.from_numpy(chosen)])]
+
+    def step(*given):
+        quantiles = fit_remaining_contrast(appearance, residuals, data, *given).quantiles
+        return (quantiles[0, 1] - quantiles[0, 0]).numpy()[1:]
+
+    expected = step(rows, before, rows, outputs[-1])
+    helped = step(rows, before, chosen, few)
+    alone = step(rows[chosen], before[chosen], np.arange(40), few)
+    assert np.abs(helped - expected).mean() < np.abs(alone - expected).mean() / 2
+
+
 def test_a_source_that_is_not_measured_is_left_alone(outputs):
     remaining = fit_remaining_contrast(*outputs)
     y = outputs[-1][0][0][:2]
