@@ -45,6 +45,9 @@ QUANTILE_LEVELS = np.linspace(0, 1, LEVELS)
 MAX_SLICES = 2_800
 """In all, of equally many scans of each site; they are held in memory together."""
 
+LEAST_SCANS = 3
+"""Of each site, however many sites there are: one or two do not say how people differ."""
+
 GRAY_SHARE = 0.7
 """Of the pixels of the brain; brighter ones are assumed to be white matter."""
 
@@ -314,7 +317,7 @@ def evenly_by_site(data: SliceData, rows: np.ndarray) -> np.ndarray:
     """Which of the rows to render: as many of each site as memory and time allow."""
     sites = np.array(data.sites)[rows]
     by_site = [np.flatnonzero(sites == site) for site in data.site_names if (sites == site).any()]
-    most = max(1, MAX_SLICES // data.depth // len(by_site))
+    most = max(LEAST_SCANS, MAX_SLICES // data.depth // len(by_site))
     return np.concatenate([i[:: math.ceil(len(i) / most)] for i in by_site])
 
 

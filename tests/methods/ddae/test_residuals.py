@@ -16,6 +16,7 @@ from ddae_app.methods.ddae.intensity import edge_depth, map_intensities
 from ddae_app.methods.ddae.residuals import (
     KNOTS,
     ResidualCorrection,
+    evenly_by_site,
     fit_residual_correction,
 )
 from ddae_app.methods.ddae.sharpness import soften
@@ -78,6 +79,16 @@ def measured(monkeypatch, caplog):
     # It takes minutes, so it says so.
     assert 'rendering 100 slices' in caplog.text
     return appearance, residuals, data, calls
+
+
+@pytest.mark.parametrize(('sites', 'rendered'), [(1, 20), (4, 5), (7, 3), (30, 3)])
+def test_of_whole_volumes_some_of_each_site_are_rendered(sites, rendered):
+    names = tuple(np.repeat([f'{i:02}' for i in range(sites)], 20).tolist())
+    images = np.zeros((len(names), 130, 1, 1), np.float32)
+    people = tuple(map(str, range(len(names))))
+    data = SliceData(images, names, np.full(len(names), 40.0), ('M',) * len(names), people)
+    chosen = evenly_by_site(data, np.arange(len(names)))
+    assert np.bincount(chosen // 20).tolist() == [rendered] * sites
 
 
 UPPER = torch.arange(SIZE)[:, None] < SIZE // 2
