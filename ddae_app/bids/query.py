@@ -114,7 +114,8 @@ def find_scans(bids_dir: Path, selection: Selection, *, quiet: bool = False) -> 
         The folder is no BIDS dataset, a file name is no BIDS name, or two are the same but for
         the ending.
     UsageError
-        A filter of an entity that BIDS does not have, or an unusable database folder.
+        A filter of an entity that BIDS does not have, a number that is too large for one, or an
+        unusable database folder.
     """
     from bids.layout import Query
 
@@ -137,7 +138,7 @@ def find_scans(bids_dir: Path, selection: Selection, *, quiet: bool = False) -> 
     query |= selection.filters
     special = {None: Query.NONE, '*': Query.ANY}
     chosen = {
-        key: [special.get(v, v) for v in value]
+        key: [special.get(v, v) for v in dict.fromkeys(value)]  # pybids takes null once only
         if isinstance(value, list)
         else special.get(value, value)
         for key, value in query.items()
@@ -164,7 +165,13 @@ def find_scans(bids_dir: Path, selection: Selection, *, quiet: bool = False) -> 
 
 
 def _scans(layout: Any, query: dict[str, Any]) -> list[Scan]:
-    files = layout.get(return_type='object', invalid_filters='allow', **query)
+    try:
+        files = layout.get(return_type='object', invalid_filters='allow', **query)
+    except OverflowError as e:
+        raise UsageError(
+            '--bids-filter-file: the t1w query has a number that is too large for an entity; '
+            'expected one of less than 19 digits'
+        ) from e
     scans = sorted((_scan(file) for file in files), key=lambda scan: scan.stem)
     # Other folders of a dataset may hold copies, for example the outputs of an earlier run.
     return [scan for scan in scans if scan.path.parent == Path(layout.root) / scan.folder]

@@ -353,6 +353,16 @@ def test_a_filter_of_an_unknown_entity_is_refused(dataset, found):
         found(filters={'acq': None})
 
 
+def test_a_value_that_a_filter_has_twice_is_one(dataset, found):
+    assert found(filters={'run': [None, None]}) == found(filters={'run': None})
+
+
+@pytest.mark.parametrize('run', [2**63, -(2**63) - 1, str(2**63), [1, 10**40]])
+def test_a_number_that_no_index_holds_is_refused(dataset, found, run):
+    with pytest.raises(UsageError, match='too large for an entity'):
+        found(filters={'run': run})
+
+
 def test_filters_are_read_from_the_t1w_query(tmp_path):
     path = tmp_path / 'filters.json'
     path.write_text('\ufeff{"t1w": {"session": "1", "run": null}, "bold": {"task": ["a"]}}')

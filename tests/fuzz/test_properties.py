@@ -9,7 +9,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from ddae_app.bids.query import Selection, find_scans, read_filters
@@ -120,6 +120,8 @@ entities = st.sampled_from(['subject', 'session', 'run', 'datatype', 'extension'
 
 @few
 @given(st.dictionaries(entities | texts, values, max_size=3))
+@example({'run': 2**63})
+@example({'subject': [None, None]})
 def test_filters_lead_nowhere_else(dataset, tmp_path, content):
     (tmp_path / 'filters.json').write_text(json.dumps({'t1w': content}))
     try:
