@@ -1,9 +1,9 @@
 """Whether harmonization preserves anatomy, and whether the anatomy flag detects failures.
 
-    python -m benchmarks.anatomy WORK_DIR [--seed 0] [--subjects 2]
+    python -m benchmarks.anatomy WORK_DIR [--method ddae-calibrated] [--seed 0] [--subjects 2]
 
-It uses the phantoms and the model that ``python -m benchmarks.volumes WORK_DIR --methods ddae``
-wrote to WORK_DIR. Two tables are written to ``WORK_DIR/volumes-<seed>/``.
+It uses the phantoms and the model that ``python -m benchmarks.volumes WORK_DIR --methods METHOD``
+wrote to WORK_DIR, or makes them. Two tables are written to ``WORK_DIR/volumes-<seed>/METHOD/``.
 
 ``guard.md``: harmonized scans of test subjects, unchanged and with simulated hallucinations:
 filled lateral ventricles, balls added to white matter, and lesions of the scan that are smoothed
@@ -34,12 +34,12 @@ from benchmarks.volumes import (
     BIAS_LEFT,
     CORNER,
     GRID,
+    METHODS,
     SHAPE,
     Bench,
     Transform,
     as_stack,
     brightness,
-    ddae,
     draw,
     xyz,
 )
@@ -59,13 +59,15 @@ VENTRICLES_MM = ((-28.0, 28.0), (-50.0, 32.0), (0.0, 32.0))
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('work_dir', type=Path)
+    parser.add_argument('--method', choices=('ddae-calibrated', 'ddae'), default='ddae-calibrated')
     parser.add_argument('--seed', type=int, default=0)
     parser.add_argument('--subjects', type=int, default=2, help='of each source site')
-    parser.add_argument('--images', type=int, default=12_800)
+    parser.add_argument('--images', type=int, default=12_800, help='shown to ddae in its training')
     args = parser.parse_args()
     folder = args.work_dir / f'volumes-{args.seed}'
     bench = draw(folder, args.seed, 60, 8)
-    transform = ddae(bench, folder / 'ddae', args.images)
+    folder /= args.method
+    transform = METHODS[args.method](bench, folder, args.images)
     guard: dict[str, list[float]] = {}
     lesions: dict[str, list[tuple[float, float, float]]] = {}
     for site in SEEN:
