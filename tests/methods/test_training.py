@@ -105,10 +105,15 @@ def test_a_ddae_that_starts_from_another_says_so(tmp_path, small):
     asked = request('ddae', tmp_path / 'second', initial=first.path)
     renamed = tuple('C' if site == 'B' else site for site in asked.data.sites)
     asked = replace(asked, data=replace(asked.data, sites=renamed))
-    info = read_model_info(train(asked).path)
+    second = train(asked)
+    info = read_model_info(second.path)
     assert info.sites == ('A', 'C')
     assert info.notes.startswith('started from ours, SHA-256 ')
     assert info.age_mean == read_model_info(first.path).age_mean
+    # The notes of the first may name a license, which holds for what is made of it, too.
+    again = request('ddae', tmp_path / 'third', initial=second.path)
+    third = read_model_info(train(replace(again, data=asked.data)).path)
+    assert third.notes.endswith(f'. Of these networks: {info.notes}')
 
 
 def test_samples_show_the_scan_of_each_site_with_most_brain():

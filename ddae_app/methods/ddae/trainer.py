@@ -10,7 +10,7 @@ import torch
 from ddae_app.methods.base import TrainedModel, TrainingRequest
 from ddae_app.methods.condition import batch_of, label_blind
 from ddae_app.methods.data import SliceData, split_subjects
-from ddae_app.methods.ddae.bundle import load_bundle, save_bundle
+from ddae_app.methods.ddae.bundle import Bundle, load_bundle, save_bundle
 from ddae_app.methods.ddae.calibration import calibrate
 from ddae_app.methods.ddae.model import DDAE
 from ddae_app.methods.ddae.presets import preset_of
@@ -39,7 +39,7 @@ def train_model(request: TrainingRequest) -> TrainedModel | None:
         initial = load_bundle(request.initial, fabric.device)
         config = initial.info.config
         notes = f'started from {initial.info.name}, SHA-256 {initial.sha256}'
-        identity = replace(identity, notes=notes)
+        identity = replace(identity, notes=notes + _notes_of(initial))
     _, held_out = split_subjects(data, preset.train.validation_fraction, request.seed)
 
     def draw(model: DDAE, images_seen: int) -> None:
@@ -78,9 +78,7 @@ def calibrated(request: TrainingRequest) -> TrainedModel:
         f'trained on {initial.info.training.dataset}; the appearance of the sites and the '
         'residual correction were measured on the scans of this dataset'
     )
-    if initial.info.notes:
-        notes += f'. Of these networks: {initial.info.notes}'
-    identity = replace(request.identity, notes=notes)
+    identity = replace(request.identity, notes=notes + _notes_of(initial))
     path = request.folder / f'{identity.name}.safetensors'
     info = replace(request, identity=identity).identified(bundle.info)
     info = replace(info, networks=f'{initial.info.name} {initial.sha256}')
@@ -110,3 +108,8 @@ def render_samples(model: DDAE, data: SliceData, rows: np.ndarray) -> Samples:
     columns = [x, render(model, x, home, home)]
     columns += [render(model, x, home, target) for target in at]
     return Samples(data.site_names, torch.cat(columns, dim=1).cpu().numpy())
+
+
+def _notes_of(initial: Bundle) -> str:
+    """What a model has to tell of those whose networks it has, such as their license."""
+    return f'. Of these networks: {initial.info.notes}' if initial.info.notes else ''
