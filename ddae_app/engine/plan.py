@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
 
@@ -251,8 +251,7 @@ def decide_preprocessing(
     settings: Settings, scans: Sequence[Scan], cohort: Cohort, layout: SpaceLayout
 ) -> tuple[Planner, list[Decision]]:
     """Which scans are to be preprocessed, whatever is asked of the model."""
-    alone = replace(settings, harmonize=replace(settings.harmonize, stage='preproc'))
-    planner = Planner(alone, cohort, layout, None)
+    planner = Planner(settings, cohort, layout, None)
     return planner, [planner.decide(scan) for scan in scans]
 
 

@@ -451,6 +451,12 @@ def test_reference_scans_are_a_target(study, harmonized, reference, tmp_path):
     assert read_model_info(model).sites == (MANY, 'Reference', *PACKAGED)
     again = participant(study, 'to-reference', *flags)
     assert again.returncode == 0 and 'calibrating' not in again.stderr, again.stderr
+    # Runs without these scans do not choose this model, and preprocessing needs none.
+    plain = participant(study, 'to-reference', '--target-site', 'IXI', '--dry-run')
+    assert plain.returncode == 0, plain.stderr
+    assert f'the sites would be calibrated first (participants): {MANY} 5' in plain.stderr
+    earlier = participant(study, 'earlier', *flags, '--stage', 'preproc', '--dry-run')
+    assert earlier.returncode == 0 and 'calibrat' not in earlier.stderr, earlier.stderr
     text = participant(study, 'to-reference', *flags, '--boilerplate-only')
     assert text.returncode == 0, text.stderr
     model.unlink()

@@ -38,18 +38,21 @@ from ddae_app.errors import (
 )
 from ddae_app.files import digest_of
 from ddae_app.levels.participant.command import train_command
+from ddae_app.levels.participant.doubts import tell_what_changed
+from ddae_app.levels.participant.folder_models import (
+    TARGETS,
+    model_to_target,
+    models_of_dataset,
+)
 from ddae_app.levels.train.alike import kinds_of, unlike_references
 from ddae_app.levels.train.data import Prepared, participants_by_site, people, people_of
 from ddae_app.levels.train.level import calibrate
 from ddae_app.methods import registry
-from ddae_app.methods.find import packaged_model
+from ddae_app.methods.find import packaged_model, read_models
 from ddae_app.methods.suitability import FEWEST_TO_CALIBRATE, confounded_sites
 from ddae_app.settings import CALIBRATED, OWN_DERIVATIVES, RAW, SelectSettings, Settings
 
 log = logging.getLogger('ddae_app')
-
-TARGETS = 'targets'
-"""Folder, in that of the output, of what was made of the scans of ``--target-scans``."""
 
 
 def calibrate_first(
@@ -82,7 +85,7 @@ def calibrate_first(
         Nothing names the sites, the target is no site that could be one, or no calibration is
         there for a run of some participants.
     """
-    if settings.harmonize.target_scans:
+    if settings.harmonize.target_scans and settings.harmonize.stage != 'preproc':
         return _with_target_scans(settings, logs, default_model)
     if not lacks_calibration(settings, default_model):
         return settings, None
@@ -166,7 +169,7 @@ def _with_target_scans(
             'one; name it otherwise in its participants.tsv'
         )
     files = Layout(reference.output_dir).model(CALIBRATED)
-    own = Layout(settings.output_dir).model(f'{CALIBRATED}-{reference.output_dir.name}')
+    own = model_to_target(settings.output_dir, reference.output_dir.name)
     calibrates = bool(sites) and asked.unseen_site == 'auto'
     only_texts = settings.run.reports_only or settings.run.boilerplate_only
     if settings.run.boilerplate_only and not files.is_made:
@@ -174,9 +177,12 @@ def _with_target_scans(
             f'--boilerplate-only: {folder} has not been calibrated, and the text tells of that; '
             'run the same command without the flag first'
         )
-    if settings.run.dry_run:
+    if files.is_made:
+        (model,) = read_models([files.model])
+        tell_what_changed(model, *reference_scans, layout_of(reference, model.info.protocol))
+    elif settings.run.dry_run:
         log.info('%s would be calibrated as the target site %s', folder, target)
-    elif not (files.is_made or only_texts):
+    elif not only_texts:
         log.info('calibrating the scans of %s as the target site %s', folder, target)
         # By it the folder is known for ours, where this run is interrupted.
         write_description(
@@ -193,12 +199,12 @@ def _with_target_scans(
     if calibrates and not (own.is_made or only_texts):
         train = replace(settings.train, init_from=files.model, model_name=own.name)
         selected = _calibrate(replace(settings, train=train), logs, sites)
-    model = own.model if calibrates and (own.is_made or settings.run.dry_run) else files.model
+    path = own.model if calibrates and (own.is_made or settings.run.dry_run) else files.model
     for line in _unlike(settings, scans, reference, reference_scans, target):
         log.warning('%s', line)
-    if not model.exists():  # in a dry run, or where nothing but pages is written
-        model, target = packaged.path, packaged.info.sites[0]
-    of_target = replace(asked, model=model, target_site=target)
+    if not path.exists():  # in a dry run, or where nothing but pages is written
+        path, target = packaged.path, packaged.info.sites[0]
+    of_target = replace(asked, model=path, target_site=target)
     return replace(settings, harmonize=of_target), selected
 
 
@@ -244,6 +250,8 @@ def _reference(settings: Settings, folder: Path) -> Settings:
             derivatives=_preprocessed(settings, folder, name),
         ),
         train=replace(settings.train, preset=CALIBRATED, model_name=CALIBRATED),
+        # They are few, and where the scans of the dataset were preprocessed nobody asked for them.
+        harmonize=replace(settings.harmonize, stage='all'),
         # Its participants may have the labels of others.
         run=replace(settings.run, work_dir=settings.run.work_dir / TARGETS / name),
     )
@@ -382,5 +390,8 @@ def lacks_calibration(settings: Settings, default_model: Path | None) -> bool:
         and default_model is None
         and not run.reports_only
         and not run.boilerplate_only
-        and not Layout(settings.output_dir).models()
+        and not any(
+            asked.method in (None, model.info.method)
+            for model in read_models(models_of_dataset(settings.output_dir))
+        )
     )

@@ -10,6 +10,7 @@ from ddae_app.bids.cohort import Cohort
 from ddae_app.bids.layout import SpaceLayout
 from ddae_app.bids.scan import Scan
 from ddae_app.engine.run import Crashes
+from ddae_app.levels.participant.folder_models import how_to_renew
 from ddae_app.levels.participant.others import MOST_RUNS
 from ddae_app.levels.train.data import participants_by_site, people
 from ddae_app.methods.ddae.info import DDAEInfo
@@ -31,8 +32,8 @@ def doubts_of(model: FoundModel, dataset: str) -> list[str]:
     doubts, made_for = [], model.info.training.dataset
     if made_for != dataset:
         doubts.append(
-            f'{model.path} was made for the dataset {made_for!r}, and this is {dataset!r}; run '
-            'train, or give another output folder'
+            f'{model.path} was made for the dataset {made_for!r}, and this is {dataset!r}; '
+            f'{how_to_renew(model)}, or give another output folder'
         )
     if isinstance(model.info, DDAEInfo) and model.info.networks:
         name, sha256 = model.info.networks.rsplit(' ', 1)
@@ -40,7 +41,8 @@ def doubts_of(model: FoundModel, dataset: str) -> list[str]:
         if name == packaged.info.name and sha256 != packaged.sha256:
             doubts.append(
                 f'{model.path} was calibrated with the networks of another version of ddae-app; '
-                'outputs of both versions do not belong together: run train, or keep that version'
+                f'outputs of both versions do not belong together: {how_to_renew(model)}, or keep '
+                'that version'
             )
     return doubts
 
@@ -73,7 +75,7 @@ def warn_of_unknown_sites(
             calibrates = renewable and participants[site] >= FEWEST_TO_CALIBRATE
             told = (
                 ' (a packaged site of the same name may be another)' if namesake else '',
-                '; run train to calibrate it' if calibrates else '',
+                f'; {how_to_renew(model)} to calibrate it' if calibrates else '',
             )
             alike.setdefault(told, []).append(f'{site} ({n} scan{"s" * (n != 1)})')
     for (namesakes, remedy), named in alike.items():
@@ -112,8 +114,8 @@ def tell_what_changed(
     for site, (then, now) in _changed(before, participants_by_site(scans, cohort)).items():
         log.log(
             logging.WARNING if now < then else logging.INFO,
-            'site %s was calibrated with %s and now has %d: its calibration stays as it is; run '
-            'train to renew it', site, people(then), now,
+            'site %s was calibrated with %s and now has %d: its calibration stays as it is; %s '
+            'to renew it', site, people(then), now, how_to_renew(model),
         )  # fmt: skip
 
 

@@ -42,6 +42,7 @@ from ddae_app.levels.participant.doubts import (
     tell_what_changed,
     warn_of_unknown_sites,
 )
+from ddae_app.levels.participant.folder_models import models_of_dataset
 from ddae_app.levels.participant.methods_text import methods_text
 from ddae_app.levels.participant.results import Results, outputs_missing, write_results
 from ddae_app.methods.compatibility import (
@@ -350,7 +351,7 @@ def _model(settings: Settings, default: Path | None) -> FoundModel | None:
     asked = settings.harmonize
     if asked.stage == 'preproc':
         return None
-    trained = Layout(settings.output_dir).models()
+    trained = models_of_dataset(settings.output_dir)
     slices, flag = settings.preproc.slices, '--model'
     if asked.target_scans and asked.model:
         # In a dry run, the packaged networks stand for what would be calibrated of them.
@@ -360,7 +361,7 @@ def _model(settings: Settings, default: Path | None) -> FoundModel | None:
         slices = slices or _harmonized_slices(settings.output_dir)
     model = find_model(asked.model, default, trained, asked.method, slices, flag=flag)
     log.info('%s', model.describe())
-    if model.path in trained:
+    if model.path in Layout(settings.output_dir).models():
         for line in doubts_of(model, dataset_name(settings.bids_dir)):
             log.warning('%s', line)
     if not settings.run.reports_only:  # pages say what each scan was harmonized to

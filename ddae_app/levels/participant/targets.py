@@ -6,9 +6,9 @@ import logging
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
-from ddae_app.bids.layout import Layout
 from ddae_app.engine.inputs import select_all_scans
 from ddae_app.levels.participant.calibration import lacks_calibration, large_sites
+from ddae_app.levels.participant.folder_models import models_of_dataset
 from ddae_app.levels.train.data import participants_by_site
 from ddae_app.methods.find import find_model, packaged_model
 from ddae_app.methods.suitability import FEWEST_TO_CALIBRATE
@@ -25,7 +25,7 @@ def list_targets(settings: Settings, default_model: Path | None) -> int:
         large = large_sites(scans, cohort)
         model = packaged_model(settings.preproc.slices or 'all')
     else:
-        trained, asked = Layout(settings.output_dir).models(), settings.harmonize
+        trained, asked = models_of_dataset(settings.output_dir), settings.harmonize
         model = find_model(
             asked.model, default_model, trained, asked.method, settings.preproc.slices
         )

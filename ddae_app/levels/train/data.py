@@ -134,7 +134,16 @@ def prepare(
         usable = to_use(usable, cohort, settings, failures)
     roots = derivative_roots(settings)
     stored, unusable = _store(roots, usable, layout, store)
-    prepared = replace(people_of(stored, cohort), failures=unusable | failures)
+    if unusable:
+        failures |= unusable
+        left = [scan for scan in usable if scan not in unusable]
+        stored, _ = _store(roots, to_use(left, cohort, settings, failures), layout, store)
+    if not stored:
+        scan, reason = next(iter(failures.items()))
+        raise UsageError(
+            f'no scan can be used, so no model can be made; the first, {scan.stem}: {reason}'
+        )
+    prepared = replace(people_of(stored, cohort), failures=failures)
     data = prepared.open(store, layout.space.protocol)
     warnings = check_cohort(prepared, settings)
     metadata = ScanMetadata(settings.bids_dir)
@@ -231,8 +240,6 @@ def _store(
                 continue
             file.write(stacks.tobytes())
             stored += [scan] * len(stacks)
-    if not stored:
-        raise UsageError('no scan could be preprocessed, so no model can be made')
     return stored, unusable
 
 

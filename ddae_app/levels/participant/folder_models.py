@@ -1,0 +1,40 @@
+"""The models that lie in the output folder: of which runs each is, and how it is made anew."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ddae_app.bids.layout import Layout, ModelFiles
+from ddae_app.methods.find import FoundModel
+from ddae_app.settings import CALIBRATED
+
+TARGETS = 'targets'
+"""Folder, in that of the output, of what was made of the scans of ``--target-scans``."""
+
+
+def model_to_target(output_dir: Path, target: str) -> ModelFiles:
+    """The model of the sites of the dataset beside that of the target scans in a folder."""
+    return Layout(output_dir).model(f'{CALIBRATED}-{target}')
+
+
+def models_of_dataset(output_dir: Path) -> list[Path]:
+    """The models of images that runs without ``--target-scans`` choose from."""
+    return [path for path in Layout(output_dir).models() if _target_of(path) is None]
+
+
+def how_to_renew(model: FoundModel) -> str:
+    """What makes a calibration in the output folder anew, as the beginning of a sentence."""
+    if (name := _target_of(model.path)) is None:
+        return 'run train'
+    root = next(p for p in model.path.parents if (p / TARGETS / name).is_dir())
+    both = f'{root / TARGETS / name / "models"} and {model_to_target(root, name).model}'
+    return f'delete {both} and run again'
+
+
+def _target_of(model: Path) -> str | None:
+    """The target scans, by the name of their folder, of which a model knows the site."""
+    root = model.parents[1]  # of an output folder, or of that of the target scans in it
+    if root.parent.name == TARGETS:
+        return root.name
+    name = model.stem.removeprefix(f'{CALIBRATED}-')
+    return name if name != model.stem and (root / TARGETS / name).is_dir() else None
