@@ -216,7 +216,7 @@ def init_harmonize_wf(
         Quality measures; steps and device that were used.
     """
     workflow = pe.Workflow(name=name)
-    workflow.__desc__ = request.description
+    workflow.__desc__ = harmonization_methods(request.description, protocol)
     fields = ['t1w_preproc', 'mask', 'xfm']
     inputnode = pe.Node(niu.IdentityInterface(fields=fields), name='inputnode')
     outputnode = pe.Node(niu.IdentityInterface(fields=[*HARMONIZE_FIELDS]), name='outputnode')
@@ -255,10 +255,6 @@ def init_harmonize_wf(
         ]),
     ])  # fmt: skip
     if protocol.depth > 1:
-        workflow.__desc__ += (
-            " The difference was brought back into each scan's own space through the inverse "
-            'transform and added to the scan itself.'
-        )
         digest = {'sha256': t1w_sha256} if t1w_sha256 else {}
         bring_back = pe.Node(
             BringBack(t1w=str(t1w), **digest),
@@ -275,3 +271,13 @@ def init_harmonize_wf(
             ]),
         ])  # fmt: skip
     return workflow
+
+
+def harmonization_methods(description: str, protocol: Protocol) -> str:
+    """What harmonization does, for a paper; `description` is of what is done to the slices."""
+    if protocol.depth == 1:
+        return description
+    return description + (
+        " The difference was brought back into each scan's own space through the inverse "
+        'transform and added to the scan itself.'
+    )

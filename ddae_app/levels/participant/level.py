@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -43,7 +43,7 @@ from ddae_app.levels.participant.doubts import (
     warn_of_unknown_sites,
 )
 from ddae_app.levels.participant.folder_models import models_of_dataset
-from ddae_app.levels.participant.methods_text import methods_text
+from ddae_app.levels.participant.methods_text import methods_text, text_of_outputs
 from ddae_app.levels.participant.results import Results, outputs_missing, write_results
 from ddae_app.methods.compatibility import (
     check_options,
@@ -54,7 +54,7 @@ from ddae_app.methods.compatibility import (
 )
 from ddae_app.methods.device import resolve_device
 from ddae_app.methods.find import PACKAGED, FoundModel, find_model
-from ddae_app.reports.boilerplate import read_boilerplate, write_boilerplate
+from ddae_app.reports.boilerplate import write_boilerplate
 from ddae_app.settings import Settings
 from ddae_app.workflows.harmonize import HarmonizeRequest
 from ddae_app.workflows.participant import ScanPlan, describe, init_participant_wf
@@ -126,7 +126,7 @@ def run_participant(
     )
     if settings.run.reports_only:
         faults = {scan: fault for scan in scans if (fault := cohort[scan].fault)}
-        return run.finish(faults, run.last_methods())
+        return run.finish(faults, run.earlier_methods(faults))
     return run.process()
 
 
@@ -166,7 +166,7 @@ class _Run:
         if self._adapts and not run.boilerplate_only:
             failures = self._preprocess_first()
             if failures and run.stop_on_first_crash:
-                return self.finish(failures, self.last_methods())
+                return self.finish(failures, self.earlier_methods(failures))
             site_scans = scans_by_site(self.settings, self.layout)
         planner = self._planner(site_scans, anew=run.boilerplate_only)
         decisions = self._decisions([s for s in self.scans if s not in failures], planner)
@@ -177,7 +177,7 @@ class _Run:
         if not plans:
             what = 'no other scan is to be processed' if failures else 'all outputs are up to date'
             log.info('%s; writing pages and tables', what)
-            return self.finish(failures, self.last_methods())
+            return self.finish(failures, self.earlier_methods(failures))
         for line in () if run.boilerplate_only else summary(decisions):
             log.info('%s', line)
         plans, appearances, unmeasured = self._measure_sites(plans)
@@ -213,17 +213,12 @@ class _Run:
                 log.info('%s of an earlier harmonization is removed', path.name)
                 path.unlink()
 
-    def last_methods(self) -> str:
-        """The methods text of the latest run that has one, which becomes that of this run too.
-
-        So the next of many jobs that find nothing to do need not look at the runs of all others.
-        """
-        texts = (run.citations['md'] for run in self.layout.runs())
-        last = next((text for text in texts if text.is_file()), None)
-        if last is None:
-            return ''
-        text = read_boilerplate(last)
-        write_boilerplate(self.logs.citations, text)
+    def earlier_methods(self, failures: Collection[Scan]) -> str:
+        """The methods text of what earlier runs left, which becomes that of this run too."""
+        scans = [scan for scan in self.scans if scan not in failures]
+        text = text_of_outputs(self.settings, self.layout, self.model, scans)
+        if text:
+            write_boilerplate(self.logs.citations, text)
         return text
 
     def finish(self, failures: Mapping[Scan, str], text: str) -> int:

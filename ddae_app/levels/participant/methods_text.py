@@ -2,19 +2,36 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable, Sequence
+from contextlib import suppress
+from dataclasses import replace
 from importlib.metadata import version
+from typing import Any
 
 from ddae_app import __version__
+from ddae_app.bids.layout import RunFiles, SpaceLayout
+from ddae_app.bids.provenance import Record, read_record
+from ddae_app.bids.scan import Scan
+from ddae_app.engine.inputs import derivative_roots, find_preprocessed, skull_strip_of
+from ddae_app.levels.participant.others import MOST_RUNS
 from ddae_app.methods.ddae.info import DDAEInfo
 from ddae_app.methods.find import FoundModel
+from ddae_app.reports.boilerplate import read_boilerplate
 from ddae_app.settings import Settings
+from ddae_app.workflows.harmonize import harmonization_methods
+from ddae_app.workflows.preproc import preprocessing_methods
 
 PREPROCESSING = ('antspyx', 'SimpleITK')
 NETWORKS = {'hd-bet': ('HD_BET', 'nnunetv2', 'torch'), 'deepbet': ('torch',)}
 """Packages that do the work; those of networks by method of brain extraction."""
 
 REFERENCES = {'SimpleITK': ' [@lowekamp2013]', 'torch': ' [@paszke2019]'}
+
+SLOPPY = 'Only few iterations were run (--sloppy): the results are not suitable for analysis.'
+
+_COMPUTED = re.compile(rf'This was computed with .+?\.(?=$| {re.escape(SLOPPY)})')
+"""The sentence that names software with its versions."""
 
 
 def methods_text(
@@ -62,10 +79,93 @@ def methods_text(
             + _of_unseen(set(sites) - set(model.info.source_sites), settings, model),
         )
     if settings.preproc.sloppy:
-        closing.append(
-            'Only few iterations were run (--sloppy): the results are not suitable for analysis.'
-        )
+        closing.append(SLOPPY)
     return '\n\n'.join([opening, *parts, ' '.join(closing)]).strip()
+
+
+def text_of_outputs(
+    settings: Settings,
+    layout: SpaceLayout,
+    model: FoundModel | None,
+    scans: Sequence[Scan],
+) -> str:
+    """The methods text of scans that earlier runs finished, from what their sidecars record.
+
+    It is that of an earlier run if one says the same, since that also names the software which
+    the run used. The text is empty where none is true of all these scans: no scan has outputs, or
+    they were harmonized by another model than that of the run, or in several ways.
+
+    Parameters
+    ----------
+    settings : Settings
+        Of the run.
+    layout : SpaceLayout
+        Of the output folder.
+    model : FoundModel or None
+        None if the run stops after preprocessing.
+    scans : sequence of Scan
+    """
+    roots = derivative_roots(settings)
+    found = (find_preprocessed(scan, layout.space, roots) for scan in scans)
+    images = [files.image for files in found if files]
+    protocol = layout.space.protocol
+    strip = sorted({skull_strip_of(image) for image in images})
+    parts = [preprocessing_methods(protocol, method) for method in strip]
+    records = [read_record(layout.image('harmonized', scan)) for scan in scans] if model else []
+    harmonized = [record for record in records if record]
+    made = [*(read_record(image) or {} for image in images), *harmonized]
+    sloppy = any(record.get('Sloppy') for record in made)
+    asked = settings.harmonize
+    if model and harmonized:
+        how, *others = {_how(record) for record in harmonized}
+        sha256, target, unseen_site, keep_noise = how
+        if others or sha256 != model.sha256 or target not in model.info.sites:
+            return ''
+        parts.append(harmonization_methods(model.method.describe(keep_noise=keep_noise), protocol))
+        asked = replace(asked, target_site=target, unseen_site=unseen_site)
+    if not parts:
+        return ''
+    text = methods_text(
+        parts,
+        replace(settings, harmonize=asked, preproc=replace(settings.preproc, sloppy=sloppy)),
+        model if harmonized else None,
+        extractions=(),
+        sites=[_site(record) for record in harmonized],
+    )
+    return _with_versions(_without_versions(text), layout.runs())
+
+
+def _how(record: Record) -> tuple[Any, ...]:
+    """What the methods text says of a harmonization, from the record of its image."""
+    return (
+        record.get('ModelSHA256'),
+        record.get('TargetSite'),
+        record.get('UnseenSitePolicy'),
+        bool(record.get('KeepNoise')),
+    )
+
+
+def _site(record: Record) -> str | None:
+    site = record.get('SourceSite')
+    return None if site == 'n/a' else site
+
+
+def _with_versions(text: str, runs: Sequence[RunFiles]) -> str:
+    """The text as the latest run wrote it that says the same, or else as it is.
+
+    A run writes its text into its own logs, so that the next of many jobs finds it there and
+    need not look at the runs of all others.
+    """
+    for run in runs[:MOST_RUNS]:
+        with suppress(OSError, ValueError):  # not there, or spoiled
+            earlier = read_boilerplate(run.citations['md'])
+            if _without_versions(earlier) == text:
+                return earlier
+    return text
+
+
+def _without_versions(text: str) -> str:
+    return re.sub(' +', ' ', _COMPUTED.sub('', text)).strip()
 
 
 def _target(settings: Settings, model: FoundModel) -> str:
