@@ -311,7 +311,7 @@ def measure_unseen_sites(
     Returns
     -------
     files : dict of str to Path
-        By site.
+        By site, of those that were measured.
     failures : dict of str to str
         Why each site that failed did.
     """
@@ -327,5 +327,10 @@ def measure_unseen_sites(
     )
     failed = run_workflow(build, sites, settings.run, logs)
     work_dir = settings.run.work_dir.resolve()
-    files = {site.name: appearance_file(site, work_dir) for site in sites if site not in failed}
+    # With --stop-on-first-crash, sites after one that failed are not measured.
+    files = {
+        site.name: file
+        for site in sites
+        if site not in failed and (file := appearance_file(site, work_dir)).is_file()
+    }
     return files, {site.name: reason for site, reason in failed.items()}

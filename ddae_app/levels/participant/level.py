@@ -182,6 +182,8 @@ class _Run:
             log.info('%s', line)
         plans, appearances, unmeasured = self._measure_sites(plans)
         failures |= unmeasured
+        if unmeasured and (run.stop_on_first_crash or not plans):
+            return self.finish(failures, self.earlier_methods(failures))
         build = self._builder(plans, appearances)
         text = self._methods_text(plans, build)
         write_boilerplate(self.logs.citations, text)
