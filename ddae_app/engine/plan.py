@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -111,6 +111,21 @@ class Planner:
             mask=self.layout.uri(mask, links) if mask else None,
         )
 
+    def is_made(self, plan: ScanPlan) -> bool:
+        """Whether all outputs of a plan are there, made from what it says."""
+        layout, scan = self.layout, plan.scan
+        states = []
+        if plan.preproc_record is not None:
+            wanted = layout.preproc_outputs(scan)
+            state = _output_state(layout.image('preproc', scan), wanted)
+            states.append((state, plan.preproc_record))
+        if plan.harmonize_record is not None:
+            asked = self.settings.harmonize
+            wanted = layout.harmonize_outputs(scan, site_effect=asked.write_site_effect)
+            state = _output_state(layout.image('harmonized', scan), wanted)
+            states.append((state, plan.harmonize_record))
+        return all(not state.missing and state.record == record for state, record in states)
+
     def unseen(self, site: str | None) -> UnseenSite | None:
         """A site whose appearance is measured in its scans; None if the model knows it."""
         if self.model is None or self.site_scans is None or site is None:
@@ -208,8 +223,10 @@ class Planner:
         return {}
 
 
-def scans_by_site(settings: Settings, layout: SpaceLayout) -> dict[str, list[SiteScan]]:
-    """Every preprocessed scan of the dataset by its site."""
+def scans_by_site(
+    settings: Settings, layout: SpaceLayout, without: Collection[Scan] = ()
+) -> dict[str, list[SiteScan]]:
+    """Every preprocessed scan of the dataset by its site, but for some of them."""
     roots, by_site = derivative_roots(settings), dict[str, list[SiteScan]]()
     scans, cohort = select_all_scans(settings)
     faulty = [scan.stem for scan in scans if cohort[scan].fault]
@@ -219,6 +236,8 @@ def scans_by_site(settings: Settings, layout: SpaceLayout) -> dict[str, list[Sit
             ', '.join(faulty[:5]), f' and {len(faulty) - 5} more' if len(faulty) > 5 else '',
         )  # fmt: skip
     for scan in scans:
+        if scan in without:
+            continue
         if message := preprocessed_not_fetched(scan, layout.space, roots):
             log.warning('%s is not used to measure its site: %s', scan.stem, message)
             continue

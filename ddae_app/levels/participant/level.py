@@ -65,6 +65,9 @@ log = logging.getLogger('ddae_app')
 BATCH_SIZE = 16
 """Slices that a network sees at once."""
 
+NOT_REACHED = 'not reached; the outputs are those of an earlier run'
+"""Why a scan that has all outputs is not done."""
+
 
 def run_participant(
     settings: Settings,
@@ -126,7 +129,7 @@ def run_participant(
     )
     if settings.run.reports_only:
         faults = {scan: fault for scan in scans if (fault := cohort[scan].fault)}
-        return run.finish(faults, run.earlier_methods(faults))
+        return run.finish(faults)
     return run.process()
 
 
@@ -165,25 +168,29 @@ class _Run:
         failures, site_scans = {}, None
         if self._adapts and not run.boilerplate_only:
             failures = self._preprocess_first()
-            if failures and run.stop_on_first_crash:
-                return self.finish(failures, self.earlier_methods(failures))
-            site_scans = scans_by_site(self.settings, self.layout)
+            # What an earlier run left of a scan that failed now is another image.
+            without = self._crashed(failures)
+            site_scans = scans_by_site(self.settings, self.layout, without)
         planner = self._planner(site_scans, anew=run.boilerplate_only)
         decisions = self._decisions([s for s in self.scans if s not in failures], planner)
+        if failures and run.stop_on_first_crash:
+            unreached = [d.scan for d in decisions if d.is_work or d.refusal]
+            return self.finish(failures, unreached=unreached)
         failures |= {d.scan: d.refusal for d in decisions if d.refusal}
-        failures |= self._failed_before(decisions)
+        # Scans may have failed when this run calibrated their sites.
+        failures |= self._crashed([d.scan for d in decisions if d.preprocess.is_work])
         decisions = [decision for decision in decisions if decision.scan not in failures]
         plans = [planner.plan(decision) for decision in decisions if decision.is_work]
         if not plans:
             what = 'no other scan is to be processed' if failures else 'all outputs are up to date'
             log.info('%s; writing pages and tables', what)
-            return self.finish(failures, self.earlier_methods(failures))
+            return self.finish(failures)
         for line in () if run.boilerplate_only else summary(decisions):
             log.info('%s', line)
         plans, appearances, unmeasured = self._measure_sites(plans)
         failures |= unmeasured
         if unmeasured and (run.stop_on_first_crash or not plans):
-            return self.finish(failures, self.earlier_methods(failures))
+            return self.finish(failures, unreached=[plan.scan for plan in plans])
         build = self._builder(plans, appearances)
         text = self._methods_text(plans, build)
         write_boilerplate(self.logs.citations, text)
@@ -196,16 +203,13 @@ class _Run:
                 remove_temporary_files(folder, f'{scan.stem}_')
         self._remove_leftovers([plan.scan for plan in plans if plan.harmonize_record])
         failures |= run_workflow(build, scans, run, self.logs)
-        return self.finish(failures, text)
+        unreached = [plan.scan for plan in plans if not planner.is_made(plan)]
+        return self.finish(failures, text, unreached)
 
-    def _failed_before(self, decisions: Sequence[Decision]) -> dict[Scan, str]:
-        """Scans whose preprocessing failed when this run calibrated their sites, and why."""
+    def _crashed(self, scans: Collection[Scan]) -> dict[Scan, str]:
+        """Those of some scans of which a step failed in this run, and why."""
         crashes = Crashes([self.logs])
-        return {
-            decision.scan: crash_reason(found[1])
-            for decision in decisions
-            if decision.preprocess.is_work and (found := crashes.of(decision.scan))
-        }
+        return {scan: crash_reason(found[1]) for scan in scans if (found := crashes.of(scan))}
 
     def _remove_leftovers(self, scans: Sequence[Scan]) -> None:
         """Delete what an earlier harmonization wrote of scans, and this one does not replace."""
@@ -223,11 +227,28 @@ class _Run:
             write_boilerplate(self.logs.citations, text)
         return text
 
-    def finish(self, failures: Mapping[Scan, str], text: str) -> int:
-        """Write tables and pages, and report what failed."""
+    def finish(
+        self,
+        failures: Mapping[Scan, str],
+        text: str | None = None,
+        unreached: Collection[Scan] = (),
+    ) -> int:
+        """Write tables and pages, and report what failed.
+
+        Parameters
+        ----------
+        failures : mapping of Scan to str
+        text : str, optional
+            The methods text; that of what earlier runs left, unless it is given.
+        unreached : collection of Scan
+            Those of which something was to be done that was not, whatever outputs they have.
+        """
         roots = derivative_roots(self.settings)
-        missing = outputs_missing(self.layout, self.scans, roots, harmonized=bool(self.model))
-        failed = missing | dict(failures)
+        failed = outputs_missing(self.layout, self.scans, roots, harmonized=bool(self.model))
+        failed |= failures
+        failed |= {scan: NOT_REACHED for scan in unreached if scan not in failed}
+        if text is None:
+            text = self.earlier_methods(failed)
         results = Results(self.settings, self.layout, self.cohort, self.model, self.logs, text)
         pages = write_results(results, self.scans, failed)
         for scan, reason in failed.items():
