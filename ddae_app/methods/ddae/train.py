@@ -30,6 +30,7 @@ from ddae_app.methods.ddae.render import render_to_measure
 from ddae_app.methods.ddae.residuals import fit_residual_correction
 from ddae_app.methods.ddae.steps import Steps, normalized, seed_of
 from ddae_app.methods.modelfile import ModelIdentity, TrainingRecord
+from ddae_app.methods.site_effects import subjects_per_site
 from ddae_app.settings import Protocol, check_value
 
 if TYPE_CHECKING:
@@ -211,8 +212,8 @@ def _finish(
 ) -> None:
     """Write the model file of the averaged model."""
     model = state.average
-    sites = np.array(data.sites)[rows]
-    scans = tuple(int((sites == site).sum()) for site in data.site_names)
+    # A person may have several scans, and of the medial slice each scan is several images.
+    subjects = tuple(subjects_per_site(data, rows))
     condition = model.networks.condition
     info = DDAEInfo(
         name=identity.name,
@@ -222,7 +223,7 @@ def _finish(
         age_sd=condition.age_sd,
         protocol=protocol,
         quantiles=site_quantiles(data),
-        training=TrainingRecord(identity.dataset, scans, seed, *state.history[-1]),
+        training=TrainingRecord(identity.dataset, subjects, seed, *state.history[-1]),
         versions={'ddae-app': ddae_app.__version__, 'torch': str(torch.__version__)},
         phantom=identity.phantom,
         notes=identity.notes,

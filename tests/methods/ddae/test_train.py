@@ -190,6 +190,14 @@ def test_a_name_that_the_command_line_allows_is_written(tmp_path):
     assert info.training.dataset == 'ours'
 
 
+def test_people_are_counted_once_however_many_images_they_have(tmp_path):
+    data = slices()
+    twice = replace(data, subjects=tuple(f'sub-{i // 2}' for i in range(len(data))))
+    config = replace(TRAIN, validation_fraction=0.0, images=8)
+    path = train(twice, CONFIG, config, PROTOCOL, tmp_path)
+    assert read_model_info(path).training.subjects_per_site == (5, 5)
+
+
 def test_no_held_out_subject(tmp_path):
     config = replace(TRAIN, validation_fraction=0.0, images=8)
     path = train(slices(), CONFIG, config, PROTOCOL, tmp_path)
