@@ -74,6 +74,12 @@ def start_fabric(
     return fabric
 
 
+def precision_of(fabric: Fabric) -> str:
+    """The precision of a training, as ``start_fabric`` takes it."""
+    named = fabric.strategy.precision.precision
+    return next((ours for ours, theirs in PRECISIONS.items() if theirs == named), str(named))
+
+
 @contextmanager
 def others_needed(fabric: Fabric) -> Iterator[None]:
     """Report in one line that another process of the training has ended.

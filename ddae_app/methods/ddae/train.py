@@ -124,21 +124,21 @@ def train(
     """
     identity, control = identity or ModelIdentity('model'), control or TrainingControl()
     _check(data, model_config, identity.name)
-    if fabric is None:
-        from ddae_app.methods.parallel import start_fabric  # takes seconds
+    from ddae_app.methods.parallel import precision_of, start_fabric  # takes seconds
 
-        fabric = start_fabric(device)
+    fabric = fabric or start_fabric(device)
     if train_config.batch_size % fabric.world_size:
         raise UsageError(
             f'{fabric.world_size} processes cannot divide a batch of {train_config.batch_size} '
             'images evenly; start another number of them'
         )
     out_dir, device, first = Path(out_dir), fabric.device, fabric.is_global_zero
+    precision = {'precision': precision_of(fabric)}
     settings = {
         'model': asdict(model_config),
         'train': asdict(train_config),
         'protocol': asdict(protocol),
-        'run': {'seed': seed, 'device': device.type, 'data': data.fingerprint()},
+        'run': {'seed': seed, 'device': device.type, 'data': data.fingerprint()} | precision,
         'initial': initial.sha256 if initial else None,
     }
     train_rows, held_out = split_subjects(data, train_config.validation_fraction, seed)

@@ -18,6 +18,7 @@ from ddae_app.methods.ddae.bundle import load_bundle
 from ddae_app.methods.ddae.losses import training_loss
 from ddae_app.methods.ddae.train import TrainingControl, train
 from ddae_app.methods.modelfile import ModelIdentity, read_model_info
+from ddae_app.methods.parallel import start_fabric
 from ddae_app.settings import check_value
 
 from ..toy import CONFIG, PROTOCOL, TRAIN, slices
@@ -137,6 +138,10 @@ def test_dropout_and_noise_differ_from_step_to_step(finished):
         ({'data': replace(slices(), ages=np.full(20, 50.0))}, 'run.data is'),
         ({'protocol': replace(PROTOCOL, slices='all')}, "protocol.slices is 'medial'"),
         ({'seed': 5}, 'run.seed is 0 there and 5 now'),
+        (
+            {'fabric': start_fabric('cpu', 'bf16')},
+            "run.precision is 'fp32' there and 'bf16' now",
+        ),
     ],
 )
 def test_checkpoint_of_another_run_is_refused(finished, change, message):
