@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -133,7 +134,7 @@ class Planner:
         if site in self.model.info.source_sites:
             return None
         if site not in self._unseen:
-            scans = _evenly(self.site_scans.get(site, ()), MOST_SITE_SCANS)
+            scans = _of_all_people(self.site_scans.get(site, ()), MOST_SITE_SCANS)
             digest = provenance.digest_of_images([scan.image for scan in scans])
             self._unseen[site] = UnseenSite(site, scans, digest)
         return self._unseen[site]
@@ -316,10 +317,25 @@ def _output_state(image: Path, wanted: Sequence[Path]) -> OutputState:
     return OutputState(True, missing, provenance.read_record(image))
 
 
-def _evenly(scans: Sequence[SiteScan], most: int) -> tuple[SiteScan, ...]:
+def _of_all_people(scans: Sequence[SiteScan], most: int) -> tuple[SiteScan, ...]:
+    """At most so many: one of each participant, then a second, and so on, evenly spread."""
+    rounds: list[list[int]] = []
+    taken: Counter[str] = Counter()
+    for i, scan in enumerate(scans):
+        if taken[scan.participant] == len(rounds):
+            rounds.append([])
+        rounds[taken[scan.participant]].append(i)
+        taken[scan.participant] += 1
+    chosen: list[int] = []
+    for those in rounds:
+        chosen += _evenly(those, most - len(chosen))
+    return tuple(scans[i] for i in sorted(chosen))
+
+
+def _evenly(numbers: Sequence[int], most: int) -> list[int]:
     """At most so many, spread over all."""
-    step = max(len(scans) / most, 1)
-    return tuple(scans[int(i * step)] for i in range(min(len(scans), most)))
+    step = max(len(numbers) / most, 1) if most else 1
+    return [numbers[int(i * step)] for i in range(min(len(numbers), most))]
 
 
 def measure_unseen_sites(

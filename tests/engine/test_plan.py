@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import nibabel as nib
 import numpy as np
+import pytest
 
 from ddae_app.engine.inputs import layout_of, protocol_without_model, select_all_scans
-from ddae_app.engine.plan import decide_preprocessing
+from ddae_app.engine.plan import MOST_SITE_SCANS, _of_all_people, decide_preprocessing
 from ddae_app.settings import HarmonizeSettings, PreprocSettings, Settings
+from ddae_app.workflows.harmonize import SiteScan
 
 
 def decided(tmp_path, stage):
@@ -35,3 +39,28 @@ def test_nothing_is_preprocessed_where_only_harmonization_is_asked_for(tmp_path)
     _, decisions = decided(tmp_path, 'harmonize')
     assert [decision.preprocess.state for decision in decisions] == ['refused'] * 2
     assert all('run --stage preproc first' in decision.refusal for decision in decisions)
+
+
+def scans_of(*people):
+    """Scans of a site, one for each name."""
+    return [SiteScan(Path(f'{i}.nii'), Path('mask.nii'), name) for i, name in enumerate(people)]
+
+
+@pytest.mark.parametrize('n', [0, 1, 39, 40, 41, 79, 80, 81, 100, 1113])
+def test_of_people_with_one_scan_each_some_are_taken_evenly(n):
+    scans = scans_of(*map(str, range(n)))
+    step = max(n / MOST_SITE_SCANS, 1)
+    expected = [scans[int(i * step)] for i in range(min(n, MOST_SITE_SCANS))]
+    assert list(_of_all_people(scans, MOST_SITE_SCANS)) == expected
+
+
+@pytest.mark.parametrize('last', ['abcdef', 'aabbccddeeff'])
+def test_a_person_of_many_scans_does_not_take_the_place_of_others(last):
+    """A site is refused if its scans are of less than five people."""
+    scans = scans_of(*['many'] * 120, *last)
+    chosen = _of_all_people(scans, MOST_SITE_SCANS)
+    assert len(chosen) == len(set(chosen)) == MOST_SITE_SCANS
+    assert chosen == tuple(sorted(chosen, key=scans.index))
+    assert [s.participant for s in chosen][-len(last) :] == list(last)
+    # Where there are no more than are needed, all are taken as they stand.
+    assert _of_all_people(scans[100:], MOST_SITE_SCANS) == tuple(scans[100:])
