@@ -121,6 +121,7 @@ class SampleSets:
     others : np.ndarray of int, shape (M,)
         Rows of the scans of other sites whose outputs are compared.
     spaces : tuple of FeatureSpace
+        Empty, as `others`, where there are no scans of the target site.
     seed : int
     """
 
@@ -138,10 +139,13 @@ class SampleSets:
         ----------
         data : EvaluationData
         target : str
+            Without scans of this site, nothing is compared.
         seed : int
         inception : callable, optional
             Features in which FID and KID are measured; these measures are left out without it.
         """
+        if target not in data.sites:
+            return cls(np.array([], dtype=int), (), seed)
         others, at_target = balanced_rows(data.sites, data.subjects, target, seed)
         scans = data.images[at_target]
         components = Components.fit(np.concatenate([data.images[others], scans]), seed)

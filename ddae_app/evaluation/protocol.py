@@ -129,7 +129,7 @@ def evaluate(
     data : EvaluationData
     candidates : sequence of Candidate
     target : str
-        The site to harmonize to.
+        The site to harmonize to; without scans of it, no distances to them are measured.
     seed : int
         Of the folds, the probes and the bootstrap.
     inception : callable, optional
@@ -279,8 +279,9 @@ def _add_fidelity(measures: _Measures, target: str) -> None:
         measures.add(name, estimates.mean(values[name]), measures.all_rows)
     variance_ratio = estimates.ratio(values['variance'], values['source_variance'])
     measures.add('variance_ratio', variance_ratio, measures.all_rows)
-    distance = fidelity.intensity_distance_to_site(predictions.quantiles, sites, target)
-    measures.add('target_distance', estimates.mean(distance), sites != target)
+    if target in sites:
+        distance = fidelity.intensity_distance_to_site(predictions.quantiles, sites, target)
+        measures.add('target_distance', estimates.mean(distance), sites != target)
     traveled = traveling.rows_of_travelers(sites, subjects)
     rows = np.concatenate([*traveled, []]).astype(int)
     kept = predictions.kept(rows), sites[rows], subjects[rows]

@@ -142,3 +142,8 @@ def test_outputs_that_come_in_parts_are_those_that_come_at_once(data):
     sample_sets.store(features, parts[0], data.images[parts[0]])
     for known in features:
         assert np.array_equal(np.isnan(known).any(axis=1), sample_sets.others % 2 == 1)
+
+
+def test_without_scans_of_the_target_nothing_is_compared(data):
+    sample_sets = distribution.SampleSets.draw(data, 'Elsewhere')
+    assert distances(sample_sets, data.images) == {}

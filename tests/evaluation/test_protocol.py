@@ -220,6 +220,20 @@ def test_unknown_ages_and_sexes_leave_their_measures_out(world, monkeypatch):
     assert set(controls(data)) == {'mask', 'shuffled'}, 'of nothing, no site can be told'
 
 
+def test_a_target_of_other_scans_leaves_out_the_distances_to_it_alone(world, monkeypatch):
+    images, _, cohort = world
+    images, cohort = images[::2], cohort[::2].reset_index(drop=True)  # half are enough for that
+    monkeypatch.setattr(probes, 'EPOCHS', 1)
+    monkeypatch.setattr(probes, 'LEAST_STEPS', 1)
+    data = EvaluationData.from_cohort(images, cohort)
+    here, elsewhere = (
+        evaluate(data, [unharmonized(images)], target)['source'].estimates
+        for target in (TARGET, 'Elsewhere')
+    )
+    assert set(here) - set(elsewhere) == {'target_distance', 'frechet', 'kernel', 'mmd'}
+    assert elsewhere == {name: here[name] for name in elsewhere}
+
+
 def test_the_headline_compares_a_method_with_the_others(estimates):
     text = headline(estimates, 'truth', 1 / 3)
     assert text.startswith('The outputs of truth show no site effects')

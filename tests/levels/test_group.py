@@ -225,3 +225,31 @@ def test_only_what_was_harmonized_alike_and_whole_is_evaluated(tmp_path, caplog)
     assert len(outputs.cohort) == len(outputs.harmonized) == 4
     assert 'interrupted' in caplog.text and 'Only 4 of 8 scans' in caplog.text
     assert 'harmonized as one of North, and is now of East' in caplog.text
+
+
+def test_scans_that_were_harmonized_to_a_packaged_site_are_evaluated(tmp_path, caplog):
+    images, truth, cohort = simulate(1)
+    few = [*range(10), *range(N, N + 11)]
+    write_derived(tmp_path, images[few], cohort.iloc[few], TEMPLATE, truth[few], 'IXI')
+    metrics, page = evaluated_quickly(tmp_path, caplog)
+    assert metrics['TargetSite'] == 'IXI'
+    # West is the larger site.
+    sentence = 'the baselines are harmonized to West, a site of this dataset'
+    assert sentence in caplog.text and sentence in page and sentence in metrics['Protocol']
+    assert 'harmonized to IXI (baselines: West)' in page
+    assert set(metrics['Methods']) == {'source', 'DDAE (toy)', *refitted(), 'blur'}
+    assert not {'frechet', 'kernel', 'mmd', 'target_distance'} & set(metrics['Measures'])
+    assert {'site_linear', 'rank', 'ssim'} <= set(metrics['Measures'])
+
+
+def evaluated_quickly(folder, caplog) -> tuple[dict, str]:
+    """Figures and page of the group level, whose networks learn next to nothing."""
+    places = {'bids_dir': folder / 'bids', 'output_dir': folder / 'out', 'device': 'cpu'}
+    level = {'analysis_level': 'group', 'skip_bids_validation': True}
+    with caplog.at_level('INFO', 'ddae_app'), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(predictions, 'COSTLY_TEST_SCANS', 1)
+        patch.setattr(probes, 'EPOCHS', 1)
+        patch.setattr(probes, 'LEAST_STEPS', 1)
+        assert run_group(from_flat(places | level)) == 0
+    metrics = json.loads((folder / 'out' / 'group_metrics.json').read_text())
+    return metrics, (folder / 'out' / 'group_T1w.html').read_text()

@@ -46,6 +46,10 @@ class Outputs:
     cohort : pandas.DataFrame, N rows
         ``subject``, ``site``, ``age``, ``sex`` and the columns of ``--biology``.
     target : str
+        The site that the scans were harmonized to; it need not be a site of these scans.
+    baseline_target : str
+        The site of these scans that methods are harmonized to which know no other: the target
+        where it is one of them, else the site of most scans.
     method : str
         The method that harmonized the scans, with the name of the model.
     label_blind : bool
@@ -58,6 +62,7 @@ class Outputs:
     harmonized: np.ndarray | None
     cohort: pd.DataFrame
     target: str
+    baseline_target: str
     method: str
     label_blind: bool
     protocol: Protocol
@@ -120,11 +125,13 @@ def gather(settings: Settings, scans: Sequence[Scan], cohort: Cohort) -> Outputs
     table = pd.DataFrame(
         rows, columns=['subject', 'site', 'age', 'sex', *settings.evaluate.biology]
     )
+    target = kind.target if kind else _target(settings, table)
     return Outputs(
         np.stack(sources),
         np.stack(outputs) if kind else None,
         table,
-        kind.target if kind else _target(settings, table),
+        target,
+        target if target in set(table['site']) else _largest_site(table),
         kind.method if kind else 'nothing',
         kind is not None and kind.label_blind,
         layout.space.protocol,
@@ -138,7 +145,11 @@ def _target(settings: Settings, table: pd.DataFrame) -> str:
         raise UsageError(
             f'--target-site {asked!r} is not among the sites {", ".join(sorted(set(sites)))}'
         )
-    return asked or str(sites.value_counts().index[0])
+    return asked or _largest_site(table)
+
+
+def _largest_site(table: pd.DataFrame) -> str:
+    return str(table['site'].value_counts().index[0])
 
 
 def _space(settings: Settings, scans: Sequence[Scan]) -> Space:

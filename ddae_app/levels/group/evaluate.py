@@ -73,6 +73,9 @@ def evaluate_outputs(settings: Settings, default_model: Path | None) -> Evaluati
     cautions = _cautions(data)
     for caution in cautions:
         log.warning('%s', caution)
+    strange_target = _strange_target(outputs)
+    if strange_target:
+        log.info('%s', strange_target)
     candidates = _candidates(settings, outputs)
     log.info(
         'Evaluating %s on %d scans of %d sites.',
@@ -103,7 +106,7 @@ def evaluate_outputs(settings: Settings, default_model: Path | None) -> Evaluati
         scans=len(data.images),
         target=outputs.target,
         chance=data.chance,
-        protocol=PROTOCOL,
+        protocol=f'{PROTOCOL} {strange_target}'.rstrip(),
         meanings={name: text for name, text in meanings.items() if name in measured},
         controls=measured_controls,
         methods=tuple(
@@ -139,8 +142,19 @@ def _cautions(data: EvaluationData) -> list[str]:
     return [*confounded, *(f'{text[0].upper()}{text[1:]}.' for text in unexamined_sites(data))]
 
 
+def _strange_target(outputs: Outputs) -> str:
+    """What follows where the target is a packaged site, or that of other scans; else empty."""
+    if outputs.target == outputs.baseline_target:
+        return ''
+    return (
+        f'No scan of the target site {outputs.target} is part of this dataset. Distances to the '
+        'scans of the target are therefore not measured, and the baselines are harmonized to '
+        f'{outputs.baseline_target}, a site of this dataset.'
+    )
+
+
 def _candidates(settings: Settings, outputs: Outputs) -> list[Candidate]:
-    scans = outputs.source, outputs.cohort, outputs.target
+    scans = outputs.source, outputs.cohort, outputs.baseline_target
     candidates = [unharmonized(outputs.source)]
     if outputs.harmonized is not None:
         candidates.append(
@@ -162,21 +176,21 @@ def _trained(settings: Settings, outputs: Outputs) -> list[Candidate]:
     A DDAE is evaluated by the outputs that the participant level computed with it.
     """
     candidates = []
+    scans = outputs.source, outputs.cohort, outputs.baseline_target
     for model in read_models(Layout(settings.output_dir).models()):
         info = model.info
         name = f'{model.method.label} ({info.name})'
         if info.method == registry.DEFAULT or name == outputs.method:
             continue
-        reason = mismatch(info, {*outputs.cohort['site'], outputs.target}, outputs.protocol)
+        reason = mismatch(info, outputs.cohort['site'], outputs.protocol)
         if reason:
             log.warning('The model %s is not evaluated: %s.', model.path, reason)
             continue
         harmonizer = load_harmonizer(model.path, device=settings.harmonize.device)
         if harmonizer.facts()['LabelBlind']:
-            images = harmonizer.transform(outputs.source, outputs.cohort, outputs.target)
+            images = harmonizer.transform(*scans)
             candidates.append(precomputed(name, images, FITTED_ELSEWHERE, label_blind=True))
         else:
-            scans = outputs.source, outputs.cohort, outputs.target
             candidates.append(pretrained(name, harmonizer, *scans))
     return candidates
 

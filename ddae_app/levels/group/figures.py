@@ -117,8 +117,9 @@ def draw_pictures(
         ),
         EvaluationFigure(
             'One participant of each site',
-            f'The first row shows the original scans, and the other rows show them harmonized to '
-            f'{outputs.target}. Of each site, the participant closest to the median age is shown.',
+            'The first row shows the original scans, and the other rows show them harmonized to '
+            f'{_targets(outputs)}. Of each site, the participant closest to the median age is '
+            'shown.',
             draw_slices(
                 {name: result.shown for name, result in shown.items()},
                 outputs.cohort['site'].iloc[typical_rows(outputs)].tolist(),
@@ -129,6 +130,13 @@ def draw_pictures(
     if model is not None:
         figures += [_latents(settings, outputs, model), _reconstructions(settings, outputs, model)]
     return tuple(figures)
+
+
+def _targets(outputs: Outputs) -> str:
+    """The site that the outputs are harmonized to, and that of the baselines if it is another."""
+    if outputs.baseline_target == outputs.target:
+        return outputs.target
+    return f'{outputs.target} (baselines: {outputs.baseline_target})'
 
 
 def _site_accuracies(estimates: Mapping[str, Estimate]) -> dict[str, Estimate]:
