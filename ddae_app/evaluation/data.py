@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -14,6 +15,15 @@ from ddae_app.evaluation.biology import BiologicalVariable
 FOLDS = 5
 MIN_SUBJECTS = 2 * FOLDS
 """Each site needs one test subject in each fold of each of the two halves."""
+
+
+class SomePeople(NamedTuple):
+    """What is known of the subjects of some scans; see :class:`EvaluationData`."""
+
+    sites: np.ndarray
+    subjects: np.ndarray
+    ages: np.ndarray
+    sexes: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -84,6 +94,10 @@ class EvaluationData:
             sexes.where(sexes.notna(), None).to_numpy(),
             tuple(BiologicalVariable.from_texts(name, cohort[name].tolist()) for name in biology),
         )
+
+    def people(self, rows: np.ndarray) -> SomePeople:
+        """What is known of the subjects of some scans, by their rows, without the images."""
+        return SomePeople(self.sites[rows], self.subjects[rows], self.ages[rows], self.sexes[rows])
 
     @property
     def chance(self) -> float:

@@ -179,15 +179,20 @@ def evaluate(
 
     # Threads suffice: nearly all of the time is spent in PyTorch and in linear algebra.
     with ThreadPoolExecutor(at_once) as pool:
-        halves = pool.map(split, probes.folds(data.sites, data.subjects, 2, seed))
+        both = pool.map(split, halves(data, seed))
         parts = [
             (f'Evaluating {candidate.name}: half {number} of 2', half, candidate, found)
-            for number, half in enumerate(halves, 1)
+            for number, half in enumerate(both, 1)
             for candidate, found in zip(candidates, predictions, strict=True)
         ]
         list(pool.map(lambda part: predict(*part), parts))
         results = list(pool.map(measure, candidates, predictions))
     return {candidate.name: result for candidate, result in zip(candidates, results, strict=True)}
+
+
+def halves(data: EvaluationData, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Rows to fit to, and rows to evaluate, of either half of the subjects."""
+    return probes.folds(data.sites, data.subjects, 2, seed)
 
 
 def _cross_validated_site_accuracy(

@@ -88,7 +88,8 @@ class EvaluationReport:
         The first is that of the original scans.
     figures : sequence of EvaluationFigure
     cautions : sequence of str
-        Why site and biology may not be told apart in these scans.
+        Why site and biology may not be told apart in these scans, and which baselines were left
+        out.
     seen, advice : sequence of str
         What still tells the site from the outputs, and what to do next, in sentences.
     """

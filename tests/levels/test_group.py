@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -13,7 +14,9 @@ from scipy.ndimage import gaussian_filter
 
 from ddae_app.engine.inputs import select_scans
 from ddae_app.evaluation import predictions, probes
-from ddae_app.levels.group.collect import gather
+from ddae_app.evaluation.data import EvaluationData
+from ddae_app.levels.group.collect import Outputs, gather
+from ddae_app.levels.group.evaluate import fitted_here
 from ddae_app.levels.group.level import run_group
 from ddae_app.methods.cvae import CVAEHarmonizer
 from ddae_app.methods.ddae.harmonizer import DDAEHarmonizer
@@ -227,9 +230,12 @@ def test_only_what_was_harmonized_alike_and_whole_is_evaluated(tmp_path, caplog)
     assert 'harmonized as one of North, and is now of East' in caplog.text
 
 
-def test_scans_that_were_harmonized_to_a_packaged_site_are_evaluated(tmp_path, caplog):
+def test_scans_of_confounded_sites_that_were_harmonized_to_a_packaged_one_are_evaluated(
+    tmp_path, caplog
+):
     images, truth, cohort = simulate(1)
     few = [*range(10), *range(N, N + 11)]
+    cohort['sex'] = np.repeat(['F', 'M'], N)
     write_derived(tmp_path, images[few], cohort.iloc[few], TEMPLATE, truth[few], 'IXI')
     metrics, page = evaluated_quickly(tmp_path, caplog)
     assert metrics['TargetSite'] == 'IXI'
@@ -237,9 +243,27 @@ def test_scans_that_were_harmonized_to_a_packaged_site_are_evaluated(tmp_path, c
     sentence = 'the baselines are harmonized to West, a site of this dataset'
     assert sentence in caplog.text and sentence in page and sentence in metrics['Protocol']
     assert 'harmonized to IXI (baselines: West)' in page
-    assert set(metrics['Methods']) == {'source', 'DDAE (toy)', *refitted(), 'blur'}
+    assert set(metrics['Methods']) == {'source', 'DDAE (toy)', 'histogram', 'blur'}
+    assert any('combat is not evaluated' in text for text in metrics['Cautions'])
+    assert 'The baseline combat is not evaluated' in caplog.text
     assert not {'frechet', 'kernel', 'mmd', 'target_distance'} & set(metrics['Measures'])
     assert {'site_linear', 'rank', 'ssim'} <= set(metrics['Measures'])
+
+
+def test_a_baseline_that_cannot_be_fitted_is_left_out_and_the_others_stay():
+    images, _, cohort = simulate(1)
+    cohort['sex'] = np.repeat(['F', 'M'], N)
+    outputs = Outputs(images, None, cohort, 'East', 'East', 'nothing', False, Protocol())
+    data = EvaluationData.from_cohort(images, cohort)
+    baselines, left_out = fitted_here(outputs, data, 0)
+    assert [method.name for method in baselines] == ['histogram']
+    (reason,) = left_out
+    assert 'The baseline combat is not evaluated' in reason
+    assert 'sex is confounded with site' in reason
+    apart = cohort.assign(sex=np.tile(['F', 'M'], N))
+    outputs = replace(outputs, cohort=apart)
+    baselines, left_out = fitted_here(outputs, EvaluationData.from_cohort(images, apart), 0)
+    assert [method.name for method in baselines] == [*refitted()] and not left_out
 
 
 def evaluated_quickly(folder, caplog) -> tuple[dict, str]:

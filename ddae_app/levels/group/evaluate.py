@@ -10,6 +10,7 @@ import numpy as np
 
 from ddae_app.bids.layout import Layout
 from ddae_app.engine.inputs import check_understood, select_scans
+from ddae_app.errors import UsageError
 from ddae_app.evaluation.biology import check_names
 from ddae_app.evaluation.candidates import (
     FITTED_ELSEWHERE,
@@ -24,7 +25,7 @@ from ddae_app.evaluation.data import EvaluationData
 from ddae_app.evaluation.explanation import explain
 from ddae_app.evaluation.findings import findings, headline
 from ddae_app.evaluation.inception import inception_features
-from ddae_app.evaluation.protocol import MEANING, controls, evaluate
+from ddae_app.evaluation.protocol import MEANING, controls, evaluate, halves
 from ddae_app.levels.group.collect import Outputs, gather
 from ddae_app.levels.group.figures import draw_pictures, typical_rows
 from ddae_app.methods import registry
@@ -70,13 +71,14 @@ def evaluate_outputs(settings: Settings, default_model: Path | None) -> Evaluati
     check_understood(cohort, scans)
     outputs = gather(settings, scans, cohort)
     data = EvaluationData.from_cohort(outputs.source, outputs.cohort, asked.biology)
-    cautions = _cautions(data)
+    baselines, left_out = fitted_here(outputs, data, settings.random_seed)
+    cautions = [*_cautions(data), *left_out]
     for caution in cautions:
         log.warning('%s', caution)
     strange_target = _strange_target(outputs)
     if strange_target:
         log.info('%s', strange_target)
-    candidates = _candidates(settings, outputs)
+    candidates = [*_candidates(settings, outputs), *baselines, blurred(outputs.source)]
     log.info(
         'Evaluating %s on %d scans of %d sites.',
         ', '.join(method.name for method in candidates), len(data.images), round(1 / data.chance),
@@ -154,7 +156,6 @@ def _strange_target(outputs: Outputs) -> str:
 
 
 def _candidates(settings: Settings, outputs: Outputs) -> list[Candidate]:
-    scans = outputs.source, outputs.cohort, outputs.baseline_target
     candidates = [unharmonized(outputs.source)]
     if outputs.harmonized is not None:
         candidates.append(
@@ -163,11 +164,38 @@ def _candidates(settings: Settings, outputs: Outputs) -> list[Candidate]:
                 label_blind=outputs.label_blind,
             )
         )  # fmt: skip
-    candidates += _trained(settings, outputs)
+    return candidates + _trained(settings, outputs)
+
+
+def fitted_here(
+    outputs: Outputs, data: EvaluationData, seed: int
+) -> tuple[list[Candidate], list[str]]:
+    """The baselines that are fitted to either half, and why others are left out.
+
+    A method may refuse the participants of a half. That is known before anything is computed.
+
+    Parameters
+    ----------
+    outputs : Outputs
+    data : EvaluationData
+        Of these outputs.
+    seed : int
+        Of the halves.
+    """
+    candidates, left_out = [], []
+    scans = outputs.source, outputs.cohort, outputs.baseline_target
     for name, method in registry.refitted().items():
-        baseline = registry.imported(method.refit)()
-        candidates.append(cross_fitted(name, baseline, *scans))
-    return [*candidates, blurred(outputs.source)]
+        try:
+            for rows, _ in halves(data, seed) if method.check else ():
+                registry.imported(method.check)(data.people(rows))
+        except UsageError as error:
+            left_out.append(
+                f'The baseline {name} is not evaluated, since it cannot be fitted to one half of '
+                f'the participants: {error}.'
+            )
+            continue
+        candidates.append(cross_fitted(name, registry.imported(method.refit)(), *scans))
+    return candidates, left_out
 
 
 def _trained(settings: Settings, outputs: Outputs) -> list[Candidate]:
