@@ -47,6 +47,9 @@ def folds(
 ) -> list[tuple[np.ndarray, np.ndarray]]:
     """Split scans into training and test rows, stratified, with no subject on both sides.
 
+    Subjects are counted, and not scans: however often a subject was scanned, the others of the
+    stratum are spread over all folds.
+
     Parameters
     ----------
     strata, subjects : np.ndarray, shape (N,)
@@ -58,8 +61,17 @@ def folds(
     list of (np.ndarray of int, np.ndarray of int)
         Training and test rows of each fold.
     """
+    # A subject stands once in each of its strata, in the order of the scans, on which the folds
+    # depend.
+    pairs = list(zip(strata.tolist(), subjects.tolist(), strict=True))
+    first = {pair: row for row, pair in reversed(list(enumerate(pairs)))}
+    once = np.sort(list(first.values()))
     splitter = StratifiedGroupKFold(n_splits, shuffle=True, random_state=seed)
-    return list(splitter.split(strata, strata, subjects))
+    found = []
+    for _, tested in splitter.split(once, strata[once], subjects[once]):
+        test = np.isin(subjects, subjects[once[tested]])
+        found.append((np.flatnonzero(~test), np.flatnonzero(test)))
+    return found
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
+from sklearn.model_selection import StratifiedGroupKFold
 
 from benchmarks.probes import (  # of the benchmarks
     age_accuracy,
@@ -116,6 +117,34 @@ def test_no_subject_is_in_training_and_test_rows():
         assert not set(subjects[train]) & set(subjects[test])
         tested += test.tolist()
     assert sorted(tested) == list(range(60))
+
+
+@pytest.mark.parametrize('scans_of_one', [2, 10, 40])
+def test_people_are_spread_over_the_folds_however_often_one_was_scanned(scans_of_one):
+    people = [f'{site}{i}' for site in 'AB' for i in range(10)]
+    subjects = np.random.default_rng(0).permutation([*people, *['B0'] * scans_of_one])
+    sites = np.array([name[0] for name in subjects])
+    for _, half in folds(sites, subjects, 2, 0):
+        assert [len(set(subjects[half][sites[half] == site])) for site in 'AB'] == [5, 5]
+        for train, test in folds(sites[half], subjects[half], 5, 0):
+            assert not set(subjects[half][train]) & set(subjects[half][test])
+            assert len(train) + len(test) == len(half)
+            assert sorted({name[0] for name in subjects[half][test]}) == ['A', 'B']
+            assert len(set(subjects[half][test])) == 2
+
+
+@pytest.mark.parametrize('n_splits', [2, 5])
+def test_with_one_scan_of_each_person_at_a_site_the_folds_are_those_of_scans(n_splits):
+    rng = np.random.default_rng(1)
+    for seed in range(20):
+        sites = rng.choice(['C', 'A', 'B'], 90, p=[0.2, 0.5, 0.3])
+        subjects = rng.permutation([f's{i}' for i in range(90)])
+        # Some were scanned at another site, too.
+        subjects[np.flatnonzero(sites == 'C')[:4]] = subjects[sites == 'A'][:4]
+        splitter = StratifiedGroupKFold(n_splits, shuffle=True, random_state=seed)
+        expected = splitter.split(sites, sites, subjects)
+        for found, of_scans in zip(folds(sites, subjects, n_splits, seed), expected, strict=True):
+            assert all(map(np.array_equal, found, of_scans))
 
 
 def test_a_convolutional_network_learns_from_few_scans():
