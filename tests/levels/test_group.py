@@ -7,6 +7,7 @@ import re
 import shutil
 from dataclasses import replace
 
+import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
@@ -216,18 +217,34 @@ def test_only_what_was_harmonized_alike_and_whole_is_evaluated(tmp_path, caplog)
     )
     for path, change in zip(paths, changes, strict=False):
         path.write_text(json.dumps(json.loads(path.read_text()) | change))
-    settings = from_flat(
-        {
-            'bids_dir': tmp_path / 'bids',
-            'output_dir': tmp_path / 'out',
-            'analysis_level': 'group',
-            'skip_bids_validation': True,
-        }
-    )
-    outputs = gather(settings, *select_scans(settings))
+    outputs = gathered(tmp_path)
     assert len(outputs.cohort) == len(outputs.harmonized) == 4
     assert 'interrupted' in caplog.text and 'Only 4 of 8 scans' in caplog.text
     assert 'harmonized as one of North, and is now of East' in caplog.text
+
+
+def test_slices_of_an_earlier_preprocessing_are_not_evaluated(tmp_path):
+    images, truth, cohort = simulate(1)
+    few = [0, 1, N, N + 1]
+    write_derived(tmp_path, images[few], cohort.iloc[few], TEMPLATE, truth[few], 'East')
+    stored = gathered(tmp_path).source
+    for path in (tmp_path / 'out').glob('sub-*/anat/*_desc-slices_T1w.nii.gz'):
+        image = nib.load(path)
+        nib.save(nib.Nifti1Image(7 * np.ones(image.shape, np.float32), image.affine), path)
+    assert (gathered(tmp_path).source == 7).all(), 'those that belong to the outputs are taken'
+    for path in (tmp_path / 'out').glob('sub-*/anat/*_desc-harmonized_T1w.json'):
+        path.write_text(json.dumps(json.loads(path.read_text()) | {'MadeFrom': None}))
+    outputs = gathered(tmp_path)
+    assert outputs.harmonized is None
+    for cut, scan in zip(outputs.source, stored, strict=True):
+        assert np.corrcoef(cut.ravel(), scan.ravel())[0, 1] > 0.99
+
+
+def gathered(folder) -> Outputs:
+    """What the group level collects from a dataset and its outputs."""
+    places = {'bids_dir': folder / 'bids', 'output_dir': folder / 'out'}
+    settings = from_flat(places | {'analysis_level': 'group', 'skip_bids_validation': True})
+    return gather(settings, *select_scans(settings))
 
 
 def test_scans_of_confounded_sites_that_were_harmonized_to_a_packaged_one_are_evaluated(

@@ -99,7 +99,7 @@ def gather(settings: Settings, scans: Sequence[Scan], cohort: Cohort) -> Outputs
             continue
         try:
             _check_fetched(layout, scan)
-            source = _medial_slice(settings, scan, layout)
+            source = _medial_slice(settings, scan, layout, stored=facts[scan] is not None)
         except ImageError as error:
             log.warning('The scan %s is excluded from the evaluation: %s', scan.stem, error)
             continue
@@ -184,10 +184,16 @@ def _check_fetched(layout: SpaceLayout, scan: Scan) -> None:
             raise ImageError(message)
 
 
-def _medial_slice(settings: Settings, scan: Scan, layout: SpaceLayout) -> np.ndarray | None:
-    """The input of a model: the stored slices if there are any, else cut from the volume."""
+def _medial_slice(
+    settings: Settings, scan: Scan, layout: SpaceLayout, *, stored: bool
+) -> np.ndarray | None:
+    """The input of a model: the stored slices or, without these, cut from the volume.
+
+    Slices are stored with a harmonized image. Where that is not whole, they may be those of an
+    earlier preprocessing.
+    """
     slices, space = layout.image('slices', scan), layout.space
-    if slices.is_file():
+    if stored and slices.is_file():
         return _middle(slices)
     found = find_preprocessed(scan, space, derivative_roots(settings))
     if found is None:
