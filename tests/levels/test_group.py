@@ -18,6 +18,7 @@ from ddae_app.evaluation import predictions, probes
 from ddae_app.evaluation.data import EvaluationData
 from ddae_app.levels.group.collect import Outputs, gather
 from ddae_app.levels.group.evaluate import fitted_here
+from ddae_app.levels.group.figures import typical_rows
 from ddae_app.levels.group.level import run_group
 from ddae_app.methods.cvae import CVAEHarmonizer
 from ddae_app.methods.ddae.harmonizer import DDAEHarmonizer
@@ -238,6 +239,14 @@ def test_slices_of_an_earlier_preprocessing_are_not_evaluated(tmp_path):
     assert outputs.harmonized is None
     for cut, scan in zip(outputs.source, stored, strict=True):
         assert np.corrcoef(cut.ravel(), scan.ravel())[0, 1] > 0.99
+
+
+def test_who_is_shown_of_a_site_is_of_a_known_age_where_one_is_known():
+    sites, ages = list('AAAABB'), [np.nan, 20, 41, 60, np.nan, np.nan]
+    cohort = pd.DataFrame({'site': sites, 'age': ages})
+    nothing = np.zeros((6, 1, 1), np.float32)
+    outputs = Outputs(nothing, None, cohort, 'A', 'A', 'nothing', False, Protocol())
+    assert typical_rows(outputs).tolist() == [2, 4]
 
 
 def gathered(folder) -> Outputs:

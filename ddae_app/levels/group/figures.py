@@ -145,10 +145,13 @@ def _site_accuracies(estimates: Mapping[str, Estimate]) -> dict[str, Estimate]:
 
 
 def typical_rows(outputs: Outputs) -> np.ndarray:
-    """The row of the participant closest to the median age, for at most ``MAX_SITES`` sites."""
+    """The row of the participant closest to the median age, for at most ``MAX_SITES`` sites.
+
+    Of a site without a known age, the first row.
+    """
     chosen = []
     for _, site in list(outputs.cohort.reset_index(drop=True).groupby('site'))[:MAX_SITES]:
-        difference = (site['age'] - site['age'].median()).abs().fillna(0)
+        difference = (site['age'] - site['age'].median()).abs().fillna(np.inf)
         chosen.append(int(difference.idxmin()))
     return np.array(chosen)
 
