@@ -1,0 +1,46 @@
+"""What the benchmark of SAMSEG makes of the volumes that SAMSEG writes."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from benchmarks.atrophy_samseg import STRUCTURES, compare, measured_rows, volumes_of
+from benchmarks.phantoms import TARGET
+
+VISITS = pd.DataFrame(
+    [('a', TARGET, 0), ('a', 'X', 0), ('a', 'Y', 0), ('a', 'X', 1), ('a', 'X', 7), ('a', 'X', 8),
+     ('b', TARGET, 0), ('b', 'X', 0), ('b', 'Y', 0), ('b', 'Y', 1), ('b', 'Y', 7), ('b', 'Y', 8)],
+    columns=['person', 'site', 'visit'],
+)  # fmt: skip
+
+
+def test_people_are_measured_at_their_own_scanner_and_once_at_that_of_the_target():
+    assert measured_rows(VISITS, 1, [7, 8]) == [0, 1, 4, 5]
+    assert measured_rows(VISITS, 2, [7, 8]) == [0, 1, 4, 5, 6, 8, 10, 11]
+
+
+def test_a_volume_is_that_of_all_its_parts_on_both_sides(tmp_path):
+    names = [part for parts in STRUCTURES.values() for part in parts]
+    parts = [f'{side}-{part}' for side in ('Left', 'Right') for part in names]
+    rows = [f'# Measure {part}, {i}.500000, mm^3' for i, part in enumerate(parts)]
+    stats = tmp_path / 'scan.stats'
+    stats.write_text('\n'.join(rows) + '\n')
+    assert volumes_of(stats) == {
+        'ventricles': 0.5 + 1.5 + 5.5 + 6.5, 'cortex': 2.5 + 7.5, 'hippocampi': 3.5 + 8.5,
+        'white matter': 4.5 + 9.5,
+    }  # fmt: skip
+
+
+def test_the_slope_is_that_of_the_measured_change_on_the_true_one():
+    change = np.array([0, 0, 10, -10, 0, 0, 5, -10])  # percent
+    rows = measured_rows(VISITS, 2, [7, 8])
+    truth = VISITS.loc[rows].assign(**dict.fromkeys(STRUCTURES, 100.0 + change))
+    source = truth.assign(**dict.fromkeys(STRUCTURES, 200.0 + change))
+    source.loc[source.site == TARGET, list(STRUCTURES)] = 160.0
+    table = compare({'truth': truth, 'source': source})
+    (line,) = (row for row in table.splitlines() if row.startswith('| source | cortex'))
+    slope, people, apart = (cell.strip() for cell in line.strip('|').split('|')[2:])
+    assert float(slope) == pytest.approx(0.5) and people == '0.50 to 0.50'
+    assert float(apart) == 25.0
