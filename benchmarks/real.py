@@ -11,7 +11,8 @@ half and judged on the other; the next deal takes the same halves the other way 
 to judge on, in five folds, probes are trained on the outputs of some people and tested on those of
 others, as at the group level. The people from whom the packaged networks learned
 (``benchmarks.universal``) train probes and methods, but none of the figures is of them. The medial
-slice is judged; with ``--slices all``, methods take whole volumes.
+slice is judged; with ``--slices all``, methods take whole volumes, of which the medial slice is
+judged, and site_histogram is of the whole volume.
 
 Each figure of ``WORK_DIR/medial-19-53-IXI/real.md`` (slices, ages, target) is the mean over the
 deals, with the lowest and the highest; ``real.tsv`` also has the mean ends of the 95 % bootstrap
@@ -24,14 +25,14 @@ fitted in ``--trained-deals`` only. ``--take-away`` asks what the linear probe s
 
 Columns. Balanced accuracy of the site: site_linear; site_inside, a linear probe of the pixels that
 are brain in everybody and six from the edge of that, so that the mask tells nothing;
-site_histogram; and site_cnn, in ``--cnn-deals`` only, as a network takes a while.
-site_linear_learnt: of the people whom the networks learned from, to see whether their
-outputs are different. Age and sex, predicted by probes from the images: age_mae (years), age_r,
-age_r_within_site, sex. Similarity to the source scan: ssim, edges (gradient correlation), rank
-(Spearman correlation of distances within a site), identified (share of outputs that are most like
-their own scan), variance_ratio (within sites, after over before), tissue_drift (percent points).
-target_distance: of intensities to those of the target. seconds: of one processor, to fit to the
-one half and harmonize the other.
+site_histogram; in whole volumes, site_histogram_medial of their medial slice; and site_cnn, in
+``--cnn-deals`` only, as a network takes a while. site_linear_learnt: of the people whom the
+networks learned from, to see whether their outputs are different. Age and sex, predicted by probes
+from the images: age_mae (years), age_r, age_r_within_site, sex. Similarity to the source scan:
+ssim, edges (gradient correlation), rank (Spearman correlation of distances within a site),
+identified (share of outputs that are most like their own scan), variance_ratio (within sites,
+after over before), tissue_drift (percent points). target_distance: of intensities to those of the
+target. seconds: of one processor, to fit to the one half and harmonize the other.
 """
 
 from __future__ import annotations
@@ -111,34 +112,35 @@ class Bench:
     target: str
     images: int
 
-    def outputs(self, name: str, deal: int) -> tuple[np.ndarray, float]:
-        """What a method makes of the people to judge on in a deal, and the seconds it took."""
+    def outputs(self, name: str, deal: int) -> dict[str, np.ndarray]:
+        """What a method makes of the people to judge on in a deal, as ``measured`` returns it."""
         file = self.folder / 'outputs' / f'{name}-{deal}.npz'
         if not file.is_file():
             file.parent.mkdir(exist_ok=True)
             fitting, others = (self.scans.take(rows) for rows in self.scans.deal(deal))
             folder = self.folder / f'{name}-{deal}'
-            images, seconds = measured(
-                METHODS[name], Fit(fitting, others, self.target, self.images, folder)
-            )
-            np.savez_compressed(file, images=images, seconds=seconds)
+            fit = Fit(fitting, others, self.target, self.images, folder)
+            np.savez_compressed(file, **measured(METHODS[name], fit))
         with np.load(file) as stored:
-            return stored['images'], float(stored['seconds'])
+            return dict(stored)
 
     def made(self, name: str) -> list[np.ndarray]:
         """The outputs of the first deals, as many as were made."""
         count = len(list((self.folder / 'outputs').glob(f'{name}-[0-9]*.npz')))
-        return [self.outputs(name, deal)[0] for deal in range(count)]
+        return [self.outputs(name, deal)['images'] for deal in range(count)]
 
     def judged(self, name: str, deal: int, *, cnn: bool) -> dict[str, Ends]:
         """The figures of a method in a deal, with the ends of their intervals over people."""
         file = self.folder / 'deals' / f'{name}-{deal}.json'
         if not file.is_file():
             file.parent.mkdir(exist_ok=True)
-            outputs, seconds = self.outputs(name, deal)
+            outputs = self.outputs(name, deal)
             others = self.scans.take(self.scans.deal(deal)[1])
-            found = judge(others, outputs, self.target, deal, cnn=cnn)
-            found['seconds'] = (seconds, seconds, seconds)
+            found = judge(
+                others, outputs['images'], self.target, deal,
+                cnn=cnn, quantiles=outputs.get('quantiles'),
+            )  # fmt: skip
+            found['seconds'] = (float(outputs['seconds']),) * 3
             file.write_text(json.dumps(found))
         return {name: tuple(ends) for name, ends in json.loads(file.read_text()).items()}
 
@@ -163,7 +165,13 @@ class Predictions:
 
 
 def judge(
-    scans: Scans, outputs: np.ndarray, target: str, seed: int, *, cnn: bool
+    scans: Scans,
+    outputs: np.ndarray,
+    target: str,
+    seed: int,
+    *,
+    cnn: bool,
+    quantiles: np.ndarray | None = None,
 ) -> dict[str, Ends]:
     """The figures of one deal, with 95 % bootstrap intervals over people.
 
@@ -178,8 +186,10 @@ def judge(
         Of folds, probes and bootstrap samples.
     cnn : bool
         Whether to train networks.
+    quantiles : np.ndarray, shape (N, 33), optional
+        Of the intensities of whole volumes.
     """
-    found = predict(scans, outputs, seed, cnn=cnn)
+    found = predict(scans, outputs, seed, cnn=cnn, quantiles=quantiles)
     judged, sites = scans.judged, scans.sites
     scores = {
         name: (estimates.balanced_accuracy(sites, labels.astype(str)), judged)
@@ -202,7 +212,14 @@ def judge(
     return ends
 
 
-def predict(scans: Scans, outputs: np.ndarray, seed: int, *, cnn: bool) -> Predictions:
+def predict(
+    scans: Scans,
+    outputs: np.ndarray,
+    seed: int,
+    *,
+    cnn: bool,
+    quantiles: np.ndarray | None = None,
+) -> Predictions:
     """Train and test the probes of all folds."""
     sites, sexes = scans.sites, scans.people['sex'].to_numpy(str)
     ages, n = scans.people['age'].to_numpy(float), len(outputs)
@@ -212,7 +229,10 @@ def predict(scans: Scans, outputs: np.ndarray, seed: int, *, cnn: bool) -> Predi
         of_site = {'site_linear': outputs}
         if outputs.ndim == 3:
             of_site['site_inside'] = outputs[:, scans.interior]
-            of_site['site_histogram'] = probes.intensity_quantiles(outputs)
+            of_slice = probes.intensity_quantiles(outputs)
+            of_site['site_histogram'] = of_slice if quantiles is None else quantiles
+            if quantiles is not None:
+                of_site['site_histogram_medial'] = of_slice
             found.ages[test] = components.fit_regression(ages[train])(outputs[test])
             found.label('sex', n, test, components.fit_classifier(sexes[train])(outputs[test]))
         for name, features in of_site.items():

@@ -12,6 +12,7 @@ import numpy as np
 from benchmarks.quality import BATCH, say
 from benchmarks.real_scans import Scans, medial
 from ddae_app.errors import UsageError
+from ddae_app.evaluation import probes
 from ddae_app.methods.base import Harmonizer, cohort_of, in_brain
 from ddae_app.methods.combat import ComBat
 from ddae_app.methods.cvae import CVAEHarmonizer
@@ -171,12 +172,21 @@ def network(kind: type[CVAEHarmonizer] | type[StyleGANHarmonizer]) -> Method:
     return run
 
 
-def measured(method: Method, fit: Fit) -> tuple[np.ndarray, float]:
-    """The medial slices of what a method makes, and the processor time in seconds."""
+def measured(method: Method, fit: Fit) -> dict[str, np.ndarray]:
+    """What a method makes of the others.
+
+    Returns
+    -------
+    dict of str to np.ndarray
+        The medial slices as ``images``, shape (N, H, W), or other features; of whole volumes also
+        their ``quantiles``, shape (N, 33); and the processor time in ``seconds``, shape ().
+    """
     started = time.process_time()
     out = method(fit)
-    seconds = time.process_time() - started
-    return (medial(out) if out.ndim == 4 else out), seconds
+    found = {'seconds': np.array(time.process_time() - started)}
+    if out.ndim != 4:
+        return found | {'images': out}
+    return found | {'images': medial(out), 'quantiles': probes.intensity_quantiles(out)}
 
 
 TRAINED: dict[str, Method] = {

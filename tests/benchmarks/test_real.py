@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -171,6 +172,17 @@ def test_a_bench_keeps_what_is_done(tmp_path):
     assert bench.judged('source', 0, cnn=False) == first
     assert {path: path.stat().st_mtime_ns for path in files} == files
     assert len(bench.made('source')) == 1 and bench.made('combat') == []
+
+
+def test_the_histogram_of_a_volume_is_that_of_all_its_slices(tmp_path):
+    scans = scans_with(lambda images: images)
+    medial = scans.stacks.shape[1] // 2
+    others = np.arange(scans.stacks.shape[1]) != medial
+    at_b = np.flatnonzero(scans.sites == 'B')
+    scans.stacks[np.ix_(at_b, others)] *= 0.5
+    ends = Bench(replace(scans, volumes=True), tmp_path, 'A', 1).judged('source', 0, cnn=False)
+    assert ends['site_histogram'][0] > 0.9
+    assert ends['site_histogram_medial'][0] < 0.75
 
 
 def test_tables_hold_mean_and_range_over_deals(tmp_path):
