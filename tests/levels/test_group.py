@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 from dataclasses import replace
+from hashlib import sha256
 
 import nibabel as nib
 import numpy as np
@@ -18,9 +19,10 @@ from ddae_app.evaluation import predictions, probes
 from ddae_app.evaluation.data import EvaluationData
 from ddae_app.levels.group.collect import Outputs, gather
 from ddae_app.levels.group.evaluate import fitted_here
-from ddae_app.levels.group.figures import typical_rows
+from ddae_app.levels.group.figures import matching_model, typical_rows
 from ddae_app.levels.group.level import run_group
 from ddae_app.methods.cvae import CVAEHarmonizer
+from ddae_app.methods.ddae.bundle import load_bundle
 from ddae_app.methods.ddae.harmonizer import DDAEHarmonizer
 from ddae_app.methods.ddae.presets import preset_of
 from ddae_app.methods.registry import refitted
@@ -245,8 +247,27 @@ def test_who_is_shown_of_a_site_is_of_a_known_age_where_one_is_known():
     sites, ages = list('AAAABB'), [np.nan, 20, 41, 60, np.nan, np.nan]
     cohort = pd.DataFrame({'site': sites, 'age': ages})
     nothing = np.zeros((6, 1, 1), np.float32)
-    outputs = Outputs(nothing, None, cohort, 'A', 'A', 'nothing', False, Protocol())
+    outputs = Outputs(nothing, None, cohort, 'A', 'A', 'nothing', '', False, Protocol())
     assert typical_rows(outputs).tolist() == [2, 4]
+
+
+def test_of_several_models_the_figures_are_of_the_one_that_was_used(evaluated, tmp_path):
+    models = tmp_path / 'models'
+    models.mkdir()
+    first = shutil.copy(evaluated / 'models' / 'ddae.safetensors', models)
+    bundle = load_bundle(first)
+    other = DDAEHarmonizer(bundle=replace(bundle, info=replace(bundle.info, name='other')))
+    other.save(models / 'other.safetensors')
+    places = {'bids_dir': tmp_path, 'output_dir': tmp_path, 'device': 'cpu'}
+    settings = from_flat(places | {'analysis_level': 'group'})
+    images, truth, cohort = simulate(0)
+    used = sha256((models / 'other.safetensors').read_bytes()).hexdigest()
+    protocol = Protocol(template=TEMPLATE)
+    outputs = Outputs(images, truth, cohort, 'East', 'East', 'DDAE', used, False, protocol)
+    model = matching_model(settings, outputs, None)
+    assert model is not None and model.info.name == 'other'
+    # The model that was used is there no more: which of the others to take is not known.
+    assert matching_model(settings, replace(outputs, model_sha256='f' * 64), None) is None
 
 
 def gathered(folder) -> Outputs:
@@ -279,7 +300,7 @@ def test_scans_of_confounded_sites_that_were_harmonized_to_a_packaged_one_are_ev
 def test_a_baseline_that_cannot_be_fitted_is_left_out_and_the_others_stay():
     images, _, cohort = simulate(1)
     cohort['sex'] = np.repeat(['F', 'M'], N)
-    outputs = Outputs(images, None, cohort, 'East', 'East', 'nothing', False, Protocol())
+    outputs = Outputs(images, None, cohort, 'East', 'East', 'nothing', '', False, Protocol())
     data = EvaluationData.from_cohort(images, cohort)
     baselines, left_out = fitted_here(outputs, data, 0)
     assert [method.name for method in baselines] == ['histogram']

@@ -52,6 +52,8 @@ class Outputs:
         where it is one of them, else the site of most scans.
     method : str
         The method that harmonized the scans, with the name of the model.
+    model_sha256 : str
+        Of the file of that model; '' if no scan was harmonized.
     label_blind : bool
         Whether the method received no age.
     protocol : Protocol
@@ -64,6 +66,7 @@ class Outputs:
     target: str
     baseline_target: str
     method: str
+    model_sha256: str
     label_blind: bool
     protocol: Protocol
 
@@ -133,6 +136,7 @@ def gather(settings: Settings, scans: Sequence[Scan], cohort: Cohort) -> Outputs
         target,
         target if target in set(table['site']) else _largest_site(table),
         kind.method if kind else 'nothing',
+        kind.model_sha256 if kind else '',
         kind is not None and kind.label_blind,
         layout.space.protocol,
     )

@@ -126,7 +126,7 @@ def draw_pictures(
             ),
         ),
     ]
-    model = _matching_model(settings, outputs, default_model)
+    model = matching_model(settings, outputs, default_model)
     if model is not None:
         figures += [_latents(settings, outputs, model), _reconstructions(settings, outputs, model)]
     return tuple(figures)
@@ -156,13 +156,16 @@ def typical_rows(outputs: Outputs) -> np.ndarray:
     return np.array(chosen)
 
 
-def _matching_model(
+def matching_model(
     settings: Settings, outputs: Outputs, default_model: Path | None
 ) -> DDAEHarmonizer | None:
     """The DDAE of this run, if it knows the sites of the scans; else None, and the log says so."""
     try:
         trained = Layout(settings.output_dir).models()
-        found = find_model(settings.harmonize.model, default_model, trained, registry.DEFAULT)
+        # Of several models, the one that harmonized the scans; it may have been replaced since.
+        used = [m.path for m in read_models(trained) if m.sha256 == outputs.model_sha256]
+        named = settings.harmonize.model
+        found = find_model(named, default_model, used or trained, registry.DEFAULT)
         sites = {*outputs.cohort['site'], outputs.target}
         why = mismatch(found.info, sites, outputs.protocol, any_slices=True)
         if why:
