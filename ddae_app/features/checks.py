@@ -85,12 +85,12 @@ def check_people(
 
 
 def varying_features(
-    table: FeatureMatrix, labels: RowLabels, estimated: int
+    table: FeatureMatrix, labels: RowLabels, estimated: int, *, allow_missing: bool = False
 ) -> tuple[list[str], list[str], list[str]]:
     """The features that can be scaled, those that stay as they are, and the sites that say so.
 
     At some site, these do not vary, so that nothing can be scaled there (the ComBat of sva leaves
-    them out as well); of maps, they may also have too few values.
+    them out as well), or they have too few values.
 
     Parameters
     ----------
@@ -98,11 +98,13 @@ def varying_features(
     labels : RowLabels
     estimated : int
         Number of sites and covariates, of which there have to be fewer than values.
+    allow_missing : bool
+        Whether features with too few values stay as they are, and are not refused.
 
     Raises
     ------
     UsageError
-        If a site has no values of a feature of a table, or one only, or all are too few.
+        If a site has no values of a feature, or one only, or all are too few, unless allowed.
     """
     lowest, highest, counts = np.empty((3, len(labels.site_names), len(table.features)))
     for i, site in enumerate(labels.site_names):
@@ -111,7 +113,7 @@ def varying_features(
         lowest[i], highest[i] = np.fmin.reduce(values), np.fmax.reduce(values)
     varies = np.all(highest > lowest, axis=0)
     enough = (counts.min(axis=0) >= FEWEST_VALUES) & (counts.sum(axis=0) > estimated)
-    if not table.maps:
+    if not allow_missing:
         _check_counts(table, labels, counts, varies, estimated)
     kinds: tuple[list[str], list[str]] = [], []
     for name, fine in zip(table.features, varies & enough, strict=True):

@@ -34,6 +34,7 @@ def fit_model(
     age_spline: bool = False,
     allow_few: bool = False,
     allow_confounding: bool = False,
+    allow_missing: bool = False,
 ) -> tuple[FeatureModel, list[str]]:
     """Fit a method to a table.
 
@@ -52,6 +53,9 @@ def fit_model(
         Whether age is a natural cubic spline, and no straight line.
     allow_few, allow_confounding : bool
         Whether sites of few people, and confounded sites, are accepted.
+    allow_missing : bool
+        Whether features of a table with too few values stay as they are, as vertices of maps
+        always do, and are not refused.
 
     Returns
     -------
@@ -70,11 +74,12 @@ def fit_model(
     check_units_of_rows(table)
     design = CovariateDesign.fit(labels, spline=age_spline)
     estimated = len(labels.site_names) + len(design.centers)
-    features, constant, same = varying_features(table, labels, estimated)
+    may_lack = allow_missing or bool(table.maps)
+    features, constant, same = varying_features(table, labels, estimated, allow_missing=may_lack)
     if not features:
         raise UsageError(f'{table.path}: no feature varies within each site; nothing to harmonize')
     if constant:
-        why = 'too few values or ' if table.maps else ''
+        why = 'too few values or ' if may_lack else ''
         where = f'within site{"s" * (len(same) > 1)} {listed(same)}' if same else 'within a site'
         warnings.append(
             f'{why}no variation {where}, so that nothing can be scaled and they stay unchanged: '

@@ -564,6 +564,16 @@ def test_group_says_what_a_half_cannot_scale(bids_dir, labels, values, tmp_path,
     assert line[1:] in (out / 'group_t_features.html').read_text()
 
 
+def test_group_of_a_feature_that_few_have(bids_dir, labels, values, tmp_path, capsys):
+    """At one site, two people have the value, so that in a half one has it at most."""
+    values = values.copy()
+    values[np.flatnonzero(labels.sites == 'B')[2:], 3] = np.nan
+    table, out = write_table(tmp_path / 't.tsv', values, labels), tmp_path / 'out'
+    assert run(bids_dir, out, 'participant', table) == 0
+    assert run(bids_dir, out, 'group', table) == 0
+    assert 'in a half of the people, f3 cannot be scaled at each site' in logged(capsys)
+
+
 def test_doubtful_results_are_told(bids_dir, labels, tmp_path, capsys):
     """Values near zero, which ComBat makes negative, and ages beyond those of the model."""
     values = np.abs(with_sites(truth_of(labels), labels) - 50)

@@ -222,6 +222,7 @@ def _refit(
             age_spline=bool(said.get('AgeSpline')),
             allow_few=True,
             allow_confounding=True,
+            allow_missing=True,
         )
     except UsageError as e:
         raise NotEvaluableError(
