@@ -57,6 +57,9 @@ class RowLabels:
 def digest_of_rows(table: FeatureMatrix, labels: RowLabels) -> str:
     """A SHA-256 of all that a fit depends on, whatever the order of rows and columns.
 
+    Vertices of maps at which these rows have nothing but 0 or no value take no part: whether they
+    are there depends on the model by which the maps were read.
+
     Parameters
     ----------
     table : FeatureMatrix
@@ -64,7 +67,12 @@ def digest_of_rows(table: FeatureMatrix, labels: RowLabels) -> str:
         Of its rows.
     """
     columns = np.argsort(table.features)
-    digest = sha256('\n'.join(sorted(table.features)).encode())
+    if table.maps:
+        seen = np.zeros(len(columns), dtype=bool)
+        for values in table.values:  # one by one, since a mask of all would be large
+            seen |= (values != 0) & ~np.isnan(values)
+        columns = columns[seen[columns]]
+    digest = sha256('\n'.join(table.features[i] for i in columns).encode())
     names = table.names
     for row in np.argsort(names):
         said = names[row], labels.sites[row], float(labels.ages[row]), labels.sexes[row]

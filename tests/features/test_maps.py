@@ -25,6 +25,7 @@ from ddae_app.errors import UsageError
 from ddae_app.features.fit import fit_model
 from ddae_app.features.maps import SurfaceMaps, read_surface_maps
 from ddae_app.features.model import FeatureModel
+from ddae_app.features.people import digest_of_rows
 from ddae_app.imaging.surfaces import gifti_of, read_maps, written_like
 from ddae_app.levels.features.outputs import _taken_together
 from tests.features.commands import refused
@@ -130,6 +131,22 @@ def test_zero_is_a_value_of_curvature(tmp_path, labels, values):
         path.rename(path.with_name(path.name.replace('thickness', 'curv')))
     maps, _ = read_surface_maps([folder], 'curv')
     assert maps.values[4, 7] == 0 and np.isnan(maps.values[5, 608])
+
+
+@pytest.mark.parametrize('measure', ['thickness', 'curv'])
+def test_the_digest_of_maps_is_not_that_of_a_model(tmp_path, labels, values, measure):
+    """At the group level, maps are read without the vertices that a model knows."""
+    values = values.copy()
+    values[:, [5, V + 9]] = 0
+    folder = _written(tmp_path, labels, values)
+    for path in folder.rglob('*.gii'):
+        path.rename(path.with_name(path.name.replace('thickness', measure)))
+    alone, _ = read_surface_maps([folder], measure)
+    with_model, _ = read_surface_maps([folder], measure, (), ('L5', 'L6', 'R9'))
+    assert {*with_model.features} - {*alone.features} == {'L5', 'R9'}
+    assert digest_of_rows(alone, labels) == digest_of_rows(with_model, labels)
+    other = replace(alone, values=alone.values + np.float32(0.1))
+    assert digest_of_rows(alone, labels) != digest_of_rows(other, labels)
 
 
 def test_one_of_several_meshes_is_taken(tmp_path, labels, values):
