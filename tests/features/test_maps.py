@@ -481,6 +481,22 @@ def test_a_model_takes_the_maps_that_it_knows(tmp_path, labels, values):
         model.harmonized(replace(maps, values=maps.values / 1000), labels)
 
 
+def test_the_page_counts_the_vertices_of_its_rows(bids_dir, labels, values, tmp_path):
+    """They lack a vertex that stayed as it is at the fit, and have three at the edge beside."""
+    values = values.copy()
+    values[labels.sites == 'A', 5] = 2
+    first = _written(tmp_path / 'first', labels, values)
+    assert _run(bids_dir, tmp_path / 'out', 'train', first) == 0
+    values[:, [5, 6]] = 0
+    values[:, WALL[:3]] = 2 + np.random.default_rng(0).random((36, 3))
+    second, model = _written(tmp_path / 'second', labels, values), 'thickness_features.safetensors'
+    flags = ('--model', str(tmp_path / 'out' / 'models' / model))
+    assert _run(bids_dir, tmp_path / 'out2', 'participant', second, *flags) == 0
+    page = (tmp_path / 'out2' / 'thickness_features.html').read_text()
+    assert 'outside the medial wall, of which 3 stay as they are' in page
+    assert 'left unchanged, since nothing in them could be scaled: 3 vertices' in page.lower()
+
+
 def test_combat_is_nearer_to_the_truth():
     simulated = simulate(20, 3)
     y = simulated.source[:, simulated.cortex]

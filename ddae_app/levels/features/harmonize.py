@@ -313,9 +313,7 @@ def _doubts(
                 f'{info.ages[0]:.1f} to {info.ages[1]:.1f} years, to which the model was '
                 'fitted: what age does there is extrapolated'
             )
-    same = info.constant
-    if table.maps:  # the edge of the medial wall may be another than in the people of the model
-        same = tuple({*table.features} - {*info.features})
+    same = used.unchanged(table)
     if not used.fitted_here and same:
         lines.append(f'left unchanged, since nothing in them could be scaled: {table.told(same)}')
     negative = became_negative(table.values, values)

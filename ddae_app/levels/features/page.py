@@ -10,7 +10,7 @@ import numpy as np
 
 from ddae_app import __version__
 from ddae_app.features.guard import FEWEST
-from ddae_app.features.matrix import FeatureMatrix
+from ddae_app.features.matrix import FeatureMatrix, counted
 from ddae_app.features.measures import mean_change, variance_explained_by_site
 from ddae_app.features.model import FeatureModel, FeatureModelInfo
 from ddae_app.features.people import CovariateDesign
@@ -54,7 +54,7 @@ def write_page(
         What the anatomy guard found.
     """
     table, model = inputs.table, used.model
-    missing, constant = int(np.isnan(table.values).sum()), len(model.info.constant)
+    missing, unchanged = int(np.isnan(table.values).sum()), used.unchanged(table)
     facts = {
         'Maps' if table.maps else 'Table': f'{table.maps}, {table.path}'
         if table.maps
@@ -63,8 +63,8 @@ def write_page(
         'Vertices' if table.maps else 'Features': f'{len(table.features)}'
         + (' outside the medial wall' if table.maps else '')
         + (
-            f', of which {constant} {"stays as it is" if constant == 1 else "stay as they are"}'
-            if constant
+            f', of which {counted(len(unchanged), "stays as it is", "stay as they are")}'
+            if unchanged
             else ''
         ),
         'Missing values': f'{missing} ({missing / table.values.size:.1%}), also in the output'
@@ -81,7 +81,7 @@ def write_page(
         explained = [
             variance_explained_by_site(v, inputs.labels, design) for v in (table.values, values)
         ]
-        features = feature_facts(table, values, explained, {*model.info.constant})
+        features = feature_facts(table, values, explained, unchanged)
         drawn = {'before': table.values, 'after': values}
         cortex = cortex_of(table, model.given_places, drawn, features)
     report = FeaturesReport(

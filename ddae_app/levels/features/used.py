@@ -38,6 +38,15 @@ class UsedModel:
         sites = self.model.info.sites
         return sites[: len(sites) - len(self.calibrated)]
 
+    def unchanged(self, table: FeatureMatrix) -> tuple[str, ...]:
+        """The features of a table or of maps that stay as they are, in their order.
+
+        Of maps, these may be other vertices than in the people whom the model was fitted to, since
+        the edge of the medial wall differs.
+        """
+        harmonized = {*self.model.info.features}
+        return tuple(name for name in table.features if name not in harmonized)
+
     def calibrated_to(self, table: FeatureMatrix, labels: RowLabels) -> UsedModel:
         """With the sites of some rows that it does not know, measured in these rows.
 
