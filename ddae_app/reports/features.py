@@ -311,8 +311,7 @@ def format_features_card(
     lines = [
         f'# {name}',
         '',
-        f'{method}, of {what or "a table of features"}, as ddae-app fits it, age and sex '
-        'protected.',
+        f'{method}, of {what or "a table of features"}, as ddae-app fits it.',
         '',
         *(f'> {warning}' for warning in warnings),
         *[''] * bool(warnings),

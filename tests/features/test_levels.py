@@ -17,11 +17,14 @@ from ddae_app.bids.layout import Layout
 from ddae_app.bids.validation import run_validator
 from ddae_app.cli.main import main
 from ddae_app.features.checks import same_values
+from ddae_app.features.fit import fit_model
 from ddae_app.features.model import FeatureModel
 from ddae_app.features.table import read_feature_table
 from ddae_app.files import digest_of
 from ddae_app.levels.features.harmonize import _other_people
-from ddae_app.levels.features.page import sentence
+from ddae_app.levels.features.outputs import covariates_in_words
+from ddae_app.levels.features.page import methods_text, model_facts, sentence
+from ddae_app.levels.features.used import UsedModel
 from tests.features.commands import logged, refused, run
 from tests.features.simulated import (
     labels_of,
@@ -500,6 +503,28 @@ def test_models_that_do_not_fit_the_flags(bids_dir, table, out, tmp_path, capsys
 def test_the_methods_text_is_written_for_papers(out):
     texts = list((out / 'logs').glob('*/CITATION.md'))
     assert len(texts) == 1 and '@johnson2007' in texts[0].read_text()
+
+
+@pytest.mark.parametrize(
+    ('change', 'covariates', 'text'),
+    [
+        ({}, ['age (straight line)', 'sex'], 'while age and sex were protected.'),
+        ({'sexes': None}, ['age (straight line)'], 'while age was protected.'),
+        ({'sexes': 'F'}, ['age (straight line)'], 'while age was protected.'),
+        ({'sexes': 'M'}, ['age (straight line)'], 'while age was protected.'),
+        ({'ages': np.nan}, ['sex'], 'while sex was protected.'),
+        ({'ages': 30.0, 'sexes': None}, [], 'while no effect of age or sex, neither of which is'),
+    ],
+)
+def test_what_is_not_known_was_not_protected(labels, values, change, covariates, text):
+    for name, value in change.items():
+        same = np.full(len(labels.sites), value, dtype=vars(labels)[name].dtype)
+        labels = replace(labels, **{name: same})
+    model, _ = fit_model(table_of(values, labels), labels, name='m')
+    assert covariates_in_words(model.info) == covariates
+    assert text in methods_text(UsedModel(Path('m'), model, 'sha'), None)
+    protected = model_facts(model, model.info.sites)['Protected']
+    assert protected == ', '.join(covariates) or protected.startswith('nothing, since')
 
 
 def test_a_page_says_sentences(tmp_path):

@@ -578,7 +578,8 @@ def test_the_pages_and_the_measures(out):
     assert 'Maps of thickness on fsaverage3' in page and 'The most affected' not in page
     assert 'there is no picture of maps on fsaverage3' in page
     card = (out / 'models' / 'thickness_features_MODEL.md').read_text()
-    assert ', of thickness on fsaverage3, as ddae-app fits it, age and sex protected' in card
+    assert ', of thickness on fsaverage3, as ddae-app fits it.' in card
+    assert '- Protected: age (straight line), sex' in card
     rows = read_tsv(out / 'group_thickness_features.tsv')
     value = {(row['table'], row['measure']): float(row['value']) for row in rows}
     assert value['harmonized', 'site_variance'] < 0.02 < value['source', 'site_variance']

@@ -153,10 +153,15 @@ def _is_known(value: float | str) -> bool:
 
 
 def covariates_in_words(info: FeatureModelInfo) -> list[str]:
-    """What the model protects, age as a curve or a straight line."""
+    """What the model protects, age as a curve or a straight line.
+
+    Age or sex that did not differ between the people whom it was fitted to, or that was not known,
+    is not among it.
+    """
     knots = ', '.join(f'{knot:.4g}' for knot in info.design.knots)
     age = f'age (natural cubic spline, knots at {knots} years)' if knots else 'age (straight line)'
-    return [age, 'sex']
+    female = info.design.centers[-1]
+    return [age] * (info.ages[:1] != info.ages[1:]) + ['sex'] * (0 < female < 1)
 
 
 def _columns(table: FeatureTable, info: FeatureModelInfo) -> dict[str, Any]:

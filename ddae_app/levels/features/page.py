@@ -128,7 +128,8 @@ def model_facts(model: FeatureModel, fitted_sites: Sequence[str]) -> dict[str, s
         'Fitted to': f'{info.maps or info.table} of {info.dataset}: '
         + ', '.join(f'{s} {n}' for s, n in zip(fitted_sites, info.people, strict=False))
         + ' people',
-        'Protected': ', '.join(covariates_in_words(info)),
+        'Protected': ', '.join(covariates_in_words(info))
+        or 'nothing, since neither age nor sex is known to differ',
         'Sessions': 'each person has an intercept that is drawn at random'
         if info.longitudinal
         else 'all rows are taken as of different people',
@@ -200,7 +201,6 @@ def methods_text(used: UsedModel, target: str | None) -> str:
         if info.longitudinal
         else ''
     )
-    age = ' as a natural cubic spline [@pomponio2020]' if info.design.knots else ''
     what = f'Regional features ({len(info.features)})'
     if info.maps:
         what = f'Maps of {info.maps} ({len(info.features)} vertices of both hemispheres)'
@@ -212,13 +212,23 @@ def methods_text(used: UsedModel, target: str | None) -> str:
     )
     here = ', '.join(used.calibrated)
     return (
-        f'{what} were harmonized with {how}, while age{age} and sex were '
-        f'protected{longitudinal}. All sites were brought to {target_in_words(target)}. '
+        f'{what} were harmonized with {how}, {_protected(info)}{longitudinal}. All sites were '
+        f'brought to {target_in_words(target)}. '
         f'The model {info.name} (SHA-256 {used.sha256[:16]}) was fitted to {fitted} of '
         f'{sites} sites.'
         + (f' The appearance of {here} was measured in the rows at hand.' if here else '')
         + (_places_in_words(info.maps) if used.model.ddae and info.maps else '')
     )
+
+
+def _protected(info: FeatureModelInfo) -> str:
+    """What was protected, as a part of a sentence."""
+    spline = ' as a natural cubic spline [@pomponio2020]' if info.design.knots else ''
+    names = [word.split()[0] for word in covariates_in_words(info)]
+    if not names:
+        return 'while no effect of age or sex, neither of which is known to differ, was protected'
+    told = ' and '.join(f'age{spline}' if name == 'age' else name for name in names)
+    return f'while {told} {"was" if len(names) == 1 else "were"} protected'
 
 
 def _combat_in_words(info: FeatureModelInfo) -> str:
