@@ -124,10 +124,11 @@ class FeatureModel:
         return None if self.ddae is None else self.ddae.geometry.given
 
     def effects(self, target: str | None = None) -> SiteEffects | FeatureAppearance:
-        """Shift and scale of each site: of ComBat against the target, else against the mean."""
+        """Shift and scale of each site, against the target or against the mean of all sites."""
+        reference = None if target is None else self.info.sites.index(target)
         if self.ddae is not None:
-            return self.ddae.appearance
-        return self.regression.effects(None if target is None else self.info.sites.index(target))
+            return self.ddae.appearance.against(reference)
+        return self.regression.effects(reference)
 
     def calibrated(self, table: FeatureMatrix, labels: RowLabels) -> FeatureModel:
         """With the sites of some rows that it was not fitted to, measured in these rows.

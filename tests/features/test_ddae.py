@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import fields, replace
 
 import nibabel as nib
@@ -94,6 +95,19 @@ def test_its_files_say_so(out):
     assert 'Disentangled Diffusion' in card
     assert 'same units, of these sites, and of others from which the same run has 5 people' in card
     assert 'Disentangled Diffusion' in (out / 'aparc_features.html').read_text()
+
+
+def test_the_page_tells_what_is_taken_away_from_each_site(out, model):
+    """Nothing from the target, whose values stay as they are."""
+    page = (out / 'aparc_features.html').read_text()
+    cells = re.findall(r'<td>(\d\.\d\d)</td><td>(\d\.\d\d) to (\d\.\d\d)</td>', page)
+    assert len(cells) == 3
+    assert cells[1] == ('0.00', '1.00', '1.00') and float(cells[0][0]) > 0.5
+    look, seen = model.ddae.appearance, model.effects('B')
+    as_seen = (2.0 - look.shift[1]) / look.scale[1]  # a value of 2, in the unit of the target
+    without_site = (2.0 - look.shift) / look.scale
+    np.testing.assert_allclose((as_seen - seen.shift) / seen.scale, without_site)
+    assert model.effects() is look
 
 
 def test_the_evaluation_has_combat_beside_it(out):

@@ -144,6 +144,13 @@ class FeatureAppearance:
         shift, scale, skew, tails = map(np.concatenate, zip(old, new, strict=True))
         return replace(self, shift=shift, scale=scale, skew=skew, tails=tails)
 
+    def against(self, target: int | None) -> FeatureAppearance:
+        """The same, with shift and scale of each site as seen from a target, in its unit."""
+        if target is None:
+            return self
+        shift, scale = self.shift[target], self.scale[target]
+        return replace(self, shift=(self.shift - shift) / scale, scale=self.scale / scale)
+
     def standardized(
         self, y: np.ndarray, sites: np.ndarray, covariates: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
