@@ -55,7 +55,8 @@ def out(bids_dir, table, tmp_path_factory):
     before = sorted(bids_dir.rglob('*'))
     assert run(bids_dir, out, 'train', table) == 0
     assert run(bids_dir, out, 'participant', table, '--target-site', 'B') == 0
-    assert run(bids_dir, out, 'group', table) == 0
+    flags = ('--target-site', 'B', '--method', 'combat', '--model-name', 'aparc')
+    assert run(bids_dir, out, 'group', table, *flags) == 0
     assert sorted(bids_dir.rglob('*')) == before
     return out
 
@@ -390,6 +391,19 @@ def test_group_after_a_change_of_what_is_said_of_people(out, bids_dir, table, la
         line = f'{told} changed after the participant level, {rest}'
         assert f'WARNING {line}' in logged(capsys)
         assert line[1:] in (copy / 'group_aparc_features.html').read_text()
+
+
+@pytest.mark.parametrize(
+    ('flags', 'message'),
+    [
+        (['--target-site', 'A'], '--target-site A: aparc was .*TargetSite of its JSON is B'),
+        (['--method', 'ddae'], '--method ddae: .*HarmonizationMethod of its JSON is ComBat'),
+        (['--age-spline'], '--age-spline: .*AgeSpline of its JSON is False.; leave the flag out'),
+        (['--model-name', 'm'], '--model-name m: .*ModelName of its JSON is aparc_features'),
+    ],
+)
+def test_group_with_flags_of_another_harmonization(bids_dir, table, out, capsys, flags, message):
+    assert re.search(message, refused(capsys, 2, bids_dir, out, 'group', table, *flags))
 
 
 def test_group_of_too_few_people_leaves_no_evaluation_of_others(out, bids_dir, values, labels,

@@ -68,11 +68,12 @@ def run_group(settings: Settings) -> int:
     NothingSelectedError
         The table has not been harmonized.
     DdaeError
-        There are too few people, or the tables are not what they were.
+        There are too few people, the tables are not what they were, or flags ask for others.
     """
     inputs = read_inputs(settings)
     labels, source = inputs.labels, inputs.table.values
     harmonized, said = read_harmonized(settings, inputs)
+    _check_asked(settings, inputs, said)
     target, unmet = _target(said, labels)
     cautions = [*_cautions(inputs, said), *unmet]
     for line in cautions:
@@ -127,6 +128,23 @@ def run_group(settings: Settings) -> int:
     log.info('measures: %s', files.group_table)
     log.info('report: %s', files.group_page)
     return 0
+
+
+def _check_asked(settings: Settings, inputs: FeatureInputs, said: Mapping[str, object]) -> None:
+    """Refuse flags of another harmonization than the one that is there to be evaluated."""
+    target, method = settings.harmonize.target_site, settings.harmonize.method
+    name = settings.train.model_name
+    for flag, entry, asked in (
+        (f'--target-site {target}', 'TargetSite', target),
+        (f'--method {method}', 'HarmonizationMethod', method and METHODS[method].label),
+        ('--age-spline', 'AgeSpline', settings.table.age_spline or None),
+        (f'--model-name {name}', 'ModelName', name and inputs.files.model(name).name),
+    ):
+        if asked is not None and said.get(entry, asked) != asked:
+            raise UsageError(
+                f'{flag}: {inputs.files.name} was harmonized otherwise ({entry} of its JSON is '
+                f'{said[entry]}); leave the flag out, or run the participant level with it first'
+            )
 
 
 def _cautions(inputs: FeatureInputs, said: Mapping[str, object]) -> Iterator[str]:
