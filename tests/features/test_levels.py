@@ -261,6 +261,16 @@ def test_what_is_refused_in_one_line(bids_dir, table, labels, values, tmp_path, 
     assert not (out / 'features').exists() and not list(out.glob('models/*.safetensors'))
 
 
+def test_a_damaged_json_beside_the_table_is_told_before_a_model_is_fitted(
+    bids_dir, labels, values, tmp_path, capsys
+):
+    path, out = write_table(tmp_path / 't.tsv', values, labels), tmp_path / 'out'
+    path.with_suffix('.json').write_text('{"f0": ')
+    for level in ('train', 'participant'):
+        assert 't.json: not readable as JSON' in refused(capsys, 16, bids_dir, out, level, path)
+    assert not (out / 'models').exists()
+
+
 def test_values_that_are_too_large_to_compute_with(bids_dir, labels, values, tmp_path, capsys):
     large, out = values.copy(), tmp_path / 'out'
     large[7, 5] = -1e206

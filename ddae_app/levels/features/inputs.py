@@ -20,7 +20,7 @@ from ddae_app.bids.layout import sidecar
 from ddae_app.bids.metadata import ScanMetadata
 from ddae_app.bids.query import check_description
 from ddae_app.bids.scan import Scan
-from ddae_app.bids.tables import Table, read_table
+from ddae_app.bids.tables import Dictionary, Table, read_dictionary, read_table
 from ddae_app.engine.inputs import (
     check_sites_known,
     check_tables,
@@ -57,12 +57,15 @@ class FeatureInputs:
         Of the output folder.
     warnings : tuple of str
         What is doubtful, for the page; it was logged.
+    dictionary : dict of str to dict
+        What the JSON beside a table says of each column, by its name in lower case.
     """
 
     table: FeatureTable | SurfaceMaps
     labels: RowLabels
     files: FeatureFiles
     warnings: tuple[str, ...]
+    dictionary: Dictionary
 
     @property
     def cortex(self) -> np.ndarray | None:
@@ -83,7 +86,8 @@ def read_inputs(settings: Settings) -> FeatureInputs:
     UsageError
         The table is not of the right form, or the dataset does not know a person or a site.
     InvalidBIDSError
-        The tables of the dataset say of a row what is not understood.
+        The tables of the dataset say of a row what is not understood, or the JSON beside the table
+        is not readable.
     """
     path, bids_dir, select = settings.table.features, settings.bids_dir, settings.select
     assert path is not None
@@ -148,7 +152,9 @@ def read_inputs(settings: Settings) -> FeatureInputs:
     if writes_outputs(settings) and (line := _replaces(table, files)):
         log.warning('%s', line)
         warnings.append(line)
-    return FeatureInputs(table, labels, files, tuple(warnings))
+    # Read now, so that a damaged one is told before anything is fitted.
+    dictionary = {} if table.maps else read_dictionary(table.path.with_suffix('.json'))
+    return FeatureInputs(table, labels, files, tuple(warnings), dictionary)
 
 
 def _read(settings: Settings, path: Path) -> tuple[FeatureTable | SurfaceMaps, list[str]]:

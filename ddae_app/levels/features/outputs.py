@@ -14,7 +14,7 @@ from ddae_app.bids import sidecars
 from ddae_app.bids.dataset import generator, write_json
 from ddae_app.bids.layout import Layout, sidecar
 from ddae_app.bids.surface_files import MapFile
-from ddae_app.bids.tables import read_dictionary
+from ddae_app.bids.tables import Dictionary
 from ddae_app.errors import NothingSelectedError, UsageError
 from ddae_app.features.maps import SurfaceMaps
 from ddae_app.features.matrix import listed
@@ -51,7 +51,7 @@ def write_harmonized(
     table, path = inputs.table, inputs.files.harmonized
     record = _record(settings, used, inputs)
     if isinstance(table, FeatureTable):
-        own = _columns(table, used.model.info) | _sources(settings, table.path)
+        own = _columns(table, inputs.dictionary, used.model.info) | _sources(settings, table.path)
         # A column that bears the name of an entry of the record goes without a description.
         write_json(sidecar(path), own | record)
         write_atomically(path, table.written(values))
@@ -164,9 +164,8 @@ def covariates_in_words(info: FeatureModelInfo) -> list[str]:
     return [age] * (info.ages[:1] != info.ages[1:]) + ['sex'] * (0 < female < 1)
 
 
-def _columns(table: FeatureTable, info: FeatureModelInfo) -> dict[str, Any]:
+def _columns(table: FeatureTable, own: Dictionary, info: FeatureModelInfo) -> dict[str, Any]:
     """What each column is; what the user's own JSON says of it stays."""
-    own = read_dictionary(table.path.with_suffix('.json'))
     columns: dict[str, Any] = {}
     for name in table.header:
         said = own.get(name.lower(), {})
