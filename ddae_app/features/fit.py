@@ -88,7 +88,7 @@ def fit_model(
     columns = design.columns(labels)
     refuse_confounding(columns[:, [0, -1]], labels.sites)
     y = table.columns(features)
-    warnings += _unknown(labels)
+    warnings += unknown_covariates(labels)
     repeated = len(labels.subjects) - len(np.unique(labels.subjects))
     if 0 < repeated < FEWEST_REPEATED:
         warnings.append(
@@ -129,7 +129,8 @@ def fit_model(
     return FeatureModel(info, regression, ddae), warnings
 
 
-def _unknown(labels: RowLabels) -> list[str]:
+def unknown_covariates(labels: RowLabels) -> list[str]:
+    """How many rows have no known age or sex, in sentences."""
     counts = {
         'age': int(np.isnan(labels.ages).sum()),
         'sex': sum(sex is None for sex in labels.sexes),

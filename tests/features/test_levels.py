@@ -148,6 +148,23 @@ def test_a_run_without_a_model_fits_one_once(bids_dir, table, labels, values, tm
     assert lines[0] == lines[1]
 
 
+def test_a_page_says_of_people_what_it_says_where_it_fits(labels, values, tmp_path, capsys):
+    at_a = labels.sites == 'A'
+    ages = np.where(np.arange(len(at_a)) < 3, np.nan, labels.ages)
+    people = replace(labels, ages=ages, sexes=np.where(at_a, 'F', labels.sexes))
+    bids, out = write_dataset(tmp_path / 'bids', people), tmp_path / 'out'
+    table, line = write_table(tmp_path / 't.tsv', values, labels), '3 of 72 rows have no known age'
+    assert run(bids, out, 'train', table, '--allow-confounding') == 0
+    logged(capsys)
+    assert run(bids, out, 'participant', table) == 0
+    said, page = logged(capsys), (out / 't_features.html').read_text()
+    assert line in said and 'site A is confounded with sex' in said
+    assert line in page and 'Site A is confounded with sex' in page
+    fewer = write_table(tmp_path / 't.tsv', values[:40], labels.rows(np.arange(40)))
+    assert run(bids, out, 'participant', fewer) == 0
+    assert '3 of 40 rows have no known age' in (out / 't_features.html').read_text()
+
+
 def test_the_targets_are_listed(bids_dir, table, out, labels, values, tmp_path, capsys):
     def listed(there: Path, asked: Path, *flags: str) -> list[list[str]]:
         assert run(bids_dir, there, 'participant', asked, '--target-site', 'help', *flags) == 0

@@ -10,7 +10,7 @@ from ddae_app.bids.dataset import dataset_name, locked
 from ddae_app.bids.layout import ModelFiles, RunFiles
 from ddae_app.errors import ModelError, UsageError
 from ddae_app.features.checks import check_people, without_variation
-from ddae_app.features.fit import fit_model
+from ddae_app.features.fit import fit_model, unknown_covariates
 from ddae_app.features.matrix import FeatureMatrix, counted
 from ddae_app.features.measures import became_negative
 from ddae_app.features.model import METHOD, read_features_info
@@ -268,6 +268,14 @@ def _other_people(used: UsedModel, labels: RowLabels, remedy: str) -> list[str]:
     ]
 
 
+def _of_people(used: UsedModel, inputs: FeatureInputs) -> list[str]:
+    """What the page of a run that fits says of its people, where the model was there before."""
+    lines = unknown_covariates(inputs.labels)
+    if used.model.info.digest == inputs.digest:
+        lines += check_people(inputs.labels, allow_few=True, allow_confounding=True)
+    return lines
+
+
 def _check_target(settings: Settings, inputs: FeatureInputs) -> None:
     """Refuse a target of which there is no row, before a model is fitted."""
     target, sites = settings.harmonize.target_site, inputs.labels.site_names
@@ -294,6 +302,8 @@ def _doubts(
                 f'{table.told(alike)}; all values were brought to what is expected at the target, '
                 'also where there was nothing to measure (write n/a there)'
             )
+    if not used.fitted_here:
+        lines += _of_people(used, inputs)
     part = bool(settings.select.participant_label)
     if settings.harmonize.model is None and not used.fitted_here and not part:
         remedy = 'it stays as it is; run train to fit it again'
