@@ -384,6 +384,18 @@ def test_a_model_of_a_table_of_the_same_name_elsewhere(bids_dir, labels, values,
     assert re.search(r"the model 't_features' was fitted to another t\.tsv, of tables: add", line)
 
 
+def test_a_model_of_another_table_by_its_name(bids_dir, labels, values, tmp_path, capsys):
+    out, flags = tmp_path / 'out', ('--model-name', 'm')
+    one, two = (write_table(tmp_path / f'{name}.tsv', values + 1, labels) for name in ('a', 'b'))
+    assert run(bids_dir, out, 'train', one, *flags) == 0
+    assert run(bids_dir, out, 'participant', two, *flags) == 0
+    assert 'was fitted to' not in logged(capsys)  # a copy
+    write_table(two, values, labels)
+    assert run(bids_dir, out, 'participant', two, *flags) == 0
+    line = 'the model m_features was fitted to a.tsv, and not to b.tsv: it stays as it is; run'
+    assert line in logged(capsys)
+
+
 def test_group_before_participant_and_after_a_change(bids_dir, table, values, labels, tmp_path,
                                                      capsys):  # fmt: skip
     out, own = tmp_path / 'out', write_table(tmp_path / 't.tsv', values, labels)

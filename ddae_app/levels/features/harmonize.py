@@ -13,7 +13,7 @@ from ddae_app.features.checks import check_people, without_variation
 from ddae_app.features.fit import fit_model, unknown_covariates
 from ddae_app.features.matrix import FeatureMatrix, counted
 from ddae_app.features.measures import became_negative
-from ddae_app.features.model import METHOD, read_features_info
+from ddae_app.features.model import METHOD, FeatureModelInfo, read_features_info
 from ddae_app.features.people import RowLabels
 from ddae_app.features.places import read_places
 from ddae_app.files import write_atomically
@@ -242,9 +242,12 @@ def _fit_first(settings: Settings, inputs: FeatureInputs, files: ModelFiles) -> 
     return _fit(settings, inputs, files)
 
 
-def _or_another(table: FeatureMatrix) -> str:
-    """A model knows the name of its table, and not the folder."""
-    return '' if table.maps else f', or to another table of the name {table.path.name}'
+def _other_rows(info: FeatureModelInfo, table: FeatureMatrix) -> str:
+    """What a model was fitted to; it knows the name of its table, and not the folder."""
+    if not table.maps and info.table != table.path.name:
+        return f'{info.table}, and not to {table.path.name}'
+    rows = f'other values of {len(table.names)} rows (features, site, age or sex)'
+    return rows if table.maps else f'{rows}, or to another table of the name {info.table}'
 
 
 def _other_people(used: UsedModel, labels: RowLabels, remedy: str) -> list[str]:
@@ -309,10 +312,7 @@ def _doubts(
         remedy = 'it stays as it is; run train to fit it again'
         people = _other_people(used, labels, remedy)
         if not people and info.digest not in ('', inputs.digest):
-            people = [
-                f'the model {info.name} was fitted to other values of {len(table.names)} rows '
-                f'(features, site, age or sex){_or_another(table)}: {remedy}'
-            ]
+            people = [f'the model {info.name} was fitted to {_other_rows(info, table)}: {remedy}']
         lines += people
     ages = labels.ages[~np.isnan(labels.ages)]
     if info.ages and ages.size:
