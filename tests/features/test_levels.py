@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import re
 import shutil
@@ -21,6 +22,7 @@ from ddae_app.features.fit import fit_model
 from ddae_app.features.model import FeatureModel
 from ddae_app.features.table import read_feature_table
 from ddae_app.files import digest_of
+from ddae_app.levels.features import outputs
 from ddae_app.levels.features.harmonize import _other_people
 from ddae_app.levels.features.outputs import covariates_in_words
 from ddae_app.levels.features.page import methods_text, model_facts, sentence
@@ -411,6 +413,23 @@ def test_group_before_participant_and_after_a_change(bids_dir, table, values, la
     write_table(own, values + 1, labels)
     line = refused(capsys, 2, bids_dir, out, 'group', own)
     assert 'is another file than t_desc-harmonized.tsv was made from' in line
+
+
+def test_a_run_that_is_stopped_leaves_no_table_of_another_one(
+    out, bids_dir, table, tmp_path, capsys, monkeypatch
+):
+    """The sidecar of the one would be beside the table of the other."""
+    copy = shutil.copytree(out, tmp_path / 'out')
+
+    def full(path, _):
+        raise OSError(errno.ENOSPC, 'No space left on device', str(path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(outputs, 'write_atomically', full)
+        assert run(bids_dir, copy, 'participant', table, '--target-site', 'C') == 1
+    logged(capsys)
+    line = refused(capsys, 18, bids_dir, copy, 'group', table)
+    assert 'aparc_desc-harmonized.tsv is not there' in line
 
 
 def test_group_after_a_change_of_what_is_said_of_people(out, bids_dir, table, labels, tmp_path,

@@ -38,6 +38,9 @@ def write_harmonized(
 ) -> None:
     """Write the table, or the maps, each file after its sidecar.
 
+    An earlier one goes first, so that none is left beside the sidecar of another harmonization if
+    the run is stopped here.
+
     Parameters
     ----------
     settings : Settings
@@ -52,6 +55,7 @@ def write_harmonized(
     record = _record(settings, used, inputs)
     if isinstance(table, FeatureTable):
         own = _columns(table, inputs.dictionary, used.model.info) | _sources(settings, table.path)
+        path.unlink(missing_ok=True)
         # A column that bears the name of an entry of the record goes without a description.
         write_json(sidecar(path), own | record)
         write_atomically(path, table.written(values))
@@ -62,6 +66,7 @@ def write_harmonized(
         for file in dict.fromkeys(row.values()):
             path = file.harmonized(settings.output_dir, table.measure, table.mesh)
             own = _sources(settings, file.path) | _said_of_mesh(file, table)
+            path.unlink(missing_ok=True)
             write_json(sidecar(path), own | record | told)
             write_atomically(path, written_like(file.path, file.hemispheres, on_mesh))
 
