@@ -451,6 +451,31 @@ def test_group_after_a_change_of_what_is_said_of_people(out, bids_dir, table, la
         assert line[1:] in (copy / 'group_aparc_features.html').read_text()
 
 
+def test_group_of_a_model_of_other_people(out, bids_dir, table, labels, tmp_path, capsys):
+    """Their sites add nothing, so that the site is still told in values of sites that do."""
+    people = replace(labels, subjects=np.char.add('x', labels.subjects))
+    others = write_dataset(tmp_path / 'bids', people)
+    plain = write_table(tmp_path / 't.tsv', truth_of(labels), people)
+    assert run(others, tmp_path / 'other', 'train', plain) == 0
+    flags = '--model', str(tmp_path / 'other' / 'models' / 't_features.safetensors')
+    here = tmp_path / 'out'
+    assert run(bids_dir, here, 'participant', table, *flags) == 0
+    logged(capsys)
+    assert run(bids_dir, here, 'group', table) == 0
+    said, page = logged(capsys), (here / 'group_aparc_features.html').read_text()
+    rows = read_tsv(here / 'group_aparc_features.tsv')
+    value = {(row['table'], row['measure']): float(row['value']) for row in rows}
+    written = value['harmonized', 'site_linear']
+    assert written > 0.8 > value['combat, cross-fitted', 'site_linear']
+    headline = (
+        'A model that was fitted to other rows than just these wrote values in which the site is '
+        f'classified at {written:.2f}. With fits to halves of these people instead: in people whom'
+    )
+    assert headline in said and headline in page
+    assert 'The model t_features was fitted to other rows than just these: ' in page
+    assert 'fitted to other rows' not in (out / 'group_aparc_features.html').read_text()
+
+
 @pytest.mark.parametrize(
     ('flags', 'message'),
     [

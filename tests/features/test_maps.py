@@ -696,7 +696,9 @@ def test_participants_that_are_asked_for(bids_dir, folder, tmp_path, capsys):
     assert _run(bids_dir, out, 'participant', folder, *asked) == 0
     capsys.readouterr()
     assert _run(bids_dir, out, 'group', folder) == 0
-    (line,) = [line for line in capsys.readouterr().err.splitlines() if 'Anatomy' in line]
+    said = capsys.readouterr().err
+    assert 'fitted to other rows' not in said
+    (line,) = [line for line in said.splitlines() if 'Anatomy' in line]
     assert ' INFO Anatomy guard: thickness_desc-anatomy.tsv has 2 of these 36 rows' in line
     page = (out / 'thickness_features.html').read_text()
     assert 'These rows do not tell it, since fewer than two sites have 5 rows or more' in page

@@ -28,7 +28,7 @@ from ddae_app.files import write_atomically
 from ddae_app.levels.features.cortex import cortex_of
 from ddae_app.levels.features.guard import changed_since, read_guard
 from ddae_app.levels.features.inputs import FeatureInputs, read_inputs
-from ddae_app.levels.features.outputs import read_harmonized
+from ddae_app.levels.features.outputs import is_of_other_rows, read_harmonized
 from ddae_app.levels.features.page import feature_facts, sentence, title
 from ddae_app.methods.registry import METHODS
 from ddae_app.methods.suitability import confounded_sites, unexamined_sites
@@ -93,7 +93,7 @@ def run_group(settings: Settings) -> int:
         settings.random_seed,
     )
     chance = 1 / len(labels.site_names)
-    headline = _headline(results, method, chance)
+    headline = _headline(results, method, chance, other=is_of_other_rows(said, inputs))
     log.info('%s', headline)
     files = inputs.files
     write_atomically(files.group_table, to_tsv(_rows(results)))
@@ -150,6 +150,12 @@ def _check_asked(settings: Settings, inputs: FeatureInputs, said: Mapping[str, o
 def _cautions(inputs: FeatureInputs, said: Mapping[str, object]) -> Iterator[str]:
     """Why the measures may mislead, in sentences."""
     yield from changed_since(inputs, said)
+    if is_of_other_rows(said, inputs):
+        yield (
+            f'the model {said["ModelName"]} was fitted to other rows than just these: '
+            f'"{HARMONIZED}" tells what it does to new people, as far as none of these took part '
+            'in its fit; what is cross-fitted is of other models, fitted to halves of these people'
+        )
     for site, reason in confounded_sites(inputs.labels).items():
         yield (
             f'site {site} is confounded with {reason}: what the measures call a site effect may '
@@ -256,7 +262,10 @@ def _constant(inputs: FeatureInputs, harmonized: np.ndarray) -> list[str]:
     return [name for name, fixed in zip(inputs.table.features, same, strict=True) if fixed]
 
 
-def _headline(results: Mapping[str, FeatureResult], method: str, chance: float) -> str:
+def _headline(
+    results: Mapping[str, FeatureResult], method: str, chance: float, *, other: bool
+) -> str:
+    """What was found; of a model of other rows, what is in its values comes first."""
     before, after = (results[name].estimates for name in (SOURCE, _cross_fitted(method)))
     text = (
         f'In people whom {METHODS[method].label} was not fitted to, the site is classified at '
@@ -268,6 +277,13 @@ def _headline(results: Mapping[str, FeatureResult], method: str, chance: float) 
             f'; age is predicted with r {after["age_r"].value:.2f} and an error of '
             f'{after["age_mae"].value:.1f} years after, r {before["age_r"].value:.2f} and '
             f'{before["age_mae"].value:.1f} years before'
+        )
+    if other:
+        written = results[HARMONIZED].estimates['site_linear'].value
+        text = (
+            'A model that was fitted to other rows than just these wrote values in which the site '
+            f'is classified at {written:.2f}. With fits to halves of these people instead: '
+            f'{text[0].lower()}{text[1:]}'
         )
     return f'{text}.'
 

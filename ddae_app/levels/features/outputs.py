@@ -28,6 +28,9 @@ from ddae_app.levels.features.used import UsedModel
 from ddae_app.methods.registry import METHODS
 from ddae_app.settings import Settings
 
+MODEL_ROWS = 'ModelRowsSHA256'
+"""In a sidecar, the digest of the rows that the model was fitted to."""
+
 
 def write_harmonized(
     settings: Settings,
@@ -127,6 +130,21 @@ def read_harmonized(
     return values, next(iter(runs.values()))
 
 
+def is_of_other_rows(said: Mapping[str, Any], inputs: FeatureInputs) -> bool:
+    """Whether the model was fitted to other rows than those that it harmonized.
+
+    Models of earlier versions do not say it.
+
+    Parameters
+    ----------
+    said : mapping
+        The sidecar of what was harmonized.
+    inputs : FeatureInputs
+        The rows of all runs, where maps were harmonized in parts.
+    """
+    return said.get(MODEL_ROWS, inputs.digest) not in (inputs.digest, said.get('RowsSHA256'))
+
+
 def _taken_together(said: Mapping[str, Any], person: str, site: str) -> list[str]:
     """Whose other maps of the same run a harmonized map depends on.
 
@@ -216,6 +234,7 @@ def _record(settings: Settings, used: UsedModel, inputs: FeatureInputs) -> dict[
         'RandomInterceptOfPeople': info.longitudinal,
         'ModelName': info.name,
         'ModelSHA256': used.sha256,
+        **({MODEL_ROWS: info.digest} if info.digest else {}),
         'ModelSites': list(used.fitted_sites),
         'SitesMeasuredInTheseRows': list(used.calibrated),
         'RowsSHA256': inputs.digest,
