@@ -451,6 +451,17 @@ def test_group_after_a_change_of_what_is_said_of_people(out, bids_dir, table, la
         assert line[1:] in (copy / 'group_aparc_features.html').read_text()
 
 
+def test_group_after_the_model_was_fitted_again(out, bids_dir, table, tmp_path, capsys):
+    copy = shutil.copytree(out, tmp_path / 'out')
+    line = 'aparc_features.safetensors is not the model that these values were harmonized with'
+    assert run(bids_dir, copy, 'train', table, '--age-spline') == 0
+    assert run(bids_dir, copy, 'group', table) == 0
+    assert line in logged(capsys) and line in (copy / 'group_aparc_features.html').read_text()
+    assert run(bids_dir, copy, 'participant', table) == 0
+    assert run(bids_dir, copy, 'group', table) == 0
+    assert line not in logged(capsys)
+
+
 def test_group_of_a_model_of_other_people(out, bids_dir, table, labels, tmp_path, capsys):
     """Their sites add nothing, so that the site is still told in values of sites that do."""
     people = replace(labels, subjects=np.char.add('x', labels.subjects))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Collection, Iterator, Mapping
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 
@@ -24,7 +25,7 @@ from ddae_app.features.fit import fit_model
 from ddae_app.features.model import METHOD, FeatureModel
 from ddae_app.features.people import RowLabels
 from ddae_app.features.places import are_needed, read_places
-from ddae_app.files import write_atomically
+from ddae_app.files import digest_of, write_atomically
 from ddae_app.levels.features.cortex import cortex_of
 from ddae_app.levels.features.guard import changed_since, read_guard
 from ddae_app.levels.features.inputs import FeatureInputs, read_inputs
@@ -156,6 +157,13 @@ def _cautions(inputs: FeatureInputs, said: Mapping[str, object]) -> Iterator[str
             f'"{HARMONIZED}" tells what it does to new people, as far as none of these took part '
             'in its fit; what is cross-fitted is of other models, fitted to halves of these people'
         )
+    stored = _stored_model(inputs, said)
+    if stored.is_file() and digest_of(stored) != said.get('ModelSHA256'):
+        yield (
+            f'{stored} is not the model that these values were harmonized with: it was fitted '
+            'again since, or that one was named with --model; to evaluate what it does, run the '
+            'participant level with it first'
+        )
     for site, reason in confounded_sites(inputs.labels).items():
         yield (
             f'site {site} is confounded with {reason}: what the measures call a site effect may '
@@ -213,12 +221,17 @@ def _places(
 ) -> np.ndarray | None:
     """Where the vertices lie: as the model of these maps says, or else TemplateFlow."""
     maps = inputs.table.maps
-    path = ModelFiles(inputs.files.root / 'models', str(said['ModelName'])).model
+    path = _stored_model(inputs, said)
     if are_needed(maps) and path.is_file():
         own = FeatureModel.load(path)
         if own.info.maps == maps and own.given_places is not None:
             return own.given_places
     return read_places(maps, settings.preproc.templateflow_home, inputs.cortex)
+
+
+def _stored_model(inputs: FeatureInputs, said: Mapping[str, object]) -> Path:
+    """Where a model of the name of the used one is in the output folder, if it is there."""
+    return ModelFiles(inputs.files.root / 'models', str(said['ModelName'])).model
 
 
 def _refit(
