@@ -343,6 +343,18 @@ def test_tables_whose_outputs_would_have_the_same_names(
     assert 'rename the table, or give another output folder' in line
 
 
+def test_a_page_that_would_be_the_evaluation_of_another(
+    bids_dir, labels, values, tmp_path, capsys
+):
+    first, second = (write_table(tmp_path / f'{n}.tsv', values, labels) for n in ('q', 'group_q'))
+    for out, one, other in (('one', first, second), ('other', second, first)):
+        assert run(bids_dir, tmp_path / out, 'participant', one) == 0
+        logged(capsys)
+        line = refused(capsys, 2, bids_dir, tmp_path / out, 'participant', other)
+        assert f'holds outputs of {one.stem}, and those of {other.stem} would be mixed' in line
+        assert run(bids_dir, tmp_path / out, 'participant', one) == 0
+
+
 @pytest.mark.parametrize('inside', [True, False])
 def test_tables_of_one_name_in_different_folders(labels, values, tmp_path, capsys, inside):
     """Of another table, both are named, and nothing is said of one that was copied or moved."""

@@ -147,6 +147,7 @@ def read_inputs(settings: Settings) -> FeatureInputs:
             log.warning('%s', line)
         warnings = [*source.warnings, *versions, *warnings]
     files = FeatureFiles(settings.output_dir, table_name(path if table.maps else table.path))
+    _check_pages(files)
     if isinstance(table, FeatureTable):
         _check_own(files, table.path)
     if writes_outputs(settings) and (line := _replaces(table, files)):
@@ -237,6 +238,17 @@ def _check_own(files: FeatureFiles, path: Path) -> None:
             raise UsageError(
                 f'{files.root} holds outputs of {earlier}, and those of {path.name} would have '
                 f'the same names ({files.name}); rename the table, or give another output folder'
+            )
+
+
+def _check_pages(files: FeatureFiles) -> None:
+    """Refuse outputs whose page would have the name of the evaluation of others."""
+    for other in {f'group_{files.name}', files.name.removeprefix('group_')} - {files.name}:
+        if FeatureFiles(files.root, other).anatomy.is_file():
+            raise UsageError(
+                f'{files.root} holds outputs of {other}, and those of {files.name} would be mixed '
+                'with them (group_NAME_features.html is the evaluation of one and the page of the '
+                'other); rename the table, or give another output folder'
             )
 
 
