@@ -719,6 +719,20 @@ def test_group_of_a_feature_that_few_have(bids_dir, labels, values, tmp_path, ca
     assert 'in a half of the people, f3 cannot be scaled at each site' in logged(capsys)
 
 
+def test_group_says_where_a_half_has_too_few_sessions(tmp_path, capsys):
+    """Fifteen people have a second session, and so seven or eight of each half."""
+    labels = labels_of(10, sessions=2)
+    row = np.arange(len(labels.sites))
+    few = np.flatnonzero((row % 2 == 0) | (row % 4 == 1))
+    values = with_sites(truth_of(labels, own=2), labels)[few]
+    labels, line = labels.rows(few), 'half of the people have fewer than 10 further sessions, so'
+    bids, out = write_dataset(tmp_path / 'bids', labels), tmp_path / 'out'
+    table = write_table(tmp_path / 't.tsv', values, labels)
+    assert run(bids, out, 'participant', table) == 0
+    assert run(bids, out, 'group', table) == 0
+    assert line in logged(capsys) and line[1:] in (out / 'group_t_features.html').read_text()
+
+
 def test_doubtful_results_are_told(bids_dir, labels, tmp_path, capsys):
     """Values near zero, which ComBat makes negative, and ages beyond those of the model."""
     values = np.abs(with_sites(truth_of(labels), labels) - 50)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -21,8 +21,8 @@ from ddae_app.features.evaluation import (
     not_predicted,
     site_from_demographics,
 )
-from ddae_app.features.fit import fit_model
-from ddae_app.features.model import METHOD, FeatureModel
+from ddae_app.features.fit import FEWEST_REPEATED, fit_model
+from ddae_app.features.model import METHOD, FeatureModel, FeatureModelInfo
 from ddae_app.features.people import RowLabels
 from ddae_app.features.places import are_needed, read_places
 from ddae_app.files import digest_of, write_atomically
@@ -81,8 +81,8 @@ def run_group(settings: Settings) -> int:
         log.warning('%s', line)
     method = next(n for n, m in METHODS.items() if m.label == said['HarmonizationMethod'])
     places = None if method == METHOD else _places(settings, inputs, said)
-    kept: set[str] = set()
-    refit = partial(_refit, inputs, said, target, places, settings.random_seed, kept)
+    halves: list[FeatureModelInfo] = []
+    refit = partial(_refit, inputs, said, target, places, settings.random_seed, halves)
     fitted = dict.fromkeys((method, METHOD))  # what the simplest method does is always there
     results = _evaluated(
         {
@@ -101,7 +101,7 @@ def run_group(settings: Settings) -> int:
     estimates = {name: result.estimates for name, result in results.items()}
     measured = set().union(*estimates.values())
     constant = _constant(inputs, harmonized)
-    missing = [*not_predicted(measured), *_not_scaled(inputs, kept.difference(constant))]
+    missing = [*not_predicted(measured), *_of_halves(inputs, said, halves, constant)]
     for line in missing:
         log.warning('%s', line)
     cross_fitted = results[_cross_fitted(method)]
@@ -198,17 +198,26 @@ def _target(said: Mapping[str, object], labels: RowLabels) -> tuple[str | None, 
     ]
 
 
-def _not_scaled(inputs: FeatureInputs, kept: Collection[str]) -> list[str]:
-    """That a method fitted to half of the people keeps more features, in a sentence, if many."""
-    features = inputs.table.features
-    names = [name for name in features if name in kept]
-    if len(names) <= LEAST_KEPT * len(features):
-        return []
-    return [
-        f'in a half of the people, {inputs.table.told(names)} cannot be scaled at each site, so '
-        'that what is cross-fitted has the source there, and less is harmonized than in what was '
-        'written'
-    ]
+def _of_halves(
+    inputs: FeatureInputs,
+    said: Mapping[str, object],
+    halves: Sequence[FeatureModelInfo],
+    constant: Collection[str],
+) -> Iterator[str]:
+    """Why methods that are fitted to half of the people do less than what was written."""
+    kept = {name for info in halves for name in info.constant} - {*constant}
+    names = [name for name in inputs.table.features if name in kept]
+    if len(names) > LEAST_KEPT * len(inputs.table.features):
+        yield (
+            f'in a half of the people, {inputs.table.told(names)} cannot be scaled at each site, '
+            'so that what is cross-fitted has the source there, and less is harmonized than in '
+            'what was written'
+        )
+    if said.get('RandomInterceptOfPeople') and not all(info.longitudinal for info in halves):
+        yield (
+            f'half of the people have fewer than {FEWEST_REPEATED} further sessions, so that what '
+            'is cross-fitted takes all rows as of different people, unlike what was written'
+        )
 
 
 def _cross_fitted(method: str) -> str:
@@ -240,13 +249,13 @@ def _refit(
     target: str | None,
     places: np.ndarray | None,
     seed: int,
-    kept: set[str],
+    halves: list[FeatureModelInfo],
     method: str,
     rows: np.ndarray,
 ) -> np.ndarray:
     """Fit a method to some rows as the model was fitted, and apply that to all.
 
-    The features that stay as they are, are added to `kept`.
+    What the model says of itself is added to `halves`.
     """
     try:
         model, _ = fit_model(
@@ -265,7 +274,7 @@ def _refit(
         raise NotEvaluableError(
             f'{METHODS[method].label} cannot be fitted to half of the people: {e}'
         ) from e
-    kept.update(model.info.constant)
+    halves.append(model.info)
     return model.harmonized(inputs.table, inputs.labels, target)
 
 
