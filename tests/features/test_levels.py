@@ -709,6 +709,20 @@ def test_group_says_what_a_half_cannot_scale(bids_dir, labels, values, tmp_path,
     assert line[1:] in (out / 'group_t_features.html').read_text()
 
 
+def test_group_names_features_that_stay_and_tell_the_site(
+    bids_dir, labels, values, tmp_path, capsys
+):
+    """One is 0 at a site, and one is the same in all people, which tells nothing."""
+    values = values.copy()
+    values[labels.sites == 'B', 3] = 0
+    values[:, 4] = 7
+    table, out = write_table(tmp_path / 't.tsv', values, labels), tmp_path / 'out'
+    assert run(bids_dir, out, 'participant', table) == 0
+    assert run(bids_dir, out, 'group', table) == 0
+    line = 'left unchanged, since nothing in them could be scaled: f3; probes see them like all'
+    assert line in logged(capsys) and line[1:] in (out / 'group_t_features.html').read_text()
+
+
 def test_group_of_a_feature_that_few_have(bids_dir, labels, values, tmp_path, capsys):
     """At one site, two people have the value, so that in a half one has it at most."""
     values = values.copy()

@@ -101,7 +101,11 @@ def run_group(settings: Settings) -> int:
     estimates = {name: result.estimates for name, result in results.items()}
     measured = set().union(*estimates.values())
     constant = _constant(inputs, harmonized)
-    missing = [*not_predicted(measured), *_of_halves(inputs, said, halves, constant)]
+    missing = [
+        *not_predicted(measured),
+        *_left_alone(inputs, constant),
+        *_of_halves(inputs, said, halves, constant),
+    ]
     for line in missing:
         log.warning('%s', line)
     cross_fitted = results[_cross_fitted(method)]
@@ -196,6 +200,18 @@ def _target(said: Mapping[str, object], labels: RowLabels) -> tuple[str | None, 
         f'no row is of site {target}, which all were brought to: what is cross-fitted is brought '
         'to the mean of all sites'
     ]
+
+
+def _left_alone(inputs: FeatureInputs, constant: Sequence[str]) -> Iterator[str]:
+    """That probes see features which no method scales, in a sentence, if many vary."""
+    values = inputs.table.columns(constant)
+    differ = np.fmin.reduce(values) < np.fmax.reduce(values)
+    names = [name for name, varies in zip(constant, differ, strict=True) if varies]
+    if len(names) > LEAST_KEPT * len(inputs.table.features):
+        yield (
+            f'left unchanged, since nothing in them could be scaled: {inputs.table.told(names)}; '
+            'probes see them like all others, and may tell the site by them'
+        )
 
 
 def _of_halves(
