@@ -28,7 +28,7 @@ from ddae_app.features.model import FeatureModel
 from ddae_app.features.people import digest_of_rows
 from ddae_app.imaging.surfaces import gifti_of, read_maps, written_like
 from ddae_app.levels.features.outputs import _taken_together
-from tests.features.commands import refused
+from tests.features.commands import refused, run
 from tests.features.simulated import labels_of, table_of, write_dataset, write_table
 
 V = 642
@@ -746,6 +746,20 @@ def test_a_table_of_the_name_of_the_measure(out, bids_dir, labels, values, tmp_p
     assert 'was fitted to thickness on fsaverage3, and not to a table, whose outputs' in line
     assert 'rename the table, or give another output folder' in line
     assert model.read_bytes() == before
+    own, page = ('--model-name', 'table'), (out / 'thickness_features.html').read_bytes()
+    line = refused(capsys, 2, bids_dir, out, 'participant', table, *own)
+    assert 'holds outputs of maps, and those of a table would have the same names (thick' in line
+    assert (out / 'thickness_features.html').read_bytes() == page
+
+
+def test_maps_in_place_of_a_table(bids_dir, folder, labels, values, tmp_path, capsys):
+    table = write_table(tmp_path / 'thickness.tsv', values[:, 20:30].astype(float), labels)
+    out, own = tmp_path / 'out', ('--model-name', 'table')
+    assert run(bids_dir, out, 'participant', table, *own) == 0
+    capsys.readouterr()
+    line = _refused(capsys, bids_dir, out, 'participant', folder)
+    assert 'holds outputs of a table, and those of maps would have the same names (thick' in line
+    assert run(bids_dir, out, 'participant', table, *own) == 0
 
 
 def test_maps_in_place_of_others_are_told(bids_dir, labels, values, tmp_path, capsys):

@@ -148,6 +148,8 @@ def read_inputs(settings: Settings) -> FeatureInputs:
         warnings = [*source.warnings, *versions, *warnings]
     files = FeatureFiles(settings.output_dir, table_name(path if table.maps else table.path))
     _check_pages(files)
+    if settings.analysis_level == 'participant':
+        _check_kind(files, bool(table.maps))
     if isinstance(table, FeatureTable):
         _check_own(files, table.path)
     if writes_outputs(settings) and (line := _replaces(table, files)):
@@ -250,6 +252,20 @@ def _check_pages(files: FeatureFiles) -> None:
                 'with them (group_NAME_features.html is the evaluation of one and the page of the '
                 'other); rename the table, or give another output folder'
             )
+
+
+def _check_kind(files: FeatureFiles, maps: bool) -> None:
+    """Refuse a table whose outputs would take the place of those of maps, or the other way round.
+
+    The table of the guard of either is there, and only that of a table names what it was made of.
+    """
+    said = sidecars.read(files.anatomy)
+    if files.anatomy.is_file() and said and ('Sources' not in said) != maps:
+        what, other = ('maps', 'a table') if maps else ('a table', 'maps')
+        raise UsageError(
+            f'{files.root} holds outputs of {other}, and those of {what} would have the same '
+            f'names ({files.name}); rename the table, or give another output folder'
+        )
 
 
 def _replaces(table: FeatureTable | SurfaceMaps, files: FeatureFiles) -> str:
