@@ -32,7 +32,7 @@ class SiteRegression:
     slopes : np.ndarray, shape (C, P)
         Of each covariate.
     squares : np.ndarray, shape (S, P)
-        Squared residuals, summed over the rows of each site.
+        Squared residuals, summed over the rows of each site; without the intercepts of people.
     counts : np.ndarray, shape (S, P)
         Rows of each site that have the value.
     ratio : np.ndarray, shape (P,)
@@ -128,7 +128,8 @@ class SiteRegression:
         total = self.counts.sum(axis=0)
         average = (self.counts * self.intercepts).sum(axis=0) / total
         intercept = np.where(enough, np.nansum(left, axis=0) / np.maximum(known, 1), average)
-        squares = np.nansum(np.square(left - intercept), axis=0)
+        # Without the intercepts of people, as those of the other sites are.
+        squares = np.nansum(np.square(left - intercept), axis=0) / (1 + self.ratio)
         usual = self.squares.sum(axis=0) / total
         squares = np.where(enough, squares, usual)
         rows = (

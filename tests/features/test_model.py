@@ -255,6 +255,17 @@ def test_sessions_of_a_person():
     assert min(correlations) > 0.9
 
 
+def test_a_new_site_with_sessions_leaves_the_standard_deviation_as_it_is():
+    """Its rows differ as those of the other sites do, most of it between people."""
+    labels = labels_of(30, sessions=2)
+    values = truth_of(labels, own=3.0)
+    known = labels.sites != 'C'
+    model, _ = fit_model(table_of(values[known], labels.rows(known)), labels.rows(known), name='m')
+    columns = model.info.design.columns(labels.rows(~known))
+    grown = model.regression.with_site(values[~known], columns)
+    np.testing.assert_allclose(grown.sd, model.regression.sd, rtol=0.12)
+
+
 def test_without_own_intercepts_sessions_are_as_other_people(table, labels):
     again = replace(labels, subjects=labels.subjects.copy())
     again.subjects[1] = again.subjects[0]

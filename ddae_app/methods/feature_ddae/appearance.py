@@ -131,7 +131,8 @@ class FeatureAppearance:
         """
         sites = np.zeros(len(y), dtype=int)
         intercept, counts = regression.intercepts[-1:], regression.counts[-1:]
-        own = np.sqrt(regression.squares[-1:] / np.maximum(counts - 1, 1))
+        squares = regression.squares[-1:] * (1 + regression.ratio)  # of people and within them
+        own = np.sqrt(squares / np.maximum(counts - 1, 1))
         unknown = counts[0] < 2
         own[:, unknown] = self.sd[unknown]
         measured = RowCumulants.of(y, sites, covariates, intercept, own, self.slopes)
