@@ -25,7 +25,7 @@ from ddae_app.files import digest_of
 from ddae_app.levels.features import outputs
 from ddae_app.levels.features.harmonize import _other_people
 from ddae_app.levels.features.outputs import covariates_in_words
-from ddae_app.levels.features.page import methods_text, model_facts, sentence
+from ddae_app.levels.features.page import methods_text, model_facts, sentence, site_rows
 from ddae_app.levels.features.used import UsedModel
 from tests.features.commands import logged, refused, run
 from tests.features.simulated import (
@@ -256,6 +256,22 @@ def test_sessions_have_ages_of_their_own(tmp_path):
     assert said['RandomInterceptOfPeople'] and said['AgeSpline']
     page = (out / 'aparc_features.html').read_text()
     assert 'Beer et al., 2020' in page and 'Pomponio et al., 2020' in page
+
+
+def test_shifts_are_told_in_standard_deviations_of_people():
+    """Also by ComBat with intercepts of people, which computes in those of their sessions."""
+    labels = labels_of(30, sessions=2)
+    values = with_sites(truth_of(labels, own=3.0), labels)
+    table = table_of(values, labels)
+    model, _ = fit_model(table, labels, name='m')
+    assert np.median(model.regression.ratio) > 4
+    rows = site_rows(SimpleNamespace(table=table, labels=labels), model, model.effects())
+    away = {site: values[labels.sites == site] - values.mean(axis=0) for site in 'ABC'}
+    sd = np.sqrt(np.mean([value.var(axis=0) for value in away.values()], axis=0))
+    for row in rows:
+        expected = np.median(np.abs(away[row['site']].mean(axis=0)) / sd)
+        assert abs(float(row['shift, SD']) - expected) < 0.15
+    assert 'scales are of what the sessions' in model_facts(model, model.info.sites)['Sessions']
 
 
 def test_what_is_refused_in_one_line(bids_dir, table, labels, values, tmp_path, capsys):

@@ -130,9 +130,10 @@ def model_facts(model: FeatureModel, fitted_sites: Sequence[str]) -> dict[str, s
         + ' people',
         'Protected': ', '.join(covariates_in_words(info))
         or 'nothing, since neither age nor sex is known to differ',
-        'Sessions': 'each person has an intercept that is drawn at random'
-        if info.longitudinal
-        else 'all rows are taken as of different people',
+        'Sessions': 'all rows are taken as of different people'
+        if not info.longitudinal
+        else 'each person has an intercept that is drawn at random'
+        + ('' if model.ddae else ', and scales are of what the sessions of a person differ by'),
     }
     if info.ages:
         facts['Ages'] = f'{info.ages[0]:.1f} to {info.ages[1]:.1f} years'
@@ -143,6 +144,8 @@ def site_rows(
     inputs: FeatureInputs, model: FeatureModel, effects: SiteEffects | FeatureAppearance
 ) -> list[dict[str, str]]:
     """The numbers of each site of the table, as texts by column."""
+    # ComBat with intercepts of people tells shifts in what is left within people, which is less.
+    within = np.sqrt(1 + model.regression.ratio) if model.ddae is None else 1.0
     rows = []
     for site in inputs.labels.site_names:
         here = inputs.labels.sites == site
@@ -159,7 +162,7 @@ def site_rows(
                 'age, years': f'{ages.mean():.1f} ± {ages.std():.1f}' if ages.size else 'n/a',
                 'female': f'{sexes.count("F") / len(sexes):.0%}' if sexes else 'n/a',
                 'missing': f'{np.isnan(values).mean():.1%}',
-                'shift, SD': f'{np.median(np.abs(effects.shift[i])):.2f}',
+                'shift, SD': f'{np.median(np.abs(effects.shift[i]) / within):.2f}',
                 'scale': f'{low:.2f} to {high:.2f}',
             }
         )
