@@ -80,15 +80,20 @@ def test_people_to_whom_no_combat_can_be_fitted_are_refused_before_any_work(bids
         assert 'conform' not in result.stderr and not list(tmp_path.rglob('sub-*'))
 
 
-def test_a_time_limit_stops_training_and_the_next_run_resumes_it(trained, bids_dir, tmp_path):
-    folder, _ = trained
-    bids = tmp_path / 'bids'
+def with_one_of_no_site(bids_dir, bids):
+    """A copy of a dataset with one more scan, which is left out."""
     shutil.copytree(bids_dir, bids)
-    shutil.copytree(bids / 'sub-A01', bids / 'sub-X')  # of no site: left out
+    shutil.copytree(bids / 'sub-A01', bids / 'sub-X')
     for file in (bids / 'sub-X' / 'anat').iterdir():
         file.rename(file.with_name(file.name.replace('sub-A01', 'sub-X')))
+    return bids
+
+
+def test_a_time_limit_stops_training_and_the_next_run_resumes_it(trained, bids_dir, tmp_path):
+    folder, _ = trained
     flags = (
-        bids, tmp_path / 'out', 'train', '-w', tmp_path / 'work', '-d',
+        with_one_of_no_site(bids_dir, tmp_path / 'bids'), tmp_path / 'out', 'train',
+        '-w', tmp_path / 'work', '-d',
         f'ddae-app={folder / "out"}', *FLAGS, *TRAIN,
     )  # fmt: skip
     stopped = run(*flags, '--max-hours', '0')
@@ -167,18 +172,22 @@ def test_flags_that_calibration_has_no_use_for(flags, message, bids_dir, tmp_pat
 
 
 def test_processes_that_torchrun_starts_train_one_model(trained, bids_dir, tmp_path):
+    """A scan that is left out fails the first alone: torchrun ends all others with one."""
     folder, _ = trained
+    bids = with_one_of_no_site(bids_dir, tmp_path / 'bids')
     launcher = (
         sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc-per-node=2',
     )  # fmt: skip
     arguments = (
-        '-m', 'ddae_app', bids_dir, tmp_path / 'out', 'train', '-w', tmp_path / 'work', '-d',
+        '-m', 'ddae_app', bids, tmp_path / 'out', 'train', '-w', tmp_path / 'work', '-d',
         f'ddae-app={folder / "out"}', *FLAGS, *TRAIN,
     )  # fmt: skip
     result = subprocess.run(
         [*launcher, *map(str, arguments)], capture_output=True, text=True, check=False
     )
-    assert result.returncode == 0, result.stderr
+    assert result.returncode == 1, result.stderr
+    assert result.stderr.count('sub-X was left out') == 1
+    assert (tmp_path / 'out' / 'models' / 'ddae.safetensors').is_file(), result.stderr
     assert len(list((tmp_path / 'out' / 'logs').iterdir())) == 1
     assert result.stderr.count('training slices: PhantomA 9, PhantomB 9') == 1
     losses = [

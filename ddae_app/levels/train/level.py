@@ -160,6 +160,8 @@ def _train(
 ) -> tuple[dict[Scan, str], bool]:
     """Train and write a model; the scans that were left out, and whether it came to its end.
 
+    Of several processes, the first one tells of the scans.
+
     `unless_there` does nothing where another run has made the model by the time it is this one's
     turn; runs that calibrate take turns.
     """
@@ -225,7 +227,8 @@ def _train(
                         'to harmonize with this model: ddae-app %s participant --target-site NAME '
                         '(--target-site help lists the names)', where,
                     )  # fmt: skip
-    return prepared.failures, trained is not None
+    # torchrun ends all processes as soon as one fails, and the first may still write the model.
+    return prepared.failures if _first(fabric) else {}, trained is not None
 
 
 def _beyond_packaged(initial: FoundModel | None, data: SliceData) -> tuple[str, ...]:
