@@ -2,7 +2,8 @@
 # Queues everything, each step after the one that it needs. MODEL=no leaves the calibration out.
 set -eu
 . ./settings.sh
-participants=$(($(wc -l < "$BIDS/participants.tsv") - 1))
+# The last row that is not empty, whether or not a line break ends it.
+participants=$(awk 'NF {last = NR} END {print last - 1}' "$BIDS/participants.tsv")
 tasks=$(((participants + ${CHUNK:-1} - 1) / ${CHUNK:-1}))
 # Slurm numbers the tasks of an array up to this, and no further.
 most=$(($(scontrol show config | sed -n 's/^MaxArraySize *= *//p') - 1))

@@ -79,6 +79,14 @@ def test_an_array_has_as_many_tasks_as_chunks(run, tmp_path, chunk, array):
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize('end', ['', '\n\n\n'])
+def test_an_array_has_a_task_for_the_last_row_whatever_ends_it(run, tmp_path, end):
+    table = tmp_path / 'bids' / 'participants.tsv'
+    table.write_text(table.read_text().rstrip('\n') + end)
+    assert run('sh', 'submit.sh', 2).returncode == 0
+    assert '--array=1-3%50 ' in (tmp_path / 'queued').read_text()
+
+
 def test_more_tasks_than_the_scheduler_numbers_are_refused_with_the_remedy(run, tmp_path):
     result = run('sh', 'submit.sh')
     assert result.returncode == 2 and not (tmp_path / 'queued').exists()
