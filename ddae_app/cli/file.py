@@ -9,9 +9,9 @@ import re
 import shlex
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
-from io import StringIO
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from ddae_app.cli import runtime
 from ddae_app.cli.main import TARGET_HELP
 from ddae_app.errors import DdaeError, UsageError
 from ddae_app.files import write_atomically
+from ddae_app.processes import StopRequest
 from ddae_app.settings import absolute
 
 log = logging.getLogger('ddae_app')
@@ -39,8 +40,14 @@ OF_A_DATASET = re.compile(
 )
 """What the participant level tells of the dataset that is made of the scan."""
 
-LACK_OF_A_DATASET = re.compile(r'; no site of the dataset has \d+ participants$')
-"""What it adds to an error of a target, since there could be more scans."""
+OTHERWISE_SAID = (
+    # It adds this to an error of a target, since there could be more scans.
+    (re.compile(r'; no site of the dataset has \d+ participants$'), ''),
+    # Nothing is kept to resume from, and no file of details.
+    (re.compile(r'(?<=; run the same command again) to resume$'), ', which starts anew'),
+    (re.compile(r'; details in .*/crash-[^/]*\.txt$'), '; run ddae-app, which keeps the details'),
+)
+"""What it says at the end of a message, and what is told instead."""
 
 ALONE = (
     'what the scanner does to all scans alike is estimated from this scan alone, which removes '
@@ -98,9 +105,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name in ('target_site', 'target_scans'):
         if (value := getattr(arguments, name)) is not None:
             flags += [f'--{name.replace("_", "-")}', value]
+    # As in the program's own process, where none was started for its caller.
+    level = app.main if argv is not None else partial(app.main, own_process=True)
     try:
-        return harmonize_file(arguments.scan, arguments.out, *flags)
-    except DdaeError as error:
+        with runtime.stop_signals():
+            return _harmonize(arguments.scan, arguments.out, flags, level)
+    except (DdaeError, StopRequest) as error:
         print(f'ddae-app-file: error: {error}', file=sys.stderr)
         return error.exit_code
 
@@ -129,6 +139,13 @@ def harmonize_file(scan: str | Path, out: str | Path, *flags: str) -> int:
         A path is not that of a NIfTI file, both are the same, the folder of `out` cannot be
         written to, or a flag asks for something else than an image in the space of the scan.
     """
+    return _harmonize(scan, out, flags, app.main)
+
+
+def _harmonize(
+    scan: str | Path, out: str | Path, flags: Sequence[str], level: Callable[[list[str]], int]
+) -> int:
+    """What :func:`harmonize_file` does, by a function that takes the arguments of ddae-app."""
     scan, out = absolute(scan, 'T1W'), absolute(out, 'OUT')
     ending = next((e for e in ENDINGS if scan.name.endswith(e)), None)
     if not scan.is_file() or ending is None:
@@ -144,7 +161,7 @@ def harmonize_file(scan: str | Path, out: str | Path, *flags: str) -> int:
         given = vars(app.build_parser().parse_args(command))
         _check_flags(given)
         with _told_of_one_scan(folder, scan, ending):
-            code = app.main(command)
+            code = level(command)
         image = derived / PARTICIPANT / 'anat' / f'{PARTICIPANT}_desc-harmonized_T1w.nii.gz'
         if code == 0 and image.is_file():
             page = (derived / f'{PARTICIPANT}.html').read_text(encoding='utf-8')
@@ -197,17 +214,21 @@ def _told_of_one_scan(folder: Path, scan: Path, ending: str) -> Iterator[None]:
             return False
         if text.startswith(f'site {SITE} (1 scan) is unknown to '):
             text = ALONE
-        record.msg, record.args = LACK_OF_A_DATASET.sub('', text), ()
+        for end, instead in OTHERWISE_SAID:
+            text = end.sub(instead, text)
+        record.msg, record.args = text, ()
         return record.levelno > logging.INFO or str(folder) not in text
 
     log.addFilter(is_shown)
-    printed = StringIO()
-    try:
-        with redirect_stdout(printed):
-            yield
-    finally:
-        log.removeFilter(is_shown)
-        print(own(printed.getvalue()), end='')
+    # A file, since another process may print.
+    with tempfile.TemporaryFile('w+', encoding='utf-8', dir=folder) as printed:
+        try:
+            with redirect_stdout(printed):
+                yield
+        finally:
+            log.removeFilter(is_shown)
+            printed.seek(0)
+            print(own(printed.read()), end='')
 
 
 def _check_flags(given: Mapping[str, Any]) -> None:
@@ -279,5 +300,4 @@ def _about_the_scan(page: str, scan: Path, ending: str, command: str, own_comman
 
 
 if __name__ == '__main__':
-    with runtime.stop_signals():
-        sys.exit(main())
+    sys.exit(main())

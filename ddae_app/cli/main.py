@@ -42,20 +42,23 @@ DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO}
 """Errors of a disk that is full or broken, which are no defect of the program."""
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None, *, own_process: bool | None = None) -> int:
     """Run ddae-app and return its exit code.
 
     Parameters
     ----------
     argv : sequence of str, optional
-        Arguments without the program's name. By default, those of this process, which is then
-        taken for the program's own: the run gets another one, which it can end at any moment.
+        Arguments without the program's name. By default, those of this process.
+    own_process : bool, optional
+        Whether this process is the program's own: then the run gets another one, which can be
+        ended at any moment. By default, it is where `argv` is not given.
     """
     arguments = vars(build_parser().parse_args(argv))
     runtime.log_to_terminal(arguments.get('verbose_count', 0))
     command = shlex.join(sys.argv[1:] if argv is None else argv)
     # A caller's process may have threads, which a fork of it would lose.
-    run_level = _run_level_apart if argv is None else _run_level_here
+    own_process = argv is None if own_process is None else own_process
+    run_level = _run_level_apart if own_process else _run_level_here
     with runtime.stop_signals():
         return _report(
             lambda: _run(resolve(arguments, os.environ), command, run_level),

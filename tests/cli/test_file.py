@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import shlex
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import nibabel as nib
@@ -18,6 +21,27 @@ from ddae_app.methods.find import find_model
 from ddae_app.settings import from_flat
 
 TARGET = '--target-site', 'IXI'
+
+PROGRAM = """
+import sys, time
+from pathlib import Path
+from ddae_app.cli import file, main
+
+def level(settings, logs):
+    if settings.run.dry_run:
+        print('sub-onescan')
+        return 0
+    Path('begun').touch()
+    while True:  # steps fail by what they raise
+        try:
+            time.sleep(0.01)
+        except BaseException:
+            pass
+
+main._run_level = level
+sys.exit(file.main())
+"""
+"""The command, with something else in place of a level."""
 
 
 @pytest.fixture
@@ -226,6 +250,55 @@ def test_flags_before_the_scan(scan, level, tmp_path, capsys):
 def test_from_python(scan, level, tmp_path):
     assert one_file.harmonize_file(scan, tmp_path / 'o.nii.gz', '--target-site', 'UCLA') == 0
     assert (tmp_path / 'o.nii.gz').is_file() and (tmp_path / 'o.html').is_file()
+
+
+@pytest.fixture
+def command(scan, tmp_path):
+    """Starts the command in a folder of its own."""
+    started = []
+
+    def start(*flags):
+        words = sys.executable, '-c', PROGRAM, str(scan), 'o.nii.gz', *TARGET, *flags
+        where = tmp_path / 'here'
+        where.mkdir()
+        streams = dict.fromkeys(('stdout', 'stderr'), subprocess.PIPE)
+        started.append(subprocess.Popen(words, cwd=where, text=True, **streams))
+        return started[0], where
+
+    yield start
+    for process in started:
+        process.kill()
+
+
+def test_the_command_ends_when_it_is_asked_to_and_leaves_nothing(command):
+    process, where = command()
+    while not (where / 'begun').exists():
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.02)
+    process.terminate()
+    said = process.communicate(timeout=20)[1]
+    assert process.returncode == 143, said
+    ended = 'ddae-app: error: terminated; run the same command again, which starts anew'
+    assert said.splitlines()[-1] == ended
+    assert [path.name for path in where.iterdir()] == ['begun']
+
+
+def test_the_command_prints_what_its_other_process_does(command):
+    process, _ = command('--dry-run')
+    assert process.communicate(timeout=60)[0] == 'head of a person\n'
+    assert process.returncode == 0
+
+
+def test_no_file_is_named_that_is_removed(scan, level, monkeypatch, tmp_path, caplog):
+    def run(arguments):
+        crash = Path(arguments[1]) / 'logs' / 'a run' / 'crash-1.txt'
+        one_file.log.error('sub-onescan failed: step x failed (y); details in %s', crash)
+        return 1
+
+    monkeypatch.setattr(one_file.app, 'main', run)
+    assert one_file.harmonize_file(scan, tmp_path / 'o.nii.gz', *TARGET) == 1
+    said = 'head of a person failed: step x failed (y); run ddae-app, which keeps the details'
+    assert caplog.messages == [said]
 
 
 def test_a_scan_that_fails_leaves_nothing(scan, monkeypatch, tmp_path):
