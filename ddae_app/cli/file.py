@@ -22,7 +22,7 @@ from ddae_app.cli import main as app
 from ddae_app.cli import runtime
 from ddae_app.cli.main import TARGET_HELP
 from ddae_app.errors import DdaeError, UsageError
-from ddae_app.files import write_atomically
+from ddae_app.files import not_fetched, write_atomically
 from ddae_app.processes import StopRequest
 from ddae_app.settings import absolute
 
@@ -148,12 +148,17 @@ def _harmonize(
     """What :func:`harmonize_file` does, by a function that takes the arguments of ddae-app."""
     scan, out = absolute(scan, 'T1W'), absolute(out, 'OUT')
     ending = next((e for e in ENDINGS if scan.name.endswith(e)), None)
+    if message := not_fetched(scan):
+        raise UsageError(message)
     if not scan.is_file() or ending is None:
         raise UsageError(f'{scan}: expected the file of a scan, .nii or .nii.gz')
     if not out.name.endswith('.nii.gz') or not out.parent.is_dir():
         raise UsageError(f'{out}: expected the name of a .nii.gz file in a folder that is there')
     if out.resolve() == scan.resolve():
         raise UsageError(f'{out}: this is the scan itself, which is never changed; name another')
+    for path in out, _page_of(out):
+        if path.is_dir():
+            raise UsageError(f'{path}: this is a folder, and not to be replaced; name another OUT')
     with _folder_beside(out) as folder:
         bids, derived = folder / 'bids', folder / 'out'
         _write_dataset(bids, scan, ending)
@@ -168,8 +173,7 @@ def _harmonize(
             page = _with_figures_inside(page, derived)
             own_command = shlex.join([str(scan), str(out), *flags])
             page = _about_the_scan(page, scan, ending, shlex.join(command), own_command)
-            write_atomically(_page_of(out), page)
-            write_atomically(out, image.read_bytes())
+            _write({_page_of(out): page, out: image.read_bytes()})
             log.info('harmonized scan: %s', out)
             log.info('report: %s', _page_of(out))
         elif code == 0 and not (given.get('dry_run') or given.get('target_site') == TARGET_HELP):
@@ -245,6 +249,16 @@ def _check_flags(given: Mapping[str, Any]) -> None:
                 f'{flag} asks for something else than OUT, the whole scan harmonized in its own '
                 'space; leave it out, or use ddae-app, which writes all else'
             )
+
+
+def _write(contents: Mapping[Path, bytes | str]) -> None:
+    for path, content in contents.items():
+        try:
+            write_atomically(path, content)
+        except OSError as e:
+            raise UsageError(
+                f'{path} cannot be written ({e.strerror}); make room for it, or name another OUT'
+            ) from e
 
 
 def _page_of(out: Path) -> Path:

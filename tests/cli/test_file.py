@@ -310,6 +310,27 @@ def test_a_scan_that_fails_leaves_nothing(scan, monkeypatch, tmp_path):
     assert len(list(tmp_path.iterdir())) == 2
 
 
+def test_a_full_disk(scan, level, monkeypatch, tmp_path, capsys):
+    def refuse(path, content):
+        raise OSError(28, 'No space left on device')
+
+    monkeypatch.setattr(one_file, '_write_dataset', lambda *arguments: None)
+    monkeypatch.setattr(one_file.app, 'main', lambda arguments: _made(Path(arguments[1])))
+    monkeypatch.setattr(one_file, 'write_atomically', refuse)
+    assert one_file.main([str(scan), str(tmp_path / 'o.nii.gz'), *TARGET]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert 'o.html cannot be written (No space left on device); make room' in line
+
+
+def _made(out):
+    """What the participant level leaves, at the least."""
+    image = out / 'sub-onescan' / 'anat' / 'sub-onescan_desc-harmonized_T1w.nii.gz'
+    image.parent.mkdir(parents=True)
+    image.write_bytes(b'image')
+    (out / 'sub-onescan.html').write_text('')
+    return 0
+
+
 @pytest.mark.parametrize(
     ('given', 'out', 'message'),
     [
@@ -318,11 +339,17 @@ def test_a_scan_that_fails_leaves_nothing(scan, monkeypatch, tmp_path):
         ('s.nii.gz', 'o.img', 'expected the name of a .nii.gz file'),
         ('s.nii.gz', 'no/o.nii.gz', 'in a folder that is there'),
         ('s.nii.gz', 's.nii.gz', 'this is the scan itself'),
+        ('s.nii.gz', 'f.nii.gz', 'f.nii.gz: this is a folder'),
+        ('s.nii.gz', 'g.nii.gz', 'g.html: this is a folder'),
+        ('annex.nii.gz', 'o.nii.gz', 'run "datalad get '),
     ],
 )
 def test_paths_that_cannot_be_meant(given, out, message, tmp_path, capsys):
     (tmp_path / 's.nii.gz').write_bytes(b'')
     (tmp_path / 'notes.txt').write_bytes(b'')
+    (tmp_path / 'f.nii.gz').mkdir()
+    (tmp_path / 'g.html').mkdir()
+    (tmp_path / 'annex.nii.gz').symlink_to('.git/annex/objects/a/b/c')
     with pytest.raises(UsageError, match=message):
         one_file.harmonize_file(tmp_path / given, tmp_path / out)
     assert one_file.main([str(tmp_path / given), str(tmp_path / out)]) == 2
