@@ -81,7 +81,12 @@ def calibrated(request: TrainingRequest) -> TrainedModel:
     identity = replace(request.identity, notes=notes + _notes_of(initial))
     path = request.folder / f'{identity.name}.safetensors'
     info = replace(request, identity=identity).identified(bundle.info)
-    info = replace(info, networks=f'{initial.info.name} {initial.sha256}')
+    info = replace(
+        info,
+        networks=f'{initial.info.name} {initial.sha256}',
+        # Networks that saw nothing but phantoms are not suitable for real scans, also calibrated.
+        phantom=info.phantom or initial.info.phantom,
+    )
     save_bundle(path, bundle.model, info)
     return TrainedModel(path)
 

@@ -11,11 +11,14 @@ import pytest
 import torch
 
 from ddae_app.errors import UsageError
+from ddae_app.methods.base import TrainingRequest
 from ddae_app.methods.data import SliceData
+from ddae_app.methods.ddae import trainer
 from ddae_app.methods.ddae.appearance import fit_site_appearance
 from ddae_app.methods.ddae.bundle import Bundle, load_bundle, save_bundle
 from ddae_app.methods.ddae.calibration import calibrate
 from ddae_app.methods.ddae.harmonizer import DDAEHarmonizer
+from ddae_app.methods.modelfile import ModelIdentity, read_model_info
 from ddae_app.methods.site_effects import Prior
 from tests.methods import toy
 
@@ -55,6 +58,19 @@ def test_the_networks_do_not_change(bundle, elsewhere):
     assert torch.equal(null, before['networks.condition.site'][[-1, -1, -1]])
     assert result.info.sites == ('C', 'D')
     assert result.info.training.subjects_per_site == (10, 10)
+
+
+@pytest.mark.parametrize('phantom', [True, False])
+def test_networks_of_phantoms_stay_so_whatever_they_are_calibrated_to(
+    bundle, elsewhere, tmp_path, phantom
+):
+    path = tmp_path / 'model.safetensors'
+    save_bundle(path, bundle.model, replace(bundle.info, phantom=phantom))
+    identity = ModelIdentity('ours', 'real scans', phantom=False)
+    request = TrainingRequest(
+        elsewhere, toy.DEEP_PROTOCOL, tmp_path, identity, device='cpu', initial=path
+    )
+    assert read_model_info(trainer.calibrated(request).path).phantom is phantom
 
 
 def test_the_common_scale_is_that_of_the_networks(bundle, calibrated):
