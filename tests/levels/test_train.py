@@ -156,6 +156,14 @@ def test_the_sites_of_a_dataset_are_calibrated_without_training(trained, bids_di
     assert "'calibrated' from " in used.stderr and 'made in this output folder' in used.stderr
 
 
+def test_networks_that_know_sites_by_training_alone_are_not_calibrated(bids_dir, model, tmp_path):
+    """Between sites that were not measured, they would change nothing."""
+    result = run(bids_dir, tmp_path / 'out', 'train', *FLAGS, '--init-from', model)
+    assert result.returncode == 2
+    (line,) = error_lines(result.stderr)
+    assert f'--init-from {model}: its networks, as those of --preset paper, know no site' in line
+
+
 @pytest.mark.parametrize(
     ('flags', 'message'),
     [

@@ -314,6 +314,13 @@ def _initial_model(settings: Settings) -> FoundModel | None:
         )
     slices = settings.preproc.slices
     initial = find_model(asked.init_from, None, (), name, slices, flag='--init-from')
+    info = initial.info
+    if calibrates and isinstance(info, DDAEInfo) and not info.can_be_calibrated:
+        raise UsageError(
+            f'--init-from {initial.path}: its networks, as those of --preset paper, know no site '
+            'but those that they were trained on, so none can be calibrated; give a preset to '
+            'train them on these scans, or leave the flag out'
+        )
     log.info('%s %s', 'calibrating' if calibrates else 'starting from', initial.describe())
     return initial
 

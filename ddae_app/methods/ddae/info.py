@@ -47,6 +47,12 @@ class DDAEInfo(ModelInfo):
         return tuple(site for site in self.sites if site not in self.references)
 
     @property
+    def can_be_calibrated(self) -> bool:
+        """Whether its networks know sites by what is measured of them, not by training alone."""
+        config = self.config
+        return config.site_curve or config.site_edge or config.site_average
+
+    @property
     def uses_covariates(self) -> bool:
         """Whether it was never trained without age and sex, and needs them."""
         return self.config.condition_dropout == 0
