@@ -115,8 +115,10 @@ def test_scans_of_a_site_of_few_are_harmonized_each_by_itself(study, harmonized)
 def test_a_dry_run_of_train_tells_which_sites_would_be_calibrated(study, harmonized):
     listed = run(study / 'bids', study / 'out', 'train', '--dry-run', *FLAGS)
     assert listed.returncode == 0, listed.stderr
-    assert f'scans to calibrate in: {MANY} 5, {FEW} 2' in listed.stderr
+    assert f'scans to calibrate in: {MANY} 5\n' in listed.stderr
     assert f'site {FEW} is not calibrated' in listed.stderr
+    # As in the run, nothing is done with scans that are not calibrated.
+    assert len(listed.stdout.splitlines()) == 6 and 'sub-B' not in listed.stdout
     assert 'training' not in listed.stderr and 'refused' not in listed.stderr
 
 

@@ -96,6 +96,10 @@ def test_a_time_limit_stops_training_and_the_next_run_resumes_it(trained, bids_d
         '-w', tmp_path / 'work', '-d',
         f'ddae-app={folder / "out"}', *FLAGS, *TRAIN,
     )  # fmt: skip
+    listed = run(*flags, '--dry-run')
+    assert listed.returncode == 1, listed.stderr
+    assert 'sub-X would be left out: its site is not known' in listed.stderr
+    assert 'sub-X' not in listed.stdout and 'sub-A01\treused' in listed.stdout
     stopped = run(*flags, '--max-hours', '0')
     assert stopped.returncode == 0, stopped.stderr
     assert 'sub-X was left out' in stopped.stderr
@@ -154,6 +158,12 @@ def test_the_sites_of_a_dataset_are_calibrated_without_training(trained, bids_di
     used = run(bids_dir, out, 'participant', '--target-site', 'PhantomB', *elsewhere, *FLAGS)
     assert used.returncode == 0, used.stderr
     assert "'calibrated' from " in used.stderr and 'made in this output folder' in used.stderr
+    # Nothing takes the place of a model of others.
+    run(*asked, '--allow-few-scans', '--model-name', 'other')
+    (models / 'other_MODEL.md').unlink()
+    for dry_run in ((), ('--dry-run',)):
+        refused = run(*asked, '--allow-few-scans', '--model-name', 'other', *dry_run)
+        assert refused.returncode == 2 and 'comes from elsewhere' in refused.stderr
 
 
 def test_networks_that_know_sites_by_training_alone_are_not_calibrated(bids_dir, model, tmp_path):

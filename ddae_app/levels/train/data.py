@@ -113,11 +113,7 @@ def prepare(
     scans, cohort = selected or select_scans(settings)
     check_sites_known(settings, cohort)
     check_understood(cohort, scans)
-    failures = {
-        scan: f'its site is not known: {cohort[scan].no_site}; fill it in, or leave the scan out'
-        for scan in scans
-        if cohort[scan].site is None
-    }
+    failures = of_no_site(scans, cohort)
     usable = [scan for scan in scans if scan not in failures]
     # Hours of preprocessing later it would be refused as well.
     usable = to_use(usable, cohort, settings, failures)
@@ -161,6 +157,15 @@ def prepare(
 
 def _listed(counts: Mapping[str, int]) -> str:
     return ', '.join(f'{site} {n}' for site, n in counts.items())
+
+
+def of_no_site(scans: Sequence[Scan], cohort: Cohort) -> dict[Scan, str]:
+    """The scans that cannot be used since their site is not known, and why."""
+    return {
+        scan: f'its site is not known: {cohort[scan].no_site}; fill it in, or leave the scan out'
+        for scan in scans
+        if cohort[scan].site is None
+    }
 
 
 def participants_by_site(scans: Sequence[Scan], cohort: Cohort) -> dict[str, int]:

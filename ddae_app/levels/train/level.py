@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import math
 import shlex
-import shutil
 import sys
 import time
 from collections import Counter
@@ -17,8 +16,8 @@ from typing import Any
 
 from tqdm import tqdm
 
-from ddae_app.bids.dataset import dataset_name, is_phantom, license_of, locked
-from ddae_app.bids.layout import Layout, ModelFiles, RunFiles, SpaceLayout
+from ddae_app.bids.dataset import dataset_name, is_phantom, locked
+from ddae_app.bids.layout import Layout, RunFiles, SpaceLayout
 from ddae_app.bids.scan import Scan
 from ddae_app.engine.decision import listing, summary
 from ddae_app.engine.inputs import (
@@ -31,22 +30,17 @@ from ddae_app.engine.inputs import (
 )
 from ddae_app.engine.plan import decide_preprocessing
 from ddae_app.errors import ModelError, UsageError
-from ddae_app.files import staged, sync, write_atomically
-from ddae_app.levels.train.card import make_card
-from ddae_app.levels.train.data import check_cohort, people_of, prepare, to_use
+from ddae_app.levels.train.data import check_cohort, of_no_site, people_of, prepare, to_use
+from ddae_app.levels.train.publish import check_replaceable, draw, publish
 from ddae_app.methods import registry
-from ddae_app.methods.base import Progress, ProgressCallback, TrainedModel, TrainingRequest
+from ddae_app.methods.base import Progress, ProgressCallback, TrainingRequest
 from ddae_app.methods.compatibility import check_protocol
 from ddae_app.methods.data import SliceData
 from ddae_app.methods.ddae.info import DDAEInfo
 from ddae_app.methods.device import resolve_device
-from ddae_app.methods.find import PACKAGED, FoundModel, find_model, load_harmonizer
+from ddae_app.methods.find import PACKAGED, FoundModel, find_model
 from ddae_app.methods.modelfile import ModelIdentity, read_model_info
-from ddae_app.methods.samples import Samples, transformed_samples
 from ddae_app.methods.suitability import ages_beyond
-from ddae_app.reports.card import format_card
-from ddae_app.reports.charts import plot_losses
-from ddae_app.reports.samples import plot_samples
 from ddae_app.settings import CALIBRATED, Settings
 
 log = logging.getLogger('ddae_app')
@@ -171,11 +165,7 @@ def _train(
     device = resolve_device(settings.harmonize.device)
     fabric = start_fabric(device, settings.train.precision, local_processes)
     files = layout.model(model_name(settings))
-    if files.model.exists() and not files.card.exists():
-        raise UsageError(
-            f'{files.model} is there without {files.card.name}, so it comes from elsewhere; give '
-            'another --model-name'
-        )
+    check_replaceable(files)
     folder = settings.run.work_dir.resolve() / 'train' / files.name
     calibrates = settings.train.preset == CALIBRATED
     turn = locked(files.model) if calibrates and _first(fabric) else nullcontext()
@@ -209,7 +199,7 @@ def _train(
                     initial=initial.path if initial else None,
                     deadline=_deadline(settings, started),
                     progress=progress,
-                    draw=_draw,
+                    draw=draw,
                     fabric=fabric,
                 )
                 trained = registry.imported(method.trainer)(request)
@@ -220,7 +210,7 @@ def _train(
                     'the same command again, with the same --work-dir', settings.train.max_hours,
                 )  # fmt: skip
             else:
-                _publish(settings, files, trained, data, warnings)
+                publish(settings, files, trained, data, warnings)
                 if not unless_there:
                     where = shlex.join([str(settings.bids_dir), str(settings.output_dir)])
                     log.info(
@@ -269,32 +259,41 @@ def _deadline(settings: Settings, started: float) -> float:
     return math.inf if hours is None else started + 3600 * hours
 
 
-def _draw(samples: Samples, path: Path, title: str) -> None:
-    plot_samples(samples.images, samples.sites, path, title)
-
-
 def _dry_run(settings: Settings, layout: SpaceLayout) -> int:
     """Print which scans would be preprocessed for a model, and write nothing."""
+    check_replaceable(layout.model(model_name(settings)))
     scans, cohort = select_scans(settings)
     check_sites_known(settings, cohort)
     check_understood(cohort, scans)
-    _, decisions = decide_preprocessing(settings, scans, cohort, layout)
-    print('\n'.join(listing(decisions)))
-    for line in summary(decisions):
-        log.info('%s', line)
-    known = [scan for scan in scans if cohort[scan].site]
-    calibrates = settings.train.preset == CALIBRATED
+    failures, refusal = of_no_site(scans, cohort), None
+    usable = [scan for scan in scans if scan not in failures]
     try:
-        usable = to_use(known, cohort, settings, {})
+        usable = to_use(usable, cohort, settings, failures)
         for warning in check_cohort(people_of(usable, cohort), settings):
             log.warning('%s', warning)
     except UsageError as e:
-        log.warning('%s would be refused: %s', 'calibration' if calibrates else 'training', e)
-    counts = Counter(cohort[scan].site or 'not known' for scan in scans)
+        refusal = e
+    _, decisions = decide_preprocessing(settings, usable, cohort, layout)
+    if refused := {d.scan: d.refusal for d in decisions if d.refusal}:
+        failures |= refused
+        usable = [scan for scan in usable if scan not in refused]
+        try:
+            usable = to_use(usable, cohort, settings, failures)
+        except UsageError as e:
+            refusal = e
+    print('\n'.join(listing(decisions)))
+    for line in summary(decisions):
+        log.info('%s', line)
+    for scan, reason in failures.items():
+        log.warning('%s would be left out: %s', scan.stem, reason)
+    calibrates = settings.train.preset == CALIBRATED
+    if refusal:
+        work = 'calibration' if calibrates else 'training'
+        log.warning('%s would be refused: %s', work, refusal)
+    counts = Counter(cohort[scan].site for scan in usable)
     listed = ', '.join(f'{site} {n}' for site, n in counts.items())
-    log.info('scans to %s: %s', 'calibrate in' if calibrates else 'train on', listed)
-    refused = any(decision.refusal for decision in decisions)
-    return 1 if 'not known' in counts or refused else 0
+    log.info('scans to %s: %s', 'calibrate in' if calibrates else 'train on', listed or 'none')
+    return 1 if failures else 0
 
 
 def _initial_model(settings: Settings) -> FoundModel | None:
@@ -349,46 +348,3 @@ def _progress() -> Iterator[ProgressCallback]:
                 )  # fmt: skip
 
         yield report
-
-
-def _publish(
-    settings: Settings,
-    files: ModelFiles,
-    trained: TrainedModel,
-    data: SliceData,
-    warnings: tuple[str, ...],
-) -> None:
-    """Copy the model out of the work directory, after its card and its figures."""
-    written = {'model': files.model}
-    copies = {}
-    if trained.losses:
-        copies[trained.losses] = files.losses
-        written['training curve'] = files.loss_curve
-    if trained.samples:
-        copies[trained.samples] = files.samples
-        written['samples'] = files.samples
-    for source, target in copies.items():
-        _copy(source, target)
-    if trained.losses:
-        plot_losses(files.losses, files.loss_curve)
-    harmonizer = load_harmonizer(trained.path, device=settings.harmonize.device)
-    if not trained.samples and data.depth == 1:
-        written['samples'] = files.samples
-        _draw(transformed_samples(harmonizer, data), files.samples, files.name)
-    data_license = license_of(settings.bids_dir)
-    card = make_card(harmonizer, data, trained.held_out, data_license, warnings)
-    write_atomically(files.card, format_card(card))
-    # An earlier model of this name may have come with more, which would be taken for this one's.
-    beside = {files.losses, files.loss_curve, files.samples}
-    for path in beside.difference(copies.values(), written.values()):
-        path.unlink(missing_ok=True)
-    # Last: a model without a card was not trained here.
-    _copy(trained.path, files.model)
-    for what, path in (written | {'card': files.card}).items():
-        log.info('%s: %s', what, path)
-
-
-def _copy(source: Path, target: Path) -> None:
-    with staged(target) as temporary, source.open('rb') as read, temporary.open('wb') as written:
-        shutil.copyfileobj(read, written)
-        sync(written)
