@@ -8,6 +8,11 @@ from ddae_app.levels.participant.folder_models import how_to_renew, models_of_da
 from ddae_app.methods.find import packaged_model
 
 
+def calibrated(model, path, networks='universal'):
+    info = replace(model.info, networks=f'{networks} {64 * "a"}')
+    return replace(model, path=path, info=info)
+
+
 def test_a_model_to_target_scans_is_for_runs_with_them_only(tmp_path):
     models, reference = tmp_path / 'models', tmp_path / 'targets' / 'Malmo' / 'models'
     for folder in (models, reference):
@@ -19,7 +24,11 @@ def test_a_model_to_target_scans_is_for_runs_with_them_only(tmp_path):
         path.touch()
     assert models_of_dataset(tmp_path) == [named, own]
     packaged = packaged_model('medial')
-    assert how_to_renew(replace(packaged, path=own)) == 'run train'
+    assert how_to_renew(calibrated(packaged, own)) == 'run train'
+    assert how_to_renew(calibrated(packaged, named)) == 'run train --model-name calibrated-again'
+    again = "run train with --init-from, the file of 'my net'"
+    assert how_to_renew(calibrated(packaged, own, 'my net')) == again
+    assert how_to_renew(replace(packaged, path=own)) == 'train it again'
     both = f'delete {reference} and {to_target} and run again'
     assert how_to_renew(replace(packaged, path=to_target)) == both
     assert how_to_renew(replace(packaged, path=reference / 'calibrated.safetensors')) == both

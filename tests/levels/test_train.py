@@ -158,8 +158,9 @@ def test_the_sites_of_a_dataset_are_calibrated_without_training(trained, bids_di
     used = run(bids_dir, out, 'participant', '--target-site', 'PhantomB', *elsewhere, *FLAGS)
     assert used.returncode == 0, used.stderr
     assert "'calibrated' from " in used.stderr and 'made in this output folder' in used.stderr
-    # Nothing takes the place of a model of others.
-    run(*asked, '--allow-few-scans', '--model-name', 'other')
+    # Beside it, another has to be named to be used, and nothing takes the place of one of others.
+    other = run(*asked, '--allow-few-scans', '--model-name', 'other')
+    assert f'--target-site NAME --model {models / "other.safetensors"}' in other.stderr
     (models / 'other_MODEL.md').unlink()
     for dry_run in ((), ('--dry-run',)):
         refused = run(*asked, '--allow-few-scans', '--model-name', 'other', *dry_run)

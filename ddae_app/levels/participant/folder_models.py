@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from ddae_app.bids.layout import Layout, ModelFiles
-from ddae_app.methods.find import FoundModel
+from ddae_app.methods.ddae.info import DDAEInfo
+from ddae_app.methods.find import FoundModel, packaged_model
 from ddae_app.settings import CALIBRATED
 
 TARGETS = 'targets'
@@ -23,9 +24,15 @@ def models_of_dataset(output_dir: Path) -> list[Path]:
 
 
 def how_to_renew(model: FoundModel) -> str:
-    """What makes a calibration in the output folder anew, as the beginning of a sentence."""
+    """What makes a model in the output folder anew, as the beginning of a sentence."""
     if (name := _target_of(model.path)) is None:
-        return 'run train'
+        if not (isinstance(model.info, DDAEInfo) and model.info.networks):
+            return 'train it again'
+        named = f' --model-name {model.path.stem}' if model.path.stem != CALIBRATED else ''
+        networks = model.info.networks.rsplit(' ', 1)[0]
+        packaged = packaged_model(model.info.protocol.slices).info.name
+        given = '' if networks == packaged else f' with --init-from, the file of {networks!r}'
+        return f'run train{named}{given}'
     root = next(p for p in model.path.parents if (p / TARGETS / name).is_dir())
     both = f'{root / TARGETS / name / "models"} and {model_to_target(root, name).model}'
     return f'delete {both} and run again'

@@ -212,13 +212,21 @@ def _train(
             else:
                 publish(settings, files, trained, data, warnings)
                 if not unless_there:
-                    where = shlex.join([str(settings.bids_dir), str(settings.output_dir)])
                     log.info(
-                        'to harmonize with this model: ddae-app %s participant --target-site NAME '
-                        '(--target-site help lists the names)', where,
-                    )  # fmt: skip
+                        'to harmonize with this model: %s (--target-site help lists the names)',
+                        _next_command(settings, files.model),
+                    )
     # torchrun ends all processes as soon as one fails, and the first may still write the model.
     return prepared.failures if _first(fabric) else {}, trained is not None
+
+
+def _next_command(settings: Settings, model: Path) -> str:
+    """The command that harmonizes with a model, which it names where there are others."""
+    words = ['ddae-app', str(settings.bids_dir), str(settings.output_dir)]
+    words += ['participant', '--target-site', 'NAME']
+    if Layout(settings.output_dir).models() != [model]:
+        words += ['--model', str(model)]
+    return shlex.join(words)
 
 
 def _beyond_packaged(initial: FoundModel | None, data: SliceData) -> tuple[str, ...]:
