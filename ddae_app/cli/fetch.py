@@ -14,7 +14,7 @@ from pathlib import Path
 
 from ddae_app import __version__
 from ddae_app.cli.runtime import stop_signals
-from ddae_app.errors import DdaeError, TemplateError, WeightsError
+from ddae_app.errors import DdaeError, TemplateError, UsageError, WeightsError
 from ddae_app.files import staged
 from ddae_app.processes import StopRequest
 from ddae_app.settings import absolute
@@ -77,7 +77,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _fetch_templates(what: str, folder: Path) -> list[str]:
     """Download to `folder`, then copy, so that a broken download does not look like a template."""
     template, queries = OF_TEMPLATEFLOW[what]
-    default = Path.home() / '.cache' / 'templateflow'
+    default = _home() / '.cache' / 'templateflow'
     home = absolute(os.environ.get('TEMPLATEFLOW_HOME') or default, 'TEMPLATEFLOW_HOME')
     os.environ |= {'TEMPLATEFLOW_HOME': str(folder), 'TEMPLATEFLOW_AUTOUPDATE': 'on'}
     try:
@@ -95,7 +95,7 @@ def _fetch_templates(what: str, folder: Path) -> list[str]:
 
 def _fetch_hd_bet(folder: Path) -> list[str]:
     """Download to `folder`, copy, and last record the digest, which marks them as trusted."""
-    default = Path.home() / 'hd-bet_params' / 'release_2.0.0'
+    default = _home() / 'hd-bet_params' / 'release_2.0.0'
     target = absolute(os.environ.get('HDBET_WEIGHTS') or default, 'HDBET_WEIGHTS')
     os.environ['HOME'] = str(folder)
     try:
@@ -118,9 +118,20 @@ def _fetch_hd_bet(folder: Path) -> list[str]:
     return [*lines, f'SHA-256 {sha256}']
 
 
+def _home() -> Path:
+    """Where ddae-app looks as well; a user of a container may have none."""
+    return Path(os.environ.get('HOME') or '/')
+
+
 def _copy(source: Path, target: Path) -> str:
-    with staged(target) as temporary:
-        shutil.copyfile(source, temporary)
+    try:
+        with staged(target) as temporary:
+            shutil.copyfile(source, temporary)
+    except OSError as e:
+        raise UsageError(
+            f'{target} cannot be written ({e.strerror}); make room for it, or name another folder '
+            'in TEMPLATEFLOW_HOME or HDBET_WEIGHTS'
+        ) from e
     return str(target)
 
 

@@ -75,6 +75,31 @@ def test_fetched_spheres_are_those_that_are_read(monkeypatch, tmp_path, capsys):
         assert read_spheres(density, 50, home).shape == (2, 50, 3)
 
 
+def test_a_folder_that_cannot_be_written_to(monkeypatch, tmp_path, capsys):
+    (tmp_path / 'home').write_text('a file')
+    os.environ['TEMPLATEFLOW_HOME'] = str(tmp_path / 'home')
+
+    def get(*arguments, **options):
+        path = Path(os.environ['TEMPLATEFLOW_HOME']) / 'tpl-x' / 'T1w.nii.gz'
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+        return path
+
+    monkeypatch.setattr('templateflow.api.get', get)
+    assert main(['templates']) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f'{tmp_path / "home" / "tpl-x" / "T1w.nii.gz"} cannot be written (Not a dir' in line
+
+
+def test_a_user_without_a_home(monkeypatch, tmp_path):
+    """As ddae-app, which takes the variable alone."""
+    monkeypatch.setattr('templateflow.api.get', _fail)
+    monkeypatch.setattr(Path, 'home', lambda: pytest.fail('there is none'))
+    del os.environ['HOME']
+    os.environ['TEMPLATEFLOW_HOME'] = str(tmp_path)
+    assert main(['templates']) == 2
+
+
 def test_fetched_weights_are_vouched_for(monkeypatch, tmp_path, capsys):
     download = tmp_path / 'release'
     monkeypatch.setattr('HD_BET.paths.folder_with_parameter_files', str(download))
