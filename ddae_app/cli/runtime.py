@@ -11,6 +11,7 @@ import shutil
 import signal
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator, Mapping
 from hashlib import sha256
 from pathlib import Path
@@ -32,7 +33,14 @@ _NIPYPE_CONFIG = '[logging]\n' + ''.join(
 
 @contextlib.contextmanager
 def stop_signals() -> Iterator[None]:
-    """Raise :class:`StopRequest` when a signal asks the program to stop, while this is open."""
+    """Raise :class:`StopRequest` when a signal asks the program to stop, while this is open.
+
+    Signals reach the main thread alone. In another one, of a program that calls this one, they
+    stay as they are.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
     before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
     for number, handler in before.items():
         if handler != signal.SIG_IGN:  # nohup, and shells for jobs in the background, ignore it

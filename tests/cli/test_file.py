@@ -7,6 +7,7 @@ import shlex
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import nibabel as nib
@@ -299,6 +300,13 @@ def test_no_file_is_named_that_is_removed(scan, level, monkeypatch, tmp_path, ca
     assert one_file.harmonize_file(scan, tmp_path / 'o.nii.gz', *TARGET) == 1
     said = 'head of a person failed: step x failed (y); run ddae-app, which keeps the details'
     assert caplog.messages == [said]
+
+
+def test_from_a_thread(scan, tmp_path, monkeypatch):
+    monkeypatch.setattr(os, 'environ', os.environ.copy())
+    asked = scan, tmp_path / 'o.nii.gz', '--target-site', 'help'
+    with ThreadPoolExecutor() as threads:
+        assert threads.submit(one_file.harmonize_file, *asked).result() == 0
 
 
 def test_a_scan_that_fails_leaves_nothing(scan, monkeypatch, tmp_path):
