@@ -135,11 +135,29 @@ def resolve(arguments: dict[str, Any], environment: Mapping[str, str]) -> Settin
     values['container'] = runtime.container(environment)
     settings = from_flat(values)
     check_feature_flags(settings, given)
+    _check_level(settings)
     if _asks_for_targets(settings):
         # The answer is printed, and as little is written as by a dry run.
         settings = replace(settings, run=replace(settings.run, dry_run=True))
     _check_folders(settings)
     return settings
+
+
+def _check_level(settings: Settings) -> None:
+    """Refuse to do all work of a level where a part was asked for that it does not have."""
+    level, run = settings.analysis_level, settings.run
+    if level == 'participant' or settings.table.features:
+        return
+    for flag, given in (
+        ('--reports-only', run.reports_only),
+        ('--boilerplate-only', run.boilerplate_only),
+        ('--stage preproc', level == 'train' and settings.harmonize.stage == 'preproc'),
+    ):
+        if given:
+            raise UsageError(
+                f'{flag} is a part of the participant level, and the {level} level would do all '
+                'that it does; leave the flag out, or give the participant level'
+            )
 
 
 def _asks_for_targets(settings: Settings) -> bool:

@@ -139,6 +139,22 @@ def test_wrong_places_end_with_one_line_and_touch_nothing(
     assert _tree(bids_dir) == before
 
 
+@pytest.mark.parametrize(
+    ('level', 'flags'),
+    [
+        ('train', ['--reports-only']),
+        ('train', ['--boilerplate-only']),
+        ('train', ['--stage', 'preproc']),
+        ('group', ['--reports-only']),
+    ],
+)
+def test_a_part_of_a_level_that_it_does_not_have(bids_dir, tmp_path, capsys, level, flags):
+    assert main([str(bids_dir), str(tmp_path / 'out'), level, *flags]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f'{" ".join(flags)} is a part of the participant level, and the {level} level' in line
+    assert not (tmp_path / 'out').exists()
+
+
 @pytest.mark.parametrize('name', ['nowhere', 'bids/dataset_description.json'])
 def test_a_dataset_that_is_not_there(bids_dir, tmp_path, capsys, name):
     assert main([str(tmp_path / name), str(tmp_path / 'out'), 'participant']) == 2
