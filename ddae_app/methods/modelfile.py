@@ -216,7 +216,7 @@ def open_model(path: Path, framework: str):  # noqa: ANN201 - safetensors export
     if message := not_fetched(path):
         raise ModelError(message)
     if not path.is_file():
-        raise ModelError(f'{path}: no such model file; check the path given as --model')
+        raise ModelError(f'{path}: no such model file; check the path')
     try:
         return safe_open(path, framework=framework)
     except (SafetensorError, OSError) as error:
