@@ -53,7 +53,9 @@ def test_a_model_comes_with_its_card_and_samples(trained):
     assert '| PhantomA | 1 | 0 | 9 |' in card and '| PhantomB | 1 | 0 | 9 |' in card
     assert 'site PhantomA has 1 subject, fewer than 10' in card
     assert 'site PhantomA has 1 subject' in said
-    assert f'{folder / "out"} participant --target-site NAME' in said, 'the next step'
+    flags = f'--skip-bids-validation --skull-strip none --template {TEMPLATE} --slices medial'
+    # The next step, of scans that are prepared so.
+    assert f'{folder / "out"} participant --target-site NAME {flags} --sloppy (' in said
     assert 'License: See README' in card
     assert (models / 'ddae_samples.png').read_bytes().startswith(b'\x89PNG')
 

@@ -37,7 +37,6 @@ from ddae_app.errors import (
     UsageError,
 )
 from ddae_app.files import digest_of
-from ddae_app.levels.participant.command import train_command
 from ddae_app.levels.participant.doubts import tell_what_changed
 from ddae_app.levels.participant.folder_models import (
     TARGETS,
@@ -45,6 +44,7 @@ from ddae_app.levels.participant.folder_models import (
     models_of_dataset,
 )
 from ddae_app.levels.train.alike import kinds_of, unlike_references
+from ddae_app.levels.train.command import train_command
 from ddae_app.levels.train.data import Prepared, participants_by_site, people, people_of
 from ddae_app.levels.train.level import calibrate
 from ddae_app.methods import registry

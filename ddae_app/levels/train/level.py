@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import logging
 import math
-import shlex
 import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
@@ -30,6 +28,7 @@ from ddae_app.engine.inputs import (
 )
 from ddae_app.engine.plan import decide_preprocessing
 from ddae_app.errors import ModelError, UsageError
+from ddae_app.levels.train.command import next_command
 from ddae_app.levels.train.data import check_cohort, of_no_site, people_of, prepare, to_use
 from ddae_app.levels.train.publish import check_replaceable, draw, publish
 from ddae_app.methods import registry
@@ -214,19 +213,10 @@ def _train(
                 if not unless_there:
                     log.info(
                         'to harmonize with this model: %s (--target-site help lists the names)',
-                        _next_command(settings, files.model),
+                        next_command(settings, files.model),
                     )
     # torchrun ends all processes as soon as one fails, and the first may still write the model.
     return prepared.failures if _first(fabric) else {}, trained is not None
-
-
-def _next_command(settings: Settings, model: Path) -> str:
-    """The command that harmonizes with a model, which it names where there are others."""
-    words = ['ddae-app', str(settings.bids_dir), str(settings.output_dir)]
-    words += ['participant', '--target-site', 'NAME']
-    if Layout(settings.output_dir).models() != [model]:
-        words += ['--model', str(model)]
-    return shlex.join(words)
 
 
 def _beyond_packaged(initial: FoundModel | None, data: SliceData) -> tuple[str, ...]:
