@@ -278,7 +278,7 @@ def add_training(parser: argparse.ArgumentParser) -> None:
         type=checked('model_name'),
         metavar='NAME',
         help='name of the trained model, which is written to '
-        '<output_dir>/models/NAME.safetensors (default: the name of the method)',
+        '<output_dir>/models/NAME.safetensors (default: calibrated, or the name of the method)',
     )
 
 
