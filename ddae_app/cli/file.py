@@ -179,8 +179,8 @@ def _harmonize(
         elif code == 0 and not (given.get('dry_run') or given.get('target_site') == TARGET_HELP):
             raise UsageError(
                 f'{out} was not written, since the settings ask for no harmonized image in the '
-                'space of the scan; leave out --config-file and a model of medial slices (--model, '
-                'DDAE_MODEL), or use ddae-app'
+                'space of the scan; leave out --config-file and a model of medial slices '
+                '(--model, DDAE_MODEL), or use ddae-app'
             )
         return code
 

@@ -30,6 +30,20 @@ def unseen_site_policy(info: ModelInfo, asked: str) -> str:
     return asked if asked != 'auto' else 'agnostic' if able else 'refuse'
 
 
+def calibrates_first(asked: str) -> bool:
+    """Whether a run calibrates the sites of its dataset, by what is asked for unknown sites.
+
+    These are then the sites of too few participants. They are refused, or harmonized a scan at a
+    time, whereas ``agnostic`` and ``adapt`` say how sites are measured that are not calibrated.
+    """
+    return asked in ('auto', 'refuse')
+
+
+def fate_of_unknown(asked: str) -> str:
+    """What becomes of a scan whose site is not calibrated, in words."""
+    return 'refused (--unseen-site refuse)' if asked == 'refuse' else 'harmonized by itself'
+
+
 def check_options(info: ModelInfo, unseen_site: str, *, keep_noise: bool) -> None:
     """Refuse what the method of a model does not support.
 

@@ -15,7 +15,8 @@ import pytest
 from ddae_app.bids.layout import Layout
 from ddae_app.bids.sidecars import read as read_sidecar
 from ddae_app.files import digest_of
-from ddae_app.levels.participant.calibration import _is_made_of, name_of_folder
+from ddae_app.levels.participant.calibration import _is_made_of
+from ddae_app.levels.participant.folder_models import name_of_folder
 from ddae_app.methods.find import packaged_model
 from ddae_app.methods.modelfile import read_model_info
 from ddae_app.phantom.dataset import Design, write_dataset
@@ -146,6 +147,24 @@ def test_whoever_wants_none_of_it_refuses_them(study, harmonized):
     assert refused.returncode == 1
     lines = error_lines(refused.stderr)
     assert len(lines) == 2 and all(FEW in line for line in lines)
+
+
+def test_sites_of_enough_are_calibrated_where_others_are_refused(study, harmonized):
+    asked = (
+        study, 'strict', '--target-site', 'IXI', '--unseen-site', 'refuse', '-d',
+        f'ddae-app={study / "out"}',
+    )  # fmt: skip
+    listed, done = participant(*asked, '--dry-run'), participant(*asked)
+    assert (listed.returncode, done.returncode) == (1, 1), done.stderr
+    assert f'the sites would be calibrated first (participants): {MANY} 5\n' in listed.stderr
+    refused = [line for line in listed.stdout.splitlines() if 'refused' in line]
+    assert [line[:7] for line in refused] == ['sub-B01', 'sub-B02']
+    assert len(listed.stdout.splitlines()) == 8
+    lines = error_lines(done.stderr)
+    assert len(lines) == 2 and all(FEW in line for line in lines)
+    assert f'site {FEW} is not calibrated' in done.stderr
+    assert 'each of its scans is refused (--unseen-site refuse)' in done.stderr
+    assert len(list((study / 'strict').glob('sub-A*/anat/*desc-harmonized_T1w.nii.gz'))) == 5
 
 
 def test_of_a_new_site_with_enough_participants_train_is_named(study, harmonized, tmp_path):
@@ -439,6 +458,10 @@ def test_reference_scans_are_a_target(study, harmonized, reference, tmp_path):
     assert '--boilerplate-only' in error_lines(early.stderr)[0]
     listed = participant(study, 'to-reference', *flags, '--dry-run')
     assert '(packaged); sites: IXI' in listed.stderr and '(--model)' not in listed.stderr
+    assert f'{FEW} (2 scans) is unknown' in listed.stderr and f'{MANY} (5' not in listed.stderr
+    strict = participant(study, 'to-reference', *flags, '--dry-run', '--unseen-site', 'refuse')
+    refused = [line[:7] for line in strict.stdout.splitlines() if 'refused' in line]
+    assert refused == ['sub-B01', 'sub-B02'], strict.stderr
     done = participant(study, 'to-reference', *flags)
     assert done.returncode == 0, done.stderr
     assert 'the target Reference is confounded with age (81 to 85 years there' in done.stderr

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
-import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -42,12 +40,14 @@ from ddae_app.levels.participant.folder_models import (
     TARGETS,
     model_to_target,
     models_of_dataset,
+    name_of_folder,
 )
 from ddae_app.levels.train.alike import kinds_of, unlike_references
 from ddae_app.levels.train.command import train_command
 from ddae_app.levels.train.data import Prepared, participants_by_site, people, people_of
 from ddae_app.levels.train.level import calibrate
 from ddae_app.methods import registry
+from ddae_app.methods.compatibility import calibrates_first, fate_of_unknown
 from ddae_app.methods.find import packaged_model, read_models
 from ddae_app.methods.suitability import FEWEST_TO_CALIBRATE, confounded_sites
 from ddae_app.settings import CALIBRATED, OWN_DERIVATIVES, RAW, SelectSettings, Settings
@@ -96,17 +96,23 @@ def calibrate_first(
     if sites:
         return settings, _calibrate(settings, logs, sites)
     log.warning(
-        'no site has %d participants, so none is calibrated; each scan is harmonized by itself',
+        'no site has %d participants, so none is calibrated; each scan is %s',
         FEWEST_TO_CALIBRATE,
+        fate_of_unknown(settings.harmonize.unseen_site),
     )
     return settings, None
 
 
 def sites_to_calibrate(settings: Settings, default_model: Path | None) -> dict[str, int]:
     """Participants of each site that :func:`calibrate_first`, of the same arguments, is for."""
-    if settings.harmonize.target_scans or not lacks_calibration(settings, default_model):
-        return {}
-    return large_sites(*select_all_scans(settings))
+    asked = settings.harmonize
+    if asked.target_scans:
+        own = model_to_target(settings.output_dir, name_of_folder(asked.target_scans))
+        lacking = asked.stage != 'preproc' and calibrates_first(asked.unseen_site)
+        lacking = lacking and not own.is_made
+    else:
+        lacking = lacks_calibration(settings, default_model)
+    return large_sites(*select_all_scans(settings)) if lacking else {}
 
 
 def _calibrate(settings: Settings, logs: RunFiles, sites: dict[str, int]) -> Selected | None:
@@ -128,7 +134,9 @@ def _calibrate(settings: Settings, logs: RunFiles, sites: dict[str, int]) -> Sel
     try:
         left_out = calibrate(replace(settings, train=train), logs, selected)
     except NotCalibratedError as e:
-        log.warning('%s; each scan is harmonized by itself', e.problem)
+        log.warning(
+            '%s; each scan is %s', e.problem, fate_of_unknown(settings.harmonize.unseen_site)
+        )
         return selected
     # What failed is not tried again, and the run reports it at its end.
     failed = Crashes([logs])
@@ -170,7 +178,7 @@ def _with_target_scans(
         )
     files = Layout(reference.output_dir).model(CALIBRATED)
     own = model_to_target(settings.output_dir, reference.output_dir.name)
-    calibrates = bool(sites) and asked.unseen_site == 'auto'
+    calibrates = bool(sites) and calibrates_first(asked.unseen_site)
     only_texts = settings.run.reports_only or settings.run.boilerplate_only
     if settings.run.boilerplate_only and not files.is_made:
         raise UsageError(
@@ -206,13 +214,6 @@ def _with_target_scans(
         path, target = packaged.path, packaged.info.sites[0]
     of_target = replace(asked, model=path, target_site=target)
     return replace(settings, harmonize=of_target), selected
-
-
-def name_of_folder(folder: Path) -> str:
-    """The name of a folder in letters that any file system takes: Malmo-2 of Malmö 2."""
-    letters = unicodedata.normalize('NFKD', folder.resolve().name)
-    plain = ''.join(letter for letter in letters if not unicodedata.combining(letter))
-    return re.sub(r'[^\w.-]', '-', plain, flags=re.ASCII)
 
 
 def _reference(settings: Settings, folder: Path) -> Settings:
@@ -384,7 +385,7 @@ def lacks_calibration(settings: Settings, default_model: Path | None) -> bool:
     asked, run = settings.harmonize, settings.run
     return (
         asked.stage != 'preproc'
-        and asked.unseen_site == 'auto'
+        and calibrates_first(asked.unseen_site)
         and asked.method in (None, registry.DEFAULT)
         and asked.model is None
         and default_model is None

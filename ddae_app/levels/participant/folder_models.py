@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import unicodedata
 from pathlib import Path
 
 from ddae_app.bids.layout import Layout, ModelFiles
@@ -11,6 +13,13 @@ from ddae_app.settings import CALIBRATED
 
 TARGETS = 'targets'
 """Folder, in that of the output, of what was made of the scans of ``--target-scans``."""
+
+
+def name_of_folder(folder: Path) -> str:
+    """The name of a folder in letters that any file system takes: Malmo-2 of Malmö 2."""
+    letters = unicodedata.normalize('NFKD', folder.resolve().name)
+    plain = ''.join(letter for letter in letters if not unicodedata.combining(letter))
+    return re.sub(r'[^\w.-]', '-', plain, flags=re.ASCII)
 
 
 def model_to_target(output_dir: Path, target: str) -> ModelFiles:

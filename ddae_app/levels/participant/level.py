@@ -123,7 +123,7 @@ def run_participant(
         layout = layout_of(settings, protocol_without_model(settings))
     run = _Run(settings, scans, cohort, layout, model, logs)
     if settings.run.dry_run:
-        return run.dry_run()
+        return run.dry_run(coming)
     write_description(
         settings.output_dir, settings.bids_dir, derivatives(settings), settings.run.container
     )
@@ -148,9 +148,15 @@ class _Run:
         self.settings, self.scans, self.cohort = settings, scans, cohort
         self.layout, self.model, self.logs = layout, model, logs
 
-    def dry_run(self) -> int:
-        """Print what would be done for each scan, and write nothing."""
-        decisions = self._decisions(self.scans, self._planner(None))
+    def dry_run(self, coming: Collection[str]) -> int:
+        """Print what would be done for each scan, and write nothing; some sites become known."""
+        planner = self._planner(None)
+        asked = replace(self.settings.harmonize, unseen_site='agnostic')
+        of_known = replace(planner, settings=replace(self.settings, harmonize=asked))
+        decisions = [
+            (of_known if self.cohort[scan].site in coming else planner).decide(scan)
+            for scan in self.scans
+        ]
         to_preprocess = any(decision.preprocess.is_work for decision in decisions)
         if self._adapts and not to_preprocess:
             # Only now is it known in which scans the appearance of an unseen site is measured.

@@ -33,6 +33,7 @@ from ddae_app.imaging.intensities import brain_scale
 from ddae_app.imaging.slices import training_stacks
 from ddae_app.levels.train.alike import unlike_scans
 from ddae_app.methods import registry
+from ddae_app.methods.compatibility import fate_of_unknown
 from ddae_app.methods.data import SliceData
 from ddae_app.methods.suitability import (
     FEWEST_TO_CALIBRATE,
@@ -214,7 +215,8 @@ def to_use(
     for site, n in small.items():
         log.warning(
             'site %s is not calibrated, since it has %s and %d are needed; each of its scans is '
-            'harmonized by itself', site, people(n), FEWEST_TO_CALIBRATE,
+            '%s', site, people(n), FEWEST_TO_CALIBRATE,
+            fate_of_unknown(settings.harmonize.unseen_site),
         )  # fmt: skip
     return [scan for scan in scans if cohort[scan].site not in small]
 
