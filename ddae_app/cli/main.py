@@ -229,7 +229,8 @@ def _check_writable(what: str, folder: Path) -> None:
 
 def _run(settings: Settings, command: str, run_level: RunLevel) -> int:
     if settings.run.dry_run:
-        return _dry_run(settings, run_level)
+        # Of the processes that torchrun starts, the first lists for all.
+        return _dry_run(settings, run_level) if runtime.is_first_process() else 0
     asked = settings
     own = replace(settings.run, work_dir=runtime.own_work_dir(settings))
     settings = replace(settings, run=own)

@@ -155,6 +155,14 @@ def test_a_part_of_a_level_that_it_does_not_have(bids_dir, tmp_path, capsys, lev
     assert not (tmp_path / 'out').exists()
 
 
+def test_of_several_processes_one_lists_what_would_be_done(
+    bids_dir, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setenv('RANK', '1')
+    assert main([str(bids_dir), str(tmp_path / 'out'), 'train', '--dry-run']) == 0
+    assert capsys.readouterr() == ('', '')
+
+
 @pytest.mark.parametrize('name', ['nowhere', 'bids/dataset_description.json'])
 def test_a_dataset_that_is_not_there(bids_dir, tmp_path, capsys, name):
     assert main([str(tmp_path / name), str(tmp_path / 'out'), 'participant']) == 2
