@@ -205,6 +205,7 @@ def _index(bids_dir: Path, selection: Selection, participants: Sequence[str] = (
     from sqlalchemy.exc import SQLAlchemyError
 
     database = selection.database
+    config = _below(bids_dir.absolute())
 
     def index(folder: Path | None = None) -> Any:
         ignored: list[Any] = [*IGNORED]
@@ -212,13 +213,13 @@ def _index(bids_dir: Path, selection: Selection, participants: Sequence[str] = (
             ignored.append(_OthersThan(frozenset(participants)))
         indexer = bids.BIDSLayoutIndexer(validate=False, index_metadata=False, ignore=ignored)
         return bids.BIDSLayout(
-            bids_dir, indexer=indexer, database_path=folder, is_derivative=False, config=CONFIG
+            bids_dir, indexer=indexer, database_path=folder, is_derivative=False, config=config
         )
 
     try:
         if database is None:
             return index()
-        folder = database / f'index-{_fingerprint(bids_dir, bids.__version__)}'
+        folder = database / f'index-{_fingerprint(bids_dir, bids.__version__, config)}'
         if folder.is_dir():
             return index(folder)
         if selection.read_only:
@@ -236,6 +237,22 @@ def _index(bids_dir: Path, selection: Selection, participants: Sequence[str] = (
             f'--bids-database-dir {database}: not usable ({_first_line(e)}); remove the folder, '
             'so that it is made anew, or name another'
         ) from e
+
+
+def _below(root: Path) -> list[dict[str, Any]]:
+    """The entities that pybids reads, from what follows the root of a dataset in paths.
+
+    By itself, it takes them from the whole path: below a folder ``sub-01``, ``ses-1`` or ``func``,
+    all images would be of that participant or session, or of another kind.
+    """
+    from bids.config import get_option
+
+    files = get_option('config_paths')
+    configs = [json.loads(Path(files[name]).read_text(encoding='utf-8')) for name in CONFIG]
+    start = f'^{re.escape(str(root))}(?s:.*?)'
+    for entity in (entity for config in configs for entity in config['entities']):
+        entity['pattern'] = f'{start}(?:{entity["pattern"]})'
+    return configs
 
 
 @dataclass(frozen=True)
@@ -270,9 +287,9 @@ def _make_index(index: Callable[[Path], Any], folder: Path) -> None:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _fingerprint(bids_dir: Path, version: str) -> str:
+def _fingerprint(bids_dir: Path, version: str, config: Sequence[dict[str, Any]]) -> str:
     """What an index depends on: where a dataset is, the names of its files, and the indexer."""
-    digest = sha256(f'{bids_dir}\0{version}\0{[p.pattern for p in IGNORED]}\0{CONFIG}'.encode())
+    digest = sha256(f'{bids_dir}\0{version}\0{[p.pattern for p in IGNORED]}\0{config}'.encode())
     digest.update((bids_dir / 'dataset_description.json').read_bytes())
     for start in [bids_dir, *sorted(p for p in bids_dir.glob('sub-*') if p.is_dir())]:
         for folder, folders, files in os.walk(start, followlinks=True):

@@ -44,6 +44,20 @@ def test_a_scan_knows_its_participant_and_session(dataset, bids_dir):
     assert scan.path == bids_dir / 'sub-02/ses-2/anat/sub-02_ses-2_acq-a_T1w.nii.gz'
 
 
+@pytest.mark.parametrize('folder', ['sub-01', 'ses-1', 'perf', 'x_ce-gd', 'part-real'])
+def test_folders_above_the_dataset_say_nothing_of_its_scans(
+    dataset, bids_dir, found, tmp_path, folder
+):
+    stems = found()
+    there = tmp_path / folder / 'bids'
+    there.parent.mkdir()
+    bids_dir.rename(there)
+    for database in (None, tmp_path / 'index', tmp_path / 'index'):
+        scans = find_scans(there, Selection(database=database))
+        assert [scan.stem for scan in scans] == stems
+    assert [scan.session for scan in scans] == [None] * 4 + ['1', '2']
+
+
 @pytest.mark.parametrize('label', ['02', 'sub-02'])
 def test_participants_with_and_without_prefix(dataset, found, label):
     assert found(participants=(label,)) == ['sub-02_ses-1', 'sub-02_ses-2_acq-a']
