@@ -7,6 +7,7 @@ from typing import Any
 
 from ddae_app.bids.scan import Scan
 from ddae_app.bids.tables import read_object
+from ddae_app.bids.values import is_missing
 from ddae_app.errors import InvalidBIDSError
 
 SCANNER_FIELDS = (
@@ -61,7 +62,7 @@ class ScanMetadata:
         if value is not None and not isinstance(value, str | int | float):
             raise InvalidBIDSError(f'{scan.stem}: {name} of its JSON is no text and no number')
         text = '' if value is None else ' '.join(f'{value}'.split())
-        return text or None
+        return None if is_missing(text) else text
 
     def _files_in(self, folder: Path) -> list[tuple[set[str], Path]]:
         """The JSON files of T1w images in a folder, those of many entities last."""

@@ -503,6 +503,16 @@ def test_a_field_of_the_json_may_name_the_site(people, known, json_of, bids_dir)
     assert known(scan('02', '1'), site_column='StationName').site == 'GE 2'
 
 
+@pytest.mark.parametrize('value', ['n/a', ' N/A ', 'unknown', '', None])
+def test_json_may_write_that_the_site_is_not_known(json_of, bids_dir, value):
+    json_of('sub-01/anat/sub-01_T1w.json', StationName=value, Manufacturer=value)
+    json_of('sub-02/anat/sub-02_T1w.json', StationName='A')
+    scans = [scan(), scan('02')]
+    cohort = read_cohort(bids_dir, scans, site_column='StationName', source_site='B')
+    assert [cohort[each].site for each in scans] == ['B', 'A']
+    assert read_cohort(bids_dir, [scan()]).site_fields == ()
+
+
 @pytest.mark.parametrize('text', ['{', '[]', '{"StationName": ["a"]}'])
 def test_json_that_names_the_site_and_is_not_understood_is_a_fault(known, json_of, bids_dir, text):
     json_of('sub-01/anat/sub-01_T1w.json', text)
