@@ -118,14 +118,17 @@ def _checked(age: float) -> float:
 
 
 def meanings(levels: Any) -> dict[str, str]:
-    """What codes mean, by the ``Levels`` of a data dictionary: texts, or objects that hold one."""
+    """What codes mean, by the ``Levels`` of a data dictionary: texts, or objects that hold one.
+
+    An empty text, as in templates of dictionaries, says nothing of its code.
+    """
     if not isinstance(levels, dict):
         return {}
     texts = {
         code: level.get('Description', '') if isinstance(level, dict) else level
         for code, level in levels.items()
     }
-    return {_code(code): text for code, text in texts.items() if isinstance(text, str)}
+    return {_code(code): t for code, t in texts.items() if isinstance(t, str) and t.strip()}
 
 
 def meaning_of(text: str, levels: Mapping[str, str]) -> str | None:

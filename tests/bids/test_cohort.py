@@ -200,11 +200,23 @@ def test_m_is_not_male_where_it_may_be_mujer(people, known, other):
     assert known(scan('03')).sex == 'F'
 
 
-@pytest.mark.parametrize('levels', [None, [], 'male', {'1': None}, {'1': 3}, {'1': 'one'}])
+@pytest.mark.parametrize(
+    'levels',
+    [None, [], 'male', {'1': None}, {'1': 3}, {'1': 'one'}, {'1': ''}, {'1': {'TermURL': 'x'}}],
+)
 def test_a_dictionary_that_explains_nothing(people, known, levels):
     people('participant_id sex', 'sub-01 1', sex={'Levels': levels})
     assert known().sex is None
     assert 'sex of sub-01 is' in known().unread['sex']
+
+
+@pytest.mark.parametrize('empty', ['', ' ', {'TermURL': 'https://purl.org/x'}])
+def test_levels_without_a_text_leave_a_value_as_it_is(people, known, empty):
+    levels = {'M': empty, 'F': empty, '30': empty}
+    columns = {'sex': {'Levels': levels}, 'age': {'Levels': levels}}
+    people('participant_id sex age', 'sub-01 F 30', 'sub-02 M 31', **columns)
+    read = [known(scan(label)) for label in ('01', '02')]
+    assert [(c.sex, c.age, c.unread) for c in read] == [('F', 30, {}), ('M', 31, {})]
 
 
 @pytest.mark.parametrize(
