@@ -14,6 +14,7 @@ from ddae_app.bids.values import (
     read_age,
     read_sex,
     read_unit,
+    said,
     shown,
 )
 
@@ -91,10 +92,11 @@ class RowReader:
         self._age, self._sex = table.column([*AGE_COLUMNS]), table.column(SEX_COLUMNS)
         self.further = {name: column for name in further if (column := table.column([name]))}
         of_age, of_sex = (dictionary.get((c or '').lower(), {}) for c in (self._age, self._sex))
-        self._ages, self._sexes = meanings(of_age.get('Levels')), meanings(of_sex.get('Levels'))
+        self._ages, self._sexes = (meanings(said(of, 'Levels')) for of in (of_age, of_sex))
         self._sex_values = {row.get(self._sex or '', '').lower() for row in table.rows.values()}
         self._unit, self._no_unit = 'year', ''
-        units = str(of_age.get('Units') or AGE_COLUMNS.get((self._age or '').lower()) or '')
+        units = said(of_age, 'Units', 'Unit')
+        units = str(units or AGE_COLUMNS.get((self._age or '').lower()) or '')
         try:
             self._unit = read_unit(units)
         except ValueError as e:

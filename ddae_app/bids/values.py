@@ -117,6 +117,19 @@ def _checked(age: float) -> float:
     return age
 
 
+def said(column: Mapping[str, Any], *names: str) -> Any:
+    """What a data dictionary says of a column under the first of some names; None if nothing.
+
+    People write ``units`` and ``Unit`` as well. The name as it is given comes before other case.
+    """
+    for name in names:
+        alike = (key for key in column if key.strip().lower() == name.lower())
+        value = next((column[key] for key in (name, *alike) if column.get(key)), None)
+        if value is not None:
+            return value
+    return None
+
+
 def meanings(levels: Any) -> dict[str, str]:
     """What codes mean, by the ``Levels`` of a data dictionary: texts, or objects that hold one.
 

@@ -276,6 +276,15 @@ def test_units_of_age(people, known, units, age):
     assert ('age' in here.unread) == (age is None)
 
 
+@pytest.mark.parametrize('name', ['units', 'UNITS', ' Units', 'Unit', 'unit'])
+def test_entries_of_a_dictionary_in_other_case_count(people, known, name):
+    levels = {'1': 'male', '2': 'female'}
+    people('participant_id age sex', 'sub-01 24 2', age={name: 'months'}, sex={'levels': levels})
+    assert (known().age, known().sex) == (2, 'F')
+    people('participant_id age', 'sub-01 24', age={name: 'months', 'Units': 'years'})
+    assert known().age == 24
+
+
 @pytest.mark.parametrize('units', ['decades', 'months or years'])
 def test_a_unit_that_is_not_understood_is_told(people, known, units):
     text = f"the data dictionary gives its unit as '{units}'; expected years, months, weeks"
