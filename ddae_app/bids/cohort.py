@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,8 @@ class Cohort:
         Participants that it knows and the dataset does not have.
     other_columns : tuple of str
         Columns of participants.tsv that could name the site and were not read.
+    other_of_sessions : mapping of str to tuple of str
+        For ``age`` and ``sex``, the columns of the tables of sessions that do not tell them.
     site_fields : tuple of str
         Fields of the scans' JSON that could name the site, where nothing names it.
     source_site : str or None
@@ -56,6 +59,7 @@ class Cohort:
     without_row: tuple[str, ...] = ()
     without_folder: tuple[str, ...] = ()
     other_columns: tuple[str, ...] = ()
+    other_of_sessions: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     site_fields: tuple[str, ...] = ()
     source_site: str | None = None
     source_site_from: str = SOURCE_SITE
@@ -125,8 +129,8 @@ def read_cohort(
         column = site_column
     table = reader.participants
     if site_column and column is None:
-        field = ', and no such field in the JSON of these scans'
-        raise UsageError(_no_column('--site-column', site_column, table) + field)
+        nowhere = ', and no such field in the JSON of these scans'
+        raise UsageError(_no_column('--site-column', site_column, table) + nowhere)
     for name in further:
         if not any(name in each.further for each in reader.readers):
             raise UsageError(_no_column('--biology', name, table))
@@ -140,6 +144,7 @@ def read_cohort(
         without_row=tuple(sorted(people - set(table.rows))) if table.columns else (),
         without_folder=tuple(sorted(set(table.rows) - folders)),
         other_columns=reader.first('other_sites') or (),
+        other_of_sessions={name: reader.columns_of_sessions(name) for name in ('age', 'sex')},
         site_fields=() if column else _site_fields(scans, metadata),
         source_site=source_site,
         source_site_from=source_site_from,
@@ -168,6 +173,11 @@ class _DatasetReader:
     def first(self, attribute: str) -> Any:
         """What the first table that has it says."""
         return next((v for reader in self.readers if (v := getattr(reader, attribute))), None)
+
+    def columns_of_sessions(self, name: str) -> tuple[str, ...]:
+        """The columns of the tables of sessions that do not tell an age, for example."""
+        silent = (r.table.columns for r in self._sessions.values() if name not in r.tells)
+        return tuple(dict.fromkeys(chain.from_iterable(silent)))
 
     def covariates(self, scan: Scan, folders: set[str]) -> Covariates:
         """What the tables say of a scan of a dataset that has these participants' folders."""

@@ -165,15 +165,18 @@ def warnings(cohort: Cohort, scans: Sequence[Scan], metadata: ScanMetadata) -> l
 
 
 def _not_read(cohort: Cohort) -> list[str]:
-    """Columns that seem to hold an age or a sex, where none was read."""
+    """Columns that seem to hold an age or a sex, in tables of which none was read."""
     lines = []
     for name, column in (('age', cohort.age_column), ('sex', cohort.sex_column)):
-        like = [c for c in cohort.columns if LIKE[name].match(c)]
-        if like and not column:
-            lines.append(
-                f'participants.tsv: {", ".join(map(repr, like))} not read; if it is the {name}, '
-                f'call the column {name}'
-            )
+        tables = {'sub-*_sessions.tsv': cohort.other_of_sessions.get(name, ())}
+        if not column:
+            tables = {'participants.tsv': cohort.columns, **tables}
+        for table, columns in tables.items():
+            if like := [c for c in columns if LIKE[name].match(c)]:
+                lines.append(
+                    f'{table}: {", ".join(map(repr, like))} not read; if it is the {name}, '
+                    f'call the column {name}'
+                )
     return lines
 
 

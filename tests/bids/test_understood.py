@@ -197,6 +197,26 @@ def test_what_a_session_takes_from_its_participant_is_told(bids_dir):
     assert second.startswith('age of 1 scan is that of participants.tsv')
 
 
+def test_a_column_of_sessions_that_is_not_read_is_named(bids_dir):
+    """Otherwise all sessions would have the age of the participant, and nobody would see why."""
+    (bids_dir / 'participants.tsv').write_text('participant_id\tage\nsub-01\t30\n')
+    sessions = bids_dir / 'sub-01' / 'sub-01_sessions.tsv'
+    sessions.parent.mkdir()
+    scan = Scan(bids_dir / 'x', '01', '1', 'sub-01_ses-1')
+
+    def doubts():
+        metadata = ScanMetadata(bids_dir)
+        return warnings(read_cohort(bids_dir, [scan]), [scan], metadata)
+
+    sessions.write_text('session_id\tage_at_session\tscan_age\nses-1\t35\t35\n')
+    assert doubts()[-1] == (
+        "sub-*_sessions.tsv: 'age_at_session', 'scan_age' not read; if it is the age, call the "
+        'column age'
+    )
+    sessions.write_text('session_id\tage\tage_at_session\nses-1\t35\t35\n')
+    assert not any('not read' in line for line in doubts())
+
+
 def test_a_sex_that_changes_between_sessions_is_told(bids_dir):
     (bids_dir / 'sub-01').mkdir()
     table = bids_dir / 'sub-01' / 'sub-01_sessions.tsv'
