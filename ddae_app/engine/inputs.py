@@ -117,7 +117,7 @@ def check_tables(bids_dir: Path, scans: Sequence[Scan]) -> None:
     UsageError
         With the command that fetches it.
     """
-    tables = {bids_dir / 'participants': None}
+    tables = {bids_dir / 'participants': None, bids_dir / 'sessions': None}
     tables |= {
         bids_dir / f'sub-{scan.participant}' / f'sub-{scan.participant}_sessions': None
         for scan in scans

@@ -95,7 +95,7 @@ def test_a_scan_behind_a_broken_link_is_refused_before_the_work(dataset, program
 @pytest.mark.parametrize(
     'name',
     ['dataset_description.json', 'participants.tsv', 'participants.json',
-     'sub-B01/sub-B01_sessions.tsv'],
+     'sub-B01/sub-B01_sessions.tsv', 'sessions.json'],
 )  # fmt: skip
 def test_a_table_that_was_not_fetched_is_not_taken_for_missing(dataset, program, how, name):
     path = dataset / name
