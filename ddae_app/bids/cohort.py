@@ -129,8 +129,9 @@ def read_cohort(
         column = site_column
     table = reader.participants
     if site_column and column is None:
-        nowhere = ', and no such field in the JSON of these scans'
-        raise UsageError(_no_column('--site-column', site_column, table) + nowhere)
+        faults = (known.fault for known in covariates.values() if known.fault)
+        reason = next(faults, 'no such field in the JSON of these scans')
+        raise UsageError(f'{_no_column("--site-column", site_column, table)}, and {reason}')
     for name in further:
         if not any(name in each.further for each in reader.readers):
             raise UsageError(_no_column('--biology', name, table))

@@ -540,3 +540,6 @@ def test_json_that_names_the_site_and_is_not_understood_is_a_fault(known, json_o
     json_of('sub-02/anat/sub-02_T1w.json', StationName='A')
     cohort = read_cohort(bids_dir, [scan(), scan('02')], site_column='StationName')
     assert 'JSON' in cohort[scan()].fault and cohort[scan('02')].site == 'A'
+    with pytest.raises(UsageError, match='no such column .* JSON') as error:
+        read_cohort(bids_dir, [scan()], site_column='StationName')
+    assert str(error.value).endswith(cohort[scan()].fault)
