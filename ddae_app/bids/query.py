@@ -344,6 +344,13 @@ def _check_names(scans: Sequence[Scan]) -> None:
                 f'{str(scan.path)!r}: not a BIDS name; expected sub-<label>, other entities as '
                 '<key>-<label>, and T1w, the labels of letters and digits, joined by _'
             )
+        labels = dict(part.split('-', 1) for part in scan.stem.split('_'))
+        # Tables and outputs would know it as that of one participant, pages as that of another.
+        if (labels['sub'], labels.get('ses', scan.session)) != (scan.participant, scan.session):
+            raise InvalidBIDSError(
+                f'{scan.path}: the name is of another participant or session than the folder; '
+                'expected the same labels; rename or move it'
+            )
     for first, second in zip(scans, scans[1:], strict=False):
         if first.stem == second.stem:
             raise InvalidBIDSError(

@@ -146,6 +146,15 @@ def test_one_image_in_both_endings_is_refused(add, found):
         found()
 
 
+@pytest.mark.parametrize('folder', ['sub-01/ses-1/anat', 'sub-02/ses-2/anat'])
+def test_an_image_in_the_folder_of_another_is_refused(
+    dataset, save_image, bids_dir, found, folder
+):
+    save_image(bids_dir / folder / 'sub-02_ses-1_run-7_T1w.nii.gz')
+    with pytest.raises(InvalidBIDSError, match='of another participant or session'):
+        found()
+
+
 def test_images_beside_the_folders_of_participants(bids_dir, found):
     (bids_dir / 'sub-01_T1w.nii.gz').touch()
     with pytest.raises(NothingSelectedError, match='1 T1w image, none of them in a folder sub-'):
