@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 from functools import lru_cache
 from pathlib import Path
@@ -231,16 +232,23 @@ def given_mask(image: nib.Nifti1Image, path: Path) -> np.ndarray:
     Raises
     ------
     ImageError
-        The file is not readable, not 3D, no mask, does not lie where the scan lies, has no
-        plausible brain volume, or covers what is background in the scan.
+        The file is not readable, not 3D, no mask, has no orientation, does not lie where the scan
+        lies, has no plausible brain volume, or covers what is background in the scan.
     """
     try:
         loaded: Any = nib.load(path)
         data = np.asanyarray(loaded.dataobj)
     except volumes.DAMAGED as e:
         raise ImageError(f'{path}: the brain mask is not a readable image ({e})') from e
-    if data.squeeze().ndim != 3:
+    if data.ndim < 3 or min(data.shape[:3]) < 2 or math.prod(data.shape[3:]) != 1:
         raise ImageError(f'{path}: the brain mask has shape {data.shape}; expected one 3D volume')
+    if data.dtype.kind not in 'biuf':
+        raise ImageError(f'{path}: the brain mask has data of {data.dtype}; expected numbers')
+    if not (volumes.is_oriented(loaded) and abs(np.linalg.det(loaded.affine)) > 0):
+        raise ImageError(
+            f'{path}: the header of the brain mask does not say where it lies (qform_code and '
+            'sform_code are 0, or the affine is); copy the orientation of the scan into it'
+        )
     inside = _inside(path, data.reshape(data.shape[:3]))
     there = nib.as_closest_canonical(nib.Nifti1Image(inside.astype(np.uint8), loaded.affine))
     voxels = np.linalg.inv(there.affine) @ image.affine

@@ -203,8 +203,7 @@ def _checked_shape(path: Path, image: nib.spatialimages.SpatialImage) -> tuple[i
 
 
 def _check_affine(path: Path, image: nib.spatialimages.SpatialImage) -> None:
-    header = image.header
-    if isinstance(header, nib.Nifti1Header) and not (header['qform_code'] or header['sform_code']):
+    if not volumes.is_oriented(image):
         raise ImageError(
             f'{path}: qform_code and sform_code are 0, so left and right are unknown; '
             'set the orientation in the header'

@@ -48,6 +48,13 @@ def is_sheared(affine: np.ndarray, shape: tuple[int, ...]) -> bool:
     return bool(off.max() > SHEAR_VOXELS * nib.affines.voxel_sizes(affine).min())
 
 
+def is_oriented(image: nib.spatialimages.SpatialImage) -> bool:
+    """Whether the header says where left and right are; nibabel would guess."""
+    header = image.header
+    codes = ('qform_code', 'sform_code')
+    return not isinstance(header, nib.Nifti1Header) or any(header[code] for code in codes)
+
+
 def read(path: Path | str) -> nib.Nifti1Image:
     """Read an image that an earlier step wrote, with its data in memory.
 

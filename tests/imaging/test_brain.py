@@ -293,6 +293,39 @@ def test_a_given_mask_that_is_no_mask_is_refused(tmp_path):
         given_mask(head, saved_mask(tmp_path / 'four.nii', four, head.affine))
 
 
+@pytest.mark.parametrize('index', [(None,), (slice(None), slice(None), None)])
+def test_a_given_mask_with_a_single_axis_before_others_is_refused(tmp_path, index):
+    head, mask = in_a_head(brain_on(4, 4, 4))
+    path = saved_mask(tmp_path / 'mask.nii', mask[index], head.affine)
+    with pytest.raises(ImageError, match='expected one 3D volume'):
+        given_mask(head, path)
+    saved_mask(path, mask[..., None, None], head.affine)
+    np.testing.assert_array_equal(given_mask(head, path), mask)
+
+
+def test_a_given_mask_of_colors_is_refused(tmp_path):
+    head, mask = in_a_head(brain_on(4, 4, 4))
+    colors = np.zeros(mask.shape, [('R', 'u1'), ('G', 'u1'), ('B', 'u1')])
+    nib.save(nib.Nifti1Image(colors, head.affine), tmp_path / 'mask.nii')
+    with pytest.raises(ImageError, match='expected numbers'):
+        given_mask(head, tmp_path / 'mask.nii')
+
+
+@pytest.mark.parametrize('code', [0, 1])
+def test_a_given_mask_that_lies_nowhere_is_refused(tmp_path, code):
+    """For such a header, nibabel puts it into the middle, left and right swapped."""
+    head, mask = in_a_head(brain_on(4, 4, 4))
+    image = nib.Nifti1Image(mask.astype(np.uint8), head.affine)
+    image.header['qform_code'], image.header['sform_code'] = 0, code
+    for row in 'xyz':
+        image.header[f'srow_{row}'] = 0
+    (tmp_path / 'mask.nii').write_bytes(
+        image.header.binaryblock + bytes(4) + mask.astype(np.uint8).tobytes('F')
+    )
+    with pytest.raises(ImageError, match='does not say where it lies'):
+        given_mask(head, tmp_path / 'mask.nii')
+
+
 def test_a_given_mask_has_one_value(tmp_path):
     """Probabilities and labels are above 0 also where there is no brain."""
     head, mask = in_a_head(brain_on(4, 4, 4))
