@@ -43,6 +43,8 @@ class Cohort:
         Columns of participants.tsv that could name the site and were not read.
     other_of_sessions : mapping of str to tuple of str
         For ``age`` and ``sex``, the columns of the tables of sessions that do not tell them.
+    doubts : tuple of str
+        What is doubtful of the columns themselves, in words.
     site_fields : tuple of str
         Fields of the scans' JSON that could name the site, where nothing names it.
     source_site : str or None
@@ -60,6 +62,7 @@ class Cohort:
     without_folder: tuple[str, ...] = ()
     other_columns: tuple[str, ...] = ()
     other_of_sessions: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    doubts: tuple[str, ...] = ()
     site_fields: tuple[str, ...] = ()
     source_site: str | None = None
     source_site_from: str = SOURCE_SITE
@@ -145,6 +148,7 @@ def read_cohort(
         without_row=tuple(sorted(people - set(table.rows))) if table.columns else (),
         without_folder=tuple(sorted(set(table.rows) - folders)),
         other_columns=reader.first('other_sites') or (),
+        doubts=tuple(dict.fromkeys(r.doubt for r in reader.readers if r.doubt)),
         other_of_sessions={name: reader.columns_of_sessions(name) for name in ('age', 'sex')},
         site_fields=() if column else _site_fields(scans, metadata),
         source_site=source_site,

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from ddae_app.bids.tables import Dictionary, Table
 from ddae_app.bids.values import (
+    YEARS,
     is_missing,
     meaning_of,
     meanings,
@@ -97,6 +100,7 @@ class RowReader:
         self._unit, self._no_unit = 'year', ''
         units = said(of_age, 'Units', 'Unit')
         units = str(units or AGE_COLUMNS.get((self._age or '').lower()) or '')
+        self.doubt = _doubt(self._age, of_age) if is_missing(units) else ''
         try:
             self._unit = read_unit(units)
         except ValueError as e:
@@ -182,6 +186,19 @@ class RowReader:
         if label not in table.rows:
             return f'{name} has no row of {who}'
         return f'{self.site} of {who} is {shown(table.rows[label].get(self.site, ""))} in {name}'
+
+
+def _doubt(column: str | None, entry: Mapping[str, Any]) -> str:
+    """What makes it doubtful that a column of ages without a unit is in years."""
+    texts = (said(entry, name) for name in ('LongName', 'Description'))
+    for text in (text for text in texts if isinstance(text, str)):
+        words = {word.removesuffix('s') for word in re.findall('[a-z]+', text.lower())}
+        if words & (YEARS.keys() - {'year'}) and not words & {'year', 'yr'}:
+            return (
+                f'the data dictionary gives {column} no Units, so it is read in years, but tells '
+                f'of it {shown(text)}; write the unit into Units'
+            )
+    return ''
 
 
 def of_session(

@@ -144,7 +144,7 @@ def warnings(cohort: Cohort, scans: Sequence[Scan], metadata: ScanMetadata) -> l
             if c.site is None and not c.fault and c.no_site != rowless.get(scan.participant)
         ]
     )
-    lines += _not_read(cohort) + _changed_sexes(known)
+    lines += [*cohort.doubts, *_not_read(cohort), *_changed_sexes(known)]
     if cohort.without_row:
         lines.append(_no_row(cohort.without_row))
     if cohort.without_folder:

@@ -91,6 +91,23 @@ def test_columns_that_are_not_read_are_named(said):
     ]
 
 
+@pytest.mark.parametrize('name', ['LongName', 'Description', 'description'])
+def test_a_unit_that_only_the_description_tells_is_doubted(said, name):
+    lines = ['participant_id|site|age', 'sub-01|A|24']
+    assert said(lines, {'age': {name: 'Age in months, at the scan'}})[1] == [
+        'the data dictionary gives age no Units, so it is read in years, but tells of it '
+        "'Age in months, at the scan'; write the unit into Units"
+    ]
+    for clear in (
+        {name: 'Age in months, at the scan', 'Units': 'months'},
+        {name: 'Age in years, within 30 days of the scan'},
+        {name: 'A demographic'},
+    ):
+        assert said(lines, {'age': clear})[1] == []
+    lines[0] = 'participant_id|site|age_months'
+    assert said(lines, {'age_months': {name: 'Age in months'}})[1] == []
+
+
 def test_columns_that_differ_in_case_are_named(bids_dir):
     (bids_dir / 'participants.tsv').write_text(
         'participant_id\tSite\tsite\tage\tAGE\tSex\tsex\nsub-01\tA\tB\t40\t50\tF\tM\n'
