@@ -56,14 +56,17 @@ def _sites(cohort: Cohort, known: Sequence[Covariates]) -> str:
     filled = sum(c.site_from == by for c in known)
     if filled and column != by:
         parts.append(f'{filled} of them by {by}')
-    where = by if column == by else f'{_kind(known)} {column!r}'
-    if cohort.other_columns:
-        where += f'; not {", ".join(map(repr, cohort.other_columns))}'
+    named_by = sorted(_named_by(known))
+    where = by if column == by else ', '.join(named_by) or f'column {column!r}'
+    if others := [repr(c) for c in cohort.other_columns if f'column {c!r}' not in named_by]:
+        where += f'; not {", ".join(others)}'
     return f'sites ({where}): {"; ".join(parts)}'
 
 
-def _kind(known: Sequence[Covariates]) -> str:
-    return 'JSON field' if any(c.site_from.startswith('JSON') for c in known) else 'column'
+def _named_by(known: Iterable[Covariates]) -> Counter[str]:
+    """The columns and JSON fields that name the sites, in words; tables of sessions as one."""
+    sources = (re.sub(r'^(column .*) of .*', r'\1', c.site_from) for c in known if c.site)
+    return Counter(text for text in sources if text.startswith(('column ', 'JSON field ')))
 
 
 def _ages(cohort: Cohort, known: Sequence[Covariates]) -> str:
@@ -156,6 +159,13 @@ def warnings(cohort: Cohort, scans: Sequence[Scan], metadata: ScanMetadata) -> l
         lines.append(
             f'{name} of {_plural(n, "scan")} is that of participants.tsv, since it is n/a in the '
             'table of sessions'
+        )
+    columns = _named_by(known.values())
+    if len({text.lower() for text in columns}) > 1 and not any('JSON' in text for text in columns):
+        lines.append(
+            'the sites are named by '
+            + ' and '.join(f'{text} ({_plural(n, "scan")})' for text, n in sorted(columns.items()))
+            + '; if these are not the same thing, name one by --site-column'
         )
     by = cohort.source_site_from
     if cohort.source_site and not any(c.site_from == by for c in known.values()):

@@ -214,6 +214,32 @@ def test_what_a_session_takes_from_its_participant_is_told(bids_dir):
     assert second.startswith('age of 1 scan is that of participants.tsv')
 
 
+def test_sites_of_two_columns_are_told(bids_dir):
+    """A place for one person, and a scanner for another, are no sites to compare."""
+    (bids_dir / 'participants.tsv').write_text(
+        'participant_id\tsite\tscanner\nsub-01\tRome\tPrisma\nsub-02\tRome\tPrisma\n'
+    )
+    scans = [Scan(bids_dir / 'x', who, '1', f'sub-{who}_ses-1') for who in ('01', '02')]
+    sessions = bids_dir / 'sub-01' / 'sub-01_sessions.tsv'
+    sessions.parent.mkdir()
+    sessions.write_text('session_id\tscanner\nses-1\tPrisma\n')
+
+    def said(scans, **asked):
+        cohort = read_cohort(bids_dir, scans, **asked)
+        return facts(cohort, scans)[1], warnings(cohort, scans, ScanMetadata(bids_dir))[-1:]
+
+    told, doubts = said(scans)
+    assert told == "sites (column 'scanner', column 'site'): Prisma 1, Rome 1"
+    assert doubts == [
+        "the sites are named by column 'scanner' (1 scan) and column 'site' (1 scan); if these "
+        'are not the same thing, name one by --site-column'
+    ]
+    assert said(scans[:1])[0] == "sites (column 'scanner'): Prisma 1"
+    told, doubts = said(scans, site_column='scanner')
+    assert told == "sites (column 'scanner'): Prisma 2"
+    assert not any('named by' in line for line in doubts)
+
+
 def test_a_column_of_sessions_that_is_not_read_is_named(bids_dir):
     """Otherwise all sessions would have the age of the participant, and nobody would see why."""
     (bids_dir / 'participants.tsv').write_text('participant_id\tage\nsub-01\t30\n')
