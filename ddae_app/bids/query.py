@@ -14,13 +14,11 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from ddae_app.bids.scan import Scan, participants_in
+from ddae_app.bids.scan import Scan, check_names, participants_in
 from ddae_app.errors import InvalidBIDSError, NothingSelectedError, UsageError
 from ddae_app.files import PREFIX, not_fetched, umask
 
 log = logging.getLogger('ddae_app')
-
-NAME = re.compile(r'sub-[A-Za-z0-9+]+(_[A-Za-z0-9]+-[A-Za-z0-9+]+)*')
 
 MOST_NAMED = 5
 """Images of a participant in a message; the others are counted."""
@@ -143,10 +141,10 @@ def find_scans(bids_dir: Path, selection: Selection, *, quiet: bool = False) -> 
         else special.get(value, value)
         for key, value in query.items()
     }
-    scans = _scans(layout, chosen)
-    left_out = []
+    scans, elsewhere = _scans(layout, chosen)
+    left_out: list[Scan] = []
     if 'ceagent' not in selection.filters:
-        left_out = _scans(layout, chosen | {'ceagent': Query.ANY})
+        left_out, _ = _scans(layout, chosen | {'ceagent': Query.ANY})
     without = sorted(set(participants) - {scan.participant for scan in scans})
     if without or not scans:
         named = without[:1]
@@ -160,11 +158,18 @@ def find_scans(bids_dir: Path, selection: Selection, *, quiet: bool = False) -> 
             '%d contrast-enhanced T1w left out (ce-, for example %s); %s',
             len(left_out), left_out[0].path.name, TAKE_CONTRAST_ENHANCED,
         )  # fmt: skip
-    _check_names(scans)
+    if elsewhere and not quiet:
+        log.info(
+            '%d T1w left out, for example %s: expected in sub-<label>/[ses-<label>/]anat, with '
+            'labels of letters and digits and the same in the name',
+            len(elsewhere), elsewhere[0].path.relative_to(layout.root),
+        )  # fmt: skip
+    check_names(scans)
     return scans
 
 
-def _scans(layout: Any, query: dict[str, Any]) -> list[Scan]:
+def _scans(layout: Any, query: dict[str, Any]) -> tuple[list[Scan], list[Scan]]:
+    """Images by name: those in the folder that their name tells, and others, such as copies."""
     try:
         files = layout.get(return_type='object', invalid_filters='allow', **query)
     except OverflowError as e:
@@ -173,8 +178,12 @@ def _scans(layout: Any, query: dict[str, Any]) -> list[Scan]:
             'expected one of less than 19 digits'
         ) from e
     scans = sorted((_scan(file) for file in files), key=lambda scan: scan.stem)
-    # Other folders of a dataset may hold copies, for example the outputs of an earlier run.
-    return [scan for scan in scans if scan.path.parent == Path(layout.root) / scan.folder]
+    there: list[Scan] = []
+    elsewhere: list[Scan] = []
+    for scan in scans:
+        is_there = scan.path.parent == Path(layout.root) / scan.folder
+        (there if is_there else elsewhere).append(scan)
+    return there, elsewhere
 
 
 def check_description(bids_dir: Path) -> None:
@@ -334,28 +343,6 @@ def _scan(file: Any) -> Scan:
     entities = file.get_entities()
     stem = file.filename.removesuffix('.gz').removesuffix('.nii').rpartition('_')[0]
     return Scan(Path(file.path), entities['subject'], entities.get('session'), stem)
-
-
-def _check_names(scans: Sequence[Scan]) -> None:
-    for scan in scans:
-        # They become names of outputs, and addresses in pages.
-        if not NAME.fullmatch(scan.stem):
-            raise InvalidBIDSError(
-                f'{str(scan.path)!r}: not a BIDS name; expected sub-<label>, other entities as '
-                '<key>-<label>, and T1w, the labels of letters and digits, joined by _'
-            )
-        labels = dict(part.split('-', 1) for part in scan.stem.split('_'))
-        # Tables and outputs would know it as that of one participant, pages as that of another.
-        if (labels['sub'], labels.get('ses', scan.session)) != (scan.participant, scan.session):
-            raise InvalidBIDSError(
-                f'{scan.path}: the name is of another participant or session than the folder; '
-                'expected the same labels; rename or move it'
-            )
-    for first, second in zip(scans, scans[1:], strict=False):
-        if first.stem == second.stem:
-            raise InvalidBIDSError(
-                f'{first.path} and {second.path} have the same BIDS name; remove one of them'
-            )
 
 
 def _nothing(bids_dir: Path, selection: Selection, named: list[str]) -> str:

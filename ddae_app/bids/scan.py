@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import os
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ddae_app.errors import InvalidBIDSError
 from ddae_app.settings import Protocol
+
+_NAME = re.compile(r'sub-[A-Za-z0-9+]+(_[A-Za-z0-9]+-[A-Za-z0-9+]+)*')
 
 
 @dataclass(frozen=True)
@@ -59,6 +64,39 @@ def participants_in(bids_dir: Path) -> list[str]:
 def _is_folder(entry: os.DirEntry) -> bool:
     # Of a link that leads in a circle, an entry cannot say what it is.
     return Path(entry.path).is_dir() if entry.is_symlink() else entry.is_dir()
+
+
+def check_names(scans: Sequence[Scan]) -> None:
+    """Refuse images whose names are none of BIDS, do not fit their folder, or occur twice.
+
+    Parameters
+    ----------
+    scans : sequence of Scan
+        By name.
+
+    Raises
+    ------
+    InvalidBIDSError
+    """
+    for scan in scans:
+        # They become names of outputs, and addresses in pages.
+        if not _NAME.fullmatch(scan.stem):
+            raise InvalidBIDSError(
+                f'{str(scan.path)!r}: not a BIDS name; expected sub-<label>, other entities as '
+                '<key>-<label>, and T1w, the labels of letters and digits, joined by _'
+            )
+        labels = dict(part.split('-', 1) for part in scan.stem.split('_'))
+        # Tables and outputs would know it as that of one participant, pages as that of another.
+        if (labels['sub'], labels.get('ses', scan.session)) != (scan.participant, scan.session):
+            raise InvalidBIDSError(
+                f'{scan.path}: the name is of another participant or session than the folder; '
+                'expected the same labels; rename or move it'
+            )
+    for first, second in zip(scans, scans[1:], strict=False):
+        if first.stem == second.stem:
+            raise InvalidBIDSError(
+                f'{first.path} and {second.path} have the same BIDS name; remove one of them'
+            )
 
 
 @dataclass(frozen=True)

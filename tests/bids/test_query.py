@@ -186,6 +186,24 @@ def test_the_phase_of_a_complex_image_is_not_taken(add, found):
     assert found(filters={'part': 'phase'}) == ['sub-01_part-phase']
 
 
+@pytest.mark.parametrize(
+    'name', ['sub-01/ses-pre-op/anat/sub-01_ses-pre-op', 'sub-01/anat/sub-01_ses-1',
+             'sub-A b/anat/sub-A b', 'sub-01/anat/old/sub-01'],
+)  # fmt: skip
+def test_images_that_are_not_where_bids_wants_them_are_left_out_aloud(
+    add, save_image, bids_dir, found, caplog, name
+):
+    """Otherwise a session whose label has a hyphen is never missed."""
+    add('sub-01_run-2')
+    save_image(bids_dir / f'{name}_T1w.nii.gz')
+    with caplog.at_level('INFO', 'ddae_app'):
+        assert found() == ['sub-01_run-2']
+    (said,) = [record.getMessage() for record in caplog.records]
+    assert said.startswith(
+        f'1 T1w left out, for example {name}_T1w.nii.gz: expected in sub-<label>'
+    )
+
+
 def test_unknown_entities_and_odd_labels_stay_in_the_name(add, found, bids_dir):
     add('sub-01_foo-1')
     add('sub-XYZ007_acq-MPRAGE+2')
