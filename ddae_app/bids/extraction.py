@@ -135,7 +135,9 @@ def is_alone(scan: Scan) -> bool:
 
     Other programs may have averaged all that are there.
     """
-    return len({path.name.split('.')[0] for path in scan.path.parent.glob('*_T1w.nii*')}) <= 1
+    # Systems leave files such as ._sub-01_T1w.nii.gz, which are no images.
+    images = scan.path.parent.glob('sub-*_T1w.nii*')
+    return len({path.name.split('.')[0] for path in images}) <= 1
 
 
 def _belongs(

@@ -191,8 +191,8 @@ class Layout:
         return self.root / scan.folder.parent / f'sub-{scan.participant}{session}_scans.tsv'
 
     def scans_tables(self) -> list[Path]:
-        """The tables with quality measures that are there."""
-        return sorted(self.root.glob('sub-*/**/*_scans.tsv'))
+        """The tables with quality measures that are there; not what somebody is writing."""
+        return sorted(self.root.glob('sub-*/**/sub-*_scans.tsv'))
 
     @property
     def group_table(self) -> Path:
@@ -214,8 +214,8 @@ class Layout:
         return ModelFiles(self.root / 'models', name)
 
     def models(self) -> list[Path]:
-        """The models of images that are there."""
-        found = sorted((self.root / 'models').glob(f'*{MODEL}'))
+        """The models of images that are there; not what somebody is writing."""
+        found = sorted((self.root / 'models').glob(f'[!.]*{MODEL}'))
         return [path for path in found if not path.name.endswith(FEATURES_MODEL)]
 
     def run(self, run_id: str) -> RunFiles:

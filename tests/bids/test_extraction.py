@@ -66,7 +66,8 @@ def test_a_scan_that_was_selected_among_several_is_not_alone(tmp_path):
     anat = tmp_path / 'bids' / 'sub-01' / 'anat'
     anat.mkdir(parents=True)
     scan = Scan(anat / 'sub-01_run-1_T1w.nii.gz', '01', None, 'sub-01_run-1')
-    for name in ('sub-01_run-1_T1w.nii.gz', 'sub-01_run-1_T1w.json', 'sub-01_T2w.nii.gz'):
+    here = 'sub-01_run-1_T1w.nii.gz'
+    for name in (here, 'sub-01_run-1_T1w.json', 'sub-01_T2w.nii.gz', f'._{here}'):
         (anat / name).touch()
     assert is_alone(scan)
     (anat / 'sub-01_ce-gad_T1w.nii').touch()

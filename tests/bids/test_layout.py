@@ -127,6 +127,9 @@ def test_models_and_runs_are_found_again(tmp_path):
     files.folder.mkdir()
     for path in (files.model, files.card, files.losses, files.loss_curve, files.samples):
         path.touch()
+        # Being written, by a job or after it was killed, and what other systems leave.
+        for prefix in ('.tmp-x1', '._'):
+            path.with_name(prefix + path.name).touch()
     assert layout.models() == [files.model]
     for name in ('20260101_a', '20270101_b'):
         layout.run(name).folder.mkdir(parents=True)
@@ -137,7 +140,8 @@ def test_models_and_runs_are_found_again(tmp_path):
     assert layout.run('20260101_a').link(crash) == 'logs/20260101_a/crash-1.txt'
     table = layout.scans_table(SCAN)
     table.parent.mkdir(parents=True)
-    table.touch()
+    for prefix in ('', '.tmp-x1', '._'):
+        table.with_name(prefix + table.name).touch()
     assert layout.scans_tables() == [table]
 
 

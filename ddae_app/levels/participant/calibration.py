@@ -272,7 +272,7 @@ def _is_made_of(derived: Path, folder: Path) -> bool:
         return source == folder
     # The dataset is gone: it was moved here, or another one was removed.
     same = []
-    for image in derived.glob('sub-*/**/anat/*_desc-preproc_T1w.nii.gz'):
+    for image in derived.glob('sub-*/**/anat/sub-*_desc-preproc_T1w.nii.gz'):
         sources = sidecars.read(image).get('Sources')
         raw = str(sources[0]) if isinstance(sources, list) and sources else ''
         scan = folder / raw.removeprefix(f'bids:{RAW}:')

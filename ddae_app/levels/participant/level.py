@@ -365,7 +365,7 @@ class _Run:
 
 def _harmonized_slices(output_dir: Path) -> str | None:
     """Which slices an earlier run harmonized, by the sidecar of one of its images."""
-    images = output_dir.glob('sub-*/**/*_space-*_desc-harmonized_T1w.nii.gz')
+    images = output_dir.glob('sub-*/**/sub-*_space-*_desc-harmonized_T1w.nii.gz')
     indices = sidecars.read(image).get('SliceIndices') if (image := next(images, None)) else None
     return ('medial' if len(indices) == 1 else 'all') if isinstance(indices, list) else None
 
