@@ -7,7 +7,8 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 MISSING = {
-    '', 'n/a', '#n/a', 'na', '<na>', 'n.a.', 'nan', 'none', 'null', 'unknown', 'missing', '-', '.',
+    '', 'n/a', '#n/a', 'na', '<na>', 'n.a.', 'n.a', 'nan', 'none', 'null', 'unknown', 'missing',
+    'not available', 'not applicable', 'not known', '-', '--', '---', '–', '—', '.',
 }  # fmt: skip
 """How tables write that a value is not known; everything else is a value."""
 

@@ -220,10 +220,13 @@ def test_levels_without_a_text_leave_a_value_as_it_is(people, known, empty):
 
 
 @pytest.mark.parametrize(
-    'value', ['n/a', 'N/A', 'NA', 'NaN', '', 'none', 'Unknown', 'n.a.', '<NA>', '#N/A', '.', '-']
-)
-def test_missing_values(people, known, value):
-    people('participant_id age sex site', f'sub-01 {value} {value} {value}')
+    'value',
+    ['n/a', 'N/A', 'NA', 'NaN', '', 'none', 'Unknown', 'n.a.', '<NA>', '#N/A', '.', '-', '--',
+     '–', 'n.a', 'Not available'],
+)  # fmt: skip
+def test_missing_values(bids_dir, known, value):
+    text = f'participant_id\tage\tsex\tsite\nsub-01\t{value}\t{value}\t{value}\n'
+    (bids_dir / 'participants.tsv').write_text(text, encoding='utf-8')
     here = known()
     assert here.site is None and here.sex is None and math.isnan(here.age)
     assert not here.unread
