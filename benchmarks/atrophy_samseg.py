@@ -15,8 +15,11 @@ target's scanner is measured as well.
 
 The table gives the slope of the measured change on that in the truth (the same brains at the
 target's scanner, without noise, by SAMSEG too), its least and most over people, and how far the
-first scans of the two scanners are apart, in percent. Segmented scans are kept in
-``WORK_DIR/atrophy-<seed>-<people>-<per site>/samseg/``, and not segmented again.
+first scans of the two scanners are apart, in percent. None of the changes moves the skull: where
+the intracranial volume is not that of the other scans of the person, SAMSEG has failed, as it
+sometimes does in heads without a skull, and the visit is left out of all methods and named.
+Segmented scans are kept in ``WORK_DIR/atrophy-<seed>-<people>-<per site>/samseg/``, and not
+segmented again.
 """
 
 from __future__ import annotations
@@ -42,6 +45,10 @@ STRUCTURES = {
     'white matter': ('Cerebral-White-Matter',),
 }
 """Measured volumes, each of both sides, by the names that SAMSEG gives them."""
+
+INTRACRANIAL, FARTHEST = 'intracranial', 0.03
+"""A volume that is the same in all scans of a person, and how far from their median it may be, as
+a share."""
 
 USUAL = ['truth', 'source', 'ddae-calibrated']
 
@@ -107,7 +114,7 @@ def segmented(stack: np.ndarray, folder: Path, environment: Path) -> Path:
 
 
 def volumes_of(stats: Path) -> dict[str, float]:
-    """Volumes of ``STRUCTURES`` in a file of SAMSEG, mm3."""
+    """Volumes of ``STRUCTURES`` and within the skull in a file of SAMSEG, mm3."""
     told = {}
     for row in stats.read_text().splitlines():
         name, volume, _ = row.removeprefix('# Measure ').split(', ')
@@ -115,11 +122,34 @@ def volumes_of(stats: Path) -> dict[str, float]:
     return {
         name: sum(told[f'{side}-{part}'] for side in ('Left', 'Right') for part in parts)
         for name, parts in STRUCTURES.items()
-    }
+    } | {INTRACRANIAL: told['Intra-Cranial']}
+
+
+def failures(found: dict[str, pd.DataFrame]) -> dict[int, list[str]]:
+    """The methods in whose scans SAMSEG has failed, by the rows of the visits."""
+    every = pd.concat(found.values())
+    usual = every.groupby('person')[INTRACRANIAL].median()
+    rows: dict[int, list[str]] = {}
+    for method, table in found.items():
+        off = (table[INTRACRANIAL] / table.person.map(usual) - 1).abs() > FARTHEST
+        for row in table.index[off]:
+            rows.setdefault(row, []).append(method)
+    return rows
 
 
 def compare(found: dict[str, pd.DataFrame]) -> str:
     """The table, in Markdown."""
+    failed, every = failures(found), pd.concat(found.values())
+    visits = every[~every.index.duplicated()]
+    notes = [
+        f'Left out: visit {visits.visit[row]} of {visits.person[row]}, where SAMSEG failed in '
+        f'{", ".join(methods)}.'
+        for row, methods in failed.items()
+    ]
+    found = {
+        method: table.drop(index=table.index.intersection([*failed]))
+        for method, table in found.items()
+    }
     columns = '', 'volume', 'slope', 'over people', 'scanners apart, %'
     lines = ['| ' + ' | '.join(columns) + ' |', '| --- ' * len(columns) + '|']
     truth = found['truth']
@@ -134,12 +164,12 @@ def compare(found: dict[str, pd.DataFrame]) -> str:
                 apart += [
                     100 * abs(own[site] / own[TARGET] - 1) for site in own.index.drop(TARGET)
                 ]
-            slopes = [line([pair])[0] for pair in pairs]
+            slopes = [line([pair])[0] for pair in pairs if pair.shape[1] > 1]
             lines.append(
                 f'| {method} | {name} | {line(pairs)[0]:.2f} | {min(slopes):.2f} to '
                 f'{max(slopes):.2f} | {np.mean(apart):.1f} |'
             )
-    return '\n'.join(lines) + '\n'
+    return '\n'.join([*lines, '', *notes]) + '\n'
 
 
 if __name__ == '__main__':
