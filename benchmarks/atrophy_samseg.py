@@ -14,12 +14,12 @@ needs an older numpy, and takes six minutes of a processor for a scan. Therefore
 target's scanner is measured as well.
 
 The table gives the slope of the measured change on that in the truth (the same brains at the
-target's scanner, without noise, by SAMSEG too), its least and most over people, and how far the
-first scans of the two scanners are apart, in percent. None of the changes moves the skull: where
-the intracranial volume is not that of the other scans of the person, SAMSEG has failed, as it
-sometimes does in heads without a skull, and the visit is left out of all methods and named.
-Segmented scans are kept in ``WORK_DIR/atrophy-<seed>-<people>-<per site>/samseg/``, and not
-segmented again.
+target's scanner, without noise, by SAMSEG too), its least and most over people with several
+changes, and how far the first scans of the two scanners are apart, in percent. None of the changes
+moves the skull: where the intracranial volume is not that of the other scans of the person, SAMSEG
+has failed, as it sometimes does in heads without a skull, and the visit is left out of all methods
+and named. Segmented scans are kept in ``WORK_DIR/atrophy-<seed>-<people>-<per site>/samseg/``, and
+not segmented again.
 """
 
 from __future__ import annotations
@@ -165,9 +165,10 @@ def compare(found: dict[str, pd.DataFrame]) -> str:
                     100 * abs(own[site] / own[TARGET] - 1) for site in own.index.drop(TARGET)
                 ]
             slopes = [line([pair])[0] for pair in pairs if pair.shape[1] > 1]
+            of_people = f'{min(slopes):.2f} to {max(slopes):.2f}' if len(slopes) > 1 else ''
             lines.append(
-                f'| {method} | {name} | {line(pairs)[0]:.2f} | {min(slopes):.2f} to '
-                f'{max(slopes):.2f} | {np.mean(apart):.1f} |'
+                f'| {method} | {name} | {line(pairs)[0]:.2f} | {of_people} | '
+                f'{np.mean(apart):.1f} |'
             )
     return '\n'.join([*lines, '', *notes]) + '\n'
 
