@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping
+from itertools import pairwise
 from typing import Any
 
 MISSING = {
@@ -42,6 +43,9 @@ SEXES = {
     for word in words.split()
 }
 """Sexes by their words: M, F, and O for what BIDS calls other."""
+
+NEGATIONS = {'not', 'non', 'no', 'nicht', 'kein', 'pas'}
+"""Words that turn what the next one says into its opposite."""
 
 _NUMBER = r'\d+(?:[.,]\d+)?(?:e\+?\d+)?'
 _AGE = re.compile(
@@ -183,6 +187,8 @@ def read_sex(text: str, levels: Mapping[str, str], beside: Collection[str] = ())
     sexes = {SEXES[word] for word in words if word in SEXES}
     if meaning is None and (len(words) != 1 or words[0] != text.strip().lower()):
         sexes = set()
+    if any(before in NEGATIONS and word in SEXES for before, word in pairwise(words)):
+        sexes = set()  # who is not female may be male or other
     if len(sexes) != 1:
         raise ValueError(
             'expected M, F or O, a word such as female or other, or a code that "Levels" in '

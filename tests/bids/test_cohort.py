@@ -185,12 +185,15 @@ def test_codes_of_sex_need_a_dictionary(people, known, levels):
 
 
 def test_the_dictionary_wins_over_the_usual_meaning(people, known):
-    levels = {'H': 'male (hombre)', 'M': 'female (mujer)', '?': 'unknown', 'x': 'male or female'}
-    rows = ('sub-01 H', 'sub-02 M', 'sub-03 ?', 'sub-04 x')
+    levels = {
+        'H': 'male (hombre)', 'M': 'female (mujer)', '?': 'unknown', 'x': 'male or female',
+        'y': 'not female', 'z': 'male, not verified',
+    }  # fmt: skip
+    rows = ('sub-01 H', 'sub-02 M', 'sub-03 ?', 'sub-04 x', 'sub-05 y', 'sub-06 z')
     people('participant_id sex', *rows, sex={'Levels': levels})
-    read = [known(scan(f'0{i}')) for i in (1, 2, 3, 4)]
-    assert [c.sex for c in read] == ['M', 'F', None, None]
-    assert [[*c.unread] for c in read] == [[], [], [], ['sex']]
+    read = [known(scan(f'0{i}')) for i in range(1, 7)]
+    assert [c.sex for c in read] == ['M', 'F', None, None, None, 'M']
+    assert [[*c.unread] for c in read] == [[], [], [], ['sex'], ['sex'], []]
 
 
 @pytest.mark.parametrize('other', ['H', 'V'])
