@@ -182,9 +182,10 @@ def test_networks_that_know_sites_by_training_alone_are_not_calibrated(bids_dir,
     [
         (('--train-images', '64'), '--preset calibrated, the default, trains no network'),
         (('--method', 'combat'), '--preset calibrated: combat is fitted anew each time'),
+        (('--preset', 'tiny', '--method', 'cvae'), '--preset tiny: cvae is fitted anew each time'),
     ],
 )
-def test_flags_that_calibration_has_no_use_for(flags, message, bids_dir, tmp_path):
+def test_flags_that_there_is_no_use_for(flags, message, bids_dir, tmp_path):
     result = run(bids_dir, tmp_path / 'out', 'train', *FLAGS, '--preset', 'calibrated', *flags)
     assert result.returncode == 2
     (line,) = error_lines(result.stderr)

@@ -40,7 +40,7 @@ from ddae_app.methods.device import resolve_device
 from ddae_app.methods.find import PACKAGED, FoundModel, find_model
 from ddae_app.methods.modelfile import ModelIdentity, read_model_info
 from ddae_app.methods.suitability import ages_beyond
-from ddae_app.settings import CALIBRATED, Settings
+from ddae_app.settings import CALIBRATED, Settings, TrainSettings
 
 log = logging.getLogger('ddae_app')
 
@@ -128,7 +128,7 @@ def _like_the_one_before(settings: Settings) -> Settings:
 
 def _layout(settings: Settings, initial: FoundModel | None) -> SpaceLayout:
     """The files of the output folder, in the space of the model."""
-    name = settings.harmonize.method or registry.DEFAULT
+    name = _method(settings)
     if initial:
         asked = settings.preproc
         protocol = check_protocol(initial.info, asked.template, asked.slices)
@@ -181,7 +181,7 @@ def _train(
         data = prepared.open(folder / STORE_NAME, protocol)
         warnings = (*prepared.warnings, *_beyond_packaged(initial, data))
         trained = None
-        method = registry.METHODS[settings.harmonize.method or registry.DEFAULT]
+        method = registry.METHODS[_method(settings)]
         if method.parallel or _first(fabric):
             with _progress() as progress:
                 request = TrainingRequest(
@@ -231,20 +231,42 @@ def _beyond_packaged(initial: FoundModel | None, data: SliceData) -> tuple[str, 
 
 
 def with_preset(settings: Settings) -> Settings:
-    """Settings with the preset that ``auto`` stands for."""
+    """Settings with the preset that ``auto`` stands for.
+
+    Raises
+    ------
+    UsageError
+        A flag was given that the method has no use for.
+    """
+    continues = registry.METHODS[_method(settings)].continues
+    if not continues:
+        _check_fitted_at_once(settings)
     if settings.train.preset != 'auto':
         return settings
-    continues = registry.METHODS[settings.harmonize.method or registry.DEFAULT].continues
     preset = CALIBRATED if continues else 'base'
     return replace(settings, train=replace(settings.train, preset=preset))
 
 
+def _check_fitted_at_once(settings: Settings) -> None:
+    """Refuse the flags of networks that are trained in stages, or not at all."""
+    asked, given = settings.train, TrainSettings()
+    for flag in 'preset', 'init_from':
+        if (value := getattr(asked, flag)) != getattr(given, flag):
+            raise UsageError(
+                f'--{flag.replace("_", "-")} {value}: {_method(settings)} is fitted anew each '
+                'time, in one way; leave the flag out'
+            )
+
+
 def model_name(settings: Settings) -> str:
     """What the model of a run is called."""
-    method = settings.harmonize.method or registry.DEFAULT
     return settings.train.model_name or (
-        CALIBRATED if settings.train.preset == CALIBRATED else method
+        CALIBRATED if settings.train.preset == CALIBRATED else _method(settings)
     )
+
+
+def _method(settings: Settings) -> str:
+    return settings.harmonize.method or registry.DEFAULT
 
 
 def _first(fabric: Any) -> bool:
@@ -296,21 +318,17 @@ def _dry_run(settings: Settings, layout: SpaceLayout) -> int:
 
 def _initial_model(settings: Settings) -> FoundModel | None:
     """The model that training starts from, or whose networks are calibrated; None without one."""
-    name = settings.harmonize.method or registry.DEFAULT
     asked = settings.train
     calibrates = asked.preset == CALIBRATED
     if asked.init_from is None and not calibrates:
         return None
-    if not registry.METHODS[name].continues:
-        flag = '--init-from' if asked.init_from else f'--preset {CALIBRATED}'
-        raise UsageError(f'{flag}: {name} is fitted anew each time; leave the flag out')
     if calibrates and asked.train_images is not None:
         raise UsageError(
             f'--train-images {asked.train_images}: --preset {CALIBRATED}, the default, trains no '
             'network; give another preset, or leave the flag out'
         )
     slices = settings.preproc.slices
-    initial = find_model(asked.init_from, None, (), name, slices, flag='--init-from')
+    initial = find_model(asked.init_from, None, (), _method(settings), slices, flag='--init-from')
     info = initial.info
     if calibrates and isinstance(info, DDAEInfo) and not info.can_be_calibrated:
         raise UsageError(
