@@ -139,7 +139,10 @@ def harmonize_file(scan: str | Path, out: str | Path, *flags: str) -> int:
         A path is not that of a NIfTI file, both are the same, the folder of `out` cannot be
         written to, or a flag asks for something else than an image in the space of the scan.
     """
-    return _harmonize(scan, out, flags, app.main)
+    try:
+        return _harmonize(scan, out, flags, app.main)
+    except SystemExit as end:  # of the parser, whose caller is a program of somebody else here
+        return int(end.code or 0)
 
 
 def _harmonize(

@@ -229,6 +229,13 @@ def test_a_target_is_asked_for(scan, level, tmp_path):
     assert not level
 
 
+def test_a_flag_that_is_wrong_does_not_end_the_program_of_the_caller(scan, tmp_path, capsys):
+    asked = scan, tmp_path / 'o.nii.gz', *TARGET, '--sloppi'
+    assert one_file.harmonize_file(*asked) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert '--sloppi' in line
+
+
 def test_a_folder_that_cannot_be_written_to(scan, level, monkeypatch, tmp_path, capsys):
     def refuse(**options):
         raise PermissionError(13, 'Permission denied')
