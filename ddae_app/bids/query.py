@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import tempfile
+from codecs import BOM_UTF8, BOM_UTF16_BE, BOM_UTF16_LE
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
@@ -202,6 +203,12 @@ def check_description(bids_dir: Path) -> None:
     if not description.is_file():
         raise InvalidBIDSError(
             f'{bids_dir}: no dataset_description.json; expected the root of a BIDS dataset'
+        )
+    # pybids would call it a typo.
+    if description.read_bytes().startswith((BOM_UTF8, BOM_UTF16_LE, BOM_UTF16_BE)):
+        raise InvalidBIDSError(
+            f'{description}: begins with a byte-order mark, which JSON has not; save it as UTF-8 '
+            'without that mark (BOM)'
         )
 
 

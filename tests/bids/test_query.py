@@ -281,6 +281,14 @@ def test_a_broken_description_is_told_in_one_line(add, found, bids_dir, text):
     assert '\n' not in str(error.value)
 
 
+@pytest.mark.parametrize('encoding', ['utf-8-sig', 'utf-16'])
+def test_a_description_with_a_byte_order_mark_is_told_what_to_do(found, bids_dir, encoding):
+    path = bids_dir / 'dataset_description.json'
+    path.write_text('{"Name": "x", "BIDSVersion": "1.10.0"}', encoding=encoding)
+    with pytest.raises(InvalidBIDSError, match='json: begins with a byte-order mark.*UTF-8'):
+        found()
+
+
 def test_the_index_is_made_once(add, found, tmp_path, monkeypatch):
     add('sub-01')
     database = tmp_path / 'deep' / 'index'
