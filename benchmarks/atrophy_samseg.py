@@ -18,8 +18,8 @@ target's scanner, without noise, by SAMSEG too), its least and most over people 
 changes, and how far the first scans of the two scanners are apart, in percent. None of the changes
 moves the skull: where the intracranial volume is not that of the other scans of the person, SAMSEG
 has failed, as it sometimes does in heads without a skull, and the visit is left out of all methods
-and named. Segmented scans are kept in ``WORK_DIR/atrophy-<seed>-<people>-<per site>/samseg/``, and
-not segmented again.
+and named; where it is a first scan, so is the person. Segmented scans are kept in
+``WORK_DIR/atrophy-<seed>-<people>-<per site>/samseg/``, and not segmented again.
 """
 
 from __future__ import annotations
@@ -146,8 +146,15 @@ def compare(found: dict[str, pd.DataFrame]) -> str:
         f'{", ".join(methods)}.'
         for row, methods in failed.items()
     ]
+    bad = visits.loc[[*failed]]
+    # Without a first scan, there is nothing to compare the others of the person with.
+    lost = bad.person[bad.visit == 0].unique()
+    notes += [
+        f'With it, all visits of {person} are left out, since it is a first scan.'
+        for person in lost
+    ]
     found = {
-        method: table.drop(index=table.index.intersection([*failed]))
+        method: table[~table.index.isin(bad.index) & ~table.person.isin(lost)]
         for method, table in found.items()
     }
     columns = '', 'volume', 'slope', 'over people', 'scanners apart, %'

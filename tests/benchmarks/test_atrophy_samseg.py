@@ -66,3 +66,14 @@ def test_a_visit_where_samseg_failed_is_left_out_and_named():
     slope, people, _ = cells(table)
     assert float(slope) == pytest.approx(0.5) and people == ''  # one change alone has no line
     assert 'Left out: visit 8 of b, where SAMSEG failed in truth.' in table
+
+
+def test_without_a_first_scan_a_person_is_left_out():
+    found = measured(np.array([0, 0, 10, -10, 0, 0, 5, -10]))
+    first = found['source'].index[0]
+    found['source'].loc[first, 'intracranial'] = 950.0
+    table = compare(found)
+    slope, people, apart = cells(table)
+    assert float(slope) == pytest.approx(0.5) and people == '' and float(apart) == 25.0
+    assert 'Left out: visit 0 of a, where SAMSEG failed in source.' in table
+    assert 'With it, all visits of a are left out' in table
