@@ -320,9 +320,12 @@ def controls(data: EvaluationData, *, seed: int = 0) -> Mapping[str, Estimate]:
         Of the permutation, the folds and the bootstrap.
     """
     rng = np.random.default_rng(seed)
-    names, number = np.unique(data.subjects, return_inverse=True)
-    first_sites = [data.sites[data.subjects == name][0] for name in names]
-    shuffled = rng.permutation(first_sites)[number]
+    # Subjects take part once for each of their sites: by their first sites alone, people who were
+    # all scanned at every site would be of one site.
+    visits, number = np.unique(
+        np.column_stack([data.subjects, data.sites]), axis=0, return_inverse=True
+    )
+    shuffled = rng.permutation(visits[:, 1])[number.ravel()]
     features = {
         'mask': ((data.images > 0).astype(np.float32), data.sites),
         'shuffled': (data.images, shuffled),

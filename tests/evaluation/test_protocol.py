@@ -243,3 +243,17 @@ def test_the_headline_compares_a_method_with_the_others(estimates):
     assert ', combat 0.' in text and 'truth 0.' not in text
     source = headline(estimates, 'source', 1 / 3)
     assert source.startswith('The original scans show site effects')
+
+
+def test_controls_of_people_who_were_all_scanned_at_every_site(world):
+    """Their first sites are all the same, and of one site no classifier can be trained."""
+    images, _, cohort = world
+    people = cohort['subject'].where(cohort['site'] == 'A', np.roll(cohort['subject'], N))
+    traveled = np.flatnonzero(cohort['site'] != 'C')
+    data = EvaluationData.from_cohort(
+        images[traveled], cohort.assign(subject=people).iloc[traveled]
+    )
+    assert set(data.subjects[data.sites == 'A']) == set(data.subjects[data.sites == 'B'])
+    accuracies = controls(data)
+    assert set(accuracies) == {'mask', 'demographics', 'shuffled'}
+    assert accuracies['shuffled'].low < 0.5 < accuracies['shuffled'].high
