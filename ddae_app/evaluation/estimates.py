@@ -39,7 +39,8 @@ def bootstrap_estimate(
     """Compute a score over some rows, with its stratified bootstrap interval over subjects.
 
     Subjects are drawn with replacement within their stratum, each with all of their images
-    (percentile bootstrap: Efron and Tibshirani 1993, ch. 13).
+    (percentile bootstrap: Efron and Tibshirani 1993, ch. 13). Who has images in several strata
+    belongs to that of the first of them.
 
     Parameters
     ----------
@@ -52,13 +53,14 @@ def bootstrap_estimate(
     rng = np.random.default_rng((seed, len(rows)))
     weights = np.zeros((1 + BOOTSTRAP_SAMPLES, len(subjects)))
     weights[0, rows] = 1
-    for stratum in np.unique(strata[rows]):
-        in_stratum = rows[strata[rows] == stratum]
-        names, number = np.unique(subjects[in_stratum], return_inverse=True)
-        counts = rng.multinomial(
-            len(names), np.full(len(names), 1 / len(names)), BOOTSTRAP_SAMPLES
-        )
-        weights[1:, in_stratum] = counts[:, number]
+    names, first, number = np.unique(subjects[rows], return_index=True, return_inverse=True)
+    home = strata[rows][first]
+    counts = np.zeros((BOOTSTRAP_SAMPLES, len(names)))
+    for stratum in np.unique(home):
+        members = np.flatnonzero(home == stratum)
+        share = np.full(len(members), 1 / len(members))
+        counts[:, members] = rng.multinomial(len(members), share, BOOTSTRAP_SAMPLES)
+    weights[1:, rows] = counts[:, number]
     values = score(weights)
     return percentile_interval(float(values[0]), values[1:], len(rows))
 
