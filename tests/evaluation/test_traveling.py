@@ -40,6 +40,23 @@ def test_intraclass_correlation_is_the_share_of_variance_between_subjects():
     assert no_subjects.low < 0 < no_subjects.high
 
 
+@pytest.mark.parametrize('subjects', [5, 12])
+def test_the_interval_of_many_blocks_holds_the_value(subjects):
+    """Each block alone is uncertain, but their mean is not; all values of a bootstrap are low."""
+    rng = np.random.default_rng(0)
+    people = np.repeat(rng.normal(0, 0.3, (subjects, 12, 12)), 2, axis=0)
+    blocks = 5 + people + rng.normal(0, 0.3, people.shape)
+    _, sites, names = visits(1, 1, subjects=subjects)
+    found = traveling.intraclass_correlation(np.kron(blocks, np.ones((8, 8))), sites, names)
+    assert found.low < found.value < found.high <= 1
+    assert 0.05 < found.high - found.low < 0.6
+
+
+def test_no_interval_ends_above_1():
+    found = traveling.intraclass_correlation(*visits(0.3, 0.01, subjects=5))
+    assert 0.99 < found.value <= found.high <= 1
+
+
 def test_intraclass_correlation_of_unequal_numbers_equals_the_textbook():
     """Two subjects with two visits and one with three; computed by hand."""
     values = np.array([1.0, 2.0, 4.0, 5.0, 7.0, 8.0, 9.0])
