@@ -76,13 +76,16 @@ def frechet_distance(a: np.ndarray, b: np.ndarray) -> WeightedDistance:
 def kernel_distance(kernel: Kernel) -> Distance:
     """Squared maximum mean discrepancy, unbiased: about 0 for sets of one distribution.
 
-    A scan that counts twice is not compared with itself.
+    A scan that counts twice is not compared with itself. The distance is NaN where all that
+    counts of a set is one scan.
     """
 
     def distance(a: np.ndarray, b: np.ndarray) -> WeightedDistance:
         first, second, across = kernel(a, a), kernel(b, b), kernel(a, b)
 
         def weighted(n: np.ndarray, m: np.ndarray) -> float:
+            if min(np.count_nonzero(n), np.count_nonzero(m)) < 2:
+                return np.nan
             inner = [
                 (w @ values @ w - w**2 @ values.diagonal()) / (w.sum() ** 2 - (w**2).sum())
                 for values, w in ((first, n), (second, m))

@@ -84,9 +84,12 @@ def percentile_interval(value: float, resampled: np.ndarray, n: int) -> Estimate
 def centered_interval(value: float, resampled: np.ndarray, n: int) -> Estimate:
     """As :func:`percentile_interval`, for scores that are biased in bootstrap samples.
 
-    The interval is shifted so that the score itself is the median of the bootstrap scores.
+    The interval is shifted so that the score itself is the median of the bootstrap scores, of
+    those that are finite.
     """
-    return percentile_interval(value, value + resampled - np.median(resampled), n)
+    finite = resampled[np.isfinite(resampled)]
+    middle = np.median(finite) if len(finite) else 0.0
+    return percentile_interval(value, value + finite - middle, n)
 
 
 def balanced_accuracy(labels: np.ndarray, predicted: np.ndarray) -> Score:

@@ -77,6 +77,16 @@ def test_intervals_hold_the_value_and_narrow_with_more_scans():
         assert few.n == 60
 
 
+@pytest.mark.filterwarnings('error')
+@pytest.mark.parametrize('seed', range(3))
+def test_sets_of_few_scans_have_an_interval(seed):
+    """Bootstrap samples of few now and then hold one scan alone, which has no distance."""
+    distance = distribution.kernel_distance(distribution.polynomial)
+    a, b = sample(3), sample(3, 1, seed=1)
+    found = distribution.estimate_distance(distance, a, b, seed)
+    assert found.low < found.value < found.high
+
+
 def test_equal_numbers_are_drawn_evenly_from_all_sites():
     sites = np.repeat(['A', 'B', 'C', 'D'], [30, 10, 40, 40])
     subjects = np.array([f'p{i}' for i in range(120)])
