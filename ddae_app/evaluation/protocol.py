@@ -242,10 +242,13 @@ def _add_biology(measures: _Measures) -> None:
     if 'age' in values:
         _add_age(measures)
     if 'predicted_age_change' in values:
-        given_change = np.nan_to_num(values['false_age'] - data.ages)
-        predicted_change = np.nan_to_num(values['predicted_age_change'])
-        slope = estimates.ratio(given_change * predicted_change, given_change**2)
-        measures.add('age_slope', slope, given_change != 0)
+        given_change = values['false_age'] - data.ages
+        predicted_change = values['predicted_age_change']
+        changed = (given_change != 0) & _is_predicted(given_change + predicted_change)
+        slope = estimates.ratio(
+            np.nan_to_num(given_change * predicted_change), np.nan_to_num(given_change**2)
+        )
+        measures.add('age_slope', slope, changed)
     if 'sex' in labels:
         predicted = labels['sex']
         known = np.array([sex is not None for sex in data.sexes]) & _is_predicted(predicted)

@@ -25,13 +25,13 @@ NOT_MEASURED = ('paired_psnr', 'paired_ssim', 'icc', 'fid', 'kid')
 
 
 class AgeWriter:
-    """Writes the age that it is given into the image."""
+    """Writes the age that it is given into the image, or 50."""
 
     def fit(self, images, cohort):
         return self
 
     def transform(self, images, cohort, target_site):
-        ages = cohort['age'].to_numpy()[:, None, None]
+        ages = cohort['age'].fillna(50).to_numpy()[:, None, None]
         return np.where(images > 0, images * 0.5 + ages / 160, 0).astype(np.float32)
 
 
@@ -218,6 +218,22 @@ def test_unknown_ages_and_sexes_leave_their_measures_out(world, monkeypatch):
     assert 'site_linear' in measured
     assert not {'age_mae', 'age_r', 'sex', 'age_mae_new_site'} & set(measured)
     assert set(controls(data)) == {'mask', 'shuffled'}, 'of nothing, no site can be told'
+
+
+def test_age_in_the_images_is_found_where_few_ages_are_known(world, monkeypatch):
+    """In some folds too few are known to predict it, which does not say that nothing changed."""
+    images, _, cohort = world
+    monkeypatch.setattr(probes, 'EPOCHS', 1)
+    monkeypatch.setattr(probes, 'LEAST_STEPS', 1)
+    monkeypatch.setattr(predictions, 'COSTLY_TEST_SCANS', 1)
+    monkeypatch.setattr(predictions, 'MIN_TRAINING_SCANS', 12)
+    few = cohort.assign(age=cohort['age'].where(np.arange(len(cohort)) % 3 == 0))[::2]
+    data = EvaluationData.from_cohort(images[::2], few)
+    candidate = cross_fitted('age-writer', AgeWriter(), images[::2], few, TARGET)
+    measured = evaluate(data, [candidate], TARGET)['age-writer'].estimates
+    assert 10 < measured['age_r'].n < few['age'].notna().sum()
+    assert measured['age_slope'].n <= measured['age_r'].n
+    assert measured['age_slope'].value > 0.8
 
 
 def test_a_target_of_other_scans_leaves_out_the_distances_to_it_alone(world, monkeypatch):
