@@ -56,11 +56,12 @@ def explain(
     harmonized : bool
         Whether the estimates are those of outputs, and not of the original scans.
     """
-    best = best_probe(estimates)
+    best = best_probe(estimates, chance)
     if best.low <= chance:
+        scans = max(estimates[name].n for name in OUTPUT_PROBES)
         return Explanation(
             (
-                f'No probe tells the site from these {best.n} scans better than chance. With more '
+                f'No probe tells the site from these {scans} scans better than chance. With more '
                 'scans, a probe may find what it does not find here.',
             ),
             ('Keep the site as a covariate where your design allows it: it costs little.',),

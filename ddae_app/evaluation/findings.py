@@ -42,7 +42,7 @@ def headline(methods: Mapping[str, Estimates], name: str, chance: float) -> str:
     chance : float
         Balanced accuracy of a random guess at the site.
     """
-    best = {method: best_probe(estimates) for method, estimates in methods.items()}
+    best = {method: best_probe(estimates, chance) for method, estimates in methods.items()}
     subject = 'The original scans' if name == 'source' else f'The outputs of {name}'
     others = [
         f'{"the original scans" if method == "source" else method} {accuracy.value:.2f}'
@@ -55,9 +55,14 @@ def headline(methods: Mapping[str, Estimates], name: str, chance: float) -> str:
     )
 
 
-def best_probe(estimates: Estimates) -> Estimate:
-    """Of the probes that are trained on the outputs, the one that tells the site best."""
-    return max((estimates[name] for name in OUTPUT_PROBES), key=lambda e: e.value)
+def best_probe(estimates: Estimates, chance: float) -> Estimate:
+    """Of the probes that are trained on the outputs, the one that tells the site best.
+
+    Those that tell it better than chance come first: a network is tested on fewer scans than the
+    others, so that it may have the highest accuracy and say nothing.
+    """
+    probes = (estimates[name] for name in OUTPUT_PROBES)
+    return max(probes, key=lambda e: (e.low > chance, e.value))
 
 
 def _site_verdict(subject: str, best: Estimate, chance: float) -> str:
@@ -90,7 +95,7 @@ def findings(
         The first is about the site.
     """
     subject = 'The original scans' if estimates is source else 'The outputs'
-    conclusions = [Finding(_site_verdict(subject, best_probe(estimates), chance))]
+    conclusions = [Finding(_site_verdict(subject, best_probe(estimates, chance), chance))]
     warnings = [
         _below_chance(estimates, chance),
         _hidden_site_effects(estimates, source, chance),

@@ -1,0 +1,33 @@
+"""Sentences about measures: they say what the measures say."""
+
+from __future__ import annotations
+
+from ddae_app.evaluation.estimates import Estimate
+from ddae_app.evaluation.explanation import explain
+from ddae_app.evaluation.findings import headline
+
+CHANCE = 0.5
+NOTHING = Estimate(0.5, 0.4, 0.6, 400)
+SOURCE = Estimate(0.97, 0.95, 0.99, 400)
+
+
+def measured(**accuracies: Estimate) -> dict[str, Estimate]:
+    """Of a method that leaves individuals and hides the site from all other probes."""
+    names = 'site_cnn', 'site_linear', 'site_histogram', 'site_raw_probe'
+    same = Estimate(1.0, 1.0, 1.0, 400)
+    return (
+        dict.fromkeys(names, NOTHING) | {'identified': same, 'variance_ratio': same} | accuracies
+    )
+
+
+def test_a_network_that_saw_few_scans_does_not_hide_what_another_probe_finds():
+    few, many = Estimate(0.6, 0.45, 0.75, 50), Estimate(0.58, 0.54, 0.62, 400)
+    found = measured(site_cnn=few, site_linear=many)
+    source = measured(site_cnn=SOURCE, site_linear=SOURCE)
+    text = headline({'source': source, 'x': found}, 'x', CHANCE)
+    assert text.startswith('The outputs of x show site effects')
+    assert '(best balanced accuracy 0.58 [0.54, 0.62], chance 0.50)' in text
+    seen = explain(found, {'mask': NOTHING}, CHANCE, 100).seen
+    assert seen[0].startswith('Of the three probes, the linear probe tells the site best (0.58 ')
+    nothing = explain(measured(site_cnn=few), {'mask': NOTHING}, CHANCE, 100).seen
+    assert nothing[0].startswith('No probe tells the site from these 400 scans better')
