@@ -99,7 +99,7 @@ def findings(
     warnings = [
         _below_chance(estimates, chance),
         _hidden_site_effects(estimates, source, chance),
-        _unchanged_site_effects(estimates, source),
+        _unchanged_site_effects(estimates, source, chance),
         _lost_individuals(estimates, source),
         _lost_age(estimates, source),
         _injected_age(estimates),
@@ -135,11 +135,11 @@ def _hidden_site_effects(estimates: Estimates, source: Estimates, chance: float)
     return None
 
 
-def _unchanged_site_effects(estimates: Estimates, source: Estimates) -> str | None:
+def _unchanged_site_effects(estimates: Estimates, source: Estimates, chance: float) -> str | None:
     names = ('site_cnn', 'site_linear')
-    if estimates is not source and all(
-        estimates[name].high >= source[name].value for name in names
-    ):
+    if estimates is source or best_probe(estimates, chance).low <= chance:
+        return None
+    if all(estimates[name].high >= source[name].value for name in names):
         return (
             'The site can be classified as well as from the original scans '
             f'({with_interval(estimates["site_linear"])}).'

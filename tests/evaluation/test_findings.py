@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ddae_app.evaluation.estimates import Estimate
 from ddae_app.evaluation.explanation import explain
-from ddae_app.evaluation.findings import headline
+from ddae_app.evaluation.findings import findings, headline
 
 CHANCE = 0.5
 NOTHING = Estimate(0.5, 0.4, 0.6, 400)
@@ -31,3 +31,13 @@ def test_a_network_that_saw_few_scans_does_not_hide_what_another_probe_finds():
     assert seen[0].startswith('Of the three probes, the linear probe tells the site best (0.58 ')
     nothing = explain(measured(site_cnn=few), {'mask': NOTHING}, CHANCE, 100).seen
     assert nothing[0].startswith('No probe tells the site from these 400 scans better')
+
+
+def test_outputs_without_site_effects_are_not_said_to_have_those_of_the_scans():
+    """Where the scans have none, either."""
+    source, found = measured(), measured()
+    (verdict,) = findings(found, source, CHANCE)
+    assert 'no site effects' in verdict.text and not verdict.warning
+    found = measured(site_cnn=SOURCE, site_linear=SOURCE)
+    texts = [each.text for each in findings(found, dict(found), CHANCE)]
+    assert any('as well as from the original scans' in text for text in texts)
