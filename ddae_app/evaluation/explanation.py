@@ -84,6 +84,11 @@ def explain(
 def _places(estimates: Mapping[str, Estimate], chance: float) -> list[str]:
     inside, whole = estimates['site_interior'], estimates['site_linear']
     if inside.low <= chance < whole.low:
+        if inside.value >= whole.low:
+            return [
+                'Whether the interior of the brain alone tells the site remains open '
+                f'({with_interval(inside)}, from {inside.n} scans).'
+            ]
         return [
             'The interior of the brain does not tell the site '
             f'({with_interval(inside)}), so what tells it probably lies at the edge of the brain.'

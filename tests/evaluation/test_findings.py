@@ -41,3 +41,20 @@ def test_outputs_without_site_effects_are_not_said_to_have_those_of_the_scans():
     found = measured(site_cnn=SOURCE, site_linear=SOURCE)
     texts = [each.text for each in findings(found, dict(found), CHANCE)]
     assert any('as well as from the original scans' in text for text in texts)
+
+
+def test_an_interior_of_few_scans_does_not_point_to_the_edge():
+    """It is told as well as the whole slice, but its interval reaches chance."""
+    whole = Estimate(0.76, 0.56, 0.91, 21)
+    scales = dict.fromkeys(('site_broad', 'site_middle', 'site_fine', 'site_tissues'), NOTHING)
+
+    def places(inside: Estimate) -> str:
+        found = measured(site_linear=whole, site_interior=inside, **scales)
+        return explain(found, {'mask': NOTHING}, CHANCE, 10).seen[1]
+
+    assert places(Estimate(0.83, 0.5, 1.0, 6)) == (
+        'Whether the interior of the brain alone tells the site remains open '
+        '(0.83 [0.50, 1.00], from 6 scans).'
+    )
+    assert 'at the edge of the brain' in places(Estimate(0.5, 0.4, 0.6, 21))
+    assert 'alone tells the site, too' in places(Estimate(0.8, 0.6, 0.9, 21))
