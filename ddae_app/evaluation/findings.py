@@ -75,7 +75,12 @@ def _site_verdict(subject: str, best: Estimate, chance: float) -> str:
 
 
 def findings(
-    estimates: Estimates, source: Estimates, chance: float, *, label_blind: bool = False
+    estimates: Estimates,
+    source: Estimates,
+    chance: float,
+    *,
+    label_blind: bool = False,
+    fitted: bool = True,
 ) -> list[Finding]:
     """Draw conclusions about a candidate, in comparison with the original scans.
 
@@ -88,6 +93,8 @@ def findings(
         Balanced accuracy of a random guess at the site.
     label_blind : bool
         Whether the method is known to receive no age.
+    fitted : bool
+        Whether there was anything to fit, and so to be fitted to the wrong participants.
 
     Returns
     -------
@@ -97,7 +104,7 @@ def findings(
     subject = 'The original scans' if estimates is source else 'The outputs'
     conclusions = [Finding(_site_verdict(subject, best_probe(estimates, chance), chance))]
     warnings = [
-        _below_chance(estimates, chance),
+        _below_chance(estimates, chance) if fitted else None,
         _hidden_site_effects(estimates, source, chance),
         _unchanged_site_effects(estimates, source, chance),
         _lost_individuals(estimates, source),

@@ -43,8 +43,8 @@ MEANING = {
     f'{views.FINE_PIXELS:g} pixels.',
     'site_tissues': 'As site_interior, from the tissue class of each pixel alone: where CSF, gray '
     'and white matter lie, without their intensities.',
-    'site_all': 'As site_linear, by cross-validation over all participants. It is given for '
-    'methods that were fitted before this evaluation, and is below chance if they were fitted to '
+    'site_all': 'As site_linear, by cross-validation over all participants. It is given for all '
+    'that was not fitted in this evaluation, and is below chance for a method that was fitted to '
     'these participants.',
     'site_raw_probe': 'Balanced accuracy on the outputs of a site classifier that was trained on '
     'the original scans.',

@@ -58,3 +58,11 @@ def test_an_interior_of_few_scans_does_not_point_to_the_edge():
     )
     assert 'at the edge of the brain' in places(Estimate(0.5, 0.4, 0.6, 21))
     assert 'alone tells the site, too' in places(Estimate(0.8, 0.6, 0.9, 21))
+
+
+def test_scans_below_chance_are_not_said_to_be_of_a_fitted_method():
+    found = measured(site_all=Estimate(0.4, 0.3, 0.48, 100))
+    texts = [each.text for each in findings(found, found, CHANCE)]
+    assert any('The method was fitted to the participants' in text for text in texts)
+    texts = [each.text for each in findings(found, found, CHANCE, fitted=False)]
+    assert len(texts) == 1 and 'no site effects' in texts[0]

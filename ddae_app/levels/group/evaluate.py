@@ -14,6 +14,7 @@ from ddae_app.errors import UsageError
 from ddae_app.evaluation.biology import check_names
 from ddae_app.evaluation.candidates import (
     FITTED_ELSEWHERE,
+    NOTHING_TO_FIT,
     Candidate,
     blurred,
     cross_fitted,
@@ -120,6 +121,7 @@ def evaluate_outputs(settings: Settings, default_model: Path | None) -> Evaluati
                     estimates['source'],
                     data.chance,
                     label_blind=method.label_blind,
+                    fitted=method.fitted_to != NOTHING_TO_FIT,
                 ),
                 estimates[method.name],
             )  # fmt: skip
