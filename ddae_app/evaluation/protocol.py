@@ -314,7 +314,7 @@ def controls(data: EvaluationData, *, seed: int = 0) -> Mapping[str, Estimate]:
 
     ``mask`` classifies it from the shape of the brain, ``demographics`` from age and sex, and
     ``shuffled`` from the scans when the sites are permuted among the subjects. Where neither age
-    nor sex is known of anybody, there is no ``demographics``.
+    nor sex is known of most people of each site, there is no ``demographics``.
 
     Parameters
     ----------
@@ -329,26 +329,46 @@ def controls(data: EvaluationData, *, seed: int = 0) -> Mapping[str, Estimate]:
         np.column_stack([data.subjects, data.sites]), axis=0, return_inverse=True
     )
     shuffled = rng.permutation(visits[:, 1])[number.ravel()]
+    everybody = np.arange(len(data.sites))
     features = {
-        'mask': ((data.images > 0).astype(np.float32), data.sites),
-        'shuffled': (data.images, shuffled),
+        'mask': ((data.images > 0).astype(np.float32), data.sites, everybody),
+        'shuffled': (data.images, shuffled, everybody),
     }
-    if not np.isnan(data.ages).all() or any(data.sexes):
-        features['demographics'] = _demographics(data), data.sites
+    demographics, known = _demographics(data)
+    if len(known):
+        features['demographics'] = demographics, data.sites, known
     measured = {}
-    for name, (values, labels) in features.items():
-        predicted = probes.cross_val_predict(values, labels, data.subjects, seed=seed)
+    for name, (values, labels, rows) in features.items():
+        true, subjects = labels[rows], data.subjects[rows]
+        predicted = probes.cross_val_predict(values[rows], true, subjects, seed=seed)
         measured[name] = estimates.bootstrap_estimate(
-            estimates.balanced_accuracy(labels, predicted),
-            np.arange(len(data.sites)), data.subjects, data.sites, seed,
+            estimates.balanced_accuracy(true, predicted),
+            np.arange(len(rows)), subjects, data.sites[rows], seed,
         )  # fmt: skip
     return measured
 
 
-def _demographics(data: EvaluationData) -> np.ndarray:
-    """Age, sex and squared age, shape (N, 3); unknown values are replaced by the mean."""
-    sexes = [np.nan if sex is None else float(SEXES[sex]) for sex in data.sexes]
-    known = np.stack([data.ages, sexes], 1)
-    known = np.where(np.isnan(known), np.nanmean(known, axis=0), known)
-    known = np.nan_to_num(known / np.maximum(np.nanstd(known, axis=0), 1e-12))
-    return np.column_stack([known, known[:, :1] ** 2])
+def _demographics(data: EvaluationData) -> tuple[np.ndarray, np.ndarray]:
+    """Age, sex and squared age of all scans, shape (N, 3), and the rows of which they are known.
+
+    What is unknown of many people of a site counts for nobody, and is 0: a number in its place
+    would tell this site from the others.
+    """
+    sexes = np.array([np.nan if sex is None else float(SEXES[sex]) for sex in data.sexes])
+    columns = np.stack([data.ages, sexes], 1)
+    counts = [_known_of_most(data, ~np.isnan(column)) for column in columns.T]
+    known = ~np.isnan(columns[:, counts]).any(axis=1)
+    if not any(counts) or not _known_of_most(data, known, 0.5):
+        return columns, np.array([], dtype=int)
+    columns = np.where(counts, columns, 0)
+    columns = columns / np.maximum(np.std(columns[known], axis=0), 1e-12)
+    return np.column_stack([columns, columns[:, :1] ** 2]), np.flatnonzero(known)
+
+
+def _known_of_most(data: EvaluationData, known: np.ndarray, share: float = 0.75) -> bool:
+    """Whether something is known of most people of each site."""
+    people = [
+        [len(set(data.subjects[rows & (data.sites == site)])) for site in np.unique(data.sites)]
+        for rows in (known, np.ones_like(known))
+    ]
+    return bool((np.array(people[0]) >= share * np.array(people[1])).all())

@@ -273,3 +273,21 @@ def test_controls_of_people_who_were_all_scanned_at_every_site(world):
     accuracies = controls(data)
     assert set(accuracies) == {'mask', 'demographics', 'shuffled'}
     assert accuracies['shuffled'].low < 0.5 < accuracies['shuffled'].high
+
+
+@pytest.mark.filterwarnings('error')
+def test_what_is_unknown_of_one_site_does_not_tell_it_from_age_and_sex(world):
+    """The mean age in the place of unknown ones did: nobody elsewhere is of that very age."""
+    images, _, cohort = world
+    people, at_b = np.arange(len(cohort)), cohort['site'] == 'B'
+
+    def told(**changes):
+        data = EvaluationData.from_cohort(images, cohort.assign(**changes))
+        return controls(data)['demographics']
+
+    sex_alone, age_alone = told(age=np.nan), told(sex=None)
+    assert told(age=cohort['age'].mask(at_b)) == sex_alone
+    assert told(age=cohort['age'].mask(at_b & (people % 2 > 0))) == sex_alone
+    assert told(sex=cohort['sex'].mask(at_b, None)) == age_alone
+    few = at_b & (people % 9 == 0)
+    assert told(age=cohort['age'].mask(few)).n == len(cohort) - few.sum()
