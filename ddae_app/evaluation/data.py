@@ -16,6 +16,9 @@ FOLDS = 5
 MIN_SUBJECTS = 2 * FOLDS
 """Each site needs one test subject in each fold of each of the two halves."""
 
+MOST = 0.75
+"""Share of the subjects of each site of whom a fact must be known to compare the sites by it."""
+
 
 class SomePeople(NamedTuple):
     """What is known of the subjects of some scans; see :class:`EvaluationData`."""
@@ -103,3 +106,37 @@ class EvaluationData:
     def chance(self) -> float:
         """Expected balanced accuracy of a random guess at the site."""
         return 1 / len(np.unique(self.sites))
+
+
+def comparable(
+    known: np.ndarray, sites: np.ndarray, subjects: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """By which facts the sites can be compared, and in which scans.
+
+    A fact that is unknown of many subjects of a site counts for nobody: whatever stood in its
+    place would tell this site from the others.
+
+    Parameters
+    ----------
+    known : np.ndarray, shape (N, K), bool
+        Whether each fact, such as the age, is known of each scan.
+    sites, subjects : np.ndarray, shape (N,)
+
+    Returns
+    -------
+    counts : np.ndarray, shape (K,), bool
+    rows : np.ndarray of int
+        Where all facts that count are known; empty where none counts.
+    """
+
+    def of_most(known: np.ndarray, share: float) -> bool:
+        return all(
+            len(set(subjects[known & here])) >= share * len(set(subjects[here]))
+            for here in (sites == site for site in np.unique(sites))
+        )
+
+    counts = np.array([of_most(fact, MOST) for fact in known.T])
+    together = np.all(known[:, counts], axis=1)
+    # Two of three quarters each share one half, but for scans of one subject that differ in them.
+    enough = counts.any() and of_most(together, 2 * MOST - 1)
+    return counts, np.flatnonzero(together) if enough else np.array([], dtype=int)

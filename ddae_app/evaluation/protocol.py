@@ -17,7 +17,7 @@ import numpy as np
 
 from ddae_app.evaluation import estimates, fidelity, probes, traveling, views
 from ddae_app.evaluation.candidates import Candidate
-from ddae_app.evaluation.data import EvaluationData
+from ddae_app.evaluation.data import EvaluationData, comparable
 from ddae_app.evaluation.distribution import SampleSets
 from ddae_app.evaluation.estimates import Estimate, Score
 from ddae_app.evaluation.features import Features
@@ -351,24 +351,12 @@ def controls(data: EvaluationData, *, seed: int = 0) -> Mapping[str, Estimate]:
 def _demographics(data: EvaluationData) -> tuple[np.ndarray, np.ndarray]:
     """Age, sex and squared age of all scans, shape (N, 3), and the rows of which they are known.
 
-    What is unknown of many people of a site counts for nobody, and is 0: a number in its place
-    would tell this site from the others.
+    What is unknown of many people of a site is 0 for all.
     """
     sexes = np.array([np.nan if sex is None else float(SEXES[sex]) for sex in data.sexes])
     columns = np.stack([data.ages, sexes], 1)
-    counts = [_known_of_most(data, ~np.isnan(column)) for column in columns.T]
-    known = ~np.isnan(columns[:, counts]).any(axis=1)
-    if not any(counts) or not _known_of_most(data, known, 0.5):
-        return columns, np.array([], dtype=int)
+    counts, rows = comparable(~np.isnan(columns), data.sites, data.subjects)
     columns = np.where(counts, columns, 0)
-    columns = columns / np.maximum(np.std(columns[known], axis=0), 1e-12)
-    return np.column_stack([columns, columns[:, :1] ** 2]), np.flatnonzero(known)
-
-
-def _known_of_most(data: EvaluationData, known: np.ndarray, share: float = 0.75) -> bool:
-    """Whether something is known of most people of each site."""
-    people = [
-        [len(set(data.subjects[rows & (data.sites == site)])) for site in np.unique(data.sites)]
-        for rows in (known, np.ones_like(known))
-    ]
-    return bool((np.array(people[0]) >= share * np.array(people[1])).all())
+    if len(rows):
+        columns = columns / np.maximum(np.std(columns[rows], axis=0), 1e-12)
+    return np.column_stack([columns, columns[:, :1] ** 2]), rows

@@ -16,7 +16,7 @@ import numpy as np
 from ddae_app.errors import NotEvaluableError
 from ddae_app.evaluation import estimates
 from ddae_app.evaluation.biology import MIN_KNOWN_SCANS, MIN_TRAINING_SCANS
-from ddae_app.evaluation.data import FOLDS, MIN_SUBJECTS
+from ddae_app.evaluation.data import FOLDS, MIN_SUBJECTS, comparable
 from ddae_app.evaluation.estimates import Estimate, Score
 from ddae_app.evaluation.probes import Components, folds
 from ddae_app.features.matrix import counted
@@ -136,12 +136,14 @@ def not_predicted(measured: Collection[str]) -> list[str]:
 def site_from_demographics(labels: RowLabels, *, seed: int = 0) -> Estimate | None:
     """Balanced accuracy of the site from age and sex, which no harmonization changes.
 
-    None where neither is known of anybody.
+    None where neither is known of most people of each site.
     """
-    columns = CovariateDesign.fit(labels, spline=False).columns(labels)
+    known = np.column_stack([~np.isnan(labels.ages), [sex is not None for sex in labels.sexes]])
+    counts, rows = comparable(known, labels.sites, labels.subjects)
+    columns = np.where(counts, CovariateDesign.fit(labels, spline=False).columns(labels), 0)[rows]
     if not columns.any():
         return None
-    return _over_all(np.column_stack([columns, columns[:, 0] ** 2]), labels, seed)
+    return _over_all(np.column_stack([columns, columns[:, 0] ** 2]), labels.rows(rows), seed)
 
 
 def _outputs(

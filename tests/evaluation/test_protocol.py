@@ -208,6 +208,7 @@ def test_results_do_not_depend_on_how_many_are_evaluated_at_once(world, monkeypa
         assert np.array_equal(counts, np.histogram(scans[scans > 0], INTENSITY_BINS)[0])
 
 
+@pytest.mark.filterwarnings('error::RuntimeWarning')
 def test_unknown_ages_and_sexes_leave_their_measures_out(world, monkeypatch):
     images, _, cohort = world
     monkeypatch.setattr(probes, 'EPOCHS', 1)

@@ -101,6 +101,10 @@ def test_the_site_from_age_and_sex(labels):
         labels, ages=np.full(len(labels.ages), np.nan), sexes=np.full(len(labels.ages), None)
     )
     assert site_from_demographics(unknown) is None
+    # That a site did not tell its ages tells nothing of its people.
+    of_b = replace(labels, ages=np.where(labels.sites == 'B', np.nan, labels.ages))
+    nobody = replace(labels, ages=unknown.ages)
+    assert site_from_demographics(of_b) == site_from_demographics(nobody)
 
 
 def test_variance_is_explained_at_equal_age():
