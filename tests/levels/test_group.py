@@ -226,6 +226,18 @@ def test_only_what_was_harmonized_alike_and_whole_is_evaluated(tmp_path, caplog)
     assert 'harmonized as one of North, and is now of East' in caplog.text
 
 
+@pytest.mark.parametrize('kind', ['slices', 'harmonized'])
+def test_a_scan_of_a_damaged_image_is_left_out(tmp_path, caplog, kind):
+    images, truth, cohort = simulate(1)
+    few = [0, 1, N, N + 1]
+    write_derived(tmp_path, images[few], cohort.iloc[few], TEMPLATE, truth[few], 'East')
+    first = min((tmp_path / 'out').glob(f'sub-*/anat/*_desc-{kind}_T1w.nii.gz'))
+    first.write_bytes(first.read_bytes()[:-100])
+    outputs = gathered(tmp_path)
+    assert len(outputs.source) == len(outputs.harmonized) == len(outputs.cohort) == 3
+    assert 'The scan sub-00 is excluded from the evaluation: ' in caplog.text
+
+
 def test_slices_of_an_earlier_preprocessing_are_not_evaluated(tmp_path):
     images, truth, cohort = simulate(1)
     few = [0, 1, N, N + 1]

@@ -103,14 +103,14 @@ def gather(settings: Settings, scans: Sequence[Scan], cohort: Cohort) -> Outputs
         try:
             _check_fetched(layout, scan)
             source = _medial_slice(settings, scan, layout, stored=facts[scan] is not None)
+            output = [_middle(layout.image('harmonized', scan))] if kind else []
         except ImageError as error:
             log.warning('The scan %s is excluded from the evaluation: %s', scan.stem, error)
             continue
         if source is None:
             continue
         sources.append(source)
-        if kind:
-            outputs.append(_middle(layout.image('harmonized', scan)))
+        outputs += output
         person = cohort[scan]
         further = [person.further.get(name) for name in settings.evaluate.biology]
         rows.append((scan.participant, person.site, person.age, person.sex, *further))
