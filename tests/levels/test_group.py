@@ -19,7 +19,7 @@ from ddae_app.evaluation import predictions, probes
 from ddae_app.evaluation.data import EvaluationData
 from ddae_app.levels.group.collect import Outputs, gather
 from ddae_app.levels.group.evaluate import fitted_here
-from ddae_app.levels.group.figures import matching_model, typical_rows
+from ddae_app.levels.group.figures import matching_model, typical_rows, which_sites
 from ddae_app.levels.group.level import run_group
 from ddae_app.methods.cvae import CVAEHarmonizer
 from ddae_app.methods.ddae.bundle import load_bundle
@@ -261,6 +261,16 @@ def test_who_is_shown_of_a_site_is_of_a_known_age_where_one_is_known():
     nothing = np.zeros((6, 1, 1), np.float32)
     outputs = Outputs(nothing, None, cohort, 'A', 'A', 'nothing', '', False, Protocol())
     assert typical_rows(outputs).tolist() == [2, 4]
+
+
+@pytest.mark.parametrize(('sites', 'words'), [(7, 'each site'), (9, 'the first 7 of 9 sites')])
+def test_the_figure_says_of_which_sites_somebody_is_shown(sites, words):
+    names = [f'S{i}' for i in range(sites)]
+    cohort = pd.DataFrame({'site': names, 'age': 50.0})
+    nothing = np.zeros((sites, 1, 1), np.float32)
+    outputs = Outputs(nothing, None, cohort, 'S0', 'S0', 'nothing', '', False, Protocol())
+    assert typical_rows(outputs).tolist() == [*range(7)]
+    assert which_sites(outputs) == words
 
 
 def test_of_several_models_the_figures_are_of_the_one_that_was_used(evaluated, tmp_path):

@@ -116,10 +116,9 @@ def draw_pictures(
             ),
         ),
         EvaluationFigure(
-            'One participant of each site',
+            f'One participant of {which_sites(outputs)}',
             'The first row shows the original scans, and the other rows show them harmonized to '
-            f'{_targets(outputs)}. Of each site, the participant closest to the median age is '
-            'shown.',
+            f'{_targets(outputs)}. Of a site, who is closest to the median age is shown.',
             draw_slices(
                 {name: result.shown for name, result in shown.items()},
                 outputs.cohort['site'].iloc[typical_rows(outputs)].tolist(),
@@ -144,8 +143,14 @@ def _site_accuracies(estimates: Mapping[str, Estimate]) -> dict[str, Estimate]:
     return {label: estimates[name] for name, label in SEEN_BY_PROBES.items() if name in estimates}
 
 
+def which_sites(outputs: Outputs) -> str:
+    """Of which sites :func:`typical_rows` has a participant, in words."""
+    number = outputs.cohort['site'].nunique()
+    return 'each site' if number <= MAX_SITES else f'the first {MAX_SITES} of {number} sites'
+
+
 def typical_rows(outputs: Outputs) -> np.ndarray:
-    """The row of the participant closest to the median age, for at most ``MAX_SITES`` sites.
+    """The row of the participant closest to the median age, of the first ``MAX_SITES`` sites.
 
     Of a site without a known age, the first row.
     """
