@@ -109,6 +109,14 @@ def save_flicker(front: Figure, back: Figure, path: Path, title: str) -> None:
     write_atomically(path, text.encode())
 
 
+def shortened(name: str, longest: int) -> str:
+    """A name that a user gave, in at most so many letters: its beginning and its end are kept."""
+    if len(name) <= longest:
+        return name
+    end = max(longest - 1, 0) // 2
+    return f'{name[: longest - 1 - end]}\N{HORIZONTAL ELLIPSIS}{name[len(name) - end :]}'
+
+
 def draw_panel(
     axes: Axes,
     image: np.ndarray,

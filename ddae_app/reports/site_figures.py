@@ -17,6 +17,7 @@ from ddae_app.reports.canvas import (
     WIDTH_IN,
     render,
     report_style,
+    shortened,
 )
 from ddae_app.reports.evaluation import Estimate
 
@@ -31,13 +32,23 @@ COLUMNS = 4
 """Panels in a row."""
 
 MIN_COLUMNS = 4
-LABEL_WIDTH = 18
+LABEL_WIDTH, TITLE_WIDTH = 18, 24
+"""Letters of a line of the label of a row, and of the title of a panel."""
+
+LETTERS_PER_IN = 11
+"""Of a title of 10 points."""
 MARKERS = ('o', 's', '^', 'D')
 MAX_INTENSITY, MAX_DIFFERENCE = 1.1, 0.3
 """The intensity that is shown white, and the difference of the strongest colors."""
 
 MAX_IN_LEGEND = 14
 """Sites in a legend."""
+
+LONGEST_NAME = 24
+"""Letters of a site in a legend."""
+
+LONGEST_METHOD = 44
+"""Letters of a method: with the name of its model, it may be long."""
 
 
 def draw_variance_maps(maps: Mapping[str, np.ndarray]) -> bytes:
@@ -67,9 +78,8 @@ def draw_variance_maps(maps: Mapping[str, np.ndarray]) -> bytes:
                 vmax=limit,
                 interpolation='nearest',
             )
-            panel.set_title(
-                f'{name}\nmean {share[brain].mean() if brain.any() else 0:.3f}', fontsize=9
-            )
+            mean = share[brain].mean() if brain.any() else 0
+            panel.set_title(f'{_method(name)}\nmean {mean:.3f}', fontsize=9)
             panel.set_facecolor(BLACK)
             panel.set_axis_off()
         bar = figure.colorbar(mapped, ax=axes, shrink=0.8)
@@ -103,7 +113,8 @@ def draw_accuracies(accuracies: Mapping[str, Mapping[str, Estimate]], chance: fl
             values = np.array([estimate.value for estimate in seen.values()])
             ends = [(estimate.low, estimate.high) for estimate in seen.values()]
             axes.errorbar(
-                values, places, xerr=np.abs(np.array(ends).T - values), label=name,
+                values, places, xerr=np.abs(np.array(ends).T - values),
+                label=shortened(name, LONGEST_METHOD),
                 color=COLORS[i % len(COLORS)], fmt=MARKERS[i // len(COLORS) % len(MARKERS)],
                 markersize=4, linewidth=1, linestyle='none',
             )  # fmt: skip
@@ -144,11 +155,13 @@ def draw_site_histograms(
                 panel.plot(
                     middles, density, LINES[i // len(COLORS) % len(LINES)],
                     color=COLORS[i % len(COLORS)], linewidth=1.2,
-                    label=site if i < MAX_IN_LEGEND else None,
+                    label=_in_legend(site, i, len(lines)),
                 )  # fmt: skip
-            panel.set_title(name, fontsize=9)
+            panel.set_title(_method(name), fontsize=9)
             panel.set(xlabel='brain intensity', ylabel='density', ylim=(0, top))
-        axes[-1].legend(fontsize=8)
+        figure.legend(
+            *axes[-1].get_legend_handles_labels(), fontsize=8, loc='outside right center'
+        )
         return render(figure, 'png')
 
 
@@ -197,8 +210,8 @@ def draw_slices(
                 panel.set(xticks=[], yticks=[], facecolor=BLACK)
                 panel.spines[:].set_visible(False)
                 if number == 0:
-                    panel.set_title(site)
-            line[0].set_ylabel(fill(name, LABEL_WIDTH), fontsize=8)
+                    panel.set_title(shortened(site, int(side * LETTERS_PER_IN)))
+            line[0].set_ylabel(fill(shortened(name, LONGEST_METHOD), LABEL_WIDTH), fontsize=8)
         return render(figure, 'png')
 
 
@@ -225,11 +238,24 @@ def draw_embeddings(embeddings: Mapping[str, np.ndarray], sites: np.ndarray) -> 
                 panel.scatter(
                     in_site[:, 0], in_site[:, 1], s=10, alpha=0.7, linewidths=0,
                     color=COLORS[i % len(COLORS)], marker=MARKERS[i // len(COLORS) % 4],
-                    label=str(site) if i < MAX_IN_LEGEND else None,
+                    label=_in_legend(str(site), i, len(names)),
                 )  # fmt: skip
-            panel.set(title=title, xticks=[], yticks=[])
+            panel.set(title=shortened(title, LONGEST_METHOD), xticks=[], yticks=[])
         axes[-1].legend(fontsize=8, loc='center left', bbox_to_anchor=(1, 0.5))
         return render(figure, 'png')
+
+
+def _method(name: str) -> str:
+    """The name of a method as the title of a panel."""
+    return fill(shortened(name, LONGEST_METHOD), TITLE_WIDTH, break_on_hyphens=False)
+
+
+def _in_legend(site: str, number: int, sites: int) -> str | None:
+    """The label of a site in a legend, of which the last says how many others there are."""
+    if number >= MAX_IN_LEGEND:
+        return None
+    others = sites - MAX_IN_LEGEND if number == MAX_IN_LEGEND - 1 else 0
+    return shortened(site, LONGEST_NAME) + (f', and {others} more' if others > 0 else '')
 
 
 def _panels(count: int, height: float) -> tuple[Figure, list[Axes]]:

@@ -12,6 +12,10 @@ from xml.etree import ElementTree
 
 import numpy as np
 from matplotlib import image
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.legend import Legend
+from matplotlib.text import Text
 from scipy import ndimage
 
 SVG = '{http://www.w3.org/2000/svg}'
@@ -95,3 +99,28 @@ def alternating(svg: Path) -> list[np.ndarray]:
     assert [image.get('class') for image in images] == [None, 'front']  # the last is on top
     data = [image.get('href', '').removeprefix('data:image/png;base64,') for image in images]
     return [pixels_of(b64decode(text)) for text in reversed(data)]
+
+
+def crowded(figure: Figure) -> list[str]:
+    """Titles and legends that leave their figure, that others cover, or that cover panels."""
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    figure.draw(renderer)
+    titles = {axes.get_title('left') for axes in figure.axes}
+    legends = figure.findobj(Legend)
+    named = {text for legend in legends for text in legend.get_texts()}
+    texts = [
+        t for t in figure.findobj(Text) if t.get_text() and (t.get_text() in titles or t in named)
+    ]
+    boxes = [text.get_window_extent(renderer).padded(-1) for text in texts]
+    found = []
+    for text, box in zip(texts, boxes, strict=True):
+        inside = figure.bbox.x0 <= box.x0 and box.x1 <= figure.bbox.x1
+        if not inside or not figure.bbox.y0 <= box.y0 < box.y1 <= figure.bbox.y1:
+            found.append(f'{text.get_text()} leaves the figure')
+        if box.count_overlaps(boxes) > 1:
+            found.append(f'{text.get_text()} and another cover each other')
+        if text in named and box.count_overlaps(
+            [a.get_window_extent(renderer) for a in figure.axes]
+        ):
+            found.append(f'{text.get_text()} covers a panel')
+    return found

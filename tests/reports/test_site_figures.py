@@ -7,6 +7,7 @@ import pytest
 from matplotlib import colormaps
 
 from ddae_app.evaluation.estimates import Estimate
+from ddae_app.reports import site_figures
 from ddae_app.reports.samples import plot_samples
 from ddae_app.reports.site_figures import (
     COLORS,
@@ -17,7 +18,7 @@ from ddae_app.reports.site_figures import (
     draw_slices,
     draw_variance_maps,
 )
-from tests.reports.readback import areas, is_bright_gray, is_color, pixels_of
+from tests.reports.readback import areas, crowded, is_bright_gray, is_color, pixels_of
 
 SIDE = 24
 
@@ -137,3 +138,42 @@ def test_samples_are_in_rows_of_sites_and_columns_of_targets(tmp_path):
     brains = areas(is_bright_gray(pixels) & (pixels[..., 0] < 250), 2000)
     shown = [area.center(pixels)[0] / 255 for area in brains]
     assert shown == pytest.approx(levels.ravel(), abs=0.01)
+
+
+LONG_METHODS = ('source', 'DDAE (a-long-name-that-a-consortium-gave-its-model-in-2026)',
+                'cVAE (cvae)', 'Style-Encoding GAN (style-gan)', 'combat', 'blur')  # fmt: skip
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """The figures that were drawn, not yet as bytes."""
+    figures = []
+    monkeypatch.setattr(site_figures, 'render', lambda figure, kind: figures.append(figure))
+    return figures
+
+
+@pytest.mark.parametrize('number', [1, 2, 20, 40])
+def test_long_names_and_many_sites_neither_overlap_nor_leave_the_figure(drawn, number):
+    sites = [f'University Hospital of the Northern District {i}' for i in range(number)]
+    rng = np.random.default_rng(0)
+    maps = dict.fromkeys(LONG_METHODS, squares([0.3])[0])
+    draw_variance_maps(maps)
+    counts = {site: rng.integers(1, 9, 60) for site in sites}
+    draw_site_histograms(dict.fromkeys(LONG_METHODS, counts), np.linspace(0, 1.2, 61))
+    title = f'encoded with {sites[0]}'
+    draw_embeddings({'encoded': rng.normal(size=(80, 2)), title: rng.normal(size=(80, 2))},
+                    np.array(sites * 80)[:80])  # fmt: skip
+    near = {label: Estimate(0.5, 0.4, 0.6, 9) for label in ('linear', 'fine')}
+    draw_accuracies(dict.fromkeys(LONG_METHODS, near), 0.5)
+    shown = sites[:7]
+    draw_slices(dict.fromkeys(LONG_METHODS, squares([0.5] * len(shown))), shown)
+    assert len(drawn) == 5
+    assert [crowded(figure) for figure in drawn] == [[]] * 5
+
+
+def test_the_legend_says_how_many_sites_it_does_not_name(drawn):
+    counts = {f'S{i:02}': np.ones(60) for i in range(20)}
+    draw_site_histograms({'source': counts}, np.linspace(0, 1.2, 61))
+    (figure,) = drawn
+    names = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert names == [*(f'S{i:02}' for i in range(13)), 'S13, and 6 more']
