@@ -31,6 +31,9 @@ DIFFERENCE_COLORS = LinearSegmentedColormap.from_list(
 WIDTH_IN = 11.0
 DPI = 130
 
+LETTERS_PER_IN = 11
+"""Of a title."""
+
 STYLE = {
     'font.family': 'DejaVu Sans',  # ships with matplotlib, so it is available everywhere
     'font.size': 9,

@@ -21,9 +21,13 @@ from ddae_app.reports.canvas import (
     WIDTH_IN,
     report_style,
     save,
+    shortened,
 )
 
 Reference = Mapping[str, Sequence[float]]
+
+LONGEST_NAME = 24
+"""Letters of a site in a title or a legend."""
 
 BRIGHTEST = 1.5
 """Where the brain is 0 to 1, brighter voxels are drawn as this."""
@@ -66,13 +70,14 @@ def plot_histogram(
         Curve('before', _brain(before), BEFORE_COLOR, '--'),
         Curve('after', _brain(after), AFTER_COLOR, '-'),
     )
+    name = shortened(target_site, LONGEST_NAME)
     with report_style():
         panels = 1 if reference is None else 2
         figure = Figure(figsize=(WIDTH_IN, 3.5), facecolor=WHITE, layout='constrained')
         axes = figure.subplots(1, panels, squeeze=False)[0]
-        _draw_densities(axes[0], curves, reference, target_site)
+        _draw_densities(axes[0], curves, reference, name)
         if reference is not None:
-            _draw_deviations(axes[1], curves, reference, target_site)
+            _draw_deviations(axes[1], curves, reference, name)
         save(figure, Path(path))
 
 

@@ -16,6 +16,7 @@ from nibabel.processing import resample_from_to
 from ddae_app.reports.canvas import (
     BLACK,
     DIFFERENCE_COLORS,
+    LETTERS_PER_IN,
     LIGHT_GRAY,
     WIDTH_IN,
     draw_outline,
@@ -24,6 +25,7 @@ from ddae_app.reports.canvas import (
     report_style,
     save,
     save_flicker,
+    shortened,
 )
 from ddae_app.reports.mosaic import Volume, bounding_box, draw_mosaic
 
@@ -145,17 +147,16 @@ def plot_harmonization(
     stacks = before[box], after[box], (after - before)[box]
     limit = _difference_limit(stacks[2])
     gray = {'cmap': 'gray', 'vmin': 0, 'vmax': 1}
-    rows = (
-        (f'Before: as acquired at {source_site}', gray),
-        (f'After: rendered as {target_site}', gray),
-        (
-            'Difference: after \N{MINUS SIGN} before',
-            {'cmap': DIFFERENCE_COLORS, 'vmin': -limit, 'vmax': limit},
-        ),
-    )
     chosen, extent = _slices_to_show(inside), _extent(stacks[0].shape, affine)
     with report_style():
         figure, grid = _slice_grid(len(chosen), extent)
+        rows = (
+            *((title, gray) for title in _titles(figure, grid[0], source_site, target_site)),
+            (
+                'Difference: after \N{MINUS SIGN} before',
+                {'cmap': DIFFERENCE_COLORS, 'vmin': -limit, 'vmax': limit},
+            ),
+        )
         for panels, stack, (title, colors) in zip(grid, stacks, rows, strict=True):
             panels[0].set_title(f' {title}', color=LIGHT_GRAY)
             for axes, i in zip(panels, chosen, strict=True):
@@ -190,12 +191,12 @@ def plot_flicker(
     before, after = np.asarray(before, float), np.asarray(after, float)
     inside = (before > 0) | (after > 0)
     box = _crop_to_brain(inside)
-    titles = f'Before: as acquired at {source_site}', f'After: rendered as {target_site}'
     chosen, extent = _slices_to_show(inside), _extent(before[box].shape, affine)
     with report_style():
         figures = []
-        for stack, title in zip((before[box], after[box]), titles, strict=True):
+        for number, stack in enumerate((before[box], after[box])):
             figure, panels = _one_row(len(chosen), extent)
+            title = _titles(figure, panels, source_site, target_site)[number]
             panels[0].set_title(f' {title}', color=LIGHT_GRAY)
             for axes, i in zip(panels, chosen, strict=True):
                 draw_panel(axes, stack[i], extent, {'cmap': 'gray', 'vmin': 0, 'vmax': 1})
@@ -258,6 +259,19 @@ def plot_planes(
         _row_title(figure, grid[0], 2, 'Where contrast and shading explain the change least')
         _color_bar(figure, grid[-1][-1], limit)
         save(figure, Path(path))
+
+
+def _titles(
+    figure: Figure, row: Sequence[Axes], source_site: str, target_site: str
+) -> tuple[str, str]:
+    """Titles of a scan before and after harmonization, as long as their row of panels is wide."""
+    width = figure.get_size_inches()[0] * (row[-1].get_position().x1 - row[0].get_position().x0)
+    room = int(width * LETTERS_PER_IN)
+    before, after = 'Before: as acquired at ', 'After: rendered as '
+    return (
+        before + shortened(source_site, room - len(before)),
+        after + shortened(target_site, room - len(after)),
+    )
 
 
 def _plane_slices(

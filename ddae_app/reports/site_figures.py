@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from ddae_app.reports.canvas import (
     BLACK,
     DIFFERENCE_COLORS,
+    LETTERS_PER_IN,
     WHITE,
     WIDTH_IN,
     render,
@@ -34,9 +35,6 @@ COLUMNS = 4
 MIN_COLUMNS = 4
 LABEL_WIDTH, TITLE_WIDTH = 18, 24
 """Letters of a line of the label of a row, and of the title of a panel."""
-
-LETTERS_PER_IN = 11
-"""Of a title of 10 points."""
 MARKERS = ('o', 's', '^', 'D')
 MAX_INTENSITY, MAX_DIFFERENCE = 1.1, 0.3
 """The intensity that is shown white, and the difference of the strongest colors."""

@@ -101,26 +101,25 @@ def alternating(svg: Path) -> list[np.ndarray]:
     return [pixels_of(b64decode(text)) for text in reversed(data)]
 
 
-def crowded(figure: Figure) -> list[str]:
+def crowded(figure: Figure, *, legends_in_panels: bool = False) -> list[str]:
     """Titles and legends that leave their figure, that others cover, or that cover panels."""
     renderer = FigureCanvasAgg(figure).get_renderer()
     figure.draw(renderer)
     titles = {axes.get_title('left') for axes in figure.axes}
-    legends = figure.findobj(Legend)
-    named = {text for legend in legends for text in legend.get_texts()}
+    named = {text for legend in figure.findobj(Legend) for text in legend.get_texts()}
     texts = [
-        t for t in figure.findobj(Text) if t.get_text() and (t.get_text() in titles or t in named)
-    ]
+        text for text in figure.findobj(Text)
+        if text.get_text() and (text.get_text() in titles or text in named)
+    ]  # fmt: skip
     boxes = [text.get_window_extent(renderer).padded(-1) for text in texts]
+    panels = [axes.get_window_extent(renderer) for axes in figure.axes]
+    whole = figure.bbox
     found = []
     for text, box in zip(texts, boxes, strict=True):
-        inside = figure.bbox.x0 <= box.x0 and box.x1 <= figure.bbox.x1
-        if not inside or not figure.bbox.y0 <= box.y0 < box.y1 <= figure.bbox.y1:
+        if box.x0 < whole.x0 or box.y0 < whole.y0 or box.x1 > whole.x1 or box.y1 > whole.y1:
             found.append(f'{text.get_text()} leaves the figure')
         if box.count_overlaps(boxes) > 1:
             found.append(f'{text.get_text()} and another cover each other')
-        if text in named and box.count_overlaps(
-            [a.get_window_extent(renderer) for a in figure.axes]
-        ):
+        if text in named and box.count_overlaps(panels) > legends_in_panels:
             found.append(f'{text.get_text()} covers a panel')
     return found

@@ -15,6 +15,7 @@ from ddae_app.reports.mosaic import brain_window
 from tests.reports.readback import (
     alternating,
     areas,
+    crowded,
     is_bright_gray,
     is_color,
     pixels_of,
@@ -245,3 +246,19 @@ def test_vessels_and_spikes_do_not_darken_the_brain(brightness):
     assert high == pytest.approx(1.1 * np.percentile(data, 99.5), rel=0.03)
     data.flat[:120] = brightness
     assert brain_window(data, mask)[1] == pytest.approx(high, rel=0.02)
+
+
+@pytest.mark.parametrize('slices', [1, 2, 7])
+def test_long_names_of_sites_neither_overlap_nor_leave_the_figure(monkeypatch, tmp_path, slices):
+    drawn = []
+    monkeypatch.setattr(figures, 'save', lambda figure, path: drawn.append(figure))
+    monkeypatch.setattr(charts, 'save', lambda figure, path: drawn.append(figure))
+    monkeypatch.setattr(figures, 'save_flicker', lambda *given: drawn.extend(given[:2]))
+    sites = 'University Hospital of the Northern District', 'Universal Scanner 2 of Main Street 5'
+    before, after = brain_square([0.5] * slices), brain_square([0.6] * slices)
+    figures.plot_harmonization(before, after, tmp_path / 'a.png', *sites)
+    figures.plot_flicker(before, after, tmp_path / 'a.svg', *(site * 4 for site in sites))
+    levels = np.linspace(0, 1, 11)
+    reference = dict.fromkeys(('levels', 'p25', 'median', 'p75'), levels)
+    charts.plot_histogram(before, after, reference, tmp_path / 'b.svg', sites[0])
+    assert [crowded(figure, legends_in_panels=True) for figure in drawn] == [[]] * 4
