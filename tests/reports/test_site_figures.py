@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from matplotlib import colormaps
 
 from ddae_app.evaluation.estimates import Estimate
-from ddae_app.reports import site_figures
+from ddae_app.reports import samples, site_figures
 from ddae_app.reports.samples import plot_samples
 from ddae_app.reports.site_figures import (
     COLORS,
@@ -177,3 +179,18 @@ def test_the_legend_says_how_many_sites_it_does_not_name(drawn):
     (figure,) = drawn
     names = [text.get_text() for text in figure.legends[0].get_texts()]
     assert names == [*(f'S{i:02}' for i in range(13)), 'S13, and 6 more']
+
+
+@pytest.mark.parametrize('number', [2, 7, 15])
+def test_names_of_many_sites_do_not_cover_each_other_in_the_samples(monkeypatch, number):
+    figures = []
+    monkeypatch.setattr(samples, 'save', lambda figure, path: figures.append(figure))
+    names = [f'University Hospital of the Northern District {i}' for i in range(number)]
+    plot_samples(np.ones((number, 2 + number, 4, 4)), names, Path('a.png'), 'samples')
+    (figure,) = figures
+    assert crowded(figure) == []
+    labels = [axes.yaxis.label for axes in figure.axes if axes.get_ylabel()]
+    figure.draw_without_rendering()
+    boxes = [label.get_window_extent() for label in labels]
+    assert len(boxes) == number and all(box.count_overlaps(boxes) == 1 for box in boxes)
+    assert all(box.x0 > 0 for box in boxes)
