@@ -11,14 +11,18 @@ import numpy as np
 from matplotlib.ticker import MaxNLocator
 
 from ddae_app import __version__
+from ddae_app.reports.canvas import shortened
 from ddae_app.reports.evaluation import EvaluationReport
 from ddae_app.reports.page import write_page
 
-WIDTH, LEFT, RIGHT = 520, 130, 500
+WIDTH, LEFT, RIGHT = 520, 160, 500
 """Width of a strip plot, and the ends of its value axis, in units of its view box."""
 
 ROW, AXIS = 28, 24
 """Heights of the row of a site, and of the axis."""
+
+LONGEST_NAME = 18
+"""Letters of a site for which there is room on the left, even if they are capitals."""
 
 MAX_DOTS = 300
 """Per site and measure, since no browser opens a page with dots for ten thousand scans."""
@@ -38,9 +42,13 @@ class Dot:
 
 @dataclass(frozen=True)
 class Row:
-    """The scans of a site; `box` holds the positions of the quartiles, or None below 5 scans."""
+    """The scans of a site, and its name as there is room for.
+
+    `box` holds the positions of the quartiles, or None below 5 scans.
+    """
 
     site: str
+    label: str
     y: int
     scans: int
     box: tuple[float, ...] | None
@@ -151,7 +159,7 @@ def _strip(
         ]
         quartiles = np.quantile([value for value, _ in scans], (0.25, 0.5, 0.75))
         box = tuple(position(float(q)) for q in quartiles) if len(scans) >= 5 else None
-        lines.append(Row(site, y, len(scans), box, dots))
+        lines.append(Row(site, shortened(site, LONGEST_NAME), y, len(scans), box, dots))
     marks = [Tick(position(float(tick)), f'{tick:.6g}') for tick in ticks]
     return Strip(name, meaning, ROW * len(lines) + AXIS, marks, lines, hidden)
 

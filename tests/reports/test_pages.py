@@ -154,6 +154,28 @@ def test_group_page_stays_small_and_keeps_the_extremes(tmp_path):
     assert '<title>s999: 0.999</title>' in page
 
 
+def test_group_page_has_room_for_long_names_and_counts_in_the_singular(tmp_path):
+    """Labels of up to 23 letters were cut off at the left."""
+    names = {
+        'S' * 22: 'SSSSSSSSS…SSSSSSSS',
+        'North-Eastern site 1': 'North-Eas…n site 1',
+        'A': 'A',
+    }
+    rows = [
+        {'bids_name': f's{i}', 'source_site': site, 'ssim': f'{i / 1000}'}
+        for site, number in zip(names, (1, 2, MAX_DOTS + 1), strict=True)
+        for i in range(number)
+    ]
+    write_group_report(tmp_path / 'g.html', rows, {}, {})
+    page = (tmp_path / 'g.html').read_text()
+    for (site, label), scans in zip(
+        names.items(), ('1 scan', '2 scans', '301 scans'), strict=True
+    ):
+        assert f'>{label}<title>{site}, {scans}</title>' in page
+    assert '>1 scan with values near the median of their site is not drawn.<' in page
+    assert f'<td class="site">{"S" * 22}</td>' in page
+
+
 def test_group_page_draws_inside_its_frame(tmp_path):
     values = ['-1e-7', '0', '3', '1e9', 'inf']
     rows = [
