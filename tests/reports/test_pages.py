@@ -7,7 +7,9 @@ from html.parser import HTMLParser
 
 import pytest
 
+from ddae_app.evaluation.estimates import Estimate
 from ddae_app.reports import boilerplate
+from ddae_app.reports.evaluation import EvaluationReport, MethodReport
 from ddae_app.reports.group import LEFT, MAX_DOTS, RIGHT, write_group_report
 from ddae_app.reports.participant import (
     Measure,
@@ -326,3 +328,26 @@ def test_pages_are_well_formed(write, tmp_path):
     checker = Balance()
     checker.feed(path.read_text())
     assert checker.open == []
+
+
+def evaluated(**measured: Estimate) -> EvaluationReport:
+    """An evaluation of the original scans alone."""
+    source = MethodReport('source', 'not needed', [], measured)
+    meanings = dict.fromkeys(measured, 'what it means')
+    return EvaluationReport('All is well.', 60, '<b>A', 0.5, 'As it is.', meanings, {}, [source])
+
+
+def test_group_page_shows_no_number_for_what_is_none(tmp_path):
+    """As edges of images without any, and intervals of too few scans."""
+    nothing = float('nan')
+    report = evaluated(
+        edges=Estimate(nothing, nothing, nothing, 9),
+        icc=Estimate(0.25, nothing, nothing, 9),
+        rank=Estimate(0.5, 0.4, 0.6, 9),
+    )
+    write_group_report(tmp_path / 'g.html', [{'bids_name': 's', 'ssim': '1'}], {}, {}, report)
+    page = (tmp_path / 'g.html').read_text()
+    cells = re.findall(r'<td[^>]*>(.*?)</td>', page.partition('<td>source</td>')[2])
+    assert cells[:2] == ['n/a', '0.250']
+    assert cells[2] == '0.500<br><span class="quiet">0.400 to 0.600</span>'
+    assert 'nan' not in page.partition('<script>')[0]
