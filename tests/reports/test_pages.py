@@ -351,3 +351,10 @@ def test_group_page_shows_no_number_for_what_is_none(tmp_path):
     assert cells[:2] == ['n/a', '0.250']
     assert cells[2] == '0.500<br><span class="quiet">0.400 to 0.600</span>'
     assert 'nan' not in page.partition('<script>')[0]
+
+
+def test_group_page_does_not_say_that_original_scans_are_harmonized(tmp_path):
+    write_group_report(tmp_path / 'g.html', [{'bids_name': 's'}], {}, {}, evaluated())
+    page = (tmp_path / 'g.html').read_text()
+    assert 'includes 60 scans. The target of the harmonization is the site &lt;b&gt;A. As' in page
+    assert 'are harmonized' not in page
