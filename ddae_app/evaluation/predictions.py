@@ -19,7 +19,7 @@ from ddae_app.imaging.anatomy import TISSUES, tissue_shares
 
 COSTLY_TEST_SCANS = 500
 """Probes that take a while, which are convolutional networks and those of parts of the images, are
-tested on about so many scans at most."""
+tested on as many folds as hold so many scans or more."""
 
 INTENSITY_BINS = np.linspace(0, 1.2, 61)
 """Edges of the bins in which the brain intensities of each site are counted."""

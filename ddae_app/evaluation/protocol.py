@@ -69,8 +69,8 @@ MEANING = {
     'edges': 'Correlation of the gradient magnitudes of the output with those of its scan.',
     'tissue_drift': 'Mean absolute change of the brain fractions of CSF, gray matter and white '
     'matter, in percentage points. A change of contrast alone also changes them.',
-    'target_distance': 'Wasserstein distance of the brain intensities of the other sites to those '
-    'of the median scan of the target site.',
+    'target_distance': 'Wasserstein distance of the brain intensities of the outputs of the other '
+    'sites to those of the median output of the target site.',
     'frechet': f'Fréchet distance {_COMPARED}, in the features of a network that was trained on '
     'simulated scans.',
     'kernel': f'Kernel distance (squared maximum mean discrepancy, cubic kernel) {_COMPARED}, in '
