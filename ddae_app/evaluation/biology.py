@@ -21,6 +21,8 @@ MIN_KNOWN_SCANS = 70
 
 MAX_LEVELS = 6
 ALWAYS_EVALUATED = ('age', 'sex', 'site')
+TAKEN = 'subject'
+"""The name by which the evaluation knows who was scanned; see ``EvaluationData.from_cohort``."""
 
 
 def check_names(names: Sequence[str]) -> None:
@@ -34,11 +36,16 @@ def check_names(names: Sequence[str]) -> None:
     Raises
     ------
     UsageError
-        If a name is ``age``, ``sex`` or ``site``, or stands in the list twice.
+        If a name is ``age``, ``sex``, ``site`` or ``subject``, or stands in the list twice.
     """
     for name in names:
         if name.lower() in ALWAYS_EVALUATED:
             raise UsageError(f'--biology {name}: this column is always evaluated; leave it out')
+        if name == TAKEN:
+            raise UsageError(
+                f'--biology {name}: this name stands for the participants here; copy the column '
+                'under another name'
+            )
         if names.count(name) > 1:
             raise UsageError(f'--biology {name}: this column is named twice; name it once')
 

@@ -36,7 +36,12 @@ def test_a_variable_needs_known_values_of_few_levels(name, texts, message):
 
 
 @pytest.mark.parametrize(
-    ('names', 'message'), [(['Age'], 'always evaluated'), (['a', 'b', 'a'], 'named twice')]
+    ('names', 'message'),
+    [
+        (['Age'], 'always evaluated'),
+        (['a', 'b', 'a'], 'named twice'),
+        (['subject'], 'copy the column under another name'),
+    ],
 )
 def test_columns_that_are_evaluated_anyway_or_named_twice_are_refused(names, message):
     check_names(['group', 'score'])
