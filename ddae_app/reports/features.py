@@ -20,6 +20,7 @@ from ddae_app.reports.canvas import (
     WIDTH_IN,
     render,
     report_style,
+    shortened,
 )
 from ddae_app.reports.cortex import CortexMap, draw_cortex
 from ddae_app.reports.evaluation import Estimate
@@ -252,16 +253,19 @@ def draw_variance(features: Sequence[FeatureFacts], *, named: bool = True) -> by
             xlabel='features, ordered by their share before', ylabel='% of variance',
             ylim=(-1, None), xlim=(0, len(ordered) + 1),
         )  # fmt: skip
-        every.set_title(f'Explained by the site: all {len(ordered)} features')
+        number = len(ordered)
+        every.set_title(
+            f'Explained by the site: {"1 feature" if number == 1 else f"all {number} features"}'
+        )
         every.legend()
         top = ordered[:MOST_NAMED]
         rows = np.arange(len(top))
         first.hlines(rows, after[: len(top)], before[: len(top)], color=LIGHT_GRAY, linewidth=2)
         for color, values in zip(colors.values(), (before, after), strict=True):
             first.plot(values[: len(top)], rows, 'o', color=color, markersize=5)
-        first.set_yticks(rows, [_short(f.name) for f in top])
+        first.set_yticks(rows, [shortened(f.name, LONGEST_NAME) for f in top])
         first.set(xlabel='% of variance', ylim=(len(top) - 0.5, -0.5), xlim=(-1, None))
-        first.set_title(f'The {len(top)} highest before')
+        first.set_title(f'The {len(top)} highest before' if number > 1 else 'By name')
         return render(figure, 'png')
 
 
@@ -331,12 +335,6 @@ def format_features_card(
         '',
     ]
     return '\n'.join(lines)
-
-
-def _short(name: str) -> str:
-    return (
-        name if len(name) <= LONGEST_NAME else f'{name[: LONGEST_NAME - 1]}\N{HORIZONTAL ELLIPSIS}'
-    )
 
 
 def _url(png: bytes) -> str:
