@@ -165,6 +165,7 @@ def test_with_few_participants_the_page_says_why_there_is_no_evaluation(tmp_path
     images, _, cohort = simulate(1)
     few = [0, 1, N, N + 1]
     write_derived(tmp_path, images[few], cohort.iloc[few], TEMPLATE)
+    (tmp_path / 'out' / 'sub-01.html').write_text('The page of a participant.')
     (tmp_path / 'out' / 'group_metrics.json').write_text('{"Headline": "of an earlier run"}')
     result = run(
         tmp_path / 'bids', tmp_path / 'out', 'group', '-w', tmp_path / 'work',
@@ -175,6 +176,8 @@ def test_with_few_participants_the_page_says_why_there_is_no_evaluation(tmp_path
     page = (tmp_path / 'out' / 'group_T1w.html').read_text()
     assert 'The harmonization was not evaluated: there are too few participants of East' in page
     assert not (tmp_path / 'out' / 'group_metrics.json').exists()
+    # Of the four, one has a page that a link can lead to.
+    assert set(re.findall('href="([^"]+)"', page)) == {'sub-01.html'}
 
 
 def test_scans_that_were_preprocessed_elsewhere_are_evaluated_too(tmp_path):

@@ -55,7 +55,7 @@ def run_group(settings: Settings, default_model: Path | None = None) -> int:
 
 
 def quality_of_all(layout: Layout) -> tuple[list[dict[str, str]], dict[str, str]]:
-    """Read the quality measures of every scan, and find the page of its participant.
+    """Read the quality measures of every scan, and find the page of its participant, if any.
 
     Raises
     ------
@@ -70,8 +70,8 @@ def quality_of_all(layout: Layout) -> tuple[list[dict[str, str]], dict[str, str]
             name = row.pop('filename').split('/')[-1]
             rows.append({'bids_name': name, **row})
             image = read_name(name)
-            if image:
-                pages[name] = layout.page(image.participant).name
+            if image and (page := layout.page(image.participant)).is_file():
+                pages[name] = page.name
     if not rows:
         raise NothingSelectedError(
             f'{layout.root}: no sub-*_scans.tsv; run the participant level first'
