@@ -93,8 +93,10 @@ def distance_rank_correlations(
     return correlations
 
 
-def matches_reference(blocks: np.ndarray, reference: np.ndarray) -> np.ndarray:
-    """1 where an image correlates best with its own reference, among all, else 0; shape (N,).
+def matches_reference(
+    blocks: np.ndarray, reference: np.ndarray, subjects: np.ndarray | None = None
+) -> np.ndarray:
+    """1 where an image correlates best with a reference of its subject, among all, else 0.
 
     The mean over all images is subtracted first.
 
@@ -102,10 +104,18 @@ def matches_reference(blocks: np.ndarray, reference: np.ndarray) -> np.ndarray:
     ----------
     blocks, reference : np.ndarray, shape (N, B)
         Of the images and of their references; see :func:`block_means`.
+    subjects : np.ndarray, shape (N,), optional
+        Without it, each image is of another subject.
+
+    Returns
+    -------
+    np.ndarray, shape (N,)
     """
+    subjects = np.arange(len(blocks)) if subjects is None else subjects
     residuals = [x - x.mean(axis=0) for x in (blocks, reference)]
     unit = [x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12) for x in residuals]
-    return (np.argmax(unit[0] @ unit[1].T, axis=1) == np.arange(len(blocks))).astype(float)
+    most_alike = np.argmax(unit[0] @ unit[1].T, axis=1)
+    return (subjects[most_alike] == subjects).astype(float)
 
 
 def between_subject_variance(blocks: np.ndarray, sites: np.ndarray) -> np.ndarray:

@@ -158,8 +158,8 @@ def _lost_individuals(estimates: Estimates, source: Estimates) -> str | None:
     identified, variance = estimates['identified'], estimates['variance_ratio']
     if identified.high < MIN_IDENTIFIED * source['identified'].value:
         return (
-            'Individual anatomy is lost: the share of outputs that are most similar to their own '
-            f'scan is only {with_interval(identified)}.'
+            'Individual anatomy is lost: the share of outputs that are most similar to a scan of '
+            f'their own participant is only {with_interval(identified)}.'
         )
     if variance.high < MIN_VARIANCE_RATIO:
         return (

@@ -152,9 +152,10 @@ class CrossFittingHalf:
         self.source_blocks = np.concatenate(
             [fidelity.block_means(scan[None]) for scan in self._own_scans()]
         )
-        subjects = data.subjects[self.rows]
+        self.subjects = data.subjects[self.rows]
         self.folds = []
-        for number, (train, test) in enumerate(probes.folds(self.sites, subjects, FOLDS, seed)):
+        dealt = probes.folds(self.sites, self.subjects, FOLDS, seed)
+        for number, (train, test) in enumerate(dealt):
             components = Components.fit(data.images, seed, self.rows[train])
             self.folds.append(Fold(train, test, components, number < costly_folds))
 
@@ -286,7 +287,7 @@ class CrossFittingHalf:
             'tissue_drift': drift,
             'ssim': fidelity.ssim(after, self._own_scans()),
             'edges': fidelity.gradient_correlation(after, self._own_scans()),
-            'identified': fidelity.matches_reference(blocks, self.source_blocks),
+            'identified': fidelity.matches_reference(blocks, self.source_blocks, self.subjects),
             'variance': fidelity.between_subject_variance(blocks, sites),
             'source_variance': fidelity.between_subject_variance(self.source_blocks, sites),
             'rank': fidelity.distance_rank_correlations(blocks, self.source_blocks, sites),

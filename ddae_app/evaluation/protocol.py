@@ -61,8 +61,8 @@ MEANING = {
     'trained on other participants.',
     'rank': 'Spearman correlation of the distances between participants of a site before and '
     'after harmonization.',
-    'identified': 'Share of the outputs that correlate best with their own scan, among all scans '
-    'of their half of the participants.',
+    'identified': 'Share of the outputs that correlate best with a scan of their own participant, '
+    'among all scans of their half of the participants.',
     'variance_ratio': 'Between-subject variance within sites after harmonization, divided by that '
     'before.',
     'ssim': 'Structural similarity of the output to its scan.',

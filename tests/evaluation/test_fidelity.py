@@ -83,6 +83,18 @@ def test_an_output_matches_its_own_scan():
     assert fidelity.matches_reference(np.repeat(blocks[:1], 10, axis=0), blocks).mean() < 0.3
 
 
+def test_an_output_may_match_another_scan_of_its_subject():
+    """Harmonized to one site, the outputs of a subject at three sites are alike."""
+    rng = np.random.default_rng(0)
+    people = fidelity.block_means(rng.uniform(0.2, 1, (6, 16, 16)))
+    scans = np.concatenate([people, people + 0.1 * rng.normal(size=people.shape), people])
+    outputs, subjects = np.tile(people, (3, 1)), np.tile([f'p{i}' for i in range(6)], 3)
+    assert (fidelity.matches_reference(outputs, scans, subjects) == 1).all()
+    assert fidelity.matches_reference(outputs, scans).mean() < 0.4
+    someone = np.repeat(people[:1], 18, axis=0)
+    assert fidelity.matches_reference(someone, scans, subjects).mean() < 0.3
+
+
 def test_rank_correlation_of_each_image():
     rng = np.random.default_rng(0)
     blocks = fidelity.block_means(rng.uniform(0.2, 1, (12, 16, 16)))
