@@ -253,7 +253,9 @@ def _in_legend(site: str, number: int, sites: int) -> str | None:
     if number >= MAX_IN_LEGEND:
         return None
     others = sites - MAX_IN_LEGEND if number == MAX_IN_LEGEND - 1 else 0
-    return shortened(site, LONGEST_NAME) + (f', and {others} more' if others > 0 else '')
+    # A legend leaves out what begins with an underscore.
+    name = f'{" " * site.startswith("_")}{shortened(site, LONGEST_NAME)}'
+    return f'{name}, and {others} more' if others > 0 else name
 
 
 def _panels(count: int, height: float) -> tuple[Figure, list[Axes]]:

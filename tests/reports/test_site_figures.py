@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from matplotlib import colormaps
+from matplotlib.legend import Legend
 
 from ddae_app.evaluation.estimates import Estimate
 from ddae_app.reports import samples, site_figures
@@ -194,3 +195,13 @@ def test_names_of_many_sites_do_not_cover_each_other_in_the_samples(monkeypatch,
     boxes = [label.get_window_extent() for label in labels]
     assert len(boxes) == number and all(box.count_overlaps(boxes) == 1 for box in boxes)
     assert all(box.x0 > 0 for box in boxes)
+
+
+def test_a_site_whose_name_begins_with_an_underscore_is_in_the_legends(drawn):
+    draw_site_histograms(
+        {'source': {'_A': np.ones(60), 'B': np.ones(60)}}, np.linspace(0, 1.2, 61)
+    )
+    draw_embeddings({'one': np.ones((4, 2))}, np.array(['_A', 'B', '_A', 'B']))
+    legends = [figure.findobj(Legend)[0] for figure in drawn]
+    names = [[text.get_text().strip() for text in legend.get_texts()] for legend in legends]
+    assert [sorted(each) for each in names] == [['B', '_A']] * 2
