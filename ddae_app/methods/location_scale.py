@@ -17,6 +17,9 @@ from ddae_app.methods.random_intercept import row_weights, slopes_and_ratio
 CONVERGED = 1e-4
 """As in the reference implementations."""
 
+ROUNDING = 1e-10
+"""Of the largest value; residuals that are smaller are those of computing in double precision."""
+
 BLOCK = 4096
 """Values that are computed at once, in double precision; all that bounds the memory of maps."""
 
@@ -109,6 +112,10 @@ class SiteRegression:
                 left /= row_weights(who, ratio[columns])
             squares[:, columns] = site.T @ left
             counts[:, columns] = site.sum(axis=0)[:, None]
+            # What varies by rounding alone does not vary: else scales would be made of it.
+            largest = np.maximum(here.max(axis=0, initial=0), -here.min(axis=0, initial=0))
+            rounding = counts[:, columns] * np.square(ROUNDING * largest)
+            squares[:, columns] *= squares[:, columns] > rounding
         return cls(beta[:n_sites], beta[n_sites:], squares, counts, ratio)
 
     def with_site(self, y: np.ndarray, covariates: np.ndarray) -> SiteRegression:

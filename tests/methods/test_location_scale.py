@@ -107,6 +107,24 @@ def test_each_value_is_regressed_on_the_rows_that_have_it():
             assert vars(together)[name][..., i] == pytest.approx(array[..., 0]), name
 
 
+@pytest.mark.parametrize('persons', [None, np.arange(24) // 2])
+def test_rounding_is_no_variation(persons):
+    """Values that are the same in all rows of a site, beside values that vary."""
+    rng = np.random.default_rng(3)
+    member = np.repeat(np.eye(2), 12, axis=0)
+    covariates = rng.normal(size=(24, 2))
+    y = np.hstack([member @ [[0.1, 0.7], [0.3, 0.5]], rng.normal(0.3, 0.1, (24, 30))])
+    fit = SiteRegression.fit(y, member, covariates, persons)
+    assert not fit.squares[:, :2].any() and fit.squares[:, 2:].all()
+    effects = fit.effects()
+    assert (effects.sd[:2] == 1).all()
+    order = rng.permutation(24)
+    persons = None if persons is None else persons[order]
+    other = SiteRegression.fit(y[order], member[order], covariates[order], persons).effects()
+    assert other.shift == pytest.approx(effects.shift)
+    assert other.scale == pytest.approx(effects.scale)
+
+
 def test_the_reference_site_stays_as_it_is():
     rng = np.random.default_rng(5)
     sites = np.repeat([0, 1, 2], 20)
