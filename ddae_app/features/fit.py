@@ -86,7 +86,7 @@ def fit_model(
             f'{table.told(constant)}'
         )
     columns = design.columns(labels)
-    refuse_confounding(columns[:, [0, -1]], labels.sites)
+    refuse_confounding(labels)
     y = table.columns(features)
     warnings += unknown_covariates(labels)
     repeated = len(labels.subjects) - len(np.unique(labels.subjects))

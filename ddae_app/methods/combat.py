@@ -244,7 +244,7 @@ def check_people(people: People) -> None:
             f'site {next(iter(few))} has scans of one subject, ComBat needs two; leave the site '
             'out'
         )
-    refuse_confounding(_covariates(people)[1], people.sites)
+    refuse_confounding(people)
 
 
 def _covariates(people: People) -> tuple[np.ndarray, np.ndarray]:

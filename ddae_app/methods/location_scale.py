@@ -6,13 +6,15 @@ Johnson et al. 2007 (doi 10.1093/biostatistics/kxj037); for MRI, Fortin et al. 2
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
 from ddae_app.errors import UsageError
+from ddae_app.methods.data import sex_numbers
 from ddae_app.methods.random_intercept import row_weights, slopes_and_ratio
+from ddae_app.methods.suitability import People
 
 CONVERGED = 1e-4
 """As in the reference implementations."""
@@ -229,27 +231,31 @@ class SiteEffects:
         return SiteEffects(*(v[..., columns] for v in vars(self).values()))
 
 
-def refuse_confounding(covariates: np.ndarray, sites: Sequence[str] | np.ndarray) -> None:
-    """Refuse a covariate that differs between sites, and within none.
+def refuse_confounding(people: People) -> None:
+    """Refuse age or sex if it differs between sites, and within none.
+
+    Who it is not known of says nothing of it.
 
     Parameters
     ----------
-    covariates : np.ndarray, shape (N, 2)
-        Age and sex, 0 where unknown.
-    sites : sequence of str, length N
+    people : People
 
     Raises
     ------
     UsageError
     """
-    sites = np.array(sites)
-    for name, values in zip(('age', 'sex'), covariates.T, strict=True):
-        within = [np.ptp(values[sites == site]) for site in np.unique(sites)]
-        if np.ptp(values) > 0 and max(within) == 0:
+    sites = np.asarray(people.sites)
+    for name, values in (('age', people.ages), ('sex', sex_numbers(list(people.sexes)))):
+        known = ~np.isnan(values)
+        if not known.any() or np.ptp(values[known]) == 0:
+            continue
+        within = [np.ptp(values[known & (sites == site)]) for site in np.unique(sites[known])]
+        if max(within) == 0:
+            where = '' if known.all() else f' whose {name} is known'
             raise UsageError(
-                f'{name} is confounded with site: all subjects of each site have the same {name}, '
-                f'so that ComBat cannot separate the two; leave {name} out of participants.tsv, '
-                'or add subjects'
+                f'{name} is confounded with site: all subjects of each site{where} have '
+                f'the same {name}, so that ComBat cannot separate the two; leave {name} out of '
+                'participants.tsv, or add subjects'
             )
 
 

@@ -340,8 +340,11 @@ def test_people_of_whom_no_site_effect_follows(table, labels, change, message):
         fit_model(table, _changed(labels, **change(labels)), name='m')
 
 
-def test_a_confounded_covariate_is_refused_even_if_allowed(table, labels):
+@pytest.mark.parametrize('unknown', [0, 2])
+def test_a_confounded_covariate_is_refused_even_if_allowed(table, labels, unknown):
+    """Who it is not known of does not differ from the others of the site."""
     sexes = np.where(labels.sites == 'A', 'F', 'M').astype(object)
+    sexes[:unknown] = None
     with pytest.raises(UsageError, match='sex is confounded with site: all subjects'):
         fit_model(table, replace(labels, sexes=sexes), name='m', allow_confounding=True)
 

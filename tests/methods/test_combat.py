@@ -121,6 +121,11 @@ def test_unknown_age_and_sex_count_as_average(scans, cohort):
         ({'subject': ['p'] * 3 * N}, 'site A has scans of one subject, ComBat needs two'),
         ({'age': np.repeat([30.0, 40.0, 50.0], N)}, 'age is confounded with site'),
         ({'sex': np.repeat(['F', 'M', 'M'], N)}, 'sex is confounded with site'),
+        (
+            {'sex': [None, *['F'] * (N - 1), *['M'] * 2 * N]},
+            'sex is confounded with site: all subjects of each site whose sex is known have',
+        ),
+        ({'age': [np.nan, *np.repeat([30.0, 40.0, 50.0], N)[1:]]}, 'age is confounded with site'),
     ],
 )
 def test_cohorts_that_cannot_be_fitted(scans, cohort, change, message):
