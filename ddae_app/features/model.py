@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,7 @@ from ddae_app.features.matrix import FeatureMatrix, counted, listed
 from ddae_app.features.people import CovariateDesign, RowLabels
 from ddae_app.files import write_atomically
 from ddae_app.methods.location_scale import SiteEffects, SiteRegression
-from ddae_app.methods.modelfile import MAX_METADATA, open_model
+from ddae_app.methods.modelfile import MAX_METADATA, open_model, read_array
 from ddae_app.methods.registry import METHODS
 from ddae_app.methods.suitability import FEWEST_TO_CALIBRATE
 
@@ -332,9 +332,9 @@ class FeatureModel:
                 raise ModelError(
                     f'{path}: arrays of shapes {shapes}, where {expected} are expected'
                 )
-            arrays = {item.name: file.get_tensor(item.name) for item in fields(SiteRegression)}
+            arrays = {name: read_array(path, file, name) for name in names}
             others = {
-                k.removeprefix(DDAE_ARRAYS): file.get_tensor(k)
+                k.removeprefix(DDAE_ARRAYS): read_array(path, file, k)
                 for k in file.keys()  # noqa: SIM118
                 if k.startswith(DDAE_ARRAYS)
             }

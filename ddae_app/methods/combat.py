@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,14 @@ from ddae_app.methods.base import (
 )
 from ddae_app.methods.data import SliceData, chunks, sex_numbers
 from ddae_app.methods.location_scale import SiteRegression, refuse_confounding
-from ddae_app.methods.modelfile import ModelInfo, metadata_of, open_model, parse_info
+from ddae_app.methods.modelfile import (
+    ADVICE,
+    ModelInfo,
+    metadata_of,
+    open_model,
+    parse_info,
+    read_array,
+)
 from ddae_app.methods.suitability import People, sites_with_few_subjects
 from ddae_app.settings import Protocol
 
@@ -206,23 +214,27 @@ class ComBat:
             info = parse_info(path, file.metadata() or {}, 'combat')
             stack = info.protocol.depth, *info.protocol.slice_shape
             shapes = {k: tuple(file.get_slice(k).get_shape()) for k in file.keys()}  # noqa: SIM118
-            n, p = len(info.sites), *shapes.get('mean', (0,))
+            n, p = len(info.sites), math.prod(shapes.get('mean', ()))
             expected = {
                 'pixels': stack, 'mean': (p,), 'sd': (p,), 'slopes': (2, p), 'shift': (n, p),
                 'scale': (n, p), 'covariates': (2,),
             }  # fmt: skip
             if shapes != expected:
                 raise ModelError(
-                    f'{path}: arrays of shapes {shapes}, where {expected} are expected'
+                    f'{path}: arrays of shapes {shapes}, where {expected} are expected; {ADVICE}'
                 )
-            arrays = {name: file.get_tensor(name) for name in shapes}
+            arrays = {name: read_array(path, file, name) for name in shapes}
         numbers = [array for name, array in arrays.items() if name != 'pixels']
         if (
             arrays['pixels'].dtype != bool
             or arrays['pixels'].sum() != p
             or not all(array.dtype == np.float64 and np.isfinite(array).all() for array in numbers)
         ):
-            raise ModelError(f'{path}: arrays that are not finite or do not fit each other')
+            raise ModelError(
+                f'{path}: arrays that are not finite or do not fit each other; {ADVICE}'
+            )
+        if min(arrays[name].min(initial=1) for name in ('sd', 'scale')) <= 0:
+            raise ModelError(f'{path}: a scale that is not above 0; {ADVICE}')
         return cls(ComBatFit(**arrays), info, info.protocol)
 
     def _ready(self) -> tuple[ModelInfo, ComBatFit]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from ddae_app.errors import ModelError
@@ -222,6 +223,23 @@ def open_model(path: Path, framework: str):  # noqa: ANN201 - safetensors export
     except (SafetensorError, OSError) as error:
         raise ModelError(
             f'{path}: not a safetensors file, or truncated ({error}); {ADVICE}'
+        ) from error
+
+
+def read_array(path: Path, file: Any, name: str) -> np.ndarray:
+    """An array of a file that was opened for NumPy.
+
+    Raises
+    ------
+    ModelError
+        If it is of a type that NumPy does not have.
+    """
+    try:
+        return file.get_tensor(name)
+    except (TypeError, AttributeError) as error:
+        kind = file.get_slice(name).get_dtype()
+        raise ModelError(
+            f'{path}: array {name!r} is of type {kind}, where one of NumPy is expected; {ADVICE}'
         ) from error
 
 

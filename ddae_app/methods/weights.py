@@ -47,13 +47,19 @@ def build_checked(path: Path, file: Any, build: Callable[[], Network]) -> Networ
     Raises
     ------
     ModelError
-        If the weights do not fit the network, or are not finite numbers of a type in ``STORED``.
+        If there is no such network, or the weights do not fit it or are not finite numbers of a
+        type in ``STORED``.
     """
     stored = {k: tuple(file.get_slice(k).get_shape()) for k in file.keys()}  # noqa: SIM118
     # Shapes only, so that a hostile configuration costs nothing. Constants of a network name their
     # device: PyTorch would import for a second and a half to compute them without values.
-    with torch.device('meta'):
-        expected = {k: tuple(v.shape) for k, v in build().state_dict().items()}
+    try:
+        with torch.device('meta'):
+            expected = {k: tuple(v.shape) for k, v in build().state_dict().items()}
+    except (ArithmeticError, LookupError, RuntimeError, ValueError) as error:
+        raise ModelError(
+            f'{path}: the configuration in the file is of no network ({error}); {ADVICE}'
+        ) from error
     if stored != expected:
         wrong = sorted(stored.items() ^ expected.items())[0][0]
         raise ModelError(

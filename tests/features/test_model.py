@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import safetensors.torch
 from neuroCombat import neuroCombat
 from safetensors import safe_open
 from safetensors.numpy import save_file
@@ -314,6 +315,12 @@ def test_files_that_are_no_model(table, labels, model, tmp_path):
         FeatureModel.load(path)
     path.write_bytes(whole.replace(b'format_version\\":1', b'format_version\\":7'))
     with pytest.raises(ModelError, match='format version 7'):
+        FeatureModel.load(path)
+    path.write_bytes(whole)
+    with safe_open(path, 'pt') as file:
+        arrays = {name: file.get_tensor(name).bfloat16() for name in file.keys()}  # noqa: SIM118
+        safetensors.torch.save_file(arrays, path, file.metadata())
+    with pytest.raises(ModelError, match='is of type BF16, where one of NumPy is expected'):
         FeatureModel.load(path)
 
 

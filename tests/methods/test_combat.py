@@ -8,11 +8,14 @@ import io
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from neuroCombat import neuroCombat
+from safetensors.torch import load_file, save_file
 
 from ddae_app.errors import ModelError, UsageError
 from ddae_app.methods.combat import ComBat
 from ddae_app.methods.find import load_harmonizer
+from ddae_app.methods.modelfile import metadata_of
 from ddae_app.settings import Protocol
 
 N = 24
@@ -157,4 +160,27 @@ def test_files_that_are_no_combat(scans, cohort, tmp_path):
     # The last number of an array becomes NaN.
     path.write_bytes(whole[:-8] + np.array([np.nan]).tobytes())
     with pytest.raises(ModelError, match='not finite'):
+        ComBat.load(path)
+
+
+@pytest.mark.parametrize(
+    ('change', 'message'),
+    [
+        ({'mean': torch.tensor(1.0)}, 'arrays of shapes'),
+        ({'mean': torch.ones(1, 5)}, 'arrays of shapes'),
+        ({'covariates': torch.zeros(2, dtype=torch.bfloat16)}, "'covariates' is of type BF16"),
+        ({'covariates': torch.zeros(2)}, 'do not fit each other'),
+        ({'scale': 0.0}, 'a scale that is not above 0'),
+        ({'sd': -1.0}, 'a scale that is not above 0'),
+    ],
+)
+def test_arrays_that_are_of_no_combat(scans, cohort, tmp_path, change, message):
+    path = tmp_path / 'x.safetensors'
+    fitted = ComBat(protocol=PROTOCOL).fit(scans, cohort)
+    fitted.save(path)
+    arrays = load_file(path)
+    for name, value in change.items():
+        arrays[name] = value if torch.is_tensor(value) else torch.full_like(arrays[name], value)
+    save_file(arrays, path, metadata_of(fitted.info))
+    with pytest.raises(ModelError, match=f'x.safetensors: .*{message}.*; give another model'):
         ComBat.load(path)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -174,4 +176,16 @@ def test_files_that_are_no_cvae(fitted, tmp_path):
         CVAEHarmonizer.load(path, device='cpu')
     save_file(weights | {name: weights[name][:1]}, path, metadata)
     with pytest.raises(ModelError, match='has shape .* but the configuration in the file needs'):
+        CVAEHarmonizer.load(path, device='cpu')
+
+
+@pytest.mark.parametrize(('name', 'value'), [('multipliers', []), ('channels', 2)])
+def test_a_configuration_of_no_network(fitted, tmp_path, name, value):
+    path = tmp_path / 'x.safetensors'
+    fitted.save(path)
+    metadata = metadata_of(fitted.info)
+    header = json.loads(metadata['ddae'])
+    header['info']['config'][name] = value
+    save_file(load_file(path), path, {'ddae': json.dumps(header)})
+    with pytest.raises(ModelError, match='the configuration in the file is of no network'):
         CVAEHarmonizer.load(path, device='cpu')
