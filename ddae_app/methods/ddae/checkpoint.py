@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
@@ -23,6 +24,15 @@ MOMENTS = 'exp_avg', 'exp_avg_sq'
 
 Row = tuple[int, float, float | None]
 """Images seen, mean training loss since the last row, validation loss if there is one."""
+
+
+@dataclass(frozen=True)
+class _Counters:
+    """What a checkpoint holds beside tensors, and the settings of the run."""
+
+    step: int
+    losses: list[float]
+    history: list[Row]
 
 
 @dataclass
@@ -84,8 +94,17 @@ def save_checkpoint(path: Path, state: TrainState, settings: dict[str, Any]) -> 
     write_atomically(path, save(tensors, metadata))
 
 
-def resume(path: Path, state: TrainState, settings: dict[str, Any]) -> None:
+def resume(path: Path, state: TrainState, settings: dict[str, Any], steps: int) -> None:
     """Bring a fresh state to where the checkpoint left off.
+
+    Parameters
+    ----------
+    path : Path
+    state : TrainState
+    settings : dict
+        As :func:`save_checkpoint` takes them.
+    steps : int
+        Of the whole run.
 
     Raises
     ------
@@ -95,25 +114,35 @@ def resume(path: Path, state: TrainState, settings: dict[str, Any]) -> None:
     try:
         with safe_open(path, framework='pt') as file:
             metadata = file.metadata() or {}
-            stored, counters = (json.loads(metadata[k]) for k in ('settings', 'counters'))
+            stored = msgspec.convert(json.loads(metadata['settings']), dict[str, Any])
             # Settings first: with others, the weights may not even have the same shapes.
             _refuse_other(path, stored, json.loads(json.dumps(settings)))
+            counters = msgspec.convert(json.loads(metadata['counters']), _Counters)
+            if not 0 < counters.step <= steps or (counters.step == steps and not counters.history):
+                raise ValueError(f'step {counters.step} of {steps}')
             tensors = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118
         _restore(state, tensors, counters)
-    except (SafetensorError, OSError, KeyError, ValueError, RuntimeError) as error:
+    except (
+        SafetensorError,
+        OSError,
+        KeyError,
+        ValueError,
+        RuntimeError,
+        msgspec.MsgspecError,
+    ) as error:
         raise ModelError(
             f'{path}: not a usable checkpoint ({str(error).splitlines()[0]}); {REMEDY}'
         ) from error
 
 
-def _restore(state: TrainState, tensors: dict[str, torch.Tensor], counters: dict) -> None:
+def _restore(state: TrainState, tensors: dict[str, torch.Tensor], counters: _Counters) -> None:
     def part(prefix: str) -> dict[str, torch.Tensor]:
         prefix += '.'
         return {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)}
 
     state.model.load_state_dict(part('model'))
     state.average.load_state_dict(part('average'))
-    step = torch.tensor(float(counters['step']))
+    step = torch.tensor(float(counters.step))
     moments = {
         i: {'step': step.clone()}
         # In the order in memory of the weights, which is not that of the file.
@@ -122,8 +151,7 @@ def _restore(state: TrainState, tensors: dict[str, torch.Tensor], counters: dict
     }
     groups = state.optimizer.state_dict()['param_groups']
     state.optimizer.load_state_dict({'state': moments, 'param_groups': groups})
-    state.step, state.losses = counters['step'], counters['losses']
-    state.history = [tuple(row) for row in counters['history']]
+    state.step, state.losses, state.history = counters.step, counters.losses, counters.history
 
 
 def _refuse_other(path: Path, stored: dict[str, Any], expected: dict[str, Any]) -> None:

@@ -154,7 +154,7 @@ def train(
         state = TrainState.fresh(model, train_config.learning_rate, train_config.weight_decay)
         checkpoint = out_dir / CHECKPOINT_NAME
         if checkpoint.exists():
-            resume(checkpoint, state, settings)
+            resume(checkpoint, state, settings, train_config.steps)
         steps = Steps(fabric, state, data, site_slices, train_config, seed)
         if first:
             _write_losses(out_dir, state)

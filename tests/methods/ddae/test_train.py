@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import subprocess
 import sys
@@ -11,7 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from ddae_app.errors import DdaeError, ModelError, UsageError
 from ddae_app.methods.ddae.bundle import load_bundle
@@ -160,6 +162,32 @@ def test_checkpoint_of_another_run_is_refused(finished, change, message):
 @pytest.mark.parametrize('content', [b'', b'garbage' * 100])
 def test_broken_checkpoint_is_refused(tmp_path, content):
     (tmp_path / 'checkpoint.safetensors').write_bytes(content)
+    with pytest.raises(ModelError, match='not a usable checkpoint .* delete it'):
+        run(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ('part', 'value'),
+    [
+        ('settings', []),
+        ('counters', None),
+        ('counters', {'step': 'many'}),
+        ('counters', {'step': 1.5}),
+        ('counters', {'step': -1}),
+        ('counters', {'step': 10**9}),
+        ('counters', {'losses': None}),
+        ('counters', {'history': [[1, 2.0]]}),
+        ('counters', {'history': []}),
+    ],
+)
+def test_a_checkpoint_of_other_contents_is_refused(finished, tmp_path, part, value):
+    path = finished[0].parent / 'checkpoint.safetensors'
+    with safe_open(path, 'pt') as file:
+        metadata = file.metadata()
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    changed = json.loads(metadata[part]) | value if isinstance(value, dict) else value
+    metadata[part] = json.dumps(changed)
+    save_file(tensors, tmp_path / 'checkpoint.safetensors', metadata)
     with pytest.raises(ModelError, match='not a usable checkpoint .* delete it'):
         run(tmp_path)
 
