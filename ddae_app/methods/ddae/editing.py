@@ -60,7 +60,7 @@ class BrainSlices:
         scan, depth = (common > 0).flatten(2).any(dim=2).nonzero(as_tuple=True)
         z_u = [
             model.encode(common[s, d][:, None], condition.slices(s, d).position)
-            for s, d in zip(scan.split(batch_size), depth.split(batch_size), strict=True)
+            for s, d in ((scan[i], depth[i]) for i in _parts(len(scan), batch_size))
         ]
         none = common.new_zeros(0, model.config.z_u_dim)
         return cls(scan, depth, torch.cat([none, *z_u]), batch_size)
@@ -82,7 +82,7 @@ class BrainSlices:
             0 in slices without brain.
         """
         clean_scans = torch.zeros_like(x_t)
-        for rows in torch.arange(len(self.scan), device=x_t.device).split(self.batch_size):
+        for rows in _parts(len(self.scan), self.batch_size):
             scan, depth = self.scan[rows], self.depth[rows]
             near = _neighbors(depth, model.config.context, x_t.shape[1])
             output = model(
@@ -97,6 +97,11 @@ class BrainSlices:
             )
             clean_scans[scan, depth] = clean[:, 0]
         return clean_scans
+
+
+def _parts(count: int, most: int) -> list[slice]:
+    """So many slices, at most so many at once; none of no slices, which networks do not take."""
+    return [slice(first, first + most) for first in range(0, count, most)]
 
 
 @torch.inference_mode()

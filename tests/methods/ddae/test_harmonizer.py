@@ -202,6 +202,12 @@ def test_wrong_numbers_of_labels_are_refused(fitted, images):
         fitted.fit(images, pd.DataFrame({'site': ['A'] * 10}))
 
 
+@pytest.mark.parametrize('source', ['A', 'unseen'])
+def test_images_without_brain_stay_so(fitted, images, source):
+    harmonizer = replace(fitted, unseen_site='agnostic')
+    assert not render(harmonizer, np.zeros_like(images[:3]), source, 'B').any()
+
+
 def test_no_images(fitted):
     assert render(fitted, np.zeros((0, 32, 32), np.float32), 'A', 'B').shape == (0, 32, 32)
 
