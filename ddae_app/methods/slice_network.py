@@ -255,25 +255,25 @@ class NetworkHarmonizer(ABC, Generic[Network, Info]):
         labels = check_request(images, cohort, target_site, info.sites)
         numbers = known_sites(labels.sites, info)
         size = info.config.image_size
-        x = torch.from_numpy(
-            np.ascontiguousarray(images).reshape(len(images), -1, *images.shape[-2:])
-        )
-        if x.shape[1:] != (1, size, size):
+        scans = images[:, None] if images.ndim == 3 else images
+        if scans.shape[1:] != (1, size, size):
             raise UsageError(
-                f'images are {tuple(x.shape[1:])} (slices, rows, columns), the {self.method} '
+                f'images are {scans.shape[1:]} (slices, rows, columns), the {self.method} '
                 f'takes {(1, size, size)}; preprocess with the protocol of the model'
             )
         device = next(model.parameters()).device
         source = make_condition(labels.ages.tolist(), labels.sexes, numbers)
         wanted = [info.sites.index(target_site)] * len(images)
         target = make_condition(labels.ages.tolist(), labels.sexes, wanted)
-        out = np.empty(tuple(x.shape), np.float32)
-        for i in range(0, len(x), self.batch_size):
+        out = np.empty(scans.shape, np.float32)
+        for i in range(0, len(scans), self.batch_size):
             rows = slice(i, i + self.batch_size)
             conditions = (condition[rows].to(device) for condition in (source, target))
-            seen = x[rows].clamp(max=CEILING)
+            # Copies, for images may be read-only, or turned round.
+            x = torch.tensor(np.ascontiguousarray(scans[rows]))
+            seen = x.clamp(max=CEILING)
             rendered = render(seen.to(device), *conditions).cpu()
-            out[rows] = (rendered + (x[rows] - seen)).numpy()
+            out[rows] = (rendered + (x - seen)).numpy()
         return in_brain(out.reshape(images.shape), images)
 
     def facts(self) -> dict[str, Any]:

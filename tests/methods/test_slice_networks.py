@@ -159,6 +159,16 @@ def test_refusals(fitted, images, cohort):
         CVAEHarmonizer().fit(np.stack([images, images], axis=1), cohort)
 
 
+@pytest.mark.parametrize('name', ['fitted', 'gan'])
+@pytest.mark.filterwarnings('error')
+def test_no_images_and_images_that_cannot_be_changed(name, images, cohort, request):
+    harmonizer = request.getfixturevalue(name)
+    assert harmonizer.transform(images[:0], cohort[:0], 'A').shape == (0, 32, 32)
+    fixed = images[:2].copy()
+    fixed.setflags(write=False)
+    assert harmonizer.transform(fixed[:, ::-1], cohort[:2], 'A').any()
+
+
 def test_a_file_of_another_method(gan, tmp_path):
     path = tmp_path / 'gan.safetensors'
     gan.save(path)
