@@ -151,7 +151,8 @@ class DDAEHarmonizer:
             rows = slice(i, i + at_once)
             y = render(
                 bundle.model,
-                torch.tensor(scans[rows], device=device),
+                # Contiguous, for PyTorch takes no images that are turned round.
+                torch.tensor(np.ascontiguousarray(scans[rows]), device=device),
                 source[rows].to(device),
                 target[rows].to(device),
                 self.steps,

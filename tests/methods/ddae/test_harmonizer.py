@@ -208,6 +208,15 @@ def test_images_without_brain_stay_so(fitted, images, source):
     assert not render(harmonizer, np.zeros_like(images[:3]), source, 'B').any()
 
 
+@pytest.mark.parametrize('source', ['A', 'unseen'])
+def test_images_that_are_turned_round(fitted, images, source):
+    harmonizer = replace(fitted, unseen_site='agnostic')
+    turned = np.flip(images[:2], axis=1)
+    assert np.array_equal(
+        render(harmonizer, turned, source, 'B'), render(harmonizer, turned.copy(), source, 'B')
+    )
+
+
 def test_no_images(fitted):
     assert render(fitted, np.zeros((0, 32, 32), np.float32), 'A', 'B').shape == (0, 32, 32)
 
