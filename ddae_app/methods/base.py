@@ -248,7 +248,8 @@ def read_labels(cohort: pd.DataFrame, n: int) -> Labels:
     Raises
     ------
     UsageError
-        If there is no site to each image, or a sex is neither M nor F nor missing.
+        If there is no site to each image, an age is no number, or a sex is neither M nor F nor
+        missing.
     """
     if len(cohort) != n:
         raise UsageError(f'{n} images with a cohort of {len(cohort)} rows; give one to each')
@@ -259,7 +260,17 @@ def read_labels(cohort: pd.DataFrame, n: int) -> Labels:
     known = tuple(None if pd.isna(sex) else str(sex) for sex in sexes)
     if unknown := set(known) - set(SEXES):
         raise UsageError(f'sex {", ".join(map(repr, unknown))}; give M, F or nothing')
-    return Labels(tuple(map(str, cohort['site'])), ages.to_numpy(dtype=np.float64), known)
+    return Labels(tuple(map(str, cohort['site'])), _years(ages), known)
+
+
+def _years(ages: pd.Series) -> np.ndarray:
+    try:
+        years = ages.to_numpy(dtype=np.float64, na_value=np.nan)
+    except (TypeError, ValueError) as error:
+        raise UsageError(f'an age that is no number ({error}); give years or nothing') from error
+    if np.isinf(years).any():
+        raise UsageError('an infinite age; give years or nothing')
+    return years
 
 
 def training_data(images: np.ndarray, cohort: pd.DataFrame) -> SliceData:

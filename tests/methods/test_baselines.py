@@ -82,6 +82,26 @@ def test_refusals(truth):
             method.fit(truth, COHORT).transform(truth, COHORT, 'Z')
 
 
+@pytest.mark.parametrize(
+    ('ages', 'message'),
+    [
+        (['89+', 30.0], r"an age that is no number \(could not convert string to float: '89\+'\)"),
+        ([np.inf, 30.0], 'an infinite age'),
+    ],
+)
+def test_ages_that_are_none(ages, message):
+    cohort = pd.DataFrame({'site': ['A', 'A'], 'age': ages})
+    with pytest.raises(UsageError, match=f'{message}; give years or nothing'):
+        base.read_labels(cohort, 2)
+
+
+@pytest.mark.parametrize('unknown', [np.nan, None, pd.NA])
+@pytest.mark.parametrize('kind', ['Float64', object])
+def test_ages_that_are_unknown(unknown, kind):
+    cohort = pd.DataFrame({'site': ['A', 'A'], 'age': pd.Series([unknown, 30.0], dtype=kind)})
+    assert base.read_labels(cohort, 2).ages == pytest.approx([np.nan, 30.0], nan_ok=True)
+
+
 def test_the_example_of_the_protocol_runs():
     result = doctest.testmod(base)
     assert result.attempted > 5 and result.failed == 0
