@@ -7,7 +7,7 @@ import sys
 
 from ddae_app import __version__
 from ddae_app.cli.runtime import stop_signals
-from ddae_app.errors import DdaeError
+from ddae_app.errors import DdaeError, UsageError
 from ddae_app.processes import StopRequest
 from ddae_app.settings import absolute
 
@@ -113,6 +113,13 @@ def main(argv: list[str] | None = None) -> int:
     except (DdaeError, StopRequest) as error:
         print(f'ddae-phantom: error: {error}', file=sys.stderr)
         return error.exit_code
+    except OSError as error:
+        problem = f'{error.filename or args.out} cannot be written ({error.strerror})'
+        print(
+            f'ddae-phantom: error: {problem}; name another folder, or make room there',
+            file=sys.stderr,
+        )
+        return UsageError.exit_code
     truth = f', each at {args.sites - 1} more in derivatives/truth' if args.traveling else ''
     print(f'{args.out}: {len(scans)} T1w images from {args.sites} sites{truth}')
     return 0

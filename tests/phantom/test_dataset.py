@@ -266,6 +266,14 @@ def test_refuses_what_cannot_be(tmp_path, capsys, arguments):
     assert not (tmp_path / 'ds').exists()
 
 
+def test_refuses_a_folder_that_cannot_be_made(tmp_path, capsys):
+    (tmp_path / 'file').touch()
+    assert main([str(tmp_path / 'file' / 'data')]) == 2
+    said = capsys.readouterr().err
+    assert 'file/data cannot be written (Not a directory); name another folder' in said
+    assert said.count('\n') == 1
+
+
 def test_refuses_a_file_as_folder(tmp_path):
     (tmp_path / 'file').touch()
     with pytest.raises(UsageError, match='not an empty folder'):
