@@ -47,6 +47,11 @@ class DDAEInfo(ModelInfo):
         return tuple(site for site in self.sites if site not in self.references)
 
     @property
+    def _measured(self) -> list[str]:
+        """The sites of its evidence that were not measured again since."""
+        return [site for site in self.evidence if site]
+
+    @property
     def can_be_calibrated(self) -> bool:
         """Whether its networks know sites by what is measured of them, not by training alone."""
         config = self.config
@@ -65,6 +70,10 @@ class DDAEInfo(ModelInfo):
                 f'an age_sd of {self.age_sd}; it must be above 0': self.age_sd > 0,
                 'reference sites that are not among its sites': (
                     set(self.references) <= set(self.sites)
+                ),
+                'evidence of sites that are not among its sites, or of one twice': (
+                    set(self._measured) <= set(self.sites)
+                    and len(set(self._measured)) == len(self._measured)
                 ),
                 f'{self.protocol.depth} slices a scan for a network of {self.config.depth}': (
                     self.protocol.depth == self.config.depth

@@ -156,6 +156,8 @@ def test_other_format_version(bundle, version):
         ('age_mean', None),
         ('age_mean', True),
         ('phantom', 'yes'),
+        ('evidence', ['A', 'C']),
+        ('evidence', ['A', 'A']),
         ('config', {}),
         ('protocol', {'template': 'x'}),
         ('versions', {'torch': 2}),
