@@ -124,8 +124,15 @@ def unexamined_sites(data: People) -> list[str]:
 
 
 def _once(data: People) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Site, age and sex (empty where unknown) of each subject at each site, once."""
-    last_row = {key: row for row, key in enumerate(zip(data.sites, data.subjects, strict=True))}
-    once = list(last_row.values())
-    sexes = np.array([data.sexes[row] or '' for row in once])
-    return np.array(data.sites)[once], np.asarray(data.ages)[once], sexes
+    """Site, age and sex (empty where unknown) of each subject at each site, once.
+
+    They are those of the last scan of which they are known.
+    """
+    known: dict[tuple[str, str], tuple[float, str]] = {}
+    for site, subject, age, sex in zip(
+        data.sites, data.subjects, data.ages, data.sexes, strict=True
+    ):
+        before = known.get((site, subject), (np.nan, ''))
+        known[site, subject] = before[0] if np.isnan(age) else age, sex or before[1]
+    ages, sexes = zip(*known.values(), strict=True)
+    return np.array([site for site, _ in known]), np.array(ages), np.array(sexes)

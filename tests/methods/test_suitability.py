@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import pytest
 
 from ddae_app.methods.data import SliceData
 from ddae_app.methods.suitability import (
@@ -56,6 +57,21 @@ def test_many_slices_of_one_subject_count_as_one():
     assert confounded_sites(
         cohort([20] * 20 + [*range(60, 80)], 'M' * 20 + 'MF' * 10, subjects)
     ) == {'B': 'age (60 to 79 years there, 20 to 20 elsewhere)'}
+
+
+@pytest.mark.parametrize('first', [True, False])
+def test_an_age_or_sex_that_one_scan_lacks_is_that_of_another(first):
+    """Tables of sessions may tell the age at the first one alone."""
+    half = 10 if first else 0
+    ages = np.array([*[20.0] * 20, *[70.0] * 20])
+    sexes = ['M', 'F'] * 20
+    for scan in range(40):
+        if scan % 20 // 10 * 10 == half:
+            ages[scan], sexes[scan] = np.nan, None
+    subjects = [f'{scan // 20} {scan % 10}' for scan in range(40)]
+    data = cohort(ages, sexes, subjects)
+    assert not unexamined_sites(data)
+    assert confounded_sites(data).keys() == {'A', 'B'}
 
 
 def test_what_could_not_be_examined_is_told():
