@@ -309,6 +309,22 @@ def model_info(method: str, data: SliceData, protocol: ImageProtocol) -> ModelIn
     )
 
 
+def check_images(images: np.ndarray) -> None:
+    """Refuse what no method takes.
+
+    Raises
+    ------
+    UsageError
+        If the images are not float32 (N, H, W) or (N, D, H, W), finite and non-negative.
+    """
+    if images.ndim not in (3, 4) or images.dtype != np.float32:
+        raise UsageError(
+            f'images are {images.dtype} {images.shape}; give float32 (N, H, W) or (N, D, H, W)'
+        )
+    if not (np.isfinite(images).all() and (images >= 0).all()):
+        raise UsageError('images hold negative or non-finite values; give finite values from 0')
+
+
 def check_request(
     images: np.ndarray, cohort: pd.DataFrame, target_site: str, known: Sequence[str]
 ) -> Labels:
@@ -317,15 +333,10 @@ def check_request(
     Raises
     ------
     UsageError
-        If the images are not float (N, H, W) or (N, D, H, W), finite and non-negative, the cohort
-        does not fit them, or the target is not a known site.
+        As :func:`check_images`, or if the cohort does not fit the images, or the target is not a
+        known site.
     """
-    if images.ndim not in (3, 4) or images.dtype != np.float32:
-        raise UsageError(
-            f'images are {images.dtype} {images.shape}; give float32 (N, H, W) or (N, D, H, W)'
-        )
-    if not (np.isfinite(images).all() and (images >= 0).all()):
-        raise UsageError('images hold negative or non-finite values; give finite values from 0')
+    check_images(images)
     if target_site not in known:
         raise UsageError(
             f'--target-site {target_site!r} is not a site of the model; it knows '

@@ -14,7 +14,7 @@ import pandas as pd
 import torch
 
 from ddae_app.errors import ModelError, UsageError
-from ddae_app.methods.base import check_request, in_brain, training_data
+from ddae_app.methods.base import check_images, check_request, in_brain, training_data
 from ddae_app.methods.compatibility import FEWEST_TO_ADAPT, too_few_to_adapt
 from ddae_app.methods.condition import label_blind, make_condition
 from ddae_app.methods.ddae.appearance import Appearance, measure_appearance, stack_appearances
@@ -132,13 +132,7 @@ class DDAEHarmonizer:
         bundle = self._fitted()
         info, n, config = bundle.info, len(images), bundle.info.config
         labels = check_request(images, cohort, target_site, info.sites)
-        scans = images[:, None] if images.ndim == 3 else images
-        expected = config.depth, config.image_size, config.image_size
-        if scans.shape[1:] != expected:
-            raise UsageError(
-                f'images are {scans.shape[1:]} (slices, rows, columns), the model {info.name!r} '
-                f'takes {expected}; preprocess with the protocol of the model'
-            )
+        scans = self._scans(images)
         ages = labels.ages if self.use_covariates else np.full(n, np.nan)
         sexes = labels.sexes if self.use_covariates else (None,) * n
         sites = self._site_indices(labels.sites)
@@ -181,7 +175,8 @@ class DDAEHarmonizer:
         Raises
         ------
         UsageError
-            If they are of fewer than ``FEWEST_TO_ADAPT`` subjects.
+            If they are of fewer than ``FEWEST_TO_ADAPT`` subjects, the lengths differ, or the
+            images are none that :meth:`transform` takes.
         """
         appearance = self._measured_site(images, site, subjects)
         return replace(self, appearances={**self.appearances, site: appearance})
@@ -245,15 +240,31 @@ class DDAEHarmonizer:
             raise UsageError('this DDAE has no model yet; call fit or load first')
         return self.bundle
 
+    def _scans(self, images: np.ndarray) -> np.ndarray:
+        """Images as scans (N, D, H, W) of the size that the model takes."""
+        info = self._fitted().info
+        scans = images[:, None] if images.ndim == 3 else images
+        expected = info.config.depth, info.config.image_size, info.config.image_size
+        if scans.shape[1:] != expected:
+            raise UsageError(
+                f'images are {scans.shape[1:]} (slices, rows, columns), the model {info.name!r} '
+                f'takes {expected}; preprocess with the protocol of the model'
+            )
+        return scans
+
     def _measured_site(self, images: np.ndarray, site: str, subjects: Sequence[str]) -> Appearance:
+        check_images(images)
+        if len(subjects) != len(images):
+            raise UsageError(
+                f'{len(images)} images of {len(subjects)} subjects; give the subject of each image'
+            )
         count = len(set(subjects))
         if count < FEWEST_TO_ADAPT:
             raise UsageError(too_few_to_adapt(site, count))
-        return self._measured(images, count)
+        return self._measured(self._scans(images), count)
 
-    def _measured(self, images: np.ndarray, subjects: int) -> Appearance:
+    def _measured(self, scans: np.ndarray, subjects: int) -> Appearance:
         model = self._fitted().model
-        scans = images[:, None] if images.ndim == 3 else images
         return measure_appearance(model.config, model.appearance, scans, subjects)
 
     def _site_indices(self, sources: Sequence[str]) -> list[int]:

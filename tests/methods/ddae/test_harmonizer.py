@@ -174,6 +174,8 @@ def test_adapting_needs_scans_of_the_new_site(fitted, images):
         render(ready, images, 'X', 'B')
     with pytest.raises(UsageError, match='adapt needs .* of 5 of its subjects, 4 are there'):
         ready.adapted(images, 'X', ['a', 'b', 'c', 'd', 'd'] * 2)
+    with pytest.raises(UsageError, match='10 images of 5 subjects; give the subject of each'):
+        ready.adapted(images, 'X', ['a', 'b', 'c', 'd', 'e'])
 
 
 @pytest.mark.parametrize(
@@ -189,6 +191,9 @@ def test_adapting_needs_scans_of_the_new_site(fitted, images):
 def test_wrong_images_are_refused(fitted, images, change, message):
     with pytest.raises(UsageError, match=message):
         render(fitted, change(images), 'A', 'B')
+    wrong = change(images)
+    with pytest.raises(UsageError, match=message):
+        fitted.adapted(wrong, 'X', [f's{i}' for i in range(len(wrong))])
 
 
 def test_wrong_numbers_of_labels_are_refused(fitted, images):
