@@ -25,7 +25,7 @@ from ddae_app.methods.base import (
     model_info,
     training_data,
 )
-from ddae_app.methods.data import SliceData, chunks, sex_numbers
+from ddae_app.methods.data import SliceData, check_shape, chunks, sex_numbers
 from ddae_app.methods.location_scale import SiteRegression, refuse_confounding
 from ddae_app.methods.modelfile import (
     ADVICE,
@@ -195,8 +195,15 @@ class ComBat:
         return {'LabelBlind': False}
 
     def save(self, path: str | Path) -> None:
-        """Write it to one safetensors file."""
+        """Write it to one safetensors file.
+
+        Raises
+        ------
+        UsageError
+            If it was fitted to images of another shape than ``protocol`` says.
+        """
         info, fit = self._ready()
+        check_shape(fit.pixels.shape, info.protocol)
         arrays = {name: np.ascontiguousarray(value) for name, value in vars(fit).items()}
         write_atomically(Path(path), safetensors.numpy.save(arrays, metadata_of(info)))
 

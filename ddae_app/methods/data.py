@@ -13,6 +13,7 @@ import numpy as np
 from ddae_app.errors import UsageError
 from ddae_app.imaging.similarity import brain_quantiles
 from ddae_app.methods.modelfile import SiteQuantiles
+from ddae_app.settings import Protocol
 
 SEXES = {'M': 0, 'F': 1, None: -1}
 """The code of each sex."""
@@ -111,6 +112,21 @@ class SliceData:
         for some in self.chunks(np.arange(len(self))):
             digest.update(np.ascontiguousarray(self.images[some]).data)
         return digest.hexdigest()
+
+
+def check_shape(shape: tuple[int, ...], protocol: Protocol) -> None:
+    """Refuse scans of another shape than the protocol that is to be stored with their model.
+
+    Raises
+    ------
+    UsageError
+    """
+    expected = protocol.depth, *protocol.slice_shape
+    if shape != expected:
+        raise UsageError(
+            f'scans have (slices, rows, columns) {shape}, and the protocol of the model is for '
+            f'{expected}; give the protocol by which they were preprocessed (protocol=...)'
+        )
 
 
 def chunks(rows: np.ndarray, depth: int) -> list[np.ndarray]:

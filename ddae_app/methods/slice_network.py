@@ -32,7 +32,7 @@ from ddae_app.methods.base import (
     training_data,
 )
 from ddae_app.methods.condition import Condition, batch_of, condition_of, make_condition
-from ddae_app.methods.data import SliceData, balanced_rows
+from ddae_app.methods.data import SliceData, balanced_rows, check_shape
 from ddae_app.methods.device import resolve_device
 from ddae_app.methods.modelfile import ModelInfo, metadata_of
 from ddae_app.methods.weights import load_network
@@ -221,7 +221,7 @@ class NetworkHarmonizer(ABC, Generic[Network, Info]):
         Raises
         ------
         UsageError
-            If the scans have more than one slice.
+            If the scans have more than one slice, or are of another shape than ``protocol`` says.
         """
         data = training_data(images, cohort)
         if data.depth > 1:
@@ -229,6 +229,7 @@ class NetworkHarmonizer(ABC, Generic[Network, Info]):
                 f'scans of {data.depth} slices, and a {self.method} takes one; give --slices '
                 'medial'
             )
+        check_shape(data.images.shape[1:], self.protocol)
         schedule = TrainingSchedule(
             self.images, resolve_device(self.device), self.seed, self.progress
         )

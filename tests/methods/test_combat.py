@@ -150,6 +150,13 @@ def test_images_that_cannot_be_fitted_or_harmonized(scans, cohort):
         fitted.transform(scans[:, 0], cohort, 'A')
 
 
+def test_what_could_not_be_read_again_is_not_saved(scans, cohort, tmp_path):
+    fitted = ComBat().fit(scans, cohort)
+    with pytest.raises(UsageError, match=r'\(3, 8, 8\), .* \(1, 128, 128\); give the protocol'):
+        fitted.save(tmp_path / 'x.safetensors')
+    assert not list(tmp_path.iterdir())
+
+
 def test_files_that_are_no_combat(scans, cohort, tmp_path):
     path = tmp_path / 'x.safetensors'
     ComBat(protocol=PROTOCOL).fit(scans, cohort).save(path)

@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from ddae_app.errors import ModelError, UsageError
 from ddae_app.imaging.intensities import CEILING
 from ddae_app.methods.cvae import CVAEHarmonizer
+from ddae_app.methods.ddae.harmonizer import DDAEHarmonizer
 from ddae_app.methods.find import load_harmonizer
 from ddae_app.methods.modelfile import metadata_of
 from ddae_app.methods.style_gan import StyleGANHarmonizer
@@ -167,6 +168,13 @@ def test_no_images_and_images_that_cannot_be_changed(name, images, cohort, reque
     fixed = images[:2].copy()
     fixed.setflags(write=False)
     assert harmonizer.transform(fixed[:, ::-1], cohort[:2], 'A').any()
+
+
+@pytest.mark.parametrize('kind', [CVAEHarmonizer, StyleGANHarmonizer, DDAEHarmonizer])
+def test_another_protocol_than_that_of_the_images_is_told_before_training(kind, images, cohort):
+    """No file could hold such a model."""
+    with pytest.raises(UsageError, match=r'\(1, 32, 32\), .* \(1, 128, 128\); give the protocol'):
+        kind(device='cpu').fit(images, cohort)
 
 
 def test_a_file_of_another_method(gan, tmp_path):

@@ -17,6 +17,7 @@ from ddae_app.errors import ModelError, UsageError
 from ddae_app.methods.base import check_images, check_request, in_brain, training_data
 from ddae_app.methods.compatibility import FEWEST_TO_ADAPT, too_few_to_adapt
 from ddae_app.methods.condition import label_blind, make_condition
+from ddae_app.methods.data import check_shape
 from ddae_app.methods.ddae.appearance import Appearance, measure_appearance, stack_appearances
 from ddae_app.methods.ddae.bundle import (
     Bundle,
@@ -100,13 +101,21 @@ class DDAEHarmonizer:
         return self.info.sites
 
     def fit(self, images: np.ndarray, cohort: pd.DataFrame) -> DDAEHarmonizer:
-        """A copy with a model trained on these slices."""
+        """A copy with a model trained on these slices.
+
+        Raises
+        ------
+        UsageError
+            If a slice has no site or no subject, or the scans are of another shape than
+            ``protocol`` says or ``preset`` takes.
+        """
         from ddae_app.methods.ddae.train import train  # which harmonizing does not need
 
-        device = resolve_device(self.device)
+        data, device = training_data(images, cohort), resolve_device(self.device)
+        check_shape(data.images.shape[1:], self.protocol)
         with tempfile.TemporaryDirectory() as folder:
             path = train(
-                training_data(images, cohort),
+                data,
                 self.preset.model,
                 self.preset.train,
                 self.protocol,
