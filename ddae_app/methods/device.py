@@ -33,10 +33,11 @@ def resolve_device(name: str) -> torch.device:
     n_gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if name == 'auto':
         return torch.device('cuda' if n_gpus else 'cpu')
-    device = torch.device(name)
-    if device.type == 'cuda' and (device.index or 0) >= n_gpus:
+    kind, _, number = name.partition(':')
+    if kind == 'cuda' and int(number or 0) >= n_gpus:
         raise UsageError(
             f'--device {name}: PyTorch sees {n_gpus} CUDA devices; give --device cpu or auto, or '
             'make the GPU visible (docker run --gpus all, singularity --nv)'
         )
-    return device
+    # PyTorch reads no number that begins with 0, and takes 128 for another one.
+    return torch.device(kind, int(number)) if number else torch.device(kind)

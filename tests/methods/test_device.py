@@ -24,7 +24,13 @@ def test_auto_takes_a_gpu_where_there_is_one(gpus):
     assert resolve_device('cpu') == torch.device('cpu')
 
 
-@pytest.mark.parametrize(('name', 'n'), [('cuda', 0), ('cuda:0', 0), ('cuda:2', 2)])
+@pytest.mark.parametrize(
+    ('name', 'n'),
+    [
+        ('cuda', 0), ('cuda:0', 0), ('cuda:2', 2), ('cuda:128', 8), ('cuda:007', 2),
+        ('cuda:99999999999999999999', 2),
+    ],
+)  # fmt: skip
 def test_an_absent_gpu_is_refused_in_one_line(gpus, name, n):
     gpus(n)
     with pytest.raises(UsageError, match=f'--device {name}: PyTorch sees {n} CUDA') as caught:
@@ -34,7 +40,8 @@ def test_an_absent_gpu_is_refused_in_one_line(gpus, name, n):
 
 def test_a_present_gpu_is_taken(gpus):
     gpus(2)
-    assert resolve_device('cuda:1') == torch.device('cuda:1')
+    for name in ('cuda:1', 'cuda:01'):
+        assert resolve_device(name) == torch.device('cuda:1')
 
 
 @pytest.mark.parametrize('name', ['', 'gpu', 'cuda:', 'cuda:x', 'cpu:0', 'CUDA'])
