@@ -63,7 +63,7 @@ def calibrate(bundle: Bundle, data: SliceData) -> Bundle:
     Raises
     ------
     UsageError
-        If the scans have another size than the networks take.
+        If the scans have another size than the networks take, or none of a site shows brain.
     """
     config, old = bundle.model.config, bundle.model
     shape = config.depth, config.image_size, config.image_size
@@ -72,6 +72,7 @@ def calibrate(bundle: Bundle, data: SliceData) -> Bundle:
             f'scans have (slices, rows, columns) {data.images.shape[1:]}, the networks take '
             f'{shape}; preprocess with the protocol of the model'
         )
+    _refuse_sites_without_brain(data)
     earlier = old.evidence.evidence() if old.evidence else None
     rows = np.arange(len(data))
     regression = Regression(data, rows, earlier[OF_APPEARANCE] if earlier else None)
@@ -127,6 +128,13 @@ def calibrate(bundle: Bundle, data: SliceData) -> Bundle:
     )
     model = DDAE(networks, appearance, residuals, remaining, evidence).to(old.device).eval()
     return replace(bundle, model=model, info=info)
+
+
+def _refuse_sites_without_brain(data: SliceData) -> None:
+    sites = np.array(data.sites)
+    for site in data.site_names:
+        if not any(data.images[row].any() for row in np.flatnonzero(sites == site)):
+            raise UsageError(f'no slice of site {site} shows brain; check the brain masks')
 
 
 def _keep(

@@ -165,6 +165,13 @@ def test_scans_of_another_size_are_refused(bundle):
         calibrate(bundle, toy.slices())
 
 
+def test_a_site_without_brain_is_refused(bundle, elsewhere):
+    images = elsewhere.images.copy()
+    images[np.array(elsewhere.sites) == 'D'] = 0
+    with pytest.raises(UsageError, match='no slice of site D shows brain'):
+        calibrate(bundle, replace(elsewhere, images=images))
+
+
 def test_sites_of_an_earlier_calibration_stay_targets(calibrated, elsewhere):
     third = replace(elsewhere, sites=('E',) * len(elsewhere))
     once = calibrate(calibrated, third)
