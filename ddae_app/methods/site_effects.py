@@ -56,11 +56,13 @@ class Center:
     def columns(self, data: SliceData, rows: np.ndarray) -> np.ndarray:
         """Age, age squared and sex of some scans, shape (N, COVARIATES).
 
-        What is unknown is the mean of what is known of these scans.
+        What is unknown is the mean of what is known of these scans; or that of the site, where
+        only sites differ in it.
         """
-        ages, sexes = _covariates(data, rows)
-        age = (_filled(ages, self.age) - self.age) / self.age_scale
-        return np.column_stack([age, age**2 - self.squared, _filled(sexes, self.sex) - self.sex])
+        (ages, sexes), sites = _covariates(data, rows), np.array(data.sites)[rows]
+        age = (_filled(ages, sites, self.age) - self.age) / self.age_scale
+        sex = _filled(sexes, sites, self.sex) - self.sex
+        return np.column_stack([age, age**2 - self.squared, sex])
 
 
 @dataclass(frozen=True)
@@ -366,10 +368,21 @@ def _covariates(data: SliceData, rows: np.ndarray) -> tuple[np.ndarray, np.ndarr
     return data.ages[rows], sex_numbers([data.sexes[i] for i in rows])
 
 
-def _filled(values: np.ndarray, otherwise: float) -> np.ndarray:
-    """Values, with their mean where they are NaN."""
-    known = values[~np.isnan(values)]
-    return np.where(np.isnan(values), known.mean() if known.size else otherwise, values)
+def _filled(values: np.ndarray, sites: np.ndarray, otherwise: float) -> np.ndarray:
+    """Values, with their mean where they are NaN, or that of the site if only sites differ.
+
+    Else those who lack a value would be the only ones of their site who differ, and the slope
+    would be made of them alone.
+    """
+    known = ~np.isnan(values)
+    if not known.any():
+        return np.full(len(values), otherwise)
+    filled = np.where(known, values, values[known].mean())
+    of_sites = {site: values[known & (sites == site)] for site in np.unique(sites[known])}
+    if np.ptp(values[known]) > 0 and not any(map(np.ptp, of_sites.values())):
+        for site, of_site in of_sites.items():
+            filled[~known & (sites == site)] = of_site[0]
+    return filled
 
 
 def subjects_per_site(data: SliceData, rows: Sequence[int] | np.ndarray) -> list[int]:

@@ -75,6 +75,21 @@ def test_unknown_ages_and_sexes_are_average():
     assert ((effects[1] - effects[0]) * (plain[1] - plain[0]) >= 0).all()
 
 
+@pytest.mark.parametrize('name', ['ages', 'sexes'])
+def test_who_lacks_what_only_sites_differ_in_is_as_the_others_there(name):
+    """No slope is made of one person, of whom it is not known."""
+    data, rows = population(30), np.arange(60)
+    values = measured(data, effect=0.2, noise=0.1)
+    known, unknown = ((30.0, 60.0), np.nan) if name == 'ages' else (('M', 'F'), None)
+    labels = [known[0]] * 30 + [known[1]] * 30
+    found = []
+    for first in (known[0], unknown):
+        labels[0] = first
+        of_all = np.array(labels) if name == 'ages' else tuple(labels)
+        found.append(site_effects(replace(data, **{name: of_all}), rows, [values])[0])
+    np.testing.assert_allclose(*found, atol=0.04)
+
+
 def part(data, rows):
     """Some scans of a dataset as a dataset of their own."""
     return SliceData(
