@@ -24,7 +24,7 @@ from ddae_app.cli.main import TARGET_HELP
 from ddae_app.errors import DdaeError, UsageError
 from ddae_app.files import not_fetched, write_atomically
 from ddae_app.processes import StopRequest
-from ddae_app.settings import absolute
+from ddae_app.settings import OWN_DERIVATIVES, absolute, read_derivative, read_flat
 
 log = logging.getLogger('ddae_app')
 
@@ -58,12 +58,25 @@ ENDINGS = '.nii.gz', '.nii'
 
 OTHERWISE = {
     'slices': lambda value: value != 'all',
-    'stage': lambda value: value == 'preproc',
+    'stage': lambda value: value != 'all',
     'boilerplate_only': bool,
     'reports_only': bool,
     'write_site_effect': bool,
 }
 """Flags of the participant level, and with which values they ask for something else than OUT."""
+
+OF_OTHER_SCANS = {
+    'participant_label': bool,
+    'session_label': bool,
+    'bids_database_dir': bool,
+    'site_column': bool,
+    'source_site': bool,
+    'brain_mask_filter': bool,
+    # Scans of --target-scans may be preprocessed already.
+    'derivatives': lambda value: any(read_derivative(d)[0] != OWN_DERIVATIVES for d in value),
+    'unseen_site': lambda value: value in ('adapt', 'refuse'),
+}
+"""Those with which there has to be a dataset, with tables, labels or masks, or other scans."""
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -137,7 +150,8 @@ def harmonize_file(scan: str | Path, out: str | Path, *flags: str) -> int:
     ------
     UsageError
         A path is not that of a NIfTI file, both are the same, the folder of `out` cannot be
-        written to, or a flag asks for something else than an image in the space of the scan.
+        written to, or a flag asks for something else than an image in the space of the scan, or
+        is for the scans of a dataset.
     """
     try:
         return _harmonize(scan, out, flags, app.main)
@@ -246,13 +260,20 @@ def _check_flags(given: Mapping[str, Any]) -> None:
             'where to bring the scan is missing; give --target-site (IXI, for example; "help" '
             'lists them) or --target-scans'
         )
-    for name, otherwise in OTHERWISE.items():
-        if name in given and otherwise(given[name]):
-            flag = '--' + name.replace('_', '-')
-            raise UsageError(
-                f'{flag} asks for something else than OUT, the whole scan harmonized in its own '
-                'space; leave it out, or use ddae-app, which writes all else'
-            )
+    file = given.get('config_file')
+    values = {**(read_flat(absolute(file, '--config-file')) if file else {}), **given}
+    for refused, why in (
+        (
+            OTHERWISE,
+            'asks for something else than OUT, the whole scan harmonized in its own space; leave '
+            'it out, or use ddae-app, which writes all else',
+        ),
+        (OF_OTHER_SCANS, 'is for the scans of a dataset; leave it out, or use ddae-app'),
+    ):
+        for name, is_refused in refused.items():
+            if name in values and is_refused(values[name]):
+                where = '' if name in given else f' in --config-file {file}'
+                raise UsageError(f'--{name.replace("_", "-")}{where} {why}')
 
 
 def _write(contents: Mapping[Path, bytes | str]) -> None:

@@ -19,9 +19,10 @@ from ddae_app.cli import file as one_file
 from ddae_app.errors import UsageError
 from ddae_app.levels.participant.methods_text import methods_text
 from ddae_app.methods.find import find_model
-from ddae_app.settings import from_flat
+from ddae_app.settings import from_flat, to_toml
 
 TARGET = '--target-site', 'IXI'
+BARE = {'bids_dir': 'bids', 'output_dir': 'out', 'analysis_level': 'participant'}
 
 PROGRAM = """
 import sys, time
@@ -202,6 +203,7 @@ def test_the_page_names_the_scan_and_no_place_that_is_gone(scan, level, tmp_path
     [
         ('--slices', 'medial'),
         ('--stage', 'preproc'),
+        ('--stage', 'harmonize'),
         ('--boilerplate-only',),
         ('--reports-only',),
         ('--write-site-effect',),
@@ -212,6 +214,38 @@ def test_flags_that_ask_for_something_else_are_refused(scan, level, tmp_path, ca
     (line,) = capsys.readouterr().err.splitlines()
     assert f'error: {flags[0]} asks for something else than OUT' in line
     assert not level and len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.parametrize(
+    'flags',
+    [
+        ('--participant-label', '01'),
+        ('--session-label', '1'),
+        ('--bids-database-dir', 'index'),
+        ('--site-column', 'center'),
+        ('--source-site', 'A'),
+        ('--brain-mask-filter', 'filter.json'),
+        ('--derivatives', 'fmriprep=masks'),
+        ('--unseen-site', 'adapt'),
+        ('--unseen-site', 'refuse'),
+    ],
+)
+def test_flags_for_a_dataset_are_refused(scan, level, tmp_path, capsys, flags):
+    assert one_file.main([str(scan), str(tmp_path / 'o.nii.gz'), *TARGET, *flags]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f'error: {flags[0]} is for the scans of a dataset; leave it out' in line
+    assert not level and len(list(tmp_path.iterdir())) == 1
+
+
+def test_settings_of_a_run_on_a_dataset(scan, level, tmp_path):
+    file = tmp_path / 'settings.toml'
+    settings = from_flat({**BARE, 'derivatives': ('ddae-app=earlier',)})
+    file.write_text(to_toml(settings))
+    flags = *TARGET, '--config-file', str(file)
+    assert one_file.harmonize_file(scan, tmp_path / 'o.nii.gz', *flags) == 0
+    file.write_text(to_toml(from_flat({**BARE, 'participant_label': ('01',)})))
+    with pytest.raises(UsageError, match='--participant-label in --config-file .* a dataset'):
+        one_file.harmonize_file(scan, tmp_path / 'o.nii.gz', *flags)
 
 
 def test_a_run_that_leaves_no_image_does_not_end_well(scan, monkeypatch, tmp_path):
