@@ -35,6 +35,13 @@ log = logging.getLogger('ddae_app')
 FOLDER_NAME = 'the name of the folder'
 """What gives a site to scans of ``--target-scans`` of which nothing else names it."""
 
+NO_WEIGHTS = {
+    'deepbet': 'deepbet',
+    'template': 'the brain mask of the template, warped to each scan',
+    'none': 'none, since --skull-strip says that the scans are skull-stripped already',
+}
+"""What the log says of the ways to extract brains that need no weights of HD-BET."""
+
 Selected = tuple[list[Scan], Cohort]
 """Scans, and what is known about each."""
 
@@ -219,8 +226,8 @@ def protocol_without_model(settings: Settings) -> Protocol:
 def extraction_of(asked: PreprocSettings) -> Extraction:
     """How brains are extracted where the user brings no masks, after checking the weights.
 
-    ``auto`` is HD-BET where its weights are, and else the packaged networks of deepbet; the log
-    says which.
+    ``auto`` is HD-BET where its weights are, and else the packaged networks of deepbet. The log
+    says which way it is.
 
     Raises
     ------
@@ -234,6 +241,7 @@ def extraction_of(asked: PreprocSettings) -> Extraction:
         log.info('Brain extraction: deepbet, since %s has no weights of HD-BET', weights)
         return Extraction('deepbet')
     if method not in ('auto', 'hd-bet'):
+        log.info('Brain extraction: %s', NO_WEIGHTS[method])
         return Extraction(method)
     if weights is None:
         raise WeightsError('no folder of HD-BET weights; give --hd-bet-weights')
@@ -248,6 +256,18 @@ def extraction_of(asked: PreprocSettings) -> Extraction:
         return Extraction('deepbet')
     log.info('Brain extraction: HD-BET, weights %s, SHA-256 %s', weights, digest)
     return Extraction('hd-bet', weights, digest)
+
+
+def tell_of_masks(folders: Sequence[Path], asked: PreprocSettings) -> None:
+    """Log that brains are those of masks, and that another way that was asked for is not taken."""
+    where = ', '.join(map(str, folders))
+    if asked.skull_strip == 'auto':
+        log.info('Brain extraction: the brain masks in %s', where)
+    else:
+        log.warning(
+            'Brain extraction: the brain masks in %s, and not --skull-strip %s; leave out the '
+            'flag, or the dataset after -d', where, asked.skull_strip,
+        )  # fmt: skip
 
 
 def mask_filter(settings: Settings) -> dict[str, str | None]:

@@ -34,6 +34,7 @@ from ddae_app.engine.inputs import (
     mask_folders,
     preprocessed_not_fetched,
     select_all_scans,
+    tell_of_masks,
 )
 from ddae_app.engine.run import run_workflow
 from ddae_app.errors import DdaeError
@@ -216,7 +217,10 @@ class Planner:
 
     @cached_property
     def _masks(self) -> list[Path]:
-        return mask_folders(self.settings)
+        folders = mask_folders(self.settings)
+        if folders:
+            tell_of_masks(folders, self.settings.preproc)
+        return folders
 
     @cached_property
     def _unseen(self) -> dict[str, UnseenSite]:

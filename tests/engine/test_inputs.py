@@ -111,6 +111,14 @@ def test_brains_are_extracted_by_hd_bet_where_its_weights_are_and_else_by_deepbe
     assert extraction_of(asked) == Extraction('deepbet')
 
 
+@pytest.mark.parametrize('method', ['deepbet', 'template', 'none'])
+def test_the_log_says_how_brains_are_extracted(caplog, method):
+    caplog.set_level('INFO', 'ddae_app')
+    assert extraction_of(PreprocSettings(skull_strip=method)) == Extraction(method)
+    (message,) = caplog.messages
+    assert message.startswith('Brain extraction: ') and method in message
+
+
 def test_weights_that_cannot_be_used_are_not_left_out_in_silence(tmp_path, caplog):
     asked = PreprocSettings(hd_bet_weights=weights_in(tmp_path / 'weights'))
     assert extraction_of(asked) == Extraction('deepbet')

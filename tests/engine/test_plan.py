@@ -10,11 +10,11 @@ import pytest
 
 from ddae_app.engine.inputs import layout_of, protocol_without_model, select_all_scans
 from ddae_app.engine.plan import MOST_SITE_SCANS, _of_all_people, decide_preprocessing
-from ddae_app.settings import HarmonizeSettings, PreprocSettings, Settings
+from ddae_app.settings import HarmonizeSettings, PreprocSettings, SelectSettings, Settings
 from ddae_app.workflows.harmonize import SiteScan
 
 
-def decided(tmp_path, stage):
+def decided(tmp_path, stage, derivatives=()):
     """What is to be done of two scans, one of which is no image."""
     (tmp_path / 'dataset_description.json').write_text('{"Name": "x", "BIDSVersion": "1.10.0"}')
     for label in ('01', '02'):
@@ -24,7 +24,11 @@ def decided(tmp_path, stage):
     scan.write_bytes(b'no image')
     asked = PreprocSettings(skull_strip='none')
     stage = HarmonizeSettings(stage=stage)
-    settings = Settings(tmp_path, tmp_path / 'out', 'participant', preproc=asked, harmonize=stage)
+    settings = Settings(
+        tmp_path, tmp_path / 'out', 'participant',
+        select=SelectSettings(derivatives=derivatives),
+        preproc=asked, harmonize=stage,
+    )  # fmt: skip
     scans, cohort = select_all_scans(settings)
     layout = layout_of(settings, protocol_without_model(settings))
     return decide_preprocessing(settings, scans, cohort, layout)
@@ -39,6 +43,18 @@ def test_nothing_is_preprocessed_where_only_harmonization_is_asked_for(tmp_path)
     _, decisions = decided(tmp_path, 'harmonize')
     assert [decision.preprocess.state for decision in decisions] == ['refused'] * 2
     assert all('run --stage preproc first' in decision.refusal for decision in decisions)
+
+
+def test_masks_of_the_user_are_not_taken_in_silence_where_another_way_was_asked_for(
+    tmp_path, caplog
+):
+    masks = tmp_path / 'masks'
+    masks.mkdir()
+    _, decisions = decided(tmp_path, 'all', (f'fmriprep={masks}',))
+    assert all('no brain mask' in decision.refusal for decision in decisions)
+    (record,) = (r for r in caplog.records if r.getMessage().startswith('Brain extraction: '))
+    assert record.levelname == 'WARNING'
+    assert f'masks in {masks}, and not --skull-strip none' in record.getMessage()
 
 
 def scans_of(*people):
