@@ -37,7 +37,7 @@ def weights_sha256(weights: Path) -> str:
             raise WeightsError(
                 f'{weights / name}: HD-BET weights are missing; run "ddae-app-fetch hd-bet" '
                 'with network access, name their folder with --hd-bet-weights or HDBET_WEIGHTS, '
-                'or choose --skull-strip template'
+                'or choose --skull-strip deepbet, which needs none'
             ) from e
         except OSError as e:
             raise WeightsError(f'{weights / name}: cannot be read ({e.strerror})') from e

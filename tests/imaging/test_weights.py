@@ -35,6 +35,8 @@ def test_missing_weights(weights, name):
     with pytest.raises(WeightsError, match='are missing; run "ddae-app-fetch hd-bet"') as caught:
         check_weights(weights)
     assert str(weights / name) in str(caught.value)
+    # The packaged template has no skull, so that --skull-strip template would fail on whole heads.
+    assert str(caught.value).endswith('or choose --skull-strip deepbet, which needs none')
 
 
 def test_weights_that_nobody_vouches_for(weights):
