@@ -294,13 +294,14 @@ def _compare(output: OutputState, expected: provenance.Record, *, anew: bool) ->
     """Whether outputs are there, and made from what they should be."""
     if anew or not output.present:
         return Step('new')
+    if output.record not in (None, expected):
+        # It may be the reason why an output is missing, such as the model of other slices.
+        return Step('changed', provenance.difference(output.record, expected))
     if output.missing:
         return Step('incomplete', f'{output.missing} is missing')
     if output.record is None:
         return Step('incomplete', 'interrupted, or made by an earlier version')
-    if output.record == expected:
-        return Step('done')
-    return Step('changed', provenance.difference(output.record, expected))
+    return Step('done')
 
 
 def summary(decisions: Sequence[Decision]) -> list[str]:

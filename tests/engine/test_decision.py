@@ -152,6 +152,10 @@ def test_what_is_missing_or_interrupted_is_made_again():
     assert (decision.harmonize.state, decision.harmonize.why) == (
         'incomplete', 'x.svg is missing',
     )  # fmt: skip
+    # What was asked for tells more than what is missing because of it.
+    decision = decide(lost, replace(REQUEST, target_site='A', keep_noise=True))
+    assert decision.harmonize.state == 'changed'
+    assert decision.harmonize.why == 'target site (B, now A), keep noise (False, now True)'
     interrupted = replace(DONE, preproc=OutputState(True))
     decision = decide(interrupted, REQUEST)
     assert decision.preprocess.state == 'incomplete' and 'interrupted' in decision.preprocess.why
