@@ -154,6 +154,22 @@ def test_the_page_of_a_scan_that_another_run_works_on_is_left_to_it(tmp_path):
     assert 'bad' in layout.page('2').read_text()
 
 
+def test_the_page_shows_the_settings_that_repeat_the_run(tmp_path):
+    """Not those that it found out, such as the folder of this dataset in the work directory."""
+    scan = Scan(Path('sub-1_T1w.nii'), '1', None, 'sub-1')
+    logs = RunFiles(tmp_path / 'logs' / 'r')
+    settings = Settings(tmp_path, tmp_path / 'out', 'participant')
+    layout = Layout(settings.output_dir).in_space(space_of(Protocol()))
+    results = Results(settings, layout, Cohort({'sub-1': Covariates()}, None, ()), None, logs, '')
+    (page,) = write_results(results, [scan], {scan: 'bad'})
+    assert 'analysis_level = ' in page.read_text()
+    logs.folder.mkdir(parents=True)
+    logs.settings.write_text('unseen_site = auto')
+    (page,) = write_results(results, [scan], {scan: 'bad'})
+    assert 'unseen_site = auto' in page.read_text()
+    assert 'analysis_level' not in page.read_text()
+
+
 def outputs(layout, scan, *, harmonized):
     """The images of a scan, empty, with sidecars that say what the page needs."""
     said = {'MadeFrom': {}, 'SkullStripMethod': 'deepbet', 'Resolution': 'of a test'}

@@ -227,8 +227,9 @@ def _other_reports(
 def _report(
     results: Results, participant: str, scans: Mapping[str, ScanReport]
 ) -> ParticipantReport:
-    # A run that was called from Python has no command line.
-    command = results.logs.command
+    # A run that was called from Python has no command line, and no file of what was asked for.
+    # Other settings hold what the run found out, such as its folder in the work directory.
+    command, asked = results.logs.command, results.logs.settings
     return ParticipantReport(
         participant=participant,
         version=__version__,
@@ -236,7 +237,9 @@ def _report(
         warnings=_warnings(results.settings, results.model),
         scans=tuple(report for _, report in sorted(scans.items())),
         methods=results.text,
-        settings=to_toml(results.settings),
+        settings=asked.read_text(encoding='utf-8')
+        if asked.is_file()
+        else to_toml(results.settings),
         command=command.read_text(encoding='utf-8').strip() if command.is_file() else '',
     )
 
