@@ -268,7 +268,14 @@ def given_mask(image: nib.Nifti1Image, path: Path) -> np.ndarray:
             f'{path}: {1 - bright:.0%} of the brain mask is background of the scan; expected a '
             'mask in the space of the T1w image itself'
         )
-    return checked_mask(on_scan > 0, image)
+    whole = _whole_mask(on_scan > 0, image)
+    low, high = BRAIN_VOLUME_ML
+    if not low <= (volume := volume_ml(whole, image.affine)) <= high:
+        raise ImageError(
+            f'{path}: the brain mask has {volume:.0f} mL; expected {low:.0f} to {high:.0f} mL of '
+            'brain. Choose another with --brain-mask-filter, or leave out the dataset after -d'
+        )
+    return whole
 
 
 def _inside(path: Path, data: np.ndarray) -> np.ndarray:
@@ -341,14 +348,17 @@ def checked_mask(mask: np.ndarray, image: nib.Nifti1Image) -> np.ndarray:
     ImageError
         It has no plausible brain volume.
     """
+    whole = _whole_mask(mask, image)
+    check_volume(volume_ml(whole, image.affine), BRAIN_VOLUME_ML, 'in the scan')
+    return whole
+
+
+def _whole_mask(mask: np.ndarray, image: nib.Nifti1Image) -> np.ndarray:
     labels, count = ndimage.label(mask)
-    volume = 0.0
-    if count:
-        largest = labels == 1 + np.bincount(labels.ravel())[1:].argmax()
-        mask = ndimage.binary_fill_holes(largest) & (np.asarray(image.dataobj) > 0)
-        volume = volume_ml(mask, image.affine)
-    check_volume(volume, BRAIN_VOLUME_ML, 'in the scan')
-    return mask
+    if not count:
+        return mask
+    largest = labels == 1 + np.bincount(labels.ravel())[1:].argmax()
+    return ndimage.binary_fill_holes(largest) & (np.asarray(image.dataobj) > 0)
 
 
 def check_volume(volume: float, plausible: tuple[float, float], where: str) -> None:

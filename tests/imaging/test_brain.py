@@ -293,6 +293,16 @@ def test_a_given_mask_that_is_no_mask_is_refused(tmp_path):
         given_mask(head, saved_mask(tmp_path / 'four.nii', four, head.affine))
 
 
+def test_a_given_mask_of_no_brain_is_named(tmp_path):
+    """Another --skull-strip, which is advised otherwise, has no effect where masks are given."""
+    head, mask = in_a_head(brain_on(4, 4, 4))
+    part = mask & (np.arange(mask.shape[2]) > mask.shape[2] * 0.7)
+    path = saved_mask(tmp_path / 'small.nii', part, head.affine)
+    with pytest.raises(ImageError, match='small.nii: the brain mask has .* mL; expected') as error:
+        given_mask(head, path)
+    assert '--brain-mask-filter' in str(error.value) and '--skull-strip' not in str(error.value)
+
+
 @pytest.mark.parametrize('index', [(None,), (slice(None), slice(None), None)])
 def test_a_given_mask_with_a_single_axis_before_others_is_refused(tmp_path, index):
     head, mask = in_a_head(brain_on(4, 4, 4))
