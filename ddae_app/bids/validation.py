@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import textwrap
 from collections.abc import Iterator, Sequence, Set
 from contextlib import contextmanager
 from importlib.resources import files
@@ -48,7 +49,8 @@ def validate_input(bids_dir: Path, scans: Sequence[Scan]) -> None:
         place, issue = errors[0]
         rule = f'{issue.get("code", "?")} {issue.get("subCode") or ""}'.strip()
         text = issue.get('issueMessage') or meanings.get(issue.get('code')) or ''
-        why = f' ({" ".join(text.split())[:200].rstrip(".")})' if text.strip() else ''
+        short = textwrap.shorten(text.strip().rstrip('.'), 200, placeholder=' ...')
+        why = f' ({short})' if short else ''
         others = len(errors) - 1
         more = f', and {others} more error{"s" * (others != 1)}' if others else ''
         raise InvalidBIDSError(

@@ -141,6 +141,13 @@ def test_an_error_names_file_and_rule(dataset, selected, name, content, rule):
     assert error.value.exit_code == 16
 
 
+def test_a_long_explanation_ends_with_a_word(dataset, validate):
+    (dataset / 'a.txt').write_text('hello')
+    with pytest.raises(InvalidBIDSError, match=r' \.\.\.\); run') as error:
+        validate()
+    assert 'Please consult the specification and ...' in str(error.value)
+
+
 def test_other_errors_are_counted(dataset, validate):
     for name in ('a.txt', 'b.txt', 'c.txt'):
         (dataset / name).write_text('hello')
