@@ -179,15 +179,19 @@ def write_changed(
     changed = change != 0
     old, made = stored[changed], np.zeros_like(change)
     wanted = np.maximum(change[changed], least - _scaled(old, proxy))
-    made[changed] = wanted
     step = wanted / proxy.slope
     kind = stored.dtype
     if kind.kind in 'iu':
         low, high = (_as_float(limit) for limit in (np.iinfo(kind).min, np.iinfo(kind).max))
         step = np.rint(step)
-        new = np.clip(old.astype(np.float64) + step, low, high).astype(kind)
+        asked = old.astype(np.float64) + step
+        stays = np.clip(asked, low, high)
+        # What does not fit into the numbers of the scan is not made.
+        wanted = wanted + (stays - asked) * proxy.slope
+        new = stays.astype(kind)
     else:
         new = (old + step).astype(kind)
+    made[changed] = wanted
     # Rounding may go below it again.
     new = np.where(_scaled(new, proxy) < least, darkest, new)
     data = stored.copy(order='K')

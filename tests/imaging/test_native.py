@@ -100,8 +100,9 @@ def test_a_changed_scan_is_stored_as_the_scan_is(tmp_path, change, kind, slope):
 def test_what_does_not_fit_into_the_scans_numbers_is_cut(tmp_path):
     path, out = tmp_path / 'scan.nii', tmp_path / 'out.nii.gz'
     nib.save(nib.Nifti1Image(np.full((3, 3, 3), 250, np.uint8), NATIVE_AFFINE), path)
-    write_changed(nib.load(path), np.full((3, 3, 3), 20.0), out)
+    made = write_changed(nib.load(path), np.full((3, 3, 3), 20.0), out)
     assert (nib.load(out).get_fdata() == 255).all()
+    assert (made == 5).all()
 
 
 KINDS = [np.uint8, np.int16, np.uint16, np.int32, np.float32, np.float64]
