@@ -175,9 +175,11 @@ def prepare_environment(settings: Settings) -> None:
     if not home:
         os.environ['HOME'] = str(work_dir)
     try:
-        getpass.getuser()
+        user = getpass.getuser()
     except (KeyError, OSError):
-        os.environ['LOGNAME'] = str(os.getuid())
+        user = str(os.getuid())
+    # Containers and services may not set it, and nipype's plugins of batch systems read no other.
+    os.environ.setdefault('LOGNAME', user)
     write_atomically(work_dir / 'nipype' / 'nipype.cfg', _NIPYPE_CONFIG)
     # nnU-Net prints warnings where these are missing, although prediction does not need them.
     for name in ('nnUNet_raw', 'nnUNet_preprocessed', 'nnUNet_results'):

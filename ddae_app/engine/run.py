@@ -16,6 +16,7 @@ from typing import Any, Protocol, TypeVar
 import nipype
 import yaml
 from nipype.pipeline import engine as pe
+from nipype.pipeline import plugins
 
 from ddae_app.bids.layout import RunFiles
 from ddae_app.engine.plugin import SteadyPool, frozen_heap, monotonic_clock
@@ -124,6 +125,11 @@ def _run(
     except Exception as e:
         # Nipype raises once at the end, whatever failed; the crash files hold the reasons.
         failures = _failures(scans, set(logs.crashes()) - before)
+        if not failures and run.use_plugin:
+            log.debug('--use-plugin', exc_info=True)
+            raise UsageError(
+                f'--use-plugin {run.use_plugin}: {_named(e)}; details in {logs.log}'
+            ) from e
         if not failures:
             raise
         log.debug('nipype: %s', e)
@@ -175,17 +181,10 @@ def _configured(workflow: pe.Workflow, run: RunSettings, logs: RunFiles) -> pe.W
     return workflow
 
 
-def _plugin(run: RunSettings, scans: Sequence[Unit]) -> tuple[str | SteadyPool, dict[str, Any]]:
+def _plugin(run: RunSettings, scans: Sequence[Unit]) -> tuple[Any, dict[str, Any]]:
     callback = {'status_callback': _Narrator(scans)}
     if run.use_plugin is not None:
-        try:
-            content = yaml.safe_load(run.use_plugin.read_text())
-            return content['plugin'], dict(content.get('plugin_args') or {}) | callback
-        except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError) as e:
-            raise UsageError(
-                f'--use-plugin {run.use_plugin}: expected YAML with "plugin" and "plugin_args" '
-                f'({e})'
-            ) from e
+        return _plugin_of_user(run.use_plugin, callback)
     if run.nprocs == 1:
         return 'Linear', callback
     arguments: dict[str, Any] = callback | {
@@ -206,6 +205,32 @@ def _plugin(run: RunSettings, scans: Sequence[Unit]) -> tuple[str | SteadyPool, 
             f'--nprocs {run.nprocs}: processes cannot be synchronized here ({e.strerror}); let '
             '/dev/shm be writable, with some megabytes of room, or give --nprocs 1'
         ) from e
+
+
+def _plugin_of_user(file: Path, callback: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """The plugin of nipype that a file names, with its arguments."""
+    try:
+        content = yaml.safe_load(file.read_text())
+        name, arguments = content['plugin'], dict(content.get('plugin_args') or {}) | callback
+    except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError, AttributeError) as e:
+        raise UsageError(
+            f'--use-plugin {file}: expected YAML with "plugin" and "plugin_args" ({e})'
+        ) from e
+    kind = getattr(plugins, f'{name}Plugin', None)
+    if kind is None:
+        known = ', '.join(n[:-6] for n in sorted(vars(plugins)) if n.endswith('Plugin'))
+        raise UsageError(f'--use-plugin {file}: nipype has no plugin {name!r}; it has {known}')
+    try:
+        return kind(plugin_args=arguments), arguments
+    except Exception as e:  # whatever a plugin makes of arguments, or of libraries that it needs
+        raise UsageError(
+            f'--use-plugin {file}: the plugin {name} cannot be made with these arguments '
+            f"({_named(e)}); the page of nipype's plugins says what it takes"
+        ) from e
+
+
+def _named(error: Exception) -> str:
+    return ' '.join(f'{type(error).__name__}: {error}'.split())
 
 
 class _Narrator:

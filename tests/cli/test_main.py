@@ -269,6 +269,13 @@ def test_a_user_whom_the_system_does_not_know(settings, tmp_path, monkeypatch):
     assert Path.home() == tmp_path / 'work' and getpass.getuser() == str(os.getuid())
 
 
+def test_the_variable_by_which_nipype_names_jobs_of_batch_systems(settings, tmp_path, monkeypatch):
+    environment = {name: text for name, text in os.environ.items() if name != 'LOGNAME'}
+    monkeypatch.setattr(os, 'environ', environment | {'USER': 'ann'})
+    runtime.prepare_environment(settings(work_dir=tmp_path / 'work'))
+    assert os.environ['LOGNAME'] == 'ann'
+
+
 def test_a_home_of_another_user(settings, tmp_path, monkeypatch):
     monkeypatch.setattr(os, 'environ', os.environ | {'HOME': '/root'})
     monkeypatch.setattr(os, 'access', lambda path, mode: False)

@@ -144,3 +144,39 @@ def test_processes_that_cannot_be_synchronized(work, monkeypatch):
     monkeypatch.setattr(execution, 'SteadyPool', refuse)
     with pytest.raises(UsageError, match=r'--nprocs 2: .*Read-only file system.*give --nprocs 1'):
         work(scans_per_process=1, nprocs=2)
+
+
+@pytest.mark.parametrize(
+    ('content', 'message'),
+    [
+        ('plugin: Foo', "nipype has no plugin 'Foo'; it has .*MultiProc.*SLURM"),
+        ('plugin: [Linear]', 'nipype has no plugin'),
+        ('[Linear]', 'expected YAML with "plugin"'),
+        ('{plugin: MultiProc, plugin_args: {n_procs: two}}', 'MultiProc cannot be made .*TypeErr'),
+    ],
+)
+def test_a_plugin_that_cannot_be_made(work, tmp_path, content, message):
+    file = tmp_path / 'plugin.yml'
+    file.write_text(content)
+    with pytest.raises(UsageError, match=f'--use-plugin .*plugin.yml: .*{message}'):
+        work(scans_per_process=1, use_plugin=file)
+
+
+def test_a_plugin_that_submits_no_job(work, tmp_path, monkeypatch):
+    """As where the command of the batch system is not there."""
+
+    def refuse(*arguments, **options):
+        raise OSError(errno.ENOENT, 'No sbatch')
+
+    monkeypatch.setattr(execution.plugins.LinearPlugin, 'run', refuse)
+    file = tmp_path / 'plugin.yml'
+    file.write_text('plugin: Linear')
+    with pytest.raises(UsageError, match='--use-plugin .*FileNotFoundError.*No sbatch'):
+        work(scans_per_process=1, use_plugin=file)
+
+
+def test_a_plugin_of_the_user_takes_all_scans(work, tmp_path):
+    file = tmp_path / 'plugin.yml'
+    file.write_text('plugin: Linear')
+    done, failures = work(scans_per_process=1, use_plugin=file)
+    assert len(done) == 5 and list(failures) == ['sub-2']
