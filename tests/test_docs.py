@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import re
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from ddae_app.bids.measures import MEASURES
+from ddae_app.bids.sidecars import DESCRIPTIONS
 from ddae_app.cli.parser import build_parser
 from ddae_app.evaluation.protocol import MEANING
 
@@ -46,6 +48,15 @@ def test_every_measure_is_explained():
     named = re.findall(r'`(\w+)`', outputs)
     missing = [name for name in MEASURES if name not in named]
     assert not missing, f'{missing}: add a row to docs/outputs.md'
+
+
+def test_the_sidecars_that_are_shown_are_those_that_are_written():
+    outputs = (DOCS / 'outputs.md').read_text(encoding='utf-8')
+    shown = [json.loads(block) for block in re.findall(r'```json\n(.*?)```', outputs, re.DOTALL)]
+    assert [sidecar['Description'] for sidecar in shown] == [
+        DESCRIPTIONS[kind] for kind in ('harmonized', 'preproc')
+    ]
+    assert all('MadeFrom' in sidecar for sidecar in shown)
 
 
 def test_the_page_of_measures_is_that_of_the_table():
