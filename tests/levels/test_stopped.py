@@ -90,6 +90,20 @@ def test_sites_after_one_that_could_not_be_measured_are_not_looked_for(tmp_path,
     assert any('sub-There0 failed: ' in line and 'not written' in line for line in lines)
 
 
+def test_scans_after_one_that_failed_are_not_said_to_have_failed_themselves(layout, run):
+    def work(build, scans, settings, logs):
+        return {scans[1]: 'not readable'}
+
+    for label in PEOPLE:
+        next(layout.root.glob(f'sub-{label}/anat/*preproc_T1w.nii.gz')).unlink()
+    code, lines = run(work, stage='preproc')
+    assert code == 1 and 'sub-Here1 failed: not readable' in lines
+    why = 'was not written, since the run ended at another failure (--stop-on-first-crash)'
+    assert sum(line.endswith(why) for line in lines) == 9
+    lines = run(work, stage='preproc', stops=False)[1]
+    assert sum(line.endswith('was not written') for line in lines) == 9
+
+
 def test_outputs_of_an_earlier_run_do_not_count_as_done(layout, run):
     """They were made without a network; now they are made with one, and the second fails."""
 

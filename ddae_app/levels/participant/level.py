@@ -44,7 +44,12 @@ from ddae_app.levels.participant.doubts import (
 )
 from ddae_app.levels.participant.folder_models import models_of_dataset
 from ddae_app.levels.participant.methods_text import methods_text, text_of_outputs
-from ddae_app.levels.participant.results import Results, outputs_missing, write_results
+from ddae_app.levels.participant.results import (
+    Results,
+    outputs_missing,
+    with_unreached,
+    write_results,
+)
 from ddae_app.methods.compatibility import (
     check_options,
     check_protocol,
@@ -64,9 +69,6 @@ log = logging.getLogger('ddae_app')
 
 BATCH_SIZE = 16
 """Slices that a network sees at once."""
-
-NOT_REACHED = 'not reached; the outputs are those of an earlier run'
-"""Why a scan that has all outputs is not done."""
 
 
 def run_participant(
@@ -251,8 +253,8 @@ class _Run:
         """
         roots = derivative_roots(self.settings)
         failed = outputs_missing(self.layout, self.scans, roots, harmonized=bool(self.model))
-        failed |= failures
-        failed |= {scan: NOT_REACHED for scan in unreached if scan not in failed}
+        stopped = bool(failures) and self.settings.run.stop_on_first_crash
+        failed = with_unreached(failed, unreached, stopped=stopped) | dict(failures)
         if text is None:
             text = self.earlier_methods(failed)
         results = Results(self.settings, self.layout, self.cohort, self.model, self.logs, text)

@@ -123,6 +123,16 @@ def outputs_missing(
     return missing
 
 
+def with_unreached(
+    missing: Mapping[Scan, str], unreached: Collection[Scan], *, stopped: bool
+) -> dict[Scan, str]:
+    """Why scans lack outputs, and why those that a run did not reach are not done."""
+    why = ', since the run ended at another failure (--stop-on-first-crash)' if stopped else ''
+    earlier = 'not reached; the outputs are those of an earlier run'
+    told = {scan: missing[scan] + why if scan in missing else earlier for scan in unreached}
+    return {**missing, **told}
+
+
 def entries_of(layout: SpaceLayout, scan: Scan, roots: Sequence[Path]) -> dict[str, Any]:
     """Texts and finite numbers in the sidecars of a scan, the harmonized image's last.
 
