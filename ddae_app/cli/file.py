@@ -222,13 +222,20 @@ def _told_of_one_scan(folder: Path, scan: Path, ending: str) -> Iterator[None]:
     What is wrong is left in, wherever it is. The scan is called by its name, not as a participant,
     and so it is in what is printed.
     """
-    inside = str(_place(folder / 'bids', ending))
+    bids = folder / 'bids'
+    places = {
+        _place(bids, ending): scan,
+        _place(bids, '.json'): _sidecar_of(scan, ending),
+        bids: scan,  # where it is said what the dataset lacks
+    }
 
     def own(text: str) -> str:
         """A text that names the scan and its place as the user does."""
         name = scan.name.removesuffix(ending)
         called = rf'(?<![\w/]){PARTICIPANT}(_T1w)?(?![\w/])'
-        return re.sub(called, lambda _: name, text.replace(inside, str(scan)))
+        for inside, place in places.items():
+            text = text.replace(str(inside), str(place))
+        return re.sub(called, lambda _: name, text)
 
     def is_shown(record: logging.LogRecord) -> bool:
         text = own(record.getMessage())
@@ -299,9 +306,12 @@ def _write_dataset(folder: Path, scan: Path, ending: str) -> None:
         folder / 'dataset_description.json', '{"Name": "One scan", "BIDSVersion": "1.10.0"}\n'
     )
     write_atomically(folder / 'participants.tsv', f'participant_id\tsite\n{PARTICIPANT}\t{SITE}\n')
-    sidecar = scan.with_name(scan.name.removesuffix(ending) + '.json')
-    if sidecar.is_file():
+    if (sidecar := _sidecar_of(scan, ending)).is_file():
         _place(folder, '.json').symlink_to(sidecar)
+
+
+def _sidecar_of(scan: Path, ending: str) -> Path:
+    return scan.with_name(scan.name.removesuffix(ending) + '.json')
 
 
 def _place(folder: Path, ending: str) -> Path:

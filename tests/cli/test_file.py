@@ -176,6 +176,16 @@ def test_an_error_names_the_scan_and_its_place(
     assert not told_of_a_dataset(said)
 
 
+def test_an_error_in_the_json_of_the_scan_names_its_place(scan, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(os, 'environ', os.environ.copy())
+    sidecar = tmp_path / 'head of a person.json'
+    sidecar.write_text('{')
+    asked = str(scan), str(tmp_path / 'o.nii.gz'), *TARGET, '--dry-run'
+    assert one_file.main(asked) == 16
+    said = capsys.readouterr().err
+    assert f'error: {sidecar}: not valid BIDS: JSON_INVALID' in said and '.ddae-app-' not in said
+
+
 def test_the_targets_are_listed_without_a_dataset(scan, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(os, 'environ', os.environ.copy())
     asked = str(scan), str(tmp_path / 'o.nii.gz'), '--target-site', 'help'
