@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import argparse
 import base64
+import fcntl
 import logging
+import os
 import re
 import shlex
+import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, redirect_stdout
+from contextlib import ExitStack, contextmanager, redirect_stdout, suppress
 from functools import partial
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -204,15 +208,41 @@ def _harmonize(
 
 @contextmanager
 def _folder_beside(out: Path) -> Iterator[Path]:
-    """A folder that is removed in the end, beside the output, where there is room for images."""
+    """A folder that is removed in the end, beside the output, where there is room for images.
+
+    A run that is killed leaves it behind; the next one for the same output removes it.
+    """
+    prefix = f'.ddae-app-{sha256(os.fsencode(out.name)).hexdigest()[:12]}-'
+    for left in out.parent.glob(f'{prefix}*'):
+        with suppress(OSError), _held(left):
+            shutil.rmtree(left, ignore_errors=True)
     try:
-        folder = tempfile.TemporaryDirectory(dir=out.parent, prefix='.ddae-app-')
+        folder = tempfile.TemporaryDirectory(dir=out.parent, prefix=prefix)
     except OSError as e:
         raise UsageError(
             f'the folder {out.parent} cannot be written to ({e.strerror}); name another for OUT'
         ) from e
-    with folder as name:
+    with folder as name, ExitStack() as stack:
+        with suppress(OSError):  # where folders cannot be locked
+            stack.enter_context(_held(Path(name)))
         yield Path(name)
+
+
+@contextmanager
+def _held(folder: Path) -> Iterator[None]:
+    """While the lock of a folder is held, by this process and those that it starts.
+
+    Raises
+    ------
+    OSError
+        Another one holds it.
+    """
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(handle)
 
 
 @contextmanager

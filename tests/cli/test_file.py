@@ -341,6 +341,26 @@ def test_the_command_prints_what_its_other_process_does(command):
     assert process.returncode == 0
 
 
+def test_what_a_killed_run_left_is_removed_by_the_next(scan, level, monkeypatch, tmp_path):
+    out, copies = tmp_path / 'o.nii.gz', []
+
+    def run(arguments):
+        copies.append(Path(arguments[0]).parent)
+        return 1
+
+    monkeypatch.setattr(one_file.app, 'main', run)
+    assert one_file.harmonize_file(scan, out, *TARGET) == 1
+    assert one_file.harmonize_file(scan, tmp_path / 'other.nii.gz', *TARGET) == 1
+    mine, other = copies
+    for folder in copies:
+        (folder / 'bids').mkdir(parents=True)
+    with one_file._held(mine):  # as by a run that goes on
+        assert one_file.harmonize_file(scan, out, *TARGET) == 1
+    assert mine.is_dir()
+    assert one_file.harmonize_file(scan, out, *TARGET) == 1
+    assert not mine.exists() and other.is_dir()
+
+
 def test_no_file_is_named_that_is_removed(scan, level, monkeypatch, tmp_path, caplog):
     def run(arguments):
         crash = Path(arguments[1]) / 'logs' / 'a run' / 'crash-1.txt'
