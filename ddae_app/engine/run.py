@@ -48,10 +48,14 @@ STEPS = {
     'measure_appearance': 'measure site appearance',
     'harmonize': 'harmonize',
     'bring_back': 'bring back to its own space',
-    'ds_preproc': 'preprocessed',
-    'ds_harmonized': 'harmonized',
 }
 """Nodes whose end is reported."""
+
+WRITES = {
+    'ds_preproc': 'write the preprocessed image',
+    'ds_harmonized': 'write the harmonized image',
+}
+"""Nodes that are reported only if they fail: they take no time."""
 
 TAKEN = re.compile(r'^File(NotFound|Exists)Error.*_unfinished\.json')
 """The file that nipype has while it runs a step, which another run has removed or made."""
@@ -243,14 +247,15 @@ class _Narrator:
     def __call__(self, node: Any, status: str) -> None:
         parts = str(node.fullname).split('.')
         scan = next((self.scans[part] for part in parts if part in self.scans), None)
-        step = STEPS.get(parts[-1])
+        name = parts[-1]
+        step = STEPS.get(name) or WRITES.get(name)
         if scan is None or step is None:
             return
         if status == 'start':
             self.started[node.fullname] = time.monotonic()
         elif status == 'end':
             # Steps after one that failed end as well, without having been started.
-            if node.fullname in self.started:
+            if node.fullname in self.started and name in STEPS:
                 seconds = time.monotonic() - self.started[node.fullname]
                 log.info('%s: %s (%.0f s)', scan.stem, step, seconds)
         else:

@@ -367,6 +367,16 @@ def test_steps_that_never_began_are_not_reported(monkeypatch):
     assert lines == ['sub-1: conform failed', 'sub-1: register to MNI (0 s)']
 
 
+def test_writing_is_reported_only_if_it_fails(caplog):
+    """In one process it would be, and in several not: there, nipype tells nothing of its begin."""
+    caplog.set_level('INFO', 'ddae_app')
+    scan = Scan(Path('sub-1_T1w.nii.gz'), '1', None, 'sub-1')
+    report, name = _Narrator([scan]), f'ddae_wf.{scan.workflow}.derivatives_wf.ds_harmonized'
+    for status in ('start', 'end', 'exception'):
+        report(SimpleNamespace(fullname=name), status)
+    assert caplog.messages == ['sub-1: write the harmonized image failed']
+
+
 def test_what_was_made_of_an_earlier_image_is_not_shown_beside_a_later_one(tmp_path):
     layout = Layout(tmp_path).in_space(space_of(Protocol()))
     scan = Scan(tmp_path / 'sub-1_T1w.nii.gz', '1', None, 'sub-1')
