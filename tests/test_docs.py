@@ -7,14 +7,19 @@ import json
 import re
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
+from typing import Any
 
+import nibabel as nib
+import numpy as np
 import pytest
 
 from ddae_app.bids.measures import MEASURES
 from ddae_app.bids.sidecars import DESCRIPTIONS
 from ddae_app.cli.parser import build_parser
 from ddae_app.evaluation.protocol import MEANING
+from tests.levels.conftest import write_model
 
 DOCS = Path(__file__).parent.parent / 'docs'
 
@@ -71,3 +76,19 @@ def test_links_lead_somewhere():
     for page in DOCS.glob('*.md'):
         for target in re.findall(r'\]\((?!https?:)([^)#]+)', page.read_text(encoding='utf-8')):
             assert (DOCS / target).is_file(), f'{page.name} links to {target}'
+
+
+def test_the_example_of_slices_in_python_is_right(tmp_path, monkeypatch):
+    page = (DOCS / 'api.rst').read_text(encoding='utf-8')
+    start = page.index('    import nibabel')
+    example = textwrap.dedent(page[start : page.index('\n\nOne scan', start)])
+    slices = np.zeros((128, 128, 1), np.float32)
+    slices[30:100, 30:100] = 0.5
+    name = 'sub-01_space-MNI152NLin2009aSym_res-130_desc-slices_T1w.nii.gz'
+    nib.save(nib.Nifti1Image(slices, np.eye(4)), tmp_path / name)
+    write_model(tmp_path / 'models' / 'calibrated.safetensors')
+    monkeypatch.chdir(tmp_path)
+    found: dict[str, Any] = {}
+    exec(example.replace('ScannerA', 'PhantomA').replace('IXI', 'PhantomB'), found)
+    assert found['after'].shape == (1, 128, 128)
+    assert ((found['after'][0] > 0) <= (slices[..., 0] > 0)).all()
