@@ -18,7 +18,7 @@ from typing import Any
 
 from ddae_app import __version__
 from ddae_app.bids.layout import Layout, RunFiles
-from ddae_app.bids.output_folder import check_locks, check_output_folder
+from ddae_app.bids.output_folder import check_locks, check_output_folder, leave_out_of_bids
 from ddae_app.cli import runtime
 from ddae_app.cli.feature_flags import check_feature_flags
 from ddae_app.cli.parser import build_parser
@@ -247,6 +247,8 @@ def _run(settings: Settings, command: str, run_level: RunLevel) -> int:
     if not first:
         runtime.silence_terminal()
     logs.folder.mkdir(parents=True)
+    if first:
+        leave_out_of_bids(asked.run.work_dir, settings.output_dir)
     write_atomically(logs.settings, to_toml(_with_model(asked)))
     write_atomically(logs.command, f'ddae-app {command}\n')
     runtime.log_to_file(logs.log)

@@ -29,8 +29,8 @@ from ddae_app.bids.dataset import (
     write_json,
 )
 from ddae_app.bids.extraction import Extraction
-from ddae_app.bids.layout import IMAGES, Layout, sidecar
-from ddae_app.bids.output_folder import check_locks, check_output_folder
+from ddae_app.bids.layout import BIDSIGNORE, IMAGES, Layout, sidecar
+from ddae_app.bids.output_folder import check_locks, check_output_folder, leave_out_of_bids
 from ddae_app.bids.scan import Scan, Space
 from ddae_app.bids.validation import run_validator
 from ddae_app.errors import UsageError
@@ -169,6 +169,23 @@ def test_a_folder_without_files_of_others(tmp_path, names):
     check_output_folder(out, out / 'work')
     _others(out, None, *names)
     check_output_folder(out, out / 'work')
+
+
+def test_a_work_directory_in_the_output_folder_is_no_part_of_the_dataset(tmp_path, bids_dir):
+    out = tmp_path / 'out'
+    leave_out_of_bids(tmp_path / 'work', out)
+    assert not out.exists()
+    leave_out_of_bids(out / 'my work', out)
+    write_description(out, bids_dir)
+    leave_out_of_bids(out / 'logs' / 'steps', out)
+    leave_out_of_bids(out / 'my work', out)
+    lines = (out / '.bidsignore').read_text().splitlines()
+    assert lines == ['my work', *BIDSIGNORE.splitlines(), 'logs/steps']
+    for folder in ('my work', 'logs/steps'):
+        (out / folder).mkdir(parents=True)
+        (out / folder / 'sub-01_T1w.json').write_text('{}')
+    issues = run_validator(out, kind='derivative')['issues']['issues']
+    assert [issue for issue in issues if issue['severity'] == 'error'] == []
 
 
 def test_the_output_folder_of_an_earlier_run(tmp_path, bids_dir):

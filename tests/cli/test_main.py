@@ -426,6 +426,18 @@ def test_a_run_keeps_its_settings_and_its_log(settings, bids_dir, tmp_path, caps
     assert _tree(bids_dir) == ['dataset_description.json', 'sub-01']
 
 
+def test_a_work_directory_in_the_output_folder_is_left_out_of_bids(
+    settings, bids_dir, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(os, 'environ', dict(os.environ))
+    monkeypatch.setattr(cli, '_run_level', lambda *arguments: 0)
+    out = tmp_path / 'out'
+    assert main([str(bids_dir), str(out), 'group', '-w', str(tmp_path / 'work')]) == 0
+    assert not (out / '.bidsignore').exists()
+    assert main([str(bids_dir), str(out), 'group', '-w', str(out / 'work')]) == 0
+    assert (out / '.bidsignore').read_text() == 'work\n'
+
+
 @pytest.mark.parametrize(
     ('flags', 'then'), [((), ' to resume'), (('--features', 't.tsv'), ', which starts anew')]
 )
