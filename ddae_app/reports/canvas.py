@@ -40,7 +40,7 @@ STYLE = {
     'axes.titlesize': 10,
     'axes.titleweight': 'bold',
     'axes.titlelocation': 'left',
-    'axes.titley': 1.0,  # to look for a place with room makes all ticks, which takes a tenth
+    'axes.titley': 1.0,  # to look for a place with room makes all ticks, which takes long
     'axes.spines.top': False,
     'axes.spines.right': False,
     'legend.frameon': False,
