@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import csv
-import fcntl
 import io
 import json
 import numbers
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from importlib.metadata import metadata
 from itertools import chain, count
 from pathlib import Path
@@ -18,9 +16,9 @@ from typing import Any
 from urllib.parse import quote, unquote, urlsplit
 
 from ddae_app import __version__
-from ddae_app.bids.layout import BIDSIGNORE, IMAGES, Layout, lock, sidecar
+from ddae_app.bids.layout import BIDSIGNORE, IMAGES, Layout, sidecar
 from ddae_app.bids.measures import MEASURES
-from ddae_app.bids.output_folder import PROGRAM, read_description
+from ddae_app.bids.output_folder import PROGRAM, add_ignored, locked, read_description
 from ddae_app.bids.sidecars import DESCRIPTIONS
 from ddae_app.errors import InvalidBIDSError
 from ddae_app.files import write_atomically
@@ -96,9 +94,7 @@ def write_description(
         write_json(layout.description, read_description(output_dir) | description)
     if _README_MARK in _text(layout.readme, _README):
         write_atomically(layout.readme, _README)
-    ignored = _text(layout.ignored, '').splitlines()
-    ours = [x for x in (*BIDSIGNORE.splitlines(), *not_bids) if x not in ignored]
-    write_atomically(layout.ignored, '\n'.join([*ignored, *ours]) + '\n')
+    add_ignored(output_dir, [*BIDSIGNORE.splitlines(), *not_bids])
     write_atomically(layout.labels, to_tsv(rows))
     write_json(sidecar(layout.labels), dictionary)
 
@@ -286,16 +282,6 @@ def to_tsv(rows: Sequence[Mapping[str, Any]]) -> str:
 def write_json(path: Path, content: Any) -> None:
     """Write JSON whole or not at all."""
     write_atomically(path, json.dumps(content, indent=2, ensure_ascii=False) + '\n')
-
-
-@contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """While no other process has the lock of a file, which need not be there."""
-    # The kernel lets go of it when a process dies, so no lock outlives a killed job.
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with lock(path).open('w') as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def _cell(value: Any) -> str:

@@ -1,4 +1,7 @@
-"""Whether a folder may become, or is, an output folder; known before any library is loaded."""
+"""Whether a folder may become, or is, an output folder, and whose turn it is to write there.
+
+Known before any library is loaded.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +9,12 @@ import fcntl
 import json
 import os
 import tempfile
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from ddae_app.bids.layout import Layout
+from ddae_app.bids.layout import Layout, lock
 from ddae_app.errors import UsageError
 from ddae_app.files import PREFIX, write_atomically
 
@@ -59,15 +63,30 @@ def check_output_folder(output_dir: Path, work_dir: Path) -> None:
 def leave_out_of_bids(work_dir: Path, output_dir: Path) -> None:
     """Let validators pass over a work directory that lies in the output folder."""
     inside, root = (Path(os.path.realpath(folder)) for folder in (work_dir, output_dir))
-    if root not in inside.parents:
-        return
-    place, file = inside.relative_to(root).as_posix(), Layout(output_dir).ignored
-    with suppress(FileNotFoundError):
-        lines = file.read_text(encoding='utf-8', errors='replace').splitlines()
-        if place in lines:
-            return
-        place = '\n'.join([*lines, place])
-    write_atomically(file, f'{place}\n')
+    if root in inside.parents:
+        add_ignored(output_dir, [inside.relative_to(root).as_posix()])
+
+
+def add_ignored(output_dir: Path, patterns: Sequence[str]) -> None:
+    """Let validators pass over what the patterns name, and all that they passed over before."""
+    file = Layout(output_dir).ignored
+    with locked(file):
+        known = []
+        with suppress(FileNotFoundError):
+            known = file.read_text(encoding='utf-8', errors='replace').splitlines()
+        added = [pattern for pattern in patterns if pattern not in known]
+        if added:
+            write_atomically(file, '\n'.join([*known, *added]) + '\n')
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """While no other process has the lock of a file, which need not be there."""
+    # The kernel lets go of it when a process dies, so no lock outlives a killed job.
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with lock(path).open('w') as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def check_locks(folder: Path) -> None:

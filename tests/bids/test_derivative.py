@@ -119,6 +119,7 @@ def test_sessions_have_tables_of_their_own(tmp_path):
 def _update_often(folder: Path, process: int) -> None:
     for number in range(20):
         update(folder, {scan('01', run=100 * process + number): {'ssim': number}})
+        leave_out_of_bids(folder / f'work-{process}-{number}', folder)
 
 
 def test_jobs_that_write_at_once_lose_nothing(tmp_path):
@@ -130,6 +131,7 @@ def test_jobs_that_write_at_once_lose_nothing(tmp_path):
         job.join()
     assert [job.exitcode for job in jobs] == [0, 0]
     assert len(read_tsv(tmp_path / 'sub-01' / 'sub-01_scans.tsv')) == 40
+    assert len((tmp_path / '.bidsignore').read_text().splitlines()) == 40
 
 
 def _others(folder: Path, generator: str | None, *names: str) -> None:

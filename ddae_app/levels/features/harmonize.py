@@ -6,8 +6,9 @@ import logging
 
 import numpy as np
 
-from ddae_app.bids.dataset import dataset_name, locked
+from ddae_app.bids.dataset import dataset_name
 from ddae_app.bids.layout import ModelFiles, RunFiles
+from ddae_app.bids.output_folder import locked
 from ddae_app.errors import ModelError, UsageError
 from ddae_app.features.checks import check_people, without_variation
 from ddae_app.features.fit import fit_model, unknown_covariates

@@ -14,9 +14,10 @@ from ddae_app import __version__
 from ddae_app.bids import sidecars
 from ddae_app.bids.cohort import Cohort
 from ddae_app.bids.covariates import Covariates
-from ddae_app.bids.dataset import locked, update_scans
+from ddae_app.bids.dataset import update_scans
 from ddae_app.bids.layout import PREPROC_FIGURES, RunFiles, SpaceLayout
 from ddae_app.bids.measures import MEASURES
+from ddae_app.bids.output_folder import locked
 from ddae_app.bids.provenance import read_record
 from ddae_app.bids.scan import Scan
 from ddae_app.engine.inputs import derivative_roots, find_preprocessed, scans_with_outputs

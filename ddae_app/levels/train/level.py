@@ -14,8 +14,9 @@ from typing import Any
 
 from tqdm import tqdm
 
-from ddae_app.bids.dataset import dataset_name, is_phantom, locked
+from ddae_app.bids.dataset import dataset_name, is_phantom
 from ddae_app.bids.layout import Layout, RunFiles, SpaceLayout
+from ddae_app.bids.output_folder import locked
 from ddae_app.bids.scan import Scan
 from ddae_app.engine.decision import listing, summary
 from ddae_app.engine.inputs import (
