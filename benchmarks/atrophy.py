@@ -27,6 +27,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -267,12 +268,12 @@ def _atropos(image: np.ndarray) -> np.ndarray:
 SEGMENTATIONS = {'otsu': _otsu, 'atropos': _atropos}
 
 
-def _calibrated(training: SliceData, folder: Path) -> Harmonizer:
+def _calibrated(training: SliceData, folder: Path, *, keep_noise: bool = False) -> Harmonizer:
     path = folder / 'calibrated.safetensors'
     if not path.is_file():
         bundle = calibrate(load_bundle(packaged_model('all').path), training)
         save_bundle(path, bundle.model, bundle.info)
-    return DDAEHarmonizer.load(path, device='cpu')
+    return DDAEHarmonizer.load(path, device='cpu', keep_noise=keep_noise)
 
 
 GIVEN: dict[str, Callable[[Visits], np.ndarray]] = {
@@ -283,6 +284,7 @@ METHODS: dict[str, Callable[[SliceData, Path], Harmonizer]] = {
     'histogram': lambda data, folder: HistogramMatching().fit(data.images, cohort_of(data)),
     'combat': lambda data, folder: ComBat(protocol=VOLUMES).fit(data.images, cohort_of(data)),
     'ddae-calibrated': _calibrated,
+    'ddae-noise-kept': partial(_calibrated, keep_noise=True),
 }
 
 

@@ -30,6 +30,7 @@ import contextlib
 import io
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -172,9 +173,9 @@ def shares(image: np.ndarray) -> dict[str, float]:
     return values
 
 
-def _calibrated(training: SliceData) -> Harmonizer:
+def _calibrated(training: SliceData, *, keep_noise: bool = False) -> Harmonizer:
     bundle = calibrate(load_bundle(packaged_model('medial').path), training)
-    return DDAEHarmonizer(bundle=bundle, device='cpu', batch_size=BATCH)
+    return DDAEHarmonizer(bundle=bundle, device='cpu', batch_size=BATCH, keep_noise=keep_noise)
 
 
 METHODS: dict[str, Callable[[SliceData], Harmonizer | None]] = {
@@ -183,6 +184,7 @@ METHODS: dict[str, Callable[[SliceData], Harmonizer | None]] = {
     'histogram': lambda data: HistogramMatching().fit(data.images[:, 0], cohort_of(data)),
     'combat': lambda data: ComBat().fit(data.images[:, 0], cohort_of(data)),
     'ddae-calibrated': _calibrated,
+    'ddae-noise-kept': partial(_calibrated, keep_noise=True),
 }
 
 ANALYSES = {
@@ -197,6 +199,8 @@ ANALYSES = {
     'DDAE, calibrated': ('ddae-calibrated', 'plain'),
     'DDAE, calibrated, site as a covariate': ('ddae-calibrated', 'site'),
     'DDAE, calibrated, ComBat on features': ('ddae-calibrated', 'combat'),
+    'DDAE, calibrated, noise kept': ('ddae-noise-kept', 'plain'),
+    'DDAE, calibrated, noise kept, site as a covariate': ('ddae-noise-kept', 'site'),
 }
 """By the name of the row: the images, and the analysis of their features."""
 
