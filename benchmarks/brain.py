@@ -205,7 +205,8 @@ def compare_orders(bids: Path, scans: int) -> None:
             if found:
                 truth = registration.resample_to_grid(tissue(found[0]), affine.matrix, target)
                 overlap = brain.dice(there, np.asarray(truth.dataobj) > 0.5)
-            template_dice = brain.overlap_with_template(there, target.affine, template.mask)
+            expected = registration.resample_to_grid(template.mask, np.eye(4), target)
+            template_dice = brain.dice(there, np.asarray(expected.dataobj) > 0.5)
             numbers = (affine.correlation, template_dice, overlap)
             print('\t'.join([label, order, *(f'{n:.3f}' for n in numbers), f'{spent:.0f}']))
 

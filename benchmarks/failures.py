@@ -27,7 +27,7 @@ from scipy.spatial.transform import Rotation
 from ddae_app.bids.layout import Layout
 from ddae_app.bids.measures import MEASURES
 from ddae_app.errors import RegistrationError
-from ddae_app.imaging import brain, conform, quality, registration, templates
+from ddae_app.imaging import brain, conform, quality, registration, templates, volumes
 from ddae_app.methods.ddae.harmonizer import DDAEHarmonizer
 from ddae_app.methods.find import find_model
 
@@ -78,7 +78,7 @@ def registrations(bids_dir: Path, image: Path) -> Iterator[tuple[str, Row]]:
         _beside(image, '').with_name(image.name.replace('preproc_T1w', 'brain_mask'))
     )
     soft = nib.Nifti1Image(stored.get_fdata(dtype=np.float32), stored.affine)
-    there = registration.resample(soft, np.linalg.inv(matrix), scan.shape, scan.affine)
+    there = volumes.resample(soft, np.linalg.inv(matrix), scan.shape, scan.affine)
     only = brain.brain_only(scan, there > 0.5)
     for move, change in {'registered': lambda: np.eye(4), **MOVES}.items():
         moved = registration.evaluate_affine(
@@ -96,10 +96,11 @@ def masks(image: Path) -> Iterator[tuple[str, Row]]:
     """Quality of the brain mask of the preprocessing, and of wrong ones."""
     name = image.name.split('_space-')[1].split('_')[0]
     home = Path(os.environ.get('TEMPLATEFLOW_HOME', str(Path.home() / '.cache/templateflow')))
-    expected = templates.load_template(name, home).mask
+    template = templates.load_template(name, home).mask
     stored = nib.load(
         _beside(image, '').with_name(image.name.replace('preproc_T1w', 'brain_mask'))
     )
+    expected = volumes.resample(template, np.eye(4), stored.shape, stored.affine) > 0.5
     mask = np.asarray(stored.dataobj) > 0
     half = mask.copy()
     half[:, : mask.shape[1] // 3] = False
@@ -118,7 +119,7 @@ def masks(image: Path) -> Iterator[tuple[str, Row]]:
         yield (
             what,
             {
-                'mask_template_dice': brain.overlap_with_template(tried, stored.affine, expected),
+                'mask_template_dice': brain.dice(tried, expected),
                 'brain_volume_template_ml': volume,
                 'refused': float(not low <= volume <= high),
             },

@@ -40,6 +40,7 @@ from ddae_app.engine.run import run_workflow
 from ddae_app.errors import DdaeError
 from ddae_app.files import not_fetched
 from ddae_app.imaging.conform import count_voxels
+from ddae_app.imaging.grid import model_grid
 from ddae_app.imaging.templates import load_template, write_template
 from ddae_app.methods.device import resolve_device
 from ddae_app.methods.find import FoundModel
@@ -263,12 +264,14 @@ def preprocessing_of(
     TemplateError, UsageError
         Something is missing; the message says where to get it.
     """
-    template = load_template(layout.space.protocol.template, settings.preproc.templateflow_home)
+    protocol = layout.space.protocol
+    template = load_template(protocol.template, settings.preproc.templateflow_home)
     folder = settings.run.work_dir.resolve() / 'templates'
     methods = {plan.extraction.method for plan in plans if plan.extraction}
     network = bool(methods & {'hd-bet', 'deepbet'})
     device = str(resolve_device(settings.harmonize.device)) if network else 'cpu'
-    return Preprocessing(write_template(template, folder), device)
+    grid = model_grid(protocol.template, protocol.grid)
+    return Preprocessing(write_template(template, folder, grid), device)
 
 
 def decide_preprocessing(

@@ -20,7 +20,6 @@ from ddae_app.imaging.grid import Grid
 from ddae_app.imaging.registration import (
     RANDOM_SEED,
     register_affine,
-    resample,
     resample_to_grid,
     to_ants,
 )
@@ -176,7 +175,7 @@ def template_mask(
     there = correct_bias(resample_to_grid(image, affine.matrix, grid), sloppy=sloppy)
     mask = _warped_mask(there, fixed, template.mask, sloppy=sloppy)
     soft = nib.Nifti1Image(mask.astype(np.float32), grid.affine)
-    back = resample(soft, np.linalg.inv(affine.matrix), image.shape, image.affine)
+    back = volumes.resample(soft, np.linalg.inv(affine.matrix), image.shape, image.affine)
     return checked_mask(back > 0.5, image)
 
 
@@ -304,20 +303,6 @@ def foreground(data: np.ndarray) -> np.ndarray:
 def volume_ml(mask: np.ndarray, affine: np.ndarray) -> float:
     """Volume of a mask in mL."""
     return float(np.count_nonzero(mask) * abs(np.linalg.det(affine[:3, :3])) / 1000)
-
-
-def overlap_with_template(
-    mask: np.ndarray, affine: np.ndarray, template_mask: nib.Nifti1Image
-) -> float:
-    """Dice overlap of a brain mask in template space with the mask of the template."""
-    to_template = np.linalg.inv(template_mask.affine) @ affine
-    expected = ndimage.affine_transform(
-        np.asarray(template_mask.dataobj, dtype=np.float32),
-        to_template,
-        output_shape=mask.shape,
-        order=1,
-    )
-    return dice(mask, expected > 0.5)
 
 
 def brain_only(image: nib.Nifti1Image, mask: np.ndarray) -> nib.Nifti1Image:

@@ -9,7 +9,6 @@ from pathlib import Path
 import ants
 import nibabel as nib
 import numpy as np
-from scipy import ndimage
 
 from ddae_app.errors import ImageError, RegistrationError
 from ddae_app.imaging import volumes
@@ -162,7 +161,7 @@ def evaluate_affine(
     fixed, fixed_mask : nib.Nifti1Image
         The template and its brain mask, on one grid.
     """
-    warped = resample(moving, matrix, fixed.shape, fixed.affine)
+    warped = volumes.resample(moving, matrix, fixed.shape, fixed.affine)
     inside = np.asarray(fixed_mask.dataobj) > 0
     reference = np.asarray(fixed.dataobj)[inside]
     with np.errstate(invalid='ignore', divide='ignore'):
@@ -183,16 +182,8 @@ def resample_to_grid(image: nib.Nifti1Image, matrix: np.ndarray, grid: Grid) -> 
     grid : Grid
         The grid to resample to.
     """
-    data = resample(image, matrix, grid.shape, grid.affine)
+    data = volumes.resample(image, matrix, grid.shape, grid.affine)
     return nib.Nifti1Image(data, grid.affine)
-
-
-def resample(
-    image: nib.Nifti1Image, matrix: np.ndarray, shape: tuple[int, ...], affine: np.ndarray
-) -> np.ndarray:
-    to_voxels = np.linalg.inv(image.affine) @ matrix @ affine
-    data = np.asarray(image.dataobj, dtype=np.float32)
-    return ndimage.affine_transform(data, to_voxels, output_shape=shape, order=1)
 
 
 def write_itk_affine(matrix: np.ndarray, path: Path) -> None:

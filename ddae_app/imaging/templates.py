@@ -14,6 +14,7 @@ import numpy as np
 from ddae_app.errors import TemplateError
 from ddae_app.files import not_fetched
 from ddae_app.imaging import volumes
+from ddae_app.imaging.grid import Grid
 
 TEMPLATES = {
     'MNI152NLin2009cAsym': 'https://www.templateflow.org/browse/#MNI152NLin2009cAsym',
@@ -166,35 +167,39 @@ class TemplateFiles:
     name : str
     head : Path or None
     brain, mask : Path
+    grid_brain, grid_mask : Path
+        On the model's grid, for measures and figures of scans that are on it. The mask is
+        interpolated: its values are from 0 to 1.
     """
 
     name: str
     head: Path | None
     brain: Path
     mask: Path
-
-    def read(self) -> Template:
-        """The images."""
-        return Template(
-            self.name,
-            volumes.read(self.head) if self.head else None,
-            volumes.read(self.brain),
-            volumes.read(self.mask),
-        )
+    grid_brain: Path
+    grid_mask: Path
 
 
-def write_template(template: Template, folder: Path) -> TemplateFiles:
+def write_template(template: Template, folder: Path, grid: Grid) -> TemplateFiles:
     """Write the images of a template into a folder for the steps of the workflow."""
 
-    def save(part: str, volume: nib.Nifti1Image) -> Path:
+    def save(part: str, data: np.ndarray, affine: np.ndarray) -> Path:
         path = folder / f'{template.name}_{part}.nii'
-        data = np.asarray(volume.dataobj)
-        volumes.write(path, data > 0 if part == 'mask' else data, volume.affine)
+        volumes.write(path, data, affine)
         return path
 
+    def save_on_grid(part: str, volume: nib.Nifti1Image) -> Path:
+        # Runs that share a work directory may have different grids.
+        name = f'res-{"x".join(map(str, grid.shape))}_{part}'
+        data = volumes.resample(volume, np.eye(4), grid.shape, grid.affine)
+        return save(name, data, grid.affine)
+
+    head, brain, mask = template.head, template.brain, template.mask
     return TemplateFiles(
         name=template.name,
-        head=None if template.head is None else save('head', template.head),
-        brain=save('brain', template.brain),
-        mask=save('mask', template.mask),
+        head=None if head is None else save('head', np.asarray(head.dataobj), head.affine),
+        brain=save('brain', np.asarray(brain.dataobj), brain.affine),
+        mask=save('mask', np.asarray(mask.dataobj) > 0, mask.affine),
+        grid_brain=save_on_grid('brain', brain),
+        grid_mask=save_on_grid('mask', mask),
     )

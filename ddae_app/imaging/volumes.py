@@ -8,6 +8,7 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
+from scipy import ndimage
 
 from ddae_app.errors import ImageError
 from ddae_app.files import staged
@@ -89,6 +90,30 @@ def write(path: Path | str, data: np.ndarray, affine: np.ndarray) -> None:
     image.header.set_xyzt_units('mm')
     with staged(Path(path)) as temporary:
         nib.save(image, temporary)
+
+
+def resample(
+    image: nib.Nifti1Image, matrix: np.ndarray, shape: tuple[int, ...], affine: np.ndarray
+) -> np.ndarray:
+    """Resample an image to other voxels: trilinear, 0 outside the image.
+
+    Parameters
+    ----------
+    image : nib.Nifti1Image
+    matrix : np.ndarray, shape (4, 4)
+        mm of the result to mm of the image.
+    shape : tuple of int, length 3
+    affine : np.ndarray, shape (4, 4)
+        Voxel index of the result to mm.
+
+    Returns
+    -------
+    np.ndarray, float32
+        Of the given shape.
+    """
+    to_voxels = np.linalg.inv(image.affine) @ matrix @ affine
+    data = np.asarray(image.dataobj, dtype=np.float32)
+    return ndimage.affine_transform(data, to_voxels, output_shape=shape, order=1)
 
 
 def largest_voxel_edge(path: Path) -> float | None:

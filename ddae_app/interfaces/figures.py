@@ -21,8 +21,8 @@ class _PlotPreprocInputSpec(BaseInterfaceInputSpec):
     head = File(exists=True, mandatory=True, desc='scan in template space, skull and all')
     brain = File(exists=True, mandatory=True, desc='its brain, bias-corrected')
     mask = File(exists=True, mandatory=True, desc='its brain mask')
-    fixed = File(exists=True, mandatory=True, desc='brain of the template')
-    fixed_mask = File(exists=True, mandatory=True, desc='brain mask of the template')
+    template = File(exists=True, mandatory=True, desc='brain of the template')
+    template_mask = File(exists=True, mandatory=True, desc='its brain mask, from 0 to 1')
 
 
 class _PlotPreprocOutputSpec(TraitedSpec):
@@ -38,9 +38,14 @@ class PlotPreproc(SimpleInterface):
 
     def _run_interface(self, runtime):
         registration, brain = (Path(runtime.cwd) / f'{n}.svg' for n in ('registration', 'brain'))
-        fixed, fixed_mask = volumes.read(self.inputs.fixed), volumes.read(self.inputs.fixed_mask)
-        figures.plot_registration(volumes.read(self.inputs.brain), fixed, fixed_mask, registration)
-        figures.plot_mask(volumes.read(self.inputs.head), volumes.read(self.inputs.mask), brain)
+        images = {
+            name: volumes.read(getattr(self.inputs, name))
+            for name in ('head', 'brain', 'mask', 'template', 'template_mask')
+        }
+        figures.plot_registration(
+            images['brain'], images['template'], images['template_mask'], registration
+        )
+        figures.plot_mask(images['head'], images['mask'], brain)
         self._results |= {'registration': str(registration), 'brain': str(brain)}
         return runtime
 

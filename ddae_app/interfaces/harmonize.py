@@ -193,7 +193,7 @@ class BringBack(SimpleInterface):
         )
         before, change = (np.asarray(image.dataobj) for image in (slices, difference))
         shown = nib.Nifti1Image((before > 0).astype(np.float32), slices.affine)
-        mask = registration.resample(shown, np.linalg.inv(matrix), scan.shape, scan.affine) > 0.5
+        mask = volumes.resample(shown, np.linalg.inv(matrix), scan.shape, scan.affine) > 0.5
         change = native.in_file_order(
             native.native_difference(
                 native.in_scan_units(before, change, scan, matrix, slices.affine),

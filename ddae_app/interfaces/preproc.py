@@ -110,14 +110,14 @@ class ExtractBrain(SimpleInterface):
 
             return brain.checked_mask(deepbet_mask(image, asked.device), image)
         if asked.method == 'template':
-            files = templates.TemplateFiles(
+            template = templates.Template(
                 asked.template,
-                Path(asked.head) if isdefined(asked.head) else None,
-                Path(asked.brain),
-                Path(asked.mask),
+                volumes.read(asked.head) if isdefined(asked.head) else None,
+                volumes.read(asked.brain),
+                volumes.read(asked.mask),
             )
             return brain.template_mask(
-                image, files.read(), _grid(protocol_from(asked.protocol)), sloppy=asked.sloppy
+                image, template, _grid(protocol_from(asked.protocol)), sloppy=asked.sloppy
             )
         if asked.method == 'mask':
             given = Path(asked.given)
@@ -227,7 +227,7 @@ class CorrectBias(SimpleInterface):
 class _MeasureBrainInputSpec(BaseInterfaceInputSpec):
     in_file = File(exists=True, mandatory=True, desc='preprocessed image')
     in_mask = File(exists=True, mandatory=True, desc='its brain mask')
-    mask = File(exists=True, mandatory=True, desc='brain mask of the template')
+    template_mask = File(exists=True, mandatory=True, desc='that of the template, from 0 to 1')
     registration_qc = traits.Dict(mandatory=True, desc='how much the scan was stretched')
 
 
@@ -243,12 +243,13 @@ class MeasureBrain(SimpleInterface):
 
     def _run_interface(self, runtime):
         image, mask = volumes.read(self.inputs.in_file), volumes.read(self.inputs.in_mask)
-        inside, template = np.asarray(mask.dataobj) > 0, volumes.read(self.inputs.mask)
+        inside = np.asarray(mask.dataobj) > 0
+        expected = np.asarray(volumes.read(self.inputs.template_mask).dataobj) > 0.5
         volume = brain.volume_ml(inside, image.affine)
         qc = {
             'brain_volume_ml': volume / self.inputs.registration_qc['scale_volume'],
             'brain_volume_template_ml': volume,
-            'mask_template_dice': brain.overlap_with_template(inside, image.affine, template),
+            'mask_template_dice': brain.dice(inside, expected),
             **quality.tissue_contrast(np.asarray(image.dataobj), inside),
         }
         self._results['qc'] = qc | {'brain_unchecked': quality.unchecked(qc)}

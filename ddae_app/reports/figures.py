@@ -11,7 +11,6 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
-from nibabel.processing import resample_from_to
 
 from ddae_app.reports.canvas import (
     BLACK,
@@ -57,26 +56,28 @@ def plot_registration(volume: Image, template: Image, mask: Image, path: Path) -
     ----------
     volume : nibabel image, shape (X, Y, Z)
         Preprocessed scan in template space, with or without the skull.
-    template : nibabel image
-        On any grid in the same space.
-    mask : nibabel image, range [0, 1]
-        The template's brain, on any grid in the same space.
+    template : nibabel image, shape (X, Y, Z)
+        On the same grid.
+    mask : nibabel image, shape (X, Y, Z), range [0, 1]
+        The template's brain, on the same grid.
     path : Path
         Ends in ``.svg``.
+
+    Raises
+    ------
+    ValueError
+        If the shapes differ.
     """
-    scan = Volume.of(volume)
-    grid = (scan.data.shape, scan.affine)
-    resampled, outline = (
-        Volume.of(resample_from_to(_float_volume(image), grid, order=1))
-        for image in (template, mask)
-    )
+    scan, expected, outline = (Volume.of(image) for image in (volume, template, mask))
+    _check_shapes(scan, expected, 'template')
+    _check_shapes(scan, outline, 'mask')
     whole = tuple(slice(0, n) for n in scan.data.shape)
     with report_style():
         figures = [
             draw_mosaic(image, outline.data, whole, title)
             for image, title in (
                 (scan, 'Scan, with the outline of the template brain'),
-                (resampled, 'Template, with the outline of its brain'),
+                (expected, 'Template, with the outline of its brain'),
             )
         ]
         save_flicker(figures[0], figures[1], Path(path), 'scan and template, alternating')
@@ -99,12 +100,8 @@ def plot_mask(volume: Image, mask: Image, path: Path) -> None:
     ValueError
         If the shapes differ.
     """
-    scan, brain = Volume.of(volume), Volume.of(_float_volume(mask))
-    if scan.data.shape != brain.data.shape:
-        raise ValueError(
-            f'the scan has shape {scan.data.shape} and the mask {brain.data.shape}; give a mask '
-            'on the grid of the scan'
-        )
+    scan, brain = Volume.of(volume), Volume.of(mask)
+    _check_shapes(scan, brain, 'mask')
     box = bounding_box(scan, brain.data >= 0.5, margin_mm=12)
     with report_style():
         save(draw_mosaic(scan, brain.data, box, 'Scan, with the outline of its brain'), Path(path))
@@ -311,10 +308,12 @@ def _planes_grid(sizes: Sequence[Sequence[float]]) -> tuple[Figure, list[list[Ax
     return figure, grid
 
 
-def _float_volume(image: Image) -> nib.Nifti1Image:
-    """Reduce an image to three dimensions of float32, so that it can be interpolated."""
-    volume = Volume.of(image)
-    return nib.Nifti1Image(volume.data, volume.affine)
+def _check_shapes(scan: Volume, other: Volume, name: str) -> None:
+    if scan.data.shape != other.data.shape:
+        raise ValueError(
+            f'the scan has shape {scan.data.shape} and the {name} {other.data.shape}; give a '
+            f'{name} on the grid of the scan'
+        )
 
 
 def _slices_to_show(inside: np.ndarray) -> list[int]:

@@ -56,7 +56,7 @@ def init_preproc_derivatives_wf(
     image, space = layout.image('preproc', scan), layout.space
     gather_results = pe.Node(niu.Merge(3), name='gather_results', run_without_submitting=True)
     plot_preproc = pe.Node(
-        PlotPreproc(fixed=str(template.brain), fixed_mask=str(template.mask)),
+        PlotPreproc(template=str(template.grid_brain), template_mask=str(template.grid_mask)),
         name='plot_preproc',
         mem_gb=1,
     )

@@ -100,7 +100,7 @@ def init_preproc_wf(
     )
     correct_bias = pe.Node(CorrectBias(sloppy=sloppy), name='correct_bias', mem_gb=0.5)
     measure_brain = pe.Node(
-        MeasureBrain(mask=str(template.mask)), name='measure_brain', mem_gb=0.5
+        MeasureBrain(template_mask=str(template.grid_mask)), name='measure_brain', mem_gb=0.5
     )
     workflow.connect([
         (inputnode, conform, [('in_file', 'in_file'), ('sha256', 'sha256')]),

@@ -42,7 +42,7 @@ def scan_workflow(folder: Path) -> pe.Workflow:
         harmonize_record={},
         extraction=Extraction('deepbet'),
     )
-    template = TemplateFiles('MNI152NLin2009aSym', None, image, image)
+    template = TemplateFiles('MNI152NLin2009aSym', None, image, image, image, image)
     return init_participant_wf(
         [plan],
         layout=Layout(folder).in_space(Space(Protocol(slices='all'), 'https://example.org')),

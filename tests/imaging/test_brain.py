@@ -16,7 +16,6 @@ from ddae_app.imaging.brain import (
     given_mask,
     hd_bet_mask,
     head_kind,
-    overlap_with_template,
     stripped_mask,
     template_mask,
     volume_ml,
@@ -396,17 +395,6 @@ def test_volume():
     mask = np.zeros((20, 20, 20), bool)
     mask[5:15, 5:15, 5:15] = True
     assert volume_ml(mask, np.diag([-2, 3, 4, 1])) == pytest.approx(24)
-
-
-def test_overlap_with_template_is_measured_in_millimetres():
-    mask = packaged().mask
-    inside = np.asarray(mask.dataobj) > 0
-    assert overlap_with_template(inside, mask.affine, mask) == 1
-    shifted = mask.affine.copy()
-    shifted[0, 3] += 8
-    expected = dice(inside, np.roll(inside, 4, axis=0))
-    assert expected < 0.95
-    assert overlap_with_template(inside, shifted, mask) == pytest.approx(expected, abs=0.002)
 
 
 def test_dice():

@@ -11,7 +11,8 @@ from nilearn import datasets, image
 from ddae_app.errors import TemplateError
 from ddae_app.imaging import templates
 from ddae_app.imaging.brain import dice
-from ddae_app.imaging.templates import RESOLUTION_MM, load_template
+from ddae_app.imaging.grid import model_grid
+from ddae_app.imaging.templates import RESOLUTION_MM, load_template, write_template
 
 NAME = 'MNI152NLin2009cAsym'
 PACKAGED = 'MNI152NLin2009aSym'
@@ -45,6 +46,30 @@ def test_packaged_template_is_a_brain():
     assert not brain[mask == 0].any()
     np.testing.assert_allclose(nib.affines.voxel_sizes(template.brain.affine), RESOLUTION_MM)
     np.testing.assert_array_equal(template.brain.affine, template.mask.affine)
+
+
+@pytest.mark.filterwarnings('ignore:Resampling binary')
+def test_template_is_written_for_scans_on_the_grid_of_the_model(tmp_path):
+    template, grid = load_template(PACKAGED, None), model_grid(PACKAGED, (40, 50, 60))
+    files = write_template(template, tmp_path, grid)
+    assert files.head is None
+    for own, on_grid, original in (
+        (files.brain, files.grid_brain, template.brain),
+        (files.mask, files.grid_mask, template.mask),
+    ):
+        np.testing.assert_array_equal(nib.load(own).get_fdata(), original.get_fdata())
+        found = nib.load(on_grid)
+        assert found.shape == grid.shape
+        np.testing.assert_allclose(found.affine, grid.affine, atol=1e-4)
+        # The same place in mm shows the same; interpolation makes edges between 0 and 1.
+        values = found.get_fdata()
+        as_float = nib.Nifti1Image(original.get_fdata(dtype=np.float32), original.affine)
+        expected = image.resample_img(
+            as_float, grid.affine, grid.shape, interpolation='linear', copy_header=True,
+            force_resample=True,
+        )  # fmt: skip
+        np.testing.assert_allclose(values, expected.get_fdata(), atol=1e-4)
+    assert 0.02 < ((values > 0) & (values < 1)).mean() < 0.5
 
 
 @pytest.mark.parametrize('resolution', ['02', '2'])

@@ -56,7 +56,7 @@ def build(tmp_path):
             )
             for i in (1, 2)
         ]
-        template = TemplateFiles('MNI152NLin2009aSym', None, image, image)
+        template = TemplateFiles('MNI152NLin2009aSym', None, image, image, image, image)
         return init_participant_wf(
             plans,
             layout=Layout(tmp_path / 'out').in_space(
