@@ -270,14 +270,15 @@ def ddae(**changes: object) -> Method:
     )
 
 
-def calibrated() -> Method:
+def calibrated(*, keep_noise: bool = False) -> Method:
     """The packaged networks, of which nothing is trained here, for the sites of the bench."""
 
     def make(bench: Bench, folder: Path, images: int) -> DDAEHarmonizer:
         bundle = calibrate(load_bundle(packaged_model('medial').path), bench.data)
         return DDAEHarmonizer(
-            bundle=bundle, device='cpu', unseen_site='agnostic', batch_size=BATCH
-        )
+            bundle=bundle, device='cpu', unseen_site='agnostic', batch_size=BATCH,
+            keep_noise=keep_noise,
+        )  # fmt: skip
 
     return fitted(make)
 
@@ -336,6 +337,7 @@ METHODS: dict[str, Method] = {
     'literal-random': literal(random=True),
     'ddae': ddae(),
     'ddae-calibrated': calibrated(),
+    'ddae-noise-kept': calibrated(keep_noise=True),
     'ddae-without-residual-correction': without_residual_correction(),
     'ddae-without-site-curve': ddae(site_curve=False),
     'ddae-without-site-edge': ddae(site_edge=False),
