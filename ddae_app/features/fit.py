@@ -17,9 +17,7 @@ from ddae_app.features.matrix import FeatureMatrix, counted, listed
 from ddae_app.features.model import METHOD, FeatureModel, FeatureModelInfo
 from ddae_app.features.people import CovariateDesign, RowLabels, digest_of_rows
 from ddae_app.methods.location_scale import SiteRegression, refuse_confounding
-
-FEWEST_REPEATED = 10
-"""Rows beyond the first of each person, from which the variance of people can be estimated."""
+from ddae_app.methods.random_intercept import FEWEST_REPEATED
 
 
 def fit_model(

@@ -13,7 +13,11 @@ import numpy as np
 
 from ddae_app.errors import UsageError
 from ddae_app.methods.data import sex_numbers
-from ddae_app.methods.random_intercept import row_weights, slopes_and_ratio
+from ddae_app.methods.random_intercept import (
+    FEWEST_REPEATED,
+    row_weights,
+    slopes_and_ratio,
+)
 from ddae_app.methods.suitability import People
 
 CONVERGED = 1e-4
@@ -76,7 +80,8 @@ class SiteRegression:
         persons : np.ndarray of int, shape (N,), optional
             Who each row is of, for an intercept of each person that is drawn at random; its
             variance is estimated by restricted maximum likelihood (longitudinal ComBat, Beer et
-            al. 2020, doi 10.1016/j.neuroimage.2020.117129).
+            al. 2020, doi 10.1016/j.neuroimage.2020.117129). Rows of a value that too few people
+            have more than once are taken as of different people.
         """
         parts = [
             cls._fit(y[:, block].astype(np.float64), member, covariates, persons)
@@ -100,13 +105,13 @@ class SiteRegression:
         for known, columns in patterns(~np.isnan(y)):
             here = y if known.all() and len(columns) == n_values else y[np.ix_(known, columns)]
             x, site = design[known], member[known]
-            if persons is None:
+            who = None if persons is None else np.unique(persons[known], return_inverse=True)[1]
+            if who is None or len(who) - len(np.unique(who)) < FEWEST_REPEATED:
                 beta[:, columns] = np.linalg.pinv(x) @ here
                 # In place: beside these, nothing of the size of the values is in memory.
                 left = x @ beta[:, columns]
                 np.square(np.subtract(here, left, out=left), out=left)
             else:
-                who = np.unique(persons[known], return_inverse=True)[1]
                 beta[:, columns], ratio[columns] = slopes_and_ratio(here, x, who)
                 residuals = here - x @ beta[:, columns]
                 left = np.square(residuals - intercepts_of(residuals, who, ratio[columns]))

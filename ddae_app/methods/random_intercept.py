@@ -11,6 +11,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+FEWEST_REPEATED = 10
+"""Rows beyond the first of each person, from which the variance of people can be estimated."""
+
 MOST_SHARED = 0.9999
 """Of the variance that the design leaves, the largest share that the intercepts may have."""
 

@@ -92,6 +92,21 @@ def test_the_scale_of_a_site_does_not_depend_on_the_number_of_sessions():
     assert np.abs(out.std(axis=0) / y.std(axis=0) - 1).max() < 0.05
 
 
+def test_a_value_that_is_known_once_of_each_person_has_no_variance_of_people():
+    """The likelihood is the same for all variances, and rounding would choose one of them."""
+    rng = np.random.default_rng(7)
+    persons = np.repeat(np.arange(60), 2)
+    member = np.eye(3)[persons // 20]
+    y = rng.normal(size=(120, 12)) + 2 * rng.normal(size=(60, 12))[persons] + member[:, 1:2]
+    y[1::2, 4:] = np.nan
+    y[1:18:2, 4:] = y[:18:2, 4:]  # nine people have it twice
+    covariates = rng.normal(size=(120, 1))
+    fit = SiteRegression.fit(y, member, covariates, persons)
+    assert (fit.ratio[:4] > 1).all() and not fit.ratio[4:].any()
+    alone = SiteRegression.fit(y[:, 4:], member, covariates)
+    assert (fit.squares[:, 4:] == alone.squares).all()
+
+
 def test_each_value_is_regressed_on_the_rows_that_have_it():
     rng = np.random.default_rng(4)
     sites = np.repeat([0, 1], 30)

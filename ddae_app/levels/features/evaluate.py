@@ -21,7 +21,7 @@ from ddae_app.features.evaluation import (
     not_predicted,
     site_from_demographics,
 )
-from ddae_app.features.fit import FEWEST_REPEATED, fit_model
+from ddae_app.features.fit import fit_model
 from ddae_app.features.model import METHOD, FeatureModel, FeatureModelInfo
 from ddae_app.features.people import RowLabels
 from ddae_app.features.places import are_needed, read_places
@@ -31,6 +31,7 @@ from ddae_app.levels.features.guard import changed_since, read_guard
 from ddae_app.levels.features.inputs import FeatureInputs, read_inputs
 from ddae_app.levels.features.outputs import is_of_other_rows, read_harmonized
 from ddae_app.levels.features.page import feature_facts, sentence, title
+from ddae_app.methods.random_intercept import FEWEST_REPEATED
 from ddae_app.methods.registry import METHODS
 from ddae_app.methods.suitability import confounded_sites, unexamined_sites
 from ddae_app.reports.features import FeaturesEvaluation, write_features_group_page
