@@ -14,6 +14,7 @@ import numpy as np
 from ddae_app.errors import UsageError
 from ddae_app.methods.data import sex_numbers
 from ddae_app.methods.random_intercept import (
+    ALIKE,
     FEWEST_REPEATED,
     row_weights,
     slopes_and_ratio,
@@ -115,8 +116,11 @@ class SiteRegression:
                 beta[:, columns], ratio[columns] = slopes_and_ratio(here, x, who)
                 residuals = here - x @ beta[:, columns]
                 left = np.square(residuals - intercepts_of(residuals, who, ratio[columns]))
-                # In the rows of a person, the intercept takes up a part of the residuals.
+                # In the rows of a person, the intercept takes up a part of the residuals; of a
+                # value that does not differ between them, all.
                 left /= row_weights(who, ratio[columns])
+                alike = ratio[columns] > ALIKE
+                left[:, alike] = np.square(residuals[:, alike]) / (1 + ratio[columns][alike])
             squares[:, columns] = site.T @ left
             counts[:, columns] = site.sum(axis=0)[:, None]
             # What varies by rounding alone does not vary: else scales would be made of it.
@@ -173,11 +177,14 @@ class SiteRegression:
         sd[sd == 0] = 1  # the design explains the value; nothing is left to scale
         shift_hat = (self.intercepts - mean) / sd
         variance_hat = self.squares / np.maximum(self.counts - 1, 1) / sd**2
-        shift, scale = np.zeros_like(shift_hat), np.ones_like(shift_hat)
+        # Where the rows of a person hold one value, nothing is there to scale, nor a unit in which
+        # the shift could be told beside those of others: it is taken as measured.
+        varies = self.ratio < ALIKE
+        shift, scale = np.where(varies, 0, shift_hat), np.ones_like(shift_hat)
         for site in range(len(shift)):
             if site != reference:
-                shift[site], scale[site] = posterior(
-                    self.counts[site], shift_hat[site], variance_hat[site]
+                shift[site, varies], scale[site, varies] = posterior(
+                    self.counts[site, varies], shift_hat[site, varies], variance_hat[site, varies]
                 )
         return SiteEffects(mean, sd, self.slopes, shift, scale, self.ratio)
 

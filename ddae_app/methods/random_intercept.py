@@ -17,6 +17,9 @@ FEWEST_REPEATED = 10
 MOST_SHARED = 0.9999
 """Of the variance that the design leaves, the largest share that the intercepts may have."""
 
+ALIKE = 0.999 * MOST_SHARED / (1 - MOST_SHARED)
+"""Ratio of the two variances, from which on the rows of a person hold one value."""
+
 SINGULAR = 1e-10
 """Of the largest eigenvalue; directions of the design below say nothing."""
 

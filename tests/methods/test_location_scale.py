@@ -107,6 +107,31 @@ def test_a_value_that_is_known_once_of_each_person_has_no_variance_of_people():
     assert (fit.squares[:, 4:] == alone.squares).all()
 
 
+@pytest.mark.parametrize('reference', [None, 0])
+def test_a_value_that_is_the_same_in_all_rows_of_a_person(reference):
+    """As the head size of FreeSurfer's longitudinal stream: it is shifted, and nothing else."""
+    rng = np.random.default_rng(8)
+    persons = np.repeat(np.arange(60), 2)
+    sites = persons // 20
+    y = rng.normal(size=(120, 12)) + 2 * rng.normal(size=(60, 12))[persons] + (sites == 1)[:, None]
+    head = 1500 + 50 * rng.normal(size=60)[persons] + 40 * (sites == 1)
+    covariates = np.column_stack([50 + 20 * rng.normal(size=60)[persons] + np.arange(120) % 2])
+    values = np.column_stack([y, head])
+    fit = SiteRegression.fit(values, np.eye(3)[sites], covariates, persons)
+    within = head - np.array([head[sites == site].mean() for site in range(3)])[sites]
+    assert fit.sd[-1] == pytest.approx(within.std(), rel=0.05)
+    effects, others = (
+        SiteRegression.fit(part, np.eye(3)[sites], covariates, persons).effects(reference)
+        for part in (values, y)
+    )
+    assert (effects.shift[:, :-1] == others.shift).all()
+    assert (effects.scale[:, :-1] == others.scale).all()
+    out = effects.removed(values, sites, covariates, persons)[:, -1]
+    assert np.abs(np.diff(out.reshape(-1, 2))).max() < 1e-5
+    means = [out[sites == site].mean() for site in range(3)]
+    assert np.ptp(means) < 0.01 * np.ptp([head[sites == site].mean() for site in range(3)])
+
+
 def test_each_value_is_regressed_on_the_rows_that_have_it():
     rng = np.random.default_rng(4)
     sites = np.repeat([0, 1], 30)
