@@ -10,6 +10,7 @@ import numpy as np
 from ddae_app.errors import UsageError
 from ddae_app.features.matrix import FeatureMatrix, listed
 from ddae_app.features.people import RowLabels
+from ddae_app.methods.location_scale import SiteRegression
 from ddae_app.methods.suitability import (
     FEWEST_TO_TRAIN,
     confounded_sites,
@@ -35,6 +36,10 @@ LONG = 1e10
 
 FAR = 5.0
 """Standard deviations: within so many, a value may be just a small or a large one."""
+
+EXPLAINED, FREE = 0.99, 10
+"""Of the variance within sites, the share that age and sex explain of themselves alone; told by
+so many rows more than there are unknowns."""
 
 APART = (0.05, 0.95)
 """Quantiles: values in other units do not overlap between these."""
@@ -152,6 +157,44 @@ def _check_counts(
             f'{table.path}: {listed(names)} {_have(names)} {total[few].min():.0f} '
             f'values; expected more than {estimated}, the number of sites and covariates: remove '
             'the column, or add rows'
+        )
+
+
+def check_no_covariates(
+    table: FeatureMatrix, labels: RowLabels, regression: SiteRegression, features: Sequence[str]
+) -> None:
+    """Refuse columns that are an age or a sex by another name: they follow from these alone.
+
+    They would not be harmonized, and the evaluation would predict age or sex from them. A DDAE
+    would also take from them that no site scales what age and sex do.
+
+    Parameters
+    ----------
+    table : FeatureMatrix
+    labels : RowLabels
+        Of its rows.
+    regression : SiteRegression
+        Of these features on site, age and sex.
+    features : sequence of str
+
+    Raises
+    ------
+    UsageError
+        With the columns.
+    """
+    within = np.zeros(len(features))
+    for site in labels.site_names:
+        values = table.columns(features)[labels.sites == site]
+        within += np.square(np.nan_to_num(values - np.nanmean(values, axis=0))).sum(axis=0)
+    rows, (sites, _) = regression.counts.sum(axis=0), regression.counts.shape
+    free = rows - sites - len(regression.slopes)
+    left = regression.squares.sum(axis=0) * (1 + regression.ratio)
+    share = left / np.maximum(free, 1) / (within / (rows - sites))
+    if names := [features[i] for i in np.flatnonzero((free >= FREE) & (share < 1 - EXPLAINED))]:
+        raise UsageError(
+            f'{table.path}: {listed(names)} {"follows" if len(names) == 1 else "follow"} from age '
+            'and sex alone, as an age or sex by another name does, which is no feature; expected '
+            'in participants.tsv, from where age and sex are read: remove the column here'
         )
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import ddae_app
 from ddae_app.errors import UsageError
 from ddae_app.features.checks import (
+    check_no_covariates,
     check_people,
     check_sizes,
     check_units,
@@ -99,6 +100,8 @@ def fit_model(
     regression = SiteRegression.fit(
         y, member.astype(float), columns, labels.persons if longitudinal else None
     )
+    if not may_lack:
+        check_no_covariates(table, labels, regression, features)
     ages = labels.ages[~np.isnan(labels.ages)]
     info = FeatureModelInfo(
         name=name,

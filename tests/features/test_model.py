@@ -376,6 +376,21 @@ def test_features_that_do_not_vary_stay(table, labels):
         fit_model(only, labels, name='m')
 
 
+@pytest.mark.parametrize('sessions', [1, 2])
+def test_an_age_or_sex_by_another_name_is_no_feature(sessions):
+    labels = labels_of(20, sessions=sessions)
+    own = {'scanage': np.round(12 * labels.ages), 'male': 1.0 * (labels.sexes == 'M')}
+    values = np.column_stack([truth_of(labels, own=1.0), *own.values()])
+    values[4, -2] = np.nan
+    table = table_of(values, labels, [*(f'f{i}' for i in range(12)), *own])
+    with pytest.raises(UsageError, match='t.tsv: scanage, male follow from age and sex alone'):
+        fit_model(table, labels, name='m')
+    # What only depends on age, also much, is a feature.
+    values[:, -2:] += np.random.default_rng(3).normal(0, [[40, 0.1]], (len(values), 2))
+    model, _ = fit_model(replace(table, values=values), labels, name='m')
+    assert model.info.features == table.features
+
+
 def test_as_many_rows_as_unknowns_do_not_tell_what_the_site_explains(table, labels):
     """Regression leaves rounding errors there, which were compared with each other."""
     rows = np.array([0, N])
