@@ -146,12 +146,13 @@ def resolve(arguments: dict[str, Any], environment: Mapping[str, str]) -> Settin
 def _check_level(settings: Settings) -> None:
     """Refuse to do all work of a level where a part was asked for that it does not have."""
     level, run = settings.analysis_level, settings.run
-    if level == 'participant' or settings.table.features:
+    if level == 'participant':
         return
     for flag, given in (
         ('--reports-only', run.reports_only),
         ('--boilerplate-only', run.boilerplate_only),
         ('--stage preproc', level == 'train' and settings.harmonize.stage == 'preproc'),
+        (f'--target-site {TARGET_HELP}', settings.harmonize.target_site == TARGET_HELP),
     ):
         if given:
             raise UsageError(

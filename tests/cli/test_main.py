@@ -146,12 +146,16 @@ def test_wrong_places_end_with_one_line_and_touch_nothing(
         ('train', ['--boilerplate-only']),
         ('train', ['--stage', 'preproc']),
         ('group', ['--reports-only']),
+        ('train', ['--target-site', 'help']),
+        ('group', ['--target-site', 'help', '--features', 'table.tsv']),
     ],
 )
 def test_a_part_of_a_level_that_it_does_not_have(bids_dir, tmp_path, capsys, level, flags):
     assert main([str(bids_dir), str(tmp_path / 'out'), level, *flags]) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert f'{" ".join(flags)} is a part of the participant level, and the {level} level' in line
+    assert (
+        f'{" ".join(flags[:2])} is a part of the participant level, and the {level} level' in line
+    )
     assert not (tmp_path / 'out').exists()
 
 
