@@ -240,6 +240,14 @@ def test_a_table_of_combats_own_model_gets_its_statistics(gaps):
     assert appearance.share == 0
 
 
+def test_chance_in_values_that_few_rows_have_is_no_bend():
+    """What is missing says nothing of how much people differ."""
+    data = table('combat')
+    y = np.where(np.random.default_rng(4).uniform(size=data.y.shape) < 0.7, np.nan, data.y)
+    appearance = replace(data, y=y).appearance()
+    assert np.abs(appearance.skew).mean() < 0.05 and np.abs(appearance.tails).mean() < 0.05
+
+
 @pytest.mark.parametrize('target', [None, 1])
 def test_where_a_site_scales_what_age_does_so_does_the_way_back(target):
     data = table('all')

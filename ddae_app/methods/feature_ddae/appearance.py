@@ -101,7 +101,7 @@ class FeatureAppearance:
             unit = measured.unit_of_shifts(bands, shift, rows, mean, sd)
         unit = unit / sd / np.median(unit / sd)
         of_rows = measured.of_rows(bands, (0,), 1 / unit) + measured.of_rows(bands, (1, 2, 3))
-        within = np.stack([bands.variances(c, s) for c, s in of_rows]) / len(y)
+        within = np.stack([bands.variances(c, s) for c, s in of_rows]) / measured.rows
         statistics = measured.statistics(shift / unit, own / sd)
         usual = np.average(statistics[2:], axis=1, weights=rows)
         statistics[2:] -= usual[:, None]

@@ -62,6 +62,12 @@ class RowCumulants:
             residuals[:, block] = left / own[sites, block]
         return cls(residuals, sites, covariates, slopes, own)
 
+    @property
+    def rows(self) -> float:
+        """How many rows have a feature, on average."""
+        known = sum(np.count_nonzero(~np.isnan(row)) for row in self.residuals)
+        return known / self.residuals.shape[1]
+
     def hermite(self, block: slice) -> list[np.ndarray]:
         """What each row adds to the first four cumulants; 0 where missing."""
         r = np.nan_to_num(self.residuals[:, block].astype(float))
@@ -136,14 +142,14 @@ class RowCumulants:
             (divided, squares), (multiplied, _) = (
                 self.of_rows(bands, (0,), factor)[0] for factor in (1 / unit, weight**2 * unit)
             )
-            within = bands.variances(divided, squares) / len(divided)
+            within = bands.variances(divided, squares) / self.rows
             between = np.maximum(bands.power(shift / unit) - within * (1 / rows).mean(), 0)
             noise = within / rows[:, None]
             left = weight * (shift - unit * bands.shrunk(shift / unit, between, noise))
             kept = bands.factors(between, noise) @ bands.sums(
                 (divided * multiplied).sum(axis=0), everything
             )
-            errors.append(np.square(left).sum() + 2 * (kept / rows).sum() / len(divided))
+            errors.append(np.square(left).sum() + 2 * (kept / rows).sum() / self.rows)
         name = list(units)[int(np.argmin(errors))]
         log.info('what sites add is smoothest in %s', name)
         return units[name]

@@ -192,7 +192,8 @@ class _Differences:
             away = np.nan_to_num(away)
             coefficients += away @ bands.basis[block]
             total += float(np.square(away).sum())
-        return bands.variances(coefficients, total) / max(n - len(np.unique(self.sites)), 1)
+        known = counts.sum(axis=0).mean()  # of the differences of a feature
+        return bands.variances(coefficients, total) / max(known - len(np.unique(self.sites)), 1)
 
 
 def _logarithms(squares: np.ndarray, counts: np.ndarray, variance: np.ndarray) -> np.ndarray:
