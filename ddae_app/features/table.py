@@ -174,9 +174,11 @@ def _read_cells(path: Path) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
 def _label(path: Path, text: str, prefix: str, column: str) -> str:
     label = text.removeprefix(prefix)
     if is_missing(text) or not LABEL.fullmatch(label):
+        session = label.partition('_ses-')[2]
+        own = f': write {shown(f"ses-{session}")} into a column {SESSION}' if session else ''
         raise UsageError(
             f'{path}: {column} is {shown(text)} in a row; expected a label as in BIDS, letters '
-            f'and digits, with or without {prefix}'
+            f'and digits, with or without {prefix}{own}'
         )
     return label
 

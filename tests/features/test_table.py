@@ -78,6 +78,10 @@ def test_what_is_missing_is_not_zero(tmp_path, word):
         ),
         ('participant_id\tx\nn/a\t1\n', "participant_id is 'n/a' in a row; expected a label"),
         ('participant_id\tx\n0_1\t1\n', "participant_id is '0_1' in a row; expected a label"),
+        (
+            'participant_id\tx\nsub-01_ses-1\t1\n',
+            "with or without sub-: write 'ses-1' into a column session_id",
+        ),
         ('participant_id\tsite\n01\tA\n', "column site of sub-01 is 'A'; expected numbers"),
         ('participant_id\tx\n01\t1,5\n', "column x of sub-01 is '1,5'; expected numbers"),
         ('participant_id\tx\n01\t1_000\n', "column x of sub-01 is '1_000'; expected numbers"),
