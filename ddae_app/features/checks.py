@@ -10,7 +10,7 @@ import numpy as np
 from ddae_app.errors import UsageError
 from ddae_app.features.matrix import FeatureMatrix, listed
 from ddae_app.features.people import RowLabels
-from ddae_app.methods.location_scale import SiteRegression
+from ddae_app.methods.location_scale import ROUNDING, SiteRegression
 from ddae_app.methods.suitability import (
     FEWEST_TO_TRAIN,
     confounded_sites,
@@ -111,19 +111,19 @@ def varying_features(
     UsageError
         If a site has no values of a feature, or one only, or all are too few, unless allowed.
     """
-    lowest, highest, counts = np.empty((3, len(labels.site_names), len(table.features)))
+    counts, differ = np.empty((2, len(labels.site_names), len(table.features)))
     for i, site in enumerate(labels.site_names):
         values = table.values[labels.sites == site]
         counts[i] = (~np.isnan(values)).sum(axis=0)
-        lowest[i], highest[i] = np.fmin.reduce(values), np.fmax.reduce(values)
-    varies = np.all(highest > lowest, axis=0)
+        differ[i] = _differ(values)
+    varies = np.all(differ, axis=0)
     enough = (counts.min(axis=0) >= FEWEST_VALUES) & (counts.sum(axis=0) > estimated)
     if not allow_missing:
         _check_counts(table, labels, counts, varies, estimated)
     kinds: tuple[list[str], list[str]] = [], []
     for name, fine in zip(table.features, varies & enough, strict=True):
         kinds[0 if fine else 1].append(name)
-    same = ~np.all(highest > lowest, axis=1)
+    same = ~np.all(differ, axis=1)
     return *kinds, [site for site, some in zip(labels.site_names, same, strict=True) if some]
 
 
@@ -131,8 +131,14 @@ def without_variation(table: FeatureMatrix, rows: np.ndarray) -> list[str]:
     """The features that have two values or more in some rows, and all of these the same."""
     values = table.values[rows]
     known = (~np.isnan(values)).sum(axis=0) >= FEWEST_VALUES
-    same = known & (np.fmin.reduce(values) == np.fmax.reduce(values))
+    same = known & ~_differ(values)
     return [table.features[i] for i in np.flatnonzero(same)]
+
+
+def _differ(values: np.ndarray) -> np.ndarray:
+    """Which columns hold different values, by more than rounding: as the sums of shares do not."""
+    lowest, highest = (end(values).astype(float) for end in (np.fmin.reduce, np.fmax.reduce))
+    return highest - lowest > ROUNDING * np.maximum(np.abs(lowest), np.abs(highest))
 
 
 def _check_counts(

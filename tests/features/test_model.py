@@ -363,14 +363,16 @@ def test_few_people_are_allowed_with_a_warning(table, labels):
 
 
 def test_features_that_do_not_vary_stay(table, labels):
+    n = len(labels.sites)
+    total = 1 + 2e-16 * np.random.default_rng(0).integers(-1, 2, n)  # as sums of shares are 1
     values = np.column_stack(
-        [table.values, np.full(len(labels.sites), 7.0), np.where(labels.sites == 'A', 1.5, 3.0)]
+        [table.values, total, np.full(n, 7.0), np.where(labels.sites == 'A', 1.5, 3.0)]
     )
-    more = table_of(values, labels, [*table.features, 'same', 'field'])
+    more = table_of(values, labels, [*table.features, 'total', 'same', 'field'])
     model, warnings = fit_model(more, labels, name='m')
-    assert model.info.constant == ('same', 'field')
-    assert any(line.endswith('they stay unchanged: same, field') for line in warnings)
-    assert (model.harmonized(more, labels)[:, -2:] == values[:, -2:]).all()
+    assert model.info.constant == ('total', 'same', 'field')
+    assert any(line.endswith('they stay unchanged: total, same, field') for line in warnings)
+    assert (model.harmonized(more, labels)[:, -3:] == values[:, -3:]).all()
     only = table_of(values[:, -2:], labels, ['same', 'field'])
     with pytest.raises(UsageError, match='no feature varies within each site'):
         fit_model(only, labels, name='m')
