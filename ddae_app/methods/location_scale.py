@@ -174,12 +174,13 @@ class SiteRegression:
             mean = self.intercepts[reference]
             variance = self.squares[reference] / self.counts[reference]
         sd = np.sqrt(variance)
-        sd[sd == 0] = 1  # the design explains the value; nothing is left to scale
+        sd[sd == 0] = 1
         shift_hat = (self.intercepts - mean) / sd
         variance_hat = self.squares / np.maximum(self.counts - 1, 1) / sd**2
-        # Where the rows of a person hold one value, nothing is there to scale, nor a unit in which
-        # the shift could be told beside those of others: it is taken as measured.
-        varies = self.ratio < ALIKE
+        # Where the rows of a person hold one value, or the design explains it, there is nothing to
+        # scale, and no unit in which the shift could be told beside those of others: it is what
+        # was measured.
+        varies = (self.ratio < ALIKE) & (variance > 0)
         shift, scale = np.where(varies, 0, shift_hat), np.ones_like(shift_hat)
         for site in range(len(shift)):
             if site != reference:

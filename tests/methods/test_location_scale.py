@@ -165,6 +165,24 @@ def test_rounding_is_no_variation(persons):
     assert other.scale == pytest.approx(effects.scale)
 
 
+@pytest.mark.parametrize('reference', [None, 0])
+def test_a_value_that_the_design_explains_is_shifted_as_measured(reference):
+    """In its own unit, and the others as without it."""
+    rng = np.random.default_rng(9)
+    sites = np.repeat([0, 1, 2], 20)
+    covariates = rng.normal(size=(60, 1))
+    y = rng.normal(size=(60, 8)) + 2 * (sites == 1)[:, None]
+    values = np.hstack([y, 1000 + 10 * covariates])
+    effects, others = (
+        SiteRegression.fit(part, np.eye(3)[sites], covariates).effects(reference)
+        for part in (values, y)
+    )
+    out = effects.removed(values, sites, covariates, np.arange(60))
+    assert np.abs(out[:, -1] - values[:, -1]).max() < 1e-9
+    assert (effects.shift[:, :-1] == others.shift).all()
+    assert (effects.scale[:, :-1] == others.scale).all()
+
+
 def test_the_reference_site_stays_as_it_is():
     rng = np.random.default_rng(5)
     sites = np.repeat([0, 1, 2], 20)
