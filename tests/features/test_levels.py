@@ -23,10 +23,12 @@ from ddae_app.features.model import FeatureModel
 from ddae_app.features.table import read_feature_table
 from ddae_app.files import digest_of
 from ddae_app.levels.features import outputs
+from ddae_app.levels.features.dataset import datasets
 from ddae_app.levels.features.harmonize import _other_people
 from ddae_app.levels.features.outputs import covariates_in_words
 from ddae_app.levels.features.page import methods_text, model_facts, sentence, site_rows
 from ddae_app.levels.features.used import UsedModel
+from ddae_app.settings import Settings
 from tests.features.commands import logged, refused, run
 from tests.features.simulated import (
     labels_of,
@@ -88,6 +90,17 @@ def test_the_sidecar(out, table):
     assert said['ModelSHA256'] == digest_of(out / 'models' / 'aparc_features.safetensors')
     assert said['f0']['Description'] == 'Column f0 of aparc.csv; without its site effects'
     assert set(read_feature_table(table).header) <= set(said)
+
+
+@pytest.mark.parametrize('place', ['.', 'bids', 'bids/code', 'out', 'elsewhere'])
+def test_a_file_is_one_of_the_innermost_dataset(tmp_path, place):
+    table = tmp_path / place / 'aparc.csv'
+    settings = Settings(tmp_path / 'bids', tmp_path / 'out', 'participant')
+    settings = replace(settings, table=replace(settings.table, features=table.resolve()))
+    layout, links = Layout(settings.output_dir), datasets(settings)
+    assert layout.uri(settings.bids_dir / 'participants.tsv', links) == 'bids:raw:participants.tsv'
+    own = {'bids': 'raw:', 'bids/code': 'raw:code/', 'out': ':'}.get(place, 'features:')
+    assert layout.uri(table.resolve(), links) == f'bids:{own}aparc.csv'
 
 
 def test_the_pages(out):

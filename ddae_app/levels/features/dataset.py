@@ -39,8 +39,8 @@ def describe_dataset(settings: Settings) -> None:
 
 def datasets(settings: Settings) -> dict[str, Path]:
     """The folders by their names in BIDS URIs; of two that hold a file, the inner one first."""
-    links = link_names(settings.output_dir, _linked(settings))
-    return {**links, RAW: settings.bids_dir}
+    links = {**link_names(settings.output_dir, _linked(settings)), RAW: settings.bids_dir}
+    return dict(sorted(links.items(), key=lambda link: -len(link[1].parts)))
 
 
 def _linked(settings: Settings) -> list[tuple[str, Path]]:
