@@ -195,7 +195,8 @@ def check_no_covariates(
     rows, (sites, _) = regression.counts.sum(axis=0), regression.counts.shape
     free = rows - sites - len(regression.slopes)
     left = regression.squares.sum(axis=0) * (1 + regression.ratio)
-    share = left / np.maximum(free, 1) / (within / (rows - sites))
+    share = np.ones_like(left)  # squares of what is smaller than any anatomy are 0
+    np.divide(left / np.maximum(free, 1), within / (rows - sites), out=share, where=within > 0)
     if names := [features[i] for i in np.flatnonzero((free >= FREE) & (share < 1 - EXPLAINED))]:
         raise UsageError(
             f'{table.path}: {listed(names)} {"follows" if len(names) == 1 else "follow"} from age '
