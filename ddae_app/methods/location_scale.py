@@ -27,6 +27,10 @@ CONVERGED = 1e-4
 ROUNDING = 1e-10
 """Of the largest value; residuals that are smaller are those of computing in double precision."""
 
+FREE = 10
+"""Rows of a value beside the unknowns, from which on its standard deviation is known well enough
+to tell in it by how much sites differ."""
+
 BLOCK = 4096
 """Values that are computed at once, in double precision; all that bounds the memory of maps."""
 
@@ -59,6 +63,17 @@ class SiteRegression:
     def sd(self) -> np.ndarray:
         """Standard deviation between rows of a site, of people and within them, shape (P,)."""
         return np.sqrt(self.squares.sum(axis=0) / self.counts.sum(axis=0) * (1 + self.ratio))
+
+    @property
+    def telling(self) -> np.ndarray:
+        """Which values say by how much sites differ in others, shape (P,).
+
+        Those of few rows do not, unless most are of as few: by a standard deviation of one or two
+        degrees of freedom, a shift may seem many times larger than any other.
+        """
+        free = self.counts.sum(axis=0) - len(self.counts) - len(self.slopes)
+        free = np.maximum(free, 0)
+        return (free >= FREE) | (2 * free >= np.median(free))
 
     @classmethod
     def fit(
@@ -181,12 +196,12 @@ class SiteRegression:
         # scale, and no unit in which the shift could be told beside those of others: it is what
         # was measured.
         varies = (self.ratio < ALIKE) & (variance > 0)
+        telling = self.telling[varies]
         shift, scale = np.where(varies, 0, shift_hat), np.ones_like(shift_hat)
         for site in range(len(shift)):
             if site != reference:
-                shift[site, varies], scale[site, varies] = posterior(
-                    self.counts[site, varies], shift_hat[site, varies], variance_hat[site, varies]
-                )
+                n, d, v = (a[site, varies] for a in (self.counts, shift_hat, variance_hat))
+                shift[site, varies], scale[site, varies] = posterior(n, d, v, telling)
         return SiteEffects(mean, sd, self.slopes, shift, scale, self.ratio)
 
 
@@ -311,7 +326,10 @@ def intercepts_of(residuals: np.ndarray, persons: np.ndarray, ratio: np.ndarray)
 
 
 def posterior(
-    n: int | np.ndarray, shift_hat: np.ndarray, variance_hat: np.ndarray
+    n: int | np.ndarray,
+    shift_hat: np.ndarray,
+    variance_hat: np.ndarray,
+    telling: np.ndarray | slice = slice(None),
 ) -> tuple[np.ndarray, np.ndarray]:
     """Shift and scale of one site, shrunk by priors that all values share (Johnson et al. 2007).
 
@@ -324,13 +342,16 @@ def posterior(
     n : int, or np.ndarray of shape (P,)
         Scans or rows of the site.
     shift_hat, variance_hat : np.ndarray, shape (P,)
+    telling : np.ndarray of bool, shape (P,), optional
+        The values that the priors are made of; all, if it is not given.
     """
     squares = (n - 1) * variance_hat
     variance_hat = np.where(variance_hat == 0, 1, variance_hat)
-    if len(shift_hat) < 2:
+    shifts, variances = shift_hat[telling], variance_hat[telling]
+    if len(shifts) < 2:
         return shift_hat, np.sqrt(variance_hat)
-    center, spread = shift_hat.mean(), shift_hat.var(ddof=1)
-    m, s2 = variance_hat.mean(), variance_hat.var(ddof=1)
+    center, spread = shifts.mean(), shifts.var(ddof=1)
+    m, s2 = variances.mean(), variances.var(ddof=1)
     if min(spread, s2) <= 0:
         return shift_hat, np.sqrt(variance_hat)
     a, b = (2 * s2 + m**2) / s2, (m * s2 + m**3) / s2

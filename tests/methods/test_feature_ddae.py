@@ -240,6 +240,15 @@ def test_a_table_of_combats_own_model_gets_its_statistics(gaps):
     assert appearance.share == 0
 
 
+def test_a_feature_that_few_rows_have_says_nothing_of_the_others():
+    data = table('combat')
+    few = np.arange(len(data.y)) % 30 == 0
+    y = data.y.astype(float)
+    y[~few, 0] = np.nan
+    appearance, others = replace(data, y=y).appearance(), data.appearance()
+    assert np.abs(appearance.shift - others.shift)[:, 1:].max() < 0.02
+
+
 def test_chance_in_values_that_few_rows_have_is_no_bend():
     """What is missing says nothing of how much people differ."""
     data = table('combat')

@@ -183,6 +183,26 @@ def test_a_value_that_the_design_explains_is_shifted_as_measured(reference):
     assert (effects.scale[:, :-1] == others.scale).all()
 
 
+def test_a_value_of_few_rows_does_not_say_by_how_much_sites_differ():
+    """With one degree of freedom, its standard deviation may be near 0."""
+    rng = np.random.default_rng(0)
+    sites = np.repeat([0, 1, 2], 15)
+    covariates = rng.normal(size=(45, 2))
+    y = rng.normal(size=(45, 8)) + 0.3 * (sites == 1)[:, None]
+    few = np.where(np.arange(45) % 15 < 2, rng.normal(size=45), np.nan)
+    values = np.column_stack([y, few])
+    with_few, without = (
+        SiteRegression.fit(part, np.eye(3)[sites], covariates).effects() for part in (values, y)
+    )
+    assert (with_few.shift[:, :-1] == without.shift).all()
+    assert (with_few.scale[:, :-1] == without.scale).all()
+    assert np.abs(with_few.shift[:, -1]).max() < 2
+    # Where all values are of few rows, they say it.
+    rows = np.arange(45) % 15 < 2
+    few = SiteRegression.fit(y[rows], np.eye(3)[sites[rows]], covariates[rows])
+    assert few.telling.all()
+
+
 def test_the_reference_site_stays_as_it_is():
     rng = np.random.default_rng(5)
     sites = np.repeat([0, 1, 2], 20)

@@ -111,7 +111,7 @@ class FeatureAppearance:
                 for d, w in zip(statistics, within, strict=True)
             ]
         )
-        shrunk = _shrunk(bands, unit, statistics, between, within, counts)
+        shrunk = _shrunk(bands, unit, statistics, between, within, regression)
         share = np.array([measured.share(shrunk[1])])
         return cls(mean, sd, regression.slopes, *shrunk, unit, usual, share, between, within)
 
@@ -140,7 +140,7 @@ class FeatureAppearance:
         found = measured.statistics(shift, own / self.sd)
         found[2:] -= self.usual[:, None]
         found[2:, :, unknown] = 0
-        new = _shrunk(bands, self.unit, found, self.between, self.within, counts)
+        new = _shrunk(bands, self.unit, found, self.between, self.within, regression)
         old = self.shift, self.scale, self.skew, self.tails
         shift, scale, skew, tails = map(np.concatenate, zip(old, new, strict=True))
         return replace(self, shift=shift, scale=scale, skew=skew, tails=tails)
@@ -228,12 +228,14 @@ def _shrunk(
     statistics: np.ndarray,
     between: np.ndarray,
     within: np.ndarray,
-    counts: np.ndarray,
+    regression: SiteRegression,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Shift, scale, skew and tails, each its mean given its rows; shape (S, P) each.
 
-    Of `statistics`, the shift is in `unit`; of what is returned, in standard deviations.
+    Of `statistics`, the shift is in `unit`; of what is returned, in standard deviations. They are
+    of the last sites of the regression.
     """
+    counts = regression.counts[-statistics.shape[1] :]
     rows = counts.mean(axis=1, keepdims=True)
     shift, variance, skew, tails = (
         bands.shrunk(d, b, w / rows) for d, b, w in zip(statistics, between, within, strict=True)
@@ -243,5 +245,6 @@ def _shrunk(
     # Features without neighbors: as in ComBat, which needs no other sites for its priors.
     scale = np.empty_like(shift)
     for site, n in enumerate(counts):
-        shift[site], scale[site] = posterior(n, statistics[0, site], np.exp(statistics[1, site]))
+        measured = statistics[0, site], np.exp(statistics[1, site])
+        shift[site], scale[site] = posterior(n, *measured, regression.telling)
     return shift, scale, skew, tails
