@@ -230,9 +230,16 @@ class Planner:
 
 
 def scans_by_site(
-    settings: Settings, layout: SpaceLayout, without: Collection[Scan] = ()
+    settings: Settings,
+    layout: SpaceLayout,
+    without: Collection[Scan] = (),
+    coming: Collection[Scan] = (),
 ) -> dict[str, list[SiteScan]]:
-    """Every preprocessed scan of the dataset by its site, but for some of them."""
+    """Every preprocessed scan of the dataset by its site, but for some of them.
+
+    In a dry run, those that would be preprocessed count as well. Their T1w images stand for what
+    is not there yet, so that the digest of their site is none of an earlier run.
+    """
     roots, by_site = derivative_roots(settings), dict[str, list[SiteScan]]()
     scans, cohort = select_all_scans(settings)
     faulty = [scan.stem for scan in scans if cohort[scan].fault]
@@ -248,9 +255,14 @@ def scans_by_site(
             log.warning('%s is not used to measure its site: %s', scan.stem, message)
             continue
         files = find_preprocessed(scan, layout.space, roots)
-        if files and (site := cohort[scan].site):
-            site_scan = SiteScan(files.image, files.mask, scan.participant)
-            by_site.setdefault(site, []).append(site_scan)
+        if scan in coming:
+            image = mask = scan.path
+        elif files:
+            image, mask = files.image, files.mask
+        else:
+            continue
+        if site := cohort[scan].site:
+            by_site.setdefault(site, []).append(SiteScan(image, mask, scan.participant))
     return by_site
 
 

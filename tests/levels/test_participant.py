@@ -374,10 +374,17 @@ def test_adapting_measures_the_appearance_of_a_site_in_its_scans(tmp_path):
         'participant', '--target-site', 'PhantomA', '--model', model, '--unseen-site', 'adapt',
         '-w', work, *FAST,
     )  # fmt: skip
+    few = '5 of its subjects, 1 are there'
+    listed = run(bids, out, *flags, '--participant-label', 'A01', '--dry-run')
+    assert listed.returncode == 1 and few in listed.stdout, 'as the run that follows'
     alone = run(bids, out, *flags, '--participant-label', 'A01')
     assert alone.returncode == 1
     (line,) = error_lines(alone.stderr)
-    assert 'Elsewhere' in line and '5 of its subjects, 1 are there' in line
+    assert 'Elsewhere' in line and few in line
+    listed = run(bids, out, *flags, '--dry-run')
+    assert listed.returncode == 0, 'scans that would be preprocessed count'
+    lines = [line.split('\t')[1:3] for line in listed.stdout.splitlines()[1:]]
+    assert lines == [['done', 'new'], *[['new', 'new']] * 4]
     result = run(bids, out, *flags)
     assert result.returncode == 0, result.stderr
     sidecar = json.loads((out / f'{ANAT}_desc-harmonized_T1w.json').read_text())

@@ -159,12 +159,11 @@ class _Run:
             (of_known if self.cohort[scan].site in coming else planner).decide(scan)
             for scan in self.scans
         ]
-        to_preprocess = any(decision.preprocess.is_work for decision in decisions)
-        if self._adapts and not to_preprocess:
+        if self._adapts:
             # Only now is it known in which scans the appearance of an unseen site is measured.
-            decisions = self._decisions(
-                self.scans, self._planner(scans_by_site(self.settings, self.layout))
-            )
+            new = {decision.scan for decision in decisions if decision.preprocess.is_work}
+            planner = self._planner(scans_by_site(self.settings, self.layout, coming=new))
+            decisions = self._decisions(self.scans, planner)
         print('\n'.join(listing(decisions)))
         for line in summary(decisions):
             log.info('%s', line)
