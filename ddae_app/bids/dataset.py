@@ -319,9 +319,13 @@ bias-corrected, stripped of the skull, and rendered as if acquired at one target
 - `desc-harmonized`: the same slices at the target site; without `space`, where the model knows
   all slices, the scan itself in its own space, of which only the brain differs
 - `desc-siteeffect`: what harmonization added, where it was asked for
-- `features/`: tables of features, harmonized with ComBat, where they were asked for
+- `features/`: tables of features that were harmonized instead of images; the JSON beside each
+  names the method, and so does that of a map on the cortex (`desc-harmonized` of other suffixes)
+- `models/`: models that were made in this folder, each with its card
+- `targets/`: reference scans that were given as the target, preprocessed, with their model
 - `sub-*_scans.tsv`: quality measures of each scan, explained in the JSON beside it
-- `sub-*.html`: a page with pictures per participant
+- `sub-*.html`: a page per participant, with its pictures in `sub-*/figures/`
+- `group_*`: the evaluation of all participants
 - `logs/`: settings and log of each run
 
 Intensities of `desc-slices` and of `desc-harmonized` in template space times the sidecar's

@@ -214,6 +214,14 @@ def test_what_people_write_into_the_dataset_stays(tmp_path, bids_dir):
     assert readme.read_text() == first[readme]
 
 
+def test_the_readme_names_every_kind_of_file_that_bids_does_not_know(tmp_path, bids_dir):
+    write_description(tmp_path, bids_dir)
+    readme = (tmp_path / 'README.md').read_text()
+    named = [name for name in BIDSIGNORE.splitlines() if not name.startswith('.')]
+    assert not [name for name in named if name.strip('*') not in readme]
+    assert 'ComBat' not in readme, 'features have several methods, which their JSON names'
+
+
 def test_a_file_system_without_locks_is_refused_at_once(tmp_path, monkeypatch):
     check_locks(tmp_path)
 
