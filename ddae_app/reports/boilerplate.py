@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cache, lru_cache
 from importlib.resources import files
 from pathlib import Path
@@ -24,10 +24,26 @@ _CITATION = re.compile(r'\[(@[\w-]+(?:; @[\w-]+)*)\]')
 _DOI = re.compile(r'^    doi = .*$', re.MULTILINE)
 _LINK = re.compile('href="([^"]+)"')
 _EMPHASIS = re.compile(r'\*([^*\n]+)\*')
+_SPECIAL = re.compile(r'[][\\`*<>~^$@&]|(?<![^\W_])_|_(?![^\W_])')
+"""What Markdown may take for markup within a line; an underscore within a word it does not."""
+
+_ESCAPED = re.compile(r'\\([!-/:-@[-`{-~])')
+_PRIVATE = 0xE000
+"""Unicode gives no meaning to this character and those after it."""
+
+_HIDDEN = re.compile(f'[{chr(_PRIVATE + ord("!"))}-{chr(_PRIVATE + ord("~"))}]')
 _LATEX = str.maketrans({
     '\\': r'\textbackslash{}', '&': r'\&', '%': r'\%', '$': r'\$', '#': r'\#', '_': r'\_',
     '{': r'\{', '}': r'\}', '~': r'\textasciitilde{}', '^': r'\textasciicircum{}',
 })  # fmt: skip
+
+
+def plain(name: str) -> str:
+    """A name that somebody else chose, of a site for example, as a part of a text.
+
+    Whatever characters it has, the text shows them and does not take them for markup.
+    """
+    return _SPECIAL.sub(r'\\\g<0>', name)
 
 
 def write_boilerplate(files: Mapping[str, Path], text: str) -> None:
@@ -39,7 +55,8 @@ def write_boilerplate(files: Mapping[str, Path], text: str) -> None:
         By format: ``md``, ``html``, ``tex`` and ``bib``; the last two lie side by side.
     text : str
         Paragraphs, separated by blank lines, with citations ``[@key; @key]`` of the packaged
-        bibliography and ``*emphasis*``.
+        bibliography and ``*emphasis*``; a backslash takes the meaning from the character after it
+        (:func:`plain`).
     """
     for ending, path in files.items():
         write_atomically(path, FORMATTERS[ending](text))
@@ -52,7 +69,7 @@ def read_boilerplate(file: Path) -> str:
 
 def cited(text: str) -> list[str]:
     """Keys of the references that a text cites, in the order of their first mention."""
-    keys = (key for match in _CITATION.finditer(text) for key in _keys(match))
+    keys = (key for match in _CITATION.finditer(_hidden(text)) for key in _keys(match))
     return list(dict.fromkeys(keys))
 
 
@@ -88,8 +105,10 @@ def html_body(text: str) -> str:
         return f'({"; ".join(links)})' if links else match[0]
 
     paragraphs = (
-        _EMPHASIS.sub(r'<em>\1</em>', _CITATION.sub(link, html.escape(paragraph)))
-        for paragraph in _paragraphs(text)
+        _shown(
+            _EMPHASIS.sub(r'<em>\1</em>', _CITATION.sub(link, html.escape(hidden))), html.escape
+        )
+        for hidden in _paragraphs(_hidden(text))
     )
     items = '\n'.join(
         f'<li id="ref-{key}">{_LINK.sub(_quoted, line)}</li>'
@@ -107,7 +126,8 @@ def _quoted(link: re.Match[str]) -> str:
 
 def to_latex(text: str) -> str:
     """A document that cites ``CITATION.bib`` with natbib."""
-    body = '\n\n'.join(_latex_paragraph(paragraph) for paragraph in _paragraphs(text))
+    body = '\n\n'.join(_latex_paragraph(hidden) for hidden in _paragraphs(_hidden(text)))
+    body = _shown(body, lambda character: character.translate(_LATEX))
     notice = f'\\section*{{Copyright waiver}}\n\n{WAIVER}'
     # An empty bibliography is an error of LaTeX.
     listed = '\\bibliographystyle{apalike}\n\\bibliography{CITATION}\n\n' if cited(text) else ''
@@ -147,6 +167,16 @@ def _keys(match: re.Match[str]) -> list[str]:
     """Keys of a citation; none if one is unknown, as in a user's label in brackets."""
     keys = [key[1:] for key in match[1].split('; ')]
     return keys if all(key in bibliography().entries for key in keys) else []
+
+
+def _hidden(text: str) -> str:
+    """A text in which escaped characters are others, of no meaning, until :func:`_shown`."""
+    return _ESCAPED.sub(lambda match: chr(_PRIVATE + ord(match[1])), text)
+
+
+def _shown(text: str, form: Callable[[str], str]) -> str:
+    """A text with its escaped characters, each as a form writes it."""
+    return _HIDDEN.sub(lambda match: form(chr(ord(match[0]) - _PRIVATE)), text)
 
 
 def _cited_entries(text: str) -> BibliographyData:

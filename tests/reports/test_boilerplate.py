@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 from dataclasses import replace
+from html import escape
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -93,6 +94,31 @@ def test_labels_of_users_are_no_citations(label):
     for form in boilerplate.FORMATTERS.values():
         assert 'tustison' not in form(text).partition('## References')[2]
     assert boilerplate.cited(text) == []
+
+
+@pytest.mark.parametrize(
+    ('name', 'in_markdown'),
+    [
+        ('3T*new', r'3T\*new'),
+        ('_old_ site_A', r'\_old\_ site_A'),
+        ('<b> & [x](y) [@tustison2010]', r'\<b\> \& \[x\](y) \[\@tustison2010\]'),
+        (r'a\*b*', r'a\\\*b\*'),
+        ('`~^$|', r'\`\~\^\$|'),
+        ('Zürich 3T-1, (north)', 'Zürich 3T-1, (north)'),
+    ],
+)
+def test_names_show_as_they_are_whatever_characters_they_have(name, in_markdown):
+    settings, found = asked(target_site=name), find_model(None, None, ())
+    text = methods_text([], settings, found, extractions=(), sites=[f'{name}2'])
+    features = features_text(UsedModel(Path('m'), feature_models()['combat', ''], 'ab'), name)
+    for said in (text, features):
+        assert in_markdown in boilerplate.to_markdown(said)
+        assert 'tustison2010' not in boilerplate.cited(said)
+        page = boilerplate.to_html(said)
+        assert escape(name) in page
+        italics = set(re.findall('<em>(.+?)</em>', page.partition('<h3>')[0]))
+        assert italics <= {'ddae-app', 'Nipype', 'torch', 'numpy'}
+        assert name.translate(boilerplate._LATEX) in boilerplate.to_latex(said)
 
 
 def test_names_of_authors_survive():

@@ -20,6 +20,7 @@ from ddae_app.levels.features.inputs import FeatureInputs
 from ddae_app.levels.features.outputs import covariates_in_words, target_in_words
 from ddae_app.levels.features.used import UsedModel
 from ddae_app.methods.location_scale import SiteEffects
+from ddae_app.reports.boilerplate import plain
 from ddae_app.reports.features import FeatureFacts, FeaturesReport, Guard, write_features_page
 
 if TYPE_CHECKING:
@@ -206,18 +207,18 @@ def methods_text(used: UsedModel, target: str | None) -> str:
     )
     what = f'Regional features ({len(info.features)})'
     if info.maps:
-        what = f'Maps of {info.maps} ({len(info.features)} vertices of both hemispheres)'
+        what = f'Maps of {plain(info.maps)} ({len(info.features)} vertices of both hemispheres)'
     how = _ddae_in_words(info) if used.model.ddae else _combat_in_words(info)
     sites = len(used.fitted_sites)
     # What a model of an earlier version does not say is how many were at several sites.
     fitted = (
         f'{info.persons} people' if info.persons else f'{sum(info.rows[:sites])} rows of people'
     )
-    here = ', '.join(used.calibrated)
+    here = ', '.join(map(plain, used.calibrated))
     return (
         f'{what} were harmonized with {how}, {_protected(info)}{longitudinal}. All sites were '
-        f'brought to {target_in_words(target)}. '
-        f'The model {info.name} (SHA-256 {used.sha256[:16]}) was fitted to {fitted} of '
+        f'brought to {target_in_words(target and plain(target))}. '
+        f'The model {plain(info.name)} (SHA-256 {used.sha256[:16]}) was fitted to {fitted} of '
         f'{sites} sites.'
         + (f' The appearance of {here} was measured in the rows at hand.' if here else '')
         + (_places_in_words(info.maps) if used.model.ddae and info.maps else '')

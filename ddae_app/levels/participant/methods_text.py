@@ -17,7 +17,7 @@ from ddae_app.engine.inputs import derivative_roots, find_preprocessed, skull_st
 from ddae_app.levels.participant.others import MOST_RUNS
 from ddae_app.methods.ddae.info import DDAEInfo
 from ddae_app.methods.find import FoundModel
-from ddae_app.reports.boilerplate import read_boilerplate
+from ddae_app.reports.boilerplate import plain, read_boilerplate
 from ddae_app.settings import Settings
 from ddae_app.workflows.harmonize import harmonization_methods
 from ddae_app.workflows.preproc import preprocessing_methods
@@ -75,7 +75,8 @@ def methods_text(
         closing.insert(
             0,
             f'The target site was {_target(settings, model)}; the model was '
-            f'{model.info.name} (SHA-256 {model.sha256[:16]}){_of_networks(model)}{of_phantoms}.'
+            f'{plain(model.info.name)} (SHA-256 {model.sha256[:16]})'
+            f'{_of_networks(model)}{of_phantoms}.'
             + _of_unseen(set(sites) - set(model.info.source_sites), settings, model),
         )
     if settings.preproc.sloppy:
@@ -172,7 +173,8 @@ def _target(settings: Settings, model: FoundModel) -> str:
     """The target site; a site of the dataset may have the name of a packaged one."""
     site = settings.harmonize.target_site
     of_others = site in model.info.sites and site not in model.info.source_sites
-    return f'{site}, of reference scans that come with the program' if of_others else f'{site}'
+    of_program = ', of reference scans that come with the program' if of_others else ''
+    return f'{plain(str(site))}{of_program}'
 
 
 def _of_networks(model: FoundModel) -> str:
@@ -180,14 +182,14 @@ def _of_networks(model: FoundModel) -> str:
     if not isinstance(model.info, DDAEInfo) or not model.info.networks:
         return ''
     name = model.info.networks.rsplit(' ', 1)[0]
-    return f', whose networks are those of {name}, calibrated to its sites'
+    return f', whose networks are those of {plain(name)}, calibrated to its sites'
 
 
 def _of_unseen(sites: set[str | None], settings: Settings, model: FoundModel) -> str:
     """How sites that the model does not know were treated; it may know others of their names."""
     if not sites:
         return ''
-    named = _listed(sorted(site or 'a site that is not recorded' for site in sites))
+    named = _listed(sorted(plain(site or 'a site that is not recorded') for site in sites))
     adapted = settings.harmonize.unseen_site == 'adapt'
     scans = 'the scans of the site' if adapted else 'each scan alone'
     here = ' in this dataset' if sites.intersection(model.info.sites) else ''
