@@ -264,7 +264,8 @@ def add_training(parser: argparse.ArgumentParser) -> None:
         group,
         '--allow-few-scans',
         action='store_true',
-        help='train even if a site has fewer than ten participants',
+        help='train even if a site has fewer than ten participants, or also calibrate sites of '
+        'fewer than five',
     )
     add_flag(
         group,

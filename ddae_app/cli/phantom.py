@@ -12,13 +12,22 @@ from ddae_app.processes import StopRequest
 from ddae_app.settings import absolute
 
 
+class _Defaults(argparse.ArgumentDefaultsHelpFormatter):
+    """Help that tells the defaults of numbers; what is off or not given needs no such words."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        if action.default is None or action.default is False:
+            return action.help
+        return super()._get_help_string(action)
+
+
 def build_parser() -> argparse.ArgumentParser:
     """The command line of ``ddae-phantom``."""
     parser = argparse.ArgumentParser(
         prog='ddae-phantom',
         description='Write a BIDS dataset of simulated T1w scans of brains or whole heads from '
         'several sites, for tests and measurements of ddae-app with known truth.',
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=_Defaults,
     )
     add = parser.add_argument
     add('out', metavar='OUT', help='folder to create; it may exist if it is empty')

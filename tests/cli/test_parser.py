@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 
+from ddae_app.cli import phantom
 from ddae_app.cli.parser import build_parser
 from ddae_app.settings import flag_names, from_flat
 
@@ -190,3 +191,9 @@ def test_the_help_shows_hyphens_only(capsys):
     assert all(flag in text for flag in FLAGS)
     assert text.count('_label') == 1, 'they are not all said twice'
     assert '16 the input is' in ' '.join(text.split())
+
+
+def test_the_help_of_ddae_phantom_tells_the_defaults_of_numbers_alone():
+    text = ' '.join(phantom.build_parser().format_help().split())
+    assert '1 to 26 (default: 7)' in text and 'noise (default: 0)' in text
+    assert 'default: None' not in text and 'default: False' not in text
