@@ -334,6 +334,36 @@ def test_a_dry_run_tells_what_would_be_calibrated(study):
     assert not (study / 'dry').exists()
 
 
+def test_a_dry_run_takes_a_site_that_would_be_calibrated_as_the_target(study):
+    told = participant(study, 'dry', '--target-site', MANY, '--dry-run')
+    assert told.returncode == 0, told.stderr
+    states = [line.split('\t')[1:3] for line in told.stdout.splitlines()[1:]]
+    assert states == [['new', 'new']] * 7
+    nowhere = participant(study, 'dry', '--target-site', FEW, '--dry-run')
+    assert nowhere.returncode == 2 and f'{FEW!r} is no site that can be' in nowhere.stderr
+
+
+def test_a_dry_run_is_refused_where_the_calibration_would_be(study, reference, tmp_path):
+    """It used to list all scans, of which the run that followed did none."""
+    bids = shutil.copytree(study / 'bids', tmp_path / 'bids')
+    rows = ['participant_id\tsite\tage\tsex']
+    for number in range(1, 6):
+        scan = f'sub-C0{number}_T1w.nii.gz'
+        (bids / scan[:7] / 'anat').mkdir(parents=True)
+        (bids / scan[:7] / 'anat' / scan).symlink_to(bids / 'sub-A01/anat/sub-A01_T1w.nii.gz')
+        rows += [f'sub-A0{number}\t{MANY}\t3{number}\tM', f'{scan[:7]}\tOther\t3{number}\tF']
+    table, asked = bids / 'participants.tsv', ('--target-site', 'IXI', '--dry-run', *FLAGS)
+    table.write_text('\n'.join(rows))
+    told = run(bids, tmp_path / 'out', 'participant', *asked)
+    assert told.returncode == 2 and 'confounded with sex' in error_lines(told.stderr)[0]
+    table.write_text(table.read_text().replace('\t31\tM', '\t30-34\tM'))
+    told = run(bids, tmp_path / 'out', 'participant', *asked, '--allow-confounding')
+    assert told.returncode == 16 and 'a range is no single age' in error_lines(told.stderr)[0]
+    (reference / 'participants.tsv').write_text('participant_id\tage\nsub-A01\t30-34\n')
+    told = participant(study, 'dry', '--target-scans', reference, '--dry-run')
+    assert told.returncode == 16 and 'a range is no single age' in error_lines(told.stderr)[0]
+
+
 def test_a_job_that_is_killed_while_it_calibrates_is_followed_by_the_next(study, harmonized):
     asked = (
         study / 'bids', study / 'race', 'train', '-d', f'ddae-app={study / "out"}', *FLAGS,

@@ -248,10 +248,10 @@ def test_reports_only_takes_the_slices_that_are_there(bids_dir, tmp_path, said, 
     settings = from_flat(
         places | {'analysis_level': 'participant', 'reports_only': True, 'unseen_site': 'auto'}
     )
-    model = _model(settings, None)
+    model = _model(settings, None, ())
     assert model is not None and model.path.name == f'universal-{slices}.safetensors'
     asked = replace(settings.preproc, slices='all')
-    model = _model(replace(settings, preproc=asked), None)
+    model = _model(replace(settings, preproc=asked), None, ())
     assert model is not None and model.path.name == 'universal-all.safetensors'
 
 

@@ -44,7 +44,7 @@ from ddae_app.levels.participant.folder_models import (
 )
 from ddae_app.levels.train.alike import kinds_of, unlike_references
 from ddae_app.levels.train.command import train_command
-from ddae_app.levels.train.data import Prepared, participants_by_site, people, people_of
+from ddae_app.levels.train.data import Prepared, participants_by_site, people, people_of, to_learn
 from ddae_app.levels.train.level import calibrate
 from ddae_app.methods import registry
 from ddae_app.methods.compatibility import calibrates_first, fate_of_unknown
@@ -125,14 +125,15 @@ def _calibrate(settings: Settings, logs: RunFiles, sites: dict[str, int]) -> Sel
             '--unseen-site agnostic to harmonize each scan by itself'
         )
     counts = ', '.join(f'{site} {n}' for site, n in sites.items())
+    settings = replace(settings, train=replace(settings.train, preset=CALIBRATED))
     if settings.run.dry_run:
         log.info('the sites would be calibrated first (participants): %s', counts)
+        to_learn(settings, *select_all_scans(settings))  # refuses what the calibration would
         return None
     log.info('calibrating the sites first (participants): %s', counts)
-    train = replace(settings.train, preset=CALIBRATED)
     selected = select_scans(settings)
     try:
-        left_out = calibrate(replace(settings, train=train), logs, selected)
+        left_out = calibrate(settings, logs, selected)
     except NotCalibratedError as e:
         log.warning(
             '%s; each scan is %s', e.problem, fate_of_unknown(settings.harmonize.unseen_site)
@@ -190,6 +191,7 @@ def _with_target_scans(
         tell_what_changed(model, *reference_scans, layout_of(reference, model.info.protocol))
     elif settings.run.dry_run:
         log.info('%s would be calibrated as the target site %s', folder, target)
+        to_learn(reference, *reference_scans)
     elif not only_texts:
         log.info('calibrating the scans of %s as the target site %s', folder, target)
         # By it the folder is known for ours, where this run is interrupted.

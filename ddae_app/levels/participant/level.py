@@ -99,9 +99,9 @@ def run_participant(
     DdaeError
         Something is wrong that concerns every scan.
     """
-    model = _model(settings, default_model)
     # In a dry run, they are not there yet.
     coming = sites_to_calibrate(settings, default_model) if settings.run.dry_run else {}
+    model = _model(settings, default_model, coming)
     if model:
         policy = unseen_site_policy(model.info, settings.harmonize.unseen_site)
         settings = replace(settings, harmonize=replace(settings.harmonize, unseen_site=policy))
@@ -371,7 +371,7 @@ def _harmonized_slices(output_dir: Path) -> str | None:
     return ('medial' if len(indices) == 1 else 'all') if isinstance(indices, list) else None
 
 
-def _model(settings: Settings, default: Path | None) -> FoundModel | None:
+def _model(settings: Settings, default: Path | None, coming: Collection[str]) -> FoundModel | None:
     """The model of the run, if it fits what is asked of it; None to stop after preprocessing."""
     asked = settings.harmonize
     if asked.stage == 'preproc':
@@ -389,7 +389,8 @@ def _model(settings: Settings, default: Path | None) -> FoundModel | None:
     if model.path in Layout(settings.output_dir).models():
         for line in doubts_of(model, dataset_name(settings.bids_dir)):
             log.warning('%s', line)
-    if not settings.run.reports_only:  # pages say what each scan was harmonized to
+    # Pages say what each scan was harmonized to.
+    if not (settings.run.reports_only or asked.target_site in coming):
         target = check_target(model.info, asked.target_site)
         if not asked.target_scans:
             log.info('target site: %s', model.describe_site(target))

@@ -112,13 +112,7 @@ def prepare(
         A scan failed, and the run is to stop then.
     """
     scans, cohort = selected or select_scans(settings)
-    check_sites_known(settings, cohort)
-    check_understood(cohort, scans)
-    failures = of_no_site(scans, cohort)
-    usable = [scan for scan in scans if scan not in failures]
-    # Hours of preprocessing later it would be refused as well.
-    usable = to_use(usable, cohort, settings, failures)
-    check_cohort(people_of(usable, cohort), settings)
+    usable, failures = to_learn(settings, scans, cohort)
     write_description(
         settings.output_dir, settings.bids_dir, derivatives(settings), settings.run.container
     )
@@ -154,6 +148,29 @@ def prepare(
         slices = {site: n * data.depth for site, n in Counter(data.sites).items()}
         log.info('training slices: %s', _listed(slices))
     return replace(prepared, warnings=warnings)
+
+
+def to_learn(
+    settings: Settings, scans: Sequence[Scan], cohort: Cohort
+) -> tuple[list[Scan], dict[Scan, str]]:
+    """The scans that a model is to be made of, and why others are left out, before any work.
+
+    Hours of preprocessing later, what is wrong with them would be refused as well.
+
+    Raises
+    ------
+    UsageError
+        Nothing names the sites, or the cohort is not suitable and that was not allowed.
+    InvalidBIDSError
+        The tables say of a scan what is not understood.
+    """
+    check_sites_known(settings, cohort)
+    check_understood(cohort, scans)
+    failures = of_no_site(scans, cohort)
+    usable = [scan for scan in scans if scan not in failures]
+    usable = to_use(usable, cohort, settings, failures)
+    check_cohort(people_of(usable, cohort), settings)
+    return usable, failures
 
 
 def _listed(counts: Mapping[str, int]) -> str:
