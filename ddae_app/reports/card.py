@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from ddae_app.reports.boilerplate import plain
+
 
 @dataclass(frozen=True)
 class SiteFacts:
@@ -80,8 +82,13 @@ def format_card(card: ModelCard) -> str:
             '**This model was made from simulated scans. It is not suitable for real ones.**',
             '',
         ]
-    lines += [f'> {warning}' for warning in card.warnings] + [''] * bool(card.warnings)
-    lines += ['## Data', '', f'Dataset: {card.dataset}. License: {card.license}.', '']
+    lines += [f'> {plain(warning)}' for warning in card.warnings] + [''] * bool(card.warnings)
+    lines += [
+        '## Data',
+        '',
+        f'Dataset: {plain(card.dataset)}. License: {plain(card.license)}.',
+        '',
+    ]
     lines += ['| site | participants | held out | slices | age, years | female |']
     lines += ['| --- | --- | --- | --- | --- | --- |']
     for site in card.sites:
@@ -90,12 +97,14 @@ def format_card(card: ModelCard) -> str:
         )
         female = 'n/a' if site.female != site.female else f'{site.female:.0%}'
         row = (site.name, site.subjects, site.held_out, site.slices, age, female)
-        lines.append(f'| {" | ".join(str(value).replace("|", " ") for value in row)} |')
+        lines.append(f'| {" | ".join(plain(str(value)).replace("|", " ") for value in row)} |')
     for title, facts in (
         ('Training', card.training),
         ('Performance on held-out participants', card.figures),
     ):
         lines += ['', f'## {title}', '']
-        lines += [f'- {name}: {value}' for name, value in facts.items()] or ['- None.']
+        lines += [f'- {plain(name)}: {plain(value)}' for name, value in facts.items()] or [
+            '- None.'
+        ]
     lines += ['', '## Limits', '', *(f'- {limit}' for limit in LIMITS), '']
     return '\n'.join(lines)

@@ -310,6 +310,7 @@ def format_features_card(
     what : str
         What is mapped on which mesh; empty of a table.
     """
+    plain = boilerplate.plain
     columns = list(sites[0])
     table = [columns, ['---'] * len(columns), *([row[c] for c in columns] for row in sites)]
     lines = [
@@ -317,13 +318,13 @@ def format_features_card(
         '',
         f'{method}, of {what or "a table of features"}, as ddae-app fits it.',
         '',
-        *(f'> {warning}' for warning in warnings),
+        *(f'> {plain(warning)}' for warning in warnings),
         *[''] * bool(warnings),
         '## Data',
         '',
-        *(f'| {" | ".join(cell.replace("|", " ") for cell in row)} |' for row in table),
+        *(f'| {" | ".join(plain(cell).replace("|", " ") for cell in row)} |' for row in table),
         '',
-        *(f'- {what}: {value}' for what, value in facts.items()),
+        *(f'- {what}: {plain(value)}' for what, value in facts.items()),
         '',
         '## Limits',
         '',
