@@ -14,7 +14,8 @@ Every scan gets these measures, in `sub-*/sub-*_scans.tsv`, on the page of its p
 - Look at a scan of which a value is *marked as unusual*, here and on its page, before you use
   it.
 - Compare measures without such a limit with those of the other scans, best of the same site.
-- Below a `registration_correlation` of 0.33, a scan is refused: it is not harmonized.
+- Below a `registration_correlation` of 0.33, or with a `scale_min` or `scale_max` outside 0.7 to
+  1.6, a scan is refused: it is not harmonized.
 - `snr_gray` and `snr_white` are defined as in MRIQC, and so is `cjv`. The tissues are the two
   brighter of three Gaussians that make up the histogram.
 - `csf_share_change` and the like are those of three classes of intensity, of slices before and
