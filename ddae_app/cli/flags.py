@@ -128,9 +128,9 @@ def add_preprocessing(parser: argparse.ArgumentParser) -> None:
         group,
         '--template',
         metavar='NAME',
-        help='standard space: MNI152NLin2009aSym, which is packaged, or MNI152NLin2009cAsym, '
-        'which is read from TEMPLATEFLOW_HOME (default: the template of the model; '
-        'MNI152NLin2009aSym without a model)',
+        help='standard space: MNI152NLin2009aSym, which is packaged, or, for a network of your '
+        'own that is trained with it, MNI152NLin2009cAsym, which is read from TEMPLATEFLOW_HOME '
+        '(default: the template of the model; MNI152NLin2009aSym without a model)',
     )
     add_flag(
         group,

@@ -87,7 +87,7 @@ def add_behavior(parser: argparse.ArgumentParser) -> None:
         '--dry-run',
         action='store_true',
         help='list on standard output what would be done for each scan and why (for example new, '
-        'changed, incomplete, done), without writing any output',
+        'changed, incomplete, done), without writing any output; not at the group level',
     )
     add_flag(group, '--boilerplate-only', action='store_true', help='write only the methods text')
     add_flag(
