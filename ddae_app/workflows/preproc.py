@@ -140,7 +140,9 @@ def _extract_brain(
     if method == 'hd-bet':
         interface.inputs.trait_set(weights=str(extraction.file), weights_sha256=extraction.sha256)
     elif method == 'mask':
-        interface.inputs.trait_set(given=str(extraction.file), given_sha256=extraction.sha256)
+        # Without a digest it cannot be read, as the step will say.
+        digest = {'given_sha256': extraction.sha256} if extraction.sha256 else {}
+        interface.inputs.trait_set(given=str(extraction.file), **digest)
     elif method == 'template':
         interface.inputs.trait_set(
             brain=str(template.brain),
