@@ -234,21 +234,8 @@ def given_mask(image: nib.Nifti1Image, path: Path) -> np.ndarray:
         The file is not readable, not 3D, no mask, has no orientation, does not lie where the scan
         lies, has no plausible brain volume, or covers what is background in the scan.
     """
-    try:
-        loaded: Any = nib.load(path)
-        data = np.asanyarray(loaded.dataobj)
-    except volumes.DAMAGED as e:
-        raise ImageError(f'{path}: the brain mask is not a readable image ({e})') from e
-    if data.ndim < 3 or min(data.shape[:3]) < 2 or math.prod(data.shape[3:]) != 1:
-        raise ImageError(f'{path}: the brain mask has shape {data.shape}; expected one 3D volume')
-    if data.dtype.kind not in 'biuf':
-        raise ImageError(f'{path}: the brain mask has data of {data.dtype}; expected numbers')
-    if not (volumes.is_oriented(loaded) and abs(np.linalg.det(loaded.affine)) > 0):
-        raise ImageError(
-            f'{path}: the header of the brain mask does not say where it lies (qform_code and '
-            'sform_code are 0, or the affine is); copy the orientation of the scan into it'
-        )
-    inside = _inside(path, data.reshape(data.shape[:3]))
+    loaded, data = _read_mask(path)
+    inside = _inside(path, data)
     there = nib.as_closest_canonical(nib.Nifti1Image(inside.astype(np.uint8), loaded.affine))
     voxels = np.linalg.inv(there.affine) @ image.affine
     on_scan = ndimage.affine_transform(
@@ -275,6 +262,35 @@ def given_mask(image: nib.Nifti1Image, path: Path) -> np.ndarray:
             'brain. Choose another with --brain-mask-filter, or leave out the dataset after -d'
         )
     return whole
+
+
+def _read_mask(path: Path) -> tuple[nib.spatialimages.SpatialImage, np.ndarray]:
+    """A brain mask of the user, and its values in three dimensions."""
+    try:
+        loaded: Any = nib.load(path)
+        shape = loaded.shape
+        if len(shape) < 3 or min(shape[:3]) < 2 or math.prod(shape[3:]) != 1:
+            raise ImageError(f'{path}: the brain mask has shape {shape}; expected one 3D volume')
+        if math.prod(shape) > volumes.MAX_VOXELS:
+            raise ImageError(
+                f'{path}: the header of the brain mask claims {shape} voxels; expected at most '
+                '1024 x 1024 x 1024'
+            )
+        data = np.asanyarray(loaded.dataobj).reshape(shape[:3])
+    except volumes.DAMAGED as e:
+        raise ImageError(
+            f'{path}: the brain mask is not a readable image ({volumes.reason(e)}); copy it '
+            'again, or make it anew'
+        ) from e
+    if data.dtype.kind not in 'biuf':
+        raise ImageError(f'{path}: the brain mask has data of {data.dtype}; expected numbers')
+    if not (volumes.is_oriented(loaded) and volumes.spans_space(loaded.affine)):
+        raise ImageError(
+            f'{path}: the header of the brain mask does not say where it lies (qform_code and '
+            'sform_code are 0, or the affine matrix is not invertible); copy the orientation of '
+            'the scan into it'
+        )
+    return loaded, data
 
 
 def _inside(path: Path, data: np.ndarray) -> np.ndarray:

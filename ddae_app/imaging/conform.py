@@ -6,7 +6,6 @@ import gzip
 import hashlib
 import io
 import math
-import zlib
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +16,6 @@ from ddae_app.errors import ImageError
 from ddae_app.files import digest_of
 from ddae_app.imaging import volumes
 
-MAX_VOXELS = 1024**3
-"""An image whose header claims more voxels is refused before memory is allocated."""
-
 VOXEL_SIZE_MM = (0.1, 10.0)
 """Smallest and largest plausible voxel size of a head scan."""
 
@@ -28,17 +24,6 @@ MIN_EXTENT_MM = 80.0
 
 MAX_NEGATIVE_FRACTION = 0.01
 """Resampling leaves a few small negative values; a larger share means normalized intensities."""
-
-UNREADABLE = (
-    nib.filebasedimages.ImageFileError,
-    nib.spatialimages.HeaderDataError,
-    EOFError,
-    OSError,
-    ValueError,  # from a header whose fields are not numbers
-    OverflowError,
-    zlib.error,
-)
-"""What a file raises that is no image, or a damaged one."""
 
 
 def load_t1w(path: Path, sha256: str | None = None) -> nib.Nifti1Image:
@@ -86,7 +71,7 @@ def read_nifti(path: Path, sha256: str | None = None) -> nib.spatialimages.Spati
         raise ImageError(
             f'{path}: no such file; is it a broken link, or data that was not fetched?'
         ) from None
-    except UNREADABLE as e:
+    except volumes.DAMAGED as e:
         raise ImageError(f'{path}: not a readable NIfTI image ({_first_line(e)})') from e
     raise ImageError(f'{path}: not a readable NIfTI image (it has no NIfTI header)')
 
@@ -100,7 +85,7 @@ def count_voxels(path: Path) -> int:
             if kind.may_contain_header(start):
                 header = kind(start[: kind.sizeof_hdr], check=False)
                 return max(0, math.prod(map(int, header.get_data_shape())))
-    except UNREADABLE:
+    except volumes.DAMAGED:
         pass
     return 0
 
@@ -134,7 +119,7 @@ def checked_t1w(path: Path, image: nib.spatialimages.SpatialImage) -> nib.Nifti1
         stream: Any = image.file_map['image'].fileobj
         while stream.read(2**20):
             pass
-    except (OSError, EOFError, ValueError, TypeError, OverflowError, zlib.error) as e:
+    except volumes.DAMAGED as e:
         raise ImageError(
             f'{path}: the image data cannot be read ({_first_line(e)}); '
             'is the file truncated or damaged?'
@@ -191,7 +176,7 @@ def _checked_shape(path: Path, image: nib.spatialimages.SpatialImage) -> tuple[i
             f'{path}: image has shape {image.shape}; expected one 3D volume. '
             'Exclude the file with --bids-filter-file, or extract one volume'
         )
-    if np.prod(shape, dtype=float) > MAX_VOXELS:
+    if np.prod(shape, dtype=float) > volumes.MAX_VOXELS:
         raise ImageError(
             f'{path}: header claims {shape} voxels; expected at most 1024 x 1024 x 1024'
         )
@@ -215,7 +200,7 @@ def _check_affine(path: Path, image: nib.spatialimages.SpatialImage) -> None:
         raise ImageError(
             f'{path}: voxel size {_mm(zooms)} mm; expected {low} to {high} mm (is the unit mm?)'
         )
-    if not (np.isfinite(affine).all() and abs(np.linalg.det(affine[:3, :3] / zooms)) > 1e-3):
+    if not volumes.spans_space(affine):
         raise ImageError(f'{path}: the affine matrix is not invertible; repair the header')
     extent = zooms * image.shape[:3]
     if extent.min() < MIN_EXTENT_MM:

@@ -141,7 +141,7 @@ def _at_working_resolution(path: Path, interpolation: str) -> nib.Nifti1Image:
         data = np.asarray(loaded.dataobj, dtype=np.float32)
     except volumes.DAMAGED as e:
         raise TemplateError(
-            f'{path}: not a readable image ({e}); download it again with '
+            f'{path}: not a readable image ({volumes.reason(e)}); download it again with '
             '"ddae-app-fetch templates"'
         ) from e
     source = nib.Nifti1Image(data, loaded.affine)

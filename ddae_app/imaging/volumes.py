@@ -19,15 +19,27 @@ SHEAR_VOXELS = 0.1
 MNI_CODE = 4
 """NIfTI code of coordinates in MNI152 space."""
 
+MAX_VOXELS = 1024**3
+"""An image whose header claims more voxels is refused before memory is allocated."""
+
 DAMAGED = (
     OSError,
     EOFError,
     ValueError,
+    TypeError,
+    KeyError,  # from a type of data that the format does not have
+    OverflowError,
     zlib.error,
     nib.filebasedimages.ImageFileError,
     nib.spatialimages.HeaderDataError,
+    nib.freesurfer.mghformat.MGHError,
 )
 """What nibabel raises on files that are truncated, overwritten or not images."""
+
+
+def reason(error: BaseException) -> str:
+    """What an error of nibabel says, in one line."""
+    return ' '.join(str(error).split()) or type(error).__name__
 
 
 def straight(affine: np.ndarray) -> np.ndarray:
@@ -56,6 +68,20 @@ def is_oriented(image: nib.spatialimages.SpatialImage) -> bool:
     return not isinstance(header, nib.Nifti1Header) or any(header[code] for code in codes)
 
 
+def spans_space(affine: np.ndarray) -> bool:
+    """Whether the axes of an image have a length and lead in three directions.
+
+    Parameters
+    ----------
+    affine : np.ndarray, shape (4, 4)
+        Voxel index to mm.
+    """
+    if not np.isfinite(affine).all():
+        return False
+    sizes = nib.affines.voxel_sizes(affine)
+    return bool(sizes.min() > 0 and abs(np.linalg.det(affine[:3, :3] / sizes)) > 1e-3)
+
+
 def read(path: Path | str) -> nib.Nifti1Image:
     """Read an image that an earlier step wrote, with its data in memory.
 
@@ -68,7 +94,7 @@ def read(path: Path | str) -> nib.Nifti1Image:
         image: Any = nib.load(path)
         return nib.Nifti1Image(np.asanyarray(image.dataobj), image.affine)
     except DAMAGED as e:
-        raise ImageError(f'{path}: not readable ({e}); run the preprocessing again') from e
+        raise ImageError(f'{path}: not readable ({reason(e)}); run the preprocessing again') from e
 
 
 def write(path: Path | str, data: np.ndarray, affine: np.ndarray) -> None:

@@ -88,8 +88,8 @@ def failure(kind: Kind, parts: tuple[bytes, ...], folder: Path) -> str | None:
         with limited(SECONDS):
             kind.read(parts, here)
     except DdaeError as e:
-        if not str(e).strip():
-            return 'refused without a message'
+        if not str(e).strip() or '\n' in str(e):
+            return f'expected a message of one line, found {str(e)!r}'
     except Exception:
         return traceback.format_exc()
     finally:

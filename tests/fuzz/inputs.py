@@ -25,6 +25,7 @@ from ddae_app.bids.understood import facts, warnings
 from ddae_app.cli.main import resolve
 from ddae_app.cli.parser import build_parser
 from ddae_app.engine.inputs import space_of
+from ddae_app.imaging.brain import given_mask
 from ddae_app.imaging.conform import conform, load_t1w
 from ddae_app.levels.group.level import quality_of_all
 from ddae_app.levels.participant.results import Results, write_results
@@ -63,6 +64,29 @@ def nifti(folder: Path) -> Kind:
 
     image = nib.Nifti1Image(data, np.diag([5.0, 5.0, 5.0, 1.0]))
     return Kind((image.to_bytes(),), read, 348)
+
+
+def brain_mask(folder: Path) -> Kind:
+    """A brain mask of the user."""
+    return _mask(nib.Nifti1Image, 'mask.nii', 352)
+
+
+def surfer_mask(folder: Path) -> Kind:
+    """A brain mask of FreeSurfer."""
+    return _mask(nib.MGHImage, 'mask.mgh', 284)
+
+
+def _mask(kind: type, name: str, header: int) -> Kind:
+    ball = np.linalg.norm(np.indices((24, 24, 24)) - 11.5, axis=0) < 9
+    affine = np.diag([6.0, 6.0, 6.0, 1.0])
+    scan = nib.Nifti1Image(500 * ball.astype(np.float32), affine)
+
+    def read(parts: tuple[bytes, ...], path: Path) -> object:
+        file = path / name
+        file.write_bytes(parts[0])
+        return given_mask(scan, file)
+
+    return Kind((kind(ball.astype(np.uint8), affine).to_bytes(),), read, header)
 
 
 def table(folder: Path) -> Kind:
@@ -174,4 +198,9 @@ def arguments(folder: Path) -> Kind:
     return Kind(tuple(word.encode() for word in words), read)
 
 
-KINDS = {f.__name__: f for f in (nifti, table, filters, results, settings, bundle, arguments)}
+KINDS = {
+    f.__name__: f
+    for f in (
+        nifti, brain_mask, surfer_mask, table, filters, results, settings, bundle, arguments,
+    )
+}  # fmt: skip

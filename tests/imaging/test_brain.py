@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gzip
 import shutil
 from pathlib import Path
 
@@ -290,6 +291,25 @@ def test_a_given_mask_that_is_no_mask_is_refused(tmp_path):
     four = np.stack([mask, mask], axis=3)
     with pytest.raises(ImageError, match='expected one 3D volume'):
         given_mask(head, saved_mask(tmp_path / 'four.nii', four, head.affine))
+
+
+def test_a_given_mask_that_is_cut_short_is_refused_in_one_line(tmp_path):
+    """Nibabel says it in two, of which the log shows the first."""
+    head, mask = in_a_head(brain_on(4, 4, 4))
+    path = saved_mask(tmp_path / 'mask.nii.gz', mask, head.affine)
+    path.write_bytes(gzip.compress(gzip.decompress(path.read_bytes())[:-100]))
+    with pytest.raises(ImageError, match='not a readable image.*copy it again') as error:
+        given_mask(head, path)
+    assert '\n' not in str(error.value)
+
+
+def test_a_given_mask_that_claims_too_much_costs_nothing(tmp_path):
+    header = nib.Nifti1Image(np.ones((4, 4, 4), np.uint8), np.diag([4.0, 4, 4, 1])).header
+    header.set_data_shape((20000, 20000, 20000))
+    header['vox_offset'], header['magic'] = 352, b'n+1'
+    (tmp_path / 'mask.nii.gz').write_bytes(gzip.compress(header.binaryblock + bytes(4)))
+    with pytest.raises(ImageError, match='claims .* voxels; expected at most 1024'):
+        given_mask(brain_on(4, 4, 4), tmp_path / 'mask.nii.gz')
 
 
 def test_a_given_mask_of_no_brain_is_named(tmp_path):
