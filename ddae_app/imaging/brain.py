@@ -238,8 +238,10 @@ def given_mask(image: nib.Nifti1Image, path: Path) -> np.ndarray:
     inside = _inside(path, data)
     there = nib.as_closest_canonical(nib.Nifti1Image(inside.astype(np.uint8), loaded.affine))
     voxels = np.linalg.inv(there.affine) @ image.affine
+    # In this mode, voxels reach as far as their edges, and not only to the centers of the last.
+    nearest: Any = {'order': 0, 'mode': 'grid-constant'}
     on_scan = ndimage.affine_transform(
-        np.asarray(there.dataobj), voxels, output_shape=image.shape, order=0
+        np.asarray(there.dataobj), voxels, output_shape=image.shape, **nearest
     )
     before, after = volume_ml(inside, loaded.affine), volume_ml(on_scan > 0, image.affine)
     if after < 0.98 * before:

@@ -266,6 +266,17 @@ def test_a_given_mask_on_other_voxels_lies_where_its_millimeters_are(tmp_path):
     assert dice(given_mask(head, tmp_path / 'brainmask.mgz'), mask) > 0.99
 
 
+def test_a_given_mask_is_whole_at_the_edge_of_the_scan(tmp_path):
+    """Of an oblique scan, rounding puts voxels of the edge a little outside of the mask."""
+    data = np.full((28, 34, 26), 500, np.float32)
+    turn = nib.eulerangles.euler2mat(0.13, -0.07, 0.11)
+    affine = nib.affines.from_matvec(4 * turn, [-61.3, -80.7, -50.9])
+    mask = np.ones(data.shape, bool)
+    path = saved_mask(tmp_path / 'mask.nii.gz', mask, affine)
+    scan = nib.Nifti1Image(data, nib.load(path).affine)
+    np.testing.assert_array_equal(given_mask(scan, path), mask)
+
+
 @pytest.mark.parametrize(
     ('shift', 'word'), [(60, 'background of the scan'), (400, 'field of view')]
 )
