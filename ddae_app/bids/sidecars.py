@@ -129,13 +129,9 @@ def native(raw: str, sources: Sequence[str], harmonized: Metadata) -> Metadata:
     }
 
 
-def site_effect(harmonized: Metadata, before: str) -> Metadata:
-    """Sidecar of the difference, from that of the harmonized image; `before` is a BIDS URI."""
-    return {
-        **harmonized,
-        'Description': DESCRIPTIONS['siteeffect'],
-        'Sources': [before, *harmonized['Sources']],
-    }
+def site_effect(harmonized: Metadata) -> Metadata:
+    """Sidecar of the difference, from that of the harmonized image, which has the same sources."""
+    return {**harmonized, 'Description': DESCRIPTIONS['siteeffect']}
 
 
 def harmonization(

@@ -163,7 +163,7 @@ provenance
         (plot_harmonization, ds_histogram, [('histogram', 'in_file')]),
     ])  # fmt: skip
     if site_effect:
-        effect = site_effect_of(rendered, layout.uri(before))
+        effect = site_effect_of(rendered)
         ds_difference = sinks.add('ds_difference', layout.image('effect', scan), effect)
         workflow.connect([
             (inputnode, ds_difference, [('difference', 'in_file')]),
@@ -175,7 +175,7 @@ provenance
         whole = native(raw, [layout.uri(after), transform], metadata)
         written = {'native': (layout.image('native', scan), whole)}
         if site_effect:
-            effect = site_effect_of(whole, raw)
+            effect = site_effect_of(whole)
             written['native_difference'] = layout.image('native_effect', scan), effect
         _add_native(workflow, sinks, written)
     sinks.connect(workflow)

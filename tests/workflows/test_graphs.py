@@ -138,6 +138,18 @@ def test_whole_scans_are_brought_back_and_differences_written_on_request(build):
     assert sinks(slices='all', site_effect=True) == both
 
 
+def test_a_difference_has_each_source_of_the_harmonized_image_once(build):
+    workflow = build(slices='all', site_effect=True)
+    for sink, of in (('ds_difference', 'ds_harmonized'), ('ds_native_difference', 'ds_native')):
+        metadata, harmonized = (
+            workflow.get_node(f'sub_01_run_1_wf.harmonize_derivatives_wf.{name}').inputs.metadata
+            for name in (sink, of)
+        )
+        assert metadata['Sources'] == harmonized['Sources']
+        assert len(set(metadata['Sources'])) == len(metadata['Sources'])
+        assert 'added' in metadata['Description']
+
+
 def test_networks_queue_for_the_gpu_only_where_there_is_one(build):
     for device, skull_strip, expected in (
         ('cpu', 'hd-bet', False), ('cuda:0', 'hd-bet', True), ('cuda:0', 'deepbet', True),
