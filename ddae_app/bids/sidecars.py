@@ -84,12 +84,12 @@ def preproc(space: Space, sources: Sequence[str], extraction: Extraction) -> Met
     }
 
 
-def mask(space: Space, source: str) -> Metadata:
-    """Sidecar of the brain mask."""
+def mask(space: Space, sources: Sequence[str]) -> Metadata:
+    """Sidecar of the brain mask, which has the same sources as the preprocessed image."""
     return {
         'Description': DESCRIPTIONS['brain'],
         'Type': 'Brain',
-        'Sources': [source],
+        'Sources': [*sources],
         **space.metadata(),
     }
 

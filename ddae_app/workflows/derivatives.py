@@ -63,7 +63,7 @@ def init_preproc_derivatives_wf(
     metadata = preproc(space, sources, extraction)
     sinks = _Sinks(image, record, [layout.image('harmonized', scan)])
     ds_preproc = sinks.last('ds_preproc', metadata)
-    ds_mask = sinks.add('ds_mask', layout.image('mask', scan), mask(space, layout.uri(image)))
+    ds_mask = sinks.add('ds_mask', layout.image('mask', scan), mask(space, sources))
     ds_xfm = sinks.add('ds_xfm', layout.transform(scan))
     ds_registration = sinks.add('ds_registration', layout.figure(scan, 'registration'))
     ds_brain = sinks.add('ds_brain', layout.figure(scan, 'brain'))

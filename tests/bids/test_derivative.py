@@ -300,7 +300,7 @@ def test_the_official_validator_has_no_complaint(
     raw = sidecars.raw_uri(one, bids_dir)
     for path, metadata in (
         (preproc, sidecars.preproc(SPACE, [raw], Extraction('hd-bet', None, 'abc'))),
-        (brain, sidecars.mask(SPACE, layout.uri(preproc))),
+        (brain, sidecars.mask(SPACE, [raw])),
         (slices, sidecars.slices(SPACE, layout.uri(preproc))),
         (harmonized, sidecars.slices(SPACE, layout.uri(slices), harmonized=facts)),
     ):

@@ -121,6 +121,15 @@ def test_what_was_made_of_an_earlier_image_no_longer_counts(build):
     assert descs == ['preproc_T1w.json', 'harmonized_T1w.json']
 
 
+def test_a_brain_mask_is_made_from_the_scan(build):
+    """And not from the preprocessed image, which is made with it."""
+    nodes = (
+        build(harmonize=False).get_node(f'sub_01_run_1_wf.preproc_derivatives_wf.{name}')
+        for name in ('ds_mask', 'ds_preproc')
+    )
+    assert [node.inputs.metadata['Sources'] for node in nodes] == [['bids:raw:x']] * 2
+
+
 def test_stages(build):
     assert 'harmonize' not in steps(build(harmonize=False))
     later = steps(build(preproc=False))
