@@ -71,8 +71,7 @@ def load_template(name: str, templateflow_home: Path | None) -> Template:
         raise TemplateError(f'template {name!r} is unknown; expected {" or ".join(TEMPLATES)}')
     if templateflow_home is None:
         raise TemplateError(f'no TemplateFlow folder for {name}; set TEMPLATEFLOW_HOME')
-    head_path = _find(templateflow_home, name, 'T1w')
-    mask_path = _find(templateflow_home, name, 'desc-brain_mask')
+    head_path, mask_path = _find(templateflow_home, name)
     head = _at_working_resolution(head_path, 'continuous')
     mask = _at_working_resolution(mask_path, 'nearest')
     return _template(name, head, mask)
@@ -121,17 +120,22 @@ def first_fetched(paths: Sequence[Path]) -> Path | None:
     return None
 
 
-def _find(home: Path, name: str, what: str) -> Path:
-    wanted = [
-        home / f'tpl-{name}' / f'tpl-{name}_res-{resolution}_{what}.nii.gz'
-        for resolution in ('02', '2', '01', '1')  # labels are written with and without the 0
-    ]
-    if path := first_fetched(wanted):
-        return path
+def _find(home: Path, name: str) -> tuple[Path, Path]:
+    """Head and brain mask of a template, of one resolution: those of two are on other voxels."""
+    missing = []
+    for labels in (('02', '2'), ('01', '1')):  # which are written with and without the 0
+        wanted = [
+            [home / f'tpl-{name}' / f'tpl-{name}_res-{label}_{what}.nii.gz' for label in labels]
+            for what in ('T1w', 'desc-brain_mask')
+        ]
+        head, mask = (first_fetched(paths) for paths in wanted)
+        if head and mask:
+            return head, mask
+        missing.append(wanted[1 if head else 0][0])
     raise TemplateError(
-        f'{wanted[0]}: no such file (nor res-01); run "ddae-app-fetch templates" on a machine '
-        'with network access, set TEMPLATEFLOW_HOME to a folder that contains it, or use '
-        '--template MNI152NLin2009aSym, which is packaged'
+        f'{missing[0]}: no such file (nor both images of res-01); run "ddae-app-fetch templates" '
+        'on a machine with network access, set TEMPLATEFLOW_HOME to a folder that contains it, '
+        'or use --template MNI152NLin2009aSym, which is packaged'
     )
 
 

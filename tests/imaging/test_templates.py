@@ -121,6 +121,22 @@ def test_empty_file_does_not_hide_another_resolution(tmp_path):
     assert load_template(NAME, home).head.shape == (40, 44, 42)
 
 
+@pytest.mark.parametrize('missing', ['T1w', 'desc-brain_mask'])
+def test_head_and_mask_are_of_one_resolution(tmp_path, missing):
+    """Those of two resolutions are on other voxels, moved by a half of one, or of other shapes."""
+    home = write_home(tmp_path, '02')
+    fine = write_home(tmp_path / 'other', '01', AFFINE @ np.diag([0.5, 0.5, 0.5, 1]), (70, 80, 60))
+    for path in (fine / f'tpl-{NAME}').iterdir():
+        shutil.copy(path, home / f'tpl-{NAME}')
+    (home / f'tpl-{NAME}' / f'tpl-{NAME}_res-02_{missing}.nii.gz').unlink()
+    template, whole = load_template(NAME, home), load_template(NAME, fine)
+    for found, expected in ((template.head, whole.head), (template.mask, whole.mask)):
+        np.testing.assert_array_equal(np.asarray(found.dataobj), np.asarray(expected.dataobj))
+    (home / f'tpl-{NAME}' / f'tpl-{NAME}_res-01_{missing}.nii.gz').unlink()
+    with pytest.raises(TemplateError, match=f'res-02_{missing}.nii.gz: no such file'):
+        load_template(NAME, home)
+
+
 @pytest.mark.parametrize('home', [None, 'nowhere'])
 def test_no_home(tmp_path, home):
     with pytest.raises(TemplateError, match='TEMPLATEFLOW_HOME'):
