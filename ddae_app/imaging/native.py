@@ -142,10 +142,10 @@ def write_changed(
 ) -> np.ndarray:
     """Write a scan with a change added to its intensities and an unchanged header.
 
-    Voxels that do not change are stored as before, to the bit. Changed voxels are rounded if the
-    scan is stored as integers. None becomes darker than the darkest voxel above 0 that the scan
-    has: below that, brain would be background, and below 0 it would be nothing that a scanner
-    writes.
+    The header is copied as it is, comments in it included. Voxels that do not change are stored as
+    before, to the bit. Changed voxels are rounded if the scan is stored as integers. None becomes
+    darker than the darkest voxel above 0 that the scan has: below that, brain would be background,
+    and below 0 it would be nothing that a scanner writes.
 
     Parameters
     ----------
@@ -196,11 +196,25 @@ def write_changed(
     new = np.where(_scaled(new, proxy) < least, darkest, new)
     data = stored.copy(order='K')
     data[changed] = np.where(step == 0, old, new)
-    out: Any = scan.__class__(data, None, scan.header)
-    out.header.set_slope_inter(proxy.slope, proxy.inter)
-    with staged(path) as temporary:
-        nib.save(out, temporary)
+    _write_after_header(scan, data, path)
     return made
+
+
+def _write_after_header(
+    scan: nib.spatialimages.SpatialImage, stored: np.ndarray, path: Path
+) -> None:
+    """Write stored numbers after what the file of a scan holds before its own, to the bit.
+
+    Nibabel mends what it reads of a header, and would write another one.
+    """
+    proxy: Any = scan.dataobj
+    with scan.file_map['image'].get_prepare_fileobj('rb') as file:
+        file.seek(0)
+        header = file.read(proxy.offset)
+    with staged(path) as temporary, nib.openers.Opener(str(temporary), 'wb') as out:
+        out.write(header)
+        for part in stored.T:  # the first axis runs fastest
+            out.write(part.tobytes())
 
 
 def _scaled(stored: np.ndarray, proxy: Any) -> np.ndarray:

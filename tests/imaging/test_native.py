@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
+import struct
+
 import nibabel as nib
 import numpy as np
 import pytest
@@ -9,6 +12,7 @@ from scipy.ndimage import affine_transform, gaussian_filter
 from scipy.spatial.transform import Rotation
 
 from ddae_app.errors import ImageError
+from ddae_app.imaging.conform import read_nifti
 from ddae_app.imaging.native import (
     in_file_order,
     in_scan_units,
@@ -95,6 +99,38 @@ def test_a_changed_scan_is_stored_as_the_scan_is(tmp_path, change, kind, slope):
     assert np.array_equal(stored[0][change == 0], stored[1][change == 0])
     exact = 0.5001 * slope if kind != np.float32 else 1e-4
     assert np.abs(written.get_fdata() - raw.get_fdata() - change).max() <= exact
+
+
+HEADERS = {
+    'no scaling': (112, '2f', (0, 0)),
+    'side not told': (76, 'f', (0,)),
+    'negative voxel size': (80, 'f', (-1.2,)),
+    'code of another program': (254, 'h', (9,)),
+    'field that nobody uses': (36, 'h', (77,)),
+}
+
+
+@pytest.mark.parametrize('header', HEADERS)
+@pytest.mark.parametrize('kind', ['<i2', '>i2', '>f4'])
+def test_the_header_of_a_changed_scan_is_its_own_to_the_bit(tmp_path, change, header, kind):
+    """Also where nibabel mends what it reads, and with comments before the voxels."""
+    image = nib.Nifti1Image(
+        np.full(change.shape, 90, kind), NATIVE_AFFINE, nib.Nifti1Header(endianness=kind[0])
+    )
+    image.set_data_dtype(kind[1:])
+    image.header.extensions.append(nib.nifti1.Nifti1Extension(6, b'of the scanner'))
+    change = np.abs(change)
+    raw = bytearray(image.to_bytes())
+    place, form, values = HEADERS[header]
+    struct.pack_into(kind[0] + form, raw, place, *values)
+    path, out = tmp_path / 'scan.nii', tmp_path / 'out.nii.gz'
+    path.write_bytes(raw)
+    write_changed(read_nifti(path), change, out)
+    written = gzip.decompress(out.read_bytes())
+    start = len(raw) - image.dataobj.nbytes
+    assert start > 352 and (len(written), written[:start]) == (len(raw), raw[:start])
+    added = nib.load(out).get_fdata() - 90
+    np.testing.assert_allclose(added, change if 'f' in kind else np.rint(change), atol=1e-4)
 
 
 def test_what_does_not_fit_into_the_scans_numbers_is_cut(tmp_path):
