@@ -256,11 +256,19 @@ def write_like(scan: nib.spatialimages.SpatialImage, data: np.ndarray, path: Pat
         nib.save(out, temporary)
 
 
-def in_file_order(
-    change: np.ndarray, conformed: nib.Nifti1Image, scan: nib.spatialimages.SpatialImage
-) -> np.ndarray:
-    """Reorder the voxels of a conformed scan as in the file that it was read from."""
+def in_file_order(change: np.ndarray, scan: nib.spatialimages.SpatialImage) -> np.ndarray:
+    """Reorder the voxels of a conformed scan as in the file that it was read from.
+
+    Parameters
+    ----------
+    change : np.ndarray, shape (X, Y, Z)
+        In the voxel order of the conformed scan.
+    scan : nib.spatialimages.SpatialImage
+        The scan before :func:`ddae_app.imaging.conform.conform`, which took its axes to RAS.
+    """
+    # Not by the affine of the conformed scan, of which rounding decides what it tells where two
+    # directions are as near to an axis.
     turn = nib.orientations.ornt_transform(
-        nib.io_orientation(conformed.affine), nib.io_orientation(scan.affine)
+        nib.orientations.axcodes2ornt('RAS'), nib.io_orientation(scan.affine)
     )
     return nib.orientations.apply_orientation(change, turn)

@@ -202,7 +202,6 @@ class BringBack(SimpleInterface):
                 matrix,
                 scan,
             ),
-            scan,
             stored,
         )
         out, effect = (Path(runtime.cwd) / f'{name}.nii.gz' for name in ('native', 'effect'))

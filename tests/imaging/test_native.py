@@ -12,7 +12,7 @@ from scipy.ndimage import affine_transform, gaussian_filter
 from scipy.spatial.transform import Rotation
 
 from ddae_app.errors import ImageError
-from ddae_app.imaging.conform import read_nifti
+from ddae_app.imaging.conform import conform, read_nifti
 from ddae_app.imaging.native import (
     in_file_order,
     in_scan_units,
@@ -205,12 +205,21 @@ def test_the_order_of_the_file_and_a_fourth_axis_of_one(tmp_path, change):
     image = nib.Nifti1Image(np.ones((7, 9, 8, 1), np.float32), turned.affine)
     path, out = tmp_path / 'scan.nii.gz', tmp_path / 'out.nii.gz'
     nib.save(image, path)
-    conformed = nib.as_closest_canonical(nib.Nifti1Image(np.ones((7, 9, 8)), image.affine))
-    write_changed(nib.load(path), in_file_order(change, conformed, image), out)
+    write_changed(nib.load(path), in_file_order(change, image), out)
     written = nib.load(out)
     assert written.shape == image.shape
     back = nib.as_closest_canonical(nib.Nifti1Image(written.get_fdata()[..., 0], written.affine))
     np.testing.assert_allclose(back.get_fdata(), 1 + change, atol=1e-5)
+
+
+def test_axes_halfway_between_two_directions_keep_their_order():
+    """The affine of the conformed scan is rounded, and may then be read as another order."""
+    for turn in ([0, 45, 45], [45, 0, -45], [-45, 45, 90], [10, 45, 45]):
+        matrix = Rotation.from_euler('xyz', turn, degrees=True).as_matrix()
+        data = np.random.default_rng(0).random((5, 6, 7)).astype(np.float32)
+        scan = nib.Nifti1Image(data, nib.affines.from_matvec(matrix, [-9, -8, -7]))
+        back = in_file_order(np.asarray(conform(scan).dataobj), scan)
+        np.testing.assert_array_equal(back, data)
 
 
 def test_a_difference_in_the_units_of_the_scan_keeps_its_field(brain, matrix):
