@@ -154,6 +154,8 @@ def _belongs(
         return False
     of_mask = {key: value for key, value in mask.items() if key not in NOT_OF_THE_SCAN}
     of_scan = {key: value for key, value in scan.items() if key not in NOT_OF_THE_SCAN}
+    # What the user chose by a filter need not be compared, unless it is of another scan.
+    of_scan = {k: v for k, v in of_scan.items() if k not in wanted or of_mask.get(k) != v}
     of_mask = {key: value for key, value in of_mask.items() if key not in wanted}
     return of_mask.items() <= of_scan.items() if alone else of_mask == of_scan
 

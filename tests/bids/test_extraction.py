@@ -98,6 +98,23 @@ def test_a_filter_chooses_another_mask(tmp_path):
     assert found.name == 'sub-01_label-brain_desc-manual_mask.nii.gz'
 
 
+def test_a_filter_may_name_what_tells_scans_apart(tmp_path):
+    root = touch(
+        tmp_path / 'm',
+        'sub-01/anat/sub-01_acq-a_run-1_desc-brain_mask.nii.gz',
+        'sub-01/anat/sub-01_acq-a_run-2_desc-brain_mask.nii.gz',
+        'sub-01/anat/sub-01_acq-b_run-1_desc-brain_mask.nii.gz',
+    )
+    for chosen in ({'acq': 'a'}, {'run': '2'}, {'acq': 'a', 'run': '2'}):
+        scan = scan_of(tmp_path, 'sub-01_acq-a_run-2')
+        found = find_mask(scan, [root], {**WANTED, **chosen}, alone=False)
+        assert found.name == 'sub-01_acq-a_run-2_desc-brain_mask.nii.gz'
+    with pytest.raises(ImageError, match='no brain mask of sub-01_acq-b_run-1'):
+        find_mask(
+            scan_of(tmp_path, 'sub-01_acq-b_run-1'), [root], {**WANTED, 'acq': 'a'}, alone=False
+        )
+
+
 @pytest.mark.parametrize('content', ['', '[]', '{"desc": 3}', '{"desc": ["a"]}'])
 def test_a_filter_that_is_none_is_refused(tmp_path, content):
     (tmp_path / 'f.json').write_text(content)
