@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
 import tempfile
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import ants
 import nibabel as nib
@@ -14,8 +13,8 @@ import numpy as np
 from scipy import ndimage
 
 from ddae_app.errors import ImageError, WeightsError
-from ddae_app.imaging import volumes
 from ddae_app.imaging.bias import correct_bias
+from ddae_app.imaging.given_masks import read_given_mask
 from ddae_app.imaging.grid import Grid
 from ddae_app.imaging.registration import (
     RANDOM_SEED,
@@ -234,16 +233,18 @@ def given_mask(image: nib.Nifti1Image, path: Path) -> np.ndarray:
         The file is not readable, not 3D, no mask, has no orientation, does not lie where the scan
         lies, has no plausible brain volume, or covers what is background in the scan.
     """
-    loaded, data = _read_mask(path)
-    inside = _inside(path, data)
-    there = nib.as_closest_canonical(nib.Nifti1Image(inside.astype(np.uint8), loaded.affine))
+    inside, affine = read_given_mask(path)
+    there = nib.as_closest_canonical(nib.Nifti1Image(inside.astype(np.uint8), affine))
     voxels = np.linalg.inv(there.affine) @ image.affine
     # In this mode, voxels reach as far as their edges, and not only to the centers of the last.
-    nearest: Any = {'order': 0, 'mode': 'grid-constant'}
     on_scan = ndimage.affine_transform(
-        np.asarray(there.dataobj), voxels, output_shape=image.shape, **nearest
+        np.asarray(there.dataobj),
+        voxels,
+        output_shape=image.shape,
+        order=0,
+        mode='grid-constant',
     )
-    before, after = volume_ml(inside, loaded.affine), volume_ml(on_scan > 0, image.affine)
+    before, after = volume_ml(inside, affine), volume_ml(on_scan > 0, image.affine)
     if after < 0.98 * before:
         raise ImageError(
             f'{path}: only {after:.0f} of {before:.0f} mL of the brain mask lie in the field of '
@@ -264,51 +265,6 @@ def given_mask(image: nib.Nifti1Image, path: Path) -> np.ndarray:
             'brain. Choose another with --brain-mask-filter, or leave out the dataset after -d'
         )
     return whole
-
-
-def _read_mask(path: Path) -> tuple[nib.spatialimages.SpatialImage, np.ndarray]:
-    """A brain mask of the user, and its values in three dimensions."""
-    try:
-        loaded: Any = nib.load(path)
-        shape = loaded.shape
-        if len(shape) < 3 or min(shape[:3]) < 2 or math.prod(shape[3:]) != 1:
-            raise ImageError(f'{path}: the brain mask has shape {shape}; expected one 3D volume')
-        if math.prod(shape) > volumes.MAX_VOXELS:
-            raise ImageError(
-                f'{path}: the header of the brain mask claims {shape} voxels; expected at most '
-                '1024 x 1024 x 1024'
-            )
-        data = np.asanyarray(loaded.dataobj).reshape(shape[:3])
-    except volumes.DAMAGED as e:
-        raise ImageError(
-            f'{path}: the brain mask is not a readable image ({volumes.reason(e)}); copy it '
-            'again, or make it anew'
-        ) from e
-    if data.dtype.kind not in 'biuf':
-        raise ImageError(f'{path}: the brain mask has data of {data.dtype}; expected numbers')
-    if not (volumes.is_oriented(loaded) and volumes.spans_space(loaded.affine)):
-        raise ImageError(
-            f'{path}: the header of the brain mask does not say where it lies (qform_code and '
-            'sform_code are 0, or the affine matrix is not invertible); copy the orientation of '
-            'the scan into it'
-        )
-    return loaded, data
-
-
-def _inside(path: Path, data: np.ndarray) -> np.ndarray:
-    """Which voxels of a brain mask are brain."""
-    values = np.unique(data[data > 0])
-    if values.size == 0:
-        raise ImageError(f'{path}: the brain mask is empty')
-    if values.size == 1:
-        return data > 0
-    if path.name == 'brainmask.mgz':
-        # It holds the intensities of the brain. FreeSurfer's editor leaves 1 where it erased.
-        return data > 1
-    raise ImageError(
-        f'{path}: the brain mask has {values.size} values above 0, from {values[0]:g} to '
-        f'{values[-1]:g}; expected one. Of probabilities or labels, write a mask of 0 and 1'
-    )
 
 
 def foreground(data: np.ndarray) -> np.ndarray:

@@ -314,6 +314,20 @@ def test_a_given_mask_that_is_cut_short_is_refused_in_one_line(tmp_path):
     assert '\n' not in str(error.value)
 
 
+@pytest.mark.parametrize('name', ['mask.nii.gz', 'mask.mgz'])
+def test_a_given_mask_that_fails_its_checksum_is_refused(tmp_path, name):
+    """A few bytes that were copied wrongly are another mask, which could be read."""
+    head, mask = in_a_head(brain_on(4, 4, 4))
+    kind = nib.MGHImage if name.endswith('mgz') else nib.Nifti1Image
+    nib.save(kind(mask.astype(np.uint8), head.affine), tmp_path / name)
+    np.testing.assert_array_equal(given_mask(head, tmp_path / name), mask)
+    content = bytearray((tmp_path / name).read_bytes())
+    content[-6] ^= 1
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ImageError, match='not a readable image .CRC check failed'):
+        given_mask(head, tmp_path / name)
+
+
 def test_a_given_mask_that_claims_too_much_costs_nothing(tmp_path):
     header = nib.Nifti1Image(np.ones((4, 4, 4), np.uint8), np.diag([4.0, 4, 4, 1])).header
     header.set_data_shape((20000, 20000, 20000))
