@@ -11,7 +11,7 @@ import numpy as np
 from scipy import ndimage
 
 from ddae_app.errors import ImageError
-from ddae_app.files import staged
+from ddae_app.files import staged, sync
 
 SHEAR_VOXELS = 0.1
 """An image is sheared if that moves a voxel by more than this; what is less is rounding."""
@@ -97,7 +97,9 @@ def read(path: Path | str) -> nib.Nifti1Image:
         raise ImageError(f'{path}: not readable ({reason(e)}); run the preprocessing again') from e
 
 
-def write(path: Path | str, data: np.ndarray, affine: np.ndarray) -> None:
+def write(
+    path: Path | str, data: np.ndarray, affine: np.ndarray, *, durable: bool = False
+) -> None:
     """Write an image in template space, whole or not at all; the bytes are reproducible.
 
     Parameters
@@ -108,6 +110,8 @@ def write(path: Path | str, data: np.ndarray, affine: np.ndarray) -> None:
         Booleans are stored as uint8, all other types as float32.
     affine : np.ndarray, shape (4, 4)
         Voxel index to mm, RAS.
+    durable : bool
+        Whether its content has reached the disk when its name appears there, which takes time.
     """
     kind = np.uint8 if data.dtype == bool else np.float32
     image = nib.Nifti1Image(np.ascontiguousarray(data, dtype=kind), affine)
@@ -116,6 +120,9 @@ def write(path: Path | str, data: np.ndarray, affine: np.ndarray) -> None:
     image.header.set_xyzt_units('mm')
     with staged(Path(path)) as temporary:
         nib.save(image, temporary)
+        if durable:
+            with temporary.open('r+b') as file:
+                sync(file)
 
 
 def resample(

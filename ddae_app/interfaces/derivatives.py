@@ -61,7 +61,8 @@ class DerivativeSink(SimpleInterface):
         if source.suffix == '.nii':
             image = volumes.read(source)
             data = np.asarray(image.dataobj)
-            volumes.write(target, data > 0 if data.dtype == np.uint8 else data, image.affine)
+            data = data > 0 if data.dtype == np.uint8 else data
+            volumes.write(target, data, image.affine, durable=True)
         else:
             write_atomically(target, source.read_bytes())
         if isdefined(self.inputs.record):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 
 import nibabel as nib
 import numpy as np
@@ -49,7 +50,7 @@ def test_image_and_sidecar(sink, tmp_path):
 def test_a_record_is_told_only_once_the_image_is_there(sink, tmp_path, monkeypatch):
     sink.run()
 
-    def killed(*_):
+    def killed(*_, **__):
         assert 'MadeFrom' not in content_of(tmp_path / 'out' / 'a_T1w.json')
         raise KeyboardInterrupt
 
@@ -57,6 +58,21 @@ def test_a_record_is_told_only_once_the_image_is_there(sink, tmp_path, monkeypat
     with pytest.raises(KeyboardInterrupt):
         sink.run()
     assert 'MadeFrom' not in content_of(tmp_path / 'out' / 'a_T1w.json')
+
+
+def test_an_image_is_on_the_disk_before_its_record_is(sink, tmp_path, monkeypatch):
+    """Else the record may survive a power failure that the image does not."""
+    written, fsync = [], os.fsync
+
+    def seen(file):
+        written.append(os.fstat(file).st_size)
+        fsync(file)
+
+    monkeypatch.setattr(os, 'fsync', seen)
+    sink.run()
+    out = tmp_path / 'out'
+    image, record = ((out / f'a_T1w{ending}').stat().st_size for ending in ('.nii.gz', '.json'))
+    assert written[-2:] == [image, record]
 
 
 def test_whatever_is_written_first_takes_the_record_away(sink, image, tmp_path):
