@@ -43,13 +43,25 @@ def tissue_thresholds(brain: np.ndarray) -> tuple[float, float] | None:
     Returns
     -------
     (float, float), or None
-        None where there are fewer than three different intensities.
+        None where :func:`class_limits` finds none.
     """
     # Brighter voxels, such as vessels, form no class of their own.
-    brain = np.minimum(brain, CEILING)
-    if np.unique(brain).size < 3:
+    return class_limits(np.minimum(brain, CEILING))
+
+
+def class_limits(values: np.ndarray) -> tuple[float, float] | None:
+    """Limits between three classes of values, as :func:`tissue_thresholds` finds them.
+
+    Returns
+    -------
+    (float, float), or None
+        None where values do not differ enough for three classes: their histogram has fewer than
+        three bins that hold any.
+    """
+    counts, _ = np.histogram(values, HISTOGRAM_BINS)
+    if np.count_nonzero(counts) < 3:
         return None
-    low, high = threshold_multiotsu(brain, classes=3, nbins=HISTOGRAM_BINS)
+    low, high = threshold_multiotsu(values, classes=3, nbins=HISTOGRAM_BINS)
     return low, high
 
 
@@ -64,8 +76,8 @@ def tissue_shares(scan: np.ndarray) -> dict[str, float]:
     Returns
     -------
     dict of str to float
-        The keys are those of ``TISSUES``. The shares sum to 1, or are all 0 if the brain has fewer
-        than three different intensities.
+        The keys are those of ``TISSUES``. The shares sum to 1, or are all 0 if the brain has too
+        few different intensities.
     """
     brain = scan[scan > 0]
     thresholds = tissue_thresholds(brain)

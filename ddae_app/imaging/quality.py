@@ -6,10 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from skimage.filters import threshold_multiotsu
 from sklearn.mixture import GaussianMixture
 
-from ddae_app.imaging.anatomy import EDGE_VOXELS, TISSUES
+from ddae_app.imaging.anatomy import EDGE_VOXELS, TISSUES, class_limits
 from ddae_app.imaging.intensities import BRIGHT_PERCENTILE, CEILING, brain_scale
 from ddae_app.imaging.noise import MARGIN_PIXELS
 from ddae_app.imaging.similarity import brain_quantiles, gradient_correlation, ssim
@@ -18,7 +17,7 @@ MOST_VOXELS = 50_000
 """A sample of this size gives the same tissue statistics as all voxels."""
 
 _NO_BRAIN = 'the slices show no brain'
-_FEW_INTENSITIES = 'the brain has fewer than three different intensities'
+_FEW_INTENSITIES = 'the brain has too few different intensities'
 
 WHY_NOT = {
     **dict.fromkeys(('cjv', 'snr_gray', 'snr_white'), _FEW_INTENSITIES),
@@ -64,7 +63,7 @@ def tissue_contrast(image: np.ndarray, mask: np.ndarray) -> dict[str, float]:
         ``cjv``: coefficient of joint variation of gray and white matter; lower is better (Ganzetti
         et al. 2016, doi:10.3389/fninf.2016.00010); ``snr_gray``, ``snr_white``: mean over
         standard deviation of each (Magnotta and Friedman 2006, doi:10.1007/s10278-005-9256-5).
-        NaN if the brain has fewer than three different intensities.
+        NaN if the brain has too few different intensities.
     """
     brain = image[mask].astype(np.float64)
     brain = np.sort(brain[:: max(len(brain) // MOST_VOXELS, 1)])
@@ -73,10 +72,11 @@ def tissue_contrast(image: np.ndarray, mask: np.ndarray) -> dict[str, float]:
     brain = brain[brain <= CEILING * scale]
     # The mixture has absolute tolerances, for intensities of 1 and more.
     brain = brain / scale if 0 < scale < 1 else brain
-    if np.unique(brain).size < 3:
+    limits = class_limits(brain)
+    parts = np.split(brain, np.searchsorted(brain, limits or ()))
+    # Values lie on either side of the middle of their bin, where the limits are.
+    if limits is None or not all(part.size for part in parts):
         return dict.fromkeys(('cjv', 'snr_gray', 'snr_white'), np.nan)
-    limits = threshold_multiotsu(brain, classes=3, nbins=256)
-    parts = np.split(brain, np.searchsorted(brain, limits))
     mixture = GaussianMixture(
         3,
         weights_init=[len(part) / len(brain) for part in parts],

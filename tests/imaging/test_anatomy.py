@@ -46,6 +46,8 @@ def test_a_bright_vessel_makes_no_class(brain):
 
 def test_no_classes_no_shares():
     assert set(tissue_shares(np.zeros(SHAPE)).values()) == {0.0}
+    as_good_as_two = np.resize([0.5, 0.500001, 1.0], SHAPE)
+    assert set(tissue_shares(as_good_as_two).values()) == {0.0}
 
 
 @pytest.fixture

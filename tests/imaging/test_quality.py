@@ -110,10 +110,13 @@ def test_the_scale_of_a_scan_does_not_matter():
     )
 
 
-def test_a_brain_without_tissues():
-    contrast = tissue_contrast(np.ones((4, 4, 4)), np.ones((4, 4, 4), bool))
+@pytest.mark.parametrize('values', [[1], [1, 1.00001, 2], [0.2, 0.3003, 0.9]])
+def test_a_brain_without_tissues(values):
+    """There are as many intensities as tissues, but they are as good as equal, or too few."""
+    image = np.repeat(values, 60).astype(float)
+    contrast = tissue_contrast(image, np.ones(image.shape, bool))
     assert unchecked(contrast) == (
-        'cjv, snr_gray, snr_white, because the brain has fewer than three different intensities'
+        'cjv, snr_gray, snr_white, because the brain has too few different intensities'
     )
 
 
