@@ -15,6 +15,7 @@ from ddae_app.errors import ImageError
 from ddae_app.files import digest_of
 from ddae_app.imaging.conform import conform, count_voxels, load_t1w
 from ddae_app.interfaces.preproc import Conform
+from ddae_app.workflows.memory import BYTES_PER_VOXEL
 
 SHAPE = (24, 28, 26)
 AFFINE = np.array([[4.0, 0, 0, -48], [0, 4.0, 0, -60], [0, 0, 4.0, -40], [0, 0, 0, 1]])
@@ -220,6 +221,23 @@ def test_header_that_claims_too_much_costs_nothing(tmp_path, claim):
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 50e6
+
+
+@pytest.mark.parametrize(('name', 'kind', 'slope'), [
+    ('a.nii.gz', np.int16, None), ('a.nii.gz', np.int16, 0.37), ('a.nii', np.float32, None),
+])  # fmt: skip
+def test_to_conform_a_scan_takes_the_memory_that_is_planned(tmp_path, name, kind, slope):
+    rng = np.random.default_rng(0)
+    image = nib.Nifti1Image(rng.integers(0, 900, (100, 100, 100)).astype(kind), np.eye(4))
+    if slope:
+        image.header.set_slope_inter(slope, 0)
+    image.set_sform(np.eye(4), 1)
+    nib.save(image, tmp_path / name)
+    tracemalloc.start()
+    conform(load_t1w(tmp_path / name)).to_filename(tmp_path / 'conformed.nii')
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak / 1e6 < BYTES_PER_VOXEL['conform']
 
 
 def test_any_damaged_header_is_an_image_error_or_an_image(tmp_path):

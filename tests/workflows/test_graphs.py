@@ -200,7 +200,7 @@ def test_the_appearance_of_a_site_is_measured_once(tmp_path):
 @pytest.mark.parametrize(('step', 'usual', 'fine'), [
     ('harmonize_wf.bring_back', 2, 3.56),
     ('preproc_wf.extract_brain', 1.5, 2.66),
-    ('preproc_wf.conform', 1, 1.4),
+    ('preproc_wf.conform', 1, 1.76),
     ('preproc_wf.register_mni', 1, 1.76),
 ])  # fmt: skip
 def test_memory_is_planned_by_the_voxels_of_the_scan(build, step, usual, fine):
