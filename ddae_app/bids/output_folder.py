@@ -113,6 +113,6 @@ def read_description(folder: Path) -> dict[str, Any]:
     try:
         text = Layout(folder).description.read_text(encoding='utf-8-sig')
         content = json.loads(text)
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return content if isinstance(content, dict) else {}

@@ -72,7 +72,7 @@ def read_filters(path: Path) -> dict[str, Any]:
     """
     try:
         content = json.loads(path.read_text(encoding='utf-8-sig'))
-    except (OSError, ValueError) as e:
+    except (OSError, ValueError, RecursionError) as e:
         raise UsageError(f'--bids-filter-file {path}: not readable as JSON ({e})') from e
     if not isinstance(content, dict) or not all(isinstance(v, dict) for v in content.values()):
         raise UsageError(
@@ -242,7 +242,7 @@ def _index(bids_dir: Path, selection: Selection, participants: Sequence[str] = (
             return index()
         _make_index(index, folder)
         return index(folder)
-    except (ValueError, TypeError, KeyError) as e:
+    except (ValueError, TypeError, KeyError, RecursionError) as e:
         raise InvalidBIDSError(
             f'{bids_dir}: not readable as a BIDS dataset ({_first_line(e)})'
         ) from e

@@ -96,7 +96,7 @@ def _check_raw(bids_dir: Path) -> None:
     path = bids_dir / 'dataset_description.json'
     try:
         content = json.loads(path.read_text(encoding='utf-8-sig'))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return  # the validator reports what is wrong with it
     kind = content.get('DatasetType', 'raw') if isinstance(content, dict) else 'raw'
     if kind != 'raw':

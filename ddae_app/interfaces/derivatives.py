@@ -75,7 +75,7 @@ def _forget(sidecar: Path, entry: str) -> None:
     """Take an entry out of a sidecar, if it is there."""
     try:
         content = json.loads(sidecar.read_text(encoding='utf-8'))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return
     if isinstance(content, dict) and content.pop(entry, None) is not None:
         _write_json(sidecar, content)

@@ -272,7 +272,7 @@ def test_a_folder_that_is_no_dataset(found, bids_dir):
         found()
 
 
-@pytest.mark.parametrize('text', ['{', '[]', '{"Name": "x"}', ''])
+@pytest.mark.parametrize('text', ['{', '[]', '{"Name": "x"}', '', '[' * 100_000])
 def test_a_broken_description_is_told_in_one_line(add, found, bids_dir, text):
     add('sub-01')
     (bids_dir / 'dataset_description.json').write_text(text)
@@ -430,6 +430,7 @@ def test_filters_are_read_from_the_t1w_query(tmp_path):
         '{"t1w": {"session": []}}',
         '{"t1w": {"session": [["1"]]}}',
         '{"T1w": {"session": "1"}}',
+        '[' * 100_000,
         None,
     ],
 )

@@ -90,6 +90,16 @@ def test_whatever_is_written_first_takes_the_record_away(sink, image, tmp_path):
     assert not sidecar.exists()
 
 
+@pytest.mark.parametrize('text', ['{"MadeFrom"', '[' * 100_000, '[]'])
+def test_a_damaged_sidecar_has_no_record_to_take_away(image, tmp_path, text):
+    sidecar = tmp_path / 'a_T1w.json'
+    sidecar.write_text(text)
+    voids = [(str(sidecar), 'MadeFrom')]
+    out = tmp_path / 'out' / 'mask.nii.gz'
+    DerivativeSink(in_file=str(image), out_path=str(out), voids=voids).run()
+    assert out.is_file() and sidecar.read_text() == text
+
+
 def test_other_files_are_copied(tmp_path):
     source = tmp_path / 'affine.txt'
     source.write_text('1 0 0')
