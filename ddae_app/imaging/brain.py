@@ -13,6 +13,7 @@ import numpy as np
 from scipy import ndimage
 
 from ddae_app.errors import ImageError, WeightsError
+from ddae_app.imaging import volumes
 from ddae_app.imaging.bias import correct_bias
 from ddae_app.imaging.given_masks import read_given_mask
 from ddae_app.imaging.grid import Grid

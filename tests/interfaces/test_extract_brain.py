@@ -49,7 +49,7 @@ def test_a_brain_mask_that_cannot_be_read_fails_in_one_line(tmp_path, monkeypatc
         given.mkdir()
     step = init_preproc_wf(
         protocol=Protocol(),
-        template=TemplateFiles('MNI152NLin2009aSym', None, scan, scan),
+        template=TemplateFiles('MNI152NLin2009aSym', None, scan, scan, scan, scan),
         extraction=Extraction('mask', given, digest_of(given)),
         device='cpu',
     ).get_node('extract_brain')
