@@ -42,8 +42,9 @@ RESIDUALS = (
     ('spread', 'distance from\nthe average', 'of the site'),
     ('sharpness', 'three taps along\neach axis', 'of the site'),
     ('contrast', 'curve through\n65 quantiles', 'of the site'),
+    ('remaining', 'curve at each\ntarget, where\ncalibrated', 'contrast'),
 )
-"""What is corrected after rendering, in its order, and whether a scan or a site is measured."""
+"""What is corrected after denoising, in its order, and what it is of."""
 
 FILES = (
     ('bids/', '', '', '', ''),
@@ -131,7 +132,12 @@ def draw_method(before: np.ndarray, after: np.ndarray, path: Path) -> None:
         SVG file to write.
     """
     page = Drawing(700, 606)
-    page.text((12, 14), 'Site appearance, measured once before training', align='left', bold=True)
+    page.text(
+        (12, 14),
+        'Site appearance, measured once: before training, or by calibration',
+        align='left',
+        bold=True,
+    )
     page.panel((8, 24, 684, 88))
     page.text(
         (22, 68), 'regression on site,\nage, age² and sex;\nshrunk by what\nchance explains',
@@ -167,11 +173,12 @@ def draw_method(before: np.ndarray, after: np.ndarray, path: Path) -> None:
     page.arrow(restored.left, denoised.right)
     page.elbow(denoised.left, (68, 417), (68, 496))
     page.text(
-        (150, 470), 'Residual correction, measured once after training', align='left', bold=True
-    )
+        (150, 470), 'Residual correction, measured in rendered scans',
+        align='left', bold=True,
+    )  # fmt: skip
     steps = []
     for i, (title, text, whose) in enumerate(RESIDUALS):
-        box = page.box((8 + i * 140, 496, 128, 96), f'{title}\n{whose}', text, BLUE)
+        box = page.box((8 + i * 112, 496, 104, 96), f'{title}\n{whose}', text, BLUE)
         steps.append(box)
     for first, second in zip(steps, steps[1:], strict=False):
         page.arrow(first.right, second.left)
