@@ -10,6 +10,7 @@ import pytest
 import SimpleITK as sitk  # noqa: N813
 
 from ddae_app.errors import ImageError, RegistrationError
+from ddae_app.imaging import volumes
 from ddae_app.imaging.conform import conform
 from ddae_app.imaging.grid import model_grid
 from ddae_app.imaging.registration import (
@@ -17,7 +18,6 @@ from ddae_app.imaging.registration import (
     Registration,
     read_itk_affine,
     register_affine,
-    resample,
     resample_to_grid,
     to_ants,
     write_itk_affine,
@@ -53,7 +53,7 @@ def test_shear_of_the_voxels_becomes_a_part_of_the_affine(scan, registration):
     shear = np.eye(4)
     shear[0, 1], shear[2, 1] = 0.15, -0.1
     affine = shear @ scan.affine
-    data = resample(scan, np.eye(4), scan.shape, affine)
+    data = volumes.resample(scan, np.eye(4), scan.shape, affine)
     template = packaged()
     found = register_affine(
         nib.Nifti1Image(data, affine), template.brain, template.mask, sloppy=True
