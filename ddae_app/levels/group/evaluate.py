@@ -43,7 +43,8 @@ PROTOCOL = (
     'method that is fitted here is fitted to one half and evaluated on the other. There, in five '
     'folds, every probe is trained on the outputs of some participants and tested on the outputs '
     'of others. Intervals hold 95 % of 1000 bootstrap samples of participants within sites; '
-    'those of distances between sets of scans hold 95 % of 100 bootstrap samples of scans.'
+    'that of icc, of 500 samples of those who were scanned at several sites; those of distances '
+    'between sets of scans, of 100 samples of scans.'
 )
 
 
