@@ -8,7 +8,7 @@ is taken for chance. So the intensity quantiles of the outputs are compared once
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -99,9 +99,14 @@ def fit_remaining_contrast(
     """
     own, n_sites = len(data.site_names), len(appearance.curve) - 1
     new = RemainingContrast(n_sites).to(appearance.curve.device)
-    for target in range(n_sites):
-        outputs = (_output(appearance, residuals, y, source, target) for y, source in rendered)
-        found = np.stack([brain_quantiles(y, QUANTILE_LEVELS) for some in outputs for y in some])
+    parts = [
+        [
+            [brain_quantiles(output, QUANTILE_LEVELS) for output in outputs]
+            for outputs in _outputs(appearance, residuals, y, condition)
+        ]
+        for y, condition in rendered
+    ]
+    for target, found in enumerate(np.concatenate(parts, axis=1)):
         effects = effects_by_value(data, rows[chosen], found, rows, before)
         mean = found.mean(axis=0)
         itself = mean + effects[target] if target < own else mean
@@ -111,15 +116,21 @@ def fit_remaining_contrast(
     return new
 
 
-def _output(
-    sites: SiteAppearance, residuals: ResidualCorrection, y: Tensor, source: Condition, target: int
-) -> np.ndarray:
-    """What :func:`ddae_app.methods.ddae.render.render` makes of scans, but for their noise."""
-    n, index = y.shape[1], torch.full_like(source.site, target)
-    seen = y.clamp(max=CEILING)
-    common = sites.to_common(seen, sites(torch.full_like(index, -1), source.position, n))
-    average, there = sites.average_at(source.position, n), sites(index, source.position, n)
-    corrected = residuals(common, average, source.position, source.site, index)
-    corrected = torch.where(y > 0, corrected + there.average - average, 0)
-    output = sites.from_common(corrected, there, edge_depth(seen))
-    return torch.where(y > 0, output.clamp(min=DARKEST), 0).cpu().numpy()
+def _outputs(
+    sites: SiteAppearance, residuals: ResidualCorrection, y: Tensor, source: Condition
+) -> Iterator[np.ndarray]:
+    """What :func:`ddae_app.methods.ddae.render.render` makes of scans, but for their noise.
+
+    At each target, of all sites of the appearance.
+    """
+    n, position, seen = y.shape[1], source.position, y.clamp(max=CEILING)
+    common = sites.to_common(seen, sites(torch.full_like(source.site, -1), position, n))
+    average, depth = sites.average_at(position, n), edge_depth(seen)
+    common = residuals.unshaded(common, position)
+    for target in range(len(sites.curve) - 1):
+        index = torch.full_like(source.site, target)
+        there = sites(index, position, n)
+        corrected = residuals.of_target(common, average, position, source.site, index)
+        corrected = torch.where(y > 0, corrected + there.average - average, 0)
+        output = sites.from_common(corrected, there, depth)
+        yield torch.where(y > 0, output.clamp(min=DARKEST), 0).cpu().numpy()

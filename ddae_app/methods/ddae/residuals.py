@@ -30,7 +30,7 @@ from ddae_app.methods.ddae.intensity import (
     rising,
     tissue_quantiles,
 )
-from ddae_app.methods.ddae.shading import remove_shading, white_matter
+from ddae_app.methods.ddae.shading import remove_shading, usual_white
 from ddae_app.methods.ddae.sharpness import AXES, roughness, soften
 from ddae_app.methods.site_effects import Evidence, Regression, site_effects
 
@@ -47,13 +47,6 @@ MAX_SLICES = 2_800
 
 LEAST_SCANS = 3
 """Of each site, however many sites there are: one or two do not say how people differ."""
-
-GRAY_SHARE = 0.7
-"""Of the pixels of the brain; brighter ones are assumed to be white matter."""
-
-WHITE_SMOOTHING_PIXELS = 2.0
-LEAST_WHITE_SHARE = 0.05
-"""Of scans with white matter at a pixel, for its intensity to be known there."""
 
 SPREAD_SMOOTHING_PIXELS = 1.5
 LEAST_BRAIN_SHARE = 0.9
@@ -154,8 +147,19 @@ class ResidualCorrection(nn.Module):
         -------
         torch.Tensor, shape (B, n, H, W)
         """
-        if self.white.any():
-            common = remove_shading(common, self.white, self.white_level, position)
+        common = self.unshaded(common, position)
+        return self.of_target(common, average, position, source, target)
+
+    def unshaded(self, common: Tensor, position: Tensor) -> Tensor:
+        """The first step of :meth:`forward`, which has nothing to do with any site."""
+        if not self.white.any():
+            return common
+        return remove_shading(common, self.white, self.white_level, position)
+
+    def of_target(
+        self, common: Tensor, average: Tensor, position: Tensor, source: Tensor, target: Tensor
+    ) -> Tensor:
+        """All later steps of :meth:`forward`."""
         common = self.respread(common, average, position, source, target)
         # Contrast was measured in scans that are as sharp as those of an unknown site.
         sharp = soften(common, -self.softness[source])
@@ -253,7 +257,7 @@ def fit_residual_correction(
     scans = _rendered(appearance, data, rows, render)
     condition, own = condition_of(data, rows), len(data.site_names)
     if reference is None:
-        white, level = _usual_white(scans)
+        white, level = usual_white(scans)
     else:
         white, level = reference.white.cpu(), reference.white_level.cpu()
     new.white.copy_(white)
@@ -339,22 +343,6 @@ def _rendered(
 
 def _interior(x: Tensor) -> Tensor:
     return edge_depth(x) > EDGE_PIXELS
-
-
-def _usual_white(scans: Scans) -> tuple[Tensor, Tensor]:
-    """Usual intensity of white matter where it is usual, (D, H, W), and the level it exceeds."""
-    brains = [x[x > 0].numpy() for x in scans]
-    level = torch.tensor(np.mean([np.quantile(b, GRAY_SHARE) for b in brains if b.size])).float()
-    share = torch.zeros_like(scans[0][0])
-    total = torch.zeros_like(share)
-    for x in scans:
-        there = white_matter(x, level)[0]
-        share += there / len(scans)
-        total += x[0] * there / len(scans)
-    smooth = partial(gaussian_filter, sigma=WHITE_SMOOTHING_PIXELS)
-    near = smooth(share.numpy())
-    mean = smooth(total.numpy()) / np.maximum(near, 1e-6)
-    return torch.from_numpy(np.where(near > LEAST_WHITE_SHARE, mean, 0)), level
 
 
 def _spread(

@@ -4,12 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
+from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
 from ddae_app.methods.ddae.config import EDGE_PIXELS
 from ddae_app.methods.ddae.fields import slices_from
 from ddae_app.methods.ddae.intensity import edge_depth
+
+GRAY_SHARE = 0.7
+"""Of the pixels of the brain; brighter ones are assumed to be white matter."""
+
+WHITE_SMOOTHING_PIXELS = 2.0
+LEAST_WHITE_SHARE = 0.05
+"""Of scans with white matter at a pixel, for its intensity to be known there."""
 
 STRONGEST = 1.25
 """Bias correction leaves less than this between any pixel and the average of the brain."""
@@ -32,6 +41,32 @@ def white_matter(x: Tensor, level: Tensor) -> Tensor:
     torch.Tensor of bool, shape (B, n, H, W)
     """
     return (x > level) & (edge_depth(x) > EDGE_PIXELS)
+
+
+def usual_white(scans: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """The usual white matter, as :func:`remove_shading` takes it.
+
+    Parameters
+    ----------
+    scans : sequence of torch.Tensor, each of shape (1, D, H, W)
+        On the common scale, without noise.
+
+    Returns
+    -------
+    white : torch.Tensor, shape (D, H, W)
+    level : torch.Tensor, shape ()
+    """
+    brains = [x[x > 0].numpy() for x in scans]
+    level = torch.tensor(np.mean([np.quantile(b, GRAY_SHARE) for b in brains if b.size])).float()
+    share = torch.zeros_like(scans[0][0])
+    total = torch.zeros_like(share)
+    for x in scans:
+        there = white_matter(x, level)[0]
+        share += there / len(scans)
+        total += x[0] * there / len(scans)
+    near, mean = (gaussian_filter(a.numpy(), WHITE_SMOOTHING_PIXELS) for a in (share, total))
+    mean = mean / np.maximum(near, 1e-6)
+    return torch.from_numpy(np.where(near > LEAST_WHITE_SHARE, mean, 0)), level
 
 
 def remove_shading(x: Tensor, white: Tensor, level: Tensor, position: Tensor) -> Tensor:
